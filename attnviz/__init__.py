@@ -1,0 +1,72 @@
+"""See what a vision transformer attends to.
+
+>>> import attnviz
+>>> model = attnviz.load_model("random", heads=8)
+>>> seen = attnviz.observe(attnviz.load_image("cat.jpg"), model)     # runs the model once
+>>> maps = attnviz.explain(seen, query="120,80")                     # ask as often as you like
+>>> attnviz.render(maps)[0, 3].save("head3.png")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from attnviz.errors import AttnvizError
+
+if TYPE_CHECKING:
+    from attnviz.attention import AttentionCall, MultiHeadAttention, Recording, record
+    from attnviz.images import Picture, load_image, load_mask
+    from attnviz.models import load_model
+    from attnviz.models.model import Model
+    from attnviz.pipeline import Drawing, Explanation, Observation, explain, observe, render
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionCall",
+    "AttnvizError",
+    "Drawing",
+    "Explanation",
+    "Model",
+    "MultiHeadAttention",
+    "Observation",
+    "Picture",
+    "Recording",
+    "explain",
+    "load_image",
+    "load_mask",
+    "load_model",
+    "observe",
+    "record",
+    "render",
+]
+
+_HOMES = {
+    "AttentionCall": "attnviz.attention",
+    "Drawing": "attnviz.pipeline",
+    "Explanation": "attnviz.pipeline",
+    "Model": "attnviz.models.model",
+    "MultiHeadAttention": "attnviz.attention",
+    "Observation": "attnviz.pipeline",
+    "Picture": "attnviz.images",
+    "Recording": "attnviz.attention",
+    "explain": "attnviz.pipeline",
+    "load_image": "attnviz.images",
+    "load_mask": "attnviz.images",
+    "load_model": "attnviz.models",
+    "observe": "attnviz.pipeline",
+    "record": "attnviz.attention",
+    "render": "attnviz.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that `--help` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

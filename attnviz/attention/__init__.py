@@ -1,0 +1,10 @@
+"""The core: attention calls and what follows from them.
+
+Knows tensors; no files, no models, no pictures.
+"""
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.multihead import MultiHeadAttention
+from attnviz.attention.record import Recording, record
+
+__all__ = ["AttentionCall", "MultiHeadAttention", "Recording", "record"]

@@ -1,0 +1,142 @@
+"""One attention call, and what follows from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnviz.attention import streamed
+from attnviz.attention.streamed import Sweep
+from attnviz.errors import MemoryLimitError
+
+MATRIX_LIMIT = 2 << 30
+"""Bytes that `AttentionCall.matrix` may take unless told otherwise."""
+
+Progress = Callable[[int, int], None]
+"""Told how many query rows are done, of how many."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One softmax(q·kᵀ·scale + bias)·v made by a model.
+
+    Attributes:
+        query: (B, H, Nq, D).
+        key: (B, Hk, Nk, D); Hk divides H (grouped queries).
+        value: (B, Hk, Nk, Dv).
+        scale: the factor on the scores.
+        bias: added to the scores, or boolean with True for "takes part"; broadcasts to
+            (B, H, Nq, Nk).
+        causal: query i sees keys 0 … i only.
+        output: what the model itself computed, (B, H, Nq, Dv).
+
+    Weights and statistics are float32, whatever the model's own type. A query that may attend
+    to no key has weights 0.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    bias: Tensor | None = None
+    causal: bool = False
+    output: Tensor | None = None
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.query.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the weights, (batch, heads, queries, keys)."""
+        batch, heads, queries, _ = self.query.shape
+        return batch, heads, queries, self.key.shape[2]
+
+    def rows(self, queries: Sequence[int]) -> Tensor:
+        """The weights of chosen queries, (batch, heads, len(queries), keys): one softmax a row.
+
+        >>> call.rows([0]).sum(-1)          # 1 everywhere
+        """
+        index = torch.as_tensor(list(queries), device=self.query.device) % self.shape[2]
+        return streamed.rows(
+            self.query[:, :, index],
+            self.key,
+            scale=self.scale,
+            bias=streamed.bias_rows(self.bias, index),
+            positions=index if self.causal else None,
+        )
+
+    def sweep(
+        self,
+        *,
+        query_mask: Tensor | None = None,
+        prefix: Tensor | None = None,
+        positions: tuple[Tensor, Tensor] | None = None,
+        weights: Tensor | None = None,
+        squares: bool = False,
+        progress: Progress | None = None,
+    ) -> Sweep:
+        """Every statistic in one pass and O(N) memory; see `streamed.sweep`."""
+        return streamed.sweep(
+            self.query,
+            self.key,
+            scale=self.scale,
+            bias=self.bias,
+            causal=self.causal,
+            query_mask=query_mask,
+            prefix=prefix,
+            positions=positions,
+            weights=weights,
+            squares=squares,
+            progress=progress,
+        )
+
+    def received(self, weights: Tensor | None = None) -> Tensor:
+        """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).
+
+        `weights` is (queries,), uniform and summing to 1 unless given.
+        """
+        if weights is None:
+            queries = self.shape[2]
+            weights = torch.full((queries,), 1 / queries, device=self.query.device)
+        received = self.sweep(weights=weights[None]).received
+        assert received is not None
+        return received[:, :, 0]
+
+    def entropy(self) -> Tensor:
+        """−Σ_j A_ij ln A_ij of each query, (batch, heads, queries), in nats."""
+        return self.sweep().entropy
+
+    def matrix(self, *, limit: int = MATRIX_LIMIT) -> Tensor:
+        """All weights, (batch, heads, queries, keys).
+
+        Raises:
+            MemoryLimitError: they would take more than `limit` bytes.
+        """
+        batch, heads, queries, keys = self.shape
+        needed = 4 * batch * heads * queries * keys
+        if needed > limit:
+            raise MemoryLimitError(
+                f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
+                f"limit of {limit / 1e9:.1f} GB; ask rows(), received() or entropy() instead"
+            )
+        return self.rows(range(queries))
+
+    def check(self, probes: int = 16) -> float | None:
+        """How far A·V is from the model's own output, on rows spread evenly over the queries.
+
+        max over batch, heads and probed rows i of ‖A_i·V − output_i‖₂ / ‖output_i‖₂
+        (CONTRACT §5); None when the output was not recorded.
+        """
+        if self.output is None:
+            return None
+        queries = self.shape[2]
+        index = torch.linspace(0, queries - 1, min(probes, queries)).round().long().tolist()
+        groups = self.heads // self.value.shape[1]
+        value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
+        expected = self.output[:, :, index].float()
+        difference = (self.rows(index) @ value - expected).norm(dim=-1)
+        floor = torch.finfo(torch.float32).tiny
+        return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())

@@ -1,0 +1,75 @@
+"""One recording asked one question: the sweeps, made once and shared by maps and statistics."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall, Progress
+from attnviz.attention.record import Recording
+from attnviz.attention.streamed import Sweep
+
+_FEW = 64
+"""So many query rows are cheaper as rows than as a part of the sweep."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A recording, what its tokens are, and where we look from.
+
+    Attributes:
+        recording: the attention calls.
+        prefix: (tokens,) True for tokens before the grid.
+        taking_part: (tokens,) False for masked tokens.
+        positions: (tokens, 2) centres in input pixels, x and y; of prefix tokens nothing is used.
+        weights: (tokens,) of the query, summing to 1.
+        progress: told (rows done, rows in all) of a sweep.
+    """
+
+    recording: Recording
+    prefix: Tensor
+    taking_part: Tensor
+    positions: Tensor
+    weights: Tensor
+    progress: Progress | None = None
+    _sweeps: dict[int, Sweep] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def grid(self) -> Tensor:
+        """G: grid tokens that take part, (tokens,) boolean."""
+        return self.taking_part & ~self.prefix
+
+    def call(self, layer: int) -> AttentionCall:
+        """The attention call of a layer."""
+        return self.recording[layer]
+
+    def sweep(self, layer: int) -> Sweep:
+        """Every statistic of a layer's rows; `received` holds uniform weights, then the query's.
+
+        Uniform is over the queries that take part. The query's is left to `received` when it has
+        only a few rows.
+        """
+        if layer not in self._sweeps:
+            uniform = self.taking_part / self.taking_part.sum()
+            rows = [uniform] if self._few() else [uniform, self.weights]
+            self._sweeps[layer] = self.call(layer).sweep(
+                query_mask=self.taking_part,
+                prefix=self.prefix,
+                positions=(self.positions, self.positions),
+                weights=torch.stack(rows).float(),
+                progress=self.progress,
+            )
+        return self._sweeps[layer]
+
+    def received(self, layer: int) -> Tensor:
+        """Σ_i w_i A_ij for the query's weights, (batch, heads, tokens)."""
+        if self._few():
+            chosen = self.weights.nonzero()[:, 0]
+            rows = self.call(layer).rows(chosen.tolist())  # (B, H, few, N)
+            return torch.einsum("i,bhij->bhj", self.weights[chosen].float(), rows)
+        received = self.sweep(layer).received
+        assert received is not None  # asked for in `sweep`
+        return received[:, :, 1]
+
+    def _few(self) -> bool:
+        return int(self.weights.count_nonzero()) <= _FEW

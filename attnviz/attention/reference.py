@@ -1,0 +1,91 @@
+"""Every formula as it is written, on the whole N×N matrix: the oracle.
+
+A is (…, Nq, Nk) with rows that sum to 1; G are the grid tokens and P the prefix tokens, boolean
+vectors over queries or keys with masked tokens in neither. Everything is computed in the type
+it is given, float64 from `attention_matrix` unless told otherwise; a result has one number per
+leading index, per head that is. The numbers in parentheses are sections of docs/formulas.md.
+"""
+
+import torch
+from torch import Tensor
+
+
+def attention_matrix(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """A = softmax(scale·q·kᵀ + bias), (B, H, Nq, Nk); a row without any key is 0."""
+    groups = query.shape[1] // key.shape[1]
+    q, k = query.to(dtype), key.to(dtype).repeat_interleave(groups, dim=1)
+    s: Tensor = scale * torch.einsum("bhid,bhjd->bhij", q, k)
+    if bias is not None:
+        s = s.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else s + bias.to(dtype)
+    if causal:
+        seen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril()
+        s = s.masked_fill(~seen, -torch.inf)
+    a: Tensor = torch.nan_to_num(s.softmax(-1), nan=0.0)
+    return a
+
+
+def row_entropy(a: Tensor) -> Tensor:
+    """−Σ_j A_ij ln A_ij with 0·ln 0 = 0, (…, Nq)."""
+    return torch.special.entr(a).sum(-1)
+
+
+def entropy(a: Tensor, g: Tensor) -> Tensor:
+    """Mean over i∈G of −Σ_j A_ij ln A_ij."""
+    return row_entropy(a)[..., g].mean(-1)
+
+
+def entropy_ratio(a: Tensor, g: Tensor, keys: int) -> Tensor:
+    """`entropy` / ln(number of keys not masked); NaN for a single key."""
+    return entropy(a, g) / torch.log(torch.tensor(keys, dtype=a.dtype))
+
+
+def confidence(a: Tensor, g: Tensor) -> Tensor:
+    """Mean over i∈G of max_j A_ij (Voita et al., 1905.09418)."""
+    return a.amax(-1)[..., g].mean(-1)
+
+
+def distance(a: Tensor, g: Tensor, centres: Tensor) -> Tensor:
+    """Mean over i∈G of Σ_{j∈G} Â_ij·d_ij; Â is A on G×G with its rows renormalised.
+
+    `centres` is (grid tokens, 2), in the order of G (Dosovitskiy et al., 2010.11929, fig. 7).
+    """
+    inside = a[..., g, :][..., g]
+    inside = inside / inside.sum(-1, keepdim=True)
+    difference = centres.to(a.dtype)[:, None] - centres.to(a.dtype)[None]
+    return (inside * difference.square().sum(-1).sqrt()).sum(-1).mean(-1)
+
+
+def prefix_mass(a: Tensor, g: Tensor, p: Tensor) -> Tensor:
+    """Mean over i∈G of Σ_{j∈P} A_ij."""
+    return a[..., g, :][..., p].sum(-1).mean(-1)
+
+
+def received(a: Tensor, weights: Tensor) -> Tensor:
+    """Σ_i w_i A_ij, (…, Nk)."""
+    return torch.einsum("i,...ij->...j", weights.to(a.dtype), a)
+
+
+def sink_mass(a: Tensor, queries: Tensor) -> Tensor:
+    """max_j α_j, α_j = mean over the queries i that take part of A_ij (Gu et al., 2410.10781)."""
+    return a[..., queries, :].mean(-2).amax(-1)
+
+
+def sum_of_squares(a: Tensor) -> Tensor:
+    """Σ_j A_ij², (…, Nq): 1 / the number of keys that a uniform row of that spread would have."""
+    return a.square().sum(-1)
+
+
+def output_error(a: Tensor, value: Tensor, output: Tensor) -> Tensor:
+    """‖A_i·V − output_i‖₂ / ‖output_i‖₂, (B, H, Nq)."""
+    v = value.to(a.dtype).repeat_interleave(a.shape[1] // value.shape[1], dim=1)
+    expected = output.to(a.dtype)
+    error: Tensor = (a @ v - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return error

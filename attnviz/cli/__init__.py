@@ -1,0 +1,85 @@
+"""The command line: one file a command; only here is anything printed, or an error caught."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import attnviz
+from attnviz.cli import console
+from attnviz.cli.lists import methods, models
+from attnviz.cli.show import show
+from attnviz.cli.stats import stats
+from attnviz.errors import AttnvizError, ExitCode
+
+app = typer.Typer(
+    # Plain help: rich's takes longer to import than all the rest of the command line.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+)
+for command in (show, stats, models, methods):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"attnviz {attnviz.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 — its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """See what a vision transformer attends to.
+
+    attnviz show cat.jpg --heads 8
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every error becomes one line on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(app(arguments, prog_name="attnviz", standalone_mode=False) or ExitCode.DONE)
+    except typer.TyperException as error:
+        return _told(error, f"{_sentence(error)}; see {_help(arguments)}", arguments)
+    except AttnvizError as error:
+        return _told(error, str(error), arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except MemoryError as error:
+        return _told(error, "out of memory; take a smaller --size or fewer --layers", arguments)
+    except Exception as error:  # a fault of attnviz itself
+        name = type(error).__name__
+        hint = "this is a fault of attnviz: run again with --debug and report what it says"
+        return _told(error, f"{name}: {error}; {hint}", arguments)
+
+
+def _told(error: Exception, line: str, arguments: Sequence[str]) -> int:
+    """Say what is wrong and return the exit code."""
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    console.say(f"error: {line}")
+    return int(getattr(error, "exit_code", ExitCode.FAILED))
+
+
+def _sentence(error: typer.TyperException) -> str:
+    """Typer's own message, without its full stop."""
+    return error.format_message().replace("Value error, ", "").strip().rstrip(".")
+
+
+def _help(arguments: Sequence[str]) -> str:
+    """The help that fits: the command's, where one was named."""
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    command = next((word for word in arguments if word in names), None)
+    return f"`attnviz {command} --help`" if command else "`attnviz --help`"

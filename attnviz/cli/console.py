@@ -1,0 +1,86 @@
+"""Where things are said: results on stdout, everything else on stderr."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from attnviz.errors import ExitCode
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console, RenderableType
+
+_WIDTH = 100  # of tables that do not go to a terminal
+
+
+def say(line: str) -> None:
+    """One line about what went wrong, or what should be known, on stderr."""
+    text = line.replace("\n", " ").encode("utf-8", "replace").decode("utf-8")
+    with contextlib.suppress(BrokenPipeError):
+        print(f"attnviz: {text}", file=sys.stderr, flush=True)
+
+
+def put(text: str) -> None:
+    """A result, or a path, on stdout; a path's odd bytes as they are."""
+    with _reader_may_leave():
+        sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def show(*parts: "RenderableType") -> None:
+    """Tables and pictures on stdout: coloured on a terminal only, and not under NO_COLOR."""
+    console = _stdout()
+    with _reader_may_leave():
+        for part in parts:
+            console.print(part)
+
+
+def preview(sheet: "Image.Image") -> "list[RenderableType]":
+    """The sheet as it is drawn in the terminal; nothing where stdout is none that can."""
+    console = _stdout()
+    if not _can_draw(console):
+        return []
+    from attnviz.render.terminal import for_terminal  # noqa: PLC0415 — terminals only
+
+    return [for_terminal(sheet, columns=console.width, lines=max(8, console.height - 4))]
+
+
+def _stdout() -> "Console":
+    from rich.console import Console  # noqa: PLC0415 — `--help` does without
+
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+
+
+def _can_draw(console: "Console") -> bool:
+    """Whether stdout is a terminal that shows colours and half blocks."""
+    colours = console.is_terminal and console.color_system not in (None, "standard", "windows")
+    return colours and not console.no_color and console.encoding.lower().startswith("utf")
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """`attnviz … | head`: when the reader has seen enough, stop quietly."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(ExitCode.FAILED) from None
+
+
+@contextlib.contextmanager
+def progress(label: str, *, quiet: bool = False) -> "Iterator[Callable[[int, int], None] | None]":
+    """A bar on stderr for (done, total), drawn only on a terminal; None where there is none."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

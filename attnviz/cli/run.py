@@ -1,0 +1,118 @@
+"""What `show` and `stats` share: pictures one after the other, results and errors told."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+from attnviz.cli import console
+from attnviz.errors import AttnvizError, ExitCode
+from attnviz.selection import parse_heads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import RenderableType
+
+    from attnviz.cli.options import ModelOptions, QuestionOptions, StreamOptions
+    from attnviz.images import Picture
+    from attnviz.models.model import Model
+    from attnviz.pipeline import Explanation, Observation
+    from attnviz.records import Record
+
+
+def load(options: ModelOptions, question: QuestionOptions) -> Model:
+    """The model that was asked for; `random` is built with as many heads as `--heads` counts."""
+    from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
+
+    heads = parse_heads(question.heads)
+    return load_model(
+        options.model,
+        heads=heads if isinstance(heads, int) else None,
+        features=options.features,
+        tokens=options.tokens,
+        patch=options.patch,
+        size=options.size,
+        weights=options.weights,
+        seed=options.seed,
+        device=options.device,
+        dtype=options.dtype,
+    )
+
+
+def look(picture: Picture, model: Model, options: ModelOptions) -> Observation:
+    """Run the model on a picture, with the mask that was asked for."""
+    from attnviz.images import load_mask  # noqa: PLC0415
+    from attnviz.pipeline import observe  # noqa: PLC0415
+
+    mask = None
+    if options.mask is not None:
+        mask = load_mask(options.mask, width=picture.width, height=picture.height)
+    return observe(picture, model, fit=options.fit, mask=mask)
+
+
+def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) -> Explanation:
+    """Ask the question that was asked, with a progress bar."""
+    from attnviz.pipeline import explain  # noqa: PLC0415
+
+    with console.progress("attention", quiet=streams.quiet) as progress:
+        answer = explain(
+            seen,
+            query=question.query,
+            method=question.method,
+            layers=question.layers,
+            heads=question.heads,
+            progress=progress,
+        )
+    if not seen.verified:
+        console.say(
+            f"warning: {seen.picture.path}: the recorded weights do not explain the model's "
+            f"output (error {seen.max_error:.1e}); do not trust its maps"
+        )
+    return answer
+
+
+class Teller:
+    """Says on stdout what one picture gave, in the form that was asked for."""
+
+    def __init__(self, streams: StreamOptions) -> None:
+        self._streams = streams
+        self._header = True
+
+    @property
+    def human(self) -> bool:
+        """Whether tables are wanted."""
+        return not (self._streams.json or self._streams.csv or self._streams.quiet)
+
+    def tell(self, record: Record, *extra: RenderableType) -> None:
+        """A table and what goes with it, or a line of JSON, or rows of CSV."""
+        from attnviz import outputs  # noqa: PLC0415
+        from attnviz.cli.table import stats_table  # noqa: PLC0415
+
+        if self._streams.json:
+            console.put(outputs.as_json(record.data()))
+        elif self._streams.csv:
+            console.put(outputs.as_csv(record.rows(), header=self._header).removesuffix("\n"))
+            self._header = False
+        elif self.human:
+            console.show(*extra, stats_table(record))
+
+
+def each(
+    images: Sequence[str], streams: StreamOptions, do: Callable[[Picture, int], None]
+) -> ExitCode:
+    """Do something with every picture; an error with one is told and the rest are done."""
+    from attnviz.images import load_image  # noqa: PLC0415
+
+    failed: list[ExitCode] = []
+    for number, path in enumerate(images):
+        try:
+            do(load_image(path), number)
+        except AttnvizError as error:
+            if streams.debug:
+                traceback.print_exception(error)
+            console.say(f"error: {error}")
+            failed.append(error.exit_code)
+    if not failed:
+        return ExitCode.DONE
+    return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED

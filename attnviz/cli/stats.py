@@ -1,0 +1,54 @@
+"""`attnviz stats`."""
+
+from pathlib import Path
+
+import typer
+
+from attnviz.cli import console, run
+from attnviz.cli.options import (
+    Images,
+    ModelOptions,
+    Npz,
+    OptionalOut,
+    QuestionOptions,
+    StreamOptions,
+    with_groups,
+)
+from attnviz.errors import UsageError
+
+
+@with_groups
+def stats(
+    *,
+    images: Images,
+    model: ModelOptions,
+    question: QuestionOptions,
+    streams: StreamOptions,
+    out: OptionalOut = None,
+    npz: Npz = False,
+) -> None:
+    """The same numbers as `show`, without pictures; files only with --out."""
+    if out is None and npz:
+        raise UsageError("--npz writes a file; say where with --out FOLDER")
+    if out is None and streams.quiet:
+        raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
+    from attnviz import outputs  # noqa: PLC0415 — torch, after the options
+    from attnviz.images import Picture  # noqa: PLC0415
+    from attnviz.pipeline import make_record, write_maps, write_numbers  # noqa: PLC0415
+
+    loaded = run.load(model, question)
+    names = outputs.folder_names(images)
+    teller = run.Teller(streams)
+
+    def one(picture: Picture, number: int) -> None:
+        answer = run.ask(run.look(picture, loaded, model), question, streams)
+        record = make_record(answer)
+        paths: list[Path] = [] if out is None else write_numbers(record, out / names[number])
+        if out is not None and npz:
+            paths.append(write_maps(answer, out / names[number]))
+        teller.tell(record)
+        if streams.quiet:
+            for path in paths:
+                console.put(str(path))
+
+    raise typer.Exit(run.each(images, streams, one))

@@ -1,0 +1,84 @@
+"""The table of statistics."""
+
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from attnviz.records import Record
+
+_COLUMNS = {
+    "entropy": "entropy",
+    "entropy_ratio": "ratio",
+    "confidence": "confid.",
+    "distance_px": "dist. px",
+    "prefix_mass": "prefix",
+    "sink_mass": "sink",
+    "map_maximum": "map max",
+    "map_area60": "area60",
+}
+
+
+def stats_table(record: Record) -> Table:
+    """Heads as rows; ▲ and ▼ mark the largest and smallest value of a column."""
+    rows = record.rows()
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=_title(record),
+        caption=_caption(record),
+        title_justify="left",
+        caption_justify="left",
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for heading in ("layer", "head", *_COLUMNS.values(), "peak x,y"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    marks = {name: _extremes([row[name] for row in rows]) for name in _COLUMNS}
+    for row in rows:
+        cells = [_cell(row[name], marks[name]) for name in _COLUMNS]
+        peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
+        table.add_row(str(row["layer"]), str(row["head"]), *cells, peak)
+    return table
+
+
+def _extremes(values: list[float | None]) -> tuple[float, float] | None:
+    """Smallest and largest value as printed, if they differ."""
+    known = [value for value in values if value is not None]
+    if not known or f"{min(known):.4f}" == f"{max(known):.4f}":
+        return None
+    return min(known), max(known)
+
+
+def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
+    if value is None:
+        return Text("–", style="dim")
+    if extremes and value == extremes[1]:
+        return Text(f"▲{value:.4f}", style="bold green")
+    if extremes and value == extremes[0]:
+        return Text(f"▼{value:.4f}", style="bold magenta")
+    return Text(f"{value:.4f}")
+
+
+def _title(record: Record) -> Text:
+    image, tokens = record.image, record.tokens
+    return Text(
+        f"{image.path}  {image.width}x{image.height}  {record.model.spec}  "
+        f"{tokens.columns}x{tokens.rows} {tokens.kind}  {record.method} from {_query(record)}",
+        style="bold",
+    )
+
+
+def _query(record: Record) -> str:
+    query: dict[str, Any] = record.data()["query"]
+    numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
+    return str(query.get("path") or ",".join(numbers) or query["kind"])
+
+
+def _caption(record: Record) -> str:
+    state = "verified" if record.check.verified else "NOT VERIFIED"
+    return escape(
+        f"check: {state}, the weights explain the model's output to {record.check.max_error:.1e}; "
+        "entropy in nats, distance in input pixels"
+    )

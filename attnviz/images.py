@@ -1,0 +1,173 @@
+"""Pictures in: the only module that opens them.
+
+Whatever the file holds, what comes out is what a person sees: 8-bit sRGB, turned the right way
+up, transparency laid on white.
+"""
+
+import io
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from attnviz.errors import ImageError, MissingExtraError
+
+STDIN = "-"
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_WIDE_MODES = {"I", "F"}  # and every I;16 variant: more than 8 bits a sample
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a person sees it.
+
+    `pixels` is (height, width, 3) uint8 sRGB, 0 to 255; `path` is how it was named, `-` for
+    standard input.
+    """
+
+    path: str
+    pixels: NDArray[np.uint8]
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def name(self) -> str:
+        """The file name, `stdin` for standard input."""
+        return "stdin" if self.path == STDIN else Path(self.path).name
+
+    def image(self) -> Image.Image:
+        """The picture as a Pillow image in mode RGB."""
+        return Image.fromarray(self.pixels)
+
+
+def load_image(path: str | Path) -> Picture:
+    """Read a picture in any format that Pillow opens (and HEIC with `attnviz[heic]`).
+
+    EXIF orientation is applied, transparency is laid on white, of several frames the first is
+    taken. `-` reads standard input.
+
+    >>> load_image("cat.jpg").pixels.shape          # (height, width, 3)
+
+    Raises:
+        ImageError: missing, a folder, empty, truncated, not a picture, or too large.
+        MissingExtraError: a HEIC file without `attnviz[heic]`.
+    """
+    path = str(path)
+    return Picture(path, np.asarray(_to_rgb(_open(_read(path), path))))
+
+
+def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]:
+    """Read a mask picture: True where it is white, False where it is black, (height, width).
+
+    Raises:
+        ImageError: unreadable, or not of the size of the picture as seen.
+    """
+    picture = load_image(path)
+    if (picture.width, picture.height) != (width, height):
+        raise ImageError(
+            f"{path}: the mask is {picture.width}x{picture.height}, the picture {width}x{height}; "
+            "make the mask the size of the picture as seen (after EXIF rotation)"
+        )
+    return np.asarray(picture.image().convert("L")) >= 128
+
+
+def _read(path: str) -> bytes:
+    if path == STDIN:
+        data = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+    else:
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise ImageError(f"{path}: no such file; check the path") from error
+        except IsADirectoryError as error:
+            raise ImageError(f"{path}: a folder; name the pictures in it: {path}/*.jpg") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{path}: cannot be read ({reason})") from error
+    if not data:
+        where = "standard input" if path == STDIN else path
+        raise ImageError(f"{where}: empty; give a JPEG, PNG, WebP or another picture")
+    return data
+
+
+def _open(data: bytes, path: str) -> Image.Image:
+    """Decode all of a file, the right way up."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _learn_heif(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half of the size that it refuses, and about odd but harmless metadata.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"
+        ) from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise ImageError(f"{path}: more than {limit} megapixels; scale it down first") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
+        raise ImageError(f"{path}: truncated or damaged ({error}); save it again") from error
+
+
+def _learn_heif(path: str) -> None:
+    try:
+        import pillow_heif  # noqa: PLC0415 — the optional part attnviz[heic]
+    except ImportError as error:
+        raise MissingExtraError(f"{path}: HEIC", "heic") from error
+    pillow_heif.register_heif_opener()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB, as a person would see it."""
+    if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK"):
+        image = _to_srgb(image, profile)
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Samples of more than 8 bits to 8, by the range that the sample type stands for.
+
+    16-bit samples (also when they come in 32) run to 65535, floats to 1, 255 or 65535, whichever
+    is the first that holds the picture's maximum.
+    """
+    samples = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    full = next((limit for limit in ranges if samples.max() <= limit), samples.max())
+    scaled = np.clip(np.rint(samples / full * 255), 0, 255)
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Colours by their embedded ICC profile; a profile that cannot be used is left aside."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        mode = "RGB" if image.mode == "CMYK" else image.mode
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    return converted if converted is not None else image

@@ -1,0 +1,128 @@
+"""`random`: one multi-head attention layer over embedded patches or pixels."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnviz.attention import MultiHeadAttention
+from attnviz.errors import UsageError
+from attnviz.models.devices import DTYPES, find_device
+from attnviz.models.model import Model
+from attnviz.models.weights import check_state, read_state
+
+HEADS = 8
+FEATURES = 64
+SIZES = {"patches": 224, "pixels": 64}
+PATCH = 16
+
+
+class EmbeddedAttention(nn.Module):
+    """Patches → linear embedding + 2-D sine–cosine positions → one MultiHeadAttention."""
+
+    def __init__(self, heads: int, features: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.embed = nn.Linear(3 * patch * patch, features)
+        self.attention = MultiHeadAttention(heads, features)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """What the layer attends over: (B, 3, h, w) → (B, rows·columns, features)."""
+        patches = F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)
+        rows, columns = pixels.shape[2] // self.patch, pixels.shape[3] // self.patch
+        positions = sine_cosine(rows, columns, self.attention.n_features)
+        embedded: Tensor = self.embed(patches)
+        return embedded + positions.to(pixels)
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, 3, h, w) and an optional mask (B, rows·columns) → (B, rows·columns, features)."""
+        output: Tensor = self.attention(self.tokens(pixels), mask, need_weights=False)[0]
+        return output
+
+
+def sine_cosine(rows: int, columns: int, features: int) -> Tensor:
+    """2-D sine–cosine positions, (rows·columns, features).
+
+    The first half of the features encodes the row, the second the column, each as sines and
+    cosines of the index times 10000^(−i/n) (Vaswani et al., 1706.03762, §3.5, per axis as in
+    He et al., 2111.06377); features that do not divide by 4 leave the last ones 0.
+    """
+    n = features // 4
+    frequency = 10000.0 ** (-torch.arange(n, dtype=torch.float64) / max(n, 1))
+    result = torch.zeros(rows, columns, features, dtype=torch.float64)
+    for axis, length in enumerate((rows, columns)):
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, n)
+        code = torch.cat([angle.sin(), angle.cos()], dim=1)
+        where = slice(2 * n * axis, 2 * n * (axis + 1))
+        result[:, :, where] = code[:, None] if axis == 0 else code[None]
+    return result.flatten(0, 1).float()
+
+
+def load(
+    *,
+    heads: int | None,
+    features: int | None,
+    tokens: Literal["patches", "pixels"],
+    patch: int | None,
+    size: int | None,
+    weights: str | None,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> Model:
+    """Build the model `random`; see `attnviz.load_model`."""
+    if tokens == "pixels" and patch not in (None, 1):
+        raise UsageError(f"--patch {patch} does not go with --tokens pixels; leave one of them out")
+    side = 1 if tokens == "pixels" else patch or PATCH
+    state = None if weights is None else read_state(weights)
+    heads = heads or HEADS
+    features = features or _width(state) or heads * math.ceil(FEATURES / heads)
+    with torch.device("meta"):
+        module = EmbeddedAttention(heads, features, side)
+    module.load_state_dict(initial_state(module, seed), assign=True)
+    if state is not None and weights is not None:
+        check_state(module.attention, state, weights)
+        module.attention.load_state_dict(state, assign=True)
+    place, kind = find_device(device), DTYPES[dtype]
+    return Model(
+        spec="random",
+        weights=weights or "random",
+        module=module.to(place, kind).eval().requires_grad_(False),
+        layers=1,
+        heads=heads,
+        features=features,
+        tokens=tokens,
+        patch=side,
+        size=size or SIZES[tokens],
+        takes_mask=True,
+        seed=seed,
+        device=place,
+        dtype=kind,
+    )
+
+
+def initial_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Parameters drawn from `seed`, the same on every machine.
+
+    Weights are uniform with variance 1 / fan-in, so that the scores of different tokens differ
+    by about 1 and heads can be told apart; biases are 0. NumPy's RandomState is used because
+    its stream is frozen (NEP 19).
+    """
+    stream = np.random.RandomState(seed)
+    state = {}
+    for name, parameter in module.state_dict().items():
+        drawn = np.zeros(parameter.shape)
+        if parameter.ndim > 1:
+            limit = math.sqrt(3 / parameter.shape[1])
+            drawn = stream.uniform(-limit, limit, size=tuple(parameter.shape))
+        state[name] = torch.from_numpy(drawn.astype(np.float32))
+    return state
+
+
+def _width(state: dict[str, Tensor] | None) -> int | None:
+    """Width of the layer that a state dict was made for, as far as it can be told."""
+    weight = (state or {}).get("q_linear.weight")
+    return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else None

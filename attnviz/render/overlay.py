@@ -1,0 +1,125 @@
+"""One map over its picture."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnviz.errors import UsageError
+from attnviz.geometry import Placement
+from attnviz.images import Picture
+from attnviz.render.scale import Range
+
+Interpolation = Literal["bicubic", "nearest"]
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+_MARGIN = 3  # cells repeated at the border: as far as the bicubic filter reaches
+_HATCH = 6  # width of the stripes over what takes no part, in pixels
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a map is laid over a picture; `colours` is a (n, 3) uint8 table."""
+
+    colours: NDArray[np.uint8]
+    alpha: float = 0.5
+    interpolation: Interpolation = "bicubic"
+
+
+def colour_table(name: str, size: int = 1024) -> NDArray[np.uint8]:
+    """A matplotlib colour map as (size, 3) uint8.
+
+    Raises:
+        UsageError: matplotlib has no such colour map.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 — 0.4 s, and only drawing needs it
+
+    if name not in mpl.colormaps:
+        raise UsageError(
+            f"--colormap {name!r} is none of matplotlib's; take viridis, magma, inferno, turbo …"
+        )
+    table = np.asarray(mpl.colormaps[name](np.linspace(0, 1, size)))[:, :3]
+    colours: NDArray[np.uint8] = np.rint(255 * table).astype(np.uint8)
+    return colours
+
+
+def overlay(
+    picture: Picture,
+    values: NDArray[np.float32],
+    *,
+    drawn: NDArray[np.bool_],
+    placement: Placement,
+    scale: Range,
+    style: Style,
+) -> Image.Image:
+    """A picture with a map over it, of exactly the picture's size.
+
+        pixel = (1 − alpha)·photograph + alpha·colour(map)
+
+    and nothing is rescaled afterwards, so that every overlay shows the photograph equally bright.
+    Where no token is `drawn` (masked, cropped away) the photograph is grey and hatched.
+    """
+    spread, seen = spread_out(scale.position(values), drawn, placement, style.interpolation)
+    index = np.rint(spread * (len(style.colours) - 1)).astype(np.intp)
+    blended = _blend(picture.pixels, style.colours[index], style.alpha)
+    if not seen.all():
+        blended[~seen] = _without_part(picture.pixels)[~seen]
+    return Image.fromarray(blended)
+
+
+def spread_out(
+    values: NDArray[np.float64],
+    drawn: NDArray[np.bool_],
+    placement: Placement,
+    interpolation: Interpolation,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """A grid of values (rows, columns) as picture pixels, and where it covers them.
+
+    Returns:
+        Values (height, width) in 0…1, and True where the pixel's token is drawn.
+    """
+    weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
+    total = _on_picture(np.where(drawn, values, 0).astype(np.float32), placement, interpolation)
+    # Dividing keeps tokens that are not drawn from bleeding into their neighbours.
+    spread = np.clip(total / np.maximum(weight, 0.05), 0.0, 1.0)
+    seen = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
+    return spread, seen
+
+
+def _on_picture(
+    grid: NDArray[np.float32], placement: Placement, interpolation: Interpolation
+) -> NDArray[np.float64]:
+    """A grid of values (rows, columns) laid where its tokens lay, (height, width); 0 elsewhere."""
+    result = np.zeros((placement.picture_height, placement.picture_width))
+    left, right = _pixels(placement.source.left, placement.source.right)
+    top, bottom = _pixels(placement.source.top, placement.source.bottom)
+    x0, y0 = placement.to_grid(left, top)
+    x1, y1 = placement.to_grid(right, bottom)
+    padded = Image.fromarray(np.pad(grid, _MARGIN, mode="edge"))
+    box = (x0 + _MARGIN, y0 + _MARGIN, x1 + _MARGIN, y1 + _MARGIN)
+    part = padded.resize((right - left, bottom - top), _FILTERS[interpolation], box=box)
+    result[top:bottom, left:right] = np.asarray(part)
+    return result
+
+
+def _pixels(start: float, stop: float) -> tuple[int, int]:
+    """First and past-the-last pixel whose centre lies in [start, stop)."""
+    return math.ceil(start - 0.5), math.ceil(stop - 0.5)
+
+
+def _blend(
+    photograph: NDArray[np.uint8], colours: NDArray[np.uint8], alpha: float
+) -> NDArray[np.uint8]:
+    mixed = (1 - alpha) * photograph.astype(np.float32) + alpha * colours.astype(np.float32)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The photograph in grey under thin diagonal stripes: it took no part."""
+    luma = photograph @ np.array([0.299, 0.587, 0.114])
+    y, x = np.indices(luma.shape, sparse=True)
+    stripe = (x + y) % (2 * _HATCH) < 1
+    grey = np.where(stripe, 0.5 * luma + 127.5, 0.75 * luma + 0.25 * 255 * 0.5)
+    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)

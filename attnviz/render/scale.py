@@ -1,0 +1,90 @@
+"""Which weights the ends of the colour map stand for.
+
+Free of heavy imports, so that a slip of the pen is answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from attnviz.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Kind = Literal["head", "layer", "all", "fixed", "log"]
+_FLAT = 1e-5  # relative difference of weights that is rounding, not structure
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A choice of range: per head, per layer, over all maps, fixed, or logarithmic per head."""
+
+    kind: Kind
+    low: float = 0.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """The weights that the ends of the colour map stand for, in one map."""
+
+    kind: Kind
+    minimum: float
+    maximum: float
+
+    def position(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Weights as positions on the colour map, 0…1; a flat map lies in the middle."""
+        import numpy as np  # noqa: PLC0415 — numpy stays out of `--help`
+
+        low, high, weights = self.minimum, self.maximum, values.astype(np.float64)
+        if self.kind == "log":
+            weights = np.log(np.maximum(weights, low))
+            low, high = math.log(low), math.log(high)
+        if self.kind != "fixed" and self.maximum - self.minimum <= _FLAT * abs(self.maximum):
+            return np.full(values.shape, 0.5)
+        return np.clip((weights - low) / (high - low), 0.0, 1.0)
+
+
+def parse_scale(text: str) -> Scale:
+    """Read `head`, `layer`, `all`, `log` or `LO:HI`.
+
+    >>> parse_scale("0:0.05")
+    Scale(kind='fixed', low=0.0, high=0.05)
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text in ("head", "layer", "all", "log"):
+        return Scale(text)  # type: ignore[arg-type]  # narrowed by the line above
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"--scale {text!r} is none; give head, layer, all, log or LO:HI (0:0.05)")
+    return Scale("fixed", low, high)
+
+
+def ranges(scale: Scale, maps: NDArray[np.float32], drawn: NDArray[np.bool_]) -> list[list[Range]]:
+    """The range of each map in (layers, heads, rows, columns), over its `drawn` tokens."""
+    weights = maps[:, :, drawn]  # (layers, heads, tokens drawn)
+    found = []
+    for layer in weights:
+        shared = {"all": weights, "layer": layer}.get(scale.kind)
+        found.append([_range(scale, head if shared is None else shared) for head in layer])
+    return found
+
+
+def _range(scale: Scale, weights: NDArray[np.float32]) -> Range:
+    if scale.kind == "fixed":
+        return Range("fixed", scale.low, scale.high)
+    if scale.kind == "log":
+        positive = weights[weights > 0]
+        if not positive.size:
+            return Range("log", 1.0, 1.0)
+        return Range("log", float(positive.min()), float(positive.max()))
+    return Range(scale.kind, float(weights.min()), float(weights.max()))

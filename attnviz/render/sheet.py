@@ -1,0 +1,123 @@
+"""The contact sheet: the original and every overlay, with titles and colour bars."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from attnviz.render.scale import Range
+
+_CELL = 256  # longest side of a picture in the sheet
+_WIDTH = 170  # narrowest cell, so that titles fit
+_GAP, _BAR, _TITLE = 14, 8, 19
+_PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of the sheet: already small, with what is written above and below it."""
+
+    thumbnail: Image.Image
+    title: str
+    scale: Range | None = None
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """A picture at the size that the sheet shows it, longest side 256 pixels.
+
+    Small pictures are enlarged by whole pixels, so that their tokens stay crisp.
+    """
+    factor = _CELL / max(image.size)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
+    return image.resize((width, height), kind)
+
+
+def compose(
+    cells: list[Cell], colours: NDArray[np.uint8], *, title: str, columns: int | None = None
+) -> Image.Image:
+    """All cells in rows, under a title.
+
+    Args:
+        cells: the original first.
+        colours: the colour table of the bars, (n, 3).
+        title: one line above all.
+        columns: cells in a row; about as many as make the sheet a little wider than high.
+    """
+    width = max(_WIDTH, *(cell.thumbnail.width for cell in cells))
+    height = max(cell.thumbnail.height for cell in cells)
+    step = (width + _GAP, height + 2 * _TITLE + _BAR + _GAP)
+    columns = columns or _columns(len(cells), step)
+    rows = math.ceil(len(cells) / columns)
+    head = _TITLE + _GAP
+    sheet = Image.new("RGB", (columns * step[0] + _GAP, head + rows * step[1] + _GAP), _PAPER)
+    _write(sheet, (_GAP, _GAP), title, _INK, sheet.width - 2 * _GAP, bold=True)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        origin = (_GAP + column * step[0], head + _GAP + row * step[1])
+        _draw_cell(sheet, cell, origin, width, colours)
+    return sheet
+
+
+def _columns(number: int, step: tuple[int, int]) -> int:
+    """So many columns that the sheet is about 1.5 times as wide as high."""
+    wanted = math.sqrt(1.5 * number * step[1] / step[0])
+    return max(1, min(number, round(wanted)))
+
+
+def _draw_cell(
+    sheet: Image.Image,
+    cell: Cell,
+    origin: tuple[int, int],
+    width: int,
+    colours: NDArray[np.uint8],
+) -> None:
+    x, y = origin
+    _write(sheet, (x, y), cell.title, _INK, width)
+    y += _TITLE
+    sheet.paste(cell.thumbnail, (x, y))
+    if cell.scale is None:
+        return
+    y += cell.thumbnail.height + 4
+    sheet.paste(_bar(colours, cell.thumbnail.width), (x, y))
+    low, high = f"{cell.scale.minimum:.2g}", f"{cell.scale.maximum:.2g}"
+    label = f"{low} … {high}" + (" (log)" if cell.scale.kind == "log" else "")
+    _write(sheet, (x, y + _BAR + 1), label, _FAINT, width)
+
+
+def _bar(colours: NDArray[np.uint8], width: int) -> Image.Image:
+    """The colour table from its lowest to its highest, `width` pixels long."""
+    index = np.linspace(0, len(colours) - 1, max(width, 64)).round().astype(np.intp)
+    return Image.fromarray(np.broadcast_to(colours[index], (_BAR, len(index), 3)).copy())
+
+
+def _write(
+    sheet: Image.Image,
+    where: tuple[int, int],
+    text: str,
+    colour: str,
+    width: int,
+    *,
+    bold: bool = False,
+) -> None:
+    """A line of text, its end cut to fit."""
+    font = _font(bold)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    ImageDraw.Draw(sheet).text(where, text, fill=colour, font=font)
+
+
+@cache
+def _font(bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: the same letters on every machine."""
+    import matplotlib as mpl  # noqa: PLC0415 — only drawing needs it
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", name)), 12)

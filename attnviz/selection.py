@@ -1,0 +1,95 @@
+"""Which heads and which layers: `all`, a count, a list.
+
+Free of heavy imports, so that a slip of the pen is answered at once.
+"""
+
+import re
+
+from attnviz.errors import UsageError
+
+_ITEM = re.compile(r"(-?\d+)(?:-(\d+))?")
+
+
+def parse_heads(text: str) -> int | tuple[int, ...] | None:
+    """`all` → None, a count `8` → 8, a list `0,3,5-7` or `3,` → its head numbers.
+
+    >>> parse_heads("0,3,5-7")
+    (0, 3, 5, 6, 7)
+
+    Raises:
+        UsageError: anything else.
+    """
+    text = text.strip()
+    if text == "all":
+        return None
+    if text.isdecimal():
+        if int(text) == 0:
+            raise UsageError("--heads 0 leaves nothing to show; head number 0 alone is --heads 0,")
+        return int(text)
+    return _numbers("--heads", text, "all, a count like 8, or a list like 0,3,5-7")
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """`all` → None, a list `-1` or `0,5-11` → its layer numbers, negative from the end.
+
+    >>> parse_layers("0,5-7,-1")
+    (0, 5, 6, 7, -1)
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text.strip() == "all":
+        return None
+    return _numbers("--layers", text, "all, -1 for the last, or a list like 0,5-11")
+
+
+def choose_heads(chosen: int | tuple[int, ...] | None, available: int) -> tuple[int, ...]:
+    """Head numbers out of `available`: a count takes the first.
+
+    Raises:
+        UsageError: more than the model has.
+    """
+    if chosen is None:
+        return tuple(range(available))
+    numbers = tuple(range(chosen)) if isinstance(chosen, int) else chosen
+    return _within("--heads", numbers, available, "heads")
+
+
+def choose_layers(chosen: tuple[int, ...] | None, available: int) -> tuple[int, ...]:
+    """Layer numbers out of `available`, negative ones counted from the end.
+
+    Raises:
+        UsageError: a layer that the model does not have.
+    """
+    if chosen is None:
+        return tuple(range(available))
+    return _within("--layers", chosen, available, "layers")
+
+
+def _numbers(option: str, text: str, expected: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for item in text.strip().removesuffix(",").split(","):
+        match = _ITEM.fullmatch(item.strip())
+        if match is None:
+            raise UsageError(f"{option} {text!r} cannot be read; give {expected}")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first or last - first > 10_000:
+            raise UsageError(f"{option} {text!r}: {item.strip()} is no range; give {expected}")
+        numbers.extend(range(first, last + 1))
+    return tuple(dict.fromkeys(numbers))
+
+
+def _within(option: str, numbers: tuple[int, ...], available: int, what: str) -> tuple[int, ...]:
+    lowest = -available if option == "--layers" else 0
+    for number in numbers:
+        if not lowest <= number < available:
+            raise UsageError(
+                f"{option}: the model has {_count(available, what)}, numbered 0 to "
+                f"{available - 1}; there is no number {number}"
+            )
+    return tuple(dict.fromkeys(number % available for number in numbers))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what.removesuffix('s') if number == 1 else what}"
