@@ -44,7 +44,7 @@ def preview(sheet: "Image.Image") -> "list[RenderableType]":
     console = _stdout()
     if not _can_draw(console):
         return []
-    from attnviz.render.terminal import for_terminal  # noqa: PLC0415 — terminals only
+    from attnviz.drawing.terminal import for_terminal  # noqa: PLC0415 — terminals only
 
     return [for_terminal(sheet, columns=console.width, lines=max(8, console.height - 4))]
 

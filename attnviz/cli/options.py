@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from attnviz import methods, models, queries
+from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
-from attnviz.render.scale import parse_scale
 from attnviz.selection import parse_heads, parse_layers
 
 Images = Annotated[

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attnviz.drawing.scale import Range
 from attnviz.errors import UsageError
 from attnviz.geometry import Placement
 from attnviz.images import Picture
-from attnviz.render.scale import Range
 
 Interpolation = Literal["bicubic", "nearest"]
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from attnviz.render.scale import Range
+from attnviz.drawing.scale import Range
 
 _CELL = 256  # longest side of a picture in the sheet
 _WIDTH = 170  # narrowest cell, so that titles fit

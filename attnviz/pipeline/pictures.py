@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from attnviz import outputs
+from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz.drawing.scale import Range, parse_scale, ranges
+from attnviz.drawing.sheet import Cell, compose, thumbnail
 from attnviz.outputs import Format
 from attnviz.pipeline.explanation import Explanation
 from attnviz.pipeline.report import make_record
 from attnviz.records import Record
-from attnviz.render.overlay import Interpolation, Style, colour_table, overlay
-from attnviz.render.scale import Range, parse_scale, ranges
-from attnviz.render.sheet import Cell, compose, thumbnail
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import os
 from dataclasses import asdict
 
 from attnviz import records
+from attnviz.drawing.scale import Range
 from attnviz.pipeline.explanation import Explanation
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
-from attnviz.render.scale import Range
 from attnviz.statistics.maps import describe
 
 

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pictures
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import attnviz
+from attnviz.drawing.overlay import colour_table
+from attnviz.drawing.scale import Range
+from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.drawing.terminal import for_terminal
+from attnviz.pipeline import write_pictures
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10000, 3), (3, 10000), (451, 300), (20, 30)])
+def test_thumbnails_have_one_longest_side_and_no_empty_one(size: tuple[int, int]) -> None:
+    small = thumbnail(Image.new("RGB", size))
+    assert max(small.size) == 256
+    assert min(small.size) >= 1
+
+
+def test_every_cell_is_in_the_sheet_with_its_own_colour_bar() -> None:
+    colours = ["red", "lime", "blue", "yellow", "cyan"]
+    cells = [
+        Cell(Image.new("RGB", (256, 100), colour), f"head {i}", Range("head", 0, i + 1))
+        for i, colour in enumerate(colours)
+    ]
+    table = colour_table("viridis")
+    sheet = np.asarray(compose(cells, table, title="all of them"))
+    for cell in cells:
+        colour = np.array(cell.thumbnail.getpixel((0, 0)))
+        assert (sheet == colour).all(-1).sum() >= 256 * 100
+    for end in (table[0], table[-1]):
+        assert (sheet == end).all(-1).sum() >= len(cells) * 8
+
+
+def test_titles_that_are_too_long_or_odd_do_not_break_it() -> None:
+    cell = Cell(Image.new("RGB", (256, 10)), "x" * 900 + "\n\x1b[31m")
+    assert compose([cell], colour_table("viridis"), title="\U0001f408" * 900).width < 400
+
+
+def test_the_original_comes_first_with_the_query_marked(tmp_path: Path) -> None:
+    Image.new("RGB", (128, 96), (10, 120, 30)).save(tmp_path / "plain.png")
+    seen = attnviz.observe(
+        attnviz.load_image(tmp_path / "plain.png"), attnviz.load_model("random", heads=2)
+    )
+    for query in ("40,50", "20,20,90,70"):
+        answer = attnviz.explain(seen, query=query)
+        _, paths, sheet = write_pictures(answer, tmp_path / "out", attnviz.Drawing())
+        assert [path.name for path in paths] == [
+            "layer00-head00.png", "layer00-head01.png", "sheet.png", "stats.json", "stats.csv",
+        ]  # fmt: skip
+        assert (np.asarray(sheet) == (10, 120, 30)).all(-1).sum() > 30_000
+        overlay = attnviz.render(answer)[0, 1]
+        with Image.open(tmp_path / "out" / "layer00-head01.png") as written:
+            assert (np.asarray(written) == np.asarray(overlay)).all()
+
+
+def test_the_terminal_picture_fits_its_window() -> None:
+    console = Console(width=200, force_terminal=True, color_system="truecolor", record=True)
+    with console.capture():
+        console.print(for_terminal(pictures.noise(900, 500), columns=80, lines=20))
+    lines = console.export_text().rstrip("\n").split("\n")
+    assert len(lines) <= 20
+    assert max(len(line.rstrip()) for line in lines) <= 80
