@@ -22,19 +22,19 @@ def attention_matrix(
     """A = softmax(scale·q·kᵀ + bias), (B, H, Nq, Nk); a row without any key is 0."""
     groups = query.shape[1] // key.shape[1]
     q, k = query.to(dtype), key.to(dtype).repeat_interleave(groups, dim=1)
-    s: Tensor = scale * torch.einsum("bhid,bhjd->bhij", q, k)
+    s = scale * (q @ k.transpose(-2, -1))
     if bias is not None:
         s = s.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else s + bias.to(dtype)
     if causal:
         seen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril()
         s = s.masked_fill(~seen, -torch.inf)
-    a: Tensor = torch.nan_to_num(s.softmax(-1), nan=0.0)
-    return a
+    return s.softmax(-1).nan_to_num(nan=0.0)
 
 
 def row_entropy(a: Tensor) -> Tensor:
     """−Σ_j A_ij ln A_ij with 0·ln 0 = 0, (…, Nq)."""
-    return torch.special.entr(a).sum(-1)
+    terms: Tensor = torch.special.entr(a)
+    return terms.sum(-1)
 
 
 def entropy(a: Tensor, g: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import typer
 import attnviz
 from attnviz.cli import console
 from attnviz.cli.lists import methods, models
+from attnviz.cli.options import Help
 from attnviz.cli.show import show
 from attnviz.cli.stats import stats
 from attnviz.errors import AttnvizError, ExitCode
@@ -17,11 +18,13 @@ from attnviz.errors import AttnvizError, ExitCode
 app = typer.Typer(
     # Plain help: rich's takes longer to import than all the rest of the command line.
     rich_markup_mode=None,
+    # Typer's own options for completion and help import pydantic in every call; see options.Help.
+    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    context_settings={"help_option_names": [], "max_content_width": 100},
 )
 for command in (show, stats, models, methods):
-    app.command()(command)
+    app.command(context_settings={"help_option_names": []})(command)
 
 
 def _version(wanted: bool) -> None:
@@ -36,6 +39,7 @@ def start(
     version: Annotated[  # noqa: ARG001 — its callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    help: Help = False,  # noqa: ARG001, A002
 ) -> None:
     """See what a vision transformer attends to.
 

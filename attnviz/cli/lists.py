@@ -6,17 +6,20 @@ from typing import Annotated
 import typer
 
 from attnviz.catalog import Entry
+from attnviz.cli.options import with_groups
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
+@with_groups
 def models(json: Json = False) -> None:
     """What `--model` takes, with a line and a reference each."""
     _print(SOURCES, json)
 
 
+@with_groups
 def methods(json: Json = False) -> None:
     """What `--method` takes, with a line and a reference each."""
     _print(METHODS, json)
