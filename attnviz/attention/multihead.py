@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnviz.errors import ModelError
+from attnviz.errors import UsageError
 
 
 class MultiHeadAttention(nn.Module):
@@ -24,13 +24,13 @@ class MultiHeadAttention(nn.Module):
     torch.Size([1, 8, 196, 196])
 
     Raises:
-        ModelError: `n_features` is not a multiple of `n_heads`.
+        UsageError: `n_features` is not a multiple of `n_heads`.
     """
 
     def __init__(self, n_heads: int, n_features: int) -> None:
         super().__init__()
         if n_heads < 1 or n_features < 1 or n_features % n_heads:
-            raise ModelError(
+            raise UsageError(
                 f"{n_features} features cannot be divided among {n_heads} heads; "
                 f"take a multiple of {max(1, n_heads)}, such as "
                 f"{max(1, n_heads) * max(1, round(n_features / max(1, n_heads)))}"

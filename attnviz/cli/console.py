@@ -24,6 +24,12 @@ def say(line: str) -> None:
         print(f"attnviz: {text}", file=sys.stderr, flush=True)
 
 
+def note(line: str) -> None:
+    """A line that a person may care about and a script does not: on a terminal only."""
+    if sys.stderr.isatty():
+        say(line)
+
+
 def put(text: str) -> None:
     """A result, or a path, on stdout; a path's odd bytes as they are."""
     with _reader_may_leave():
@@ -39,14 +45,17 @@ def show(*parts: "RenderableType") -> None:
             console.print(part)
 
 
-def preview(sheet: "Image.Image") -> "list[RenderableType]":
-    """The sheet as it is drawn in the terminal; nothing where stdout is none that can."""
+def preview(sheet: "Image.Image", *, below: int) -> "list[RenderableType]":
+    """The sheet as it is drawn in the terminal; nothing where stdout is none that can.
+
+    `below` lines are left for what follows, if the window has them to spare.
+    """
     console = _stdout()
     if not _can_draw(console):
         return []
     from attnviz.drawing.terminal import for_terminal  # noqa: PLC0415 — terminals only
 
-    return [for_terminal(sheet, columns=console.width, lines=max(8, console.height - 4))]
+    return [for_terminal(sheet, columns=console.width, lines=max(16, console.height - below))]
 
 
 def _stdout() -> "Console":

@@ -26,7 +26,7 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
 
     heads = parse_heads(question.heads)
-    return load_model(
+    model = load_model(
         options.model,
         heads=heads if isinstance(heads, int) else None,
         features=options.features,
@@ -38,6 +38,9 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
         device=options.device,
         dtype=options.dtype,
     )
+    if model.weights == "random":
+        console.note("note: random weights: maps show the architecture and the seed, nothing learnt")
+    return model
 
 
 def look(picture: Picture, model: Model, options: ModelOptions) -> Observation:
@@ -111,7 +114,8 @@ def each(
         except AttnvizError as error:
             if streams.debug:
                 traceback.print_exception(error)
-            console.say(f"error: {error}")
+            where = "" if path in str(error) else f"{path}: "
+            console.say(f"error: {where}{error}")
             failed.append(error.exit_code)
     if not failed:
         return ExitCode.DONE

@@ -48,12 +48,12 @@ def show(
         record, paths, sheet = write_pictures(answer, folder, style)
         if npz:
             paths.append(write_maps(answer, folder))
-        preview = [] if no_preview or not teller.human else console.preview(sheet)
+        preview = [] if no_preview or not teller.human else console.preview(sheet, below=len(record.heads) + 9)
         teller.tell(record, *preview)
         if streams.quiet:
             for path in paths:
                 console.put(str(path))
         else:
-            console.say(f"wrote {len(paths)} files to {folder}")
+            console.note(f"wrote {len(paths)} files to {folder}")
 
     raise typer.Exit(run.each(images, streams, one))

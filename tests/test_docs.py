@@ -1,0 +1,98 @@
+"""The documentation against the program."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from attnviz.cli import app
+from attnviz.methods import METHODS
+from attnviz.models import SOURCES
+from attnviz.statistics import STATISTICS
+
+ROOT = Path(__file__).parent.parent
+CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+OPTIONS = sorted({o for c in COMMANDS.values() for p in c.params for o in p.opts if o[0] == "-"})
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_is_documented(name: str) -> None:
+    assert re.search(rf"^attnviz {name}\b", CLI, re.MULTILINE)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_documented(option: str) -> None:
+    assert re.search(rf"`[^`]*(?<![\w-]){option}(?![\w-])[^`]*`", CLI)
+
+
+def test_no_option_is_documented_that_is_not_there() -> None:
+    written = set(re.findall(r"^\| (?:`-\w`, )?`(--[\w-]+)`", CLI, re.MULTILINE))
+    assert written
+    assert written <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", [*SOURCES, *METHODS, *STATISTICS])
+def test_every_entry_of_a_table_is_documented_and_can_be_loaded(name: str) -> None:
+    for table in (SOURCES, METHODS, STATISTICS):
+        if name in table:
+            assert callable(table[name].load())
+            assert table[name].summary
+            assert table[name].reference
+    text = CLI + (ROOT / "docs" / "formulas.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *Path(ROOT).glob("docs/*.md")])
+def test_links_lead_somewhere(path: str | Path) -> None:
+    page = ROOT / path
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readmes_examples_run(tmp_path: Path) -> None:
+    """Every `attnviz …` line of the tour, as it stands, but into a folder of this test."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    examples = [line.split("#")[0] for line in lines if line.startswith("attnviz")]
+    assert len(examples) >= 8
+    for line in examples:
+        if "photo.jpg" in line:
+            continue  # the reader's own files
+        command = line.replace("attnviz", f"'{sys.executable}' -m attnviz", 1)
+        command = command.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
+        if "show" in line:
+            command += f" -o '{tmp_path / 'out'}' --size 96"
+        run = subprocess.run(
+            command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(ROOT)
+    code = found[1].replace('"head3.png"', repr(str(tmp_path / "head3.png")))
+    before = (
+        "import torch\npixels = torch.zeros(1, 4, 6)\n"
+        "def my_model(x): torch.nn.functional.scaled_dot_product_attention(x, x, x)\n"
+    )
+    exec(before + code, {})
+    assert (tmp_path / "head3.png").exists()
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    from attnviz import errors  # noqa: PLC0415
+
+    drawn = dict(re.findall(r"(\w+Error) +(\d)", errors.__doc__ or ""))
+    real = {
+        name: str(int(kind.exit_code))
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.AttnvizError)
+    }
+    assert drawn == real
