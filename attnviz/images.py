@@ -5,6 +5,8 @@ up, transparency laid on white.
 """
 
 import io
+import os
+import stat
 import sys
 import warnings
 from dataclasses import dataclass
@@ -88,7 +90,8 @@ def _read(path: str) -> bytes:
         data = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     else:
         try:
-            data = Path(path).read_bytes()
+            with open(path, "rb", opener=_without_waiting) as file:
+                data = b"" if _endless(file.fileno()) else file.read()
         except FileNotFoundError as error:
             raise ImageError(f"{path}: no such file; check the path") from error
         except IsADirectoryError as error:
@@ -100,6 +103,20 @@ def _read(path: str) -> bytes:
         where = "standard input" if path == STDIN else path
         raise ImageError(f"{where}: empty; give a JPEG, PNG, WebP or another picture")
     return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe that nobody writes to is empty, and not waited for."""
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(number, True)
+    return number
+
+
+def _endless(number: int) -> bool:
+    """Whether a file is a device, such as /dev/zero: neither a file, nor a pipe."""
+    mode = os.fstat(number).st_mode
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _open(data: bytes, path: str) -> Image.Image:
@@ -121,7 +138,8 @@ def _open(data: bytes, path: str) -> Image.Image:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ImageError(f"{path}: more than {limit} megapixels; scale it down first") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
-        raise ImageError(f"{path}: truncated or damaged ({error}); save it again") from error
+        reason = " ".join(str(error).split())  # libheif's own has line ends
+        raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
 
 
 def _learn_heif(path: str) -> None:
@@ -136,13 +154,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB, as a person would see it."""
     if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
+    profile = image.info.get("icc_profile")
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    profile = image.info.get("icc_profile")
+    elif image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "RGBA", "CMYK"):
         image = _to_srgb(image, profile)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

@@ -1,5 +1,6 @@
 """Files out: the only module that writes them, each one whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +19,7 @@ from attnviz.errors import OutputError, UsageError
 
 Format = Literal["png", "jpg", "webp"]
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
-_OURS = re.compile(r"layer\d+(-head\d+)?\.(png|jpg|webp)|sheet\.(png|jpg|webp)")
+_OVERLAY = re.compile(r"layer\d+(-head\d+)?\.(png|jpg|webp)")
 _SETTINGS: dict[Format, tuple[str, dict[str, Any]]] = {
     # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
     "png": ("PNG", {"compress_level": 1}),
@@ -46,7 +47,7 @@ def folder_names(paths: Sequence[str]) -> list[str]:
         UsageError: a picture is named twice.
     """
     # Not resolved: a symbolic link is a name of its own.
-    absolute = [Path(os.path.abspath("stdin" if path == "-" else path)) for path in paths]  # noqa: PTH100
+    absolute = [Path("/-/stdin" if path == "-" else os.path.abspath(path)) for path in paths]  # noqa: PTH100
     twice = next((path for path, n in Counter(absolute).items() if n > 1), None)
     if twice is not None:
         raise UsageError(f"{twice} is named twice; name every picture once")
@@ -87,7 +88,8 @@ def write_whole(path: Path, data: bytes) -> Path:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 
@@ -125,22 +127,28 @@ def as_csv(rows: Sequence[Mapping[str, Any]], *, header: bool = True) -> str:
 def as_npz(**arrays: NDArray[Any]) -> bytes:
     """Arrays as a compressed `.npz`; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def earlier_files(folder: Path) -> set[str]:
-    """Names of the pictures that an earlier run says it wrote into a folder."""
+    """Names of the files that an earlier run says it wrote into a folder, beside its record.
+
+    What it does not say is not ours, whatever its name.
+    """
     try:
         record = json.loads((folder / STATS_JSON).read_text(encoding="utf-8"))
-        names = {head.get("file", "") for head in record["heads"]}
-        sheet = {path.name for path in folder.glob(f"{SHEET}.*")}
+        ours = str(record["schema"]).startswith("attnviz/")
+        overlays = {head.get("file") for head in record["heads"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-    return {name for name in names | sheet if _OURS.fullmatch(name)}
+    known = {name for name in overlays if isinstance(name, str) and _OVERLAY.fullmatch(name)}
+    beside = {f"{SHEET}.{kind}" for kind in _SETTINGS} | {MAPS} if known else set()
+    return {name for name in known | beside if ours and (folder / name).is_file()}
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files of an earlier run that this one does not replace."""
     for name in names:
-        (folder / name).unlink(missing_ok=True)
+        if not (folder / name).is_dir():
+            (folder / name).unlink(missing_ok=True)

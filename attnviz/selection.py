@@ -7,7 +7,7 @@ import re
 
 from attnviz.errors import UsageError
 
-_ITEM = re.compile(r"(-?\d+)(?:-(\d+))?")
+_ITEM = re.compile(r"(-?\d{1,9})(?:-(\d{1,9}))?")
 
 
 def parse_heads(text: str) -> int | tuple[int, ...] | None:
@@ -22,7 +22,7 @@ def parse_heads(text: str) -> int | tuple[int, ...] | None:
     text = text.strip()
     if text == "all":
         return None
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 10:
         if int(text) == 0:
             raise UsageError("--heads 0 leaves nothing to show; head number 0 alone is --heads 0,")
         return int(text)
@@ -51,7 +51,7 @@ def choose_heads(chosen: int | tuple[int, ...] | None, available: int) -> tuple[
     """
     if chosen is None:
         return tuple(range(available))
-    numbers = tuple(range(chosen)) if isinstance(chosen, int) else chosen
+    numbers = tuple(range(min(chosen, available + 1))) if isinstance(chosen, int) else chosen
     return _within("--heads", numbers, available, "heads")
 
 

@@ -3,7 +3,7 @@
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,7 +79,10 @@ def _told(error: Exception, line: str, arguments: Sequence[str]) -> int:
 
 def _sentence(error: typer.TyperException) -> str:
     """Typer's own message, without its full stop."""
-    return error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    text = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    # Pydantic's messages leave out the value that they refuse.
+    refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    return f"{text}, not {refused[0]['input']!r}" if refused else text
 
 
 def _help(arguments: Sequence[str]) -> str:

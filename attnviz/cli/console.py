@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 _WIDTH = 100  # of tables that do not go to a terminal
 
 
+def printable(text: str) -> str:
+    """Text without what could end the line or steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def say(line: str) -> None:
     """One line about what went wrong, or what should be known, on stderr."""
-    text = line.replace("\n", " ").encode("utf-8", "replace").decode("utf-8")
     with contextlib.suppress(BrokenPipeError):
-        print(f"attnviz: {text}", file=sys.stderr, flush=True)
+        print(f"attnviz: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def note(line: str) -> None:

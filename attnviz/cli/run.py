@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from attnviz.selection import parse_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from rich.console import RenderableType
+    from PIL.Image import Image
 
     from attnviz.cli.options import ModelOptions, QuestionOptions, StreamOptions
     from attnviz.images import Picture
@@ -39,7 +41,7 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
         dtype=options.dtype,
     )
     if model.weights == "random":
-        console.note("note: random weights: maps show the architecture and the seed, nothing learnt")
+        console.note("note: random weights: maps show architecture and seed, nothing learnt")
     return model
 
 
@@ -82,13 +84,8 @@ class Teller:
         self._streams = streams
         self._header = True
 
-    @property
-    def human(self) -> bool:
-        """Whether tables are wanted."""
-        return not (self._streams.json or self._streams.csv or self._streams.quiet)
-
-    def tell(self, record: Record, *extra: RenderableType) -> None:
-        """A table and what goes with it, or a line of JSON, or rows of CSV."""
+    def tell(self, record: Record, paths: list[Path], sheet: Image | None = None) -> None:
+        """A table and a preview, or a line of JSON, or rows of CSV, or the paths written."""
         from attnviz import outputs  # noqa: PLC0415
         from attnviz.cli.table import stats_table  # noqa: PLC0415
 
@@ -97,20 +94,35 @@ class Teller:
         elif self._streams.csv:
             console.put(outputs.as_csv(record.rows(), header=self._header).removesuffix("\n"))
             self._header = False
-        elif self.human:
-            console.show(*extra, stats_table(record))
+        elif self._streams.quiet:
+            console.put("\n".join(map(str, paths)))
+        else:
+            below = len(record.heads) + 9
+            preview = [] if sheet is None else console.preview(sheet, below=below)
+            console.show(*preview, stats_table(record))
+        if paths and not self._streams.quiet:
+            console.note(f"wrote {len(paths)} files to {paths[0].parent}")
 
 
 def each(
-    images: Sequence[str], streams: StreamOptions, do: Callable[[Picture, int], None]
+    images: Sequence[str],
+    streams: StreamOptions,
+    begin: Callable[[], Callable[[Picture, int], None]],
 ) -> ExitCode:
-    """Do something with every picture; an error with one is told and the rest are done."""
-    from attnviz.images import load_image  # noqa: PLC0415
+    """Do something with every picture; an error with one is told and the rest are done.
 
+    `begin` loads what is needed and returns what is to be done with a picture and its number. It
+    is left out when not a single picture is there: a slip in a name is answered at once.
+    """
+    from attnviz.images import STDIN, load_image  # noqa: PLC0415
+
+    do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
     failed: list[ExitCode] = []
     for number, path in enumerate(images):
         try:
-            do(load_image(path), number)
+            picture = load_image(path)
+            if do is not None:
+                do(picture, number)
         except AttnvizError as error:
             if streams.debug:
                 traceback.print_exception(error)

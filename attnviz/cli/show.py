@@ -1,11 +1,14 @@
 """`attnviz show`."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import console, run
+from attnviz.cli import run
 from attnviz.cli.options import (
     DrawingOptions,
     Images,
@@ -17,6 +20,11 @@ from attnviz.cli.options import (
     StreamOptions,
     with_groups,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attnviz.images import Picture
 
 
 @with_groups
@@ -32,28 +40,26 @@ def show(
     no_preview: NoPreview = False,
 ) -> None:
     """Draw what each head attends to: overlays, a contact sheet and a table of statistics."""
-    from attnviz import outputs  # noqa: PLC0415 — torch and matplotlib, after the options
-    from attnviz.images import Picture  # noqa: PLC0415
-    from attnviz.pipeline import Drawing, write_maps, write_pictures  # noqa: PLC0415
+    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
 
-    style = Drawing(**asdict(drawing))
-    style.style()  # an unknown colour map is wrong usage, before anything runs
-    loaded = run.load(model, question)
     names = outputs.folder_names(images)
-    teller = run.Teller(streams)
 
-    def one(picture: Picture, number: int) -> None:
-        folder = out / names[number]
-        answer = run.ask(run.look(picture, loaded, model), question, streams)
-        record, paths, sheet = write_pictures(answer, folder, style)
-        if npz:
-            paths.append(write_maps(answer, folder))
-        preview = [] if no_preview or not teller.human else console.preview(sheet, below=len(record.heads) + 9)
-        teller.tell(record, *preview)
-        if streams.quiet:
-            for path in paths:
-                console.put(str(path))
-        else:
-            console.note(f"wrote {len(paths)} files to {folder}")
+    def begin() -> Callable[[Picture, int], None]:
+        from attnviz.pipeline import Drawing, write_maps, write_pictures  # noqa: PLC0415
 
-    raise typer.Exit(run.each(images, streams, one))
+        style = Drawing(**asdict(drawing))
+        style.style()  # an unknown colour map is wrong usage, before anything runs
+        loaded = run.load(model, question)
+        teller = run.Teller(streams)
+
+        def one(picture: Picture, number: int) -> None:
+            folder = out / names[number]
+            answer = run.ask(run.look(picture, loaded, model), question, streams)
+            record, paths, sheet = write_pictures(answer, folder, style)
+            if npz:
+                paths.append(write_maps(answer, folder))
+            teller.tell(record, paths, None if no_preview else sheet)
+
+        return one
+
+    raise typer.Exit(run.each(images, streams, begin))

@@ -1,10 +1,12 @@
 """`attnviz stats`."""
 
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import console, run
+from attnviz.cli import run
 from attnviz.cli.options import (
     Images,
     ModelOptions,
@@ -15,6 +17,11 @@ from attnviz.cli.options import (
     with_groups,
 )
 from attnviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attnviz.images import Picture
 
 
 @with_groups
@@ -32,23 +39,24 @@ def stats(
         raise UsageError("--npz writes a file; say where with --out FOLDER")
     if out is None and streams.quiet:
         raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
-    from attnviz import outputs  # noqa: PLC0415 — torch, after the options
-    from attnviz.images import Picture  # noqa: PLC0415
-    from attnviz.pipeline import make_record, write_maps, write_numbers  # noqa: PLC0415
+    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
 
-    loaded = run.load(model, question)
     names = outputs.folder_names(images)
-    teller = run.Teller(streams)
 
-    def one(picture: Picture, number: int) -> None:
-        answer = run.ask(run.look(picture, loaded, model), question, streams)
-        record = make_record(answer)
-        paths: list[Path] = [] if out is None else write_numbers(record, out / names[number])
-        if out is not None and npz:
-            paths.append(write_maps(answer, out / names[number]))
-        teller.tell(record)
-        if streams.quiet:
-            for path in paths:
-                console.put(str(path))
+    def begin() -> Callable[[Picture, int], None]:
+        from attnviz.pipeline import make_record, write_maps, write_numbers  # noqa: PLC0415
 
-    raise typer.Exit(run.each(images, streams, one))
+        loaded = run.load(model, question)
+        teller = run.Teller(streams)
+
+        def one(picture: Picture, number: int) -> None:
+            answer = run.ask(run.look(picture, loaded, model), question, streams)
+            record = make_record(answer)
+            paths = [] if out is None else write_numbers(record, out / names[number])
+            if out is not None and npz:
+                paths.append(write_maps(answer, out / names[number]))
+            teller.tell(record, paths)
+
+        return one
+
+    raise typer.Exit(run.each(images, streams, begin))

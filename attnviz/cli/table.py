@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from attnviz.cli import console
 from attnviz.records import Record
 
 _COLUMNS = {
@@ -64,7 +65,7 @@ def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
 def _title(record: Record) -> Text:
     image, tokens = record.image, record.tokens
     return Text(
-        f"{image.path}  {image.width}x{image.height}  {record.model.spec}  "
+        f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
         f"{tokens.columns}x{tokens.rows} {tokens.kind}  {record.method} from {_query(record)}",
         style="bold",
     )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from attnviz.catalog import Entry
-from attnviz.errors import ModelError
+from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
     from attnviz.models.model import Model
@@ -22,10 +22,10 @@ def check_spec(spec: str) -> str:
     """The spec itself, if it names a model of the table.
 
     Raises:
-        ModelError: it does not.
+        UsageError: it does not.
     """
     if spec not in SOURCES:
-        raise ModelError(
+        raise UsageError(
             f"no model {spec!r}; this version knows {', '.join(SOURCES)} (see `attnviz models`)"
         )
     return spec
@@ -62,7 +62,8 @@ def load_model(
     8
 
     Raises:
-        ModelError: unknown spec, sizes that do not fit together, weights that cannot be used.
+        UsageError: unknown spec, or sizes that do not fit together.
+        ModelError: weights that cannot be used.
         DeviceError: the device is not there.
     """
     return SOURCES[check_spec(spec)].load()(  # type: ignore[no-any-return]

@@ -1,0 +1,106 @@
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attnviz
+
+HEAVY = ("torch", "numpy", "matplotlib", "transformers", "PIL")
+# Runs the command line with its arguments and adds what was imported as the last line of stdout.
+RUN = """
+import json, sys
+from attnviz.cli import main
+code = main(sys.argv[1:])
+roots = sorted({name.partition(".")[0] for name in sys.modules})
+print("\\n" + json.dumps([code, roots]))
+"""
+LIGHT = [
+    (["--help"], 0),
+    (["-h"], 0),
+    (["--version"], 0),
+    (["show", "--help"], 0),
+    (["stats", "--help"], 0),
+    (["models"], 0),
+    (["methods"], 0),
+    (["models", "--json"], 0),
+    (["methods", "--json"], 0),
+    ([], 0),
+    (["paint"], 2),
+    (["show"], 2),
+    (["show", "cat.jpg", "--no-such-option"], 2),
+    (["show", "cat.jpg", "--fit", "stretch"], 2),
+    (["show", "cat.jpg", "--query", "1,2,3"], 2),
+    (["show", "cat.jpg", "--heads", "abc"], 2),
+    (["show", "cat.jpg", "--layers", "abc"], 2),
+    (["show", "cat.jpg", "--scale", "1:0"], 2),
+    (["show", "cat.jpg", "--alpha", "2"], 2),
+    (["show", "cat.jpg", "--method", "magic"], 2),
+    (["show", "cat.jpg", "--json", "--csv"], 2),
+    (["show", "cat.jpg", "--model", "wit"], 2),
+    (["stats", "cat.jpg", "--npz"], 2),
+    (["stats", "cat.jpg", "--quiet"], 2),
+]
+
+
+def python(*arguments: str) -> list[str]:
+    """Lines that a fresh interpreter prints."""
+    line = [sys.executable, "-c", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    LIGHT,
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_help_and_slips_of_the_pen_import_nothing_heavy(arguments: list[str], code: int) -> None:
+    returned, roots = json.loads(python(RUN, *arguments)[-1])
+    assert returned == code
+    assert set(roots) & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["models"], ["show", "--help"], ["paint"]]
+)
+def test_help_imports_no_pydantic(arguments: list[str]) -> None:
+    """Typer itself imports it to read the values of options, and not before."""
+    assert "pydantic" not in json.loads(python(RUN, *arguments)[-1])[1]
+
+
+@pytest.mark.parametrize("statement", ["import attnviz", "import attnviz; dir(attnviz)"])
+def test_importing_the_package_imports_nothing_heavy(statement: str) -> None:
+    script = f"{statement}\nimport sys\nprint(*{{n.partition('.')[0] for n in sys.modules}})"
+    roots = set(python(script)[0].split())
+    assert roots & {*HEAVY, "pydantic", "typer", "rich"} == set()
+
+
+def test_the_version_is_the_package_s() -> None:
+    assert python(RUN, "--version")[0] == f"attnviz {attnviz.__version__}"
+
+
+def test_public_names_are_sorted_and_once_each() -> None:
+    assert list(attnviz.__all__) == sorted(set(attnviz.__all__))
+
+
+@pytest.mark.parametrize("name", attnviz.__all__)
+def test_every_public_name_resolves_and_is_explained(name: str) -> None:
+    value = getattr(attnviz, name)
+    assert name in dir(attnviz)
+    assert inspect.getdoc(value)
+
+
+def test_a_star_import_gives_the_public_names() -> None:
+    script = "from attnviz import *\nprint(*sorted(n for n in globals() if n[0] != '_'))"
+    assert python(script)[0].split() == list(attnviz.__all__)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'attnviz' has no attribute 'nothing'"):
+        attnviz.nothing  # noqa: B018 — looking it up is the test
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert Path(inspect.getfile(attnviz)).with_name("py.typed").is_file()

@@ -1,0 +1,254 @@
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnviz.errors import OutputError, UsageError
+from attnviz.outputs import (
+    Format,
+    as_csv,
+    as_json,
+    as_npz,
+    earlier_files,
+    encode,
+    folder_names,
+    make_folder,
+    overlay_name,
+    remove,
+    write_whole,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Whole files
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    path = write_whole(tmp_path / "a.bin", b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_file_is_replaced_and_never_written_into(tmp_path: Path) -> None:
+    """Another name of the old file keeps its content: the new one was renamed into place."""
+    old = tmp_path / "a.bin"
+    old.write_bytes(b"old")
+    os.link(old, tmp_path / "kept.bin")
+    write_whole(old, b"new")
+    assert (old.read_bytes(), (tmp_path / "kept.bin").read_bytes()) == (b"new", b"old")
+    assert names(tmp_path) == ["a.bin", "kept.bin"]
+
+
+def test_a_folder_in_the_way_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(OutputError, match=r"a\.bin: cannot be written"):
+        write_whole(tmp_path / "a.bin", b"new")
+    assert names(tmp_path) == ["a.bin"]
+    assert names(tmp_path / "a.bin") == []
+
+
+@pytest.mark.parametrize("name", ["no/a.bin", "file/a.bin", "x" * 300])
+def test_a_path_that_cannot_be_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_whole(tmp_path / name, b"new")
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mode", [0o500, 0])
+def test_a_folder_that_may_not_be_written_is_an_error(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(mode)
+    try:
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        with pytest.raises(OutputError, match=r"a\.bin: cannot be written"):
+            write_whole(folder / "a.bin", b"new")
+    finally:
+        folder.chmod(0o700)
+    assert names(folder) == []
+
+
+# Folders
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+
+
+@pytest.mark.parametrize("name", ["file", "file/a"])
+def test_a_file_where_a_folder_must_be_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file.*choose another --out"):
+        make_folder(tmp_path / name)
+
+
+def test_pictures_are_filed_under_their_names() -> None:
+    assert folder_names(["photos/cat.jpg", "/tmp/dog.png", "-"]) == ["cat.jpg", "dog.png", "stdin"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a/cat.jpg", "b/cat.jpg"], ["a/cat.jpg", "b/cat.jpg"]),
+        (["p/a/cat.jpg", "p/b/cat.jpg", "p/dog.jpg"], ["a/cat.jpg", "b/cat.jpg", "dog.jpg"]),
+        (["cat.jpg", "a/cat.jpg"], ["cat.jpg", "a/cat.jpg"]),
+        (["../cat.jpg", "/x/cat.jpg"], None),
+    ],
+)
+def test_equal_names_take_their_path_along(paths: list[str], expected: list[str] | None) -> None:
+    found = folder_names(paths)
+    assert len(set(found)) == len(paths)
+    assert not any(Path(name).is_absolute() or ".." in Path(name).parts for name in found)
+    assert expected is None or found == expected
+
+
+@pytest.mark.parametrize(
+    "paths", [["cat.jpg", "cat.jpg"], ["cat.jpg", "./cat.jpg"], ["a/../cat.jpg", "cat.jpg"]]
+)
+def test_a_picture_named_twice_is_wrong_usage(paths: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"cat\.jpg is named twice"):
+        folder_names(paths)
+
+
+def test_standard_input_named_twice_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="stdin is named twice"):
+        folder_names(["-", "-"])
+
+
+def test_a_symbolic_link_is_a_picture_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").touch()
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "cat.jpg")
+    paths = [str(tmp_path / "cat.jpg"), str(tmp_path / "link.jpg")]
+    assert folder_names(paths) == ["cat.jpg", "link.jpg"]
+
+
+# Files of an earlier run
+
+
+OURS = ["layer00-head00.png", "layer11-head123.webp", "layer03.jpg"]
+BESIDE = ["sheet.png", "sheet.webp", "maps.npz"]
+FOREIGN = ["notes.txt", "my-sheet.png", "layer00-head01.png", "maps.npy", "layer00-head00.gif"]
+
+
+def record(*files: object) -> str:
+    return json.dumps({"schema": "attnviz/1", "heads": [{"file": name} for name in files]})
+
+
+def test_files_of_an_earlier_run_are_those_that_its_record_names(tmp_path: Path) -> None:
+    (tmp_path / "stats.json").write_text(record(*OURS, "notes.txt", "layer09-head00.png", None, 5))
+    for name in OURS + BESIDE + FOREIGN:
+        (tmp_path / name).touch()
+    assert earlier_files(tmp_path) == {*OURS, *BESIDE}
+
+
+@pytest.mark.parametrize(
+    "name", ["../layer00-head00.png", "/etc/passwd", "layer00-head00.png/../notes.txt", "a\n"]
+)
+def test_a_record_that_was_tampered_with_names_nothing_outside(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "layer00-head00.png", tmp_path / "in" / "notes.txt"):
+        path.touch()
+    (tmp_path / "in" / "stats.json").write_text(record(name))
+    assert earlier_files(tmp_path / "in") == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", "null", '{"schema": "other/1"}', "{}", "\udcff"]
+)
+def test_in_a_folder_without_a_record_of_ours_nothing_is_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stats.json").write_bytes(text.encode(errors="surrogateescape"))
+    (tmp_path / "sheet.png").touch()
+    assert earlier_files(tmp_path) == set()
+
+
+def test_an_empty_folder_has_no_earlier_files(tmp_path: Path) -> None:
+    assert earlier_files(tmp_path) == set()
+    assert earlier_files(tmp_path / "no") == set()
+
+
+def test_removing_leaves_everything_else(tmp_path: Path) -> None:
+    for name in ("layer00-head00.png", "layer00-head01.png", "notes.txt"):
+        (tmp_path / name).touch()
+    remove(tmp_path, ["layer00-head01.png", "layer00-head02.png"])
+    assert names(tmp_path) == ["layer00-head00.png", "notes.txt"]
+
+
+def test_a_folder_with_the_name_of_a_surplus_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "layer00-head01.png").mkdir()
+    remove(tmp_path, ["layer00-head01.png"])
+    assert names(tmp_path) == ["layer00-head01.png"]
+
+
+# Contents
+
+
+@pytest.mark.parametrize(
+    ("layer", "head", "kind", "expected"),
+    [
+        (11, 3, "png", "layer11-head03.png"),
+        (0, 0, "jpg", "layer00-head00.jpg"),
+        (123, 100, "webp", "layer123-head100.webp"),
+    ],
+)
+def test_overlays_are_named_by_layer_and_head(
+    layer: int, head: int, kind: Format, expected: str
+) -> None:
+    assert overlay_name(layer, head, kind) == expected
+
+
+@pytest.mark.parametrize(("kind", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_a_picture_is_encoded_in_the_format_asked_for(kind: Format, name: str) -> None:
+    image = Image.new("RGB", (5, 3), "red")
+    data = encode(image, kind)
+    assert encode(image, kind) == data
+    decoded = Image.open(io.BytesIO(data))
+    assert (decoded.format, decoded.size) == (name, (5, 3))
+
+
+@pytest.mark.parametrize(("kind", "width"), [("webp", 16384), ("jpg", 65536)])
+def test_a_picture_too_large_for_its_format_is_an_error(kind: Format, width: int) -> None:
+    with pytest.raises(OutputError, match=f"{kind} cannot hold {width}x1 pixels.*--format png"):
+        encode(Image.new("RGB", (width, 1)), kind)
+
+
+@pytest.mark.parametrize("image", ["a,b.jpg", 'say "cat".jpg', "two\nlines.jpg", "über ×.jpg", ""])
+def test_csv_keeps_every_file_name(image: str) -> None:
+    text = as_csv([{"image": image, "head": 0}, {"image": "dog.jpg", "head": 1}])
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert rows == [{"image": image, "head": "0"}, {"image": "dog.jpg", "head": "1"}]
+
+
+def test_csv_quotes_only_what_must_be_and_ends_lines_plainly() -> None:
+    rows = [{"image": "a,b.jpg", "entropy": 1.5, "entropy_ratio": None}]
+    assert as_csv(rows) == 'image,entropy,entropy_ratio\n"a,b.jpg",1.5,\n'
+
+
+def test_csv_can_go_on_without_a_header() -> None:
+    assert as_csv([{"image": "a.jpg", "head": 0}], header=False) == "a.jpg,0\n"
+
+
+def test_json_is_readable_and_strict() -> None:
+    assert as_json({"path": "über ×.jpg"}) == '{"path": "über ×.jpg"}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        as_json({"entropy": float("nan")})
+
+
+def test_equal_arrays_give_equal_bytes() -> None:
+    maps = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
+    data = as_npz(maps=maps, layers=np.array([0, 11]))
+    assert as_npz(maps=maps.copy(), layers=np.array([0, 11])) == data
+    with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+        assert sorted(loaded) == ["layers", "maps"]
+        assert loaded["maps"].dtype == np.float32
+        assert np.array_equal(loaded["maps"], maps)
