@@ -1,20 +1,25 @@
 """One attention call, and what follows from it."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from attnviz.attention import streamed
-from attnviz.attention.streamed import Sweep
+from attnviz.attention import blocks, reference, streamed
+from attnviz.attention.scores import rows
+from attnviz.attention.sweep import Asked, Progress, Sweep
 from attnviz.errors import MemoryLimitError
 
 MATRIX_LIMIT = 2 << 30
 """Bytes that `AttentionCall.matrix` may take unless told otherwise."""
+SMALL = 1 << 20
+"""So many weights in all are done fastest by whole rows at once."""
 
-Progress = Callable[[int, int], None]
-"""Told how many query rows are done, of how many."""
+Way = Literal["auto", "reference", "blocks", "streamed"]
+WAYS = {"reference": reference.sweep, "blocks": blocks.sweep, "streamed": streamed.sweep}
 
 
 @dataclass(frozen=True)
@@ -60,38 +65,29 @@ class AttentionCall:
         >>> call.rows([0]).sum(-1)          # 1 everywhere
         """
         index = torch.as_tensor(list(queries), device=self.query.device) % self.shape[2]
-        return streamed.rows(
-            self.query[:, :, index],
-            self.key,
-            scale=self.scale,
-            bias=streamed.bias_rows(self.bias, index),
-            positions=index if self.causal else None,
-        )
+        return rows(self, index)
 
     def sweep(
-        self,
-        *,
-        query_mask: Tensor | None = None,
-        prefix: Tensor | None = None,
-        positions: tuple[Tensor, Tensor] | None = None,
-        weights: Tensor | None = None,
-        squares: bool = False,
-        progress: Progress | None = None,
+        self, asked: Asked | None = None, *, way: Way = "auto", progress: Progress | None = None
     ) -> Sweep:
-        """Every statistic in one pass and O(N) memory; see `streamed.sweep`."""
-        return streamed.sweep(
-            self.query,
-            self.key,
-            scale=self.scale,
-            bias=self.bias,
-            causal=self.causal,
-            query_mask=query_mask,
-            prefix=prefix,
-            positions=positions,
-            weights=weights,
-            squares=squares,
-            progress=progress,
-        )
+        """All statistics of the rows in one pass, without the N×N matrix.
+
+        Args:
+            asked: what is wanted beside entropy and confidence.
+            way: `reference` is the formulas on the whole matrix in float64, the oracle; `blocks`
+                takes whole rows at a time, `streamed` tiles that stay in a CPU's cache. `auto`
+                takes `blocks` for small matrices and on other devices, else `streamed`.
+            progress: told (query rows done, query rows in all).
+
+        Raises:
+            MemoryLimitError: `reference` of a matrix that is too large.
+        """
+        if way == "auto":
+            small = math.prod(self.shape) <= SMALL or self.query.device.type != "cpu"
+            way = "blocks" if small else "streamed"
+        if way == "reference":
+            self._check_matrix(8, MATRIX_LIMIT)
+        return WAYS[way](self, asked or Asked(), progress)
 
     def received(self, weights: Tensor | None = None) -> Tensor:
         """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).
@@ -101,7 +97,7 @@ class AttentionCall:
         if weights is None:
             queries = self.shape[2]
             weights = torch.full((queries,), 1 / queries, device=self.query.device)
-        received = self.sweep(weights=weights[None]).received
+        received = self.sweep(Asked(weights=weights[None])).received
         assert received is not None
         return received[:, :, 0]
 
@@ -115,14 +111,8 @@ class AttentionCall:
         Raises:
             MemoryLimitError: they would take more than `limit` bytes.
         """
-        batch, heads, queries, keys = self.shape
-        needed = 4 * batch * heads * queries * keys
-        if needed > limit:
-            raise MemoryLimitError(
-                f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
-                f"limit of {limit / 1e9:.1f} GB; ask rows(), received() or entropy() instead"
-            )
-        return self.rows(range(queries))
+        self._check_matrix(4, limit)
+        return self.rows(range(self.shape[2]))
 
     def check(self, probes: int = 16) -> float | None:
         """How far A·V is from the model's own output, on rows spread evenly over the queries.
@@ -140,3 +130,13 @@ class AttentionCall:
         difference = (self.rows(index) @ value - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
+
+    def _check_matrix(self, size: int, limit: int) -> None:
+        """Refuse a matrix of numbers of `size` bytes that takes more than `limit`."""
+        _, heads, queries, keys = self.shape
+        needed = size * math.prod(self.shape)
+        if needed > limit:
+            raise MemoryLimitError(
+                f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
+                f"limit of {limit / 1e9:.1f} GB; ask rows(), received() or entropy() instead"
+            )

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall, Progress
+from attnviz.attention.call import AttentionCall
 from attnviz.attention.record import Recording
-from attnviz.attention.streamed import Sweep
+from attnviz.attention.sweep import Asked, Progress, Sweep
 
 _FEW = 64
 """So many query rows are cheaper as rows than as a part of the sweep."""
@@ -52,13 +52,14 @@ class Reading:
         if layer not in self._sweeps:
             uniform = self.taking_part / self.taking_part.sum()
             rows = [uniform] if self._few() else [uniform, self.weights]
-            self._sweeps[layer] = self.call(layer).sweep(
+            asked = Asked(
                 query_mask=self.taking_part,
                 prefix=self.prefix,
                 positions=(self.positions, self.positions),
+                grid=~self.prefix,
                 weights=torch.stack(rows).float(),
-                progress=self.progress,
             )
+            self._sweeps[layer] = self.call(layer).sweep(asked, progress=self.progress)
         return self._sweeps[layer]
 
     def received(self, layer: int) -> Tensor:

@@ -6,8 +6,15 @@ it is given, float64 from `attention_matrix` unless told otherwise; a result has
 leading index, per head that is. The numbers in parentheses are sections of docs/formulas.md.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+from attnviz.attention.sweep import Asked, Progress, Sweep
+
+if TYPE_CHECKING:
+    from attnviz.attention.call import AttentionCall
 
 
 def attention_matrix(
@@ -20,6 +27,20 @@ def attention_matrix(
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """A = softmax(scale·q·kᵀ + bias), (B, H, Nq, Nk); a row without any key is 0."""
+    s = _scores(query, key, scale=scale, bias=bias, causal=causal, dtype=dtype)
+    return s.softmax(-1).nan_to_num(nan=0.0)
+
+
+def _scores(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None,
+    causal: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """scale·q·kᵀ + bias, (B, H, Nq, Nk), −∞ where a key takes no part."""
     groups = query.shape[1] // key.shape[1]
     q, k = query.to(dtype), key.to(dtype).repeat_interleave(groups, dim=1)
     s = scale * (q @ k.transpose(-2, -1))
@@ -28,7 +49,7 @@ def attention_matrix(
     if causal:
         seen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril()
         s = s.masked_fill(~seen, -torch.inf)
-    return s.softmax(-1).nan_to_num(nan=0.0)
+    return s
 
 
 def row_entropy(a: Tensor) -> Tensor:
@@ -89,3 +110,45 @@ def output_error(a: Tensor, value: Tensor, output: Tensor) -> Tensor:
     expected = output.to(a.dtype)
     error: Tensor = (a @ v - expected).norm(dim=-1) / expected.norm(dim=-1)
     return error
+
+
+def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
+    """Σ_{j∈G} Â_ij·d_ij of every query, (…, Nq); Â: A on the keys of G with rows renormalised."""
+    of_queries, of_keys = (places.to(a.dtype) for places in positions)
+    difference = of_queries[:, None] - of_keys[grid][None]
+    inside = a[..., grid]
+    inside = (inside / inside.sum(-1, keepdim=True)).nan_to_num()
+    return (inside * difference.square().sum(-1).sqrt()).sum(-1)
+
+
+def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+    """All that is asked of a call, from the whole matrix in float64."""
+    s = _scores(
+        call.query,
+        call.key,
+        scale=call.scale,
+        bias=call.bias,
+        causal=call.causal,
+        dtype=torch.float64,
+    )
+    a = s.softmax(-1).nan_to_num(nan=0.0)
+    part = a.new_ones(a.shape[2], dtype=torch.bool)
+    part = part if asked.query_mask is None else asked.query_mask
+    grid = a.new_ones(a.shape[3], dtype=torch.bool) if asked.grid is None else asked.grid
+    places, weights = asked.positions, asked.weights
+    found = {
+        "lse": torch.where(torch.isneginf(s).all(-1), 0.0, s.logsumexp(-1)),
+        "entropy": row_entropy(a),
+        "confidence": a.amax(-1),
+        "prefix_mass": None if asked.prefix is None else a[..., asked.prefix].sum(-1),
+        "distance": None if places is None else row_distance(a, grid, places),
+        "sum_of_squares": sum_of_squares(a) if asked.squares else None,
+    }
+    if progress is not None:
+        progress(a.shape[2], a.shape[2])
+    return Sweep(
+        **{name: None if row is None else row * part for name, row in found.items()},  # type: ignore[arg-type]
+        received=None
+        if weights is None
+        else torch.einsum("ri,bhij->bhrj", weights.to(a.dtype) * part, a),
+    )

@@ -1,124 +1,168 @@
-"""Statistics of an attention call in O(N) memory: blocks of query rows, each used while hot."""
+"""Statistics in O(N) memory on a CPU, at about the cost of one fused attention call.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+One sweep over blocks of query rows. All that is asked is taken from a block while it is in the
+cache: see `tiles`. Blocks go to as many threads as torch has, each with its own buffers.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = 8 << 20
+from attnviz.attention.sweep import Asked, Progress, Sweep
+from attnviz.attention.tiles import LOG2E, Scratch, Task, block, cut
+
+if TYPE_CHECKING:
+    from attnviz.attention.call import AttentionCall
+
+TILE = 1 << 19
+"""Scores of a tile: 2 MiB of float32, what two megabytes of second-level cache take best."""
+PANEL = 1 << 22
+"""Scores of all tiles of a block that wait for their normaliser: at most 16 MiB a thread."""
+INLINE = 1 << 20
+"""Below so many scores in all, starting threads costs more than it brings."""
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What one pass over the rows of A gives; None where it was not asked for.
+def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+    """All that is asked of a call, for tensors on the CPU.
 
-    All are (batch, heads, queries) float32 but `received`, (batch, heads, R, keys).
+    Memory: the keys in float32, the results, and for each thread its buffers, at most some
+    36 MiB; never queries × keys.
     """
+    batch, heads, queries, keys = call.shape
+    numbers = torch.zeros(6, batch, heads, queries)
+    given = 0 if asked.weights is None else len(asked.weights)
+    received = torch.zeros(batch, heads, given, keys)
+    for item in range(batch):
+        task = _task(call, asked, item)
+        sums = received.new_zeros(heads, given, len(task.order))
+        for start, (found, gives) in _blocks(task):
+            numbers[:, item, :, start : start + task.rows] = found
+            sums += gives
+            if progress is not None:
+                progress(item * queries + start + found.shape[2], batch * queries)
+        received[item, :, :, task.order] = sums
+    if asked.query_mask is not None:
+        numbers.masked_fill_(~asked.query_mask, 0.0)
+    lse, entropy, confidence, mass, distance, squares = numbers.unbind(0)
+    return Sweep(
+        lse=lse,
+        entropy=entropy,
+        confidence=confidence,
+        prefix_mass=None if asked.prefix is None else mass,
+        distance=None if asked.positions is None else distance,
+        sum_of_squares=squares if asked.squares else None,
+        received=None if asked.weights is None else received,
+    )
 
-    lse: Tensor
-    entropy: Tensor
-    confidence: Tensor
-    prefix_mass: Tensor | None = None
-    distance: Tensor | None = None
-    sum_of_squares: Tensor | None = None
-    received: Tensor | None = None
+
+def _task(call: "AttentionCall", asked: Asked, item: int) -> Task:
+    """One item of the batch, its keys sorted and cut into tiles."""
+    _, heads, queries, _ = call.shape
+    keep, bias = _kept(call, item)
+    grid = torch.ones_like(keep) if asked.grid is None else asked.grid
+    order = torch.cat([(keep & grid).nonzero()[:, 0], (keep & ~grid).nonzero()[:, 0]])
+    inner = int((keep & grid).sum())
+    rows, width, group = shape(heads, call.key.shape[1], queries, max(inner, 1), call.key.shape[3])
+    prefix = None if asked.prefix is None else asked.prefix[order]
+    rest = max(1, TILE // (rows * heads))
+    return Task(
+        query=call.query[item],
+        key=_sorted(call.key[item], order),
+        factor=call.scale * LOG2E,
+        bias=bias,
+        causal=call.causal,
+        order=order,
+        inner=tuple(cut(0, inner, width, prefix)),
+        outer=tuple(cut(inner, len(order), rest, prefix)),
+        rows=rows,
+        heads=group,
+        places=_places(asked, order),
+        weights=_weights(asked, queries),
+        squares=asked.squares,
+    )
 
 
-def bias_rows(bias: Tensor | None, index: Tensor | slice) -> Tensor | None:
-    """The rows of a bias, (…, 1 or Nq, Nk), that belong to chosen queries."""
-    return bias if bias is None or bias.ndim < 2 or bias.shape[-2] == 1 else bias[..., index, :]
+def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[int, int, int]:
+    """Rows, keys and heads of a tile.
 
-
-def scores(
-    query: Tensor,
-    key: Tensor,
-    *,
-    scale: float,
-    bias: Tensor | None = None,
-    positions: Tensor | None = None,
-) -> Tensor:
-    """scale·q·kᵀ + bias in float32, (B, H, Nq, Nk); −∞ where a key takes no part.
-
-    `positions` are the numbers of the queries, given when the call is causal.
+    A tile holds `TILE` scores. More rows save reading the keys again, which is what large `dim`
+    costs; then come as many keys as there is room for, then as many heads. `groups` is the number
+    of key heads: a tile holds whole groups of query heads, or a part of one.
     """
-    groups = query.shape[1] // key.shape[1]
-    key = key.float().repeat_interleave(groups, dim=1) if groups > 1 else key.float()
-    result = (query.float() * scale) @ key.transpose(-2, -1)
-    if bias is not None and bias.dtype == torch.bool:
-        result = result.masked_fill(~bias, -torch.inf)
-    elif bias is not None:
-        result = result + bias
-    if positions is not None:
-        later = torch.arange(key.shape[2], device=key.device) > positions[:, None]
-        result = result.masked_fill(later, -torch.inf)
-    return result
+    rows = min(queries, max(64, min(256, 4 * dim)), max(16, PANEL // keys))
+    width = max(1, min(keys, TILE // rows))
+    together = max(1, min(heads, TILE // (rows * width)))
+    shared = heads // groups
+    if together >= shared:
+        return rows, width, together // shared * shared
+    return rows, width, max(n for n in range(1, together + 1) if shared % n == 0)
 
 
-def rows(
-    query: Tensor,
-    key: Tensor,
-    *,
-    scale: float,
-    bias: Tensor | None = None,
-    positions: Tensor | None = None,
-) -> Tensor:
-    """The softmax of `scores`, (B, H, Nq, Nk); a row without any key is 0."""
-    s = scores(query, key, scale=scale, bias=bias, positions=positions)
-    return s.softmax(-1).masked_fill(s == -torch.inf, 0.0)
+def _kept(call: "AttentionCall", item: int) -> tuple[Tensor, Tensor | None]:
+    """Keys that take part at all, (Nk,), and the bias that is then left, (H, Nq, Nk)."""
+    batch, heads, queries, keys = call.shape
+    everything = torch.ones(keys, dtype=torch.bool)
+    if call.bias is None:
+        return everything, None
+    bias = call.bias.reshape((1,) * (4 - call.bias.ndim) + tuple(call.bias.shape))
+    if bias.dtype == torch.bool and bias.shape[1:3] == (1, 1):
+        return bias.expand(batch, 1, 1, keys)[item, 0, 0], None
+    return everything, bias.expand(batch, heads, queries, keys)[item]
 
 
-def sweep(
-    query: Tensor,
-    key: Tensor,
-    *,
-    scale: float,
-    bias: Tensor | None = None,
-    causal: bool = False,
-    query_mask: Tensor | None = None,
-    prefix: Tensor | None = None,
-    positions: tuple[Tensor, Tensor] | None = None,
-    weights: Tensor | None = None,
-    squares: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Sweep:
-    """All statistics of every query row, block by block."""
-    b, h, nq, _ = query.shape
-    nk = key.shape[2]
-    step = max(1, _BLOCK_BYTES // (4 * b * h * nk))
-    parts: dict[str, list[Tensor]] = {
-        n: [] for n in ("lse", "entropy", "confidence", "prefix_mass", "distance", "sum_of_squares")
-    }
-    received = None if weights is None else torch.zeros(b, h, len(weights), nk, device=query.device)
-    for start in range(0, nq, step):
-        block = slice(start, min(start + step, nq))
-        index = torch.arange(block.start, block.stop, device=query.device)
-        s = scores(
-            query[:, :, block],
-            key,
-            scale=scale,
-            bias=bias_rows(bias, block),
-            positions=index if causal else None,
-        )
-        lse = s.logsumexp(-1)
-        a = s.softmax(-1).masked_fill(s == -torch.inf, 0.0)
-        parts["lse"].append(lse)
-        parts["entropy"].append(torch.special.entr(a).sum(-1))
-        parts["confidence"].append(a.amax(-1))
-        if prefix is not None:
-            parts["prefix_mass"].append(a[..., prefix].sum(-1))
-        if positions is not None:
-            grid = torch.ones(nk, device=query.device) if prefix is None else (~prefix).float()
-            d = torch.cdist(positions[0][block].double(), positions[1].double()).float() * grid
-            mass = (a * grid).sum(-1)
-            parts["distance"].append((a * d).sum(-1) / mass.clamp_min(1e-30))
-        if squares:
-            parts["sum_of_squares"].append(a.square().sum(-1))
-        if received is not None and weights is not None:
-            received += weights[:, block] @ a
-        if progress is not None:
-            progress(block.stop, nq)
-    done = {name: torch.cat(values, -1) for name, values in parts.items() if values}
-    if query_mask is not None:
-        done = {n: v.masked_fill(~query_mask, 0.0) for n, v in done.items()}
-    return Sweep(**done, received=received)
+def _sorted(key: Tensor, order: Tensor) -> Tensor:
+    if not torch.equal(order, torch.arange(key.shape[1])):
+        key = key.index_select(1, order)
+    return key.to(torch.float32)
+
+
+def _places(asked: Asked, order: Tensor) -> tuple[Tensor, Tensor] | None:
+    if asked.positions is None:
+        return None
+    of_queries, of_keys = (places.to(torch.float32) for places in asked.positions)
+    return of_queries.T.contiguous(), of_keys[order].T.contiguous()
+
+
+def _weights(asked: Asked, queries: int) -> Tensor:
+    if asked.weights is None:
+        return torch.zeros(0, queries)
+    weights = asked.weights.to(torch.float32)
+    return weights if asked.query_mask is None else weights * asked.query_mask
+
+
+def _blocks(task: Task) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """First row and result of every block, in order."""
+    heads, queries, _ = task.query.shape
+    scratch = Scratch()
+    starts = range(0, queries if len(task.order) else 0, task.rows)
+    threads = min(torch.get_num_threads(), len(starts))
+    if threads < 2 or heads * queries * len(task.order) < INLINE:
+        yield from ((start, block(task, scratch, start)) for start in starts)
+    else:
+        yield from _in_threads(task, scratch, starts, threads)
+
+
+def _in_threads(
+    task: Task, scratch: Scratch, starts: range, threads: int
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """`_blocks` by several threads; few results wait, so that memory stays bounded."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+    try:
+        # Here too: OpenMP threads that wait for work spin, and take the time of those at work.
+        torch.set_num_threads(1)
+        for start in starts:
+            waiting.append((start, pool.submit(block, task, scratch, start)))
+            if len(waiting) > 2 * threads:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for first, result in waiting:
+            yield first, result.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)

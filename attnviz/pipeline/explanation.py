@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz import methods, queries, statistics
-from attnviz.attention.call import Progress
 from attnviz.attention.reading import Reading
+from attnviz.attention.sweep import Progress
 from attnviz.errors import RecordingError, UsageError
 from attnviz.images import load_mask
 from attnviz.pipeline.observation import Observation

@@ -1,0 +1,45 @@
+"""Scores of chosen queries: the one place that knows scale, bias, causality and groups."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from attnviz.attention.call import AttentionCall
+
+FLOOR = -1e30
+"""The score of a pair that takes no part: finite, so that 0 · score is 0."""
+
+
+def scores(call: "AttentionCall", queries: Tensor) -> Tensor:
+    """scale·q·kᵀ + bias of chosen queries in float32, (B, H, len(queries), Nk).
+
+    `queries` are query numbers. `FLOOR` stands where a key takes no part.
+    """
+    batch, heads, _, dim = call.query.shape
+    _, groups, keys, _ = call.key.shape
+    query = call.query[:, :, queries].float() * call.scale
+    # A group of heads shares its keys: their rows go through one product.
+    grouped = query.reshape(batch, groups, -1, dim) @ call.key.float().transpose(-2, -1)
+    result: Tensor = grouped.view(batch, heads, -1, keys)
+    bias = bias_rows(call.bias, queries)
+    if bias is not None and bias.dtype == torch.bool:
+        result.masked_fill_(~bias, FLOOR)
+    elif bias is not None:
+        result.add_(bias.float()).clamp_(min=FLOOR)
+    if call.causal:
+        later = torch.arange(call.key.shape[2], device=queries.device) > queries[:, None]
+        result.masked_fill_(later, FLOOR)
+    return result
+
+
+def rows(call: "AttentionCall", queries: Tensor) -> Tensor:
+    """The softmax of `scores`, (B, H, len(queries), Nk); a row without any key is 0."""
+    s = scores(call, queries)
+    return s.softmax(-1).masked_fill_(s <= FLOOR / 2, 0.0)
+
+
+def bias_rows(bias: Tensor | None, queries: Tensor | slice) -> Tensor | None:
+    """The rows of a bias, (…, 1 or Nq, Nk), that belong to chosen queries."""
+    return bias if bias is None or bias.ndim < 2 or bias.shape[-2] == 1 else bias[..., queries, :]

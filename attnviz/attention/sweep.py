@@ -1,0 +1,55 @@
+"""What one pass over the rows of A is asked, and what it gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Progress = Callable[[int, int], None]
+"""Told how many query rows are done, of how many."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep is asked, beside the entropy and the largest weight of every row.
+
+    Attributes:
+        query_mask: (Nq,) boolean; the rows of other queries are 0 and give nothing.
+        prefix: (Nk,) boolean, P: asks for `prefix_mass`.
+        positions: (Nq, 2) and (Nk, 2), x and y: asks for `distance`.
+        grid: (Nk,) boolean, G: the keys that `distance` is about, all unless given.
+        weights: (R, Nq), asks for `received`.
+        squares: asks for `sum_of_squares`.
+    """
+
+    query_mask: Tensor | None = None
+    prefix: Tensor | None = None
+    positions: tuple[Tensor, Tensor] | None = None
+    grid: Tensor | None = None
+    weights: Tensor | None = None
+    squares: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass over the rows of A gives; None where it was not asked for.
+
+    All are (batch, heads, queries) but `received`, (batch, heads, R, keys).
+
+    Attributes:
+        lse: ln Σ_j exp s_ij.
+        entropy: −Σ_j A_ij ln A_ij, in nats.
+        confidence: max_j A_ij.
+        prefix_mass: Σ_{j∈P} A_ij.
+        distance: Σ_{j∈G} Â_ij·d_ij, Â the row restricted to G and renormalised.
+        sum_of_squares: Σ_j A_ij².
+        received: Σ_i w_ri A_ij.
+    """
+
+    lse: Tensor
+    entropy: Tensor
+    confidence: Tensor
+    prefix_mass: Tensor | None = None
+    distance: Tensor | None = None
+    sum_of_squares: Tensor | None = None
+    received: Tensor | None = None
