@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnviz.attention.scores import FLOOR, scores
+from attnviz.attention.scores import FLOOR, LOG2E, scores
 from attnviz.attention.sweep import Asked, Progress, Sweep
 
 if TYPE_CHECKING:
@@ -43,34 +43,42 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
 
 def _block(call: "AttentionCall", asked: Asked, queries: Tensor, received: Tensor | None) -> Tensor:
     """Statistics of some rows, (lse, entropy, confidence, …, B, H, n); adds to `received`."""
-    s = scores(call, queries)
+    s = scores(call, queries, unit=LOG2E)
     top = s.amax(-1, keepdim=True)
-    valid = top > FLOOR / 2
+    valid = top[..., 0] > FLOOR / 2
     if asked.query_mask is not None:
-        valid = valid & asked.query_mask[queries, None]
-    s.sub_(top)
-    a = s.softmax(-1)
-    confidence = a.amax(-1)
-    surplus = -confidence.log()  # lse − top
-    rows = [top[..., 0] + surplus, (surplus - (a * s).sum(-1)).clamp_min(0), confidence]
+        valid = valid & asked.query_mask[queries]
+    power = s.sub_(top).exp2()  # (B, H, n, Nk), A times `total`
+    total = power.sum(-1)
+    bits = total.log2()
+    entropy = (bits - torch.linalg.vecdot(s, power) / total) / LOG2E
+    rows = [(top[..., 0] + bits) / LOG2E, entropy.clamp_min_(0), 1 / total]
     if asked.prefix is not None:
-        rows.append(a[..., asked.prefix].sum(-1))
+        rows.append(power[..., asked.prefix].sum(-1) / total)
     if asked.positions is not None:
-        rows.append(_distance(s, a, asked, queries))
+        rows.append(_distance(s, power, asked, queries))
     if asked.squares:
-        rows.append(a.square().sum(-1))
+        rows.append(power.square().sum(-1) / total.square())
     if received is not None and asked.weights is not None:
-        # 0 · weight for rows that count nowhere
-        received += (asked.weights[:, queries].float() * valid[..., 0][:, :, None]) @ a
-    return torch.stack(rows).masked_fill_(~valid[..., 0], 0.0)
+        share = asked.weights[:, queries].float() * (valid / total)[:, :, None]  # (B, H, R, n)
+        received += share @ power
+    return torch.stack(rows).masked_fill_(~valid, 0.0)
 
 
-def _distance(s: Tensor, a: Tensor, asked: Asked, queries: Tensor) -> Tensor:
-    """Σ_{j∈G} Â_ij·d_ij, (B, H, n); a softmax over G alone, however little G gets of A."""
+def _distance(s: Tensor, power: Tensor, asked: Asked, queries: Tensor) -> Tensor:
+    """Σ_{j∈G} Â_ij·d_ij, (B, H, n)."""
     assert asked.positions is not None  # the caller has looked
     of_queries, of_keys = (places.float() for places in asked.positions)
-    if asked.grid is not None and not bool(asked.grid.all()):
-        of_keys, s = of_keys[asked.grid], s[..., asked.grid]
-        a = s.softmax(-1).masked_fill_(s <= FLOOR / 2, 0.0)
-    difference = of_queries[queries][:, None] - of_keys  # (n, keys of G, 2)
-    return (a * difference.square().sum(-1).sqrt()).sum(-1)
+    x, y = (of_queries[queries][:, None] - of_keys).unbind(-1)  # (n, Nk)
+    far = x.square().addcmul_(y, y).sqrt_()
+    inside = total = power.sum(-1)
+    if asked.grid is not None:
+        far, inside = far * asked.grid, power @ asked.grid.float()
+        if bool((inside < 1e-3 * total).any()):
+            # Others take nearly all: what little G gets would be lost beside the largest score.
+            s = s.masked_fill(~asked.grid, FLOOR)
+            top = s.amax(-1, keepdim=True)
+            power = s.sub_(top).exp2_() * (top > FLOOR / 2)
+            inside = power @ asked.grid.float()
+    path: Tensor = torch.linalg.vecdot(power, far)
+    return (path / inside).nan_to_num_(nan=0.0)

@@ -15,7 +15,7 @@ from attnviz.errors import MemoryLimitError
 
 MATRIX_LIMIT = 2 << 30
 """Bytes that `AttentionCall.matrix` may take unless told otherwise."""
-SMALL = 1 << 20
+SMALL = 1 << 19
 """So many weights in all are done fastest by whole rows at once."""
 
 Way = Literal["auto", "reference", "blocks", "streamed"]

@@ -19,14 +19,16 @@ class Reading:
 
     Attributes:
         recording: the attention calls.
+        layers: the numbers of those that are asked.
         prefix: (tokens,) True for tokens before the grid.
         taking_part: (tokens,) False for masked tokens.
         positions: (tokens, 2) centres in input pixels, x and y; of prefix tokens nothing is used.
         weights: (tokens,) of the query, summing to 1.
-        progress: told (rows done, rows in all) of a sweep.
+        progress: told (rows done, rows in all), over all layers.
     """
 
     recording: Recording
+    layers: tuple[int, ...]
     prefix: Tensor
     taking_part: Tensor
     positions: Tensor
@@ -43,15 +45,20 @@ class Reading:
         """The attention call of a layer."""
         return self.recording[layer]
 
+    @property
+    def uniform(self) -> Tensor:
+        """Weights of all queries that take part alike, (tokens,)."""
+        return self.taking_part / self.taking_part.sum()
+
     def sweep(self, layer: int) -> Sweep:
         """Every statistic of a layer's rows; `received` holds uniform weights, then the query's.
 
-        Uniform is over the queries that take part. The query's is left to `received` when it has
-        only a few rows.
+        The query's are left out where they are uniform too, and where `received` has only a few
+        rows to ask.
         """
         if layer not in self._sweeps:
-            uniform = self.taking_part / self.taking_part.sum()
-            rows = [uniform] if self._few() else [uniform, self.weights]
+            alone = self._few() or self._uniform()
+            rows = [self.uniform] if alone else [self.uniform, self.weights]
             asked = Asked(
                 query_mask=self.taking_part,
                 prefix=self.prefix,
@@ -59,7 +66,7 @@ class Reading:
                 grid=~self.prefix,
                 weights=torch.stack(rows).float(),
             )
-            self._sweeps[layer] = self.call(layer).sweep(asked, progress=self.progress)
+            self._sweeps[layer] = self.call(layer).sweep(asked, progress=self._progress())
         return self._sweeps[layer]
 
     def received(self, layer: int) -> Tensor:
@@ -70,7 +77,17 @@ class Reading:
             return torch.einsum("i,bhij->bhj", self.weights[chosen].float(), rows)
         received = self.sweep(layer).received
         assert received is not None  # asked for in `sweep`
-        return received[:, :, 1]
+        return received[:, :, -1]
+
+    def _progress(self) -> Progress | None:
+        """Progress of the next sweep as a part of all."""
+        if self.progress is None:
+            return None
+        tell, before = self.progress, len(self._sweeps)
+        return lambda done, of: tell(before * of + done, len(self.layers) * of)
 
     def _few(self) -> bool:
         return int(self.weights.count_nonzero()) <= _FEW
+
+    def _uniform(self) -> bool:
+        return bool(torch.allclose(self.weights.float(), self.uniform.float(), rtol=1e-6, atol=0))

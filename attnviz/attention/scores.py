@@ -1,5 +1,6 @@
 """Scores of chosen queries: the one place that knows scale, bias, causality and groups."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,14 +13,18 @@ FLOOR = -1e30
 """The score of a pair that takes no part: finite, so that 0 · score is 0."""
 
 
-def scores(call: "AttentionCall", queries: Tensor) -> Tensor:
-    """scale·q·kᵀ + bias of chosen queries in float32, (B, H, len(queries), Nk).
+LOG2E = math.log2(math.e)
+"""Scores in units of ln 2, for exp2, which is the fastest exponential there is."""
+
+
+def scores(call: "AttentionCall", queries: Tensor, unit: float = 1.0) -> Tensor:
+    """unit·(scale·q·kᵀ + bias) of chosen queries in float32, (B, H, len(queries), Nk).
 
     `queries` are query numbers. `FLOOR` stands where a key takes no part.
     """
     batch, heads, _, dim = call.query.shape
     _, groups, keys, _ = call.key.shape
-    query = call.query[:, :, queries].float() * call.scale
+    query = call.query[:, :, queries].float() * (call.scale * unit)
     # A group of heads shares its keys: their rows go through one product.
     grouped = query.reshape(batch, groups, -1, dim) @ call.key.float().transpose(-2, -1)
     result: Tensor = grouped.view(batch, heads, -1, keys)
@@ -27,7 +32,7 @@ def scores(call: "AttentionCall", queries: Tensor) -> Tensor:
     if bias is not None and bias.dtype == torch.bool:
         result.masked_fill_(~bias, FLOOR)
     elif bias is not None:
-        result.add_(bias.float()).clamp_(min=FLOOR)
+        result.add_(bias.float(), alpha=unit).clamp_(min=FLOOR)
     if call.causal:
         later = torch.arange(call.key.shape[2], device=queries.device) > queries[:, None]
         result.masked_fill_(later, FLOOR)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attnviz.attention.scores import LOG2E
 from attnviz.attention.sweep import Asked, Progress, Sweep
-from attnviz.attention.tiles import LOG2E, Scratch, Task, block, cut
+from attnviz.attention.tiles import Scratch, Task, block, cut
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall

@@ -1,8 +1,7 @@
 """The arithmetic of one block of scores that stays in the cache.
 
 A block is cut into tiles of keys. Each tile keeps the largest score and the sums of its own rows;
-tiles are joined exactly afterwards. Scores are in units of ln 2, since exp2 is the fastest
-exponential there is: 2^(s/ln 2) = e^s.
+tiles are joined exactly afterwards. Scores are in units of ln 2: 2^(s/ln 2) = e^s.
 
 Every tile leaves six numbers a row: largest score m, Σ2^(s−m), Σ(s−m)·2^(s−m), the part of the
 second sum on prefix keys, Σd·2^(s−m), Σ4^(s−m).
@@ -17,9 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from attnviz.attention.scores import FLOOR
-
-LOG2E = math.log2(math.e)
+from attnviz.attention.scores import FLOOR, LOG2E
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.console import Console, RenderableType
 
+T = TypeVar("T")
 _WIDTH = 100  # of tables that do not go to a terminal
 
 
@@ -74,6 +77,28 @@ def _can_draw(console: "Console") -> bool:
     return colours and not console.no_color and console.encoding.lower().startswith("utf")
 
 
+def interruptible(do: Callable[[], T]) -> T:
+    """Do something that may sit in one long call of a library, and answer Ctrl-C at once.
+
+    It is done by a thread beside this one, since a library's call does not look at signals. Ctrl-C
+    ends the program without waiting for it: nothing may be half written meanwhile.
+    """
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(do())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return done.result()
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(ExitCode.INTERRUPTED)
+
+
 @contextlib.contextmanager
 def _reader_may_leave() -> Iterator[None]:
     """`attnviz … | head`: when the reader has seen enough, stop quietly."""
@@ -86,14 +111,30 @@ def _reader_may_leave() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(label: str, *, quiet: bool = False) -> "Iterator[Callable[[int, int], None] | None]":
-    """A bar on stderr for (done, total), drawn only on a terminal; None where there is none."""
+    """A bar on stderr for (done, total), drawn only on a terminal; None where there is none.
+
+    Until something is told the bar only shows that work goes on.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -45,7 +45,9 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
     return model
 
 
-def look(picture: Picture, model: Model, options: ModelOptions) -> Observation:
+def look(
+    picture: Picture, model: Model, options: ModelOptions, streams: StreamOptions
+) -> Observation:
     """Run the model on a picture, with the mask that was asked for."""
     from attnviz.images import load_mask  # noqa: PLC0415
     from attnviz.pipeline import observe  # noqa: PLC0415
@@ -53,7 +55,8 @@ def look(picture: Picture, model: Model, options: ModelOptions) -> Observation:
     mask = None
     if options.mask is not None:
         mask = load_mask(options.mask, width=picture.width, height=picture.height)
-    return observe(picture, model, fit=options.fit, mask=mask)
+    with console.progress("model", quiet=streams.quiet):
+        return console.interruptible(lambda: observe(picture, model, fit=options.fit, mask=mask))
 
 
 def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) -> Explanation:

@@ -30,6 +30,7 @@ class Model:
         class_token: whether token 0 is one.
         mean, std: of the pixel values 0…1, per channel.
         seed: of the random initialisation, None where nothing is random.
+        token_bytes: what a run and its statistics take for each token, beside the weights.
     """
 
     spec: str
@@ -47,6 +48,7 @@ class Model:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     seed: int | None = None
+    token_bytes: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnviz import memory
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
 from attnviz.models.devices import DTYPES, find_device
@@ -80,6 +81,9 @@ def load(
     state = None if weights is None else read_state(weights)
     heads = heads or HEADS
     features = features or _width(state) or heads * math.ceil(FEATURES / heads)
+    memory.require(
+        48 * features**2, f"a layer of {features} features", "take smaller --features or --heads"
+    )
     with torch.device("meta"):
         module = EmbeddedAttention(heads, features, side)
     module.load_state_dict(initial_state(module, seed), assign=True)
@@ -99,6 +103,8 @@ def load(
         size=size or SIZES[tokens],
         takes_mask=True,
         seed=seed,
+        # Patches twice; positions, embedding, q, k, v and outputs; keys again and results.
+        token_bytes=24 * side**2 + 60 * features + 120 * heads,
         device=place,
         dtype=kind,
     )

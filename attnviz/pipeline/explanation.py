@@ -68,8 +68,8 @@ def explain(
     if method not in methods.METHODS:
         raise UsageError(f"--method {method!r} is none; take {', '.join(methods.METHODS)}")
     asked = queries.resolve(queries.parse(query), has_class_token=observation.model.class_token)
-    reading = _reading(observation, asked, progress)
-    maps = methods.METHODS[method].load()(reading, chosen_layers)  # (L, B, H, N)
+    reading = _reading(observation, asked, chosen_layers, progress)
+    maps = methods.METHODS[method].load()(reading)  # (L, B, H, N)
     numbers = [statistics.measure(reading, layer) for layer in chosen_layers]
     index = torch.tensor(chosen_heads, device=maps.device)
     return Explanation(
@@ -86,7 +86,9 @@ def explain(
     )
 
 
-def _reading(observation: Observation, query: Query, progress: Progress | None) -> Reading:
+def _reading(
+    observation: Observation, query: Query, layers: tuple[int, ...], progress: Progress | None
+) -> Reading:
     """What the core needs to know of the tokens, as tensors beside the recording."""
     placement, device = observation.placement, observation.recording[0].query.device
     picture = observation.picture
@@ -98,6 +100,7 @@ def _reading(observation: Observation, query: Query, progress: Progress | None) 
     positions[placement.grid.prefix :] = placement.grid.centres()
     return Reading(
         recording=observation.recording,
+        layers=layers,
         prefix=torch.arange(placement.grid.tokens, device=device) < placement.grid.prefix,
         taking_part=torch.from_numpy(observation.taking_part).to(device),
         positions=torch.from_numpy(positions).to(device),

@@ -1,5 +1,6 @@
 """The expensive step: run the model once and keep its attention calls."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attnviz import memory
 from attnviz.attention import Recording, record
 from attnviz.errors import RecordingError, UsageError
 from attnviz.geometry import Fit, Placement
@@ -73,9 +75,11 @@ def observe(
 
     Raises:
         UsageError: the mask leaves no token, or the model takes none.
+        MemoryLimitError: so many tokens do not fit; nothing was begun.
         RecordingError: the model made no attention call.
     """
     placement = model.place(picture, fit=fit)
+    _check_memory(model, placement)
     taking_part = np.ones(placement.grid.tokens, dtype=np.bool_)
     if mask is not None:
         taking_part = _unmasked(placement, mask, takes_mask=model.takes_mask)
@@ -86,6 +90,14 @@ def observe(
     if not recording:
         raise RecordingError(f"model {model.spec} made no attention call; see `attnviz models`")
     return Observation(picture, model, placement, recording, taking_part)
+
+
+def _check_memory(model: Model, placement: Placement) -> None:
+    tokens = placement.grid.tokens
+    needed = tokens * model.token_bytes
+    fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
+    advice = f"take --size {fits} or smaller"
+    memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))
 
 
 def _unmasked(

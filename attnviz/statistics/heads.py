@@ -6,7 +6,6 @@ the grid tokens that take part.
 
 import math
 
-import torch
 from torch import Tensor
 
 from attnviz.attention.reading import Reading
@@ -54,4 +53,5 @@ def sink_mass(reading: Reading, layer: int) -> Tensor:
 
 def _mean(reading: Reading, values: Tensor) -> Tensor:
     """Mean over G of a number per query, (batch, heads, tokens) → (batch, heads)."""
-    return torch.mean(values[..., reading.grid], dim=-1)
+    grid = reading.grid.float()
+    return values @ (grid / grid.sum())

@@ -107,7 +107,7 @@ def test_the_mean_distance_in_pixels_of_peaked_scores() -> None:
     asked = Asked(positions=(places, places))
     means = []
     for way in ("streamed", "reference"):
-        distance = call.sweep(asked, way=way).distance  # type: ignore[arg-type]
+        distance = call.sweep(asked, way=way).distance
         assert distance is not None
         means.append(distance.double().mean(-1))
     torch.testing.assert_close(means[0], means[1], rtol=1e-5, atol=2e-5)

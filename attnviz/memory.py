@@ -1,0 +1,33 @@
+"""Whether a request fits, asked before it is begun."""
+
+from attnviz.errors import MemoryLimitError
+
+RESERVE = 0.1
+"""Share of the free memory that is left alone."""
+
+
+def available(device: str = "cpu") -> int:
+    """Bytes that may be taken on a device now."""
+    if device.startswith("cuda"):
+        import torch  # noqa: PLC0415 — only where it is loaded anyway
+
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        import psutil  # noqa: PLC0415 — not for `--help`
+
+        free = psutil.virtual_memory().available
+    return int(free * (1 - RESERVE))
+
+
+def require(needed: float, what: str, advice: str, *, device: str = "cpu") -> None:
+    """Go on only if about `needed` bytes can be had.
+
+    Raises:
+        MemoryLimitError: they cannot; says `what` needs how much, and the `advice`.
+    """
+    free = available(device)
+    if needed > free:
+        raise MemoryLimitError(
+            f"{what} would need about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            f"{advice}"
+        )
