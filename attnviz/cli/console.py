@@ -95,6 +95,9 @@ def interruptible(do: Callable[[], T]) -> T:
     try:
         return done.result()
     except KeyboardInterrupt:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console(stderr=True).show_cursor(True)  # a progress bar had hidden it
         sys.stdout.flush()
         os._exit(ExitCode.INTERRUPTED)
 
