@@ -6,6 +6,7 @@ come from them without importing torch.
 
 import pkgutil
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 
@@ -19,4 +20,9 @@ class Entry:
 
     def load(self) -> Any:
         """Import the code that this entry names."""
-        return pkgutil.resolve_name(self.code)
+        return _resolve(self.code)
+
+
+@cache
+def _resolve(code: str) -> Any:
+    return pkgutil.resolve_name(code)

@@ -54,7 +54,7 @@ def _block(call: "AttentionCall", asked: Asked, queries: Tensor, received: Tenso
     entropy = (bits - torch.linalg.vecdot(s, power) / total) / LOG2E
     rows = [(top[..., 0] + bits) / LOG2E, entropy.clamp_min_(0), 1 / total]
     if asked.prefix is not None:
-        rows.append(power[..., asked.prefix].sum(-1) / total)
+        rows.append(power @ asked.prefix.float() / total)
     if asked.positions is not None:
         rows.append(_distance(s, power, asked, queries))
     if asked.squares:

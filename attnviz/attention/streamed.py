@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attnviz.attention.scores import LOG2E
 from attnviz.attention.sweep import Asked, Progress, Sweep
-from attnviz.attention.tiles import Scratch, Task, block, cut
+from attnviz.attention.tiles import Scratch, Task, Tile, block, cut
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
@@ -67,24 +67,41 @@ def _task(call: "AttentionCall", asked: Asked, item: int) -> Task:
     grid = torch.ones_like(keep) if asked.grid is None else asked.grid
     order = torch.cat([(keep & grid).nonzero()[:, 0], (keep & ~grid).nonzero()[:, 0]])
     inner = int((keep & grid).sum())
-    rows, width, group = shape(heads, call.key.shape[1], queries, max(inner, 1), call.key.shape[3])
+    groups = call.key.shape[1]
+    rows, width, together = shape(heads, groups, queries, max(inner, 1), call.key.shape[3])
+    key = _sorted(call.key[item], order)
     prefix = None if asked.prefix is None else asked.prefix[order]
-    rest = max(1, TILE // (rows * heads))
+
+    def tiles(first: int, last: int, start: int, stop: int, width: int) -> tuple[Tile, ...]:
+        return tuple(
+            _tile(slice(first, last), keys, key, heads // groups, prefix)
+            for keys in cut(start, stop, width)
+        )
+
     return Task(
         query=call.query[item],
-        key=_sorted(call.key[item], order),
         factor=call.scale * LOG2E,
         bias=bias,
         causal=call.causal,
         order=order,
-        inner=tuple(cut(0, inner, width, prefix)),
-        outer=tuple(cut(inner, len(order), rest, prefix)),
+        inner=tuple(
+            tiles(first, min(first + together, heads), 0, inner, width)
+            for first in (range(0, heads, together) if inner else (0,))
+        ),
+        outer=tiles(0, heads, inner, len(order), max(1, TILE // (rows * heads))),
         rows=rows,
-        heads=group,
         places=_places(asked, order),
         weights=_weights(asked, queries),
         squares=asked.squares,
     )
+
+
+def _tile(heads: slice, keys: slice, key: Tensor, shared: int, prefix: Tensor | None) -> Tile:
+    """A tile of sorted keys (Hk, n, D) for heads of which `shared` have the same keys."""
+    own = key[heads.start // shared : -(-heads.stop // shared), keys]
+    inside = None if prefix is None else prefix[keys].nonzero()[:, 0]
+    found = inside if inside is not None and len(inside) else None
+    return Tile(heads, keys, own.transpose(1, 2), found)
 
 
 def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[int, int, int]:

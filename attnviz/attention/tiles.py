@@ -21,16 +21,24 @@ from attnviz.attention.scores import FLOOR, LOG2E
 
 @dataclass(frozen=True)
 class Tile:
-    """Keys start … stop of a task; `prefix` are numbers inside the tile."""
+    """Some keys for some heads.
 
-    start: int
-    stop: int
+    Attributes:
+        heads: query heads.
+        keys: start … stop among the task's sorted keys.
+        key: (key heads, D, keys) float32, a view.
+        prefix: numbers inside the tile of prefix tokens, None where there are none.
+    """
+
+    heads: slice
+    keys: slice
+    key: Tensor
     prefix: Tensor | None
 
     @property
     def width(self) -> int:
         """Number of keys."""
-        return self.stop - self.start
+        return self.key.shape[2]
 
 
 @dataclass(frozen=True)
@@ -39,32 +47,34 @@ class Task:
 
     Attributes:
         query: (H, Nq, D), any type.
-        key: (Hk, n, D) float32.
         factor: scale / ln 2.
         bias: (H, Nq, Nk), a view, or None.
         causal: query i sees keys 0 … i.
         order: (n,) the keys' own numbers.
-        inner, outer: tiles of keys in G, and of the others, which come after them.
+        inner: tiles of G, one row of them for each group of heads.
+        outer: tiles of the other keys, for all heads together.
         rows: query rows of a block.
-        heads: heads that go through a tile of G together.
         places: (2, Nq) and (2, n) positions, or None.
         weights: (R, Nq), 0 for queries that count nowhere.
         squares: whether Σ4^(s−m) is wanted.
     """
 
     query: Tensor
-    key: Tensor
     factor: float
     bias: Tensor | None
     causal: bool
     order: Tensor
-    inner: tuple[Tile, ...]
+    inner: tuple[tuple[Tile, ...], ...]
     outer: tuple[Tile, ...]
     rows: int
-    heads: int
     places: tuple[Tensor, Tensor] | None
     weights: Tensor
     squares: bool
+
+    @property
+    def all_valid(self) -> bool:
+        """Whether every query has a key for certain."""
+        return self.bias is None and not self.causal
 
 
 class Scratch(threading.local):
@@ -72,62 +82,67 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A float32 buffer of that shape, with whatever is in it."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = torch.empty(size)
-        return buffer[:size].view(shape)
+        view = self._views.get((name, shape))
+        if view is None:
+            size, buffer = math.prod(shape), self._buffers.get(name)
+            if buffer is None or buffer.numel() < size:
+                buffer = self._buffers[name] = torch.empty(size)
+                self._views = {key: v for key, v in self._views.items() if key[0] != name}
+            view = self._views[name, shape] = buffer[:size].view(shape)
+        return view
 
 
-def cut(start: int, stop: int, width: int, prefix: Tensor | None) -> Iterator[Tile]:
-    """Tiles of nearly equal width over keys start … stop; `prefix` is boolean over all keys."""
+def cut(start: int, stop: int, width: int) -> Iterator[slice]:
+    """Slices of nearly equal width over start … stop."""
     count = -(-(stop - start) // width)
     edges = [start + (stop - start) * i // max(count, 1) for i in range(count + 1)]
     for a, b in pairwise(edges):
-        yield Tile(a, b, None if prefix is None else prefix[a:b].nonzero()[:, 0])
+        yield slice(a, b)
 
 
 def block(task: Task, scratch: Scratch, start: int) -> tuple[Tensor, Tensor]:
     """The rows from `start` on: numbers (6, H, rows), and what they give each key (H, R, n)."""
     heads, queries, _ = task.query.shape
     rows = slice(start, min(queries, start + task.rows))
-    used = task.weights[:, rows].any(1).nonzero()[:, 0]  # weight vectors that are not 0 here
-    received = task.weights.new_zeros(heads, len(task.weights), len(task.order))
+    query = task.query[:, rows].to(torch.float32) * task.factor
+    weights = task.weights[:, rows]
+    gives = bool(weights.any())
+    received = task.weights.new_zeros(heads, len(weights), len(task.order))
     distances = _distances(task, scratch, rows)
-    # Few keys are not in G: one step for all heads together.
-    everyone = slice(0, heads)
-    outer = [_tile(task, scratch, tile, heads=everyone, rows=rows) for tile in task.outer]
-    joined = []
-    for head in range(0, heads, task.heads):
-        group = slice(head, min(heads, head + task.heads))
+    outer = [_tile(task, scratch, tile, query=query, rows=rows) for tile in task.outer]
+    found = []
+    for tiles in task.inner:
         parts = [
-            _tile(task, scratch, tile, heads=group, rows=rows, distances=far)
-            for tile, far in zip(task.inner, distances, strict=True)
+            _tile(task, scratch, tile, query=query, rows=rows, distances=far)
+            for tile, far in zip(tiles, distances, strict=True)
         ]
+        group = tiles[0].heads if tiles else slice(0, heads)
         parts += [(numbers[:, group], powers[group]) for numbers, powers in outer]
         numbers = torch.stack([part[0] for part in parts])  # (tiles, 6, heads, rows)
-        joined.append(_join(numbers, len(task.inner)))
-        if len(used):
-            share = task.weights[used, rows] * _shares(numbers)[:, :, None]
-            for tile, part, weight in zip((*task.inner, *task.outer), parts, share, strict=True):
-                received[group, used, tile.start : tile.stop] = weight @ part[1]
-    return torch.cat(joined, dim=1), received
+        found.append(numbers)
+        if gives:
+            shares = weights * _shares(numbers, task)[:, :, None]  # (tiles, heads, R, rows)
+            for tile, part, share in zip((*tiles, *task.outer), parts, shares, strict=True):
+                received[group, :, tile.keys] = torch.bmm(share, part[1])
+    numbers = found[0] if len(found) == 1 else torch.cat(found, dim=2)
+    return _join(numbers, task), received
 
 
 def _distances(task: Task, scratch: Scratch, rows: slice) -> list[Tensor | None]:
     """Distances (rows, keys) for every tile of G, shared by all heads; None if not wanted."""
     if task.places is None:
-        return [None] * len(task.inner)
+        return [None] * len(task.inner[0])
     found: list[Tensor | None] = []
     (qx, qy), (kx, ky) = task.places[0][:, rows, None], task.places[1]
-    for tile in task.inner:
-        far = scratch.take(f"distance{tile.start}", len(qx), tile.width)
+    for number, tile in enumerate(task.inner[0]):
+        far = scratch.take(f"distance{number}", len(qx), tile.width)
         across = scratch.take("scores", len(qx), tile.width)
-        torch.sub(qy, ky[tile.start : tile.stop], out=far).square_()
-        torch.sub(qx, kx[tile.start : tile.stop], out=across)
+        torch.sub(qy, ky[tile.keys], out=far).square_()
+        torch.sub(qx, kx[tile.keys], out=across)
         found.append(far.addcmul_(across, across).sqrt_())
     return found
 
@@ -137,39 +152,42 @@ def _tile(
     scratch: Scratch,
     tile: Tile,
     *,
-    heads: slice,
+    query: Tensor,
     rows: slice,
     distances: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (6, heads, rows) of one tile, and 2^(s−m) (heads, rows, keys)."""
-    scores = _scores(task, scratch, tile, heads, rows)
-    power = scratch.take(f"power{tile.start}", *scores.shape)
+    """Numbers (6, heads, rows) of one tile, and 2^(s−m) (heads, rows, keys).
+
+    Few operations on all of the tile, and few others: at these sizes each costs as much as a
+    thousand scores.
+    """
+    scores = _scores(task, scratch, tile, query[tile.heads], rows)
+    power = scratch.take(f"power{tile.keys.start}", *scores.shape)
     top = scores.amax(-1, keepdim=True)
     torch.exp2(scores.sub_(top), out=power)
     total = power.sum(-1)
     energy = scores.mul_(power).sum(-1)
-    mass = path = squares = torch.zeros_like(total)
+    mass = path = squares = scratch.take("nothing", *total.shape).zero_()
     if distances is not None:
         path = torch.mul(power, distances, out=scores).sum(-1)
-    if tile.prefix is not None and len(tile.prefix):
+    if tile.prefix is not None:
         mass = power.index_select(2, tile.prefix).sum(-1)
     if task.squares:
         squares = torch.mul(power, power, out=scores).sum(-1)
     return torch.stack([top[..., 0], total, energy, mass, path, squares]), power
 
 
-def _scores(task: Task, scratch: Scratch, tile: Tile, heads: slice, rows: slice) -> Tensor:
+def _scores(task: Task, scratch: Scratch, tile: Tile, query: Tensor, rows: slice) -> Tensor:
     """Scores (heads, rows, keys) of one tile, in units of ln 2."""
-    query = task.query[heads, rows].to(torch.float32) * task.factor
     count, length, dim = query.shape
-    shared = task.query.shape[0] // task.key.shape[0]
-    key = task.key[heads.start // shared : -(-heads.stop // shared), tile.start : tile.stop]
     result = scratch.take("scores", count, length, tile.width)
-    flat = result.view(len(key), -1, tile.width)
-    torch.bmm(query.view(len(key), -1, dim), key.transpose(1, 2), out=flat)
-    order = task.order[tile.start : tile.stop]
+    groups = len(tile.key)  # heads of a group share their keys: one product for all of their rows
+    torch.bmm(query.reshape(groups, -1, dim), tile.key, out=result.view(groups, -1, tile.width))
+    if task.bias is None and not task.causal:
+        return result
+    order = task.order[tile.keys]
     if task.bias is not None:
-        bias = task.bias[heads, rows].index_select(2, order)
+        bias = task.bias[tile.heads, rows].index_select(2, order)
         if bias.dtype == torch.bool:
             result.masked_fill_(~bias, FLOOR)
         else:
@@ -180,20 +198,23 @@ def _scores(task: Task, scratch: Scratch, tile: Tile, heads: slice, rows: slice)
     return result
 
 
-def _shares(numbers: Tensor) -> Tensor:
+def _shares(numbers: Tensor, task: Task) -> Tensor:
     """What turns 2^(s−m) of each tile into A, (tiles, heads, rows); 0 for rows without a key."""
-    top = numbers[:, 0].amax(0)
-    factor = torch.exp2(numbers[:, 0] - top)
-    return factor / (factor * numbers[:, 1]).sum(0) * (top > FLOOR / 2)
+    tops, totals = numbers[:, 0], numbers[:, 1]
+    if len(numbers) == 1 and task.all_valid:
+        return totals.reciprocal()
+    top = tops.amax(0)
+    factor = torch.exp2(tops - top)
+    return factor / (factor * totals).sum(0) * (top > FLOOR / 2)
 
 
-def _join(numbers: Tensor, inner: int) -> Tensor:
+def _join(numbers: Tensor, task: Task) -> Tensor:
     """Numbers of all tiles, (tiles, 6, heads, rows), as those of the rows, (6, heads, rows).
 
-    They are lse, entropy, confidence, prefix mass, distance and Σ A²; the first `inner` tiles
-    are in G.
+    They are lse, entropy, confidence, prefix mass, distance and Σ A².
     """
     tops, totals, energies, mass, path, squares = numbers.unbind(1)
+    inner = len(task.inner[0])
     top = tops.amax(0)
     factor = torch.exp2(tops - top)
     total = (factor * totals).sum(0)
@@ -203,7 +224,7 @@ def _join(numbers: Tensor, inner: int) -> Tensor:
         ((total.log2() - energy) / LOG2E).clamp_(min=0.0),
         1 / total,
         (factor * mass).sum(0) / total,
-        _distance(tops[:inner], totals[:inner], path[:inner]) if inner else torch.zeros_like(top),
+        _distance(tops[:inner], totals[:inner], path[:inner]),
         (factor * factor * squares).sum(0) / (total * total),
     ]
     return torch.stack(found).masked_fill_(top <= FLOOR / 2, 0.0)
@@ -211,6 +232,8 @@ def _join(numbers: Tensor, inner: int) -> Tensor:
 
 def _distance(tops: Tensor, totals: Tensor, path: Tensor) -> Tensor:
     """Σd·2^s / Σ2^s over the tiles of G alone, however little G gets of A."""
+    if not len(tops):
+        return torch.zeros(tops.shape[1:])
     top = tops.amax(0)
     factor = torch.exp2(tops - top)
     length = (factor * path).sum(0) / (factor * totals).sum(0)

@@ -259,8 +259,8 @@ def test_tiles_stay_within_their_buffers(
 
 def test_tiles_cover_all_keys_once() -> None:
     for stop, width in ((1, 1), (10, 3), (100, 7), (64, 64), (5, 100)):
-        found = list(tiles.cut(0, stop, width, None))
+        found = list(tiles.cut(0, stop, width))
         assert found[0].start == 0
         assert found[-1].stop == stop
-        assert max(tile.width for tile in found) <= width
+        assert max(keys.stop - keys.start for keys in found) <= width
         assert all(a.stop == b.start for a, b in itertools.pairwise(found))
