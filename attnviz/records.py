@@ -73,7 +73,7 @@ class Check(_Part):
     """Whether the recorded weights explain the model's own output."""
 
     verified: bool
-    max_error: Number
+    max_error: Maybe
 
 
 class MapInfo(_Part):

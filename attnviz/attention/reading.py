@@ -1,6 +1,7 @@
 """One recording asked one question: the sweeps, made once and shared by maps and statistics."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,8 +10,7 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attention.record import Recording
 from attnviz.attention.sweep import Asked, Progress, Sweep
 
-_FEW = 64
-"""So many query rows are cheaper as rows than as a part of the sweep."""
+_FEW, _SMALL = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,34 @@ class Reading:
     progress: Progress | None = None
     _sweeps: dict[int, Sweep] = field(default_factory=dict, init=False, repr=False)
 
-    @property
+    @cached_property
     def grid(self) -> Tensor:
         """G: grid tokens that take part, (tokens,) boolean."""
         return self.taking_part & ~self.prefix
 
-    def call(self, layer: int) -> AttentionCall:
-        """The attention call of a layer."""
-        return self.recording[layer]
-
-    @property
+    @cached_property
     def uniform(self) -> Tensor:
         """Weights of all queries that take part alike, (tokens,)."""
         return self.taking_part / self.taking_part.sum()
+
+    @cached_property
+    def uniform_grid(self) -> Tensor:
+        """Weights of all of G alike, (tokens,)."""
+        return self.grid / self.grid.sum()
+
+    @cached_property
+    def _few(self) -> bool:
+        """Whether the query's rows are cheaper asked for one by one than as a part of the sweep."""
+        return len(self.weights) > _SMALL and int(self.weights.count_nonzero()) <= _FEW
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether the query looks from everywhere alike, as the statistics do."""
+        return bool(torch.allclose(self.weights.float(), self.uniform.float(), rtol=1e-6, atol=0))
+
+    def call(self, layer: int) -> AttentionCall:
+        """The attention call of a layer."""
+        return self.recording[layer]
 
     def sweep(self, layer: int) -> Sweep:
         """Every statistic of a layer's rows; `received` holds uniform weights, then the query's.
@@ -57,7 +72,7 @@ class Reading:
         rows to ask.
         """
         if layer not in self._sweeps:
-            alone = self._few() or self._uniform()
+            alone = self._few or self._alike
             rows = [self.uniform] if alone else [self.uniform, self.weights]
             asked = Asked(
                 query_mask=self.taking_part,
@@ -71,7 +86,7 @@ class Reading:
 
     def received(self, layer: int) -> Tensor:
         """Σ_i w_i A_ij for the query's weights, (batch, heads, tokens)."""
-        if self._few():
+        if self._few:
             chosen = self.weights.nonzero()[:, 0]
             rows = self.call(layer).rows(chosen.tolist())  # (B, H, few, N)
             return torch.einsum("i,bhij->bhj", self.weights[chosen].float(), rows)
@@ -85,9 +100,3 @@ class Reading:
             return None
         tell, before = self.progress, len(self._sweeps)
         return lambda done, of: tell(before * of + done, len(self.layers) * of)
-
-    def _few(self) -> bool:
-        return int(self.weights.count_nonzero()) <= _FEW
-
-    def _uniform(self) -> bool:
-        return bool(torch.allclose(self.weights.float(), self.uniform.float(), rtol=1e-6, atol=0))

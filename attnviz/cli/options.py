@@ -58,6 +58,13 @@ class ModelOptions:
             metavar="FILE",
         ),
     ] = None
+    random_weights: Annotated[
+        bool,
+        _option(
+            "--random-weights",
+            help="The same architecture, randomly initialised from --seed: the control.",
+        ),
+    ] = False
     tokens: Annotated[
         Literal["patches", "pixels"], _option("--tokens", help="What a token is.")
     ] = "patches"
@@ -98,10 +105,12 @@ class ModelOptions:
         Literal["float32", "bfloat16", "float16"],
         _option("--dtype", help="What the model computes in; statistics are float32."),
     ] = "float32"
-    seed: Annotated[int, _option("--seed", help="Of the random model.", min=0, max=2**32 - 1)] = 0
+    seed: Annotated[int, _option("--seed", help="Of random weights.", min=0, max=2**32 - 1)] = 0
 
     def __post_init__(self) -> None:
-        models.check_spec(self.model)
+        models.find_source(self.model)
+        if self.weights is not None and self.random_weights:
+            raise UsageError("--weights and --random-weights exclude one another; give one")
 
 
 @dataclass(frozen=True)

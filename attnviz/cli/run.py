@@ -36,6 +36,7 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
         patch=options.patch,
         size=options.size,
         weights=options.weights,
+        random_weights=options.random_weights,
         seed=options.seed,
         device=options.device,
         dtype=options.dtype,
@@ -72,10 +73,11 @@ def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) ->
             heads=question.heads,
             progress=progress,
         )
-    if not seen.verified:
+    if seen.unexplained:
+        layers = ", ".join(map(str, seen.unexplained))
         console.say(
-            f"warning: {seen.picture.path}: the recorded weights do not explain the model's "
-            f"output (error {seen.max_error:.1e}); do not trust its maps"
+            f"warning: {seen.picture.path}: in layer {layers} the recorded weights do not explain "
+            f"the model's output (error {max(seen.errors):.1e}); do not trust these maps"
         )
     return answer
 

@@ -78,8 +78,10 @@ def _query(record: Record) -> str:
 
 
 def _caption(record: Record) -> str:
+    worst = record.check.max_error
+    error = "no number" if worst is None else f"{worst:.1e}"
     state = "verified" if record.check.verified else "NOT VERIFIED"
     return escape(
-        f"check: {state}, the weights explain the model's output to {record.check.max_error:.1e}; "
+        f"check: {state}, the weights explain the model's output to {error}; "
         "entropy in nats, distance in input pixels"
     )

@@ -1,5 +1,7 @@
 """Models: where they come from. `SOURCES` is the table, `load_model` the door."""
 
+import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from attnviz.catalog import Entry
@@ -14,21 +16,49 @@ SOURCES: dict[str, Entry] = {
         "one multi-head attention layer, randomly initialised from --seed, or yours by --weights",
         "Vaswani et al. 2017, arXiv 1706.03762",
     ),
+    "hf": Entry(
+        "attnviz.models.huggingface:load",
+        "hf:ORG/NAME[@REV] or a checkpoint folder: plain vision transformers of transformers",
+        "Wolf et al. 2020, arXiv 1910.03771",
+    ),
 }
 DEFAULT = "random"
 
 
-def check_spec(spec: str) -> str:
-    """The spec itself, if it names a model of the table.
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, as `load_model` takes it; None where nothing was said."""
+
+    spec: str
+    heads: int | None = None
+    features: int | None = None
+    tokens: Literal["patches", "pixels"] = "patches"
+    patch: int | None = None
+    size: int | None = None
+    weights: str | None = None
+    random_weights: bool = False
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+
+
+def find_source(spec: str) -> str:
+    """The source of the table that a spec belongs to.
+
+    >>> find_source("hf:facebook/dinov2-small")
+    'hf'
 
     Raises:
-        UsageError: it does not.
+        UsageError: none.
     """
-    if spec not in SOURCES:
-        raise UsageError(
-            f"no model {spec!r}; this version knows {', '.join(SOURCES)} (see `attnviz models`)"
-        )
-    return spec
+    if spec == "random":
+        return "random"
+    if spec.startswith("hf:") or os.path.isdir(spec):  # noqa: PTH112 — pathlib costs start-up
+        return "hf"
+    raise UsageError(
+        f"no model {spec!r}; give random, a checkpoint folder that is there, or hf:ORG/NAME "
+        "(see `attnviz models`)"
+    )
 
 
 def load_model(
@@ -40,6 +70,7 @@ def load_model(
     patch: int | None = None,
     size: int | None = None,
     weights: str | None = None,
+    random_weights: bool = False,
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
@@ -47,14 +78,16 @@ def load_model(
     """Load a model by its spec, ready to be observed.
 
     Args:
-        spec: a name that `attnviz models` lists.
+        spec: `random`, `hf:ORG/NAME[@REV]`, or a checkpoint folder.
         heads: number of heads that `random` is built with, 8 unless given.
         features: width of `random`, a multiple of `heads`.
-        tokens: what a token is: a patch, or a single pixel.
-        patch: patch side in input pixels, 16 unless given.
-        size: input size S: the input covers about S×S pixels; 224 for patches, 64 for pixels.
-        weights: a `.safetensors` or `.pt` state dict of the layer.
-        seed: of the random initialisation; the same numbers on every machine.
+        tokens: what a token is: a patch, or (`random` only) a single pixel.
+        patch: patch side of `random` in input pixels, 16 unless given.
+        size: input size S: the input covers about S×S pixels; 224 for patches, 64 for pixels, a
+            pretrained model's own.
+        weights: a `.safetensors` or `.pt` state dict for the model.
+        random_weights: the same architecture, randomly initialised from `seed`.
+        seed: of random weights; for `random` the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
 
@@ -62,18 +95,25 @@ def load_model(
     8
 
     Raises:
-        UsageError: unknown spec, or sizes that do not fit together.
-        ModelError: weights that cannot be used.
+        UsageError: unknown spec, or options that do not fit it or one another.
+        ModelError: a model or weights that cannot be used.
+        MissingExtraError: a library that is not installed.
         DeviceError: the device is not there.
     """
-    return SOURCES[check_spec(spec)].load()(  # type: ignore[no-any-return]
+    if weights is not None and random_weights:
+        raise UsageError("--weights and --random-weights exclude one another; give one of them")
+    request = Request(
+        spec=spec,
         heads=heads,
         features=features,
         tokens=tokens,
         patch=patch,
         size=size,
         weights=weights,
+        random_weights=random_weights,
         seed=seed,
         device=device,
         dtype=dtype,
     )
+    model: Model = SOURCES[find_source(spec)].load()(request)
+    return model

@@ -29,6 +29,7 @@ class Model:
         prefix: tokens before the grid.
         class_token: whether token 0 is one.
         mean, std: of the pixel values 0…1, per channel.
+        resample: Pillow's number of the filter that pictures are resized with.
         seed: of the random initialisation, None where nothing is random.
         token_bytes: what a run and its statistics take for each token, beside the weights.
     """
@@ -47,6 +48,7 @@ class Model:
     takes_mask: bool = False
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    resample: int = int(Image.Resampling.BICUBIC)
     seed: int | None = None
     token_bytes: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -66,20 +68,26 @@ class Model:
     def pixels(self, picture: Picture, placement: Placement) -> Tensor:
         """The model's input, (1, 3, input_height, input_width), normalised.
 
-        Resized by Pillow (bicubic, antialiased); padding is the mean colour, which is 0 here.
+        Resized by Pillow (antialiased); padding is the mean colour, which is 0 here.
         """
-        values = torch.tensor(lay_in(picture, placement, self.mean), dtype=torch.float32) / 255
+        values = (
+            torch.tensor(lay_in(picture, placement, self.mean, self.resample), dtype=torch.float32)
+            / 255
+        )
         normalised = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
         return normalised.permute(2, 0, 1)[None].to(self.device, self.dtype)
 
 
 def lay_in(
-    picture: Picture, placement: Placement, padding: tuple[float, float, float]
+    picture: Picture,
+    placement: Placement,
+    padding: tuple[float, float, float],
+    resample: int = int(Image.Resampling.BICUBIC),
 ) -> NDArray[np.uint8]:
     """The picture as its placement says, (input_height, input_width, 3) uint8."""
     target, grid = placement.target, placement.grid
     size = (round(target.width), round(target.height))
-    part = picture.image().resize(size, Image.Resampling.BICUBIC, box=placement.source)
+    part = picture.image().resize(size, Image.Resampling(resample), box=placement.source)
     if size == (grid.input_width, grid.input_height):
         return np.asarray(part)
     colour = tuple(round(255 * value) for value in padding)

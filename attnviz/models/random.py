@@ -1,7 +1,6 @@
 """`random`: one multi-head attention layer over embedded patches or pixels."""
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from attnviz import memory
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
+from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.model import Model
 from attnviz.models.weights import check_state, read_state
@@ -62,47 +62,39 @@ def sine_cosine(rows: int, columns: int, features: int) -> Tensor:
     return result.flatten(0, 1).float()
 
 
-def load(
-    *,
-    heads: int | None,
-    features: int | None,
-    tokens: Literal["patches", "pixels"],
-    patch: int | None,
-    size: int | None,
-    weights: str | None,
-    seed: int,
-    device: str,
-    dtype: str,
-) -> Model:
+def load(request: Request) -> Model:
     """Build the model `random`; see `attnviz.load_model`."""
-    if tokens == "pixels" and patch not in (None, 1):
-        raise UsageError(f"--patch {patch} does not go with --tokens pixels; leave one of them out")
-    side = 1 if tokens == "pixels" else patch or PATCH
-    state = None if weights is None else read_state(weights)
-    heads = heads or HEADS
-    features = features or _width(state) or heads * math.ceil(FEATURES / heads)
+    pixels = request.tokens == "pixels"
+    if pixels and request.patch not in (None, 1):
+        raise UsageError(
+            f"--patch {request.patch} does not go with --tokens pixels; leave one of them out"
+        )
+    side = 1 if pixels else request.patch or PATCH
+    state = None if request.weights is None else read_state(request.weights)
+    heads = request.heads or HEADS
+    features = request.features or _width(state) or heads * math.ceil(FEATURES / heads)
     memory.require(
         48 * features**2, f"a layer of {features} features", "take smaller --features or --heads"
     )
     with torch.device("meta"):
         module = EmbeddedAttention(heads, features, side)
-    module.load_state_dict(initial_state(module, seed), assign=True)
-    if state is not None and weights is not None:
-        check_state(module.attention, state, weights)
+    module.load_state_dict(initial_state(module, request.seed), assign=True)
+    if state is not None and request.weights is not None:
+        check_state(module.attention, state, request.weights)
         module.attention.load_state_dict(state, assign=True)
-    place, kind = find_device(device), DTYPES[dtype]
+    place, kind = find_device(request.device), DTYPES[request.dtype]
     return Model(
         spec="random",
-        weights=weights or "random",
+        weights=request.weights or "random",
         module=module.to(place, kind).eval().requires_grad_(False),
         layers=1,
         heads=heads,
         features=features,
-        tokens=tokens,
+        tokens=request.tokens,
         patch=side,
-        size=size or SIZES[tokens],
+        size=request.size or SIZES[request.tokens],
         takes_mask=True,
-        seed=seed,
+        seed=request.seed,
         # Patches twice; positions, embedding, q, k, v and outputs; keys again and results.
         token_bytes=24 * side**2 + 60 * features + 120 * heads,
         device=place,

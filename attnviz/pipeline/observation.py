@@ -45,16 +45,19 @@ class Observation:
         return int((~self.taking_part).sum())
 
     @cached_property
-    def max_error(self) -> float:
-        """Largest error of the self-check over all recorded calls; see `AttentionCall.check`."""
-        errors = [call.check() for call in self.recording]
-        return max(error for error in errors if error is not None)
+    def errors(self) -> tuple[float, ...]:
+        """Error of the self-check of each layer; see `AttentionCall.check`."""
+        found = [call.check() for call in self.recording]
+        return tuple(math.inf if error is None or math.isnan(error) else error for error in found)
 
     @property
-    def verified(self) -> bool:
-        """Whether the recorded weights explain the model's output: error ≤ 1e-3, halves 1e-2."""
+    def unexplained(self) -> tuple[int, ...]:
+        """Layers whose recorded weights do not explain the model's output.
+
+        The limit is 1e-3, in half precision 1e-2.
+        """
         limit = 1e-3 if self.model.dtype == torch.float32 else 1e-2
-        return self.max_error <= limit
+        return tuple(layer for layer, error in enumerate(self.errors) if error > limit)
 
 
 def observe(
@@ -85,11 +88,37 @@ def observe(
         taking_part = _unmasked(placement, mask, takes_mask=model.takes_mask)
     pixels = model.pixels(picture, placement)
     arguments = () if mask is None else (torch.from_numpy(taking_part)[None].to(model.device),)
-    with torch.no_grad(), record() as recording:
-        model.module(pixels, *arguments)
-    if not recording:
-        raise RecordingError(f"model {model.spec} made no attention call; see `attnviz models`")
+    recording = _on_grid(model, placement, _run(model, pixels, arguments))
     return Observation(picture, model, placement, recording, taking_part)
+
+
+def _run(model: Model, pixels: torch.Tensor, arguments: tuple[torch.Tensor, ...]) -> Recording:
+    """Every attention call of one run of the model."""
+    try:
+        with torch.no_grad(), record() as recording:
+            model.module(pixels, *arguments)
+    except (RuntimeError, ValueError, TypeError) as error:
+        size = f"{pixels.shape[3]}x{pixels.shape[2]}"
+        reason = " ".join(str(error).split())[:200]
+        raise RecordingError(
+            f"{model.spec} cannot take {size} pixels ({reason}); take --fit squash, and its own "
+            f"size {model.size}"
+        ) from error
+    return recording
+
+
+def _on_grid(model: Model, placement: Placement, recording: Recording) -> Recording:
+    """The calls in which all tokens attend to all tokens of the grid: the layers."""
+    tokens = placement.grid.tokens
+    layers = [call for call in recording if call.shape[2:] == (tokens, tokens)]
+    if not layers:
+        shapes = sorted({f"{call.shape[2]}x{call.shape[3]}" for call in recording})
+        seen = f"calls of {', '.join(shapes[:4])} tokens" if shapes else "no attention call"
+        raise RecordingError(
+            f"{model.spec} made {seen}, where its grid has {tokens}; this kind of model is not "
+            "read yet (see `attnviz models`)"
+        )
+    return Recording(layers)
 
 
 def _check_memory(model: Model, placement: Placement) -> None:

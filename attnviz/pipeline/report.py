@@ -35,7 +35,7 @@ def make_record(
         tokens=_tokens(seen),
         query=_query(explanation.query),
         method=explanation.method,
-        check=records.Check(verified=seen.verified, max_error=seen.max_error),
+        check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors)),
         heads=[
             _head(explanation, i, j, scales, files)
             for i in range(len(explanation.layers))

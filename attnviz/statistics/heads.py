@@ -53,5 +53,4 @@ def sink_mass(reading: Reading, layer: int) -> Tensor:
 
 def _mean(reading: Reading, values: Tensor) -> Tensor:
     """Mean over G of a number per query, (batch, heads, tokens) → (batch, heads)."""
-    grid = reading.grid.float()
-    return values @ (grid / grid.sum())
+    return values @ reading.uniform_grid

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pictures
 import pytest
 
 import attnviz
@@ -104,3 +105,14 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert Path(inspect.getfile(attnviz)).with_name("py.typed").is_file()
+
+
+def test_drawing_does_without_pyplot(tmp_path: Path) -> None:
+    pictures.noise(40, 30).save(tmp_path / "a.png")
+    code = (
+        "import sys; from attnviz.cli import main; "
+        f"assert main(['show', {str(tmp_path / 'a.png')!r}, '-o', {str(tmp_path / 'o')!r}]) == 0; "
+        "print('matplotlib.pyplot' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False True"
