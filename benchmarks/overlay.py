@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import matplotlib as mpl
 import numpy as np
+from PIL import Image
 
 from attnviz.drawing.overlay import Style, colour_table, overlay
 from attnviz.drawing.scale import Range
@@ -22,7 +23,8 @@ from attnviz.outputs import encode
 
 ROUNDS = 25
 PLACEMENT = place(451, 300, size=137, patch=8)
-PICTURE = Picture("noise", np.random.default_rng(0).integers(0, 256, (300, 451, 3), dtype=np.uint8))
+COARSE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+PICTURE = Picture("noise", np.asarray(COARSE.resize((451, 300))))
 VALUES = np.random.default_rng(1).random((14, 21), dtype=np.float32)
 DRAWN = np.ones((14, 21), dtype=np.bool_)
 

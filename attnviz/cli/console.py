@@ -3,9 +3,7 @@
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -83,6 +81,9 @@ def interruptible(do: Callable[[], T]) -> T:
     It is done by a thread beside this one, since a library's call does not look at signals. Ctrl-C
     ends the program without waiting for it: nothing may be half written meanwhile.
     """
+    from concurrent.futures import Future  # noqa: PLC0415 — `--help` does without these
+    from threading import Thread  # noqa: PLC0415
+
     done: Future[T] = Future()
 
     def work() -> None:
@@ -91,7 +92,7 @@ def interruptible(do: Callable[[], T]) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    Thread(target=work, daemon=True).start()
     try:
         return done.result()
     except KeyboardInterrupt:

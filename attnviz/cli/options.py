@@ -1,7 +1,8 @@
 """Every option, declared once; a command takes the groups that it needs.
 
 Nothing here imports torch, numpy or matplotlib: `--help` and a slip of the pen are answered at
-once. A group checks its own values when it is made.
+once. A group checks its own values when it is made; it compares and prints nothing, since what a
+dataclass need not generate costs no start-up.
 """
 
 import functools
@@ -43,7 +44,7 @@ def _option(*names: str, **settings: Any) -> Any:
     return typer.Option(*names, **settings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class ModelOptions:
     """Which model, and how the picture is given to it."""
 
@@ -113,7 +114,7 @@ class ModelOptions:
             raise UsageError("--weights and --random-weights exclude one another; give one")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class QuestionOptions:
     """What is asked."""
 
@@ -147,7 +148,7 @@ class QuestionOptions:
             raise UsageError(f"--method {self.method!r} is none; take {known}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DrawingOptions:
     """How maps are drawn."""
 
@@ -177,7 +178,7 @@ class DrawingOptions:
         parse_scale(self.scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class StreamOptions:
     """What goes to standard output."""
 

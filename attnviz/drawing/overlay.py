@@ -80,12 +80,13 @@ def spread_out(
     Returns:
         Values (height, width) in 0…1, and True where the pixel's token is drawn.
     """
-    weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
-    total = _on_picture(np.where(drawn, values, 0).astype(np.float32), placement, interpolation)
-    # Dividing keeps tokens that are not drawn from bleeding into their neighbours.
-    spread = np.clip(total / np.maximum(weight, 0.05), 0.0, 1.0)
     seen = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
-    return spread, seen
+    spread = _on_picture(np.where(drawn, values, 0).astype(np.float32), placement, interpolation)
+    if not drawn.all():
+        # Dividing keeps tokens that are not drawn from bleeding into their neighbours.
+        weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
+        spread /= np.maximum(weight, 0.05)
+    return np.clip(spread, 0.0, 1.0), seen
 
 
 def _on_picture(
