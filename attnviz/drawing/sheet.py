@@ -38,26 +38,36 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def compose(
-    cells: list[Cell], colours: NDArray[np.uint8], *, title: str, columns: int | None = None
+    original: Cell,
+    cells: list[Cell],
+    colours: NDArray[np.uint8],
+    *,
+    title: str,
+    columns: int | None = None,
 ) -> Image.Image:
-    """All cells in rows, under a title.
+    """The original and all cells in rows, under a title.
 
     Args:
-        cells: the original first.
+        original: comes first; in a row of its own where `columns` are given.
+        cells: the maps.
         colours: the colour table of the bars, (n, 3).
         title: one line above all.
-        columns: cells in a row; about as many as make the sheet a little wider than high.
+        columns: cells in a row, one for each head where there are several layers; else as many as
+            make the sheet a little wider than high.
     """
+    first = 1 if columns is None else columns
+    cells = [original, *cells]
     width = max(_WIDTH, *(cell.thumbnail.width for cell in cells))
     height = max(cell.thumbnail.height for cell in cells)
     step = (width + _GAP, height + 2 * _TITLE + _BAR + _GAP)
     columns = columns or _columns(len(cells), step)
-    rows = math.ceil(len(cells) / columns)
+    places = [0, *range(first, first + len(cells) - 1)]
+    rows = math.ceil((places[-1] + 1) / columns)
     head = _TITLE + _GAP
     sheet = Image.new("RGB", (columns * step[0] + _GAP, head + rows * step[1] + _GAP), _PAPER)
     _write(sheet, (_GAP, _GAP), title, _INK, sheet.width - 2 * _GAP, bold=True)
-    for number, cell in enumerate(cells):
-        row, column = divmod(number, columns)
+    for place, cell in zip(places, cells, strict=True):
+        row, column = divmod(place, columns)
         origin = (_GAP + column * step[0], head + _GAP + row * step[1])
         _draw_cell(sheet, cell, origin, width, colours)
     return sheet

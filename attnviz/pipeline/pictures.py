@@ -86,13 +86,18 @@ def write_pictures(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     before = outputs.earlier_files(outputs.make_folder(folder))
-    cells = [Cell(thumbnail(_original(explanation)), _original_title(explanation))]
-    paths = []
+    cells, paths = [], []
     for layer, head, scale, image in overlays(explanation, style, scales):
         name = outputs.overlay_name(layer, head, drawing.format)
         paths.append(outputs.write_whole(folder / name, outputs.encode(image, drawing.format)))
         cells.append(Cell(thumbnail(image), f"layer {layer}  head {head}", scale))
-    sheet = compose(cells, style.colours, title=_title(explanation))
+    sheet = compose(
+        Cell(thumbnail(_original(explanation)), _original_title(explanation)),
+        cells,
+        style.colours,
+        title=_title(explanation),
+        columns=len(explanation.heads) if len(explanation.layers) > 1 else None,
+    )
     name = f"{outputs.SHEET}.{drawing.format}"
     paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
     record = make_record(explanation, scales=scales, files=_names(explanation, drawing.format))

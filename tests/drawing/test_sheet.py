@@ -28,8 +28,9 @@ def test_every_cell_is_in_the_sheet_with_its_own_colour_bar() -> None:
         for i, colour in enumerate(colours)
     ]
     table = colour_table("viridis")
-    sheet = np.asarray(compose(cells, table, title="all of them"))
-    for cell in cells:
+    original = Cell(Image.new("RGB", (256, 100), "magenta"), "original")
+    sheet = np.asarray(compose(original, cells, table, title="all of them"))
+    for cell in (original, *cells):
         colour = np.array(cell.thumbnail.getpixel((0, 0)))
         assert (sheet == colour).all(-1).sum() >= 256 * 100
     for end in (table[0], table[-1]):
@@ -38,7 +39,20 @@ def test_every_cell_is_in_the_sheet_with_its_own_colour_bar() -> None:
 
 def test_titles_that_are_too_long_or_odd_do_not_break_it() -> None:
     cell = Cell(Image.new("RGB", (256, 10)), "x" * 900 + "\n\x1b[31m")
-    assert compose([cell], colour_table("viridis"), title="\U0001f408" * 900).width < 400
+    sheet = compose(cell, [cell], colour_table("viridis"), title="\U0001f408" * 900)
+    assert sheet.width < 800
+
+
+def test_with_columns_the_original_has_a_row_of_its_own() -> None:
+    original = Cell(Image.new("RGB", (200, 100), "red"), "original")
+    cells = [Cell(Image.new("RGB", (200, 100), "blue"), str(i)) for i in range(6)]
+    sheet = np.asarray(compose(original, cells, colour_table("viridis"), title="", columns=3))
+    rows = [
+        np.flatnonzero((sheet == colour).all(-1).any(1)) for colour in ((255, 0, 0), (0, 0, 255))
+    ]
+    assert rows[0].max() < rows[1].min()
+    columns = np.flatnonzero((sheet == (0, 0, 255)).all(-1).any(0))
+    assert len(columns) == 3 * 200
 
 
 def test_the_original_comes_first_with_the_query_marked(tmp_path: Path) -> None:
