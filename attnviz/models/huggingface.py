@@ -99,12 +99,12 @@ def _auto(kind: str, name: str, **arguments: Any) -> Any:
     """`AutoConfig` or `AutoModel`, from a folder or the hub; code of the checkpoint never runs."""
     try:
         import transformers  # noqa: PLC0415 — the optional part attnviz[hf]
-        from transformers.utils import logging  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(f"{name}: loading it", "hf") from error
-    logging.set_verbosity_error()
+    said: Any = transformers.logging
+    said.set_verbosity_error()
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        said.disable_progress_bar()
     return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **arguments)
 
 
