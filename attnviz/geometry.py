@@ -222,8 +222,8 @@ def _round(value: float) -> int:
 
 def _centred_square(width: int, height: int) -> Box:
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return Box(left, top, left + side, top + side)
+    left, top = (width - side) // 2, (height - side) // 2  # whole pixels, so nothing is blurred
+    return Box(float(left), float(top), float(left + side), float(top + side))
 
 
 def _centred_inside(width: int, height: int, side: int) -> Box:

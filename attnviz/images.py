@@ -121,25 +121,39 @@ def _endless(number: int) -> bool:
 
 def _open(data: bytes, path: str) -> Image.Image:
     """Decode all of a file, the right way up."""
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        _learn_heif(path)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns at half of the size that it refuses, and about odd but harmless metadata.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            image.load()
-            return ImageOps.exif_transpose(image)
+        return _decode(data)
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"
-        ) from error
-    except Image.DecompressionBombError as error:
+        if not (data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS):
+            raise ImageError(
+                f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"
+            ) from error
+        _learn_heif(path)
+    except Exception as error:
+        raise _damaged(error, path) from error
+    try:
+        return _decode(data)
+    except Exception as error:
+        raise _damaged(error, path) from error
+
+
+def _decode(data: bytes) -> Image.Image:
+    """All of a file as Pillow sees it, the right way up."""
+    with warnings.catch_warnings():
+        # Pillow warns at half of the size that it refuses, and about odd but harmless metadata.
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def _damaged(error: Exception, path: str) -> ImageError:
+    """What to say of an error in decoding, whose kinds differ from format to format."""
+    if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise ImageError(f"{path}: more than {limit} megapixels; scale it down first") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
-        reason = " ".join(str(error).split())  # libheif's own has line ends
-        raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
+        return ImageError(f"{path}: more than {limit} megapixels; scale it down first")
+    reason = " ".join(str(error).split())  # libheif's own has line ends
+    return ImageError(f"{path}: truncated or damaged ({reason}); save it again")
 
 
 def _learn_heif(path: str) -> None:

@@ -50,12 +50,24 @@ def folder_names(paths: Sequence[str]) -> list[str]:
     absolute = [Path("/-/stdin" if path == "-" else os.path.abspath(path)) for path in paths]  # noqa: PTH100
     twice = next((path for path, n in Counter(absolute).items() if n > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice} is named twice; name every picture once")
+        name = "standard input" if twice.parent == Path("/-") else twice
+        raise UsageError(f"{name} is named twice; name every picture once")
     names = [path.name for path in absolute]
     if len(set(names)) == len(names):
         return names
     root = os.path.commonpath([path.parent for path in absolute])
     return [str(path.relative_to(root)) for path in absolute]
+
+
+def check_folder(folder: Path) -> None:
+    """Whether a folder can be where files are to be written, before anything is done.
+
+    Raises:
+        OutputError: a file is in the way.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{folder}: a file is where a folder must be; choose another --out")
 
 
 def make_folder(folder: Path) -> Path:

@@ -122,7 +122,7 @@ def test_a_picture_named_twice_is_wrong_usage(paths: list[str]) -> None:
 
 
 def test_standard_input_named_twice_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="stdin is named twice"):
+    with pytest.raises(UsageError, match="standard input is named twice"):
         folder_names(["-", "-"])
 
 

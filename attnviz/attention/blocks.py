@@ -45,7 +45,7 @@ def _block(call: "AttentionCall", asked: Asked, queries: Tensor, received: Tenso
     """Statistics of some rows, (lse, entropy, confidence, …, B, H, n); adds to `received`."""
     s = scores(call, queries, unit=LOG2E)
     top = s.amax(-1, keepdim=True)
-    valid = top[..., 0] > FLOOR / 2
+    valid = ~(top[..., 0] <= FLOOR / 2)  # NaN stays NaN
     if asked.query_mask is not None:
         valid = valid & asked.query_mask[queries]
     power = s.sub_(top).exp2()  # (B, H, n, Nk), A times `total`

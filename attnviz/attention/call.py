@@ -1,7 +1,8 @@
 """One attention call, and what follows from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from attnviz.attention import blocks, reference, streamed
 from attnviz.attention.scores import rows
 from attnviz.attention.sweep import Asked, Progress, Sweep
-from attnviz.errors import MemoryLimitError
+from attnviz.errors import MemoryLimitError, UsageError
 
 MATRIX_LIMIT = 2 << 30
 """Bytes that `AttentionCall.matrix` may take unless told otherwise."""
@@ -62,10 +63,20 @@ class AttentionCall:
     def rows(self, queries: Sequence[int]) -> Tensor:
         """The weights of chosen queries, (batch, heads, len(queries), keys): one softmax a row.
 
+        Negative numbers count from the end.
+
         >>> call.rows([0]).sum(-1)          # 1 everywhere
+
+        Raises:
+            UsageError: a query that is not there.
+            MemoryLimitError: they would take more than `MATRIX_LIMIT` bytes.
         """
-        index = torch.as_tensor(list(queries), device=self.query.device) % self.shape[2]
-        return rows(self, index)
+        index = torch.as_tensor(list(queries), dtype=torch.long, device=self.query.device)
+        count = self.shape[2]
+        if bool(((index < -count) | (index >= count)).any()):
+            raise UsageError(f"queries are numbered 0 to {count - 1}; ask for one of them")
+        self._check_memory(len(index), 4, MATRIX_LIMIT)
+        return self._rows(index % count)
 
     def sweep(
         self, asked: Asked | None = None, *, way: Way = "auto", progress: Progress | None = None
@@ -83,11 +94,12 @@ class AttentionCall:
             MemoryLimitError: `reference` of a matrix that is too large.
         """
         if way == "auto":
-            small = math.prod(self.shape) <= SMALL or self.query.device.type != "cpu"
+            small = math.prod(self.shape[1:]) <= SMALL or self.query.device.type != "cpu"
             way = "blocks" if small else "streamed"
         if way == "reference":
-            self._check_matrix(8, MATRIX_LIMIT)
-        return WAYS[way](self, asked or Asked(), progress)
+            self._check_memory(self.shape[2], 8, MATRIX_LIMIT)
+        with self._exactly():
+            return WAYS[way](self, asked or Asked(), progress)
 
     def received(self, weights: Tensor | None = None) -> Tensor:
         """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).
@@ -111,8 +123,8 @@ class AttentionCall:
         Raises:
             MemoryLimitError: they would take more than `limit` bytes.
         """
-        self._check_matrix(4, limit)
-        return self.rows(range(self.shape[2]))
+        self._check_memory(self.shape[2], 4, limit)
+        return self._rows(torch.arange(self.shape[2], device=self.query.device))
 
     def check(self, probes: int = 16) -> float | None:
         """How far A·V is from the model's own output, on rows spread evenly over the queries.
@@ -123,20 +135,32 @@ class AttentionCall:
         if self.output is None:
             return None
         queries = self.shape[2]
-        index = torch.linspace(0, queries - 1, min(probes, queries)).round().long().tolist()
+        index = torch.linspace(0, queries - 1, min(probes, queries)).round().long()
+        index = index.to(self.query.device)
         groups = self.heads // self.value.shape[1]
         value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
         expected = self.output[:, :, index].float()
-        difference = (self.rows(index) @ value - expected).norm(dim=-1)
+        with self._exactly():
+            difference = (rows(self, index) @ value - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
 
-    def _check_matrix(self, size: int, limit: int) -> None:
-        """Refuse a matrix of numbers of `size` bytes that takes more than `limit`."""
-        _, heads, queries, keys = self.shape
-        needed = size * math.prod(self.shape)
+    def _rows(self, index: Tensor) -> Tensor:
+        with self._exactly():
+            return rows(self, index)
+
+    @contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """In float32 and without gradients, whatever surrounds the question."""
+        with torch.no_grad(), torch.autocast(self.query.device.type, enabled=False):
+            yield
+
+    def _check_memory(self, queries: int, size: int, limit: int) -> None:
+        """Refuse rows of numbers of `size` bytes that take more than `limit`."""
+        batch, heads, _, keys = self.shape
+        needed = size * batch * heads * queries * keys
         if needed > limit:
             raise MemoryLimitError(
                 f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
-                f"limit of {limit / 1e9:.1f} GB; ask rows(), received() or entropy() instead"
+                f"limit of {limit / 1e9:.1f} GB; ask received() or entropy() instead"
             )

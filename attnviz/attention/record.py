@@ -88,6 +88,8 @@ def _call(  # noqa: PLR0917 — the signature of F.scaled_dot_product_attention
     bias = None if attn_mask is None else attn_mask.detach()
     if bias is not None and query.ndim == 3 and bias.ndim == 3:
         bias = bias.unsqueeze(1)
+    elif bias is not None and query.ndim > 4 and bias.ndim > 3:
+        bias = bias.expand(*query.shape[:-3], *bias.shape[-3:]).flatten(0, -4)
     return AttentionCall(
         query=_with_heads(query),
         key=_with_heads(key),
@@ -100,8 +102,14 @@ def _call(  # noqa: PLR0917 — the signature of F.scaled_dot_product_attention
 
 
 def _with_heads(tensor: Tensor) -> Tensor:
-    """(…, N, D) as (B, H, N, D), detached; a tensor without a head dimension has one head."""
+    """(…, N, D) as (B, H, N, D), detached.
+
+    A tensor without a head dimension has one head; of more than four dimensions, all but the last
+    three are the batch.
+    """
     tensor = tensor.detach()
+    if tensor.ndim > 4:
+        tensor = tensor.flatten(0, -4)
     while tensor.ndim < 4:
         tensor = tensor.unsqueeze(1 if tensor.ndim == 3 else 0)
     return tensor

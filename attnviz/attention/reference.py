@@ -28,7 +28,12 @@ def attention_matrix(
 ) -> Tensor:
     """A = softmax(scale·q·kᵀ + bias), (B, H, Nq, Nk); a row without any key is 0."""
     s = _scores(query, key, scale=scale, bias=bias, causal=causal, dtype=dtype)
-    return s.softmax(-1).nan_to_num(nan=0.0)
+    return _softmax(s)
+
+
+def _softmax(s: Tensor) -> Tensor:
+    """Softmax over the last axis; a row of −∞ is 0, NaN stays NaN."""
+    return s.softmax(-1).masked_fill(s.isneginf().all(-1, keepdim=True), 0.0)
 
 
 def _scores(
@@ -131,7 +136,7 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
         causal=call.causal,
         dtype=torch.float64,
     )
-    a = s.softmax(-1).nan_to_num(nan=0.0)
+    a = _softmax(s)
     part = a.new_ones(a.shape[2], dtype=torch.bool)
     part = part if asked.query_mask is None else asked.query_mask
     grid = a.new_ones(a.shape[3], dtype=torch.bool) if asked.grid is None else asked.grid

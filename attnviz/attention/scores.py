@@ -32,7 +32,9 @@ def scores(call: "AttentionCall", queries: Tensor, unit: float = 1.0) -> Tensor:
     if bias is not None and bias.dtype == torch.bool:
         result.masked_fill_(~bias, FLOOR)
     elif bias is not None:
-        result.add_(bias.float(), alpha=unit).clamp_(min=FLOOR)
+        # A bias that is merely very low counts, as it does for the fused kernel; −∞ does not.
+        result.add_(bias.float(), alpha=unit).clamp_(min=0.4 * FLOOR)
+        result.masked_fill_(bias.isneginf(), FLOOR)
     if call.causal:
         later = torch.arange(call.key.shape[2], device=queries.device) > queries[:, None]
         result.masked_fill_(later, FLOOR)

@@ -30,8 +30,9 @@ INLINE = 1 << 20
 def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, for tensors on the CPU.
 
-    Memory: the keys in float32, the results, and for each thread its buffers, at most some
-    36 MiB; never queries × keys.
+    Memory: the keys in float32, the results, and for each thread its buffers, some 36 MiB,
+    growing with the keys beyond 2^18 of them; never queries × keys. torch's number of threads is 1
+    meanwhile, in the whole process, and then what it was.
     """
     batch, heads, queries, keys = call.shape
     numbers = torch.zeros(6, batch, heads, queries)
@@ -79,7 +80,7 @@ def _task(call: "AttentionCall", asked: Asked, item: int) -> Task:
         )
 
     return Task(
-        query=call.query[item],
+        query=call.query[item].detach(),
         factor=call.scale * LOG2E,
         bias=bias,
         causal=call.causal,
@@ -126,7 +127,7 @@ def _kept(call: "AttentionCall", item: int) -> tuple[Tensor, Tensor | None]:
     everything = torch.ones(keys, dtype=torch.bool)
     if call.bias is None:
         return everything, None
-    bias = call.bias.reshape((1,) * (4 - call.bias.ndim) + tuple(call.bias.shape))
+    bias = call.bias.detach().reshape((1,) * (4 - call.bias.ndim) + tuple(call.bias.shape))
     if bias.dtype == torch.bool and bias.shape[1:3] == (1, 1):
         return bias.expand(batch, 1, 1, keys)[item, 0, 0], None
     return everything, bias.expand(batch, heads, queries, keys)[item]
@@ -135,7 +136,7 @@ def _kept(call: "AttentionCall", item: int) -> tuple[Tensor, Tensor | None]:
 def _sorted(key: Tensor, order: Tensor) -> Tensor:
     if not torch.equal(order, torch.arange(key.shape[1])):
         key = key.index_select(1, order)
-    return key.to(torch.float32)
+    return key.detach().to(torch.float32)
 
 
 def _places(asked: Asked, order: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -191,7 +191,8 @@ def _scores(task: Task, scratch: Scratch, tile: Tile, query: Tensor, rows: slice
         if bias.dtype == torch.bool:
             result.masked_fill_(~bias, FLOOR)
         else:
-            result.add_(bias.to(torch.float32), alpha=LOG2E).clamp_(min=FLOOR)
+            result.add_(bias.to(torch.float32), alpha=LOG2E).clamp_(min=0.4 * FLOOR)
+            result.masked_fill_(bias.isneginf(), FLOOR)
     if task.causal:
         at = torch.arange(rows.start, rows.stop)
         result.masked_fill_(order > at[:, None], FLOOR)

@@ -53,6 +53,7 @@ def start(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every error becomes one line on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console.prepare()
     try:
         return int(app(arguments, prog_name="attnviz", standalone_mode=False) or ExitCode.DONE)
     except typer.TyperException as error:
@@ -61,9 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(error, str(error), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except MemoryError as error:
-        return _told(error, "out of memory; take a smaller --size or fewer --layers", arguments)
-    except Exception as error:  # a fault of attnviz itself
+    except Exception as error:
+        # torch says so by a RuntimeError
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            advice = "out of memory; take a smaller --size, a smaller picture or fewer --layers"
+            return _told(error, advice, arguments)
         name = type(error).__name__
         hint = "this is a fault of attnviz: run again with --debug and report what it says"
         return _told(error, f"{name}: {error}; {hint}", arguments)

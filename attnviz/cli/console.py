@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from attnviz.errors import ExitCode
+from attnviz.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,6 +21,16 @@ _WIDTH = 100  # of tables that do not go to a terminal
 def printable(text: str) -> str:
     """Text without what could end the line or steer the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def prepare() -> None:
+    """Make streams that are closed, or cannot write every letter, usable."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def say(line: str) -> None:
@@ -38,7 +48,7 @@ def note(line: str) -> None:
 def put(text: str) -> None:
     """A result, or a path, on stdout; a path's odd bytes as they are."""
     with _reader_may_leave():
-        sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
         sys.stdout.buffer.flush()
 
 
@@ -66,7 +76,13 @@ def preview(sheet: "Image.Image", *, below: int) -> "list[RenderableType]":
 def _stdout() -> "Console":
     from rich.console import Console  # noqa: PLC0415 — `--help` does without
 
-    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    terminal = sys.stdout.isatty()
+    # Whatever the environment forces: colours and pictures go to terminals only.
+    return Console(
+        width=None if terminal else _WIDTH,
+        force_terminal=None if terminal else False,
+        highlight=False,
+    )
 
 
 def _can_draw(console: "Console") -> bool:
@@ -111,6 +127,9 @@ def _reader_may_leave() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(ExitCode.FAILED) from None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output cannot be written ({error.strerror})") from error
 
 
 @contextlib.contextmanager

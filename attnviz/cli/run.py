@@ -47,12 +47,27 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
 
 
 def look(
-    picture: Picture, model: Model, options: ModelOptions, streams: StreamOptions
+    picture: Picture,
+    model: Model,
+    options: ModelOptions,
+    question: QuestionOptions,
+    streams: StreamOptions,
 ) -> Observation:
-    """Run the model on a picture, with the mask that was asked for."""
-    from attnviz.images import load_mask  # noqa: PLC0415
-    from attnviz.pipeline import observe  # noqa: PLC0415
+    """Run the model on a picture, with the mask that was asked for.
 
+    A slip in the question is found before.
+    """
+    from attnviz.images import load_mask  # noqa: PLC0415
+    from attnviz.pipeline import check_question, observe  # noqa: PLC0415
+
+    check_question(
+        picture,
+        model,
+        fit=options.fit,
+        query=question.query,
+        layers=question.layers,
+        heads=question.heads,
+    )
     mask = None
     if options.mask is not None:
         mask = load_mask(options.mask, width=picture.width, height=picture.height)
@@ -131,7 +146,7 @@ def each(
         except AttnvizError as error:
             if streams.debug:
                 traceback.print_exception(error)
-            where = "" if path in str(error) else f"{path}: "
+            where = "" if str(error).startswith(path) else f"{path}: "
             console.say(f"error: {where}{error}")
             failed.append(error.exit_code)
     if not failed:

@@ -54,7 +54,8 @@ def show(
 
         def one(picture: Picture, number: int) -> None:
             folder = out / names[number]
-            answer = run.ask(run.look(picture, loaded, model, streams), question, streams)
+            outputs.check_folder(folder)
+            answer = run.ask(run.look(picture, loaded, model, question, streams), question, streams)
             record, paths, sheet = write_pictures(answer, folder, style)
             if npz:
                 paths.append(write_maps(answer, folder))

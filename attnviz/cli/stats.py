@@ -50,7 +50,7 @@ def stats(
         teller = run.Teller(streams)
 
         def one(picture: Picture, number: int) -> None:
-            answer = run.ask(run.look(picture, loaded, model, streams), question, streams)
+            answer = run.ask(run.look(picture, loaded, model, question, streams), question, streams)
             record = make_record(answer)
             paths = [] if out is None else write_numbers(record, out / names[number])
             if out is not None and npz:

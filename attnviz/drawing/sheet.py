@@ -29,7 +29,7 @@ class Cell:
 def thumbnail(image: Image.Image) -> Image.Image:
     """A picture at the size that the sheet shows it, longest side 256 pixels.
 
-    Small pictures are enlarged by whole pixels, so that their tokens stay crisp.
+    Small pictures are enlarged without smoothing, so that their tokens stay crisp.
     """
     factor = _CELL / max(image.size)
     width, height = (max(1, round(side * factor)) for side in image.size)

@@ -68,7 +68,8 @@ class Model:
     def pixels(self, picture: Picture, placement: Placement) -> Tensor:
         """The model's input, (1, 3, input_height, input_width), normalised.
 
-        Resized by Pillow (antialiased); padding is the mean colour, which is 0 here.
+        Resized by Pillow (antialiased); padding is the mean colour, 0 to within half a
+        level.
         """
         values = (
             torch.tensor(lay_in(picture, placement, self.mean, self.resample), dtype=torch.float32)

@@ -74,8 +74,15 @@ def load(request: Request) -> Model:
     heads = request.heads or HEADS
     features = request.features or _width(state) or heads * math.ceil(FEATURES / heads)
     memory.require(
-        48 * features**2, f"a layer of {features} features", "take smaller --features or --heads"
+        48 * features**2 + 36 * side**2 * features,
+        f"a layer of {features} features over patches of {side} px",
+        "take smaller --patch, --features or --heads",
     )
+    if state is not None and features % heads:
+        raise UsageError(
+            f"{request.weights}: {features} features do not divide among {heads} heads; "
+            "say how many it has with --heads"
+        )
     with torch.device("meta"):
         module = EmbeddedAttention(heads, features, side)
     module.load_state_dict(initial_state(module, request.seed), assign=True)

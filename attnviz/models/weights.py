@@ -1,5 +1,6 @@
 """State dicts from files, read without running anything that they hold."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def read_state(path: str) -> dict[str, Tensor]:
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", ".pt", ".pth"):
         raise ModelError(f"{path}: weights must be a .safetensors or .pt state dict")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 — pathlib's raises for a name that is too long
         raise ModelError(f"{path}: no such file; check --weights")
     try:
         state = _read_safetensors(path) if suffix == ".safetensors" else _read_pickle(path)
@@ -46,12 +47,20 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
     faults = [f"{key} is missing" for key in expected if key not in state]
     faults += [f"{key} is not of this layer" for key in state if key not in expected]
     for key in expected.keys() & state.keys():
-        if state[key].shape != expected[key].shape:
+        if not _usable(state[key]):
+            faults.append(f"{key} is {state[key].dtype}, where dense floats are needed")
+        elif state[key].shape != expected[key].shape:
             faults.append(f"{key} is {_size(state[key])} where {_size(expected[key])} is needed")
-        elif not torch.isfinite(state[key]).all():
-            faults.append(f"{key} holds NaN or infinity")
+        elif not torch.isfinite(state[key].float()).all():
+            faults.append(f"{key} holds NaN, infinity, or more than float32 can")
     if faults:
         raise ModelError(f"{path} does not fit the layer: {'; '.join(sorted(faults))}")
+
+
+def _usable(tensor: Tensor) -> bool:
+    """Whether a tensor is there, dense, and of a usual floating type."""
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    return not tensor.is_meta and tensor.layout == torch.strided and tensor.dtype in kinds
 
 
 def _read_safetensors(path: str) -> dict[str, Tensor]:

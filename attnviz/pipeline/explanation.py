@@ -10,7 +10,9 @@ from attnviz import methods, queries, statistics
 from attnviz.attention.reading import Reading
 from attnviz.attention.sweep import Progress
 from attnviz.errors import RecordingError, UsageError
-from attnviz.images import load_mask
+from attnviz.geometry import Fit
+from attnviz.images import Picture, load_mask
+from attnviz.models.model import Model
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
 from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
@@ -86,15 +88,42 @@ def explain(
     )
 
 
+def check_question(
+    picture: Picture,
+    model: Model,
+    *,
+    fit: Fit = "keep",
+    query: str = "auto",
+    layers: str = "-1",
+    heads: str = "all",
+) -> None:
+    """Whether a question can be asked of a model and a picture, before the model is run.
+
+    Raises:
+        UsageError: a query beside the picture, or heads or layers that the model does not have.
+        ImageError: a mask picture that cannot be read.
+    """
+    choose_layers(parse_layers(layers), model.layers)
+    choose_heads(parse_heads(heads), model.heads)
+    asked = queries.resolve(queries.parse(query), has_class_token=model.class_token)
+    placement = model.place(picture, fit=fit)
+    everything = np.ones(placement.grid.tokens, dtype=np.bool_)
+    queries.weights(asked, placement, everything, _query_mask(asked, picture))
+
+
+def _query_mask(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
+    """The mask picture that a query names."""
+    if query.path is None:
+        return None
+    return load_mask(query.path, width=picture.width, height=picture.height)
+
+
 def _reading(
     observation: Observation, query: Query, layers: tuple[int, ...], progress: Progress | None
 ) -> Reading:
     """What the core needs to know of the tokens, as tensors beside the recording."""
     placement, device = observation.placement, observation.recording[0].query.device
-    picture = observation.picture
-    mask = None
-    if query.path is not None:
-        mask = load_mask(query.path, width=picture.width, height=picture.height)
+    mask = _query_mask(query, observation.picture)
     weights = queries.weights(query, placement, observation.taking_part, mask)
     positions = np.zeros((placement.grid.tokens, 2), dtype=np.float32)
     positions[placement.grid.prefix :] = placement.grid.centres()
@@ -113,9 +142,10 @@ def _on_grid(observation: Observation, maps: torch.Tensor) -> NDArray[np.float32
     """(layers, heads, tokens) → (layers, heads, rows, columns)."""
     grid = observation.placement.grid
     if not torch.isfinite(maps).all():
+        kind = observation.model.dtype
+        advice = "check the model's weights" if kind == torch.float32 else "take --dtype float32"
         raise RecordingError(
-            f"{observation.picture.path}: the weights are not finite in "
-            f"{observation.model.dtype}; take --dtype float32"
+            f"{observation.picture.path}: the attention is not finite in {kind}; {advice}"
         )
     values: NDArray[np.float32] = maps[..., grid.prefix :].float().cpu().numpy()
     return values.reshape(*values.shape[:2], grid.rows, grid.columns)

@@ -91,6 +91,8 @@ def write_pictures(
         name = outputs.overlay_name(layer, head, drawing.format)
         paths.append(outputs.write_whole(folder / name, outputs.encode(image, drawing.format)))
         cells.append(Cell(thumbnail(image), f"layer {layer}  head {head}", scale))
+    record = make_record(explanation, scales=scales, files=_names(explanation, drawing.format))
+    paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
     sheet = compose(
         Cell(thumbnail(_original(explanation)), _original_title(explanation)),
         cells,
@@ -100,8 +102,6 @@ def write_pictures(
     )
     name = f"{outputs.SHEET}.{drawing.format}"
     paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
-    record = make_record(explanation, scales=scales, files=_names(explanation, drawing.format))
-    paths += write_numbers(record, folder)
     outputs.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
 

@@ -102,6 +102,30 @@ def test_what_follows_from_a_call_equals_the_reference() -> None:
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_rows_that_are_not_there_or_too_many_are_refused() -> None:
+    q = torch.zeros(1, 8, 50176, 8)
+    call = attnviz.AttentionCall(q, q, q, 1.0)
+    assert call.rows([]).shape == (1, 8, 0, 50176)
+    for query in (50176, -50177):
+        with pytest.raises(attnviz.AttnvizError, match="numbered 0 to 50175"):
+            call.rows([query])
+    with pytest.raises(attnviz.AttnvizError, match="over the limit"):
+        call.rows(range(50176))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_calls_of_five_dimensions_are_batches(bias: bool) -> None:
+    q, k, v = torch.randn(3, 2, 3, 4, 5, 6).unbind()
+    mask = torch.randn(2, 3, 1, 5, 5) if bias else None
+    with attnviz.record() as recording:
+        F.scaled_dot_product_attention(q, k, v, mask)
+    call = recording[0]
+    assert call.shape == (6, 4, 5, 5)
+    error = call.check()
+    assert error is not None
+    assert error < 1e-5
+
+
 def test_a_matrix_over_the_limit_is_refused_with_the_numbers() -> None:
     q = torch.zeros(1, 8, 50176, 8)
     call = attnviz.AttentionCall(q, q, q, 1.0)

@@ -193,6 +193,49 @@ def test_a_row_without_a_key_is_zero_everywhere(way: Way) -> None:
             assert (getattr(found, name)[:, :, 3] == 0).all(), name
 
 
+def test_a_bias_that_is_merely_very_low_counts_as_it_does_for_the_fused_kernel() -> None:
+    lowest = torch.finfo(torch.float32).min
+    bias = torch.where(torch.rand(70, 70) > 0.5, 0.0, lowest)
+    bias[3] = lowest  # every key alike: uniform
+    call = random_call(70, bias=bias)
+    asked = everything(70, 70)
+    expected = call.sweep(asked, way="reference")
+    for way in FAST:
+        found = call.sweep(asked, way=way)
+        # That row's own normaliser is beyond what a score may be here; nothing else is.
+        same(replace(found, lse=expected.lse.float()), expected, way)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        call.query, call.key, call.value, bias, scale=call.scale
+    )
+    error = replace(call, output=output).check()
+    assert error is not None
+    assert error < 1e-5
+    assert float(call.entropy()[0, 0, 3]) == pytest.approx(math.log(70))
+
+
+@pytest.mark.parametrize("way", [*FAST, "reference"])
+def test_nan_is_not_hidden(way: Way) -> None:
+    call = random_call(70)
+    query = call.query.clone()
+    query[0, 0, 3, 0] = math.nan
+    entropy = replace(call, query=query).sweep(way=way).entropy
+    assert bool(entropy[0, 0, 3].isnan())
+    assert bool(entropy[0, 0, 4].isfinite())
+
+
+@pytest.mark.parametrize("n", [60, 1100])
+def test_gradients_and_autocast_around_a_question_change_nothing(n: int) -> None:
+    call = random_call(n)
+    asked = everything(n, n)
+    expected = call.sweep(asked, way="reference")
+    graded = replace(call, query=call.query.requires_grad_(), key=call.key.requires_grad_())
+    with torch.autocast("cpu", torch.bfloat16):
+        same(graded.sweep(asked), expected, "auto")
+        rows = graded.rows([0, 5])
+    assert (rows.dtype, rows.requires_grad) == (torch.float32, False)
+    torch.testing.assert_close(rows, call.matrix()[:, :, [0, 5]])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_accumulated_in_float32(dtype: torch.dtype) -> None:
     call = random_call(333, dim=64)

@@ -300,6 +300,34 @@ def test_no_preview_shows_the_table_alone(terminal: pytest.MonkeyPatch) -> None:
     assert "entropy" in screen
 
 
+def test_colours_that_are_forced_still_keep_out_of_pipes(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    run(capfd, "show", "one.png", "--size", "32", "-o", "o")
+    assert main(["stats", "one.png", "--size", "32"]) == 0
+    assert "\x1b" not in capfd.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_a_full_disk_behind_stdout_is_told_in_a_line() -> None:
+    command = [sys.executable, "-m", "attnviz", "stats", "one.png", "--size", "32", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("attnviz: error: ")
+    assert "standard output cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_encoding_without_the_marks_of_the_table_is_no_fault() -> None:
+    command = [sys.executable, "-m", "attnviz", "stats", "one.png", "--size", "32"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("setting", [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_a_terminal_without_colours_gets_none(
     terminal: pytest.MonkeyPatch, setting: tuple[str, str]

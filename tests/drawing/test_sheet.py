@@ -64,7 +64,7 @@ def test_the_original_comes_first_with_the_query_marked(tmp_path: Path) -> None:
         answer = attnviz.explain(seen, query=query)
         _, paths, sheet = write_pictures(answer, tmp_path / "out", attnviz.Drawing())
         assert [path.name for path in paths] == [
-            "layer00-head00.png", "layer00-head01.png", "sheet.png", "stats.json", "stats.csv",
+            "layer00-head00.png", "layer00-head01.png", "stats.json", "stats.csv", "sheet.png",
         ]  # fmt: skip
         assert (np.asarray(sheet) == (10, 120, 30)).all(-1).sum() > 30_000
         overlay = attnviz.render(answer)[0, 1]

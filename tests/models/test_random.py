@@ -85,6 +85,34 @@ def test_weights_of_either_kind_are_the_layers(suffix: str, tmp_path: Path) -> N
         assert torch.equal(module(model).attention.state_dict()[name], value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(32, 32, dtype=torch.long),
+        torch.ones(32, 32, dtype=torch.bool),
+        torch.ones(32, 32, dtype=torch.complex64),
+        torch.ones(32, 32).to_sparse(),
+        torch.empty(32, 32, device="meta"),
+        torch.full((32, 32), 1e300, dtype=torch.float64),
+    ],
+)
+def test_weights_that_are_no_dense_finite_floats_are_named(
+    value: torch.Tensor, tmp_path: Path
+) -> None:
+    state = attnviz.MultiHeadAttention(4, 32).state_dict()
+    torch.save({**state, "k_linear.weight": value}, tmp_path / "odd.pt")
+    with pytest.raises(attnviz.AttnvizError, match=r"odd\.pt does not fit .*k_linear\.weight"):
+        attnviz.load_model("random", heads=4, weights=str(tmp_path / "odd.pt"))
+
+
+def test_weights_that_heads_do_not_divide_ask_for_their_number(tmp_path: Path) -> None:
+    torch.save(attnviz.MultiHeadAttention(7, 63).state_dict(), tmp_path / "seven.pt")
+    with pytest.raises(attnviz.AttnvizError, match=r"seven\.pt: 63 features .* --heads"):
+        attnviz.load_model("random", weights=str(tmp_path / "seven.pt"))
+    model = attnviz.load_model("random", heads=7, weights=str(tmp_path / "seven.pt"))
+    assert model.features == 63
+
+
 def test_pixels_are_tokens_of_side_1() -> None:
     model = attnviz.load_model("random", tokens="pixels")
     assert (model.patch, model.size, model.tokens) == (1, 64, "pixels")

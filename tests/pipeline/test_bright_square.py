@@ -51,7 +51,7 @@ def test_the_hot_region_is_the_square_to_within_one_token(
         assert main(["show", str(path), *options, *look, "-o", str(tmp_path / "out")]) == 0
         folder = tmp_path / "out" / "square.png"
         record = json.loads((folder / "stats.json").read_text())
-        assert record["image"]["width"], record["image"]["height"] == (width, height)
+        assert (record["image"]["width"], record["image"]["height"]) == (width, height)
         token = max(width, height) / TOKENS if fit == "pad" else _token(record, width, height, fit)
         for head in record["heads"]:
             with Image.open(folder / head["file"]) as overlay:

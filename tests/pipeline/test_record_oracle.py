@@ -97,6 +97,23 @@ def heaviest(seen: attnviz.Observation, drawn: NDArray[np.float64]) -> tuple[flo
     return x, y
 
 
+@pytest.mark.parametrize("fit", FITS)
+def test_a_token_is_masked_when_less_than_half_of_it_is_white(fit: Any, tmp_path: Path) -> None:
+    pictures.noise(97, 71).save(tmp_path / "noise.png")
+    picture = attnviz.load_image(tmp_path / "noise.png")
+    mask = a_mask(97, 71)
+    seen = attnviz.observe(picture, attnviz.load_model("random", size=80), fit=fit, mask=mask)
+    for token, part in enumerate(seen.taking_part):
+        row, column = divmod(token, seen.placement.grid.columns)
+        box = seen.placement.token_box(row, column)
+        x = box.left + (np.arange(200) + 0.5) / 200 * box.width
+        y = box.top + (np.arange(200) + 0.5) / 200 * box.height
+        inside = ((x >= 0) & (x < 97))[None] & ((y >= 0) & (y < 71))[:, None]
+        white = mask[np.clip(y.astype(int), 0, 70)][:, np.clip(x.astype(int), 0, 96)] & inside
+        if abs(white.mean() - 0.5) > 0.02:
+            assert part == (white.mean() > 0.5), (row, column)
+
+
 def test_the_check_sees_that_weights_explain_the_output(tmp_path: Path) -> None:
     pictures.noise(80, 60).save(tmp_path / "noise.png")
     picture = attnviz.load_image(tmp_path / "noise.png")
