@@ -136,7 +136,7 @@ def _kept(call: "AttentionCall", item: int) -> tuple[Tensor, Tensor | None]:
 def _sorted(key: Tensor, order: Tensor) -> Tensor:
     if not torch.equal(order, torch.arange(key.shape[1])):
         key = key.index_select(1, order)
-    return key.detach().to(torch.float32)
+    return key.detach().to(torch.float32).contiguous()  # models give strided views
 
 
 def _places(asked: Asked, order: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -140,7 +140,8 @@ def _tried(spec: str, do: Any) -> Any:
 def _patch(spec: str, vision: Any) -> int:
     patch = getattr(vision, "patch_size", None)
     sides = set(patch) if isinstance(patch, list | tuple) else {patch}
-    known = all(hasattr(vision, each) for each in ("num_hidden_layers", "num_attention_heads"))
+    counts = (getattr(vision, f"num_{what}", None) for what in ("hidden_layers", "attention_heads"))
+    known = all(isinstance(count, int) for count in counts)  # pyramids have a list, a stage each
     side = sides.pop()
     if sides or not isinstance(side, int) or not known:
         raise ModelError(

@@ -194,12 +194,9 @@ def test_folders_that_hold_no_such_model_say_what_to_give(
         line = capsys.readouterr().err
         assert "save_pretrained" in line
         assert line.count("\n") == 1
-    for name, told in (
-        ("swin", "made calls of 49x49 tokens, where its grid has"),
-        ("bert", "no single grid of square patches"),
-    ):
+    for name in ("swin", "bert"):
         assert main(["stats", str(path), "-m", str(tmp_path / name), "--random-weights"]) == 1
-        assert told in capsys.readouterr().err
+        assert "no single grid of square patches" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_says_what_to_install(
