@@ -36,6 +36,11 @@ class AttentionCall:
             (B, H, Nq, Nk).
         causal: query i sees keys 0 … i only.
         output: what the model itself computed, (B, H, Nq, Dv).
+        mixing: of heads after the softmax, (Hv, H) and what is added, (Hv,) or None: value and
+            output then have Hv heads (talking heads, Shazeer et al., 2003.02436). The weights are
+            those of the softmax.
+        query_positions, key_positions: where tokens lie in the input, (B, N, 2) as x and y in
+            pixels, NaN where a token is no part of it; None where that was not traced.
 
     Weights and statistics are float32, whatever the model's own type. A query that may attend
     to no key has weights 0.
@@ -48,6 +53,9 @@ class AttentionCall:
     bias: Tensor | None = None
     causal: bool = False
     output: Tensor | None = None
+    mixing: tuple[Tensor, Tensor | None] | None = None
+    query_positions: Tensor | None = None
+    key_positions: Tensor | None = None
 
     @property
     def heads(self) -> int:
@@ -137,13 +145,21 @@ class AttentionCall:
         queries = self.shape[2]
         index = torch.linspace(0, queries - 1, min(probes, queries)).round().long()
         index = index.to(self.query.device)
-        groups = self.heads // self.value.shape[1]
-        value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
         expected = self.output[:, :, index].float()
+        groups = expected.shape[1] // self.value.shape[1]
+        value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
         with self._exactly():
-            difference = (rows(self, index) @ value - expected).norm(dim=-1)
+            difference = (self._mixed(rows(self, index)) @ value - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
+
+    def _mixed(self, weights: Tensor) -> Tensor:
+        """Weights as they meet the values."""
+        if self.mixing is None:
+            return weights
+        weight, bias = self.mixing
+        mixed = torch.einsum("gh,bhij->bgij", weight.float(), weights)
+        return mixed if bias is None else mixed + bias.float()[:, None, None]
 
     def _rows(self, index: Tensor) -> Tensor:
         with self._exactly():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.record import Recording
+from attnviz.attention.recording import Recording
 from attnviz.attention.sweep import Asked, Progress, Sweep
 
 _FEW, _SMALL = 64, 1024

@@ -77,8 +77,14 @@ def test_arguments_of_every_shape_explain_the_output(bias: str, dimensions: int)
     error = call.check()
     assert error is not None
     assert error < 1e-5
+    given = [tensor[(None,) * (4 - tensor.ndim)].movedim(-3, 1) for tensor in (q, k)]
+    if dimensions == 3:  # a batch without heads
+        given = [tensor.unsqueeze(1) for tensor in (q, k)]
     expected = reference.attention_matrix(
-        call.query, call.key, scale=0.3, bias=call.bias, causal=bias == "causal"
+        *given,
+        scale=0.3,
+        bias=mask if mask is None or dimensions != 3 else mask.unsqueeze(1),
+        causal=bias == "causal",
     )
     torch.testing.assert_close(call.matrix().double(), expected, atol=1e-6, rtol=0)
 

@@ -1,0 +1,111 @@
+"""Which axes of a product q·kᵀ the dimensions of a tensor are, whatever views were taken of it.
+
+A dimension is a tuple of axes, the slowest first, as in einops; one of size 1 may have none.
+`view` splits axes and merges them; a part of an axis knows its place, so that an axis can be split
+long after a tensor was made of it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+Kind = Literal["batch", "query", "key", "feature"]
+
+
+class Axis:
+    """An axis of a product, or a part of one."""
+
+    def __init__(self, size: int, kind: Kind) -> None:
+        self.size = size
+        self.kind = kind
+        self.parts: tuple[Axis, ...] = ()
+
+    def leaves(self) -> list["Axis"]:
+        """The parts that are not split any further, the slowest first; none if the size is 1."""
+        if self.size == 1:
+            return []
+        return [leaf for part in self.parts for leaf in part.leaves()] if self.parts else [self]
+
+    def become(self, kind: Kind) -> None:
+        """Of another kind, with all parts."""
+        self.kind = kind
+        for part in self.parts:
+            part.become(kind)
+
+    def split(self, outer: int) -> None:
+        """Into `outer` times the rest."""
+        self.parts = (Axis(outer, self.kind), Axis(self.size // outer, self.kind))
+
+
+Dims = tuple[tuple[Axis, ...], ...]
+
+
+def leaves(dims: Sequence[Sequence[Axis]]) -> list[Axis]:
+    """All axes of some dimensions, as far as they are split."""
+    return [leaf for dim in dims for axis in dim for leaf in axis.leaves()]
+
+
+def regroup(dims: Dims, shape: Sequence[int]) -> Dims | None:
+    """The dimensions after a view as `shape`, splitting axes as it needs; None where it is none.
+
+    >>> b, n = Axis(6, "batch"), Axis(5, "query")
+    >>> [len(dim) for dim in regroup(((b,), (n,)), (2, 3, 5))]
+    [1, 1, 1]
+    """
+    left = leaves(dims)
+    found: list[tuple[Axis, ...]] = []
+    for size in shape:
+        dim: list[Axis] = []
+        have = 1
+        while have < size:
+            if not left or size % have:
+                return None
+            missing, axis = size // have, left.pop(0)
+            if axis.size > missing:
+                if axis.size % missing:
+                    return None
+                axis.split(missing)
+                left[:0] = axis.leaves()
+                axis = left.pop(0)
+            elif missing % axis.size:
+                return None
+            dim.append(axis)
+            have *= axis.size
+        found.append(tuple(dim))
+    return None if left else tuple(found)
+
+
+def arrange(tensor: Tensor, dims: Dims, order: Sequence[Sequence[Axis]]) -> Tensor:
+    """A tensor that broadcasts to `dims`, as one that broadcasts to the dimensions `order`.
+
+    The axes of `order` are leaves; those that the tensor does not have, or has with size 1, stay 1
+    where nothing else is merged with them.
+    """
+    tensor = tensor.reshape((1,) * (len(dims) - tensor.ndim) + tuple(tensor.shape))
+    here: list[Axis] = []
+    sizes: list[int] = []
+    for size, dim in zip(tensor.shape, dims, strict=True):
+        parts = leaves([dim])
+        here += parts
+        sizes += [part.size if size > 1 else 1 for part in parts]
+    flat = [leaf for dim in order for leaf in dim]
+    missing = [leaf for leaf in flat if leaf not in here]
+    tensor = tensor.reshape(*sizes, *[1] * len(missing))
+    here += missing
+    tensor = tensor.permute([here.index(leaf) for leaf in flat])
+    return _merge(tensor, order)
+
+
+def _merge(tensor: Tensor, order: Sequence[Sequence[Axis]]) -> Tensor:
+    """Merge neighbouring dimensions, one for each axis of `order`, into one for each group."""
+    sizes = iter(tensor.shape)
+    shape: list[int] = []
+    expanded: list[int] = []
+    for dim in order:
+        have = [next(sizes) for _ in dim]
+        one = all(size == 1 for size in have)
+        expanded += [1 if one else leaf.size for leaf in dim]
+        shape.append(1 if one else math.prod(leaf.size for leaf in dim))
+    return tensor.expand(expanded).reshape(shape)

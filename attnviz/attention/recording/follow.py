@@ -1,0 +1,382 @@
+"""Attention that a model writes by hand, softmax(q·kᵀ)·v, followed from operation to operation.
+
+Every matrix product may be q·kᵀ. What becomes of it is followed through views, scaling, biases and
+masks to a softmax, from there to a product with values, and from there to the view that puts
+heads side by side. What is not understood is never guessed: scores get the difference as their
+bias, and weights that were altered are named as not read.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording.axes import Axis, Dims, arrange, leaves, regroup
+from attnviz.attention.recording.known import Known
+from attnviz.attention.recording.operation import Operation, first
+from attnviz.attention.recording.products import (
+    Foreign,
+    Mixing,
+    Node,
+    Output,
+    Product,
+    Scores,
+    Weights,
+    attention_call,
+    mixed_scores,
+    softmax_of,
+)
+
+After = Callable[[Any], None]
+"""What is to be done with the result of an operation."""
+Places = Callable[[Tensor, int], Tensor | None]
+"""Where the tokens of a tensor lie when one of its dimensions is averaged away; None: unknown."""
+_LONGEST = 12
+"""More changes than this no scores go through: it is no attention."""
+_UNFOLLOWED = 4
+"""So many of them may be of a kind that is not followed."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what a `Follower` finds.
+
+    Attributes:
+        found: told of a call, its output, and where that lies; returns the call's number.
+        corrected: told of a call's number and how it is after all.
+        unread: told what looked like attention and is not read.
+        places: knows where tokens lie.
+    """
+
+    found: Callable[[AttentionCall, Tensor, Tensor | None], int]
+    corrected: Callable[[int, AttentionCall], None]
+    unread: Callable[[str], None]
+    places: Places
+
+
+class Follower:
+    """Finds attention in a stream of operations."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._tell = listener
+        self._known: Known[Node] = Known()
+
+    def before(self, op: Operation) -> After | None:
+        """What is to be done after an operation that is about to run."""
+        nodes = [self._known.get(argument) for argument in op.args]
+        handler = _HANDLERS.get(op.name)
+        after = None if handler is None else handler(self, op, nodes)
+        if after is None:
+            node = next((node for node in nodes if node is not None), None)
+            after = None if node is None else self._unfollowed(op, node)
+        for tensor in op.written:
+            # Where the handler knows what is written, it says so when the operation has run.
+            for place, node in self._known.of_storage(tensor):
+                self._known.change(tensor, place, _altered(node, op))
+        return after
+
+    def _unfollowed(self, op: Operation, node: Node) -> After | None:
+        """After an operation without a handler: elements may have changed, each at its place."""
+        changed = _altered(node, op)
+        if not op.is_pointwise or isinstance(changed, Foreign):
+            return None
+        return lambda result: self._put_if(first(result), changed)
+
+    def _put(self, result: Any, node: Node) -> None:
+        """A tensor was made, or its memory filled anew."""
+        self._known.forget(first(result))
+        self._known.put(first(result), node)
+
+    def _put_if(self, result: Any, node: Scores | Weights | Output) -> None:
+        """Know something of a result, if it has the dimensions for it."""
+        if isinstance(result, Tensor) and node.shape == tuple(result.shape):
+            self._known.put(result, node)
+
+    # What operations do to what is known of their arguments; None: nothing is known.
+
+    def _viewed(self, _: Operation, nodes: "Nodes") -> After | None:
+        """A view that keeps the order of the elements."""
+        node = nodes[0]
+        if node is None:
+            return None
+
+        def after(result: Tensor) -> None:
+            if isinstance(node, Foreign):
+                self._known.put(result, node)
+                return
+            dims = regroup(node.dims, result.shape)
+            if dims is None:
+                return
+            self._known.put(result, replace(node, dims=dims))
+            if isinstance(node, Output):
+                self._find_heads(node, dims)
+
+        return after
+
+    def _permuted(self, op: Operation, nodes: "Nodes") -> After | None:
+        """`permute`, `transpose` or `t`."""
+        node = nodes[0]
+        if node is None or isinstance(node, Foreign):
+            return self._copied(op, nodes)
+        order = list(range(op.args[0].ndim))
+        if op.name == "t":
+            order.reverse()
+        elif op.name == "permute":
+            order = [order[dim] for dim in op.args[1]]
+        else:
+            a, b = op.args[1:3]
+            order[a], order[b] = order[b], order[a]
+        dims = tuple(node.dims[dim] for dim in order)
+        return lambda result: self._known.put(result, replace(node, dims=dims))
+
+    def _copied(self, _: Operation, nodes: "Nodes") -> After | None:
+        """The same elements, in another type perhaps."""
+        node = nodes[0]
+        return None if node is None else lambda result: self._known.put(first(result), node)
+
+    def _multiplied(self, op: Operation, nodes: "Nodes") -> After | None:
+        for node, tensor, operand in zip(nodes, op.args, op.args[::-1], strict=False):
+            if isinstance(node, Scores):
+                return self._changed(node, tensor, "times", operand)
+        return None
+
+    def _divided(self, op: Operation, nodes: "Nodes") -> After | None:
+        if not isinstance(nodes[0], Scores) or op.kwargs.get("rounding_mode"):
+            return None
+        return self._changed(nodes[0], op.args[0], "times", 1 / op.args[1])
+
+    def _added(self, op: Operation, nodes: "Nodes") -> After | None:
+        by = op.kwargs.get("alpha", 1)
+        by = -by if op.name.startswith("sub") else by
+        if isinstance(nodes[0], Scores):
+            operand = op.args[1] if by == 1 else op.args[1] * by
+            return self._changed(nodes[0], op.args[0], "plus", operand)
+        if isinstance(nodes[1], Scores) and by == 1:
+            return self._changed(nodes[1], op.args[1], "plus", op.args[0])
+        if isinstance(nodes[0], Weights) and by == 1:
+            return self._mixing_bias(nodes[0], op.args[1])
+        return None
+
+    def _mixing_bias(self, node: Weights, bias: Any) -> After | None:
+        """What a linear layer over heads adds after its product."""
+        mixing = node.mixing
+        if mixing is None or mixing.bias is not None or not isinstance(bias, Tensor):
+            return None
+        if leaves(node.dims[-1:]) != leaves([mixing.heads]) or bias.ndim != 1:
+            return None
+        found = replace(node, mixing=replace(mixing, bias=bias.detach()))
+        return lambda result: self._put(result, found)
+
+    def _masked(self, op: Operation, nodes: "Nodes") -> After | None:
+        """`masked_fill` with −∞."""
+        tensor, mask, value = op.args[:3]
+        if not isinstance(nodes[0], Scores) or float(value) != -torch.inf:
+            return None
+        bias = torch.zeros_like(mask, dtype=tensor.dtype).masked_fill_(mask, -torch.inf)
+        return self._changed(nodes[0], tensor, "plus", bias)
+
+    def _changed(
+        self, node: Scores, tensor: Tensor, kind: Literal["times", "plus"], operand: Any
+    ) -> After | None:
+        """Scores are multiplied with an operand, or it is added to them."""
+        if isinstance(operand, Tensor) and operand.ndim == 0:
+            operand = float(operand)
+        linear = not node.product.batch and tensor.ndim > 2  # a linear layer's output, most likely
+        if isinstance(operand, Tensor) and (operand.ndim > tensor.ndim or linear):
+            return _nothing
+        changed = node.changed(kind, operand)
+        if len(changed.changes) > _LONGEST:
+            return _nothing
+
+        def after(result: Tensor) -> None:
+            if result.data_ptr() == tensor.data_ptr():
+                self._known.forget(result)
+            self._put_if(result, changed)
+
+        return after
+
+    def _softmax(self, op: Operation, nodes: "Nodes") -> After | None:
+        return self._softmax_of(op.args[0], nodes[0], op.args[1])
+
+    def _softmax_of(self, tensor: Tensor, node: Node | None, dim: int) -> After:
+        weights = softmax_of(node, tensor, dim) if isinstance(node, Scores) else None
+        found = weights or Foreign("a softmax over something else than products q·kᵀ")
+        return lambda result: self._put(result, found)
+
+    def _masked_softmax(self, op: Operation, nodes: "Nodes") -> After | None:
+        """Of the fast paths: True in the mask takes no part; type 1 is a mask of (B, Nk)."""
+        node, mask = nodes[0], op.args[1]
+        if isinstance(node, Scores):
+            if op.get(3, "mask_type") == 1 and mask.ndim == 2:
+                mask = mask[:, None, None]
+            bias = torch.zeros_like(mask, dtype=torch.float32)
+            node = node.changed("plus", bias.masked_fill_(mask.bool(), -torch.inf))
+        dim = op.get(2, "dim")
+        return self._softmax_of(op.args[0], node, -1 if dim is None else dim)
+
+    def _multiplied_matrices(self, op: Operation, nodes: "Nodes") -> After | None:
+        """`bmm` or `mm`."""
+        left, right = (m if m.ndim == 3 else m[None] for m in op.args[:2])
+        nodes = [node if op.name == "bmm" else _batched(node) for node in nodes[:2]]
+        foreign = next((node for node in nodes if isinstance(node, Foreign)), None)
+        if foreign is not None:
+            self._tell.unread(foreign.reason)
+            return _nothing
+        after = None
+        if isinstance(nodes[0], Weights):
+            after = self._met(nodes[0], right, turned=False)
+        elif isinstance(nodes[1], Weights):
+            b, m, n = nodes[1].dims
+            turned = replace(nodes[1], dims=(b, n, m))
+            after = self._met(turned, left.transpose(1, 2), turned=True)
+        if after is None and len(right) == 1:
+            after = self._mixed(nodes[0], right[0], None)
+        return after or self._product(op, left, right)
+
+    def _shifted_product(self, op: Operation, nodes: "Nodes") -> After | None:
+        """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same of matrices."""
+        bias, left, right = op.args[:3]
+        beta, alpha = op.kwargs.get("beta", 1), op.kwargs.get("alpha", 1)
+        if op.name == "addmm":  # a linear layer, over heads maybe
+            return self._mixed(nodes[1], right, bias) if beta == alpha == 1 else None
+        scores = self._scores(op, left, right).changed("times", float(alpha))
+        if beta != 0:
+            scores = scores.changed("plus", bias if beta == 1 else bias * beta)
+        return lambda result: self._put(result, scores)
+
+    def _product(self, op: Operation, left: Tensor, right: Tensor) -> After:
+        """Maybe q·kᵀ."""
+        scores = self._scores(op, left, right)
+        if op.name == "mm":
+            scores = replace(scores, dims=scores.dims[1:])
+        return lambda result: self._put(result, scores)
+
+    def _scores(self, op: Operation, left: Tensor, right: Tensor) -> Scores:
+        flat = op.name == "mm"
+        places = [self._tell.places(op.args[-2], -1), self._tell.places(op.args[-1], -2)]
+        places = [p if p is None or not flat else p[None] for p in places]
+        product = Product(
+            query=left.detach(),
+            key=right.detach().transpose(1, 2),
+            batch=() if flat else (Axis(len(left), "batch"),),
+            queries=(Axis(left.shape[1], "query"),),
+            keys=(Axis(right.shape[2], "key"),),
+            query_places=places[0],
+            key_places=places[1],
+        )
+        return Scores(product, product.dims)
+
+    def _met(self, weights: Weights, value: Tensor, *, turned: bool) -> After | None:
+        """Weights, (b, n, m), meet their values, (b, m, Dv)."""
+        if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
+            return None
+        if weights.altered is not None:
+            self._tell.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
+            return _nothing
+
+        def after(result: Tensor) -> None:
+            output = result if result.ndim == 3 else result[None]
+            output = output.transpose(1, 2) if turned else output
+            node = Output(-1, weights, value.detach(), output.detach(), ())
+            call = attention_call(weights, node.value, node.output)
+            number = self._tell.found(call, result, _places_of(weights, turned, result.ndim))
+            b, n, d = (*weights.dims[:2], (Axis(value.shape[2], "feature"),))
+            dims = (b, d, n) if turned else (b, n, d)
+            self._put(result, replace(node, number=number, dims=dims[-result.ndim :]))
+
+        return after
+
+    def _find_heads(self, node: Output, dims: Dims) -> None:
+        """Heads are what the model puts side by side with the features."""
+        weights = node.weights
+        for dim in map(leaves, ([dim] for dim in dims)):
+            heads = tuple(leaf for leaf in dim if leaf.kind == "batch")
+            if not any(leaf.kind == "feature" for leaf in dim) or (not heads and len(dims) > 3):
+                continue
+            if set(heads) != set(leaves([weights.order.heads])) and weights.mixing is None:
+                call = attention_call(weights, node.value, node.output, heads)
+                self._tell.corrected(node.number, call)
+
+    def _mixed(self, node: Node | None, right: Tensor, bias: Tensor | None) -> After | None:
+        """A linear layer over heads, (heads, new heads), before or after the softmax."""
+        if not isinstance(node, Scores | Weights):
+            return None
+        heads = tuple(leaves(node.dims[-1:]))
+        if not heads or any(leaf.kind != "batch" for leaf in heads):
+            return None
+        weight = right.detach().T
+        if isinstance(node, Scores):
+            scores = mixed_scores(node, weight, node.dims[:-1])
+            if bias is not None:
+                scores = scores.changed("plus", bias.detach())
+            return lambda result: self._put(result, scores)
+        order = node.order.with_heads(heads)
+        if node.mixing is not None or set(order.heads) != set(heads):
+            return None
+        made = (Axis(len(weight), "batch"),)
+        mixing = Mixing(weight, None if bias is None else bias.detach(), made)
+        mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], made))
+        return lambda result: self._put(result, mixed)
+
+
+Nodes = list[Node | None]
+
+
+def _altered(node: Node, op: Operation) -> Node:
+    """What a node is after an operation that is not followed."""
+    if isinstance(node, Scores) and node.product.batch and node.unfollowed < _UNFOLLOWED:
+        return node.lost()
+    if isinstance(node, Weights):
+        return replace(node, altered=op.name)
+    return Foreign("scores that many operations altered before their softmax")
+
+
+def _batched(node: Node | None) -> Node | None:
+    """What is known of a matrix, as of a batch of one."""
+    return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
+
+
+def _nothing(_: Any) -> None:
+    """Nothing is known of the result."""
+
+
+def _places_of(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
+    """Where the output lies, to be broadcast to it: where the queries do."""
+    product = weights.scores.product
+    if product.query_places is None:
+        return None
+    b, n = (leaves([dim]) for dim in weights.dims[:2])
+    dims = (product.batch, product.queries)
+    if weights.mixing is None:
+        places = arrange(product.query_places, dims, [b, n])
+    else:  # other heads, which lie where those before them did
+        order = weights.order
+        places = arrange(product.query_places, dims, [order.batch, order.heads, n])[:, :1]
+        count = math.prod(leaf.size for leaf in weights.mixing.heads)
+        places = places.expand(-1, count, -1).flatten(0, 1)
+    places = places[:, None, :] if turned else places[:, :, None]
+    return places[0] if ndim == 2 else places
+
+
+_HANDLERS: dict[str, Callable[[Follower, Operation, Nodes], After | None]] = {
+    name: handler
+    for names, handler in {
+        "view _unsafe_view unsqueeze squeeze expand": Follower._viewed,  # noqa: SLF001
+        "permute transpose t": Follower._permuted,  # noqa: SLF001
+        "clone detach alias _to_copy native_dropout": Follower._copied,  # noqa: SLF001
+        "mul mul_": Follower._multiplied,  # noqa: SLF001
+        "div div_": Follower._divided,  # noqa: SLF001
+        "add add_ sub sub_": Follower._added,  # noqa: SLF001
+        "masked_fill masked_fill_": Follower._masked,  # noqa: SLF001
+        "_softmax _safe_softmax": Follower._softmax,  # noqa: SLF001
+        "_masked_softmax": Follower._masked_softmax,  # noqa: SLF001
+        "bmm mm": Follower._multiplied_matrices,  # noqa: SLF001
+        "baddbmm addmm": Follower._shifted_product,  # noqa: SLF001
+    }.items()
+    for name in names.split()
+}
+"""By the name of the operator."""

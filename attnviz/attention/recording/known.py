@@ -1,0 +1,95 @@
+"""What is known of tensors, by the memory that they look at.
+
+A tensor's Python object is no identity: autograd hands out a new one for every view. Where it
+lies in its storage is.
+"""
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+T = TypeVar("T")
+_Place = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
+_PURGE = 32
+"""Storages that are gone are forgotten after so many new ones."""
+
+
+class Known(Generic[T]):
+    """Values by tensor; they go when the tensor's storage goes.
+
+    >>> known = Known[str]()
+    >>> known.put(x, "the picture")
+    >>> known.get(x.view_as(x))
+    'the picture'
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[StorageWeakRef, dict[_Place, T]]] = {}
+        self._purge_at = _PURGE
+
+    def get(self, tensor: object) -> T | None:
+        """What is known of exactly these elements in this order."""
+        here = self._storage(tensor)
+        return None if here is None else here.get(_place(tensor))  # type: ignore[arg-type]
+
+    def of_storage(self, tensor: object) -> Iterator[tuple[_Place, T]]:
+        """All that is known of tensors that share memory with this one."""
+        yield from list((self._storage(tensor) or {}).items())
+
+    def put(self, tensor: Tensor, value: T) -> None:
+        """Know something of a tensor."""
+        storage = _storage(tensor)
+        if storage is None:
+            return
+        if self._storage(tensor) is None:
+            if len(self._found) >= self._purge_at:
+                self._purge()
+            self._found[storage] = (_weak(tensor), {})
+        self._found[storage][1][_place(tensor)] = value
+
+    def change(self, tensor: Tensor, place: _Place, value: T) -> None:
+        """Know something else of a place in the tensor's storage."""
+        here = self._storage(tensor)
+        if here is not None:
+            here[place] = value
+
+    def forget(self, tensor: Tensor) -> None:
+        """The tensor's memory was written to: nothing is known of it any more."""
+        storage = _storage(tensor)
+        if storage is not None:
+            self._found.pop(storage, None)
+
+    def _storage(self, tensor: object) -> dict[_Place, T] | None:
+        if not self._found or not isinstance(tensor, Tensor):
+            return None
+        storage = _storage(tensor)
+        found = None if storage is None else self._found.get(storage)
+        return None if found is None or _gone(found[0]) else found[1]
+
+    def _purge(self) -> None:
+        self._found = {key: found for key, found in self._found.items() if not _gone(found[0])}
+        self._purge_at = len(self._found) + _PURGE
+
+
+def _weak(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _gone(storage: StorageWeakRef) -> bool:
+    return bool(storage.expired())  # type: ignore[no-untyped-call]
+
+
+def _storage(tensor: Tensor) -> int | None:
+    """Address of a tensor's storage; None where it has none (sparse tensors, wrappers)."""
+    try:
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 — torch's own weak references use it
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _place(tensor: Tensor) -> _Place:
+    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+    return int(tensor.storage_offset()), shape, stride, tensor.dtype

@@ -1,0 +1,204 @@
+"""Watching a running model: every attention call it makes, with the model left as it is."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import cache
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording import kernels
+from attnviz.attention.recording.follow import Follower, Listener
+from attnviz.attention.recording.operation import Operation
+from attnviz.attention.recording.origins import Origins
+from attnviz.attention.recording.shelf import Shelf
+from attnviz.errors import RecordingError
+
+
+class Recording(Sequence[AttentionCall]):
+    """The attention calls of one model run, in call order.
+
+    Attributes:
+        unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
+    """
+
+    def __init__(self, calls: Sequence[AttentionCall | None] = ()) -> None:
+        self._calls = calls
+        self.unread: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @overload
+    def __getitem__(self, index: int) -> AttentionCall: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Recording": ...
+
+    def __getitem__(self, index: int | slice) -> "AttentionCall | Recording":
+        if isinstance(index, slice):
+            return Recording(self._calls[index])
+        call = self._calls[index]
+        if call is None:
+            raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
+        return call
+
+    def __repr__(self) -> str:
+        return f"Recording({len(self)} attention calls)"
+
+
+@contextmanager
+def record(
+    *,
+    calls: Sequence[int] | None = None,
+    where: Callable[[AttentionCall], bool] | None = None,
+    device: str | torch.device | None = None,
+    picture: Tensor | None = None,
+) -> Iterator[Recording]:
+    """Record every attention call that a model makes in this thread.
+
+    The model is not touched, its fused kernels stay on and compute what they compute without: the
+    recording watches PyTorch's dispatcher. It sees `F.scaled_dot_product_attention`,
+    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` with their fast paths, FlexAttention,
+    flash-attn, xFormers, and attention written by hand as softmax(q·kᵀ)·v. Compiled models and
+    FlexAttention run uncompiled meanwhile. What is kept of a call is q, k, v, bias and output,
+    detached, and not copied unless the model overwrites it.
+
+    Args:
+        calls: numbers of the calls to keep, negative from the end; all unless given.
+        where: calls for which it is False are neither counted nor kept.
+        device: where to keep them; where they are, unless given.
+        picture: (B, 3, H, W) that the model is about to be given: calls then know where in it
+            their tokens lie (`AttentionCall.query_positions`).
+
+    >>> with attnviz.record() as recording:
+    ...     model(pixels)
+    >>> recording[-1].rows([0])              # (batch, heads, 1, keys)
+    """
+    kept: list[AttentionCall | None] = []
+    recording = Recording(kept)
+    shelf = Shelf(kept, None if calls is None else tuple(calls), where, device)
+    origins = None if picture is None else Origins(picture)
+    try:
+        with _uncompiled(), _Watcher(shelf, recording.unread, origins):
+            yield recording
+    finally:
+        shelf.close()
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled code runs as it was written; where nothing was compiled yet, nothing is loaded."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets every operator run as it is, and notes the attention calls.
+
+    Operators that are made of others (the fast paths of nn.TransformerEncoderLayer, and in
+    inference mode every composite) run their own kernel with the watcher on inside.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, shelf: Shelf, unread: list[str], origins: Origins | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shelf, self._unread, self._origins = shelf, unread, origins
+        self._follower = Follower(Listener(self._found, shelf.replace, self._note, self._places))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, OpOverload):
+            result = func(*args, **kwargs)
+            if str(func) == "flex_attention":
+                self._keep(kernels.read_flex(args, result), args[0], args[1])
+            return result
+        if _is_composite(func):
+            keys = _backend(args)
+            if keys is not None:
+                with self:
+                    return func.redispatch(keys, *args, **kwargs)
+        return self._watched(Operation(func, args, kwargs))
+
+    def _watched(self, op: Operation) -> Any:
+        """Run an operation and learn from it."""
+        for tensor in op.written:
+            self._shelf.written(tensor)
+        after = self._follower.before(op)
+        result = op.func(*op.args, **op.kwargs)
+        if self._origins is not None:
+            self._origins.follow(op, result)
+        if after is not None:
+            after(result)
+        if kernels.is_kernel(op.name):
+            self._kernel(op, result)
+        return result
+
+    def _kernel(self, op: Operation, result: Any) -> None:
+        """A fused attention kernel has run."""
+        try:
+            call, query, key = kernels.read(op, result)
+        except NotImplementedError as reason:
+            self._note(str(reason))
+            return
+        self._keep(call, query, key, heads=2 if op.name in kernels.TOKENS_FIRST else 1)
+
+    def _keep(self, call: AttentionCall, query: Tensor, key: Tensor, heads: int = 1) -> None:
+        """Keep a fused call, with where its tokens lie."""
+        places = [self._places(tensor, -1) for tensor in (query, key)]
+        found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
+        self._shelf.add(replace(call, query_positions=found[0], key_positions=found[1]))
+
+    def _found(self, call: AttentionCall, output: Tensor, places: Tensor | None) -> int:
+        """A call was found by following; its output lies where its queries lie."""
+        if self._origins is not None and places is not None:
+            self._origins.put(output, places)
+        return self._shelf.add(call)
+
+    def _note(self, what: str) -> None:
+        if what not in self._unread:
+            self._unread.append(what)
+
+    def _places(self, tensor: Tensor, over: int) -> Tensor | None:
+        return None if self._origins is None else self._origins.tokens(tensor, over)
+
+
+_OPAQUE = ("_transformer_encoder_layer_fwd", "_native_multi_head_attention")
+_BACKENDS = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
+
+
+@cache
+def _is_composite(func: OpOverload) -> bool:
+    """Whether an operator is made of others that are worth watching."""
+    name = func._schema.name  # noqa: SLF001
+    overload = func._schema.overload_name  # noqa: SLF001
+    known: bool = torch._C._dispatch_has_kernel_for_dispatch_key(  # noqa: SLF001
+        f"{name}.{overload}" if overload else name, "CompositeImplicitAutograd"
+    )
+    return known or name.removeprefix("aten::") in _OPAQUE
+
+
+def _backend(args: Sequence[Any]) -> Any:
+    """The dispatch key of the first tensor's device; None for tensors of unusual kinds."""
+    flat = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else (arg,))]
+    tensor = next((arg for arg in flat if isinstance(arg, Tensor)), None)
+    if tensor is None or tensor.is_nested or tensor.layout != torch.strided:
+        return None
+    name = _BACKENDS.get(tensor.device.type)
+    if name is None:
+        return None
+    return torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))  # noqa: SLF001

@@ -1,0 +1,92 @@
+"""What is kept of a recording."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording.known import Known
+
+
+@dataclass
+class Shelf:
+    """Keeps the calls that are wanted, safe from being overwritten."""
+
+    calls: list[AttentionCall | None]
+    wanted: tuple[int, ...] | None
+    where: Callable[[AttentionCall], bool] | None
+    device: str | torch.device | None
+
+    def __post_init__(self) -> None:
+        self._memory: Known[set[int]] = Known()
+
+    def add(self, call: AttentionCall) -> int:
+        """Keep a call if it is wanted; returns its number, −1 for none."""
+        if self.where is not None and not self.where(call):
+            return -1
+        number = len(self.calls)
+        self.calls.append(None)
+        self.replace(number, call)
+        self._let_go(number + 1)
+        return number
+
+    def close(self) -> None:
+        """The model has run: now it is known which calls the last ones are."""
+        count = len(self.calls)
+        if self.wanted is not None:
+            wanted = {number % count for number in self.wanted if -count <= number < count}
+            self.calls[:] = [call if n in wanted else None for n, call in enumerate(self.calls)]
+
+    def replace(self, number: int, call: AttentionCall) -> None:
+        """Keep another version of a call."""
+        if number < 0 or (number < len(self.calls) - 1 and self.calls[number] is None):
+            return
+        if self.device is not None:
+            call = _each(call, lambda tensor: tensor.to(self.device))
+        self.calls[number] = call
+        for tensor in _tensors(call):
+            self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+
+    def written(self, tensor: Tensor) -> None:
+        """Memory is about to be overwritten: what calls keep of it is copied before."""
+        numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
+        for number in numbers:
+            call = self.calls[number]
+            if call is not None:
+                self.calls[number] = _each(call, lambda kept: _own(kept, tensor))
+        if numbers:
+            self._memory.forget(tensor)
+
+    def _let_go(self, count: int) -> None:
+        """Of calls counted from the end, those that are no longer among the last."""
+        if self.wanted is None:
+            return
+        number = count - 1 - max((-n for n in self.wanted if n < 0), default=0)
+        if number >= 0 and number not in self.wanted:
+            self.calls[number] = None
+
+
+def _own(kept: Tensor, written: Tensor) -> Tensor:
+    """A tensor, copied if it shares memory with another."""
+    shared = kept.untyped_storage().data_ptr() == written.untyped_storage().data_ptr()
+    return kept.clone() if shared else kept
+
+
+def _tensors(call: AttentionCall) -> list[Tensor]:
+    found = (call.query, call.key, call.value, call.bias, call.output)
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:
+    names = ("query", "key", "value", "bias", "output", "query_positions", "key_positions")
+    found = {name: getattr(call, name) for name in names}
+    mixing = call.mixing
+    if mixing is not None:
+        mixing = do(mixing[0]), None if mixing[1] is None else do(mixing[1])
+    done: dict[str, Any] = {
+        name: do(tensor) for name, tensor in found.items() if tensor is not None
+    }
+    return replace(call, **done, mixing=mixing)
