@@ -109,6 +109,11 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: that would load the compiler, which takes as long as loading torch."""
+        return False
+
     def __init__(self, shelf: Shelf, unread: list[str], origins: Origins | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shelf, self._unread, self._origins = shelf, unread, origins
