@@ -38,12 +38,11 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
 
 def _joined(parts: list[Sweep]) -> Sweep:
     """Sweeps of parts of the batch as one."""
-    columns: dict[str, Any] = {
-        field.name: [getattr(part, field.name) for part in parts] for field in fields(Sweep)
-    }
-    return Sweep(
-        **{name: None if rows[0] is None else torch.cat(rows) for name, rows in columns.items()}
-    )
+    joined: dict[str, Any] = {}
+    for name in (field.name for field in fields(Sweep)):
+        found = [getattr(part, name) for part in parts]
+        joined[name] = None if found[0] is None else torch.cat(found)
+    return Sweep(**joined)
 
 
 def _size(call: "AttentionCall") -> int:
