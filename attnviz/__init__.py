@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from attnviz.images import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
-    from attnviz.pipeline import Drawing, Explanation, Observation, explain, observe, render
+    from attnviz.pipeline import Answer, Drawing, Explanation, Observation, explain, observe, render
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "AttentionCall",
     "AttnvizError",
     "Drawing",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Answer": "attnviz.pipeline",
     "AttentionCall": "attnviz.attention",
     "Drawing": "attnviz.pipeline",
     "Explanation": "attnviz.pipeline",

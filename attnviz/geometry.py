@@ -11,13 +11,14 @@ A coordinate is a position, not an index: pixel i covers [i, i + 1) and its cent
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Fit = Literal["keep", "crop", "pad", "squash"]
 Array = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Box(NamedTuple):
@@ -76,6 +77,55 @@ class TokenGrid:
         """Centres of the grid tokens in input pixels, (rows·columns, 2) as x, y."""
         y, x = np.mgrid[0 : self.rows, 0 : self.columns]
         return (np.stack([x.ravel(), y.ravel()], axis=1) + 0.5) * self.patch
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What the tokens of one side of an attention call stand for: cells that tile the input.
+
+    Attributes:
+        rows, columns: of the cells, row by row.
+        cells: (windows, tokens) row·columns + column; −1 for a token that is no part of the
+            picture: class token, register, padding inside a window.
+
+    >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
+    array([[-1,  0,  1]])
+    """
+
+    rows: int
+    columns: int
+    cells: NDArray[np.int64]
+
+    @classmethod
+    def whole(cls, grid: TokenGrid) -> "Layout":
+        """One window: the prefix first, then the whole grid."""
+        cells = np.arange(-grid.prefix, grid.grid_tokens, dtype=np.int64)
+        return cls(grid.rows, grid.columns, np.maximum(cells, -1)[None])
+
+    @property
+    def windows(self) -> int:
+        """Number of windows, which share the picture."""
+        return len(self.cells)
+
+    @property
+    def on_picture(self) -> NDArray[np.bool_]:
+        """Tokens that stand for a cell, (windows, tokens)."""
+        return self.cells >= 0
+
+    @property
+    def outside(self) -> int:
+        """Number of tokens that are no part of the picture, over all windows."""
+        return int((self.cells < 0).sum())
+
+    def of_tokens(self, values: NDArray[Scalar], elsewhere: Scalar) -> NDArray[Scalar]:
+        """What each token's cell has, of (rows·columns, …): (windows, tokens, …)."""
+        filled = np.full_like(values, elsewhere, shape=(1, *values.shape[1:]))
+        return np.concatenate([values, filled])[self.cells]
+
+    def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many of some tokens, (windows, tokens), stand for each cell, (rows·columns,)."""
+        chosen = self.cells[tokens & self.on_picture]
+        return np.bincount(chosen, minlength=self.rows * self.columns)
 
 
 @dataclass(frozen=True)

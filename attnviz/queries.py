@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from attnviz.geometry import Placement
+    from attnviz.geometry import Layout, Placement
 
-Kind = Literal["auto", "cls", "mean", "point", "box", "mask"]
+Kind = Literal["auto", "cls", "mean", "pool", "point", "box", "mask"]
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})+")
-_EXPECTED = "auto, cls, mean, X,Y, X0,Y0,X1,Y1 or a mask picture"
+_EXPECTED = "auto, cls, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask picture"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Query:
 
 
 def parse(text: str) -> Query:
-    """Read a query: `auto`, `cls`, `mean`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
+    """Read a query: a word of `Kind`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
     >>> parse("120,80")
     Query(kind='point', numbers=(120.0, 80.0), path=None)
@@ -46,7 +46,7 @@ def parse(text: str) -> Query:
     Raises:
         UsageError: two or four numbers were meant and are not there, or a box is empty.
     """
-    if text in ("auto", "cls", "mean"):
+    if text in ("auto", "cls", "mean", "pool"):
         return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
     if not _NUMBERS.fullmatch(text):
         if not re.search(r"[./\\]", text):
@@ -63,17 +63,66 @@ def parse(text: str) -> Query:
     return Query("box", numbers)
 
 
-def resolve(query: Query, *, has_class_token: bool) -> Query:
-    """`auto` made definite: the class token where there is one, else the mean.
+def resolve(
+    query: Query, *, has_class_token: bool, on_picture: bool = True, layer: int | None = None
+) -> Query:
+    """`auto` made definite: the class token, else the pool where there is one, else the mean.
+
+    Args:
+        query: what was asked.
+        has_class_token: whether a class token is among the queries.
+        on_picture: whether any query lies on the picture; an attention pool's do not.
+        layer: whose queries these are; None of all of a model's.
 
     Raises:
-        UsageError: `cls` asked of a model without a class token.
+        UsageError: there are no such queries.
     """
     if query.kind == "auto":
-        return Query("cls" if has_class_token else "mean")
+        return Query("cls" if has_class_token else "mean" if on_picture else "pool")
     if query.kind == "cls" and not has_class_token:
-        raise UsageError("--query cls: this model has no class token; take --query mean")
+        if layer is None:
+            raise UsageError("--query cls: this model has no class token; take --query mean")
+        raise _not_there(query, layer, "has no class token among its queries")
+    if query.kind == "pool" and on_picture:
+        raise _not_there(query, layer, "is no attention pool: its queries lie on the picture")
+    if query.kind in ("mean", "point", "box", "mask") and not on_picture:
+        raise _not_there(query, layer, "has no query on the picture")
     return query
+
+
+def _not_there(query: Query, layer: int | None, reason: str) -> UsageError:
+    where = "this model" if layer is None else f"layer {layer}"
+    return UsageError(f"--query {query}: {where} {reason}; take --query auto, or other --layers")
+
+
+def token_weights(
+    query: Query,
+    layout: Layout,
+    placement: Placement | None,
+    taking_part: NDArray[np.bool_],
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Weights over the query tokens of a layer, (windows, tokens), that sum to 1.
+
+    `cls` takes the first token, `pool` all tokens alike; else a token has the weight of its cell
+    (`weights`), shared where several stand for one cell. `placement` is on the layout's cells.
+    `taking_part` is (windows, tokens); tokens that do not have weight 0.
+
+    Raises:
+        UsageError: nothing that takes part lies where the query points.
+    """
+    result: NDArray[np.float64] = taking_part.astype("float64")
+    if query.kind == "pool":
+        result /= result.sum()
+        return result
+    if query.kind == "cls":
+        result[:] = 0
+        result[0, 0] = 1
+        return result
+    assert placement is not None  # `resolve` has seen queries on the picture
+    tokens = layout.count(taking_part)
+    of_cells = weights(query, placement, tokens > 0, mask) / tokens.clip(1)
+    return layout.of_tokens(of_cells, 0.0) * taking_part
 
 
 def weights(
@@ -82,22 +131,18 @@ def weights(
     taking_part: NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """Weights over all query tokens, (prefix + rows·columns,), that sum to 1.
+    """Weights over the cells of a grid, (rows·columns,), that sum to 1.
 
-    `cls` and a point take one token, `mean` all grid tokens alike; a box or a mask takes every
-    token by the share of its area that the region covers, so that the map is the average over
-    the region's pixels of the row of the token that each lies in. Tokens that are not
-    `taking_part`, (prefix + rows·columns,), have weight 0.
+    A point takes one cell, `mean` all alike; a box or a mask takes every cell by the share of its
+    area that the region covers, so that the map is the average over the region's pixels of the
+    row of the token that each lies in. Cells that are not `taking_part`, (rows·columns,), have
+    weight 0.
 
     Raises:
         UsageError: nothing that takes part lies where the query points.
     """
-    prefix = placement.grid.prefix
     result = taking_part.astype("float64") * 0
-    if query.kind == "cls":
-        result[0] = 1.0
-        return result
-    grid = result[prefix:].reshape(placement.grid.rows, placement.grid.columns)
+    grid = result.reshape(placement.grid.rows, placement.grid.columns)
     if query.kind == "mean":
         grid[:] = 1.0
     elif query.kind == "point":

@@ -30,7 +30,7 @@ class Image(_Part):
 
 
 class ModelInfo(_Part):
-    """What was run."""
+    """What was run; `heads` are those of the layer that has most."""
 
     spec: str
     weights: str
@@ -38,12 +38,12 @@ class ModelInfo(_Part):
     heads: int
     device: str
     dtype: str
-    features: int
+    features: int | None
     seed: int | None
 
 
 class Tokens(_Part):
-    """How the picture was laid into the model's input."""
+    """How the picture was laid into the model's input, and the grid of the last layer asked."""
 
     kind: Literal["patches", "pixels"]
     rows: int
@@ -59,7 +59,7 @@ class Tokens(_Part):
 class QueryInfo(_Part):
     """Where we look from, in picture pixels."""
 
-    kind: Literal["cls", "mean", "point", "box", "mask"]
+    kind: Literal["cls", "mean", "pool", "point", "box", "mask"]
     x: float | None = None
     y: float | None = None
     x0: float | None = None
@@ -96,17 +96,23 @@ class ScaleInfo(_Part):
 
 
 class Head(_Part):
-    """One map and the numbers of its head."""
+    """One map, of rows × columns, and the numbers of its head.
+
+    `query` is there where it is not the record's, since `auto` found another in this layer.
+    """
 
     layer: int
     head: int
     entropy: Number
     entropy_ratio: Maybe
     confidence: Number
-    distance_px: Number
+    distance_px: Maybe
     prefix_mass: Number
     sink_mass: Number
+    rows: int
+    columns: int
     map: MapInfo
+    query: QueryInfo | None = None
     scale: ScaleInfo | None = None
     file: str | None = None
 
@@ -127,16 +133,29 @@ class Record(_Part):
         """As plain data, `schema` first; parts that do not apply are left out."""
         data = self.model_dump()
         for head in data["heads"]:
-            for part in ("scale", "file"):
+            for part in ("query", "scale", "file"):
                 if head[part] is None:
                     del head[part]
-        query = {key: value for key, value in data["query"].items() if value is not None}
+            if "query" in head:
+                head["query"] = _said(head["query"])
         del data["schema_"]
-        return {"schema": self.schema_, **data, "query": query}
+        return {"schema": self.schema_, **data, "query": _said(data["query"])}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per head: `map.peak_x` becomes `map_peak_x`; first comes the picture."""
-        return [{"image": self.image.path, **_flat(head)} for head in self.data()["heads"]]
+        """A flat row per head: `map.peak_x` becomes `map_peak_x`; first comes the picture.
+
+        All rows have the same columns; `query_kind` is one where layers differ in it.
+        """
+        heads = self.data()["heads"]
+        if any("query" in head for head in heads):
+            kind = {"query": {"kind": self.query.kind}}
+            heads = [{**head, **kind, **head} for head in heads]
+        return [{"image": self.image.path, **_flat(head)} for head in heads]
+
+
+def _said(part: dict[str, Any]) -> dict[str, Any]:
+    """What is not null of a part."""
+    return {key: value for key, value in part.items() if value is not None}
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -43,16 +43,21 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     return _numbers("--layers", text, "all, -1 for the last, or a list like 0,5-11")
 
 
-def choose_heads(chosen: int | tuple[int, ...] | None, available: int) -> tuple[int, ...]:
+def choose_heads(
+    chosen: int | tuple[int, ...] | None, available: int, *, layer: int | None = None
+) -> tuple[int, ...]:
     """Head numbers out of `available`: a count takes the first.
 
+    `layer` is whose they are, where not all layers have as many.
+
     Raises:
-        UsageError: more than the model has.
+        UsageError: more than the model, or that layer, has.
     """
     if chosen is None:
         return tuple(range(available))
     numbers = tuple(range(min(chosen, available + 1))) if isinstance(chosen, int) else chosen
-    return _within("--heads", numbers, available, "heads")
+    where = "the model" if layer is None else f"layer {layer}"
+    return _within("--heads", numbers, available, "heads", where)
 
 
 def choose_layers(chosen: tuple[int, ...] | None, available: int) -> tuple[int, ...]:
@@ -80,12 +85,14 @@ def _numbers(option: str, text: str, expected: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _within(option: str, numbers: tuple[int, ...], available: int, what: str) -> tuple[int, ...]:
+def _within(
+    option: str, numbers: tuple[int, ...], available: int, what: str, where: str = "the model"
+) -> tuple[int, ...]:
     lowest = -available if option == "--layers" else 0
     for number in numbers:
         if not lowest <= number < available:
             raise UsageError(
-                f"{option}: the model has {_count(available, what)}, numbered 0 to "
+                f"{option}: {where} has {_count(available, what)}, numbered 0 to "
                 f"{available - 1}; there is no number {number}"
             )
     return tuple(dict.fromkeys(number % available for number in numbers))

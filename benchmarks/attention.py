@@ -28,9 +28,9 @@ import torch
 from torch.nn import functional as F
 
 import attnviz
-from attnviz.attention import AttentionCall, Recording, reference
-from attnviz.attention.reading import Reading
-from attnviz.geometry import Box, Placement, TokenGrid
+from attnviz.attention import AttentionCall, reference
+from attnviz.attention.reading import Reading, Side
+from attnviz.geometry import Box, Layout, Placement, TokenGrid
 from attnviz.statistics import measure
 from attnviz.statistics.maps import describe
 
@@ -62,16 +62,19 @@ def fused(call: AttentionCall, _: TokenGrid) -> None:
 def ours(call: AttentionCall, grid: TokenGrid) -> None:
     """Every statistic of every head, the map of the middle query, and its numbers."""
     device = call.query.device
-    positions = torch.zeros(grid.tokens, 2, device=device)
-    positions[grid.prefix :] = torch.from_numpy(grid.centres())
-    weights = torch.zeros(grid.tokens, device=device)
-    weights[grid.tokens // 2] = 1
-    part = torch.ones(grid.tokens, dtype=torch.bool, device=device)
-    prefix = torch.arange(grid.tokens, device=device) < grid.prefix
-    reading = Reading(Recording([call]), (0,), prefix, part, positions, weights)
-    for values in measure(reading, 0).values():
+    layout = Layout.whole(grid)
+    positions = layout.of_tokens(grid.centres(), np.float64(0))
+    tokens = Side(
+        torch.from_numpy(layout.cells).to(device),
+        torch.from_numpy(positions).float().to(device),
+        torch.ones(1, grid.tokens, dtype=torch.bool, device=device),
+    )
+    weights = torch.zeros(1, grid.tokens, device=device)
+    weights[0, grid.tokens // 2] = 1
+    reading = Reading(call, tokens, tokens, weights, grid.grid_tokens)
+    for values in measure(reading).values():
         values.cpu()
-    numbers_of_maps(reading.received(0), grid)
+    numbers_of_maps(reading.received(), grid)
 
 
 def whole(call: AttentionCall, grid: TokenGrid) -> None:
@@ -85,16 +88,16 @@ def whole(call: AttentionCall, grid: TokenGrid) -> None:
     centres = torch.from_numpy(grid.centres()).float()
     inside = a[:, :, grid.prefix :, grid.prefix :] if grid.prefix else a
     ((inside * torch.cdist(centres, centres)).sum(-1) / inside.sum(-1)).mean(-1)
-    numbers_of_maps(a[:, :, grid.tokens // 2], grid)
+    numbers_of_maps(a[0, :, grid.tokens // 2, grid.prefix :], grid)
 
 
 def numbers_of_maps(maps: torch.Tensor, grid: TokenGrid) -> None:
-    """What is said of the map of each head, (1, heads, tokens)."""
+    """What is said of the map of each head, (heads, cells)."""
     whole_picture = Box(0.0, 0.0, float(grid.input_width), float(grid.input_height))
     size = grid.input_width, grid.input_height
     placement = Placement(*size, whole_picture, whole_picture, grid)
     everything = np.ones((grid.rows, grid.columns), dtype=np.bool_)
-    for values in maps[0, :, grid.prefix :].cpu().numpy():
+    for values in maps.cpu().numpy():
         describe(values.reshape(grid.rows, grid.columns), everything, placement)
 
 

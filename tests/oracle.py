@@ -76,3 +76,55 @@ def map_numbers(weights: Array) -> dict[str, float]:
         "entropy": -sum(x * math.log(x) for x in p),
         "area60": size / len(weights),
     }
+
+
+def stitch(windows: Array) -> Array:
+    """Rows of windows (W, H, n, m) as one matrix (H, W·n, W·m); no window sees another."""
+    count, heads, n, m = windows.shape
+    whole = np.zeros((heads, count * n, count * m))
+    for w in range(count):
+        whole[:, w * n : (w + 1) * n, w * m : (w + 1) * m] = windows[w]
+    return whole
+
+
+def layer_statistics(
+    a: Array,
+    sides: tuple[list[int], list[int]],
+    centres: tuple[Array, Array],
+    parts: tuple[list[bool], list[bool]],
+    windows: int,
+) -> dict[str, list[float]]:
+    """Every statistic of A (H, queries, keys) whose tokens stand for cells, −1 for none.
+
+    `sides` are the cells of queries and keys, `centres` of cells, `parts` who takes part.
+    """
+    (rows, columns), (of_rows, of_columns) = sides, parts
+    everybody = [i for i, part in enumerate(of_rows) if part]
+    lying = [i for i in everybody if rows[i] >= 0]
+    counted = lying if any(cell >= 0 for cell in rows) else everybody
+    inside = [j for j, cell in enumerate(columns) if cell >= 0 and of_columns[j]]
+    width = len(columns) // windows
+    keys = [sum(of_columns[w * width : (w + 1) * width]) for w in range(windows)]
+    found: dict[str, list[float]] = {}
+    for head in a:
+        entropies = [-sum(p * math.log(p) for p in head[i] if p > 0) for i in counted]
+        own = [keys[i // (len(rows) // windows)] for i in counted]
+        distances = [
+            sum(head[i, j] * math.dist(centres[0][rows[i]], centres[1][columns[j]]) for j in inside)
+            / sum(head[i, j] for j in inside)
+            for i in lying
+        ]
+        outside = [j for j, cell in enumerate(columns) if cell < 0]
+        values = {
+            "entropy": np.mean(entropies),
+            "entropy_ratio": np.mean(
+                [e / math.log(n) for e, n in zip(entropies, own, strict=True)]
+            ),
+            "confidence": np.mean([max(head[i]) for i in counted]),
+            "distance_px": np.mean(distances) if distances else math.nan,
+            "prefix_mass": np.mean([sum(head[i, j] for j in outside) for i in counted]),
+            "sink_mass": max(np.mean([head[i, j] for i in everybody]) for j in range(len(columns))),
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(float(value))
+    return found

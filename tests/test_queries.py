@@ -5,7 +5,7 @@ import pytest
 
 from attnviz import queries
 from attnviz.errors import UsageError
-from attnviz.geometry import place
+from attnviz.geometry import Layout, place
 
 PLACEMENT = place(80, 60, size=69, patch=10)  # 6 rows × 8 columns
 EVERY = np.ones(48, dtype=bool)
@@ -49,10 +49,43 @@ def test_a_mask_takes_tokens_by_their_share_of_its_white() -> None:
 
 def test_the_class_token_comes_first() -> None:
     placement = place(80, 60, size=69, patch=10, prefix=5)
-    every = np.ones(53, dtype=bool)
-    found = queries.weights(queries.Query("cls"), placement, every)
-    assert found[0] == 1
-    assert queries.weights(queries.Query("mean"), placement, every)[:5].sum() == 0
+    layout, every = Layout.whole(placement.grid), np.ones((1, 53), dtype=bool)
+    found = queries.token_weights(queries.Query("cls"), layout, placement, every)
+    assert found[0, 0] == found.sum() == 1
+    mean = queries.token_weights(queries.Query("mean"), layout, placement, every)
+    assert mean[0, :5].sum() == 0
+    assert mean[0, 5:] == pytest.approx(1 / 48)
+
+
+def test_tokens_have_the_weight_of_their_cell_wherever_they_are() -> None:
+    cells = np.random.default_rng(0).permutation(52).reshape(4, 13)
+    layout = Layout(6, 8, np.where(cells < 48, cells, -1))
+    part = np.random.default_rng(1).random((4, 13)) < 0.7
+    for text in ("mean", "35,22", "5,0,60,50"):
+        query = queries.parse(text)
+        taken = np.zeros(48, dtype=bool)
+        taken[layout.cells[part & (layout.cells >= 0)]] = True
+        if text == "35,22":
+            part |= layout.cells == 2 * 8 + 3
+            taken[2 * 8 + 3] = True
+        of_cells = queries.weights(query, PLACEMENT, taken)
+        found = queries.token_weights(query, layout, PLACEMENT, part)
+        for where, cell in np.ndenumerate(layout.cells):
+            assert found[where] == (of_cells[cell] if cell >= 0 and part[where] else 0)
+
+
+def test_several_tokens_of_a_cell_share_its_weight() -> None:
+    twice = Layout(6, 8, np.concatenate([np.arange(48), np.arange(24)])[None])
+    every = np.ones((1, 72), dtype=bool)
+    found = queries.token_weights(queries.parse("mean"), twice, PLACEMENT, every)[0]
+    assert found[24:48] == pytest.approx(1 / 48)
+    assert found[:24] + found[48:] == pytest.approx(np.full(24, 1 / 48))
+
+
+def test_the_pool_takes_all_of_its_queries_alike() -> None:
+    layout, part = Layout(1, 1, np.full((1, 4), -1)), np.array([[True, False, True, True]])
+    found = queries.token_weights(queries.parse("pool"), layout, None, part)
+    assert found == pytest.approx(part / 3)
 
 
 def test_masked_tokens_are_never_looked_from() -> None:
@@ -70,6 +103,19 @@ def test_what_auto_means() -> None:
     assert queries.resolve(auto, has_class_token=False).kind == "mean"
     with pytest.raises(UsageError, match="no class token"):
         queries.resolve(queries.parse("cls"), has_class_token=False)
+
+
+def test_what_auto_means_where_no_query_lies_on_the_picture() -> None:
+    auto = queries.parse("auto")
+    assert queries.resolve(auto, has_class_token=False, on_picture=False).kind == "pool"
+    assert queries.resolve(auto, has_class_token=True, on_picture=False).kind == "cls"
+    for text in ("mean", "5,5", "1,2,3,4", "m.png"):
+        with pytest.raises(UsageError, match=r"layer 3 has no query on the picture.*--query auto"):
+            queries.resolve(queries.parse(text), has_class_token=False, on_picture=False, layer=3)
+    with pytest.raises(UsageError, match=r"layer 3 is no attention pool.*--query auto"):
+        queries.resolve(queries.parse("pool"), has_class_token=False, layer=3)
+    with pytest.raises(UsageError, match=r"layer 3 has no class token.*--layers"):
+        queries.resolve(queries.parse("cls"), has_class_token=False, layer=3)
 
 
 def test_a_point_in_the_part_that_was_cropped_is_refused() -> None:

@@ -1,10 +1,12 @@
 """Statistics from whole rows of A, a block of queries at a time.
 
 Best where the matrix is small, and on devices that like few large operations. Memory is a block
-of rows, never the matrix.
+of rows, never the matrix. A block is some items of the batch with all of their rows, as windows
+are; or, where that is too much, some rows of one item.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,10 +24,42 @@ BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
 def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, block by block."""
     batch, heads, queries, keys = call.shape
-    step = max(1, BLOCK.get(call.query.device.type, 1 << 24) // (batch * heads * keys))
+    together = max(1, _size(call) // (heads * queries * keys))
+    if batch <= together:
+        return _rows(call, asked, progress)
+    parts = []
+    for start in range(0, batch, together):
+        items = slice(start, min(start + together, batch))
+        parts.append(_rows(call.batch(items), asked.batch(items)))
+        if progress is not None:
+            progress(items.stop * queries, batch * queries)
+    return _joined(parts)
+
+
+def _joined(parts: list[Sweep]) -> Sweep:
+    """Sweeps of parts of the batch as one."""
+    joined: dict[str, Any] = {}
+    for name in (field.name for field in fields(Sweep)):
+        found = [getattr(part, name) for part in parts]
+        joined[name] = None if found[0] is None else torch.cat(found)
+    return Sweep(**joined)
+
+
+def _size(call: "AttentionCall") -> int:
+    """Scores of a block."""
+    return BLOCK.get(call.query.device.type, 1 << 24)
+
+
+def _rows(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+    """All that is asked of a call, some rows of all items at a time."""
+    batch, heads, queries, keys = call.shape
+    asked = asked.batch(0) if batch == 1 else asked
+    step = max(1, _size(call) // (batch * heads * keys))
     received = None
     if asked.weights is not None:
-        received = call.query.new_zeros(batch, heads, len(asked.weights), keys, dtype=torch.float32)
+        received = call.query.new_zeros(
+            batch, heads, asked.weights.shape[-2], keys, dtype=torch.float32
+        )
     parts = []
     for start in range(0, queries, step):
         index = torch.arange(start, min(start + step, queries), device=call.query.device)
@@ -47,20 +81,21 @@ def _block(call: "AttentionCall", asked: Asked, queries: Tensor, received: Tenso
     top = s.amax(-1, keepdim=True)
     valid = ~(top[..., 0] <= FLOOR / 2)  # NaN stays NaN
     if asked.query_mask is not None:
-        valid = valid & asked.query_mask[queries]
+        valid = valid & asked.query_mask[..., queries].unsqueeze(-2)
     power = s.sub_(top).exp2()  # (B, H, n, Nk), A times `total`
     total = power.sum(-1)
     bits = total.log2()
     entropy = (bits - torch.linalg.vecdot(s, power) / total) / LOG2E
     rows = [(top[..., 0] + bits) / LOG2E, entropy.clamp_min_(0), 1 / total]
     if asked.prefix is not None:
-        rows.append(power @ asked.prefix.float() / total)
+        rows.append(_sum(power, asked.prefix) / total)
     if asked.positions is not None:
         rows.append(_distance(s, power, asked, queries))
     if asked.squares:
         rows.append(power.square().sum(-1) / total.square())
     if received is not None and asked.weights is not None:
-        share = asked.weights[:, queries].float() * (valid / total)[:, :, None]  # (B, H, R, n)
+        weights = asked.weights[..., queries].float().unsqueeze(-3)  # (B or 1, 1, R, n)
+        share = weights * (valid / total)[:, :, None]  # (B, H, R, n)
         received += share @ power
     return torch.stack(rows).masked_fill_(~valid, 0.0)
 
@@ -69,16 +104,27 @@ def _distance(s: Tensor, power: Tensor, asked: Asked, queries: Tensor) -> Tensor
     """Σ_{j∈G} Â_ij·d_ij, (B, H, n)."""
     assert asked.positions is not None  # the caller has looked
     of_queries, of_keys = (places.float() for places in asked.positions)
-    x, y = (of_queries[queries][:, None] - of_keys).unbind(-1)  # (n, Nk)
+    apart = of_queries[..., queries, None, :] - of_keys[..., None, :, :]
+    x, y = apart.unsqueeze(-4).unbind(-1)  # (B or 1, 1, n, Nk)
     far = x.square().addcmul_(y, y).sqrt_()
     inside = total = power.sum(-1)
     if asked.grid is not None:
-        far, inside = far * asked.grid, power @ asked.grid.float()
+        grid = asked.grid[..., None, None, :]
+        far, inside = far * grid, _sum(power, asked.grid)
         if bool((inside < 1e-3 * total).any()):
             # Others take nearly all: what little G gets would be lost beside the largest score.
-            s = s.masked_fill(~asked.grid, FLOOR)
+            s = s.masked_fill(~grid, FLOOR)
             top = s.amax(-1, keepdim=True)
             power = s.sub_(top).exp2_() * (top > FLOOR / 2)
-            inside = power @ asked.grid.float()
+            inside = _sum(power, asked.grid)
     path: Tensor = torch.linalg.vecdot(power, far)
     return (path / inside).nan_to_num_(nan=0.0)
+
+
+def _sum(power: Tensor, keys: Tensor) -> Tensor:
+    """Σ over some keys, (Nk,) or (B, Nk) boolean, of (B, H, n, Nk): (B, H, n)."""
+    some = keys.float()
+    if keys.ndim == 1:
+        return power @ some
+    batch, heads, rows, _ = power.shape
+    return torch.bmm(power.flatten(1, 2), some[:, :, None]).view(batch, heads, rows)

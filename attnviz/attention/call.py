@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -67,6 +67,18 @@ class AttentionCall:
         """Shape of the weights, (batch, heads, queries, keys)."""
         batch, heads, queries, _ = self.query.shape
         return batch, heads, queries, self.key.shape[2]
+
+    def batch(self, items: slice | Tensor) -> "AttentionCall":
+        """The call of some items of the batch."""
+        bias = self.bias
+        return replace(
+            self,
+            query=self.query[items],
+            key=self.key[items],
+            value=self.value[items],
+            bias=bias[items] if bias is not None and bias.ndim == 4 and len(bias) > 1 else bias,
+            output=None if self.output is None else self.output[items],
+        )
 
     def rows(self, queries: Sequence[int]) -> Tensor:
         """The weights of chosen queries, (batch, heads, len(queries), keys): one softmax a row.

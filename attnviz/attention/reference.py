@@ -118,12 +118,16 @@ def output_error(a: Tensor, value: Tensor, output: Tensor) -> Tensor:
 
 
 def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
-    """Σ_{j∈G} Â_ij·d_ij of every query, (…, Nq); Â: A on the keys of G with rows renormalised."""
+    """Σ_{j∈G} Â_ij·d_ij of every query, (B, H, Nq); Â: A on the keys of G, rows renormalised.
+
+    `grid` and the positions are of all items of the batch, or have its axis in front.
+    """
     of_queries, of_keys = (places.to(a.dtype) for places in positions)
-    difference = of_queries[:, None] - of_keys[grid][None]
-    inside = a[..., grid]
+    difference = of_queries[..., :, None, :] - of_keys[..., None, :, :]
+    far = difference.square().sum(-1).sqrt().unsqueeze(-3)  # (B or 1, 1, Nq, Nk)
+    inside = a.masked_fill(~grid[..., None, None, :], 0.0)
     inside = (inside / inside.sum(-1, keepdim=True)).nan_to_num()
-    return (inside * difference.square().sum(-1).sqrt()).sum(-1)
+    return (inside * far).sum(-1)
 
 
 def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
@@ -138,14 +142,14 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
     )
     a = _softmax(s)
     part = a.new_ones(a.shape[2], dtype=torch.bool)
-    part = part if asked.query_mask is None else asked.query_mask
+    part = part if asked.query_mask is None else asked.query_mask.unsqueeze(-2)  # (…, 1, Nq)
     grid = a.new_ones(a.shape[3], dtype=torch.bool) if asked.grid is None else asked.grid
     places, weights = asked.positions, asked.weights
     found = {
         "lse": torch.where(torch.isneginf(s).all(-1), 0.0, s.logsumexp(-1)),
         "entropy": row_entropy(a),
         "confidence": a.amax(-1),
-        "prefix_mass": None if asked.prefix is None else a[..., asked.prefix].sum(-1),
+        "prefix_mass": None if asked.prefix is None else _sum(a, asked.prefix),
         "distance": None if places is None else row_distance(a, grid, places),
         "sum_of_squares": sum_of_squares(a) if asked.squares else None,
     }
@@ -153,7 +157,10 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
         progress(a.shape[2], a.shape[2])
     return Sweep(
         **{name: None if row is None else row * part for name, row in found.items()},  # type: ignore[arg-type]
-        received=None
-        if weights is None
-        else torch.einsum("ri,bhij->bhrj", weights.to(a.dtype) * part, a),
+        received=None if weights is None else (weights.to(a.dtype) * part).unsqueeze(-3) @ a,
     )
+
+
+def _sum(a: Tensor, keys: Tensor) -> Tensor:
+    """Σ_j A_ij over some keys, (Nk,) or (B, Nk) boolean, of (B, H, Nq, Nk): (B, H, Nq)."""
+    return a.masked_fill(~keys[..., None, None, :], 0.0).sum(-1)

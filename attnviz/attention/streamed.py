@@ -36,10 +36,10 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
     """
     batch, heads, queries, keys = call.shape
     numbers = torch.zeros(6, batch, heads, queries)
-    given = 0 if asked.weights is None else len(asked.weights)
+    given = 0 if asked.weights is None else asked.weights.shape[-2]
     received = torch.zeros(batch, heads, given, keys)
     for item in range(batch):
-        task = _task(call, asked, item)
+        task = _task(call, asked.batch(item), item)
         sums = received.new_zeros(heads, given, len(task.order))
         for start, (found, gives) in _blocks(task):
             numbers[:, item, :, start : start + task.rows] = found
@@ -48,7 +48,7 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
                 progress(item * queries + start + found.shape[2], batch * queries)
         received[item, :, :, task.order] = sums
     if asked.query_mask is not None:
-        numbers.masked_fill_(~asked.query_mask, 0.0)
+        numbers.masked_fill_(~asked.query_mask.unsqueeze(-2), 0.0)
     lse, entropy, confidence, mass, distance, squares = numbers.unbind(0)
     return Sweep(
         lse=lse,
@@ -62,7 +62,7 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
 
 
 def _task(call: "AttentionCall", asked: Asked, item: int) -> Task:
-    """One item of the batch, its keys sorted and cut into tiles."""
+    """One item of the batch, what is `asked` of it alone; its keys sorted and cut into tiles."""
     _, heads, queries, _ = call.shape
     keep, bias = _kept(call, item)
     grid = torch.ones_like(keep) if asked.grid is None else asked.grid

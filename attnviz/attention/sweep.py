@@ -1,7 +1,7 @@
 """What one pass over the rows of A is asked, and what it gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Asked:
     """What a sweep is asked, beside the entropy and the largest weight of every row.
+
+    Each of the tensors may have one more axis in front, the batch: windows of a picture hold
+    different tokens.
 
     Attributes:
         query_mask: (Nq,) boolean; the rows of other queries are 0 and give nothing.
@@ -28,6 +31,23 @@ class Asked:
     grid: Tensor | None = None
     weights: Tensor | None = None
     squares: bool = False
+
+    def batch(self, items: int | slice) -> "Asked":
+        """What is asked of some items of the batch; of one, without the axis of the batch."""
+
+        def of(tensor: Tensor, axes: int) -> Tensor:
+            return tensor if tensor.ndim == axes else tensor[items]
+
+        mask, prefix, grid = self.query_mask, self.prefix, self.grid
+        places, weights = self.positions, self.weights
+        return replace(
+            self,
+            query_mask=None if mask is None else of(mask, 1),
+            prefix=None if prefix is None else of(prefix, 1),
+            positions=None if places is None else (of(places[0], 2), of(places[1], 2)),
+            grid=None if grid is None else of(grid, 1),
+            weights=None if weights is None else of(weights, 2),
+        )
 
 
 @dataclass(frozen=True)

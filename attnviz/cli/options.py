@@ -131,7 +131,7 @@ class QuestionOptions:
         _option(
             "--query",
             "-q",
-            help="Where to look from: auto, cls, mean, X,Y, X0,Y0,X1,Y1 or a mask picture.",
+            help="Where to look from: auto, cls, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask picture.",
             metavar="WHERE",
         ),
     ] = "auto"

@@ -72,7 +72,9 @@ def look(
     if options.mask is not None:
         mask = load_mask(options.mask, width=picture.width, height=picture.height)
     with console.progress("model", quiet=streams.quiet):
-        return console.interruptible(lambda: observe(picture, model, fit=options.fit, mask=mask))
+        return console.interruptible(
+            lambda: observe(picture, model, fit=options.fit, mask=mask, layers=question.layers)
+        )
 
 
 def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) -> Explanation:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.cli import console
-from attnviz.records import Record
+from attnviz.records import QueryInfo, Record
 
 _COLUMNS = {
     "entropy": "entropy",
@@ -63,16 +63,18 @@ def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
 
 
 def _title(record: Record) -> Text:
-    image, tokens = record.image, record.tokens
+    image, kind = record.image, record.tokens.kind
+    grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
+    asked = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
     return Text(
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
-        f"{tokens.columns}x{tokens.rows} {tokens.kind}  {record.method} from {_query(record)}",
+        f"{grids} {kind}  {record.method} from {', '.join(asked)}",
         style="bold",
     )
 
 
-def _query(record: Record) -> str:
-    query: dict[str, Any] = record.data()["query"]
+def _query(asked: QueryInfo) -> str:
+    query: dict[str, Any] = asked.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     return str(query.get("path") or ",".join(numbers) or query["kind"])
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -69,14 +71,20 @@ def parse_scale(text: str) -> Scale:
     return Scale("fixed", low, high)
 
 
-def ranges(scale: Scale, maps: NDArray[np.float32], drawn: NDArray[np.bool_]) -> list[list[Range]]:
-    """The range of each map in (layers, heads, rows, columns), over its `drawn` tokens."""
-    weights = maps[:, :, drawn]  # (layers, heads, tokens drawn)
-    found = []
-    for layer in weights:
-        shared = {"all": weights, "layer": layer}.get(scale.kind)
-        found.append([_range(scale, head if shared is None else shared) for head in layer])
-    return found
+def ranges(
+    scale: Scale, weights: Sequence[NDArray[np.float32]], layers: Sequence[int]
+) -> list[Range]:
+    """The range of each map, of its drawn weights (n,), whose layer is that of `layers`."""
+    import numpy as np  # noqa: PLC0415 — numpy stays out of `--help`
+
+    groups = {"layer": list(layers), "all": [0] * len(layers)}.get(scale.kind)
+    if groups is None:
+        return [_range(scale, own) for own in weights]
+    shared = {
+        group: np.concatenate([w for w, of in zip(weights, groups, strict=True) if of == group])
+        for group in set(groups)
+    }
+    return [_range(scale, shared[group]) for group in groups]
 
 
 def _range(scale: Scale, weights: NDArray[np.float32]) -> Range:

@@ -1,6 +1,7 @@
 """The contact sheet: the original and every overlay, with titles and colour bars."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 def compose(
     original: Cell,
-    cells: list[Cell],
+    cells: Sequence[Cell | None],
     colours: NDArray[np.uint8],
     *,
     title: str,
@@ -49,16 +50,16 @@ def compose(
 
     Args:
         original: comes first; in a row of its own where `columns` are given.
-        cells: the maps.
+        cells: the maps; None leaves a place empty.
         colours: the colour table of the bars, (n, 3).
         title: one line above all.
-        columns: cells in a row, one for each head where there are several layers; else as many as
-            make the sheet a little wider than high.
+        columns: places in a row, one for each head where there are several layers; else as many
+            as make the sheet a little wider than high.
     """
     first = 1 if columns is None else columns
     cells = [original, *cells]
-    width = max(_WIDTH, *(cell.thumbnail.width for cell in cells))
-    height = max(cell.thumbnail.height for cell in cells)
+    width = max(_WIDTH, *(cell.thumbnail.width for cell in cells if cell is not None))
+    height = max(cell.thumbnail.height for cell in cells if cell is not None)
     step = (width + _GAP, height + 2 * _TITLE + _BAR + _GAP)
     columns = columns or _columns(len(cells), step)
     places = [0, *range(first, first + len(cells) - 1)]
@@ -67,6 +68,8 @@ def compose(
     sheet = Image.new("RGB", (columns * step[0] + _GAP, head + rows * step[1] + _GAP), _PAPER)
     _write(sheet, (_GAP, _GAP), title, _INK, sheet.width - 2 * _GAP, bold=True)
     for place, cell in zip(places, cells, strict=True):
+        if cell is None:
+            continue
         row, column = divmod(place, columns)
         origin = (_GAP + column * step[0], head + _GAP + row * step[1])
         _draw_cell(sheet, cell, origin, width, colours)

@@ -1,4 +1,4 @@
-"""Methods: from a recording and a query to maps. `METHODS` is the table."""
+"""Methods: from layers that are read to maps. `METHODS` is the table."""
 
 from attnviz.catalog import Entry
 

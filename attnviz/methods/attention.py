@@ -1,14 +1,15 @@
 """Raw attention weights."""
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from attnviz.attention.reading import Reading
 
 
-def attention(reading: Reading) -> Tensor:
-    """Σ_i w_i A_ij of each layer and head, (layers, batch, heads, tokens).
+def attention(readings: Sequence[Reading]) -> list[Tensor]:
+    """Σ_i w_i A_ij of each layer, (heads, key cells).
 
     w are the weights of the query: one token, or an average (Vaswani et al., 1706.03762, eq. 1).
     """
-    return torch.stack([reading.received(layer) for layer in reading.layers])
+    return [reading.received() for reading in readings]

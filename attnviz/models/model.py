@@ -22,7 +22,7 @@ class Model:
         weights: `pretrained`, `random`, or the file they came from.
         module: takes (batch, 3, height, width) pixels and, if `takes_mask`, a mask of 0/1 over
             all tokens, (batch, prefix + rows·columns).
-        layers, heads, features: of its attention.
+        layers, heads, features: of its attention; None where only a run tells.
         tokens: what a grid token is.
         patch: its side in input pixels.
         size: input size S; the input covers about S×S pixels.
@@ -37,9 +37,9 @@ class Model:
     spec: str
     weights: str
     module: nn.Module
-    layers: int
-    heads: int
-    features: int
+    layers: int | None
+    heads: int | None
+    features: int | None
     tokens: Literal["patches", "pixels"]
     patch: int
     size: int

@@ -1,43 +1,117 @@
 """The cheap step: ask a recording a question."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from attnviz import methods, queries, statistics
-from attnviz.attention.reading import Reading
 from attnviz.attention.sweep import Progress
 from attnviz.errors import RecordingError, UsageError
-from attnviz.geometry import Fit
-from attnviz.images import Picture, load_mask
-from attnviz.models.model import Model
+from attnviz.geometry import Placement
 from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.question import read, resolve
 from attnviz.queries import Query
 from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One map: what a head attends to, and its numbers.
+
+    Attributes:
+        layer, head: whose map it is.
+        query: the question as this layer was asked it.
+        values: (rows, columns) float32 weights of the layer's own cells; masked ones are 0.
+        numbers: of each statistic; NaN where it is not defined.
+        placement: where the cells lie on the picture.
+        drawn: (rows, columns) False for cells that are masked or lie in padding.
+    """
+
+    layer: int
+    head: int
+    query: Query
+    values: NDArray[np.float32]
+    numbers: dict[str, float]
+    placement: Placement
+    drawn: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Maps that answer one query, and the numbers of their heads.
 
     Attributes:
         observation: what was asked.
-        query: the question, definite.
+        query: the question, definite, as the last layer was asked it.
         method: its name.
-        layers, heads: numbers of the maps' first two axes.
-        maps: (layers, heads, rows, columns) float32 weights; masked tokens are 0.
-        numbers: of each statistic, (layers, heads) float32.
+        answers: one for each layer and head, layer by layer.
     """
 
     observation: Observation
     query: Query
     method: str
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    maps: NDArray[np.float32]
-    numbers: dict[str, NDArray[np.float32]]
+    answers: tuple[Answer, ...]
+
+    @cached_property
+    def by_layer(self) -> dict[int, tuple[Answer, ...]]:
+        """The answers of each layer."""
+        found: dict[int, tuple[Answer, ...]] = {}
+        for answer in self.answers:
+            found[answer.layer] = (*found.get(answer.layer, ()), answer)
+        return found
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that were asked."""
+        return tuple(self.by_layer)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Numbers of the heads, of all layers that were asked."""
+        return tuple(dict.fromkeys(answer.head for answer in self.answers))
+
+    @property
+    def alike(self) -> bool:
+        """Whether all layers have the same heads, and cells laid out alike."""
+        return len(self.answers) == len(self.layers) * len(self.heads) and all(
+            np.array_equal(answer.drawn, self.answers[0].drawn) for answer in self.answers
+        )
+
+    @cached_property
+    def maps(self) -> NDArray[np.float32]:
+        """All maps, (layers, heads, rows, columns).
+
+        Raises:
+            UsageError: grids or heads differ from layer to layer.
+        """
+        if not self.alike:
+            raise UsageError(
+                "layers differ in their grids or heads; take the maps from `answers`, or --layers "
+                "one at a time"
+            )
+        maps = np.stack([answer.values for answer in self.answers])
+        return maps.reshape(len(self.layers), len(self.heads), *maps.shape[1:])
+
+    @cached_property
+    def numbers(self) -> dict[str, NDArray[np.float32]]:
+        """Each statistic, (layers, heads).
+
+        Raises:
+            UsageError: heads differ from layer to layer.
+        """
+        shape = len(self.layers), len(self.heads)
+        if len(self.answers) != shape[0] * shape[1]:
+            raise UsageError("layers differ in their heads; take the numbers from `answers`")
+        return {
+            name: np.array([answer.numbers[name] for answer in self.answers], dtype=np.float32)
+            .reshape(shape)
+            for name in statistics.STATISTICS
+        }  # fmt: skip
 
 
 def explain(
@@ -53,99 +127,80 @@ def explain(
 
     Args:
         observation: what `observe` gave.
-        query: `auto`, `cls`, `mean`, `X,Y`, `X0,Y0,X1,Y1` or a mask picture, in picture pixels.
+        query: `auto`, `cls`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` or a mask picture, in picture
+            pixels.
         method: a name that `attnviz methods` lists.
         layers: `-1`, `all`, `0,5-11`.
-        heads: `all`, a count `8`, a list `0,3,5-7`.
+        heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`.
         progress: told (query rows done, query rows in all).
 
     >>> explain(observation, query="120,80", heads="8").maps.shape      # (1, 8, 14, 21)
 
     Raises:
         UsageError: an option that cannot be read, or asks for more than there is.
-        RecordingError: the weights are not finite.
+        RecordingError: the weights are not finite, or a layer's cells are no squares.
     """
-    chosen_layers = choose_layers(parse_layers(layers), len(observation.recording))
-    chosen_heads = choose_heads(parse_heads(heads), observation.recording[0].heads)
+    chosen = choose_layers(parse_layers(layers), len(observation.layers))
+    chosen_heads = _heads(observation, heads, chosen)
     if method not in methods.METHODS:
         raise UsageError(f"--method {method!r} is none; take {', '.join(methods.METHODS)}")
-    asked = queries.resolve(queries.parse(query), has_class_token=observation.model.class_token)
-    reading = _reading(observation, asked, chosen_layers, progress)
-    maps = methods.METHODS[method].load()(reading)  # (L, B, H, N)
-    numbers = [statistics.measure(reading, layer) for layer in chosen_layers]
-    index = torch.tensor(chosen_heads, device=maps.device)
-    return Explanation(
-        observation=observation,
-        query=asked,
-        method=method,
-        layers=chosen_layers,
-        heads=chosen_heads,
-        maps=_on_grid(observation, maps[:, 0][:, index]),
-        numbers={
-            name: torch.stack([each[name][0, index] for each in numbers]).cpu().numpy()
-            for name in statistics.STATISTICS
-        },
-    )
-
-
-def check_question(
-    picture: Picture,
-    model: Model,
-    *,
-    fit: Fit = "keep",
-    query: str = "auto",
-    layers: str = "-1",
-    heads: str = "all",
-) -> None:
-    """Whether a question can be asked of a model and a picture, before the model is run.
-
-    Raises:
-        UsageError: a query beside the picture, or heads or layers that the model does not have.
-        ImageError: a mask picture that cannot be read.
-    """
-    choose_layers(parse_layers(layers), model.layers)
-    choose_heads(parse_heads(heads), model.heads)
-    asked = queries.resolve(queries.parse(query), has_class_token=model.class_token)
-    placement = model.place(picture, fit=fit)
-    everything = np.ones(placement.grid.tokens, dtype=np.bool_)
-    queries.weights(asked, placement, everything, _query_mask(asked, picture))
-
-
-def _query_mask(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
-    """The mask picture that a query names."""
-    if query.path is None:
-        return None
-    return load_mask(query.path, width=picture.width, height=picture.height)
-
-
-def _reading(
-    observation: Observation, query: Query, layers: tuple[int, ...], progress: Progress | None
-) -> Reading:
-    """What the core needs to know of the tokens, as tensors beside the recording."""
-    placement, device = observation.placement, observation.recording[0].query.device
-    mask = _query_mask(query, observation.picture)
-    weights = queries.weights(query, placement, observation.taking_part, mask)
-    positions = np.zeros((placement.grid.tokens, 2), dtype=np.float32)
-    positions[placement.grid.prefix :] = placement.grid.centres()
-    return Reading(
-        recording=observation.recording,
-        layers=layers,
-        prefix=torch.arange(placement.grid.tokens, device=device) < placement.grid.prefix,
-        taking_part=torch.from_numpy(observation.taking_part).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        weights=torch.from_numpy(weights.astype(np.float32)).to(device),
-        progress=progress,
-    )
-
-
-def _on_grid(observation: Observation, maps: torch.Tensor) -> NDArray[np.float32]:
-    """(layers, heads, tokens) → (layers, heads, rows, columns)."""
-    grid = observation.placement.grid
-    if not torch.isfinite(maps).all():
-        kind = observation.model.dtype
-        advice = "check the model's weights" if kind == torch.float32 else "take --dtype float32"
-        raise RecordingError(
-            f"{observation.picture.path}: the attention is not finite in {kind}; {advice}"
+    asked = resolve(observation, queries.parse(query), chosen)
+    readings = read(observation, chosen, asked, progress)
+    # Numbers first: they sweep layer by layer, which is the order that progress is told in.
+    numbers = [statistics.measure(reading) for reading in readings]
+    maps: list[Tensor] = methods.METHODS[method].load()(readings)  # of each layer (H, key cells)
+    answers: list[Answer] = []
+    for i, layer in enumerate(chosen):
+        answers += _answers(
+            observation, layer, chosen_heads[i], query=asked[i], maps=maps[i], numbers=numbers[i]
         )
-    values: NDArray[np.float32] = maps[..., grid.prefix :].float().cpu().numpy()
-    return values.reshape(*values.shape[:2], grid.rows, grid.columns)
+    return Explanation(observation, asked[-1], method, tuple(answers))
+
+
+def _heads(observation: Observation, text: str, layers: Sequence[int]) -> list[tuple[int, ...]]:
+    """Head numbers of each layer; a layer that has too few is named where layers differ."""
+    wanted = parse_heads(text)
+    counts = [layer.call.heads for layer in observation.layers]
+    differ = len(set(counts)) > 1
+    return [
+        choose_heads(wanted, counts[number], layer=number if differ else None) for number in layers
+    ]
+
+
+def _answers(
+    observation: Observation,
+    layer: int,
+    heads: Sequence[int],
+    *,
+    query: Query,
+    maps: Tensor,
+    numbers: dict[str, Tensor],
+) -> list[Answer]:
+    """What the chosen heads of one layer answer; `maps` is (heads, key cells)."""
+    keys = observation.layers[layer].keys
+    _check_finite(observation, layer, maps)
+    values: NDArray[np.float32] = maps.float().cpu().numpy().reshape(-1, keys.rows, keys.columns)
+    columns = {name: found.tolist() for name, found in numbers.items()}
+    placement, drawn = observation.placed(keys), observation.drawn_on(keys)
+    return [
+        Answer(
+            layer=layer,
+            head=head,
+            query=query,
+            values=values[head],
+            numbers={name: column[head] for name, column in columns.items()},
+            placement=placement,
+            drawn=drawn,
+        )
+        for head in heads
+    ]
+
+
+def _check_finite(observation: Observation, layer: int, maps: Tensor) -> None:
+    if torch.isfinite(maps).all():
+        return
+    kind = observation.layers[layer].call.query.dtype
+    advice = "check the model's weights" if kind == torch.float32 else "take --dtype float32"
+    raise RecordingError(
+        f"{observation.picture.path}: the attention is not finite in {kind}; {advice}"
+    )

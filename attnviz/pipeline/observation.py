@@ -1,7 +1,7 @@
 """The expensive step: run the model once and keep its attention calls."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,35 +9,87 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz import memory
-from attnviz.attention import Recording, record
+from attnviz.attention import AttentionCall, Recording, record
 from attnviz.errors import RecordingError, UsageError
-from attnviz.geometry import Fit, Placement
+from attnviz.geometry import Fit, Layout, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
+from attnviz.selection import choose_layers, parse_layers
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention call, and what its tokens stand for.
+
+    Attributes:
+        call: its batch are the windows that tile one picture.
+        queries, keys: the cell of every token, (windows, tokens).
+    """
+
+    call: AttentionCall
+    queries: Layout
+    keys: Layout
 
 
 @dataclass(frozen=True)
 class Observation:
     """A picture as a model saw it, with every attention call; ask it as often as you like.
 
-    `taking_part` is (prefix + rows·columns,) boolean, False for masked tokens.
+    Attributes:
+        picture, model: what was run.
+        placement: how the picture lies in the input, on the model's own grid.
+        layers: the attention calls, in call order.
+        taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
     """
 
     picture: Picture
     model: Model
     placement: Placement
-    recording: Recording
+    layers: tuple[Layer, ...]
     taking_part: NDArray[np.bool_]
 
     @cached_property
-    def drawn(self) -> NDArray[np.bool_]:
-        """Grid tokens that take part and touch the picture, (rows, columns)."""
+    def recording(self) -> Recording:
+        """The attention calls alone."""
+        return Recording([layer.call for layer in self.layers])
+
+    def placed(self, layout: Layout) -> Placement:
+        """How the picture lies on the cells of a layout.
+
+        Raises:
+            RecordingError: the cells do not cut the input into squares.
+        """
         grid = self.placement.grid
-        on_picture = self.placement.coverage(
-            0, 0, self.placement.picture_width, self.placement.picture_height
-        )
+        width, height = grid.input_width, grid.input_height
+        patch = width // layout.columns
+        if (patch * layout.columns, patch * layout.rows) != (width, height):
+            raise RecordingError(
+                f"{self.model.spec} has a layer of {layout.columns}x{layout.rows} cells, which do "
+                f"not cut {width}x{height} pixels into squares of whole pixels; take other --layers"
+            )
+        cells = TokenGrid(layout.rows, layout.columns, patch, layout.outside)
+        return replace(self.placement, grid=cells)
+
+    def tokens_taking_part(self, layout: Layout) -> NDArray[np.bool_]:
+        """Tokens of a layout that are not masked, (windows, tokens): a cell is as its middle is."""
+        grid = self.placement.grid
+        rows = (2 * np.arange(layout.rows) + 1) * grid.rows // (2 * layout.rows)
+        columns = (2 * np.arange(layout.columns) + 1) * grid.columns // (2 * layout.columns)
         part = self.taking_part[grid.prefix :].reshape(grid.rows, grid.columns)
-        return part & (on_picture > 0)
+        return layout.of_tokens(part[np.ix_(rows, columns)].ravel(), np.True_)
+
+    def drawn_on(self, layout: Layout) -> NDArray[np.bool_]:
+        """Cells with a token that takes part that touch the picture, (rows, columns)."""
+        placement = self.placed(layout)
+        size = placement.picture_width, placement.picture_height
+        part = layout.count(self.tokens_taking_part(layout)) > 0
+        drawn: NDArray[np.bool_] = placement.coverage(0, 0, *size) > 0
+        return drawn & part.reshape(drawn.shape)
+
+    @cached_property
+    def drawn(self) -> NDArray[np.bool_]:
+        """Tokens of the model's own grid that take part and touch the picture, (rows, columns)."""
+        return self.drawn_on(Layout.whole(self.placement.grid))
 
     @property
     def masked(self) -> int:
@@ -47,17 +99,20 @@ class Observation:
     @cached_property
     def errors(self) -> tuple[float, ...]:
         """Error of the self-check of each layer; see `AttentionCall.check`."""
-        found = [call.check() for call in self.recording]
+        found = [layer.call.check() for layer in self.layers]
         return tuple(math.inf if error is None or math.isnan(error) else error for error in found)
 
     @property
     def unexplained(self) -> tuple[int, ...]:
         """Layers whose recorded weights do not explain the model's output.
 
-        The limit is 1e-3, in half precision 1e-2.
+        The limit is 1e-3 for a call in float32, in half precision 1e-2.
         """
-        limit = 1e-3 if self.model.dtype == torch.float32 else 1e-2
-        return tuple(layer for layer, error in enumerate(self.errors) if error > limit)
+        return tuple(
+            number
+            for number, (layer, error) in enumerate(zip(self.layers, self.errors, strict=True))
+            if error > (1e-3 if layer.call.query.dtype == torch.float32 else 1e-2)
+        )
 
 
 def observe(
@@ -66,6 +121,7 @@ def observe(
     *,
     fit: Fit = "keep",
     mask: NDArray[np.bool_] | None = None,
+    layers: str = "all",
 ) -> Observation:
     """Run a model once on a picture and record its attention.
 
@@ -75,9 +131,10 @@ def observe(
         fit: how the picture is laid into the input: keep, crop, pad or squash.
         mask: (height, width), False where the picture takes no part, as key or as query. A token
             is masked when less than half of it is True; padding counts as False.
+        layers: those that will be asked: `-1`, `all`, `0,5-11`.
 
     Raises:
-        UsageError: the mask leaves no token, or the model takes none.
+        UsageError: the mask leaves no token, the model takes none, or has no such layer.
         MemoryLimitError: so many tokens do not fit; nothing was begun.
         RecordingError: the model made no attention call.
     """
@@ -88,8 +145,9 @@ def observe(
         taking_part = _unmasked(placement, mask, takes_mask=model.takes_mask)
     pixels = model.pixels(picture, placement)
     arguments = () if mask is None else (torch.from_numpy(taking_part)[None].to(model.device),)
-    recording = _on_grid(model, placement, _run(model, pixels, arguments))
-    return Observation(picture, model, placement, recording, taking_part)
+    found = _layers(model, placement, _run(model, pixels, arguments))
+    choose_layers(parse_layers(layers), len(found))
+    return Observation(picture, model, placement, found, taking_part)
 
 
 def _run(model: Model, pixels: torch.Tensor, arguments: tuple[torch.Tensor, ...]) -> Recording:
@@ -107,10 +165,11 @@ def _run(model: Model, pixels: torch.Tensor, arguments: tuple[torch.Tensor, ...]
     return recording
 
 
-def _on_grid(model: Model, placement: Placement, recording: Recording) -> Recording:
+def _layers(model: Model, placement: Placement, recording: Recording) -> tuple[Layer, ...]:
     """The calls in which all tokens attend to all tokens of the grid: the layers."""
     tokens = placement.grid.tokens
-    layers = [call for call in recording if call.shape[2:] == (tokens, tokens)]
+    whole = Layout.whole(placement.grid)
+    layers = [call for call in recording if call.shape == (1, call.heads, tokens, tokens)]
     if not layers:
         shapes = sorted({f"{call.shape[2]}x{call.shape[3]}" for call in recording})
         seen = f"calls of {', '.join(shapes[:4])} tokens" if shapes else "no attention call"
@@ -118,7 +177,7 @@ def _on_grid(model: Model, placement: Placement, recording: Recording) -> Record
             f"{model.spec} made {seen}, where its grid has {tokens}; this kind of model is not "
             "read yet (see `attnviz models`)"
         )
-    return Recording(layers)
+    return tuple(Layer(call, whole, whole) for call in layers)
 
 
 def _check_memory(model: Model, placement: Placement) -> None:

@@ -1,10 +1,13 @@
 """From an explanation to pictures and files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from attnviz import outputs
@@ -12,7 +15,7 @@ from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, compose, thumbnail
 from attnviz.outputs import Format
-from attnviz.pipeline.explanation import Explanation
+from attnviz.pipeline.explanation import Answer, Explanation
 from attnviz.pipeline.report import make_record
 from attnviz.records import Record
 
@@ -31,10 +34,11 @@ class Drawing:
         """With the colour map looked up."""
         return Style(colour_table(self.colormap), self.alpha, self.interpolation)
 
-    def ranges(self, explanation: Explanation) -> list[list[Range]]:
-        """The weights that the colours span, [layer][head]."""
-        scale = parse_scale(self.scale)
-        return ranges(scale, explanation.maps, explanation.observation.drawn)
+    def ranges(self, explanation: Explanation) -> list[Range]:
+        """The weights that the colours of each answer span."""
+        answers = explanation.answers
+        weights = [answer.values[answer.drawn] for answer in answers]
+        return ranges(parse_scale(self.scale), weights, [answer.layer for answer in answers])
 
 
 def render(
@@ -49,26 +53,23 @@ def render(
     """
     drawing = drawing or Drawing()
     found = overlays(explanation, drawing.style(), drawing.ranges(explanation))
-    return {(layer, head): image for layer, head, _, image in found}
+    return {(answer.layer, answer.head): image for answer, _, image in found}
 
 
 def overlays(
-    explanation: Explanation, style: Style, scales: list[list[Range]]
-) -> Iterator[tuple[int, int, Range, Image.Image]]:
-    """Layer, head, range and overlay of each map, one at a time."""
-    seen = explanation.observation
-    for i, layer in enumerate(explanation.layers):
-        for j, head in enumerate(explanation.heads):
-            scale, values = scales[i][j], explanation.maps[i, j]
-            image = overlay(
-                seen.picture,
-                values,
-                drawn=seen.drawn,
-                placement=seen.placement,
-                scale=scale,
-                style=style,
-            )
-            yield layer, head, scale, image
+    explanation: Explanation, style: Style, scales: Sequence[Range]
+) -> Iterator[tuple[Answer, Range, Image.Image]]:
+    """Each answer, its range and its overlay, one at a time."""
+    for answer, scale in zip(explanation.answers, scales, strict=True):
+        image = overlay(
+            explanation.observation.picture,
+            answer.values,
+            drawn=answer.drawn,
+            placement=answer.placement,
+            scale=scale,
+            style=style,
+        )
+        yield answer, scale, image
 
 
 def write_pictures(
@@ -87,23 +88,34 @@ def write_pictures(
     style, scales = drawing.style(), drawing.ranges(explanation)
     before = outputs.earlier_files(outputs.make_folder(folder))
     cells, paths = [], []
-    for layer, head, scale, image in overlays(explanation, style, scales):
-        name = outputs.overlay_name(layer, head, drawing.format)
+    for answer, scale, image in overlays(explanation, style, scales):
+        name = outputs.overlay_name(answer.layer, answer.head, drawing.format)
         paths.append(outputs.write_whole(folder / name, outputs.encode(image, drawing.format)))
-        cells.append(Cell(thumbnail(image), f"layer {layer}  head {head}", scale))
-    record = make_record(explanation, scales=scales, files=_names(explanation, drawing.format))
+        cells.append(Cell(thumbnail(image), f"layer {answer.layer}  head {answer.head}", scale))
+    record = make_record(explanation, scales=scales, files=[path.name for path in paths])
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
-    sheet = compose(
-        Cell(thumbnail(_original(explanation)), _original_title(explanation)),
-        cells,
-        style.colours,
-        title=_title(explanation),
-        columns=len(explanation.heads) if len(explanation.layers) > 1 else None,
-    )
+    sheet = _sheet(explanation, cells, style)
     name = f"{outputs.SHEET}.{drawing.format}"
     paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
     outputs.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
+
+
+def _sheet(explanation: Explanation, cells: Sequence[Cell], style: Style) -> Image.Image:
+    """The contact sheet; of several layers each has a row, also where they differ in heads."""
+    rows = [len(answers) for answers in explanation.by_layer.values()]
+    columns = max(rows) if len(rows) > 1 else None
+    placed: list[Cell | None] = []
+    rest = iter(cells)
+    for length in rows:
+        placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
+    return compose(
+        Cell(thumbnail(_original(explanation)), _original_title(explanation)),
+        placed,
+        style.colours,
+        title=_title(explanation),
+        columns=columns,
+    )
 
 
 def write_numbers(record: Record, folder: Path) -> list[Path]:
@@ -124,33 +136,37 @@ def write_numbers(record: Record, folder: Path) -> list[Path]:
 def write_maps(explanation: Explanation, folder: Path) -> Path:
     """Write `maps.npz`: `maps` (layers, heads, rows, columns), `layers`, `heads`, `drawn`.
 
-    `drawn` is (rows, columns), False for tokens that are masked or lie in padding.
+    `drawn` is (rows, columns), False for tokens that are masked or lie in padding. Where layers
+    differ in their grids or heads, each has arrays of its own instead of `maps`, `heads` and
+    `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    data = outputs.as_npz(
-        maps=explanation.maps,
-        layers=np.array(explanation.layers),
-        heads=np.array(explanation.heads),
-        drawn=explanation.observation.drawn,
-    )
+    arrays: dict[str, NDArray[Any]] = {"layers": np.array(explanation.layers)}
+    if explanation.alike:
+        arrays["maps"] = explanation.maps
+        arrays["heads"] = np.array(explanation.heads)
+        arrays["drawn"] = explanation.answers[0].drawn
+    else:
+        for layer, answers in explanation.by_layer.items():
+            name = f"layer{layer:02d}"
+            arrays[name] = np.stack([answer.values for answer in answers])
+            arrays[f"{name}_heads"] = np.array([answer.head for answer in answers])
+            arrays[f"{name}_drawn"] = answers[0].drawn
+    data = outputs.as_npz(**arrays)
     return outputs.write_whole(outputs.make_folder(folder) / outputs.MAPS, data)
 
 
-def _names(explanation: Explanation, kind: Format) -> list[list[str]]:
-    return [
-        [outputs.overlay_name(layer, head, kind) for head in explanation.heads]
-        for layer in explanation.layers
-    ]
-
-
 def _title(explanation: Explanation) -> str:
-    seen = explanation.observation
-    grid = seen.placement.grid
+    """Picture, model, question and grids, those of each layer where they differ."""
+    seen, answers = explanation.observation, explanation.answers
+    grids = [answer.placement.grid for answer in answers]
+    sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
+    asked = ", ".join(dict.fromkeys(str(answer.query) for answer in answers))
     return (
         f"{seen.picture.name}  ·  {seen.model.spec}  ·  {explanation.method} from "
-        f"{explanation.query}  ·  {grid.columns}x{grid.rows} {seen.model.tokens}"
+        f"{asked}  ·  {sizes} {seen.model.tokens}"
     )
 
 

@@ -1,11 +1,13 @@
 """From an explanation to its record."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import repeat
 
 from attnviz import records
 from attnviz.drawing.scale import Range
-from attnviz.pipeline.explanation import Explanation
+from attnviz.pipeline.explanation import Answer, Explanation
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
 from attnviz.statistics.maps import describe
@@ -14,17 +16,17 @@ from attnviz.statistics.maps import describe
 def make_record(
     explanation: Explanation,
     *,
-    scales: list[list[Range]] | None = None,
-    files: list[list[str]] | None = None,
+    scales: Sequence[Range] | None = None,
+    files: Sequence[str] | None = None,
 ) -> records.Record:
     """All that is said about one picture: CONTRACT §4.
 
     Args:
         explanation: what `explain` gave.
-        scales: the range that each map was drawn with, [layer][head].
-        files: the file that each map was drawn to, [layer][head].
+        scales: the range that each answer was drawn with.
+        files: the file that each answer was drawn to.
     """
-    seen = explanation.observation
+    seen, answers = explanation.observation, explanation.answers
     return records.Record(
         image=records.Image(
             path=_readable(seen.picture.path),
@@ -32,35 +34,36 @@ def make_record(
             height=seen.picture.height,
         ),
         model=_model(seen),
-        tokens=_tokens(seen),
+        tokens=_tokens(seen, answers[-1]),
         query=_query(explanation.query),
         method=explanation.method,
         check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors)),
         heads=[
-            _head(explanation, i, j, scales, files)
-            for i in range(len(explanation.layers))
-            for j in range(len(explanation.heads))
+            _head(answer, scale, file, differs=answer.query != explanation.query)
+            for answer, scale, file in zip(
+                answers,
+                scales or repeat(None, len(answers)),
+                files or repeat(None, len(answers)),
+                strict=True,
+            )
         ],
     )
 
 
-def _head(
-    explanation: Explanation,
-    i: int,
-    j: int,
-    scales: list[list[Range]] | None,
-    files: list[list[str]] | None,
-) -> records.Head:
-    seen = explanation.observation
-    numbers = {name: float(values[i, j]) for name, values in explanation.numbers.items()}
-    drawn = describe(explanation.maps[i, j], seen.drawn, seen.placement)
+def _head(answer: Answer, scale: Range | None, file: str | None, *, differs: bool) -> records.Head:
+    """One map; its query is told where it `differs` from the record's."""
+    drawn = describe(answer.values, answer.drawn, answer.placement)
+    rows, columns = answer.values.shape
     return records.Head(
-        layer=explanation.layers[i],
-        head=explanation.heads[j],
-        **numbers,
+        layer=answer.layer,
+        head=answer.head,
+        **answer.numbers,
+        rows=rows,
+        columns=columns,
         map=records.MapInfo(**asdict(drawn)),
-        scale=None if scales is None else records.ScaleInfo(**asdict(scales[i][j])),
-        file=None if files is None else files[i][j],
+        query=_query(answer.query) if differs else None,
+        scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
+        file=file,
     )
 
 
@@ -69,8 +72,8 @@ def _model(seen: Observation) -> records.ModelInfo:
     return records.ModelInfo(
         spec=model.spec,
         weights=_readable(model.weights),
-        layers=model.layers,
-        heads=model.heads,
+        layers=len(seen.layers),
+        heads=max(layer.call.heads for layer in seen.layers),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         features=model.features,
@@ -78,8 +81,9 @@ def _model(seen: Observation) -> records.ModelInfo:
     )
 
 
-def _tokens(seen: Observation) -> records.Tokens:
-    grid = seen.placement.grid
+def _tokens(seen: Observation, answer: Answer) -> records.Tokens:
+    """The grid of one answer."""
+    grid = answer.placement.grid
     return records.Tokens(
         kind=seen.model.tokens,
         rows=grid.rows,
@@ -88,7 +92,7 @@ def _tokens(seen: Observation) -> records.Tokens:
         prefix=grid.prefix,
         input_width=grid.input_width,
         input_height=grid.input_height,
-        fit=seen.placement.fit,
+        fit=answer.placement.fit,
         masked=seen.masked,
     )
 

@@ -1,4 +1,4 @@
-"""Statistics: from an attention call to one number per head. `STATISTICS` is the table."""
+"""Statistics: from a layer that is read to one number per head. `STATISTICS` is the table."""
 
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,6 @@ STATISTICS: dict[str, Entry] = {
 }
 
 
-def measure(reading: "Reading", layer: int) -> "dict[str, Tensor]":
-    """Every statistic of the table for one layer, each (batch, heads)."""
-    return {name: entry.load()(reading, layer) for name, entry in STATISTICS.items()}
+def measure(reading: "Reading") -> "dict[str, Tensor]":
+    """Every statistic of the table for one layer, each (heads,)."""
+    return {name: entry.load()(reading) for name, entry in STATISTICS.items()}

@@ -1,56 +1,69 @@
 """One number per head: the formulas of docs/formulas.md, from one sweep.
 
-Each function takes a reading and a layer and returns (batch, heads) float32. Means are over G,
-the grid tokens that take part.
+Each function takes a reading and returns (heads,) float32: a number of the matrix that all
+windows of the layer make together. Means are over G, the query tokens that lie on the picture
+and take part; where none lies there (attention pools), over all queries that take part.
 """
 
 import math
 
+import torch
 from torch import Tensor
 
 from attnviz.attention.reading import Reading
 
 
-def entropy(reading: Reading, layer: int) -> Tensor:
+def entropy(reading: Reading) -> Tensor:
     """Mean over i∈G of −Σ_j A_ij ln A_ij, in nats (Shannon 1948)."""
-    return _mean(reading, reading.sweep(layer).entropy)
+    return _mean(reading.sweep().entropy, reading.uniform_grid)
 
 
-def entropy_ratio(reading: Reading, layer: int) -> Tensor:
-    """`entropy` / ln(number of keys that take part); NaN for a single key."""
-    keys = int(reading.taking_part.sum())
-    return entropy(reading, layer) / (math.log(keys) if keys > 1 else math.nan)
+def entropy_ratio(reading: Reading) -> Tensor:
+    """Mean over i∈G of the row's entropy / ln(number of keys of its window that take part).
+
+    NaN where a window has a single key.
+    """
+    most = reading.keys.taking_part.sum(1, keepdim=True).log()  # (windows, 1)
+    weights = reading.uniform_grid
+    # A row that counts and has one key gives 0/0.
+    weights = torch.where(weights > 0, weights / most, 0.0)
+    return _mean(reading.sweep().entropy, weights)
 
 
-def confidence(reading: Reading, layer: int) -> Tensor:
+def confidence(reading: Reading) -> Tensor:
     """Mean over i∈G of max_j A_ij (Voita et al., 1905.09418)."""
-    return _mean(reading, reading.sweep(layer).confidence)
+    return _mean(reading.sweep().confidence, reading.uniform_grid)
 
 
-def distance_px(reading: Reading, layer: int) -> Tensor:
+def distance_px(reading: Reading) -> Tensor:
     """Mean over i∈G of Σ_{j∈G} Â_ij·d_ij in input pixels; Â: the row restricted to G, renormalised.
 
-    Mean attention distance (Dosovitskiy et al., 2010.11929, fig. 7).
+    NaN where no query lies on the picture. Mean attention distance (Dosovitskiy et al.,
+    2010.11929, fig. 7).
     """
-    distance = reading.sweep(layer).distance
+    distance = reading.sweep().distance
     assert distance is not None  # every reading has positions
-    return _mean(reading, distance)
+    nowhere = not bool(reading.queries.on_picture.any())
+    return _mean(distance, reading.uniform_grid) + (math.nan if nowhere else 0.0)
 
 
-def prefix_mass(reading: Reading, layer: int) -> Tensor:
-    """Mean over i∈G of Σ_{j∈P} A_ij."""
-    mass = reading.sweep(layer).prefix_mass
+def prefix_mass(reading: Reading) -> Tensor:
+    """Mean over i∈G of Σ_{j∈P} A_ij; P: the keys that lie on no cell of the picture."""
+    mass = reading.sweep().prefix_mass
     assert mass is not None  # every reading knows its prefix
-    return _mean(reading, mass)
+    return _mean(mass, reading.uniform_grid)
 
 
-def sink_mass(reading: Reading, layer: int) -> Tensor:
-    """max_j of α_j = mean over the queries i that take part of A_ij (Gu et al., 2410.10781)."""
-    received = reading.sweep(layer).received
+def sink_mass(reading: Reading) -> Tensor:
+    """max_j of α_j = mean over the queries i that take part of A_ij (Gu et al., 2410.10781).
+
+    The queries are those of all windows; j is a token of one of them.
+    """
+    received = reading.sweep().received
     assert received is not None  # every reading asks for it
-    return received[:, :, 0].amax(-1)
+    return received[:, :, 0].amax((0, 2))
 
 
-def _mean(reading: Reading, values: Tensor) -> Tensor:
-    """Mean over G of a number per query, (batch, heads, tokens) → (batch, heads)."""
-    return values @ reading.uniform_grid
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Σ of a number per query times its weight, (windows, heads, queries) → (heads,)."""
+    return torch.einsum("whi,wi->h", values, weights)

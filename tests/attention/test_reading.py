@@ -2,30 +2,44 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention import Recording, reference
-from attnviz.attention.reading import Reading
+from attnviz.attention import reading as module
+from attnviz.attention import reference
+from attnviz.attention.reading import Reading, Side
+from attnviz.attention.sweep import Progress
 
 N = 90
 
 
-def reading(weights: torch.Tensor, part: torch.Tensor | None = None) -> Reading:
+def side(cells: torch.Tensor, part: torch.Tensor | None = None) -> Side:
+    """Tokens of a picture of 10 columns."""
+    positions = torch.stack([cells % 10, cells // 10], dim=-1).float()
+    return Side(
+        cells, positions, torch.ones_like(cells, dtype=torch.bool) if part is None else part
+    )
+
+
+def reading(
+    weights: torch.Tensor, part: torch.Tensor | None = None, progress: Progress | None = None
+) -> Reading:
+    """One window of 90 tokens of which two are no part of the picture."""
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 3, N, 4).unbind()
     part = torch.ones(N, dtype=torch.bool) if part is None else part
-    calls = [
-        attnviz.AttentionCall(q * scale, k, k, 0.5, bias=part[None, None, None])
-        for scale in (1.0, 2.0)
-    ]
-    positions = torch.stack([torch.arange(N) % 10, torch.arange(N) // 10], dim=-1).float()
-    return Reading(Recording(calls), (0, 1), torch.arange(N) < 2, part, positions, weights)
+    call = attnviz.AttentionCall(q, k, k, 0.5, bias=part[None, None, None])
+    tokens = side((torch.arange(N) - 2).clamp_min(-1)[None], part[None])
+    return Reading(call, tokens, tokens, weights[None], N - 2, progress)
 
 
 def one_hot() -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(17), N).double()
 
 
+@pytest.mark.parametrize("small", [1024, 10])
 @pytest.mark.parametrize("kind", ["one", "many", "uniform", "masked"])
-def test_received_is_the_weighted_sum_of_rows_however_it_is_got(kind: str) -> None:
+def test_received_is_the_weighted_sum_of_rows_however_it_is_got(
+    kind: str, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SMALL", small)
     part = torch.ones(N, dtype=torch.bool)
     if kind == "masked":
         part[::3] = False
@@ -36,26 +50,44 @@ def test_received_is_the_weighted_sum_of_rows_however_it_is_got(kind: str) -> No
         "masked": part / part.sum().double(),
     }[kind]
     asked = reading(weights, part)
-    for layer in asked.layers:
-        call = asked.call(layer)
-        a = reference.attention_matrix(call.query, call.key, scale=call.scale, bias=call.bias)
-        expected = reference.received(a, weights)
-        torch.testing.assert_close(asked.received(layer).double(), expected, atol=1e-6, rtol=1e-5)
+    call = asked.call
+    a = reference.attention_matrix(call.query, call.key, scale=call.scale, bias=call.bias)
+    expected = reference.received(a, weights)[0, :, 2:]
+    torch.testing.assert_close(asked.received().double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("small", [1024, 10])
+def test_windows_give_to_the_cells_that_their_keys_stand_for(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SMALL", small)
+    torch.manual_seed(1)
+    cells = torch.where(torch.rand(5, 12) > 0.2, torch.randint(0, 40, (5, 12)), -1)
+    q, k, bias = torch.randn(5, 2, 8, 4), torch.randn(5, 2, 12, 4), torch.randn(5, 1, 8, 12)
+    call = attnviz.AttentionCall(q, k, k, 0.5, bias=bias)
+    for chosen in (
+        [(3, 2)],
+        [(0, 1), (4, 7), (4, 0)],
+        [(w, i) for w in range(5) for i in range(8)],
+    ):
+        weights = torch.zeros(5, 8)
+        for where in chosen:
+            weights[where] = torch.rand(())
+        asked = Reading(call, side(torch.arange(40).view(5, 8)), side(cells), weights, 40)
+        expected = torch.zeros(2, 40, dtype=torch.float64)
+        a = reference.attention_matrix(q, k, scale=0.5, bias=bias)
+        for window, j in (cells >= 0).nonzero().tolist():
+            expected[:, cells[window, j]] += a[window, :, :, j] @ weights[window].double()
+        torch.testing.assert_close(asked.received().double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_layer_is_swept_once() -> None:
     asked = reading(torch.rand(N))
-    assert asked.sweep(1) is asked.sweep(1)
+    assert asked.sweep() is asked.sweep()
 
 
-def test_progress_runs_over_all_layers() -> None:
+def test_progress_is_told() -> None:
     seen: list[tuple[int, int]] = []
-    asked = reading(one_hot())
-    asked = Reading(
-        asked.recording, asked.layers, asked.prefix, asked.taking_part, asked.positions,
-        asked.weights, progress=lambda done, of: seen.append((done, of)),
-    )  # fmt: skip
-    for layer in asked.layers:
-        asked.sweep(layer)
+    reading(one_hot(), progress=lambda done, of: seen.append((done, of))).sweep()
     assert seen == sorted(set(seen))
-    assert seen[-1] == (2 * N, 2 * N)
+    assert seen[-1] == (N, N)

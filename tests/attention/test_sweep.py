@@ -171,6 +171,65 @@ def test_biases_of_every_shape(shape: tuple[int, ...]) -> None:
         check(replace(call, bias=each, causal=True))
 
 
+def of_windows(windows: int, queries: int, keys: int, *, alone: set[str] | None = None) -> Asked:
+    """All that a sweep can be asked, otherwise for each window but where `alone` names it."""
+    stream = torch.Generator().manual_seed(windows)
+    alone = alone or set()
+
+    def random(name: str, *shape: int) -> Tensor:
+        front = () if name in alone else (windows,)
+        return torch.rand(*front, *shape, generator=stream)
+
+    return Asked(
+        query_mask=random("query_mask", queries) > 0.2,
+        prefix=random("prefix", keys) > 0.7,
+        positions=(9 * random("from", queries, 2), 9 * random("to", keys, 2)),
+        grid=random("grid", keys) > 0.4,
+        weights=random("weights", 2, queries) / queries,
+        squares=True,
+    )
+
+
+FIELDS = ["query_mask", "prefix", "from", "to", "grid", "weights"]
+
+
+@pytest.mark.parametrize("alone", [set(), *({name} for name in FIELDS), set(FIELDS)])
+@pytest.mark.parametrize(
+    ("windows", "queries", "keys"), [(1, 60, 60), (7, 49, 49), (90, 16, 9), (2, 300, 40)]
+)
+def test_every_window_may_be_asked_something_else(
+    alone: set[str], windows: int, queries: int, keys: int
+) -> None:
+    call = random_call(queries, keys, batch=windows, heads=3)
+    bias = torch.randn(windows, 3, queries, keys) * 3
+    asked = of_windows(windows, queries, keys, alone=alone)
+    check(call, asked)
+    check(replace(call, bias=bias.masked_fill(bias > 3, -math.inf)), asked)
+    check(peaked(replace(call, bias=bias[0])), asked)
+
+
+@pytest.mark.parametrize("way", [*FAST, "reference"])
+def test_a_batch_is_its_items_one_by_one(way: Way) -> None:
+    call = random_call(30, 20, batch=5, heads=4, groups=2, bias=torch.randn(5, 1, 30, 20))
+    asked = of_windows(5, 30, 20)
+    together = call.sweep(asked, way=way)
+    for item in range(5):
+        one = call.batch(slice(item, item + 1)).sweep(asked.batch(item), way=way)
+        for name in NAMES:
+            expected = getattr(one, name)[0]
+            torch.testing.assert_close(getattr(together, name)[item], expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("way", FAST)
+def test_progress_runs_over_the_batch(way: Way) -> None:
+    seen: list[tuple[int, int]] = []
+    call = random_call(40, batch=90)
+    call.sweep(way=way, progress=lambda done, of: seen.append((done, of)))
+    assert seen == sorted(set(seen))
+    assert len(seen) > 3
+    assert seen[-1] == (90 * 40, 90 * 40)
+
+
 def test_masked_keys_and_queries() -> None:
     call = random_call(300, heads=3, batch=2)
     keys = torch.rand(2, 1, 1, 300) > 0.4

@@ -117,8 +117,10 @@ def test_ranges_of_each_scale() -> None:
     drawn = np.array([[True, True, True, False]])
 
     def bounds(text: str) -> list[list[tuple[float, float]]]:
-        found = ranges(parse_scale(text), maps, drawn)
-        return [[(each.minimum, each.maximum) for each in layer] for layer in found]
+        weights = [maps[layer, head][drawn] for layer in (0, 1) for head in (0, 1)]
+        found = ranges(parse_scale(text), weights, [0, 0, 1, 1])
+        bounds = [(each.minimum, each.maximum) for each in found]
+        return [bounds[:2], bounds[2:]]
 
     assert bounds("head") == [[(1, 3), (5, 7)], [(9, 11), (13, 15)]]
     assert bounds("layer") == [[(1, 7), (1, 7)], [(9, 15), (9, 15)]]
