@@ -214,7 +214,7 @@ def _size(said: dict[str, Any]) -> int:
     if value is None:
         return SIZE
     sides = _sides(value)[-2:]  # timm says (3, height, width)
-    return round(math.prod(sides) ** (1 / len(sides)))
+    return round(math.pow(math.prod(sides), 1 / len(sides)))
 
 
 def _multiple(model: nn.Module, said: dict[str, Any]) -> int:
@@ -225,7 +225,7 @@ def _multiple(model: nn.Module, said: dict[str, Any]) -> int:
     first = next((part for part in convolutions if part.in_channels == 3), None)
     if first is None or first.kernel_size != first.stride:
         return MULTIPLE
-    return int(math.lcm(*_sides(first.stride)))
+    return math.lcm(*_sides(first.stride))
 
 
 def _filter(said: dict[str, Any]) -> int:
