@@ -11,7 +11,7 @@ from attnviz.methods import METHODS
 from attnviz.models import SOURCES
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-_HEADINGS = ("name", "family", "layers x heads", "patch", "registers", "licence", "MB", "cached")
+_HEADINGS = ("name", "family", "layers x heads", "patch", "reg.", "licence", "MB", "cached")
 
 
 @with_groups

@@ -74,18 +74,18 @@ def tried(spec: str, name: str, do: Callable[[], T]) -> T:
 
 def explain(spec: str, name: str, error: BaseException) -> str:
     """A line about why a model could not be loaded."""
+    kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
+    if "ImportError" in kinds:
+        return _broken(spec, "a library it needs", error)
     if Path(name).is_dir():
         advice = "give a folder that transformers' save_pretrained wrote"
         return f"{spec}: cannot be loaded ({_reason(error)}); {advice}"
-    kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
     switch = cache.offline()
     if switch and kinds & _OFFLINE:
         return (
             f"{spec}: not in the local cache {cache.folder()}, and {switch} forbids to download "
             f"it; unset {switch}"
         )
-    if "ImportError" in kinds:
-        return _broken(spec, "a library it needs", error)
     text = next((text for kind, text in _SAID.items() if kind in kinds), _ELSE)
     if kinds & _UNREACHED and text == _ELSE:
         text = _NO_NETWORK

@@ -33,8 +33,12 @@ def load(request: Request) -> Model:
         )
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     where, name = _parts(request.spec)
-    with _here(), seeded(request.seed):
-        model = _made(request.spec, name, _found(request.spec, _module(request.spec, where), name))
+    with _here():
+        with seeded(request.seed):
+            found = _found(request.spec, _module(request.spec, where), name)
+        # Anew, since a module that was imported before draws nothing now.
+        with seeded(request.seed):
+            model = _made(request.spec, name, found)
     if request.weights is not None:
         load_weights(model, request.weights)
     said = _said(model)
