@@ -24,14 +24,13 @@ def load(request: Request) -> Model:
     pretrained = request.weights is None and not request.random_weights
     _check_name(library, name, pretrained=pretrained)
     hub = name.partition(":")[2] or f"timm/{name}"
-    model, dynamic = tried(
+    model = tried(
         request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
     )
     if request.weights is not None:
         load_weights(model, request.weights)
     config = library.data.resolve_model_data_config(model)
-    said: Any = model.pretrained_cfg
-    fixed = bool(said.get("fixed_input_size")) and not dynamic
+    fixed = _is_fixed(model)
     own = round(math.prod(config["input_size"][-2:]) ** 0.5)
     prefix = _prefix(model)
     layers, heads = _layers(model)
@@ -91,21 +90,28 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
         )
 
 
-def _create(library: Any, name: str, seed: int, *, pretrained: bool) -> tuple[nn.Module, bool]:
-    """The model, and whether it was made for inputs of any shape.
+def _create(library: Any, name: str, seed: int, *, pretrained: bool) -> nn.Module:
+    """The model, made for inputs of any shape where its architecture knows how.
 
-    Architectures that cannot be do not know the argument, and say so before weights are loaded.
+    One that does not know the argument says so before weights are loaded.
     """
-    for arguments in ({"dynamic_img_size": True}, {}):
-        try:
-            with seeded(seed):
-                model: nn.Module = library.create_model(name, pretrained=pretrained, **arguments)
-        except TypeError:
-            if not arguments:
-                raise
-        else:
-            return model, bool(arguments)
-    raise AssertionError("the last attempt returns or raises")
+    try:
+        with seeded(seed):
+            model: nn.Module = library.create_model(
+                name, pretrained=pretrained, dynamic_img_size=True
+            )
+    except TypeError:
+        with seeded(seed):
+            model = library.create_model(name, pretrained=pretrained)
+    return model
+
+
+def _is_fixed(model: nn.Module) -> bool:
+    """Whether it takes its own size only; what its patch embedding does goes before its config."""
+    if getattr(getattr(model, "patch_embed", None), "strict_img_size", None) is False:
+        return False
+    said: Any = model.pretrained_cfg
+    return bool(said.get("fixed_input_size"))
 
 
 def _multiple(spec: str, model: nn.Module) -> int:
