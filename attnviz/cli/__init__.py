@@ -9,6 +9,7 @@ import typer
 
 import attnviz
 from attnviz.cli import console
+from attnviz.cli.doctor import doctor
 from attnviz.cli.lists import methods, models
 from attnviz.cli.options import Help
 from attnviz.cli.show import show
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
 )
-for command in (show, stats, models, methods):
+for command in (show, stats, models, methods, doctor):
     app.command(context_settings={"help_option_names": []})(command)
 
 

@@ -1,7 +1,7 @@
 """`attnviz models` and `attnviz methods`: the tables, as they are."""
 
 import json as _json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,12 +11,26 @@ from attnviz.methods import METHODS
 from attnviz.models import SOURCES
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+_HEADINGS = ("name", "family", "layers x heads", "patch", "reg.", "licence", "MB", "cached")
 
 
 @with_groups
 def models(json: Json = False) -> None:
-    """What `--model` takes, with a line and a reference each."""
+    """What `--model` takes: sources, then short names with what is known of them."""
+    from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
+
     _print(SOURCES, json)
+    facts = {name: alias.facts() for name, alias in ALIASES.items()}
+    if json:
+        for name, fact in facts.items():
+            typer.echo(_json.dumps({"name": name, **fact}, ensure_ascii=False))
+        return
+    rows = [_HEADINGS, *(_row(name, fact) for name, fact in facts.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    typer.echo("\nShort names, with or without --random-weights:\n")
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
 
 
 @with_groups
@@ -33,3 +47,21 @@ def _print(entries: dict[str, Entry], json: bool) -> None:
             typer.echo(_json.dumps(line, ensure_ascii=False))
         else:
             typer.echo(f"{name:<{width}}  {entry.summary}\n{'':<{width}}  {entry.reference}")
+
+
+def _row(name: str, fact: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a short name; the stages of a pyramid are joined by dashes."""
+    layers, heads = (
+        "-".join(map(str, value)) if isinstance(value, list) else str(value)
+        for value in (fact["layers"], fact["heads"])
+    )
+    return (
+        name,
+        fact["family"],
+        f"{layers} x {heads}",
+        str(fact["patch"]),
+        str(fact["registers"] or "-"),
+        fact["licence"],
+        str(fact["megabytes"]),
+        "yes" if fact["cached"] else "no",
+    )

@@ -71,7 +71,12 @@ class ModelOptions:
     ] = "patches"
     patch: Annotated[
         int | None,
-        _option("--patch", help="Patch side in input pixels.  [default: 16]", min=1, max=4096),
+        _option(
+            "--patch",
+            help="Patch side of random, or of a model of your own.  [default: 16]",
+            min=1,
+            max=4096,
+        ),
     ] = None
     features: Annotated[
         int | None,

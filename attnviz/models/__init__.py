@@ -1,13 +1,14 @@
 """Models: where they come from. `SOURCES` is the table, `load_model` the door."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from attnviz.catalog import Entry
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
+    from attnviz.models.aliases import Alias
     from attnviz.models.model import Model
 
 SOURCES: dict[str, Entry] = {
@@ -18,8 +19,23 @@ SOURCES: dict[str, Entry] = {
     ),
     "hf": Entry(
         "attnviz.models.huggingface:load",
-        "hf:ORG/NAME[@REV] or a checkpoint folder: plain vision transformers of transformers",
+        "hf:ORG/NAME[@REV] or a checkpoint folder: vision models of transformers",
         "Wolf et al. 2020, arXiv 1910.03771",
+    ),
+    "timm": Entry(
+        "attnviz.models.timm_models:load",
+        "timm:NAME or timm:hf_hub:ORG/NAME: PyTorch Image Models",
+        "Wightman 2019, doi 10.5281/zenodo.4414861",
+    ),
+    "torchvision": Entry(
+        "attnviz.models.torchvision_models:load",
+        "torchvision:NAME: the classification models of torchvision",
+        "TorchVision maintainers 2016, github.com/pytorch/vision",
+    ),
+    "py": Entry(
+        "attnviz.models.own:load",
+        "py:MODULE:FACTORY or py:FILE.py:FACTORY: your own nn.Module, or what makes one",
+        "your own code, which is run",
     ),
 }
 DEFAULT = "random"
@@ -40,6 +56,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    alias: "Alias | None" = None
 
 
 def find_source(spec: str) -> str:
@@ -47,17 +64,27 @@ def find_source(spec: str) -> str:
 
     >>> find_source("hf:facebook/dinov2-small")
     'hf'
+    >>> find_source("eva02-tiny")
+    'timm'
 
     Raises:
         UsageError: none.
     """
-    if spec == "random":
-        return "random"
-    if spec.startswith("hf:") or os.path.isdir(spec):  # noqa: PTH112 — pathlib costs start-up
+    source, colon, _ = spec.partition(":")
+    if (colon and source in SOURCES and source != "random") or spec == "random":
+        return source
+    from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — names above need no table
+
+    if spec in ALIASES:
+        return find_source(ALIASES[spec].spec)
+    if os.path.isdir(spec):  # noqa: PTH112 — pathlib costs start-up
         return "hf"
+    from attnviz.models.failures import nearest  # noqa: PLC0415 — for a slip of the pen only
+
     raise UsageError(
-        f"no model {spec!r}; give random, a checkpoint folder that is there, or hf:ORG/NAME "
-        "(see `attnviz models`)"
+        f"no model {spec!r}{nearest(spec)}; give random, a name that `attnviz models` lists, a "
+        "checkpoint folder that is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or "
+        "py:MODULE:FACTORY"
     )
 
 
@@ -78,11 +105,13 @@ def load_model(
     """Load a model by its spec, ready to be observed.
 
     Args:
-        spec: `random`, `hf:ORG/NAME[@REV]`, or a checkpoint folder.
+        spec: `random`, an alias that `attnviz models` lists, `hf:ORG/NAME[@REV]`, a checkpoint
+            folder, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
         heads: number of heads that `random` is built with, 8 unless given.
         features: width of `random`, a multiple of `heads`.
         tokens: what a token is: a patch, or (`random` only) a single pixel.
-        patch: patch side of `random` in input pixels, 16 unless given.
+        patch: patch side of `random` in input pixels, 16 unless given; of `py:` what the sides of
+            the input are rounded to, where the module does not say.
         size: input size S: the input covers about S×S pixels; 224 for patches, 64 for pixels, a
             pretrained model's own.
         weights: a `.safetensors` or `.pt` state dict for the model.
@@ -102,8 +131,11 @@ def load_model(
     """
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
+    from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
+
+    alias = ALIASES.get(spec)
     request = Request(
-        spec=spec,
+        spec=alias.spec if alias else spec,
         heads=heads,
         features=features,
         tokens=tokens,
@@ -114,6 +146,7 @@ def load_model(
         seed=seed,
         device=device,
         dtype=dtype,
+        alias=alias,
     )
     model: Model = SOURCES[find_source(spec)].load()(request)
-    return model
+    return replace(model, spec=spec)

@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from attnviz.errors import UsageError
 from attnviz.geometry import Fit, Placement, place
 from attnviz.images import Picture
+from attnviz.models import Request
+
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
+"""What parameters that are one are called."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +27,21 @@ class Model:
         weights: `pretrained`, `random`, or the file they came from.
         module: takes (batch, 3, height, width) pixels and, if `takes_mask`, a mask of 0/1 over
             all tokens, (batch, prefix + rows·columns).
-        layers, heads, features: of its attention; None where only a run tells.
+        layers, heads, features: of its attention; None where there is no single number, as in a
+            pyramid whose stages differ, or where nothing says: what a run records is what counts.
         tokens: what a grid token is.
-        patch: its side in input pixels.
+        patch: the sides of the input are rounded to multiples of this many pixels: the patch side
+            of a plain vision transformer, the total stride of a pyramid or windowed model.
         size: input size S; the input covers about S×S pixels.
-        prefix: tokens before the grid.
-        class_token: whether token 0 is one.
+        prefix: tokens before the grid, in the calls that have them.
+        class_token: whether the first of these is one.
+        fixed: the model is known to take S×S pixels and no other shape. Some that are not known to
+            refuse another shape when they run.
         mean, std: of the pixel values 0…1, per channel.
         resample: Pillow's number of the filter that pictures are resized with.
         seed: of the random initialisation, None where nothing is random.
-        token_bytes: what a run and its statistics take for each token, beside the weights.
+        token_bytes: what a run and its statistics take for each patch² pixels of the input, beside
+            the weights; 0 where the width is not known.
     """
 
     spec: str
@@ -45,6 +55,7 @@ class Model:
     size: int
     prefix: int = 0
     class_token: bool = False
+    fixed: bool = False
     takes_mask: bool = False
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
@@ -77,6 +88,63 @@ class Model:
         )
         normalised = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
         return normalised.permute(2, 0, 1)[None].to(self.device, self.dtype)
+
+
+def has_class_token(module: nn.Module) -> bool:
+    """Whether a model has a class token, by the names of its parameters.
+
+    >>> from torchvision.models import vit_b_16  # doctest: +SKIP
+    >>> has_class_token(vit_b_16())  # doctest: +SKIP
+    True
+    """
+    return any(
+        name.rpartition(".")[2] in CLASS_TOKENS and not is_of_head(name)
+        for name, _ in module.named_parameters()
+    )
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a parameter belongs to a pooling head; its token asks, and none asks it.
+
+    >>> is_of_head("head.cls_token")
+    True
+    """
+    return any(part in ("head", "pooler", "attn_pool") for part in name.split(".")[:-1])
+
+
+def token_bytes(layers: int, features: int) -> int:
+    """What a run of so many layers takes for each token.
+
+    q, k, v and the output of every layer are kept; a dozen more are under way.
+    """
+    return 4 * features * (4 * layers + 16)
+
+
+def refuse_options(request: Request, *, patch: bool = False) -> None:
+    """Options that only the model `random` takes are not ignored; `patch` says if --patch is.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    if request.patch is not None and not patch:
+        raise UsageError(f"--patch {request.patch} is for the model random, and py:; leave it out")
+    if request.features is not None:
+        raise UsageError(f"--features {request.features} is for the model random; leave it out")
+    if request.tokens != "patches":
+        raise UsageError("--tokens pixels is for the model random; leave it out")
+
+
+def fixed_size(request: Request, own: int, *, fixed: bool) -> int:
+    """The input size: what was asked for, else the model's own.
+
+    Raises:
+        UsageError: another than its own was asked of a model that takes no other.
+    """
+    if fixed and request.size not in (None, own):
+        raise UsageError(
+            f"--size {request.size}: {request.spec} takes {own}x{own} pixels only; leave it out"
+        )
+    return request.size or own
 
 
 def lay_in(

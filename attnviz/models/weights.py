@@ -1,13 +1,18 @@
 """State dicts from files, read without running anything that they hold."""
 
+import contextlib
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError
+
+TOLD = 8
+"""Faults of a file that are named; more would bury the line."""
 
 
 def read_state(path: str) -> dict[str, Tensor]:
@@ -37,6 +42,25 @@ def read_state(path: str) -> dict[str, Tensor]:
     return state
 
 
+def load_weights(module: nn.Module, path: str) -> None:
+    """Give a model the weights of a file, all of them and no others.
+
+    Raises:
+        ModelError: the file cannot be read, or does not fit.
+    """
+    state = read_state(path)
+    check_state(module, state, path)
+    module.load_state_dict(state)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What is drawn from torch's generator inside comes from `seed`; outside nothing moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """Name every key that is missing, extra, misshapen or not finite.
 
@@ -47,19 +71,23 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
     faults = [f"{key} is missing" for key in expected if key not in state]
     faults += [f"{key} is not of this layer" for key in state if key not in expected]
     for key in expected.keys() & state.keys():
-        if not _usable(state[key]):
+        if not _usable(state[key], expected[key]):
             faults.append(f"{key} is {state[key].dtype}, where dense floats are needed")
         elif state[key].shape != expected[key].shape:
             faults.append(f"{key} is {_size(state[key])} where {_size(expected[key])} is needed")
         elif not torch.isfinite(state[key].float()).all():
             faults.append(f"{key} holds NaN, infinity, or more than float32 can")
     if faults:
-        raise ModelError(f"{path} does not fit the layer: {'; '.join(sorted(faults))}")
+        told = sorted(faults)[:TOLD]
+        told += [f"and {len(faults) - TOLD} more"] * (len(faults) > TOLD)
+        raise ModelError(f"{path} does not fit the layer: {'; '.join(told)}")
 
 
-def _usable(tensor: Tensor) -> bool:
-    """Whether a tensor is there, dense, and of a usual floating type."""
-    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+def _usable(tensor: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor is there, dense, and of a usual floating type, or counts as expected."""
+    kinds: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    if not expected.is_floating_point():
+        kinds = (expected.dtype,)
     return not tensor.is_meta and tensor.layout == torch.strided and tensor.dtype in kinds
 
 

@@ -26,6 +26,7 @@ LIGHT = [
     (["stats", "--help"], 0),
     (["models"], 0),
     (["methods"], 0),
+    (["doctor", "--help"], 0),
     (["models", "--json"], 0),
     (["methods", "--json"], 0),
     ([], 0),

@@ -1,0 +1,171 @@
+"""What a config of transformers says about a model's input and its attention."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attnviz.errors import ModelError
+from attnviz.models.model import token_bytes
+
+# Each stage but the first merges 2×2 tokens.
+MERGING = ("convnext", "convnextv2", "dinat", "donut-swin", "focalnet", "maskformer-swin", "swin",
+           "swinv2")  # fmt: skip
+# Blocks come in groups, but all at one resolution.
+PLAIN = ("swin2sr", "groupvit_vision_model")
+# Their positions are for one shape of input, and they refuse others.
+FIXED = ("sam_vision_model", "sam_hq_vision_model", "levit", "pvt", "mgp-str")
+
+
+def multiple(config: Any) -> int:
+    """What the sides of the input must be multiples of, so that no token is cut.
+
+    The patch side of a plain vision transformer; of a pyramid its total stride, and what its keys
+    are pooled over on top.
+
+    Raises:
+        ModelError: the config does not say.
+    """
+    rule = next((rule for applies, rule in _RULES if applies(config)), _side)
+    return rule(config)
+
+
+def _side(config: Any) -> int:
+    """Side of a square patch."""
+    sides = set(_pair(getattr(config, "patch_size", None)))
+    side = sides.pop()
+    stages = getattr(config, "depths", None) and config.model_type not in PLAIN + MERGING
+    if sides or stages or not isinstance(side, int):
+        raise ModelError(
+            f"the config of model type {config.model_type!r} does not say how large its patches "
+            "are; give the model as py:MODULE:FACTORY with --patch"
+        )
+    return side
+
+
+def _merging(config: Any) -> int:
+    """Swin: tokens are merged between stages."""
+    merges: int = len(config.depths) - 1
+    return _side(config) << merges
+
+
+def _halving(config: Any) -> int:
+    """ResNet: the stem is one convolution, or one and a pooling; then stages halve."""
+    stem = 4 if config.model_type == "resnet" else 2
+    halvings: int = len(config.depths) - 1 + config.downsample_in_first_stage
+    return stem << halvings
+
+
+def _levit(config: Any) -> int:
+    """Four convolutions, then operations between stages; the model appends an empty one."""
+    strides: list[int] = [op[-1] for op in config.down_ops if len(op) > 1]
+    return math.prod([config.stride] * 4 + strides)
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value, value)
+
+
+def _pooling(config: Any) -> int:
+    """Hiera: queries are pooled between stages, and the first ones see units of patches."""
+    pools = getattr(config, "num_query_pool", None)
+    pools = config.num_query_pool_stages if pools is None else pools
+    stride, query = max(_pair(config.patch_stride)), max(_pair(config.query_stride))
+    unit = max(_pair(getattr(config, "masked_unit_size", 1)))
+    return math.lcm(stride * query**pools, stride * unit)
+
+
+def _reducing(config: Any) -> int:
+    """PVT, SegFormer: every stage has a stride, and pools its keys by a ratio."""
+    ratios = getattr(config, "sr_ratios", None) or getattr(
+        config, "sequence_reduction_ratios", None
+    )
+    strides = list(_cumulative(config.strides))
+    return math.lcm(*(s * r for s, r in zip(strides, ratios or [1] * len(strides), strict=True)))
+
+
+def _cumulative(strides: list[int]) -> Iterator[int]:
+    total = 1
+    for stride in strides:
+        total *= stride
+        yield total
+
+
+def _has(*names: str) -> Callable[[Any], bool]:
+    return lambda config: all(hasattr(config, name) for name in names)
+
+
+def _is(*kinds: str) -> Callable[[Any], bool]:
+    return lambda config: config.model_type in kinds
+
+
+# The first that applies; else the patch side, if there is one.
+_RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
+    (_is(*MERGING), _merging),
+    (_is("resnet", "regnet"), _halving),
+    (_is("levit"), _levit),
+    (_has("output_stride"), lambda config: int(config.output_stride)),
+    (_has("query_stride"), _pooling),
+    (_is("cvt"), lambda config: math.prod(config.patch_stride)),
+    (_has("strides", "patch_sizes"), _reducing),
+    # Detectors attend to what a backbone leaves.
+    (
+        lambda config: _has("backbone_config")(config) and not _has("patch_size")(config),
+        lambda config: multiple(config.backbone_config),
+    ),
+]
+
+
+def is_pyramid(config: Any) -> bool:
+    """Whether its stages differ, so that layers, heads and features are no single numbers."""
+    return bool(getattr(config, "depths", None) or hasattr(config, "query_stride")) or isinstance(
+        getattr(config, "depth", None), list
+    )
+
+
+def count(config: Any, *names: str) -> int | None:
+    """The first of these numbers that a config has, None for a pyramid."""
+    if is_pyramid(config):
+        return None
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def bytes_of_patch(config: Any) -> int:
+    """What a run takes for each `multiple`² pixels of the input; 0 where widths are not known."""
+    layers, features = count(config, "num_hidden_layers"), count(config, "hidden_size")
+    if layers and features:
+        return token_bytes(layers, features)
+    depths = getattr(config, "depths", None) or []
+    width, widths = getattr(config, "embed_dim", None), getattr(config, "hidden_sizes", None)
+    if isinstance(width, int):
+        widths = [width * 2**stage for stage in range(len(depths))]
+    if not depths or not isinstance(widths, list) or len(widths) != len(depths):
+        return 0
+    # A token of the last stage covers 4 of the one before it, and so on.
+    tokens = [4 ** (len(depths) - 1 - stage) for stage in range(len(depths))]
+    return sum(
+        count * token_bytes(depth, width)
+        for count, depth, width in zip(tokens, depths, widths, strict=True)
+    )
+
+
+def is_fixed(config: Any) -> bool:
+    """Whether a model is known to take its own size of picture and no other."""
+    native = getattr(config, "is_native", True)  # AIMv2, which comes in both kinds
+    return config.model_type in FIXED or not native
+
+
+def own_size(processing: dict[str, Any], config: Any) -> int:
+    """The side of a square of as many pixels as the model's own input has."""
+    said = processing.get("crop_size") or processing.get("size") or {}
+    if is_fixed(config) or not said or "max_num_patches" in processing:
+        said = getattr(config, "image_size", None)
+    if said is None and hasattr(config, "num_patches"):  # SigLIP 2 takes any number up to one
+        return round(math.sqrt(config.num_patches)) * int(config.patch_size)
+    sides = list(said.values()) if isinstance(said, dict) else list(_pair(said or 224))
+    if is_fixed(config) and len(set(sides)) > 1:
+        raise ModelError(
+            f"model type {config.model_type!r} takes pictures of {sides[1]}x{sides[0]} pixels "
+            "only; give a model of square or of any pictures (see `attnviz models`)"
+        )
+    return round(math.prod(map(float, sides)) ** (1 / len(sides)))

@@ -1,0 +1,125 @@
+"""What went wrong between a spec and a model, in a line with what to type next."""
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from attnviz.errors import AttnvizError, MissingExtraError, ModelError
+from attnviz.models import cache
+from attnviz.models.aliases import ALIASES
+
+T = TypeVar("T")
+# Kinds of errors are named, since which library raises them differs, and none need be installed.
+_UNREACHED = {
+    "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError",
+    "NetworkError", "ReadTimeout", "TimeoutException", "URLError",
+}  # fmt: skip
+_OFFLINE = {"OfflineModeIsEnabled", *_UNREACHED} - {"URLError"}
+# The first that is met; a gated repository is also one that is not found.
+_SAID = {
+    "GatedRepoError": "{spec}: its owners ask for your consent; give it at "
+    "https://huggingface.co/{name}, then run `hf auth login`",
+    "RevisionNotFoundError": "{spec}: the hub knows {name}, but not this revision; leave @REV out, "
+    "or correct it",
+    "RepositoryNotFoundError": "{spec}: the hub has no model {name}{nearest}; correct it (see "
+    "`attnviz models`), or run `hf auth login` if it is private",
+}
+_NO_NETWORK = (
+    "{spec}: not in the local cache, and the network cannot be reached; try again when it can, or "
+    "give --random-weights with a name that `attnviz models` lists"
+)
+_ELSE = (
+    "{spec}: cannot be loaded ({reason}); check the name (see `attnviz models`), or run again with "
+    "--debug"
+)
+
+
+def optional(name: str, extra: str, spec: str) -> ModuleType:
+    """Import an optional library.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        ModelError: it is, and does not import.
+    """
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a library that does not fit torch raises what it likes
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"{spec}: loading it", extra) from error
+        raise ModelError(_broken(spec, name, error)) from error
+
+
+def tried(spec: str, name: str, do: Callable[[], T]) -> T:
+    """What `do` gives; its errors in a line, with what to type next.
+
+    Args:
+        spec: how the model was named.
+        name: what the hub, the library or the disk knows it by.
+        do: loads it, or a part of it.
+
+    Raises:
+        ModelError: it failed.
+    """
+    try:
+        return do()
+    except AttnvizError:
+        raise
+    except Exception as error:  # of many kinds: hub, json, safetensors, unknown model types …
+        raise ModelError(explain(spec, name, error)) from error
+
+
+def explain(spec: str, name: str, error: BaseException) -> str:
+    """A line about why a model could not be loaded."""
+    kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
+    if "ImportError" in kinds:
+        return _broken(spec, "a library it needs", error)
+    if Path(name).is_dir():
+        advice = "give a folder that transformers' save_pretrained wrote"
+        return f"{spec}: cannot be loaded ({_reason(error)}); {advice}"
+    switch = cache.offline()
+    if switch and kinds & _OFFLINE:
+        return (
+            f"{spec}: not in the local cache {cache.folder()}, and {switch} forbids to download "
+            f"it; unset {switch}"
+        )
+    text = next((text for kind, text in _SAID.items() if kind in kinds), _ELSE)
+    if kinds & _UNREACHED and text == _ELSE:
+        text = _NO_NETWORK
+    return text.format(spec=spec, name=name, nearest=nearest(name), reason=_reason(error))
+
+
+def nearest(name: str, known: Iterable[str] = ()) -> str:
+    """`, did you mean …?` with names that look like it; nothing where none does.
+
+    >>> nearest("dinov2-smal")
+    '; did you mean dinov2-small?'
+    """
+    names = {known_name.lower(): known_name for known_name in known}
+    if not names:
+        names = {alias.spec.partition(":")[2].lower(): short for short, alias in ALIASES.items()}
+        names |= {short: short for short in ALIASES}
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.75)
+    found = list(dict.fromkeys(names[match] for match in close))
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _broken(spec: str, what: str, error: BaseException) -> str:
+    root = list(_chain(error))[-1]
+    return f"{spec}: {what} does not import ({_reason(root)}); run `attnviz doctor`"
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

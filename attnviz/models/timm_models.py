@@ -1,0 +1,148 @@
+"""`timm:NAME`: the library timm, PyTorch Image Models."""
+
+import math
+import sys
+from typing import Any
+
+from torch import nn
+
+from attnviz.errors import ModelError, UsageError
+from attnviz.models import Request
+from attnviz.models.devices import DTYPES, find_device
+from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.model import Model, fixed_size, has_class_token, refuse_options, token_bytes
+from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.weights import load_weights, seeded
+
+
+def load(request: Request) -> Model:
+    """Load a model of timm; see `attnviz.load_model`."""
+    refuse_options(request)
+    name = request.spec.removeprefix("timm:")
+    library = _library(request.spec)
+    device, dtype = find_device(request.device), DTYPES[request.dtype]
+    pretrained = request.weights is None and not request.random_weights
+    _check_name(library, name, pretrained=pretrained)
+    hub = name.partition(":")[2] or f"timm/{name}"
+    model = tried(
+        request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
+    )
+    if request.weights is not None:
+        load_weights(model, request.weights)
+    config = library.data.resolve_model_data_config(model)
+    fixed = _is_fixed(model)
+    own = round(math.prod(config["input_size"][-2:]) ** 0.5)
+    prefix = _prefix(model)
+    layers, heads = _layers(model)
+    width: Any = getattr(model, "num_features", None)
+    features = int(width) if layers and width else None
+    return Model(
+        spec=request.spec,
+        weights=request.weights or ("random" if request.random_weights else "pretrained"),
+        module=model.to(device, dtype).eval().requires_grad_(False),
+        layers=layers,
+        heads=heads,
+        features=features,
+        tokens="patches",
+        patch=_multiple(request.spec, model),
+        size=fixed_size(request, own, fixed=fixed),
+        prefix=prefix,
+        class_token=prefix > 0 and has_class_token(model),
+        fixed=fixed,
+        mean=triple(config["mean"], 0.5),
+        std=triple(config["std"], 0.5),
+        resample=FILTERS.get(config["interpolation"], FILTERS["bicubic"]),
+        seed=request.seed if request.random_weights else None,
+        token_bytes=token_bytes(layers, features) if layers and features else 0,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _library(spec: str) -> Any:
+    """The library timm; bars of downloads only where stderr is a terminal."""
+    library: Any = optional("timm", "timm", spec)
+    if not sys.stderr.isatty():
+        optional("huggingface_hub.utils", "timm", spec).disable_progress_bars()
+    return library
+
+
+def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
+    """Refuse a name that timm does not know, before anything is built or downloaded.
+
+    Raises:
+        UsageError: it names nothing.
+        ModelError: timm does not know it, or has no weights for it.
+    """
+    if not name:
+        raise UsageError("--model 'timm:' names nothing; give timm:NAME")
+    if name.startswith(("hf_hub:", "hf-hub:", "local-dir:")):
+        return
+    known = [*library.list_models(), *library.list_pretrained()]
+    if name not in known:
+        raise ModelError(
+            f"timm:{name}: timm {library.__version__} has no such model{nearest(name, known)}; "
+            "give a name that timm.list_models() or timm.list_pretrained() has"
+        )
+    if pretrained and not library.is_model_pretrained(name):
+        raise ModelError(
+            f"timm:{name}: timm has no weights for it; give --weights FILE or --random-weights"
+        )
+
+
+def _create(library: Any, name: str, seed: int, *, pretrained: bool) -> nn.Module:
+    """The model, made for inputs of any shape where its architecture knows how.
+
+    One that does not know the argument says so before weights are loaded.
+    """
+    try:
+        with seeded(seed):
+            model: nn.Module = library.create_model(
+                name, pretrained=pretrained, dynamic_img_size=True
+            )
+    except TypeError:
+        with seeded(seed):
+            model = library.create_model(name, pretrained=pretrained)
+    return model
+
+
+def _is_fixed(model: nn.Module) -> bool:
+    """Whether it takes its own size only; what its patch embedding does goes before its config."""
+    if getattr(getattr(model, "patch_embed", None), "strict_img_size", None) is False:
+        return False
+    said: Any = model.pretrained_cfg
+    return bool(said.get("fixed_input_size"))
+
+
+def _multiple(spec: str, model: nn.Module) -> int:
+    """What the sides of the input must be multiples of: every reduction that the model makes."""
+    info: Any = getattr(model, "feature_info", None) or []
+    reductions = [round(stage["reduction"]) for stage in info]
+    if reductions:
+        return int(max(reductions))
+    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is None:
+        raise ModelError(
+            f"{spec}: timm does not say how large its patches are; give the model as "
+            "py:MODULE:FACTORY with --patch"
+        )
+    return max(map(int, patch)) if isinstance(patch, tuple | list) else int(patch)
+
+
+def _prefix(model: nn.Module) -> int:
+    """Number of tokens before the grid; PiT calls it differently, most pyramids have none."""
+    for name in ("num_prefix_tokens", "num_tokens"):
+        count = getattr(model, name, None)
+        if isinstance(count, int):
+            return count
+    return 0
+
+
+def _layers(model: nn.Module) -> tuple[int | None, int | None]:
+    """Layers and heads of a plain vision transformer; of any other, a run tells."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList):
+        return None, None
+    heads = {getattr(getattr(block, "attn", None), "num_heads", None) for block in blocks}
+    only = heads.pop() if len(heads) == 1 else None
+    return (len(blocks), only) if isinstance(only, int) else (None, None)

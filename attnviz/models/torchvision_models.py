@@ -1,0 +1,100 @@
+"""`torchvision:NAME`: the classification models of torchvision."""
+
+import math
+import sys
+from typing import Any
+
+from torch import nn
+
+from attnviz.errors import ModelError
+from attnviz.models import Request
+from attnviz.models.devices import DTYPES, find_device
+from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.model import Model, fixed_size, has_class_token, refuse_options, token_bytes
+from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.weights import load_weights, seeded
+
+
+def load(request: Request) -> Model:
+    """Load a model of torchvision; see `attnviz.load_model`."""
+    refuse_options(request)
+    name = request.spec.removeprefix("torchvision:")
+    models: Any = optional("torchvision.models", "timm", request.spec)
+    device, dtype = find_device(request.device), DTYPES[request.dtype]
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ModelError(
+            f"{request.spec}: torchvision has no such classification model{nearest(name, known)}; "
+            "give one of torchvision.models.list_models(torchvision.models), such as vit_b_16"
+        )
+    own = models.get_model_weights(name).DEFAULT
+    pretrained = request.weights is None and not request.random_weights
+    model = tried(
+        request.spec, name, lambda: _create(models, name, own if pretrained else None, request.seed)
+    )
+    if request.weights is not None:
+        load_weights(model, request.weights)
+    return _described(request, model, own.transforms(), device=device, dtype=dtype)
+
+
+def _described(
+    request: Request, model: nn.Module, transforms: Any, *, device: Any, dtype: Any
+) -> Model:
+    """The model, and what it and its preprocessing say."""
+    kind = type(model).__name__
+    # Both have parameters for each place of their own input.
+    fixed = kind in ("VisionTransformer", "MaxVit")
+    size = getattr(model, "image_size", transforms.crop_size[0])
+    layers, heads, features = _shape(model)
+    return Model(
+        spec=request.spec,
+        weights=request.weights or ("random" if request.random_weights else "pretrained"),
+        module=model.to(device, dtype).eval().requires_grad_(False),
+        layers=layers,
+        heads=heads,
+        features=features,
+        tokens="patches",
+        patch=_multiple(model),
+        size=fixed_size(request, int(size), fixed=fixed),
+        prefix=int(has_class_token(model)),
+        class_token=has_class_token(model),
+        fixed=fixed,
+        mean=triple(transforms.mean, 0.5),
+        std=triple(transforms.std, 0.5),
+        resample=FILTERS.get(transforms.interpolation.value, FILTERS["bilinear"]),
+        seed=request.seed if request.random_weights else None,
+        token_bytes=token_bytes(layers, features) if layers and features else 0,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _create(models: Any, name: str, weights: Any, seed: int) -> nn.Module:
+    """The model; its weights come with a bar only where stderr is a terminal."""
+    with seeded(seed):
+        model: nn.Module = models.get_model(name, weights=weights, progress=sys.stderr.isatty())
+    return model
+
+
+def _shape(model: nn.Module) -> tuple[int | None, int | None, int | None]:
+    """Layers, heads and features of a plain vision transformer; of any other, a run tells."""
+    if type(model).__name__ != "VisionTransformer":
+        return None, None, None
+    layers: Any = model.encoder.layers  # type: ignore[union-attr]
+    return len(layers), int(layers[0].num_heads), int(model.hidden_dim)  # type: ignore[arg-type]
+
+
+def _multiple(model: nn.Module) -> int:
+    """What the sides of the input must be multiples of.
+
+    The patch side of a ViT. Swin embeds patches by a convolution and merges 2×2 of them between
+    stages. MaxViT and the convolutional models halve the sides five times at most.
+    """
+    patch = getattr(model, "patch_size", None)
+    if isinstance(patch, int):
+        return patch
+    merges = sum(type(part).__name__.startswith("PatchMerging") for part in model.modules())
+    if not merges:
+        return 2**5
+    embedding = next(part for part in model.modules() if isinstance(part, nn.Conv2d))
+    return math.lcm(*embedding.stride) << merges

@@ -1,0 +1,109 @@
+"""Vision models of transformers, called with pixels alone."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnviz.errors import ModelError
+
+# What a vision model may want beside pixels, and is given.
+GIVEN = ("pixel_attention_mask", "spatial_shapes")
+
+
+class Vision(nn.Module):
+    """A vision model of transformers; the model itself is unchanged."""
+
+    def __init__(self, model: nn.Module, patch: int) -> None:
+        super().__init__()
+        self.model = model
+        self.patch = patch
+        self._takes = set(inspect.signature(model.forward).parameters)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w')."""
+        output = self.model(**self.arguments(pixels))
+        state = getattr(output, "last_hidden_state", None)
+        result: Tensor = output[0] if state is None else state
+        return result
+
+    def arguments(self, pixels: Tensor) -> dict[str, Any]:
+        """What the model is called with.
+
+        Positions for another shape than it was trained on are asked for, where they must be; MAE,
+        which otherwise drops patches by chance, keeps all of them in their order; SigLIP 2 takes
+        patches, of whatever shape of picture.
+        """
+        if "spatial_shapes" in self._takes:
+            return self._patches(pixels)
+        arguments: dict[str, Any] = {"pixel_values": pixels}
+        if "interpolate_pos_encoding" in self._takes:
+            arguments["interpolate_pos_encoding"] = True
+        if "noise" in self._takes and hasattr(self.model.config, "mask_ratio"):
+            rows, columns = (side // self.patch for side in pixels.shape[2:])
+            # Kept from the smallest on, so ascending noise is the identity.
+            order = torch.arange(rows * columns, device=pixels.device, dtype=torch.float32)
+            arguments["noise"] = order.expand(len(pixels), -1)
+        return arguments
+
+    def _patches(self, pixels: Tensor) -> dict[str, Any]:
+        """(B, 3, h, w) → (B, rows·columns, patch·patch·3), row by row, channels last."""
+        side = self.patch
+        rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
+        patches = F.unfold(pixels, side, stride=side)  # (B, 3·side·side, rows·columns)
+        patches = patches.reshape(len(pixels), 3, side * side, -1).permute(0, 3, 2, 1).flatten(2)
+        shape = torch.tensor([[rows, columns]] * len(pixels), device=pixels.device)
+        everything = torch.ones(patches.shape[:2], device=pixels.device, dtype=torch.long)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": everything,
+            "spatial_shapes": shape,
+        }
+
+
+def find_vision(spec: str, model: nn.Module) -> nn.Module:
+    """The part of a model that takes pixels: all of it, or the image encoder beside a text one.
+
+    Raises:
+        ModelError: there is none, or it takes more than pixels.
+    """
+    config: Any = model.config
+    part: nn.Module | None = model
+    if hasattr(config, "vision_config") or not sees(model):
+        parts = (part for part in model.modules() if part is not model)
+        part = next((part for part in parts if sees(part)), None)
+    if part is None:
+        raise ModelError(no_vision(spec, config))
+    parameters = inspect.signature(part.forward).parameters.values()
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.name not in ("pixel_values", *GIVEN)
+    ]
+    if needed or hasattr(part.config, "num_frames"):
+        wanted = " and ".join(needed) or "several frames of a video"
+        raise ModelError(
+            f"{spec}: model type {config.model_type!r} takes more than a picture ({wanted}); "
+            "give a model of single pictures (see `attnviz models`)"
+        )
+    return part
+
+
+def no_vision(spec: str, config: Any) -> str:
+    """What is said of a model that sees nothing."""
+    return (
+        f"{spec}: model type {config.model_type!r} takes no pictures; give a vision model, such "
+        "as dinov2-small (see `attnviz models`)"
+    )
+
+
+def sees(module: Any) -> bool:
+    """Whether a module, or a class of them, is a model of transformers that takes pixels first."""
+    if not hasattr(module, "main_input_name"):
+        return False
+    names = [name for name in inspect.signature(module.forward).parameters if name != "self"]
+    return names[:1] == ["pixel_values"]
