@@ -101,4 +101,5 @@ def observation(
     )
     placement = place(192, 128, size=78, patch=PATCH)
     taking_part = np.ones(ROWS * COLUMNS, dtype=np.bool_) if part is None else part.ravel()
-    return attnviz.Observation(Picture("made.png", pixels), model, placement, layers, taking_part)
+    picture, numbered = Picture("made.png", pixels), dict(enumerate(layers))
+    return attnviz.Observation(picture, model, placement, len(layers), numbered, taking_part)

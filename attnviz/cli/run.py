@@ -94,7 +94,7 @@ def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) ->
         layers = ", ".join(map(str, seen.unexplained))
         console.say(
             f"warning: {seen.picture.path}: in layer {layers} the recorded weights do not explain "
-            f"the model's output (error {max(seen.errors):.1e}); do not trust these maps"
+            f"the model's output (error {max(seen.errors.values()):.1e}); do not trust these maps"
         )
     return answer
 

@@ -66,7 +66,9 @@ class Model:
     dtype: torch.dtype = torch.float32
 
     def place(self, picture: Picture, *, fit: Fit = "keep") -> Placement:
-        """How this model would see a picture."""
+        """How this model would see a picture; one of a single shape sees a centred square."""
+        if self.fixed and fit == "keep":
+            fit = "crop"
         return place(
             picture.width,
             picture.height,

@@ -140,7 +140,8 @@ def explain(
         UsageError: an option that cannot be read, or asks for more than there is.
         RecordingError: the weights are not finite, or a layer's cells are no squares.
     """
-    chosen = choose_layers(parse_layers(layers), len(observation.layers))
+    chosen = choose_layers(parse_layers(layers), observation.count)
+    observation.require(chosen)
     chosen_heads = _heads(observation, heads, chosen)
     if method not in methods.METHODS:
         raise UsageError(f"--method {method!r} is none; take {', '.join(methods.METHODS)}")
@@ -160,8 +161,8 @@ def explain(
 def _heads(observation: Observation, text: str, layers: Sequence[int]) -> list[tuple[int, ...]]:
     """Head numbers of each layer; a layer that has too few is named where layers differ."""
     wanted = parse_heads(text)
-    counts = [layer.call.heads for layer in observation.layers]
-    differ = len(set(counts)) > 1
+    counts = {number: layer.call.heads for number, layer in observation.layers.items()}
+    differ = len(set(counts.values())) > 1
     return [
         choose_heads(wanted, counts[number], layer=number if differ else None) for number in layers
     ]

@@ -1,6 +1,7 @@
 """The expensive step: run the model once and keep its attention calls."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,25 +11,12 @@ from numpy.typing import NDArray
 
 from attnviz import memory
 from attnviz.attention import AttentionCall, Recording, record
-from attnviz.errors import RecordingError, UsageError
+from attnviz.errors import AttnvizError, RecordingError, UsageError
 from attnviz.geometry import Fit, Layout, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
+from attnviz.pipeline.layers import Layer, Unplaced, find_layer
 from attnviz.selection import choose_layers, parse_layers
-
-
-@dataclass(frozen=True)
-class Layer:
-    """An attention call, and what its tokens stand for.
-
-    Attributes:
-        call: its batch are the windows that tile one picture.
-        queries, keys: the cell of every token, (windows, tokens).
-    """
-
-    call: AttentionCall
-    queries: Layout
-    keys: Layout
 
 
 @dataclass(frozen=True)
@@ -38,20 +26,35 @@ class Observation:
     Attributes:
         picture, model: what was run.
         placement: how the picture lies in the input, on the model's own grid.
-        layers: the attention calls, in call order.
+        count: of the model's layers: attention calls whose keys are places of the picture.
+        layers: those that were kept, by their number in call order.
         taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
     """
 
     picture: Picture
     model: Model
     placement: Placement
-    layers: tuple[Layer, ...]
+    count: int
+    layers: Mapping[int, Layer]
     taking_part: NDArray[np.bool_]
+
+    def require(self, numbers: Sequence[int]) -> None:
+        """Layers that are about to be asked.
+
+        Raises:
+            UsageError: one was not kept.
+        """
+        missing = [str(number) for number in numbers if number not in self.layers]
+        if missing:
+            raise UsageError(
+                f"layer {', '.join(missing)} was not kept when the model ran; observe it with "
+                "layers='all'"
+            )
 
     @cached_property
     def recording(self) -> Recording:
         """The attention calls alone."""
-        return Recording([layer.call for layer in self.layers])
+        return Recording([layer.call for layer in self.layers.values()])
 
     def placed(self, layout: Layout) -> Placement:
         """How the picture lies on the cells of a layout.
@@ -97,10 +100,10 @@ class Observation:
         return int((~self.taking_part).sum())
 
     @cached_property
-    def errors(self) -> tuple[float, ...]:
-        """Error of the self-check of each layer; see `AttentionCall.check`."""
-        found = [layer.call.check() for layer in self.layers]
-        return tuple(math.inf if error is None or math.isnan(error) else error for error in found)
+    def errors(self) -> dict[int, float]:
+        """Error of the self-check of each layer that was kept; see `AttentionCall.check`."""
+        found = {number: layer.call.check() for number, layer in self.layers.items()}
+        return {n: math.inf if e is None or math.isnan(e) else e for n, e in found.items()}
 
     @property
     def unexplained(self) -> tuple[int, ...]:
@@ -108,11 +111,10 @@ class Observation:
 
         The limit is 1e-3 for a call in float32, in half precision 1e-2.
         """
-        return tuple(
-            number
-            for number, (layer, error) in enumerate(zip(self.layers, self.errors, strict=True))
-            if error > (1e-3 if layer.call.query.dtype == torch.float32 else 1e-2)
-        )
+        return tuple(number for number, error in self.errors.items() if error > self._limit(number))
+
+    def _limit(self, number: int) -> float:
+        return 1e-3 if self.layers[number].call.query.dtype == torch.float32 else 1e-2
 
 
 def observe(
@@ -138,46 +140,99 @@ def observe(
         MemoryLimitError: so many tokens do not fit; nothing was begun.
         RecordingError: the model made no attention call.
     """
+    shown = _Shown(picture, model, mask, layers)
     placement = model.place(picture, fit=fit)
-    _check_memory(model, placement)
-    taking_part = np.ones(placement.grid.tokens, dtype=np.bool_)
-    if mask is not None:
-        taking_part = _unmasked(placement, mask, takes_mask=model.takes_mask)
-    pixels = model.pixels(picture, placement)
-    arguments = () if mask is None else (torch.from_numpy(taking_part)[None].to(model.device),)
-    found = _layers(model, placement, _run(model, pixels, arguments))
-    choose_layers(parse_layers(layers), len(found))
-    return Observation(picture, model, placement, found, taking_part)
-
-
-def _run(model: Model, pixels: torch.Tensor, arguments: tuple[torch.Tensor, ...]) -> Recording:
-    """Every attention call of one run of the model."""
     try:
-        with torch.no_grad(), record() as recording:
-            model.module(pixels, *arguments)
-    except (RuntimeError, ValueError, TypeError) as error:
-        size = f"{pixels.shape[3]}x{pixels.shape[2]}"
-        reason = " ".join(str(error).split())[:200]
-        raise RecordingError(
-            f"{model.spec} cannot take {size} pixels ({reason}); take --fit squash, and its own "
-            f"size {model.size}"
-        ) from error
-    return recording
+        return shown.as_placed(placement)
+    except _ShapeError as error:
+        own = model.place(picture, fit="crop")
+        if fit != "keep" or own.grid == placement.grid:
+            raise RecordingError(f"{error}; take its own --size, and no --fit") from error
+        try:
+            return shown.as_placed(own)
+        except _ShapeError as again:
+            raise RecordingError(f"{again}; take the model's own --size") from again
 
 
-def _layers(model: Model, placement: Placement, recording: Recording) -> tuple[Layer, ...]:
-    """The calls in which all tokens attend to all tokens of the grid: the layers."""
-    tokens = placement.grid.tokens
-    whole = Layout.whole(placement.grid)
-    layers = [call for call in recording if call.shape == (1, call.heads, tokens, tokens)]
-    if not layers:
-        shapes = sorted({f"{call.shape[2]}x{call.shape[3]}" for call in recording})
-        seen = f"calls of {', '.join(shapes[:4])} tokens" if shapes else "no attention call"
-        raise RecordingError(
-            f"{model.spec} made {seen}, where its grid has {tokens}; this kind of model is not "
-            "read yet (see `attnviz models`)"
-        )
-    return tuple(Layer(call, whole, whole) for call in layers)
+class _ShapeError(Exception):
+    """The model does not run on an input of this shape."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture that is shown to a model, in this placement or that."""
+
+    picture: Picture
+    model: Model
+    mask: NDArray[np.bool_] | None
+    layers: str
+
+    def as_placed(self, placement: Placement) -> Observation:
+        """Run the model.
+
+        Raises:
+            _ShapeError: it does not run on this shape.
+        """
+        _check_memory(self.model, placement)
+        taking_part = np.ones(placement.grid.tokens, dtype=np.bool_)
+        arguments: tuple[torch.Tensor, ...] = ()
+        if self.mask is not None:
+            taking_part = _unmasked(placement, self.mask, takes_mask=self.model.takes_mask)
+            arguments = (torch.from_numpy(taking_part)[None].to(self.model.device),)
+        pixels = self.model.pixels(self.picture, placement)
+        found = _Found(placement.grid, parse_layers(self.layers))
+        recording = self._run(pixels, arguments, found)
+        if not recording:
+            raise RecordingError(f"{self.model.spec} {found.instead(recording)}")
+        kept = choose_layers(found.wanted, len(recording))
+        layers = {number: find_layer(recording[number], placement.grid) for number in kept}
+        return Observation(self.picture, self.model, placement, len(recording), layers, taking_part)
+
+    def _run(
+        self, pixels: torch.Tensor, arguments: tuple[torch.Tensor, ...], found: "_Found"
+    ) -> Recording:
+        """Every layer of one run of the model."""
+        try:
+            with torch.no_grad(), record(calls=found.wanted, where=found, picture=pixels) as made:
+                self.model.module(pixels, *arguments)
+        except (AttnvizError, MemoryError):
+            raise
+        except Exception as error:  # models refuse shapes by any kind of error
+            if "allocate" in str(error) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            size = f"{pixels.shape[3]}x{pixels.shape[2]}"
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            line = f"{self.model.spec} cannot take {size} pixels ({reason})"
+            raise _ShapeError(line) from error
+        return made
+
+
+@dataclass
+class _Found:
+    """Tells the calls that are layers from those that are not, while the model runs."""
+
+    grid: TokenGrid
+    wanted: tuple[int, ...] | None
+
+    def __post_init__(self) -> None:
+        self._others: list[str] = []
+
+    def __call__(self, call: AttentionCall) -> bool:
+        """Whether a call is a layer."""
+        try:
+            find_layer(call, self.grid)
+        except Unplaced as reason:
+            if str(reason) not in self._others:
+                self._others.append(str(reason))
+            return False
+        return True
+
+    def instead(self, recording: Recording) -> str:
+        """What a model did that made no attention over the picture."""
+        said = [*self._others, *recording.unread][:3]
+        if not said:
+            return "made no attention call: it is convolutional, or its attention has no softmax"
+        return f"made no attention call over the picture, but {'; '.join(said)}"
 
 
 def _check_memory(model: Model, placement: Placement) -> None:

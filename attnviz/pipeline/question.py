@@ -13,7 +13,8 @@ from attnviz.attention.sweep import Progress
 from attnviz.geometry import Fit, Layout
 from attnviz.images import Picture, load_mask
 from attnviz.models.model import Model
-from attnviz.pipeline.observation import Layer, Observation
+from attnviz.pipeline.layers import Layer
+from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
 from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
 
@@ -34,7 +35,7 @@ def check_question(
         ImageError: a mask picture that cannot be read.
     """
     chosen_layers, chosen_heads = parse_layers(layers), parse_heads(heads)
-    if model.layers is not None:
+    if model.layers is not None and model.takes_mask:  # others may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
         choose_heads(chosen_heads, model.heads)

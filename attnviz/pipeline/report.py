@@ -37,7 +37,7 @@ def make_record(
         tokens=_tokens(seen, answers[-1]),
         query=_query(explanation.query),
         method=explanation.method,
-        check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors)),
+        check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors.values())),
         heads=[
             _head(answer, scale, file, differs=answer.query != explanation.query)
             for answer, scale, file in zip(
@@ -72,8 +72,8 @@ def _model(seen: Observation) -> records.ModelInfo:
     return records.ModelInfo(
         spec=model.spec,
         weights=_readable(model.weights),
-        layers=len(seen.layers),
-        heads=max(layer.call.heads for layer in seen.layers),
+        layers=seen.count,
+        heads=max(layer.call.heads for layer in seen.layers.values()),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         features=model.features,

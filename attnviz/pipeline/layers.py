@@ -1,0 +1,100 @@
+"""Which cell of the picture each token of a recorded call stands for: measured, never guessed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnviz.attention import AttentionCall
+from attnviz.geometry import Layout, TokenGrid
+
+_TOLERANCE = 0.25
+"""Input pixels: positions are means of many float32 numbers."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention call, and what its tokens stand for.
+
+    Attributes:
+        call: its batch are the windows that tile one picture.
+        queries, keys: the cell of every token, (windows, tokens).
+    """
+
+    call: AttentionCall
+    queries: Layout
+    keys: Layout
+
+
+class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call is no layer
+    """Why the tokens of a call are no places of the picture."""
+
+
+def find_layer(call: AttentionCall, grid: TokenGrid) -> Layer:
+    """A call as a layer over a picture that was given as the pixels of `grid`.
+
+    Where tokens lie was traced from the picture (`record(picture=…)`). Where that came to no end, a
+    call of as many queries and keys as the grid has tokens is taken for the grid itself.
+
+    Raises:
+        Unplaced: its tokens are no places: channels, say, or not on a lattice.
+    """
+    if call.query_positions is None and call.key_positions is None:
+        if call.shape[0] == 1 and call.shape[2:] == (grid.tokens, grid.tokens):
+            whole = Layout.whole(grid)
+            return Layer(call, whole, whole)
+        raise Unplaced(f"{_size(call)} tokens that do not come from the picture alone")
+    keys = _layout(call.key_positions, grid, call)
+    if not keys.on_picture.any():
+        raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
+    if call.query_positions is None:
+        windows, _, queries, _ = call.shape
+        nowhere = np.full((windows, queries), -1, dtype=np.int64)
+        return Layer(call, Layout(keys.rows, keys.columns, nowhere), keys)
+    return Layer(call, _layout(call.query_positions, grid, call), keys)
+
+
+def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> Layout:
+    """Cells of tokens that lie at positions, (windows, tokens, 2) in input pixels.
+
+    A token stands for the cell of its number in the lattice. Convolutions with padding see a
+    little more to the left of it than to the right; models themselves take it for the cell when
+    they scale their maps up.
+    """
+    if positions is None:
+        raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
+    places = positions.double().cpu().numpy()
+    there = np.isfinite(places).all(-1)
+    cells = np.full(there.shape, -1, dtype=np.int64)
+    if not there.any():
+        return Layout(1, 1, cells)
+    columns, column = _ranks(places[there][:, 0], grid.input_width)
+    rows, row = _ranks(places[there][:, 1], grid.input_height)
+    cells[there] = row * columns + column
+    found = len(np.unique(cells[there]))
+    if found == 1 and there.sum() > 1:
+        raise Unplaced(f"{_size(call)} channels, not tokens: attention over features (XCiT's)")
+    if found < rows * columns:
+        raise Unplaced(f"{_size(call)} tokens that do not fill a lattice over the picture")
+    return Layout(rows, columns, cells)
+
+
+def _ranks(values: NDArray[np.float64], length: int) -> tuple[int, NDArray[np.int64]]:
+    """How many different coordinates there are, and which one each is.
+
+    Raises:
+        Unplaced: they do not divide the input evenly.
+    """
+    different = np.unique(np.round(values / _TOLERANCE)) * _TOLERANCE
+    different = different[np.diff(different, prepend=-np.inf) > 2 * _TOLERANCE]
+    steps = np.diff(different)
+    step = length / len(different)
+    if len(steps) and np.abs(steps - step).max() > 0.02 * step + 2 * _TOLERANCE:
+        raise Unplaced("tokens that lie unevenly over the picture")
+    nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
+    return len(different), np.minimum(nearest, len(different) - 1).astype(np.int64)
+
+
+def _size(call: AttentionCall) -> str:
+    return f"{call.shape[2]}x{call.shape[3]}"
