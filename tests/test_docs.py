@@ -1,14 +1,16 @@
 """The documentation against the program."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
-from attnviz.cli import app
+from attnviz.cli import app, main
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
 from attnviz.statistics import STATISTICS
@@ -84,6 +86,24 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     exec(before + code, {})
     assert (tmp_path / "head3.png").exists()
+
+
+def test_the_record_is_documented_field_by_field(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = re.search(r"```json\n(.*?)```", CLI, re.DOTALL)
+    assert found is not None
+    picture = str(ROOT / "sample_images" / "cat.jpg")
+    assert main(["show", picture, "--size", "32", "--json", "-o", str(tmp_path)]) == 0
+    documented, real = json.loads(found[1]), json.loads(capfd.readouterr().out)
+    assert _names(documented) == _names(real)
+
+
+def _names(part: Any) -> Any:
+    """The fields of a record, of a list those of its first entry."""
+    if isinstance(part, list):
+        return _names(part[0])
+    return {name: _names(each) for name, each in part.items()} if isinstance(part, dict) else None
 
 
 def test_the_error_tree_is_drawn_as_it_is() -> None:

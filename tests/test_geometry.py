@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnviz.geometry import Fit, Placement, TokenGrid, overlaps, place
+from attnviz.geometry import Fit, Layout, Placement, TokenGrid, overlaps, place
 
 SIDES = st.integers(1, 3000)
 FITS: st.SearchStrategy[Fit] = st.sampled_from(get_args(Fit))
@@ -137,3 +137,21 @@ def test_centres_run_row_by_row() -> None:
 def test_overlaps_of_shifted_intervals() -> None:
     lengths = overlaps(np.array([0.0, 2.0, 4.0]), np.array([1.0, 3.0, 7.0]))
     assert lengths.tolist() == [[1, 0], [1, 1]]
+
+
+def test_a_whole_layout_is_the_prefix_and_then_the_grid() -> None:
+    layout = Layout.whole(TokenGrid(2, 3, 16, prefix=2))
+    assert layout.cells.tolist() == [[-1, -1, 0, 1, 2, 3, 4, 5]]
+    assert (layout.rows, layout.columns, layout.windows, layout.outside) == (2, 3, 1, 2)
+    assert Layout.whole(TokenGrid(2, 3, 16)).cells.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_tokens_of_a_layout_have_what_their_cells_have() -> None:
+    layout = Layout(2, 2, np.array([[3, -1, 0], [1, 2, 3]]))
+    assert layout.of_tokens(np.array([10, 11, 12, 13]), np.int64(7)).tolist() == [
+        [13, 7, 10], [11, 12, 13],
+    ]  # fmt: skip
+    places = layout.of_tokens(np.arange(8.0).reshape(4, 2), np.float64(-1))
+    assert places[0].tolist() == [[6, 7], [-1, -1], [0, 1]]
+    assert layout.count(np.ones((2, 3), dtype=bool)).tolist() == [1, 1, 1, 2]
+    assert layout.count(layout.cells < 1).tolist() == [1, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""The cheap step: ask a recording a question."""
+"""The cheap step: ask an observation a question."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

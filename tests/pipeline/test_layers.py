@@ -1,5 +1,7 @@
 """Layers of every kind against their whole matrix, stitched by hand in float64."""
 
+import csv
+import io
 import itertools
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import attnviz
+from attnviz import outputs
+from attnviz.cli.table import stats_table
+from attnviz.drawing.overlay import colour_table
 from attnviz.errors import RecordingError, UsageError
 from attnviz.geometry import Layout
-from attnviz.pipeline import Layer
+from attnviz.pipeline import Layer, make_record, write_maps, write_pictures
 from attnviz.statistics.maps import describe
 
 KINDS = list(layers.one_of_each())
@@ -294,3 +299,60 @@ def test_the_limit_of_the_check_is_that_of_the_recorded_call() -> None:
     )  # fmt: skip
     calls = [Layer(each, plain.queries, plain.keys) for each in (call, near, half)]
     assert layers.observation(*calls).unexplained == (1,)
+
+
+def several() -> attnviz.Explanation:
+    """Layers of 3, 2 and 4 heads on two grids, the last a pool."""
+    kinds = layers.one_of_each()
+    seen = layers.observation(kinds["pyramid"], kinds["windows"], kinds["pool"])
+    return attnviz.explain(seen, layers="all")
+
+
+def test_the_record_tells_grid_and_query_of_each_head() -> None:
+    found = several()
+    record = make_record(found)
+    data = record.data()
+    assert data["model"] | {"layers": 3, "heads": 4, "features": None} == data["model"]
+    assert (data["tokens"]["rows"], data["tokens"]["columns"]) == (8, 12)
+    assert data["query"] == {"kind": "pool"}
+    told = [(head["layer"], head["rows"], head["columns"]) for head in data["heads"]]
+    assert told == [(0, 4, 6)] * 3 + [(1, 8, 12)] * 2 + [(2, 8, 12)] * 4
+    assert [head.get("query") for head in data["heads"]] == [{"kind": "mean"}] * 5 + [None] * 4
+    assert [head["distance_px"] is None for head in data["heads"]] == [False] * 5 + [True] * 4
+    rows = list(csv.DictReader(io.StringIO(outputs.as_csv(record.rows()))))
+    assert [row["query_kind"] for row in rows] == ["mean"] * 5 + ["pool"] * 4
+    title = str(stats_table(record).title)
+    assert "6x4, 12x8 patches  attention from mean, pool" in title
+
+
+def test_all_files_are_written_where_layers_differ(tmp_path: Path) -> None:
+    found = several()
+    record, paths, sheet = write_pictures(found, tmp_path, attnviz.Drawing(scale="layer"))
+    assert [head.file for head in record.heads] == [path.name for path in paths[:9]]
+    overlays = attnviz.render(found)
+    assert set(overlays) == {(answer.layer, answer.head) for answer in found.answers}
+    assert all(image.size == (WIDTH, HEIGHT) for image in overlays.values())
+    for answer, head in zip(found.answers, record.heads, strict=True):
+        own = np.concatenate([other.values.ravel() for other in found.by_layer[answer.layer]])
+        assert head.scale is not None
+        span = head.scale.minimum, head.scale.maximum
+        assert span == pytest.approx((own.min(), own.max()), rel=1e-6)
+    assert sheet.width > 4 * 256
+    with np.load(write_maps(found, tmp_path)) as arrays:
+        assert arrays["layers"].tolist() == [0, 1, 2]
+        shapes = [arrays[f"layer0{layer}"].shape for layer in range(3)]
+        assert shapes == [(3, 4, 6), (2, 8, 12), (4, 8, 12)]
+        assert (arrays["layer01"][1] == found.by_layer[1][1].values).all()
+        assert arrays["layer01_heads"].tolist() == [0, 1]
+        assert arrays["layer00_drawn"].shape == (4, 6)
+
+
+def test_each_layer_has_a_row_of_the_sheet(tmp_path: Path) -> None:
+    """Found by the colour bars, of which each row has one for each head."""
+    _, _, sheet = write_pictures(several(), tmp_path, attnviz.Drawing())
+    brightest = (np.asarray(sheet) == colour_table("viridis")[-1]).all(-1)
+    lines = np.flatnonzero(brightest.any(1))
+    runs = np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1)
+    bars = [rows for rows in runs if len(rows) == 8]
+    ends = [int((np.diff(brightest[rows[0]].astype(int)) == 1).sum()) for rows in bars]
+    assert ends == [3, 2, 4]
