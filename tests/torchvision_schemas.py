@@ -22,7 +22,7 @@ _library: list[Any] = []  # gone schemas would take the imported module with the
 
 def import_or_skip(name: str) -> Any:
     """timm, torchvision or a part of them; the module that asks is skipped where they are not."""
-    if importlib.util.find_spec(name) is None:
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
         pytest.skip(f"{name} is not installed", allow_module_level=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # operators that could not be loaded
