@@ -48,7 +48,7 @@ def optional(name: str, extra: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # a library that does not fit torch raises what it likes
-        if importlib.util.find_spec(name) is None:
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
             raise MissingExtraError(f"{spec}: loading it", extra) from error
         raise ModelError(_broken(spec, name, error)) from error
 

@@ -29,7 +29,14 @@ def load(request: Request) -> Model:
     )
     if request.weights is not None:
         load_weights(model, request.weights)
-    config = library.data.resolve_model_data_config(model)
+    config: dict[str, Any] = library.data.resolve_model_data_config(model)
+    return _described(request, model, config, device=device, dtype=dtype)
+
+
+def _described(
+    request: Request, model: nn.Module, config: dict[str, Any], *, device: Any, dtype: Any
+) -> Model:
+    """The model, and what it and its data config say."""
     fixed = _is_fixed(model)
     own = round(math.prod(config["input_size"][-2:]) ** 0.5)
     prefix = _prefix(model)

@@ -117,3 +117,11 @@ def test_a_model_of_timm_on_the_hub_is_sent_to_its_source(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text('{"model_type": "timm_wrapper", "architecture": "vit"}')
     with pytest.raises(attnviz.AttnvizError, match=r"as timm:hf_hub:|run `attnviz doctor`"):
         attnviz.load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("spec", ["timm:vit_tiny_patch16_224", "torchvision:swin_t"])
+def test_a_library_that_is_not_there(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, spec.partition(":")[0], None)
+    monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
+    with pytest.raises(attnviz.AttnvizError, match=r"pip install 'attnviz\[timm\]'"):
+        attnviz.load_model(spec)

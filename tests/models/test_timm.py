@@ -1,6 +1,5 @@
 """Models of timm: loading, preprocessing, patches, prefix tokens, weights, errors."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +151,6 @@ def test_a_size_that_it_cannot_take_is_refused() -> None:
 def test_heads_are_chosen_not_built() -> None:
     model = attnviz.load_model(TINY, random_weights=True, heads=2)
     assert model.heads == 3
-
-
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(attnviz.AttnvizError, match=r"pip install 'attnviz\[timm\]'"):
-        attnviz.load_model(TINY)
 
 
 def test_the_command_line_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """Models of torchvision: loading, preprocessing, patches, prefix tokens, weights, errors."""
 
-import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -90,10 +89,3 @@ def test_options_of_random_are_refused(option: dict[str, Any]) -> None:
 def test_a_size_that_it_cannot_take_is_refused() -> None:
     with pytest.raises(attnviz.AttnvizError, match="takes 224x224 pixels only"):
         attnviz.load_model("torchvision:vit_b_16", random_weights=True, size=96)
-
-
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(attnviz.AttnvizError, match=r"pip install 'attnviz\[timm\]'"):
-        attnviz.load_model("torchvision:swin_t")
