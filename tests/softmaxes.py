@@ -1,0 +1,41 @@
+"""What a model itself calls its attention: every softmax that it takes, as Python sees it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
+
+
+class Softmaxes(TorchFunctionMode):
+    """Keeps the results of all softmaxes in order; shares nothing with what attnviz does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in SOFTMAXES:
+            self.found.append(result.detach())
+        return result
+
+
+def as_call(weights: Tensor, shape: Sequence[int]) -> Tensor:
+    """Weights of a model as (windows, heads, queries, keys).
+
+    Some have windows behind the heads, (B, H, W, n, m), or all of these in one dimension.
+    """
+    if weights.ndim == 5 and weights.shape[1] == shape[1]:
+        weights = weights.transpose(1, 2)
+    return weights.reshape(tuple(shape))
