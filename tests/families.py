@@ -1,6 +1,6 @@
 """The tables of recorded models in docs/models.md.
 
-`pytest tests/models/test_recorded.py --write-tables` (and its like for timm) writes what is found.
+`WRITE_TABLES=1 pytest tests/models/test_recorded.py` (and its like for timm) writes what is found.
 """
 
 import math
@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 import attnviz
+from attnviz.geometry import Layout
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 
@@ -44,13 +45,13 @@ def check_row(table: str, name: str, seen: attnviz.Observation) -> None:
     old = next((line for line in part[1].splitlines() if line.startswith(f"| {name} |")), None)
     if os.environ.get("WRITE_TABLES"):
         new = part[1].replace(old, found) if old else part[1] + found + "\n"
-        PAGE.write_text(text.replace(part[1], new), encoding="utf-8")
+        PAGE.write_text(text[: part.start(1)] + new + text[part.end(1) :], encoding="utf-8")
         return
     assert old is not None, f"add to docs/models.md: {found}"
     assert old.rpartition(" | ")[0] == found.rpartition(" | ")[0]
 
 
-def _grid(layout: attnviz.geometry.Layout) -> str:  # type: ignore[name-defined]
+def _grid(layout: Layout) -> str:
     return f"{layout.columns}×{layout.rows}" if layout.on_picture.any() else "own query"
 
 
