@@ -87,6 +87,8 @@ class Layout:
         rows, columns: of the cells, row by row.
         cells: (windows, tokens) row·columns + column; −1 for a token that is no part of the
             picture: class token, register, padding inside a window.
+        stride: side of a cell in input pixels, where it is not what divides the input evenly: cells
+            then hang over at the right and below.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -95,6 +97,7 @@ class Layout:
     rows: int
     columns: int
     cells: NDArray[np.int64]
+    stride: float | None = None
 
     @classmethod
     def whole(cls, grid: TokenGrid) -> "Layout":

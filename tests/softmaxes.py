@@ -1,5 +1,6 @@
 """What a model itself calls its attention: every softmax that it takes, as Python sees it."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ class Softmaxes(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in SOFTMAXES:
             self.found.append(result.detach())
+        if func is F.scaled_dot_product_attention:  # where a model has no other way
+            query, key = (tensor.detach().double() for tensor in args[:2])
+            scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+            self.found.append(scores.softmax(-1).float())
         return result
 
 

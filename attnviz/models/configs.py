@@ -103,7 +103,8 @@ _RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
     (_is(*MERGING), _merging),
     (_is("resnet", "regnet"), _halving),
     (_is("levit"), _levit),
-    (_has("output_stride"), lambda config: int(config.output_stride)),
+    # MobileViT cuts its last map into patches once more.
+    (_has("output_stride"), lambda config: config.output_stride * getattr(config, "patch_size", 1)),
     (_has("query_stride"), _pooling),
     (_is("cvt"), lambda config: math.prod(config.patch_stride)),
     (_has("strides", "patch_sizes"), _reducing),

@@ -1,5 +1,6 @@
 """A loaded model: the module, and what must be known to lay a picture into it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,13 +68,15 @@ class Model:
 
     def place(self, picture: Picture, *, fit: Fit = "keep") -> Placement:
         """How this model would see a picture; one of a single shape sees a centred square."""
-        if self.fixed and fit == "keep":
-            fit = "crop"
+        patch = self.patch
+        if self.fixed:
+            fit = "crop" if fit == "keep" else fit
+            patch = math.gcd(patch, self.size)
         return place(
             picture.width,
             picture.height,
             size=self.size,
-            patch=self.patch,
+            patch=patch,
             prefix=self.prefix,
             fit=fit,
         )

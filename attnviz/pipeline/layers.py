@@ -1,6 +1,7 @@
 """Which cell of the picture each token of a recorded call stands for: measured, never guessed."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,31 +70,46 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
     cells = np.full(there.shape, -1, dtype=np.int64)
     if not there.any():
         return Layout(1, 1, cells)
-    columns, column = _ranks(places[there][:, 0], grid.input_width)
-    rows, row = _ranks(places[there][:, 1], grid.input_height)
-    cells[there] = row * columns + column
+    (x, column), (y, row) = (
+        _lattice(places[there][:, axis], length)
+        for axis, length in enumerate((grid.input_width, grid.input_height))
+    )
+    cells[there] = row * x.size + column
     found = len(np.unique(cells[there]))
     if found == 1 and there.sum() > 1:
         raise Unplaced(f"{_size(call)} channels, not tokens: attention over features (XCiT's)")
-    if found < rows * columns:
+    if found < x.size * y.size:
         raise Unplaced(f"{_size(call)} tokens that do not fill a lattice over the picture")
-    return Layout(rows, columns, cells)
+    stride = x.stride if x.size > 1 or y.size == 1 else y.stride
+    return Layout(y.size, x.size, cells, stride=stride)
 
 
-def _ranks(values: NDArray[np.float64], length: int) -> tuple[int, NDArray[np.int64]]:
-    """How many different coordinates there are, and which one each is.
+class Lattice(NamedTuple):
+    """Coordinates of a lattice along one side of the input: how many, and how far apart."""
+
+    size: int
+    stride: float
+
+
+def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray[np.int64]]:
+    """The different coordinates, and the number of each value among them.
+
+    As many of them as fill `length`, or one or two more than that, whose cells hang over: what a
+    convolution with padding makes of a side that it does not divide.
 
     Raises:
-        Unplaced: they do not divide the input evenly.
+        Unplaced: they are not evenly spaced over the input.
     """
     different = np.unique(np.round(values / _TOLERANCE)) * _TOLERANCE
     different = different[np.diff(different, prepend=-np.inf) > 2 * _TOLERANCE]
-    steps = np.diff(different)
-    step = length / len(different)
-    if len(steps) and np.abs(steps - step).max() > 0.02 * step + 2 * _TOLERANCE:
+    count, steps = len(different), np.diff(different)
+    stride = float(np.round(np.median(steps))) if count > 1 else float(length)
+    if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
+    if not (count - 1) * stride < length <= count * stride:
+        raise Unplaced("tokens that cover a part of the picture only")
     nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
-    return len(different), np.minimum(nearest, len(different) - 1).astype(np.int64)
+    return Lattice(count, stride), np.minimum(nearest, count - 1).astype(np.int64)
 
 
 def _size(call: AttentionCall) -> str:

@@ -64,8 +64,9 @@ class Observation:
         """
         grid = self.placement.grid
         width, height = grid.input_width, grid.input_height
-        patch = width // layout.columns
-        if (patch * layout.columns, patch * layout.rows) != (width, height):
+        patch = int(layout.stride or width // layout.columns)
+        over = patch * layout.columns - width, patch * layout.rows - height
+        if not all(0 <= each < patch for each in over):
             raise RecordingError(
                 f"{self.model.spec} has a layer of {layout.columns}x{layout.rows} cells, which do "
                 f"not cut {width}x{height} pixels into squares of whole pixels; take other --layers"

@@ -49,7 +49,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], int, int, int, bool]] = {
     "LevitConfig": ({"hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2],
                      "depths": [1, 1, 1]}, 64, 224, 0, True),
     "CvtConfig": ({}, 16, 224, 1, False),
-    "MobileViTConfig": ({"hidden_sizes": [16, 16, 16], "image_size": 64}, 32, 64, 0, False),
+    "MobileViTConfig": ({"hidden_sizes": [16, 16, 16], "image_size": 64}, 64, 64, 0, False),
     "BitConfig": ({**CONVOLUTIONS, "embedding_size": 32, "num_groups": 8}, 32, 224, 0, False),
     "ResNetConfig": ({**CONVOLUTIONS, "embedding_size": 16}, 32, 224, 0, False),
     "RegNetConfig": ({**CONVOLUTIONS, "embedding_size": 16, "groups_width": 16}, 32, 224, 0, False),

@@ -21,52 +21,59 @@ class Shelf:
     device: str | torch.device | None
 
     def __post_init__(self) -> None:
+        self._made: list[AttentionCall | None] = []
+        self._counted: list[int] = []
         self._memory: Known[set[int]] = Known()
 
     def add(self, call: AttentionCall) -> int:
-        """Keep a call if it is wanted; returns its number, −1 for none."""
-        if self.where is not None and not self.where(call):
-            return -1
-        number = len(self.calls)
-        self.calls.append(None)
+        """Keep a call if it is wanted; returns its number among all that were made."""
+        number = len(self._made)
+        self._made.append(None)
+        self._let_go(number)
         self.replace(number, call)
-        self._let_go(number + 1)
         return number
 
-    def close(self) -> None:
-        """The model has run: now it is known which calls the last ones are."""
-        count = len(self.calls)
-        if self.wanted is not None:
-            wanted = {number % count for number in self.wanted if -count <= number < count}
-            self.calls[:] = [call if n in wanted else None for n, call in enumerate(self.calls)]
-
     def replace(self, number: int, call: AttentionCall) -> None:
-        """Keep another version of a call."""
-        if number < 0 or (number < len(self.calls) - 1 and self.calls[number] is None):
+        """Keep a call as it is after all; once the next one is made, only if it was kept so far."""
+        if number < len(self._made) - 1 and self._made[number] is None:
             return
         if self.device is not None:
             call = _each(call, lambda tensor: tensor.to(self.device))
-        self.calls[number] = call
+        self._made[number] = call
         for tensor in _tensors(call):
             self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+        if number not in self._counted and (self.where is None or self.where(call)):
+            self._counted.append(number)
+        self.calls[:] = [self._made[counted] for counted in self._counted]
+
+    def close(self) -> None:
+        """The model has run: now it is known which calls the last ones are."""
+        count = len(self._counted)
+        if self.wanted is not None:
+            wanted = {number % count for number in self.wanted if -count <= number < count}
+            self.calls[:] = [call if n in wanted else None for n, call in enumerate(self.calls)]
+        self._made.clear()
 
     def written(self, tensor: Tensor) -> None:
         """Memory is about to be overwritten: what calls keep of it is copied before."""
         numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
         for number in numbers:
-            call = self.calls[number]
+            call = self._made[number]
             if call is not None:
-                self.calls[number] = _each(call, lambda kept: _own(kept, tensor))
+                self.replace(number, _each(call, lambda kept: _own(kept, tensor)))
         if numbers:
             self._memory.forget(tensor)
 
-    def _let_go(self, count: int) -> None:
-        """Of calls counted from the end, those that are no longer among the last."""
+    def _let_go(self, before: int) -> None:
+        """Let calls made before go that do not count, or are no longer among the last."""
+        if before and before - 1 not in self._counted:
+            self._made[before - 1] = None
         if self.wanted is None:
             return
-        number = count - 1 - max((-n for n in self.wanted if n < 0), default=0)
-        if number >= 0 and number not in self.wanted:
-            self.calls[number] = None
+        last = max((-n for n in self.wanted if n < 0), default=0)
+        for number, made in enumerate(self._counted):
+            if number not in self.wanted and number < len(self._counted) - last:
+                self._made[made] = None
 
 
 def _own(kept: Tensor, written: Tensor) -> Tensor:
