@@ -87,8 +87,8 @@ class Layout:
         rows, columns: of the cells, row by row.
         cells: (windows, tokens) row·columns + column; −1 for a token that is no part of the
             picture: class token, register, padding inside a window.
-        stride: side of a cell in input pixels, where it is not what divides the input evenly: cells
-            then hang over at the right and below.
+        stride: side of a cell in input pixels; None where columns divide the input.
+        left, top: where the first cell begins, in input pixels.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -98,6 +98,8 @@ class Layout:
     columns: int
     cells: NDArray[np.int64]
     stride: float | None = None
+    left: float = 0.0
+    top: float = 0.0
 
     @classmethod
     def whole(cls, grid: TokenGrid) -> "Layout":

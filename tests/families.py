@@ -6,7 +6,6 @@
 import math
 import os
 import re
-from itertools import groupby
 from pathlib import Path
 
 import attnviz
@@ -19,11 +18,11 @@ def row(name: str, seen: attnviz.Observation) -> str:
     """A line of the table: calls, heads, grids of queries (and of keys), other tokens, error."""
     layers = list(seen.layers.values())
     grids = [(_grid(layer.queries), _grid(layer.keys), layer.call.shape[0]) for layer in layers]
-    said = [_said(*grid) for grid, _ in groupby(grids)]
+    said = [_said(*grid) for grid in dict.fromkeys(grids)]
     outside = {layer.keys.outside for layer in layers}
     heads = {layer.call.heads for layer in layers}
     error = max(seen.errors.values())
-    power = math.floor(math.log10(error)) if error > 0 else -8
+    power = math.floor(math.log10(error)) if error > 0 else 0
     cells = (
         name,
         str(seen.count),
@@ -31,7 +30,7 @@ def row(name: str, seen: attnviz.Observation) -> str:
         f"{seen.placement.grid.input_width}×{seen.placement.grid.input_height}",
         ", ".join(said),
         _range(outside),
-        f"{max(1, math.ceil(error / 10**power))}e{power}",
+        f"{math.ceil(error / 10**power)}e{power}" if error > 0 else "0",
     )
     return f"| {' | '.join(cells)} |"
 

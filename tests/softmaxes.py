@@ -1,11 +1,12 @@
 """What a model itself calls its attention: every softmax that it takes, as Python sees it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -39,8 +40,26 @@ class Softmaxes(TorchFunctionMode):
 def as_call(weights: Tensor, shape: Sequence[int]) -> Tensor:
     """Weights of a model as (windows, heads, queries, keys).
 
-    Some have windows behind the heads, (B, H, W, n, m), or all of these in one dimension.
+    Some have windows behind the heads, (H, W, n, m) or (B, H, W, n, m), or all in one dimension.
     """
+    if weights.ndim == 4 and tuple(weights.shape[:2]) == (shape[1], shape[0]):
+        weights = weights.transpose(0, 1)
     if weights.ndim == 5 and weights.shape[1] == shape[1]:
         weights = weights.transpose(1, 2)
     return weights.reshape(tuple(shape))
+
+
+@contextmanager
+def asked_again(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Weights of every nn.MultiheadAttention that runs, asked for them once more."""
+    found: list[Tensor] = []
+
+    def ask(module: nn.Module, given: Any, named: Any, _: Any) -> None:
+        named = named | {"need_weights": True, "average_attn_weights": False}
+        found.append(module.forward(*given, **named)[1])
+
+    parts = [part for part in model.modules() if isinstance(part, nn.MultiheadAttention)]
+    hooks = [part.register_forward_hook(ask, with_kwargs=True) for part in parts]
+    yield found
+    for hook in hooks:
+        hook.remove()

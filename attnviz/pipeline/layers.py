@@ -80,22 +80,27 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
         raise Unplaced(f"{_size(call)} channels, not tokens: attention over features (XCiT's)")
     if found < x.size * y.size:
         raise Unplaced(f"{_size(call)} tokens that do not fill a lattice over the picture")
-    stride = x.stride if x.size > 1 or y.size == 1 else y.stride
-    return Layout(y.size, x.size, cells, stride=stride)
+    if x.size > 1 and y.size > 1 and abs(x.stride - y.stride) > _TOLERANCE:
+        raise Unplaced(f"{_size(call)} tokens whose cells are no squares")
+    wider = x if x.size > 1 or y.size == 1 else y
+    return Layout(y.size, x.size, cells, stride=wider.stride, left=x.start, top=y.start)
 
 
 class Lattice(NamedTuple):
-    """Coordinates of a lattice along one side of the input: how many, and how far apart."""
+    """Cells along one side of the input: how many, how wide, and where the first begins."""
 
     size: int
     stride: float
+    start: float
 
 
 def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray[np.int64]]:
-    """The different coordinates, and the number of each value among them.
+    """The different coordinates as cells, and the number of each value among them.
 
-    As many of them as fill `length`, or one or two more than that, whose cells hang over: what a
-    convolution with padding makes of a side that it does not divide.
+    Where as many cells as there are fill `length`, they begin at 0, whatever their tokens' centres
+    say; the last may hang over, which is what a convolution with padding makes of a side that it does
+    not divide. Where they do not fill it (overlapping patches without padding), they lie around
+    their centres.
 
     Raises:
         Unplaced: they are not evenly spaced over the input.
@@ -103,13 +108,16 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     different = np.unique(np.round(values / _TOLERANCE)) * _TOLERANCE
     different = different[np.diff(different, prepend=-np.inf) > 2 * _TOLERANCE]
     count, steps = len(different), np.diff(different)
-    stride = float(np.round(np.median(steps))) if count > 1 else float(length)
+    stride = float(np.ptp(values)) / (count - 1) if count > 1 else float(length)
+    stride = float(round(stride)) if abs(stride - round(stride)) < 1e-3 else stride
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
-    if not (count - 1) * stride < length <= count * stride:
+    if not (count - 1) * stride < length < (count + 1) * stride + _TOLERANCE:
         raise Unplaced("tokens that cover a part of the picture only")
+    filled = count * stride > length - _TOLERANCE
+    start = 0.0 if filled else float(different[0] - stride / 2)
     nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
-    return Lattice(count, stride), np.minimum(nearest, count - 1).astype(np.int64)
+    return Lattice(count, stride, start), np.minimum(nearest, count - 1).astype(np.int64)
 
 
 def _size(call: AttentionCall) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attnviz import memory
 from attnviz.attention import AttentionCall, Recording, record
 from attnviz.errors import AttnvizError, RecordingError, UsageError
-from attnviz.geometry import Fit, Layout, Placement, TokenGrid
+from attnviz.geometry import Box, Fit, Layout, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
 from attnviz.pipeline.layers import Layer, Unplaced, find_layer
@@ -62,17 +62,19 @@ class Observation:
         Raises:
             RecordingError: the cells do not cut the input into squares.
         """
-        grid = self.placement.grid
-        width, height = grid.input_width, grid.input_height
-        patch = int(layout.stride or width // layout.columns)
-        over = patch * layout.columns - width, patch * layout.rows - height
-        if not all(0 <= each < patch for each in over):
+        grid, target = self.placement.grid, self.placement.target
+        stride = layout.stride or grid.input_width / layout.columns
+        square = layout.stride or stride == grid.input_height / layout.rows
+        if not square or stride != int(stride):
             raise RecordingError(
                 f"{self.model.spec} has a layer of {layout.columns}x{layout.rows} cells, which do "
-                f"not cut {width}x{height} pixels into squares of whole pixels; take other --layers"
+                f"not cut {grid.input_width}x{grid.input_height} pixels into squares of whole "
+                "pixels; take other --layers"
             )
-        cells = TokenGrid(layout.rows, layout.columns, patch, layout.outside)
-        return replace(self.placement, grid=cells)
+        cells = TokenGrid(layout.rows, layout.columns, int(stride), layout.outside)
+        x, y = layout.left, layout.top
+        shifted = Box(target.left - x, target.top - y, target.right - x, target.bottom - y)
+        return replace(self.placement, grid=cells, target=shifted)
 
     def tokens_taking_part(self, layout: Layout) -> NDArray[np.bool_]:
         """Tokens of a layout that are not masked, (windows, tokens): a cell is as its middle is."""

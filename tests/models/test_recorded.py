@@ -5,8 +5,6 @@ a user would, and shown a picture that is not square. The rows of the table in d
 what is found here.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,8 @@ import families
 import pictures
 import pytest
 import torch
-from softmaxes import Softmaxes, as_call
-from torch import Tensor, nn
+from softmaxes import Softmaxes, as_call, asked_again
+from torch import Tensor
 
 import attnviz
 from attnviz.models.vision import Vision
@@ -147,7 +145,7 @@ def test_weights_of_every_layer_equal_the_models_own(
         oracle.config.mask_ratio = 0.0
     assert isinstance(seen.model.module, Vision)
     arguments = seen.model.module.arguments(seen.model.pixels(seen.picture, seen.placement))
-    with torch.no_grad(), Softmaxes() as own, pools(oracle) as pooled:
+    with torch.no_grad(), Softmaxes() as own, asked_again(oracle) as pooled:
         told = oracle(output_attentions=True, **arguments)
     assert len(own.found) + len(pooled) == len(seen.layers) == seen.count
     for layer, expected in zip(seen.layers.values(), own.found + pooled, strict=True):
@@ -158,22 +156,6 @@ def test_weights_of_every_layer_equal_the_models_own(
     rest = iter(own.found)
     for weights in flat(getattr(told, "attentions", None)):
         assert any(torch.equal(w.flatten(), weights.flatten()) for w in rest)
-
-
-@contextmanager
-def pools(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Weights of the attention pools, nn.MultiheadAttention, each asked for them once more."""
-    found: list[Tensor] = []
-
-    def ask(module: nn.Module, given: Any, named: Any, _: Any) -> None:
-        named = named | {"need_weights": True, "average_attn_weights": False}
-        found.append(module.forward(*given, **named)[1])
-
-    parts = [part for part in model.modules() if isinstance(part, nn.MultiheadAttention)]
-    hooks = [part.register_forward_hook(ask, with_kwargs=True) for part in parts]
-    yield found
-    for hook in hooks:
-        hook.remove()
 
 
 def flat(attentions: Any) -> list[Tensor]:

@@ -233,7 +233,7 @@ class Follower:
             b, m, n = nodes[1].dims
             turned = replace(nodes[1], dims=(b, n, m))
             after = self._met(turned, left.transpose(1, 2), turned=True)
-        if after is None and len(right) == 1:
+        if after is None and (len(right) == 1 or right.stride(0) == 0):
             after = self._mixed(nodes[0], right[0], None)
         return after or self._product(op, left, right)
 
