@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,20 +40,21 @@ LARGE = {
 Row = dict[str, float]
 
 
-def vit(attention: str, **sizes: int) -> ViTModel:
+def vit(attention: str, **sizes: Any) -> Any:
     """A ViT of transformers, ViT-B unless told otherwise; the same weights each time."""
     torch.manual_seed(0)
-    config = ViTConfig(**sizes, attn_implementation=attention)
-    model: ViTModel = ViTModel(config, add_pooling_layer=False).eval()
-    return model
+    config = ViTConfig(**sizes)
+    config._attn_implementation = attention  # noqa: SLF001 — transformers' own name for it
+    model: Any = ViTModel(config, add_pooling_layer=False)
+    return model.eval()
 
 
-def recorded(model: ViTModel, pixels: Tensor) -> None:
+def recorded(model: Any, pixels: Tensor) -> None:
     with attnviz.record():
         model(pixels)
 
 
-def traced(model: ViTModel, pixels: Tensor) -> None:
+def traced(model: Any, pixels: Tensor) -> None:
     with attnviz.record(picture=pixels):
         model(pixels)
 

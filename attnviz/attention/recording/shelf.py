@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording.known import Known
+from attnviz.attention.recording.known import Known, own
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Shelf:
         for number in numbers:
             call = self.calls[number]
             if call is not None:
-                self.calls[number] = _each(call, lambda kept: _own(kept, tensor))
+                self.calls[number] = _each(call, lambda kept: own(kept, tensor))
         if numbers:
             self._memory.forget(tensor)
 
@@ -67,12 +67,6 @@ class Shelf:
         number = count - 1 - max((-n for n in self.wanted if n < 0), default=0)
         if number >= 0 and number not in self.wanted:
             self.calls[number] = None
-
-
-def _own(kept: Tensor, written: Tensor) -> Tensor:
-    """A tensor, copied if it shares memory with another."""
-    shared = kept.untyped_storage().data_ptr() == written.untyped_storage().data_ptr()
-    return kept.clone() if shared else kept
 
 
 def _tensors(call: AttentionCall) -> list[Tensor]:
