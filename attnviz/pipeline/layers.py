@@ -98,9 +98,9 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     """The different coordinates as cells, and the number of each value among them.
 
     Where as many cells as there are fill `length`, they begin at 0, whatever their tokens' centres
-    say; the last may hang over, which is what a convolution with padding makes of a side that it does
-    not divide. Where they do not fill it (overlapping patches without padding), they lie around
-    their centres.
+    say; the last may hang over, as a convolution with padding makes it of a side that it does not
+    divide. Where they do not fill it (overlapping patches without padding), they lie around their
+    centres.
 
     Raises:
         Unplaced: they are not evenly spaced over the input.

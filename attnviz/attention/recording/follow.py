@@ -9,6 +9,7 @@ bias, and weights that were altered are named as not read.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ from attnviz.attention.recording.products import (
     Weights,
     attention_call,
     mixed_scores,
+    secured,
     softmax_of,
 )
 
@@ -67,6 +69,8 @@ class Follower:
 
     def before(self, op: Operation) -> After | None:
         """What is to be done after an operation that is about to run."""
+        for tensor in op.written:  # the output of a fast path overwrites its own queries
+            self._known.change_all(partial(secured, written=tensor))
         nodes = [self._known.get(argument) for argument in op.args]
         handler = _HANDLERS.get(op.name)
         after = None if handler is None else handler(self, op, nodes)

@@ -4,7 +4,7 @@ A tensor's Python object is no identity: autograd hands out a new one for every 
 lies in its storage is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import torch
@@ -50,6 +50,12 @@ class Known(Generic[T]):
             self._found[storage] = (_weak(tensor), {})
         self._found[storage][1][_place(tensor)] = value
 
+    def change_all(self, change: Callable[[T], T]) -> None:
+        """Know something else of every tensor that still is."""
+        for weak, here in self._found.values():
+            if not _gone(weak):
+                here.update({place: change(value) for place, value in here.items()})
+
     def change(self, tensor: Tensor, place: _Place, value: T) -> None:
         """Know something else of a place in the tensor's storage."""
         here = self._storage(tensor)
@@ -72,6 +78,17 @@ class Known(Generic[T]):
     def _purge(self) -> None:
         self._found = {key: found for key, found in self._found.items() if not _gone(found[0])}
         self._purge_at = len(self._found) + _PURGE
+
+
+def shares_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors look at the same storage."""
+    storage = _storage(one)
+    return storage is not None and storage == _storage(other)
+
+
+def own(tensor: Tensor, written: Tensor) -> Tensor:
+    """A tensor, copied if it shares memory with one that is about to be overwritten."""
+    return tensor.clone() if shares_memory(tensor, written) else tensor
 
 
 def _weak(tensor: Tensor) -> StorageWeakRef:

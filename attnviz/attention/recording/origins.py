@@ -215,9 +215,9 @@ def _each(value: Any, i: int) -> Any:
 _RULES: dict[str, Rule] = {
     name: rule
     for names, rule in {
-        "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes unbind "
-        "roll flip repeat index index_select gather unfold diagonal pixel_shuffle "
-        "pixel_unshuffle channel_shuffle": _moved,
+        "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
+        "chunk narrow unbind roll flip repeat index index_select gather unfold diagonal "
+        "pixel_shuffle pixel_unshuffle channel_shuffle": _moved,
         "view _unsafe_view reshape": _reshaped,
         "cat stack": _joined,
         "constant_pad_nd": _padded,

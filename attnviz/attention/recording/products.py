@@ -5,14 +5,15 @@ softmax. `attention_call` puts both into the terms of an `AttentionCall`.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording.axes import Axis, Dims, arrange, leaves
+from attnviz.attention.recording.known import own
 
 Axes = tuple[Axis, ...]
 
@@ -180,6 +181,23 @@ class Foreign:
 
 Node = Scores | Weights | Output | Foreign
 """What is known of a tensor on its way from q·kᵀ to the output of attention."""
+
+
+def secured(node: Node, written: Tensor) -> Node:
+    """A node, with copies of what it knows in memory that is about to be overwritten."""
+    found: Node = _secured(node, written)
+    return found
+
+
+def _secured(part: Any, written: Tensor) -> Any:
+    if isinstance(part, Tensor):
+        return own(part, written)
+    if isinstance(part, tuple):
+        return tuple(_secured(each, written) for each in part)
+    if isinstance(part, Scores | Weights | Output | Product | Change | Mixing):
+        parts = {field.name: getattr(part, field.name) for field in fields(part)}
+        return replace(part, **{name: _secured(each, written) for name, each in parts.items()})
+    return part
 
 
 def _shape(dims: Dims) -> tuple[int, ...]:

@@ -126,6 +126,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if any(map(_is_wrapper, types)):
+            return NotImplemented
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload):
             result = func(*args, **kwargs)
@@ -135,12 +137,16 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _is_composite(func):
             keys = _backend(args)
             if keys is not None:
-                with self:
+                with _as_outside(), self:
                     return func.redispatch(keys, *args, **kwargs)
         return self._watched(Operation(func, args, kwargs))
 
     def _watched(self, op: Operation) -> Any:
         """Run an operation and learn from it."""
+        if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat):
+            if _is_attention(op.name):
+                self._note(f"{op.name} of nested tensors")
+            return op.func(*op.args, **op.kwargs)
         for tensor in op.written:
             self._shelf.written(tensor)
         after = self._follower.before(op)
@@ -182,19 +188,50 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None if self._origins is None else self._origins.tokens(tensor, over)
 
 
+def _is_attention(name: str) -> bool:
+    """Whether an operator is part of attention, as far as its name says."""
+    return name in _OPAQUE or "softmax" in name or "scaled_dot_product" in name
+
+
+@cache
+def _is_wrapper(kind: type) -> bool:
+    """Whether tensors of a kind take operators apart: those on what they are made of come next."""
+    disabled = torch._C._disabled_torch_dispatch_impl  # noqa: SLF001
+    return getattr(kind, "__torch_dispatch__", disabled) is not disabled
+
+
 _OPAQUE = ("_transformer_encoder_layer_fwd", "_native_multi_head_attention")
 _BACKENDS = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
 
 
+def _as_outside() -> AbstractContextManager[Any]:
+    """The dispatcher as it is outside of the watcher, where it resolves conjugates and knows views.
+
+    Without, `matmul` in inference mode takes another way for weights that want gradients, and
+    differs in the last digit.
+    """
+    exclude = torch._C._dispatch_tls_local_exclude_set()  # noqa: SLF001
+    for name in ("ADInplaceOrView", "Conjugate", "Negative", "ZeroTensor"):
+        exclude = exclude.remove(getattr(torch._C.DispatchKey, name))  # noqa: SLF001
+    include = torch._C._dispatch_tls_local_include_set()  # noqa: SLF001
+    guard: AbstractContextManager[Any] = torch._C._ForceDispatchKeyGuard(include, exclude)  # noqa: SLF001
+    return guard
+
+
 @cache
 def _is_composite(func: OpOverload) -> bool:
-    """Whether an operator is made of others that are worth watching."""
+    """Whether an operator is made of others that are worth watching.
+
+    Not `narrow` or `chunk`: autograd keeps track of what they return, not of the views inside.
+    """
     name = func._schema.name  # noqa: SLF001
     overload = func._schema.overload_name  # noqa: SLF001
-    known: bool = torch._C._dispatch_has_kernel_for_dispatch_key(  # noqa: SLF001
-        f"{name}.{overload}" if overload else name, "CompositeImplicitAutograd"
-    )
-    return known or name.removeprefix("aten::") in _OPAQUE
+    full = f"{name}.{overload}" if overload else name
+    has = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001
+    if name.removeprefix("aten::") in _OPAQUE:
+        return True
+    tracked = func.is_view and has(full, "ADInplaceOrView")
+    return has(full, "CompositeImplicitAutograd") and not tracked
 
 
 def _backend(args: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording.known import Known
+from attnviz.attention.recording.known import Known, own
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Shelf:
         for number in numbers:
             call = self._made[number]
             if call is not None:
-                self.replace(number, _each(call, lambda kept: _own(kept, tensor)))
+                self.replace(number, _each(call, lambda kept: own(kept, tensor)))
         if numbers:
             self._memory.forget(tensor)
 
@@ -74,12 +74,6 @@ class Shelf:
         for number, made in enumerate(self._counted):
             if number not in self.wanted and number < len(self._counted) - last:
                 self._made[made] = None
-
-
-def _own(kept: Tensor, written: Tensor) -> Tensor:
-    """A tensor, copied if it shares memory with another."""
-    shared = kept.untyped_storage().data_ptr() == written.untyped_storage().data_ptr()
-    return kept.clone() if shared else kept
 
 
 def _tensors(call: AttentionCall) -> list[Tensor]:

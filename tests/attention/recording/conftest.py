@@ -1,0 +1,32 @@
+"""What every test of a recording begins with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import attnviz
+from attnviz.attention import Recording
+
+
+@pytest.fixture
+def watch() -> Callable[..., tuple[Recording, Any]]:
+    """Run something with and without a recording: the results are the same to the last bit."""
+
+    def watch(run: Callable[[], Any], **options: Any) -> tuple[Recording, Any]:
+        torch.manual_seed(7)
+        expected = run()
+        torch.manual_seed(7)
+        with attnviz.record(**options) as recording:
+            result = run()
+        for found, wanted in zip(tree_leaves(result), tree_leaves(expected), strict=True):
+            assert type(found) is type(wanted)
+            if isinstance(found, Tensor):
+                assert torch.equal(found, wanted)
+                assert found.stride() == wanted.stride()
+        return recording, result
+
+    return watch
