@@ -167,5 +167,5 @@ def _token(query: Query, placement: Placement) -> tuple[int, int]:
     # A whole number names a pixel: its centre decides.
     token = placement.token_at(math.floor(x) + 0.5, math.floor(y) + 0.5)
     if token is None:
-        raise UsageError(f"--query {query} lies in the part that was cropped; take --fit keep")
+        raise UsageError(f"--query {query} was cropped off; take --fit keep or pad")
     return token

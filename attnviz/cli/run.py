@@ -72,9 +72,23 @@ def look(
     if options.mask is not None:
         mask = load_mask(options.mask, width=picture.width, height=picture.height)
     with console.progress("model", quiet=streams.quiet):
-        return console.interruptible(
+        seen = console.interruptible(
             lambda: observe(picture, model, fit=options.fit, mask=mask, layers=question.layers)
         )
+    _note(seen, options)
+    return seen
+
+
+def _note(seen: Observation, options: ModelOptions) -> None:
+    """Say where the model was shown something else than was asked for, or did something else."""
+    grid = seen.placement.grid
+    if seen.placement.fit != options.fit:
+        console.say(
+            f"note: {seen.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: it "
+            "is shown the centre of the picture; --fit pad or --fit squash show it all"
+        )
+    for what in seen.unread:
+        console.note(f"note: not read: {what}")
 
 
 def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) -> Explanation:

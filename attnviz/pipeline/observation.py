@@ -29,6 +29,7 @@ class Observation:
         count: of the model's layers: attention calls whose keys are places of the picture.
         layers: those that were kept, by their number in call order.
         taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
+        unread: what else the model did that looks like attention, in words.
     """
 
     picture: Picture
@@ -37,6 +38,7 @@ class Observation:
     count: int
     layers: Mapping[int, Layer]
     taking_part: NDArray[np.bool_]
+    unread: tuple[str, ...] = ()
 
     def require(self, numbers: Sequence[int]) -> None:
         """Layers that are about to be asked.
@@ -196,7 +198,9 @@ class _Shown:
     ) -> Recording:
         """Every layer of one run of the model."""
         try:
-            with torch.no_grad(), record(calls=found.wanted, where=found, picture=pixels) as made:
+            # The tokens of our own layer are the grid; of any other model it is measured.
+            traced = None if self.model.spec == "random" else pixels
+            with torch.no_grad(), record(calls=found.wanted, where=found, picture=traced) as made:
                 self.model.module(pixels, *arguments)
         except (AttnvizError, MemoryError):
             raise
@@ -230,9 +234,13 @@ class _Found:
             return False
         return True
 
+    def unread(self, recording: Recording) -> tuple[str, ...]:
+        """What looked like attention and is none over the picture, the first few."""
+        return tuple([*self._others, *recording.unread][:3])
+
     def instead(self, recording: Recording) -> str:
         """What a model did that made no attention over the picture."""
-        said = [*self._others, *recording.unread][:3]
+        said = self.unread(recording)
         if not said:
             return "made no attention call: it is convolutional, or its attention has no softmax"
         return f"made no attention call over the picture, but {'; '.join(said)}"
