@@ -42,6 +42,16 @@ def _side(config: Any) -> int:
     return side
 
 
+def least(config: Any) -> int:
+    """How long the shorter side of the input must be.
+
+    Swin in transformers makes its windows smaller, for good, where a stage is smaller than they
+    are, and then lacks their biases: the last stage must hold a whole window.
+    """
+    window = getattr(config, "window_size", None)
+    return multiple(config) * window if config.model_type in MERGING and window else 0
+
+
 def _merging(config: Any) -> int:
     """Swin: tokens are merged between stages."""
     merges: int = len(config.depths) - 1

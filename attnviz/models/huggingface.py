@@ -69,6 +69,7 @@ def _described(
         size=fixed_size(request, configs.own_size(processing, config), fixed=fixed),
         prefix=_prefix(model),
         class_token=has_class_token(model),
+        least=configs.least(config),
         fixed=fixed,
         mean=triple(processing.get("image_mean"), 0.5) if normalised else (0.0, 0.0, 0.0),
         std=triple(processing.get("image_std"), 0.5) if normalised else (1.0, 1.0, 1.0),

@@ -36,6 +36,7 @@ class Model:
         size: input size S; the input covers about S×S pixels.
         prefix: tokens before the grid, in the calls that have them.
         class_token: whether the first of these is one.
+        least: the shorter side of the input has at least so many pixels with `--fit keep`.
         fixed: the model is known to take S×S pixels and no other shape. Some that are not known to
             refuse another shape when they run.
         mean, std: of the pixel values 0…1, per channel.
@@ -56,6 +57,7 @@ class Model:
     size: int
     prefix: int = 0
     class_token: bool = False
+    least: int = 0
     fixed: bool = False
     takes_mask: bool = False
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -68,14 +70,17 @@ class Model:
 
     def place(self, picture: Picture, *, fit: Fit = "keep") -> Placement:
         """How this model would see a picture; one of a single shape sees a centred square."""
-        patch = self.patch
+        patch, size = self.patch, self.size
+        if fit == "keep":
+            long, short = max(picture.width, picture.height), min(picture.width, picture.height)
+            size = max(size, math.ceil(self.least * math.sqrt(long / short)))
         if self.fixed:
             fit = "crop" if fit == "keep" else fit
-            patch = math.gcd(patch, self.size)
+            patch, size = math.gcd(patch, self.size), self.size
         return place(
             picture.width,
             picture.height,
-            size=self.size,
+            size=size,
             patch=patch,
             prefix=self.prefix,
             fit=fit,

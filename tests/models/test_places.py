@@ -129,3 +129,12 @@ def test_layers_that_differ_are_drawn_each_on_its_grid(tmp_path: Path) -> None:
     with np.load(folder / "maps.npz") as arrays:
         assert arrays["layer00"].shape == (2, 18, 30)
         assert arrays["layer03"].shape == (4, 9, 15)
+
+
+def test_a_thin_picture_gives_swin_whole_windows(tmp_path: Path) -> None:
+    model = saved("SwinConfig", tmp_path, **SWIN)
+    pictures.noise(400, 20).save(tmp_path / "thin.png")
+    picture = attnviz.load_image(tmp_path / "thin.png")
+    for _ in range(2):
+        grid = attnviz.observe(picture, model).placement.grid
+        assert (grid.input_width, grid.input_height) == (640, 32)

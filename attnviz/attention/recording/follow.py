@@ -75,7 +75,8 @@ class Follower:
         handler = _HANDLERS.get(op.name)
         after = None if handler is None else handler(self, op, nodes)
         if after is None:
-            node = next((node for node in nodes if node is not None), None)
+            found = map(self._known.get, op.flat)  # also in lists
+            node = next((node for node in found if node is not None), None)
             after = None if node is None else self._unfollowed(op, node)
         for tensor in op.written:
             # Where the handler knows what is written, it says so when the operation has run.
@@ -86,9 +87,20 @@ class Follower:
     def _unfollowed(self, op: Operation, node: Node) -> After | None:
         """After an operation without a handler: elements may have changed, each at its place."""
         changed = _altered(node, op)
+        if isinstance(node, Weights) and not op.is_pointwise:
+            reason = f"a softmax(q·kᵀ) altered by {op.name} before its values"
+            return lambda result: self._put_each(result, Foreign(reason))
+        if isinstance(node, Foreign) and op.func.is_view:
+            return lambda result: self._put_each(result, node)
         if not op.is_pointwise or isinstance(changed, Foreign):
             return None
         return lambda result: self._put_if(first(result), changed)
+
+    def _put_each(self, result: Any, node: Foreign) -> None:
+        """All results of an operation are of one kind."""
+        for each in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(each, Tensor):
+                self._known.put(each, node)
 
     def _put(self, result: Any, node: Node) -> None:
         """A tensor was made, or its memory filled anew."""
@@ -237,8 +249,10 @@ class Follower:
             b, m, n = nodes[1].dims
             turned = replace(nodes[1], dims=(b, n, m))
             after = self._met(turned, left.transpose(1, 2), turned=True)
-        if after is None and (len(right) == 1 or right.stride(0) == 0):
+        if after is None and (len(right) == 1 or right.stride(0) == 0):  # one matrix for all
             after = self._mixed(nodes[0], right[0], None)
+        if after is None and any(isinstance(node, Weights) for node in nodes):
+            self._tell.unread("a softmax(q·kᵀ) over other tokens than its values are summed over")
         return after or self._product(op, left, right)
 
     def _shifted_product(self, op: Operation, nodes: "Nodes") -> After | None:
@@ -278,6 +292,9 @@ class Follower:
         """Weights, (b, n, m), meet their values, (b, m, Dv)."""
         if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
             return None
+        if any(leaf.kind == "query" for leaf in leaves(weights.dims[:1])):
+            self._tell.unread("a softmax(q·kᵀ) with other values for each query")
+            return _nothing
         if weights.altered is not None:
             self._tell.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
             return _nothing
@@ -376,7 +393,7 @@ _HANDLERS: dict[str, Callable[[Follower, Operation, Nodes], After | None]] = {
         "div div_": Follower._divided,  # noqa: SLF001
         "add add_ sub sub_": Follower._added,  # noqa: SLF001
         "masked_fill masked_fill_": Follower._masked,  # noqa: SLF001
-        "_softmax _safe_softmax": Follower._softmax,  # noqa: SLF001
+        "_softmax _safe_softmax softmax": Follower._softmax,  # noqa: SLF001
         "_masked_softmax": Follower._masked_softmax,  # noqa: SLF001
         "bmm mm": Follower._multiplied_matrices,  # noqa: SLF001
         "baddbmm addmm": Follower._shifted_product,  # noqa: SLF001

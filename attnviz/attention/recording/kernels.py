@@ -6,6 +6,7 @@ operators too once those packages are imported; nothing here imports them.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ TOKENS_FIRST = frozenset(
         "_flash_attention_forward",
         "_efficient_attention_forward",
         "flash_attn::_flash_attn_forward",
+        "flash_attn::_flash_attn_varlen_forward",
         "flash_attn_3::_flash_attn_forward",
         "xformers_flash::flash_fwd",
         "xformers::efficient_attention_forward_cutlass",
@@ -46,11 +48,18 @@ _NAMES = {
     "causal": ("is_causal", "causal"),
 }
 _REFUSED = {
-    "sequences of several lengths": ("cum_seq_q", "cu_seqlens_q", "cu_seqlens_k", "seqused_k"),
+    "sequences of several lengths": (
+        *("cum_seq_q", "cu_seqlens_q", "cu_seqlens_k", "seqstart_q", "seqused_k", "seqlen_k"),
+        *("block_table", "block_tables"),
+    ),
     "ALiBi": ("alibi_slopes",),
     "soft-capped scores": ("softcap",),
-    "a sliding window": ("window_size_left", "window_left", "window_size"),
+    "a sliding window": ("window_size",),
 }
+_WINDOW = ("window_size_left", "window_left"), ("window_size_right", "window_right")
+"""How many keys before and behind a query it sees; below 0 or None: all."""
+_LOWER_RIGHT = 2
+"""xFormers' number for a causal mask whose corner is the last query's last key."""
 
 
 def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
@@ -61,9 +70,12 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
     """
     names = [argument.name for argument in op.func._schema.arguments]  # noqa: SLF001
     given = dict(zip(names, op.args, strict=False)) | op.kwargs
-    for what, arguments in _REFUSED.items():
-        if any(_used(given.get(name)) for name in arguments):
-            raise NotImplementedError(f"{op.name} with {what}")
+    refused = [what for what, names in _REFUSED.items() if any(_used(given.get(n)) for n in names)]
+    left, right = (next((given[n] for n in names if n in given), None) for names in _WINDOW)
+    if (left is not None and left >= 0) or (right is not None and right > 0):
+        refused.append("a sliding window")
+    if refused:
+        raise NotImplementedError(f"{op.name} with {refused[0]}")
     found: dict[str, Any] = {
         what: next((given[n] for n in names if given.get(n) is not None), None)
         for what, names in _NAMES.items()
@@ -81,15 +93,34 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
         value=value,
         scale=1 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
         bias=None if bias is None else bias.detach(),
-        causal=bool(found["causal"]) or kind == 1,
+        causal=bool(found["causal"]) or kind == 1 or right == 0,
         output=output,
     )
+    if kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST):
+        call = _lower_right(call)
     return call, given_query, given_key
+
+
+def _lower_right(call: AttentionCall) -> AttentionCall:
+    """The last query sees all keys, each query before one less: another mask unless Nq is Nk."""
+    queries, keys = call.shape[2:]
+    if queries == keys:
+        return replace(call, causal=True)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
+    seen = seen.tril(keys - queries)
+    bias = seen if call.bias is None else call.bias.masked_fill(~seen, -torch.inf)
+    return replace(call, bias=bias, causal=False)
 
 
 def is_kernel(name: str) -> bool:
     """Whether an operator of that name, without its overload, is a fused attention kernel."""
     return name in HEADS_FIRST or name in TOKENS_FIRST
+
+
+def is_unknown(name: str) -> bool:
+    """Whether another package's operator calls itself attention and is none of the known ones."""
+    found = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
+    return found and not is_kernel(name)
 
 
 def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
@@ -129,5 +160,5 @@ def _everywhere(function: Any, scores: Tensor, buffers: Sequence[Any]) -> Tensor
 
 
 def _used(value: Any) -> bool:
-    """Whether an option is on: a window of −1 and a cap of 0 are off."""
+    """Whether an option is on: a cap of 0 is off."""
     return isinstance(value, Tensor) or (isinstance(value, int | float) and value > 0)

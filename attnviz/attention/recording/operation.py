@@ -29,10 +29,12 @@ class Operation:
 
     @cached_property
     def flat(self) -> list[Any]:
-        """The arguments, those in lists too."""
+        """The arguments, those in lists too, but for what is named only to be written to."""
+        written = {name for _, name in _writes(self.func)}
+        named = [argument for name, argument in self.kwargs.items() if name not in written]
         return [
             each
-            for argument in self.args
+            for argument in (*self.args, *named)
             for each in (argument if isinstance(argument, list | tuple) else (argument,))
         ]
 

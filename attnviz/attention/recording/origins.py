@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnviz.attention.recording.kernels import HEADS_FIRST, TOKENS_FIRST
 from attnviz.attention.recording.known import Known
 from attnviz.attention.recording.operation import Operation, first
 
@@ -122,8 +123,10 @@ def _product(op: Operation, get: Get, result: Any) -> Any:
 
 def _attention(op: Operation, get: Get, result: Any) -> Any:
     """The output of an attention call lies where its queries lie."""
-    positions = get(op.args[0])
-    return None if positions is None else positions.mean(-1, keepdim=True).expand(result[0].shape)
+    positions = get(op.args[0] if op.args else op.kwargs.get("query", op.kwargs.get("q")))
+    if positions is None:
+        return None
+    return positions.mean(-1, keepdim=True).expand(first(result).shape)
 
 
 def _complex_view(op: Operation, get: Get, result: Any) -> Any:
@@ -223,11 +226,6 @@ _RULES: dict[str, Rule] = {
         "constant_pad_nd": _padded,
         "mean sum amax amin max min": _averaged,
         "mm bmm addmm baddbmm _addmm_activation": _product,
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable "
-        "_scaled_dot_product_attention_math_for_mps _flash_attention_forward "
-        "_efficient_attention_forward flash_attn::_flash_attn_forward": _attention,
         "view_as_complex view_as_real": _complex_view,
         "convolution": _convolved,
         "max_pool2d_with_indices avg_pool2d": _pooled,
@@ -236,5 +234,5 @@ _RULES: dict[str, Rule] = {
         "im2col": _unfolded,
     }.items()
     for name in names.split()
-}
+} | dict.fromkeys(HEADS_FIRST | TOKENS_FIRST, _attention)
 """By the name of the operator; any other is taken for one that leaves elements where they are."""

@@ -102,8 +102,9 @@ class Order:
         if keys != [leaf for leaf in leaves(scores.dims) if leaf.kind == "key"]:
             return None
         others = [i for i, found in enumerate(kinds) if "query" in found]
-        if not others and len(kinds) > 1:  # a single query
-            others = [len(kinds) - 2 if softmax == len(kinds) - 1 else len(kinds) - 1]
+        if not others and len(kinds) > 1:  # a single query, unless it was squeezed away
+            beside = len(kinds) - (2 if softmax == len(kinds) - 1 else 1)
+            others = [] if kinds[beside] else [beside]
         lead = [leaves([d]) for i, d in enumerate(scores.dims) if i not in (*others, softmax)]
         heads = lead.pop() if len(lead) > 1 else []
         return Order(

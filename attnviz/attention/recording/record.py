@@ -133,6 +133,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = func(*args, **kwargs)
             if str(func) == "flex_attention":
                 self._keep(kernels.read_flex(args, result), args[0], args[1])
+                places = self._places(args[0], -1)
+                if self._origins is not None and places is not None:
+                    self._origins.put(result[0], places[..., None])
             return result
         if _is_composite(func):
             keys = _backend(args)
@@ -149,6 +152,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return op.func(*op.args, **op.kwargs)
         for tensor in op.written:
             self._shelf.written(tensor)
+        if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
+            return op.func(*op.args, **op.kwargs)  # gradients, or a checkpoint computed once more
         after = self._follower.before(op)
         result = op.func(*op.args, **op.kwargs)
         if self._origins is not None:
@@ -157,6 +162,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             after(result)
         if kernels.is_kernel(op.name):
             self._kernel(op, result)
+        elif kernels.is_unknown(op.name):
+            self._note(f"{op.name}, which is not known")
         return result
 
     def _kernel(self, op: Operation, result: Any) -> None:
