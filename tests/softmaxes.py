@@ -42,7 +42,8 @@ def as_call(weights: Tensor, shape: Sequence[int]) -> Tensor:
 
     Some have windows behind the heads, (H, W, n, m) or (B, H, W, n, m), or all in one dimension.
     """
-    if weights.ndim == 4 and tuple(weights.shape[:2]) == (shape[1], shape[0]):
+    swapped = weights.ndim == 4 and tuple(weights.shape[:2]) == (shape[1], shape[0])
+    if swapped and shape[0] != shape[1]:
         weights = weights.transpose(0, 1)
     if weights.ndim == 5 and weights.shape[1] == shape[1]:
         weights = weights.transpose(1, 2)
