@@ -1,6 +1,7 @@
 """`hf:ORG/NAME[@REV]` and checkpoint folders: vision models of the library transformers."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def _library(spec: str) -> Any:
     """The library transformers, silent; bars of downloads only where stderr is a terminal."""
     library: Any = optional("transformers", "hf", spec)
     library.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries, told at the end
     if not sys.stderr.isatty():
         library.logging.disable_progress_bar()
     return library
