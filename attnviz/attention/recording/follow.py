@@ -127,9 +127,8 @@ class Follower:
             dims = regroup(node.dims, result.shape)
             if dims is None:
                 return
-            self._known.put(result, replace(node, dims=dims))
-            if isinstance(node, Output):
-                self._find_heads(node, dims)
+            seen = self._find_heads(node, dims) if isinstance(node, Output) else node
+            self._known.put(result, replace(seen, dims=dims))
 
         return after
 
@@ -302,7 +301,8 @@ class Follower:
         def after(result: Tensor) -> None:
             output = result if result.ndim == 3 else result[None]
             output = output.transpose(1, 2) if turned else output
-            node = Output(-1, weights, value.detach(), output.detach(), ())
+            heads = weights.order.heads
+            node = Output(-1, weights, value.detach(), output.detach(), (), heads)
             call = attention_call(weights, node.value, node.output)
             number = self._tell.found(call, result, _places_of(weights, turned, result.ndim))
             b, n, d = (*weights.dims[:2], (Axis(value.shape[2], "feature"),))
@@ -311,16 +311,20 @@ class Follower:
 
         return after
 
-    def _find_heads(self, node: Output, dims: Dims) -> None:
-        """Heads are what the model puts side by side with the features."""
+    def _find_heads(self, node: Output, dims: Dims) -> Output:
+        """Heads are what the model puts side by side with the features, the first time it does."""
         weights = node.weights
+        if node.settled or weights.mixing is not None:
+            return node
         for dim in map(leaves, ([dim] for dim in dims)):
             heads = tuple(leaf for leaf in dim if leaf.kind == "batch")
             if not any(leaf.kind == "feature" for leaf in dim) or (not heads and len(dims) > 3):
                 continue
-            if set(heads) != set(leaves([weights.order.heads])) and weights.mixing is None:
+            if set(heads) != set(leaves([node.heads])):
                 call = attention_call(weights, node.value, node.output, heads)
                 self._tell.corrected(node.number, call)
+            return replace(node, heads=heads, settled=bool(heads))
+        return node
 
     def _mixed(self, node: Node | None, right: Tensor, bias: Tensor | None) -> After | None:
         """A linear layer over heads, (heads, new heads), before or after the softmax."""

@@ -158,7 +158,8 @@ class Weights:
 class Output:
     """A view of the product of weights and values, call `number` of the recording.
 
-    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were.
+    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were. The
+    `heads` are `settled` once a view has shown them beside the features.
     """
 
     number: int
@@ -166,6 +167,8 @@ class Output:
     value: Tensor
     output: Tensor
     dims: Dims
+    heads: Axes
+    settled: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
