@@ -279,9 +279,9 @@ class Follower:
         product = Product(
             query=left.detach(),
             key=right.detach().transpose(1, 2),
-            batch=() if flat else (Axis(len(left), "batch"),),
-            queries=(Axis(left.shape[1], "query"),),
-            keys=(Axis(right.shape[2], "key"),),
+            batch=() if flat else (Axis(len(left)),),
+            queries=(Axis(left.shape[1]),),
+            keys=(Axis(right.shape[2]),),
             query_places=places[0],
             key_places=places[1],
         )
@@ -291,7 +291,8 @@ class Follower:
         """Weights, (b, n, m), meet their values, (b, m, Dv)."""
         if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
             return None
-        if any(leaf.kind == "query" for leaf in leaves(weights.dims[:1])):
+        role = weights.scores.product.role
+        if any(role(leaf) == "query" for leaf in leaves(weights.dims[:1])):
             self._tell.unread("a softmax(q·kᵀ) with other values for each query")
             return _nothing
         if weights.altered is not None:
@@ -301,11 +302,11 @@ class Follower:
         def after(result: Tensor) -> None:
             output = result if result.ndim == 3 else result[None]
             output = output.transpose(1, 2) if turned else output
-            heads = weights.order.heads
-            node = Output(-1, weights, value.detach(), output.detach(), (), heads)
+            heads, features = weights.order.heads, (Axis(value.shape[2]),)
+            node = Output(-1, weights, value.detach(), output.detach(), (), features, heads)
             call = attention_call(weights, node.value, node.output)
             number = self._tell.found(call, result, _places_of(weights, turned, result.ndim))
-            b, n, d = (*weights.dims[:2], (Axis(value.shape[2], "feature"),))
+            b, n, d = (*weights.dims[:2], features)
             dims = (b, d, n) if turned else (b, n, d)
             self._put(result, replace(node, number=number, dims=dims[-result.ndim :]))
 
@@ -317,8 +318,10 @@ class Follower:
         if node.settled or weights.mixing is not None:
             return node
         for dim in map(leaves, ([dim] for dim in dims)):
-            heads = tuple(leaf for leaf in dim if leaf.kind == "batch")
-            if not any(leaf.kind == "feature" for leaf in dim) or (not heads and len(dims) > 3):
+            features = set(leaves([node.features]))
+            rest = [leaf for leaf in dim if leaf not in features]
+            heads = tuple(leaf for leaf in rest if weights.scores.product.role(leaf) == "batch")
+            if len(rest) == len(dim) or (not heads and len(dims) > 3):
                 continue
             if set(heads) != set(leaves([node.heads])):
                 call = attention_call(weights, node.value, node.output, heads)
@@ -331,7 +334,8 @@ class Follower:
         if not isinstance(node, Scores | Weights):
             return None
         heads = tuple(leaves(node.dims[-1:]))
-        if not heads or any(leaf.kind != "batch" for leaf in heads):
+        product = node.product if isinstance(node, Scores) else node.scores.product
+        if not heads or any(product.role(leaf) != "batch" for leaf in heads):
             return None
         weight = right.detach().T
         if isinstance(node, Scores):
@@ -342,7 +346,7 @@ class Follower:
         order = node.order.with_heads(heads)
         if node.mixing is not None or set(order.heads) != set(heads):
             return None
-        made = (Axis(len(weight), "batch"),)
+        made = (Axis(len(weight)),)
         mixing = Mixing(weight, None if bias is None else bias.detach(), made)
         mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], made))
         return lambda result: self._put(result, mixed)

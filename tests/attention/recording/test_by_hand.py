@@ -313,6 +313,12 @@ def one_query_squeezed_away(q: Tensor, k: Tensor, v: Tensor) -> Result:
 
 
 @spelling
+def one_token_of_one_number(q: Tensor, k: Tensor, v: Tensor) -> Result:
+    q, k, v = (t[:1, :1, :1, :1] for t in (q, k, v))
+    return met(q @ k.mT, v)
+
+
+@spelling
 def one_picture(q: Tensor, k: Tensor, v: Tensor) -> Result:
     return met(q[:1] @ k[:1].mT, v[:1])
 
