@@ -7,19 +7,15 @@ long after a tensor was made of it.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
-
-Kind = Literal["batch", "query", "key", "feature"]
 
 
 class Axis:
     """An axis of a product, or a part of one."""
 
-    def __init__(self, size: int, kind: Kind) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.kind = kind
         self.parts: tuple[Axis, ...] = ()
 
     def leaves(self) -> list["Axis"]:
@@ -28,15 +24,9 @@ class Axis:
             return []
         return [leaf for part in self.parts for leaf in part.leaves()] if self.parts else [self]
 
-    def become(self, kind: Kind) -> None:
-        """Of another kind, with all parts."""
-        self.kind = kind
-        for part in self.parts:
-            part.become(kind)
-
     def split(self, outer: int) -> None:
         """Into `outer` times the rest."""
-        self.parts = (Axis(outer, self.kind), Axis(self.size // outer, self.kind))
+        self.parts = (Axis(outer), Axis(self.size // outer))
 
 
 Dims = tuple[tuple[Axis, ...], ...]
@@ -50,7 +40,7 @@ def leaves(dims: Sequence[Sequence[Axis]]) -> list[Axis]:
 def regroup(dims: Dims, shape: Sequence[int]) -> Dims | None:
     """The dimensions after a view as `shape`, splitting axes as it needs; None where it is none.
 
-    >>> b, n = Axis(6, "batch"), Axis(5, "query")
+    >>> b, n = Axis(6), Axis(5)
     >>> [len(dim) for dim in regroup(((b,), (n,)), (2, 3, 5))]
     [1, 1, 1]
     """
@@ -92,7 +82,7 @@ def arrange(tensor: Tensor, dims: Dims, order: Sequence[Sequence[Axis]]) -> Tens
         sizes += [part.size if size > 1 else 1 for part in parts]
     flat = [leaf for dim in order for leaf in dim]
     missing = [leaf for leaf in flat if leaf not in here]
-    tensor = tensor.reshape(*sizes, *[1] * len(missing))
+    tensor = tensor.reshape([*sizes, *[1] * len(missing)])
     here += missing
     tensor = tensor.permute([here.index(leaf) for leaf in flat])
     return _merge(tensor, order)

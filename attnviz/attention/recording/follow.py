@@ -127,9 +127,8 @@ class Follower:
             dims = regroup(node.dims, result.shape)
             if dims is None:
                 return
-            self._known.put(result, replace(node, dims=dims))
-            if isinstance(node, Output):
-                self._find_heads(node, dims)
+            seen = self._find_heads(node, dims) if isinstance(node, Output) else node
+            self._known.put(result, replace(seen, dims=dims))
 
         return after
 
@@ -280,9 +279,9 @@ class Follower:
         product = Product(
             query=left.detach(),
             key=right.detach().transpose(1, 2),
-            batch=() if flat else (Axis(len(left), "batch"),),
-            queries=(Axis(left.shape[1], "query"),),
-            keys=(Axis(right.shape[2], "key"),),
+            batch=() if flat else (Axis(len(left)),),
+            queries=(Axis(left.shape[1]),),
+            keys=(Axis(right.shape[2]),),
             query_places=places[0],
             key_places=places[1],
         )
@@ -292,7 +291,8 @@ class Follower:
         """Weights, (b, n, m), meet their values, (b, m, Dv)."""
         if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
             return None
-        if any(leaf.kind == "query" for leaf in leaves(weights.dims[:1])):
+        role = weights.scores.product.role
+        if any(role(leaf) == "query" for leaf in leaves(weights.dims[:1])):
             self._tell.unread("a softmax(q·kᵀ) with other values for each query")
             return _nothing
         if weights.altered is not None:
@@ -302,32 +302,40 @@ class Follower:
         def after(result: Tensor) -> None:
             output = result if result.ndim == 3 else result[None]
             output = output.transpose(1, 2) if turned else output
-            node = Output(-1, weights, value.detach(), output.detach(), ())
+            heads, features = weights.order.heads, (Axis(value.shape[2]),)
+            node = Output(-1, weights, value.detach(), output.detach(), (), features, heads)
             call = attention_call(weights, node.value, node.output)
             number = self._tell.found(call, result, _places_of(weights, turned, result.ndim))
-            b, n, d = (*weights.dims[:2], (Axis(value.shape[2], "feature"),))
+            b, n, d = (*weights.dims[:2], features)
             dims = (b, d, n) if turned else (b, n, d)
             self._put(result, replace(node, number=number, dims=dims[-result.ndim :]))
 
         return after
 
-    def _find_heads(self, node: Output, dims: Dims) -> None:
-        """Heads are what the model puts side by side with the features."""
+    def _find_heads(self, node: Output, dims: Dims) -> Output:
+        """Heads are what the model puts side by side with the features, the first time it does."""
         weights = node.weights
+        if node.settled or weights.mixing is not None:
+            return node
         for dim in map(leaves, ([dim] for dim in dims)):
-            heads = tuple(leaf for leaf in dim if leaf.kind == "batch")
-            if not any(leaf.kind == "feature" for leaf in dim) or (not heads and len(dims) > 3):
+            features = set(leaves([node.features]))
+            rest = [leaf for leaf in dim if leaf not in features]
+            heads = tuple(leaf for leaf in rest if weights.scores.product.role(leaf) == "batch")
+            if len(rest) == len(dim) or (not heads and len(dims) > 3):
                 continue
-            if set(heads) != set(leaves([weights.order.heads])) and weights.mixing is None:
+            if set(heads) != set(leaves([node.heads])):
                 call = attention_call(weights, node.value, node.output, heads)
                 self._tell.corrected(node.number, call)
+            return replace(node, heads=heads, settled=bool(heads))
+        return node
 
     def _mixed(self, node: Node | None, right: Tensor, bias: Tensor | None) -> After | None:
         """A linear layer over heads, (heads, new heads), before or after the softmax."""
         if not isinstance(node, Scores | Weights):
             return None
         heads = tuple(leaves(node.dims[-1:]))
-        if not heads or any(leaf.kind != "batch" for leaf in heads):
+        product = node.product if isinstance(node, Scores) else node.scores.product
+        if not heads or any(product.role(leaf) != "batch" for leaf in heads):
             return None
         weight = right.detach().T
         if isinstance(node, Scores):
@@ -338,7 +346,7 @@ class Follower:
         order = node.order.with_heads(heads)
         if node.mixing is not None or set(order.heads) != set(heads):
             return None
-        made = (Axis(len(weight), "batch"),)
+        made = (Axis(len(weight)),)
         mixing = Mixing(weight, None if bias is None else bias.detach(), made)
         mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], made))
         return lambda result: self._put(result, mixed)

@@ -41,10 +41,10 @@ class Operation:
     @property
     def written(self) -> list[Tensor]:
         """The tensors that the operator writes to."""
-        found = [
-            self.args[number] if number < len(self.args) else self.kwargs.get(name)
-            for number, name in _writes(self.func)
-        ]
+        found: list[Any] = []
+        for number, name in _writes(self.func):
+            argument = self.get(number, name)
+            found += argument if isinstance(argument, list | tuple) else [argument]
         return [tensor for tensor in found if isinstance(tensor, Tensor)]
 
     def get(self, number: int, name: str, default: Any = None) -> Any:

@@ -30,6 +30,12 @@ class Product:
     query_places: Tensor | None = None
     key_places: Tensor | None = None
 
+    def role(self, leaf: Axis) -> Literal["batch", "query", "key"]:
+        """What a part of an axis is to the product."""
+        if leaf in leaves([self.queries]):
+            return "query"
+        return "key" if leaf in leaves([self.keys]) else "batch"
+
     @property
     def dims(self) -> Dims:
         """Of the product, (b, n, m)."""
@@ -77,7 +83,7 @@ class Scores:
         """Whether a factor is another one for each key, so that the query cannot take it."""
         shape = (1,) * (len(self.dims) - factor.ndim) + tuple(factor.shape)
         return any(
-            size > 1 and any(leaf.kind == "key" for leaf in leaves([dim]))
+            size > 1 and any(self.product.role(leaf) == "key" for leaf in leaves([dim]))
             for size, dim in zip(shape, self.dims, strict=True)
         )
 
@@ -97,14 +103,15 @@ class Order:
 
         Of the dimensions before queries and keys the last is the heads', the others the batch.
         """
-        kinds = [{leaf.kind for leaf in leaves([dim])} for dim in scores.dims]
+        role = scores.product.role
+        roles = [set(map(role, leaves([dim]))) for dim in scores.dims]
         keys = leaves(scores.dims[softmax : softmax + 1])
-        if keys != [leaf for leaf in leaves(scores.dims) if leaf.kind == "key"]:
+        if keys != [leaf for leaf in leaves(scores.dims) if role(leaf) == "key"]:
             return None
-        others = [i for i, found in enumerate(kinds) if "query" in found]
-        if not others and len(kinds) > 1:  # a single query, unless it was squeezed away
-            beside = len(kinds) - (2 if softmax == len(kinds) - 1 else 1)
-            others = [] if kinds[beside] else [beside]
+        others = [i for i, found in enumerate(roles) if "query" in found]
+        if not others and len(roles) > 1:  # a single query, unless it was squeezed away
+            beside = len(roles) - (2 if softmax == len(roles) - 1 else 1)
+            others = [] if roles[beside] else [beside]
         lead = [leaves([d]) for i, d in enumerate(scores.dims) if i not in (*others, softmax)]
         heads = lead.pop() if len(lead) > 1 else []
         return Order(
@@ -158,7 +165,8 @@ class Weights:
 class Output:
     """A view of the product of weights and values, call `number` of the recording.
 
-    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were.
+    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were. The
+    `heads` are `settled` once a view has shown them beside the `features`.
     """
 
     number: int
@@ -166,6 +174,9 @@ class Output:
     value: Tensor
     output: Tensor
     dims: Dims
+    features: Axes
+    heads: Axes
+    settled: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -234,13 +245,10 @@ def _factors(changes: tuple[Change, ...]) -> tuple[Change, ...]:
 def _swapped(scores: Scores) -> Scores:
     """The same scores, of k·qᵀ where they were of q·kᵀ."""
     p = scores.product
-    for axis in p.queries:
-        axis.become("key")
-    for axis in p.keys:
-        axis.become("query")
     swapped = Product(p.key, p.query, p.batch, p.keys, p.queries, p.key_places, p.query_places)
-    simple = not any(isinstance(change.operand, Tensor) for change in scores.changes)
-    return replace(scores, product=swapped, unfollowed=scores.unfollowed + (not simple))
+    simple = tuple(c for c in scores.changes if not isinstance(c.operand, Tensor))
+    lost = scores.unfollowed + (len(simple) < len(scores.changes))  # a factor may differ by key now
+    return replace(scores, product=swapped, changes=simple, unfollowed=lost)
 
 
 def _dims(order: Order) -> list[list[Axis]]:
@@ -251,7 +259,7 @@ def _terms(scores: Scores, order: Order) -> tuple[Tensor, Tensor, float, Tensor 
     """Query and key, (B, H, N, D), scale, and what is added, broadcasting to (B, H, Nq, Nk)."""
     product = scores.product
     batch, heads, queries, keys = _dims(order)
-    feature = Axis(product.query.shape[-1], "feature")
+    feature = Axis(product.query.shape[-1])
     features = feature.leaves()
     query = arrange(
         product.query,
@@ -290,7 +298,7 @@ def mixed_scores(scores: Scores, weight: Tensor, dims: Dims) -> Scores:
     order = Order(rest, heads, tuple(leaves([product.queries])), tuple(leaves([product.keys])))
     query, key, scale, bias = _terms(scores, order)
     batch, _, queries, _ = query.shape
-    count, made = len(weight), Axis(len(weight), "batch")
+    count, made = len(weight), Axis(len(weight))
     query = torch.einsum("gh,bhnd->bgnhd", weight.to(query.dtype), scale * query)
     key = key.transpose(1, 2).reshape(batch, 1, key.shape[2], -1)  # (B, 1, m, H·D)
 
@@ -328,7 +336,7 @@ def attention_call(
     mixing = weights.mixing
     after = order if mixing is None else replace(order, heads=mixing.heads)
     batch, heads_axes, queries, keys = _dims(after)
-    feature = Axis(value.shape[-1], "feature")
+    feature = Axis(value.shape[-1])
 
     def laid(tensor: Tensor, axes: list[Axis], dims: Dims) -> Tensor:
         order = [batch, heads_axes, axes, feature.leaves()]

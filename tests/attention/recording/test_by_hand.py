@@ -284,6 +284,13 @@ def heads_before_the_batch(q: Tensor, k: Tensor, v: Tensor) -> Result:
 
 
 @spelling
+def heads_folded_into_the_batch_and_back(q: Tensor, k: Tensor, v: Tensor) -> Result:
+    a = (q @ k.mT).softmax(-1)
+    output = (a @ v).flatten(0, 1).view(B, H, N, D)
+    return side_by_side(output), a
+
+
+@spelling
 def one_head_without_its_dimension(q: Tensor, k: Tensor, v: Tensor) -> Result:
     a = (q[:, 0] @ k[:, 0].mT).softmax(-1)
     return a @ v[:, 0], a[:, None]
@@ -303,6 +310,12 @@ def one_query(q: Tensor, k: Tensor, v: Tensor) -> Result:
 def one_query_squeezed_away(q: Tensor, k: Tensor, v: Tensor) -> Result:
     a = (k @ q[:, :, 0, :, None]).squeeze(-1).softmax(-1)
     return (a[:, :, None] @ v).flatten(1), a[:, :, None]
+
+
+@spelling
+def one_token_of_one_number(q: Tensor, k: Tensor, v: Tensor) -> Result:
+    q, k, v = (t[:1, :1, :1, :1] for t in (q, k, v))
+    return met(q @ k.mT, v)
 
 
 @spelling
