@@ -29,8 +29,8 @@ class Shelf:
         """Keep a call if it is wanted; returns its number among all that were made."""
         number = len(self._made)
         self._made.append(None)
-        self._let_go(number)
         self.replace(number, call)
+        self._let_go(number)
         return number
 
     def replace(self, number: int, call: AttentionCall) -> None:
@@ -44,7 +44,11 @@ class Shelf:
             self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
         if number not in self._counted and (self.where is None or self.where(call)):
             self._counted.append(number)
-        self.calls[:] = [self._made[counted] for counted in self._counted]
+        self._show()
+
+    def _show(self) -> None:
+        """The recording lists the calls that count."""
+        self.calls[:] = [self._made[number] for number in self._counted]
 
     def close(self) -> None:
         """The model has run: now it is known which calls the last ones are."""
@@ -64,16 +68,17 @@ class Shelf:
         if numbers:
             self._memory.forget(tensor)
 
-    def _let_go(self, before: int) -> None:
-        """Let calls made before go that do not count, or are no longer among the last."""
-        if before and before - 1 not in self._counted:
-            self._made[before - 1] = None
+    def _let_go(self, latest: int) -> None:
+        """Let calls go that do not count after all, or are no longer among the last."""
+        if latest and latest - 1 not in self._counted:
+            self._made[latest - 1] = None
         if self.wanted is None:
             return
         last = max((-n for n in self.wanted if n < 0), default=0)
         for number, made in enumerate(self._counted):
             if number not in self.wanted and number < len(self._counted) - last:
                 self._made[made] = None
+        self._show()
 
 
 def _tensors(call: AttentionCall) -> list[Tensor]:
