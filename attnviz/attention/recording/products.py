@@ -112,12 +112,16 @@ class Order:
         if not others and len(roles) > 1:  # a single query, unless it was squeezed away
             beside = len(roles) - (2 if softmax == len(roles) - 1 else 1)
             others = [] if roles[beside] else [beside]
-        lead = [leaves([d]) for i, d in enumerate(scores.dims) if i not in (*others, softmax)]
+        lead = []
+        for i, dim in enumerate(scores.dims):
+            part = [leaf for leaf in leaves([dim]) if role(leaf) == "batch"]
+            if i != softmax and (part or i not in others):
+                lead.append(part)
         heads = lead.pop() if len(lead) > 1 else []
         return Order(
             batch=tuple(leaves(lead)),
             heads=tuple(heads),
-            queries=tuple(leaves([scores.dims[i] for i in others])),
+            queries=tuple(leaf for leaf in leaves(scores.dims) if role(leaf) == "query"),
             keys=tuple(keys),
         )
 
