@@ -27,11 +27,9 @@ from attnviz.attention.recording.products import (
     Product,
     Scores,
     Weights,
-    attention_call,
-    mixed_scores,
     secured,
-    softmax_of,
 )
+from attnviz.attention.recording.terms import attention_call, mixed_scores, softmax_of
 
 After = Callable[[Any], None]
 """What is to be done with the result of an operation."""

@@ -34,7 +34,7 @@ class Origins:
     def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
         """Positions of tokens: the mean over the dimension of their channels; None if unknown."""
         found = self._known.get(tensor)
-        return None if found is None else found.mean(over)
+        return None if found is None else _mean(found, over).squeeze(over)
 
     def put(self, tensor: Tensor, positions: Tensor) -> None:
         """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
@@ -56,6 +56,13 @@ class Origins:
 Get = Callable[[object], Tensor | None]
 Rule = Callable[[Operation, Get, Any], Any]
 """From an operation, what is known of its arguments, and its result: where that lies."""
+
+
+def _mean(positions: Tensor, dim: int) -> Tensor:
+    """Mean over a dimension, which stays; most often it has but one value."""
+    if positions.stride(dim) == 0 and positions.shape[dim]:
+        return positions.narrow(dim, 0, 1)
+    return positions.mean(dim, keepdim=True)
 
 
 def _pointwise(op: Operation, get: Get, result: Any) -> Tensor | None:
@@ -116,9 +123,9 @@ def _product(op: Operation, get: Get, result: Any) -> Any:
         left, right = op.args[1], op.args[2]
     positions = get(left)
     if positions is not None:
-        return positions.mean(-1, keepdim=True).expand(result.shape)
+        return _mean(positions, -1).expand(result.shape)
     positions = get(right)
-    return None if positions is None else positions.mean(-2, keepdim=True).expand(result.shape)
+    return None if positions is None else _mean(positions, -2).expand(result.shape)
 
 
 def _attention(op: Operation, get: Get, result: Any) -> Any:
@@ -126,7 +133,7 @@ def _attention(op: Operation, get: Get, result: Any) -> Any:
     positions = get(op.args[0] if op.args else op.kwargs.get("query", op.kwargs.get("q")))
     if positions is None:
         return None
-    return positions.mean(-1, keepdim=True).expand(first(result).shape)
+    return _mean(positions, -1).expand(first(result).shape)
 
 
 def _complex_view(op: Operation, get: Get, result: Any) -> Any:
@@ -143,7 +150,7 @@ def _convolved(op: Operation, get: Get, result: Any) -> Any:
     positions, weight = get(op.args[0]), op.args[1]
     if positions is None or op.args[6]:  # transposed
         return None
-    positions = positions.mean(-len(op.args[3]) - 1, keepdim=True)
+    positions = _mean(positions, -len(op.args[3]) - 1)
     sizes = weight.shape[2:]
     return _windows(positions, sizes, op.args[3], op.args[4], op.args[5], result)
 

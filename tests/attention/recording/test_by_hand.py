@@ -302,6 +302,12 @@ def one_head(q: Tensor, k: Tensor, v: Tensor) -> Result:
 
 
 @spelling
+def heads_beside_queries_in_the_softmax(q: Tensor, k: Tensor, v: Tensor) -> Result:
+    a = (q @ k.mT).view(B, H * N, N).softmax(-1).view(B, H, N, N)
+    return side_by_side(a @ v), a
+
+
+@spelling
 def one_query(q: Tensor, k: Tensor, v: Tensor) -> Result:
     return met(q[:, :, :1] @ k.mT, v)
 
@@ -400,6 +406,21 @@ def test_a_spelling_is_recorded_with_the_weights_of_its_own_softmax(
     assert error is not None
     assert error < 1e-4
     assert not call.query.requires_grad
+
+
+def test_one_product_may_have_a_softmax_both_ways(watch: Watch) -> None:
+    q, k, v = drawn(3, B, H, N, D).unbind()
+
+    def run() -> tuple[Tensor, ...]:
+        scores = q @ k.mT
+        there, back = scores.mT.softmax(-1), scores.softmax(-1)
+        return there @ v, back @ v, there, back
+
+    recording, (*_, there, back) = watch(run)
+    assert recording.unread == []
+    for call, weights in zip(recording, (there, back), strict=True):
+        torch.testing.assert_close(call.matrix(), weights, atol=1e-6, rtol=0)
+        assert (call.check() or 0) < 1e-5
 
 
 def in_bfloat16(q: Tensor, k: Tensor, v: Tensor) -> Result:
