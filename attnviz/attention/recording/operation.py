@@ -1,51 +1,42 @@
 """One operation of a running model, as PyTorch's dispatcher shows it."""
 
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
 
-@dataclass(frozen=True, eq=False)
+class _Operator(NamedTuple):
+    """What holds for all operations of an operator: its name, and what it writes to."""
+
+    name: str
+    pointwise: bool
+    writes: tuple[tuple[int, str], ...]
+
+
 class Operation:
-    """An operator and what it is given."""
+    """An operator and what it is given.
 
-    func: OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    A model runs thousands of them: what is asked of every one is found once.
 
-    @property
-    def name(self) -> str:
-        """Of the operator, without its overload and without `aten::`."""
-        return _name(self.func)
+    Attributes:
+        name: of the operator, without its overload and without `aten::`.
+        is_pointwise: whether each element of the result comes of the elements at its place.
+        written: the tensors that the operator writes to.
+        flat: the arguments, those in lists too, but for what is named only to be written to.
+    """
 
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether each element of the result comes of the elements at its place."""
-        return torch.Tag.pointwise in self.func.tags
+    __slots__ = ("args", "flat", "func", "is_pointwise", "kwargs", "name", "written")
 
-    @cached_property
-    def flat(self) -> list[Any]:
-        """The arguments, those in lists too, but for what is named only to be written to."""
-        written = {name for _, name in _writes(self.func)}
-        named = [argument for name, argument in self.kwargs.items() if name not in written]
-        return [
-            each
-            for argument in (*self.args, *named)
-            for each in (argument if isinstance(argument, list | tuple) else (argument,))
-        ]
-
-    @property
-    def written(self) -> list[Tensor]:
-        """The tensors that the operator writes to."""
-        found: list[Any] = []
-        for number, name in _writes(self.func):
-            argument = self.get(number, name)
-            found += argument if isinstance(argument, list | tuple) else [argument]
-        return [tensor for tensor in found if isinstance(tensor, Tensor)]
+    def __init__(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.func, self.args, self.kwargs = func, args, kwargs
+        self.name, self.is_pointwise, writes = _operator(func)
+        written = [self.get(number, name) for number, name in writes] if writes else []
+        self.written = [tensor for tensor in _flat(written) if isinstance(tensor, Tensor)]
+        named = {name for _, name in writes}
+        self.flat = _flat([*args, *(kwargs[name] for name in kwargs if name not in named)])
 
     def get(self, number: int, name: str, default: Any = None) -> Any:
         """An argument by its number or its name."""
@@ -59,17 +50,24 @@ def first(result: Any) -> Any:
     return result[0] if isinstance(result, tuple | list) and result else result
 
 
-@cache
-def _name(func: OpOverload) -> str:
-    name: str = func._schema.name  # noqa: SLF001 — how torch names it
-    return name.removeprefix("aten::")
+def _flat(arguments: list[Any]) -> list[Any]:
+    """Arguments, and what is in those that are lists."""
+    found: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, (list, tuple)):
+            found += argument
+        else:
+            found.append(argument)
+    return found
 
 
 @cache
-def _writes(func: OpOverload) -> tuple[tuple[int, str], ...]:
-    """Number and name of the arguments that an operator writes to."""
-    return tuple(
+def _operator(func: OpOverload) -> _Operator:
+    schema = func._schema  # noqa: SLF001 — how torch names it
+    writes = tuple(
         (number, argument.name)
-        for number, argument in enumerate(func._schema.arguments)  # noqa: SLF001
+        for number, argument in enumerate(schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )
+    name: str = schema.name
+    return _Operator(name.removeprefix("aten::"), torch.Tag.pointwise in func.tags, writes)
