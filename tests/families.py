@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+import torch
+
 import attnviz
 from attnviz.geometry import Layout
 
@@ -62,3 +64,14 @@ def _said(queries: str, keys: str, windows: int) -> str:
 def _range(numbers: set[int]) -> str:
     low, high = min(numbers), max(numbers)
     return str(low) if low == high else f"{low}–{high}"
+
+
+def check_predictions(seen: attnviz.Observation) -> None:
+    """Whether the model predicts the same, bit by bit, while it is recorded."""
+    pixels = seen.model.pixels(seen.picture, seen.placement)
+    with torch.no_grad():
+        expected = seen.model.module(pixels)
+        with attnviz.record() as recording:
+            found = seen.model.module(pixels)
+    assert torch.equal(found, expected)
+    assert len(recording) == seen.count

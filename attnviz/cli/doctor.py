@@ -6,17 +6,16 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 import attnviz
 from attnviz.cli import console
-from attnviz.cli.options import with_groups
+from attnviz.cli.options import Json, with_groups
 from attnviz.errors import ExitCode
 from attnviz.models import cache
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 # What is imported of each optional part, and which extra holds it.
 EXTRAS = {
     "transformers": "hf",

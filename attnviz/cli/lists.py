@@ -1,16 +1,15 @@
 """`attnviz models` and `attnviz methods`: the tables, as they are."""
 
 import json as _json
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from attnviz.catalog import Entry
-from attnviz.cli.options import with_groups
+from attnviz.cli.options import Json, with_groups
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _HEADINGS = ("name", "family", "layers x heads", "patch", "reg.", "licence", "MB", "cached")
 
 

@@ -40,6 +40,10 @@ Help = Annotated[
 """Typer's own help option is coerced by pydantic even when it is absent: 0.15 s for nothing."""
 
 
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+"""Of the commands that list something."""
+
+
 def _option(*names: str, **settings: Any) -> Any:
     return typer.Option(*names, **settings)
 

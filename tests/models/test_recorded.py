@@ -176,13 +176,7 @@ def test_grid_and_prefix_are_the_models(name: str, seen: attnviz.Observation) ->
 
 
 def test_predictions_are_bit_identical_while_they_are_recorded(seen: attnviz.Observation) -> None:
-    pixels = seen.model.pixels(seen.picture, seen.placement)
-    with torch.no_grad():
-        expected = seen.model.module(pixels)
-        with attnviz.record() as recording:
-            found = seen.model.module(pixels)
-    assert torch.equal(found, expected)
-    assert len(recording) == seen.count
+    families.check_predictions(seen)
 
 
 def test_the_row_of_the_documentation_is_true(name: str, seen: attnviz.Observation) -> None:

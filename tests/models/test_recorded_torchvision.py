@@ -39,13 +39,9 @@ def test_weights_grids_and_predictions_are_the_models_own(
     name: str, seen: attnviz.Observation
 ) -> None:
     pixels = seen.model.pixels(seen.picture, seen.placement)
-    with torch.no_grad():
-        expected = seen.model.module(pixels)
-        with attnviz.record():
-            found = seen.model.module(pixels)
-        with Softmaxes() as own, asked_again(seen.model.module) as again:
-            seen.model.module(pixels)
-    assert torch.equal(found, expected)
+    families.check_predictions(seen)
+    with torch.no_grad(), Softmaxes() as own, asked_again(seen.model.module) as again:
+        seen.model.module(pixels)
     weights = again or own.found
     assert len(weights) == seen.count == len(MODELS[name])
     assert [layer.queries.rows for layer in seen.layers.values()] == MODELS[name]

@@ -6,7 +6,6 @@ heads side by side. What is not understood is never guessed: scores get the diff
 bias, and weights that were altered are named as not read.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording.axes import Axis, Dims, arrange, leaves, regroup
+from attnviz.attention.recording.axes import Axis, Dims, leaves, regroup
 from attnviz.attention.recording.known import Known
 from attnviz.attention.recording.operation import Operation, first
 from attnviz.attention.recording.products import (
@@ -27,9 +26,16 @@ from attnviz.attention.recording.products import (
     Product,
     Scores,
     Weights,
+    altered,
+    batched,
     secured,
 )
-from attnviz.attention.recording.terms import attention_call, mixed_scores, softmax_of
+from attnviz.attention.recording.terms import (
+    attention_call,
+    mixed_scores,
+    output_places,
+    softmax_of,
+)
 
 After = Callable[[Any], None]
 """What is to be done with the result of an operation."""
@@ -37,8 +43,6 @@ Places = Callable[[Tensor, int], Tensor | None]
 """Where the tokens of a tensor lie when one of its dimensions is averaged away; None: unknown."""
 _LONGEST = 12
 """More changes than this no scores go through: it is no attention."""
-_UNFOLLOWED = 4
-"""So many of them may be of a kind that is not followed."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,12 @@ class Follower:
         for tensor in op.written:
             # Where the handler knows what is written, it says so when the operation has run.
             for place, node in self._known.of_storage(tensor):
-                self._known.change(tensor, place, _altered(node, op))
+                self._known.change(tensor, place, altered(node, op.name))
         return after
 
     def _unfollowed(self, op: Operation, node: Node) -> After | None:
         """After an operation without a handler: elements may have changed, each at its place."""
-        changed = _altered(node, op)
+        changed = altered(node, op.name)
         if isinstance(node, Weights) and not op.is_pointwise:
             reason = f"a softmax(q·kᵀ) altered by {op.name} before its values"
             return lambda result: self._put_each(result, Foreign(reason))
@@ -234,7 +238,7 @@ class Follower:
     def _multiplied_matrices(self, op: Operation, nodes: "Nodes") -> After | None:
         """`bmm` or `mm`."""
         left, right = (m if m.ndim == 3 else m[None] for m in op.args[:2])
-        nodes = [node if op.name == "bmm" else _batched(node) for node in nodes[:2]]
+        nodes = [node if op.name == "bmm" else batched(node) for node in nodes[:2]]
         foreign = next((node for node in nodes if isinstance(node, Foreign)), None)
         if foreign is not None:
             self._tell.unread(foreign.reason)
@@ -303,7 +307,7 @@ class Follower:
             heads, features = weights.order.heads, (Axis(value.shape[2]),)
             node = Output(-1, weights, value.detach(), output.detach(), (), features, heads)
             call = attention_call(weights, node.value, node.output)
-            number = self._tell.found(call, result, _places_of(weights, turned, result.ndim))
+            number = self._tell.found(call, result, output_places(weights, turned, result.ndim))
             b, n, d = (*weights.dims[:2], features)
             dims = (b, d, n) if turned else (b, n, d)
             self._put(result, replace(node, number=number, dims=dims[-result.ndim :]))
@@ -353,40 +357,8 @@ class Follower:
 Nodes = list[Node | None]
 
 
-def _altered(node: Node, op: Operation) -> Node:
-    """What a node is after an operation that is not followed."""
-    if isinstance(node, Scores) and node.product.batch and node.unfollowed < _UNFOLLOWED:
-        return node.lost()
-    if isinstance(node, Weights):
-        return replace(node, altered=op.name)
-    return Foreign("scores that many operations altered before their softmax")
-
-
-def _batched(node: Node | None) -> Node | None:
-    """What is known of a matrix, as of a batch of one."""
-    return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
-
-
 def _nothing(_: Any) -> None:
     """Nothing is known of the result."""
-
-
-def _places_of(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
-    """Where the output lies, to be broadcast to it: where the queries do."""
-    product = weights.scores.product
-    if product.query_places is None:
-        return None
-    b, n = (leaves([dim]) for dim in weights.dims[:2])
-    dims = (product.batch, product.queries)
-    if weights.mixing is None:
-        places = arrange(product.query_places, dims, [b, n])
-    else:  # other heads, which lie where those before them did
-        order = weights.order
-        places = arrange(product.query_places, dims, [order.batch, order.heads, n])[:, :1]
-        count = math.prod(leaf.size for leaf in weights.mixing.heads)
-        places = places.expand(-1, count, -1).flatten(0, 1)
-    places = places[:, None, :] if turned else places[:, :, None]
-    return places[0] if ndim == 2 else places
 
 
 _HANDLERS: dict[str, Callable[[Follower, Operation, Nodes], After | None]] = {

@@ -197,6 +197,24 @@ Node = Scores | Weights | Output | Foreign
 """What is known of a tensor on its way from q·kᵀ to the output of attention."""
 
 
+_UNFOLLOWED = 4
+"""So many operations that are not followed may change scores: then it is no attention."""
+
+
+def altered(node: Node, operator: str) -> Node:
+    """What a node is after an operator that is not followed."""
+    if isinstance(node, Scores) and node.product.batch and node.unfollowed < _UNFOLLOWED:
+        return node.lost()
+    if isinstance(node, Weights):
+        return replace(node, altered=operator)
+    return Foreign("scores that many operations altered before their softmax")
+
+
+def batched(node: Node | None) -> Node | None:
+    """What is known of a matrix, as of a batch of one."""
+    return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
+
+
 def secured(node: Node, written: Tensor) -> Node:
     """A node, with copies of what it knows in memory that is about to be overwritten."""
     found: Node = _secured(node, written)

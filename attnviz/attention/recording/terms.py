@@ -1,5 +1,6 @@
 """A product q·kᵀ and what became of it, in the terms of an `AttentionCall`."""
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -22,7 +23,6 @@ def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
     order = Order.of(scores, dim)
     if order is None:
         return None
-    bias = None
     if scores.unfollowed:
         found = arrange(tensor, scores.dims, _dims(order)).float()
         query, key, scale, _ = _terms(scores, order)  # whatever was added is found again
@@ -160,3 +160,21 @@ def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) ->
         return None
     laid = arrange(found, (product.batch, axes), [order.batch, order.heads, leaves([axes])])
     return torch.view_as_real(laid[:, 0].resolve_conj())
+
+
+def output_places(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
+    """Where the output lies, to be broadcast to it: where the queries do."""
+    product = weights.scores.product
+    if product.query_places is None:
+        return None
+    b, n = (leaves([dim]) for dim in weights.dims[:2])
+    dims = (product.batch, product.queries)
+    if weights.mixing is None:
+        places = arrange(product.query_places, dims, [b, n])
+    else:  # other heads, which lie where those before them did
+        order = weights.order
+        places = arrange(product.query_places, dims, [order.batch, order.heads, n])[:, :1]
+        count = math.prod(leaf.size for leaf in weights.mixing.heads)
+        places = places.expand(-1, count, -1).flatten(0, 1)
+    places = places[:, None, :] if turned else places[:, :, None]
+    return places[0] if ndim == 2 else places
