@@ -93,7 +93,7 @@ def _over_scores(mask: Tensor) -> Tensor:
 
 def _weights(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
     """softmax(q·kᵀ / √D), (B, H, N, N); rows without any allowed key are 0."""
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if allowed is None:
         return scores.softmax(-1)
     # The lowest finite score rather than −∞: a row without any key stays free of NaN, in the

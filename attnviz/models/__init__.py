@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from attnviz.models.model import Model
 
 SOURCES: dict[str, Entry] = {
+    "tiny": Entry(
+        "attnviz.models.tiny:load",
+        "the embedded model: 6 layers of 8 heads, trained on drawn scenes; no download, no extra",
+        "docs/tiny.md, its model card; Dosovitskiy et al. 2021, arXiv 2010.11929",
+    ),
     "random": Entry(
         "attnviz.models.random:load",
         "one multi-head attention layer, randomly initialised from --seed, or yours by --weights",
@@ -38,7 +43,9 @@ SOURCES: dict[str, Entry] = {
         "your own code, which is run",
     ),
 }
-DEFAULT = "random"
+DEFAULT = "tiny"
+EMBEDDED = ("tiny", "random")
+"""Sources that are named alone: they make one model."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def find_source(spec: str) -> str:
         UsageError: none.
     """
     source, colon, _ = spec.partition(":")
-    if (colon and source in SOURCES and source != "random") or spec == "random":
+    if spec in EMBEDDED or (colon and source in SOURCES and source not in EMBEDDED):
         return source
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — names above need no table
 
@@ -82,8 +89,8 @@ def find_source(spec: str) -> str:
     from attnviz.models.failures import nearest  # noqa: PLC0415 — for a slip of the pen only
 
     raise UsageError(
-        f"no model {spec!r}{nearest(spec)}; give random, a name that `attnviz models` lists, a "
-        "checkpoint folder that is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or "
+        f"no model {spec!r}{nearest(spec)}; give tiny, random, a name that `attnviz models` "
+        "lists, a checkpoint folder that is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or "
         "py:MODULE:FACTORY"
     )
 
@@ -105,8 +112,8 @@ def load_model(
     """Load a model by its spec, ready to be observed.
 
     Args:
-        spec: `random`, an alias that `attnviz models` lists, `hf:ORG/NAME[@REV]`, a checkpoint
-            folder, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
+        spec: `tiny`, `random`, an alias that `attnviz models` lists, `hf:ORG/NAME[@REV]`, a
+            checkpoint folder, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
         heads: number of heads that `random` is built with, 8 unless given.
         features: width of `random`, a multiple of `heads`.
         tokens: what a token is: a patch, or (`random` only) a single pixel.

@@ -39,6 +39,8 @@ class Model:
         least: the shorter side of the input has at least so many pixels with `--fit keep`.
         fixed: the model is known to take S×S pixels and no other shape. Some that are not known to
             refuse another shape when they run.
+        plain: every attention call is over the prefix and then the grid, `layers` of them: nothing
+            need be measured.
         mean, std: of the pixel values 0…1, per channel.
         resample: Pillow's number of the filter that pictures are resized with.
         seed: of the random initialisation, None where nothing is random.
@@ -60,6 +62,7 @@ class Model:
     least: int = 0
     fixed: bool = False
     takes_mask: bool = False
+    plain: bool = False
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     resample: int = int(Image.Resampling.BICUBIC)
@@ -137,11 +140,15 @@ def refuse_options(request: Request, *, patch: bool = False) -> None:
         UsageError: one of them was given.
     """
     if request.patch is not None and not patch:
-        raise UsageError(f"--patch {request.patch} is for the model random, and py:; leave it out")
+        raise UsageError(
+            f"--patch {request.patch} is for py: and for the model random; add --model random"
+        )
     if request.features is not None:
-        raise UsageError(f"--features {request.features} is for the model random; leave it out")
+        raise UsageError(
+            f"--features {request.features} is for the model random; add --model random"
+        )
     if request.tokens != "patches":
-        raise UsageError("--tokens pixels is for the model random; leave it out")
+        raise UsageError("--tokens pixels is for the model random; add --model random")
 
 
 def fixed_size(request: Request, own: int, *, fixed: bool) -> int:

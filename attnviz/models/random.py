@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +12,7 @@ from attnviz.errors import UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.model import Model
-from attnviz.models.weights import check_state, read_state
+from attnviz.models.weights import check_state, initial_state, read_state
 
 HEADS = 8
 FEATURES = 64
@@ -101,30 +100,13 @@ def load(request: Request) -> Model:
         patch=side,
         size=request.size or SIZES[request.tokens],
         takes_mask=True,
+        plain=True,
         seed=request.seed,
         # Patches twice; positions, embedding, q, k, v and outputs; keys again and results.
         token_bytes=24 * side**2 + 60 * features + 120 * heads,
         device=place,
         dtype=kind,
     )
-
-
-def initial_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Parameters drawn from `seed`, the same on every machine.
-
-    Weights are uniform with variance 1 / fan-in, so that the scores of different tokens differ
-    by about 1 and heads can be told apart; biases are 0. NumPy's RandomState is used because
-    its stream is frozen (NEP 19).
-    """
-    stream = np.random.RandomState(seed)
-    state = {}
-    for name, parameter in module.state_dict().items():
-        drawn = np.zeros(parameter.shape)
-        if parameter.ndim > 1:
-            limit = math.sqrt(3 / parameter.shape[1])
-            drawn = stream.uniform(-limit, limit, size=tuple(parameter.shape))
-        state[name] = torch.from_numpy(drawn.astype(np.float32))
-    return state
 
 
 def _width(state: dict[str, Tensor] | None) -> int | None:

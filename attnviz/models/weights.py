@@ -1,11 +1,13 @@
 """State dicts from files, read without running anything that they hold."""
 
 import contextlib
+import math
 import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +61,24 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def initial_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Parameters drawn from `seed`, the same on every machine.
+
+    Weights are uniform with variance 1 / fan-in, so that the scores of different tokens differ
+    by about 1 and heads can be told apart; biases are 0, the scales of norms 1. NumPy's
+    RandomState is used because its stream is frozen (NEP 19).
+    """
+    stream = np.random.RandomState(seed)
+    state = {}
+    for name, parameter in module.state_dict().items():
+        drawn = np.full(parameter.shape, float(name.endswith("norm.weight")))
+        if parameter.ndim > 1:
+            limit = math.sqrt(3 / math.prod(parameter.shape[1:]))
+            drawn = stream.uniform(-limit, limit, size=tuple(parameter.shape))
+        state[name] = torch.from_numpy(drawn.astype(np.float32))
+    return state
 
 
 def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:

@@ -198,8 +198,7 @@ class _Shown:
     ) -> Recording:
         """Every layer of one run of the model."""
         try:
-            # The tokens of our own layer are the grid; of any other model it is measured.
-            traced = None if self.model.spec == "random" else pixels
+            traced = None if self.model.plain else pixels  # where tokens lie is measured
             with torch.no_grad(), record(calls=found.wanted, where=found, picture=traced) as made:
                 self.model.module(pixels, *arguments)
         except (AttnvizError, MemoryError):

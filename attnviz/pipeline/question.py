@@ -35,7 +35,7 @@ def check_question(
         ImageError: a mask picture that cannot be read.
     """
     chosen_layers, chosen_heads = parse_layers(layers), parse_heads(heads)
-    if model.layers is not None and model.takes_mask:  # others may have a pool beside their layers
+    if model.plain and model.layers is not None:  # others may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
         choose_heads(chosen_heads, model.heads)

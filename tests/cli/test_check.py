@@ -22,7 +22,7 @@ def test_a_layer_that_fails_its_check_is_named(
         return replace(call, scale=call.scale * 3), *rest
 
     monkeypatch.setattr(kernels, "read", wrong_scale)
-    assert main(["stats", str(tmp_path / "a.png"), "--size", "64"]) == 0
+    assert main(["stats", str(tmp_path / "a.png"), "-m", "random", "--size", "64"]) == 0
     said = capsys.readouterr()
     assert "NOT VERIFIED" in said.out
     assert "in layer 0 the recorded weights do not explain the model's output" in said.err

@@ -178,7 +178,7 @@ def test_a_picture_that_cannot_be_read_fails_in_one_line(
 def test_what_cannot_be_done_fails_in_one_line(
     capfd: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
-    code, out, err = run(capfd, "show", "photo.png", "--size", "32", *arguments)
+    code, out, err = run(capfd, "show", "photo.png", "-m", "random", "--size", "32", *arguments)
     assert (code, out) == (1, "")
     told(err, *words)
     assert only_whole_files(Path("attnviz-out"))
@@ -189,7 +189,7 @@ def test_what_cannot_be_done_fails_in_one_line(
 def test_what_cannot_be_meant_is_wrong_usage_in_one_line(
     capfd: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
-    code, out, err = run(capfd, "show", "photo.png", "--size", "32", *arguments)
+    code, out, err = run(capfd, "show", "photo.png", "-m", "random", "--size", "32", *arguments)
     assert (code, out) == (2, "")
     told(err, *words)
     assert not Path("attnviz-out").exists()
@@ -238,14 +238,16 @@ def test_an_unknown_model_is_named_with_those_there_are(capfd: pytest.CaptureFix
 def test_a_device_that_is_not_there_is_an_error_and_no_fallback(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    code, out, err = run(capfd, "show", "photo.png", "--size", "32", "--device", "cuda")
+    code, out, err = run(
+        capfd, "show", "photo.png", "-m", "random", "--size", "32", "--device", "cuda"
+    )
     assert (code, out) == (1, "")
     told(err, "--device cuda", "--device cpu")
     assert not Path("attnviz-out").exists()
 
 
 def test_good_weights_are_taken_from_both_kinds_of_file(capfd: pytest.CaptureFixture[str]) -> None:
-    line = ["stats", "photo.png", "--size", "32", "--csv", "--weights"]
+    line = ["stats", "photo.png", "-m", "random", "--size", "32", "--csv", "--weights"]
     from_pt = run(capfd, *line, "good.pt")
     from_safetensors = run(capfd, *line, "good.safetensors")
     assert from_pt == from_safetensors
@@ -276,7 +278,7 @@ def test_a_file_name_cannot_steer_the_terminal(
 
 
 def test_a_file_name_with_a_newline_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capfd, "show", "two\nlines.png", "--size", "32", "--json")
+    code, out, err = run(capfd, "show", "two\nlines.png", "-m", "random", "--size", "32", "--json")
     assert code == 0
     assert json.loads(out)["image"]["path"] == "two\nlines.png"
     assert err == ""
@@ -289,7 +291,9 @@ def test_one_bad_picture_of_several_does_not_stop_the_others(
 ) -> None:
     Image.new("RGB", SIZE, "red").save("red.png")
     pictures = ["photo.png", "cut.png", "no.jpg", "red.png"]
-    code, out, err = run(capfd, command, *pictures, "--size", "32", "--json", "--out", "o")
+    code, out, err = run(
+        capfd, command, *pictures, "-m", "random", "--size", "32", "--json", "--out", "o"
+    )
     assert code == 3
     assert [json.loads(line)["image"]["path"] for line in out.splitlines()] == [
         "photo.png",
@@ -328,7 +332,9 @@ def test_an_out_folder_that_may_not_be_written_fails_in_one_line(
     locked.mkdir(mode=0o500)
     if os.access(locked, os.W_OK):
         pytest.skip("this user may write everywhere")
-    code, out, err = run(capfd, "show", "photo.png", "--size", "32", "--out", "locked")
+    code, out, err = run(
+        capfd, "show", "photo.png", "-m", "random", "--size", "32", "--out", "locked"
+    )
     assert (code, out) == (1, "")
     told(err, "locked/photo.png", "Permission denied")
     assert list(locked.iterdir()) == []
@@ -339,7 +345,7 @@ def test_a_folder_with_the_name_of_an_overlay_fails_and_leaves_nothing_half_done
 ) -> None:
     blocked = Path("o/photo.png/layer00-head03.png")
     blocked.mkdir(parents=True)
-    code, out, err = run(capfd, "show", "photo.png", "--size", "32", "--out", "o")
+    code, out, err = run(capfd, "show", "photo.png", "-m", "random", "--size", "32", "--out", "o")
     assert (code, out) == (1, "")
     told(err, "layer00-head03.png: cannot be written")
     assert not list(Path("o").rglob("*.part"))

@@ -23,7 +23,7 @@ def test_uniform_attention(
     pictures.noise(*size).save(tmp_path / "noise.png")
     layer = pictures.uniform_layer(tmp_path / "uniform.safetensors")
     base = [sys.executable, "-m", "attnviz", "stats", str(tmp_path / "noise.png")]
-    options = ["--patch", "16", "--size", "224", "--weights", str(layer)]
+    options = ["-m", "random", "--patch", "16", "--size", "224", "--weights", str(layer)]
     run = subprocess.run([*base, *options, "--json"], capture_output=True, check=True)
     record = json.loads(run.stdout)
     assert (record["tokens"]["rows"], record["tokens"]["columns"]) == grid

@@ -20,7 +20,7 @@ from attnviz.cli import main
 ESCAPE = "\x1b"
 HALF_BLOCKS = set("▀▄")
 COLOUR = re.compile(r"\x1b\[(\d+;)*([349]\d|10\d)(;\d+)*m")
-SMALL = ["--size", "32", "--heads", "2"]
+SMALL = ["--model", "random", "--size", "32", "--heads", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -178,11 +178,11 @@ def test_running_again_gives_the_same_bytes(
 def test_running_again_replaces_its_own_files_and_nothing_else(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run(capfd, "show", "one.png", "--size", "32", "--heads", "8", "-o", "o")
+    run(capfd, "show", "one.png", "--model", "random", "--size", "32", "--heads", "8", "-o", "o")
     folder = Path("o/one.png")
     (folder / "notes.txt").write_text("mine")
     (folder / "layer07-head00.png").write_text("mine, by its name one of theirs")
-    run(capfd, "show", "one.png", "--size", "32", "--heads", "2", "-o", "o")
+    run(capfd, "show", "one.png", "--model", "random", "--size", "32", "--heads", "2", "-o", "o")
     ours = {"layer00-head00.png", "layer00-head01.png", "sheet.png", "stats.json", "stats.csv"}
     assert set(contents(folder)) == ours | {"notes.txt", "layer07-head00.png"}
     assert (folder / "notes.txt").read_text() == "mine"
@@ -305,14 +305,25 @@ def test_colours_that_are_forced_still_keep_out_of_pipes(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    run(capfd, "show", "one.png", "--size", "32", "-o", "o")
-    assert main(["stats", "one.png", "--size", "32"]) == 0
+    run(capfd, "show", "one.png", "--model", "random", "--size", "32", "-o", "o")
+    assert main(["stats", "one.png", "--model", "random", "--size", "32"]) == 0
     assert "\x1b" not in capfd.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
 def test_a_full_disk_behind_stdout_is_told_in_a_line() -> None:
-    command = [sys.executable, "-m", "attnviz", "stats", "one.png", "--size", "32", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "attnviz",
+        "stats",
+        "one.png",
+        "--model",
+        "random",
+        "--size",
+        "32",
+        "--json",
+    ]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
@@ -322,7 +333,17 @@ def test_a_full_disk_behind_stdout_is_told_in_a_line() -> None:
 
 
 def test_an_encoding_without_the_marks_of_the_table_is_no_fault() -> None:
-    command = [sys.executable, "-m", "attnviz", "stats", "one.png", "--size", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "attnviz",
+        "stats",
+        "one.png",
+        "--model",
+        "random",
+        "--size",
+        "32",
+    ]
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

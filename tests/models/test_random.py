@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 import attnviz
-from attnviz.models.random import EmbeddedAttention, initial_state, sine_cosine
+from attnviz.models.random import EmbeddedAttention, sine_cosine
+from attnviz.models.weights import initial_state
 
 
 def module(model: attnviz.Model) -> EmbeddedAttention:

@@ -46,7 +46,7 @@ def test_the_hot_region_is_the_square_to_within_one_token(
     image = pictures.bright_square(width, height, box)
     path = pictures.save(image, tmp_path / "square.png", orientation)
     for interpolation in ("nearest", "bicubic"):
-        options = ["--heads", "2", "--fit", fit, "--weights", str(layer), "--quiet"]
+        options = ["-m", "random", "--heads", "2", "--fit", fit, "--weights", str(layer), "--quiet"]
         look = ["--alpha", "1", "--colormap", "gray", "--interpolation", interpolation]
         assert main(["show", str(path), *options, *look, "-o", str(tmp_path / "out")]) == 0
         folder = tmp_path / "out" / "square.png"

@@ -1,0 +1,178 @@
+"""Train the embedded model `tiny` on drawn scenes, from a seed, on a CPU or a GPU.
+
+    python training/train_tiny.py --out run            # begins, or goes on where it was cut off
+    python training/train_tiny.py --out run --steps 400 --device cuda
+
+Writes `run/checkpoint.pt` every few minutes, `run/log.jsonl`, and at the end
+`run/tiny.safetensors`, the weights in half precision.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from lessons import USES, Lesson, Lessons, normalised, truth_of
+from objective import Teacher, Truth, loss
+from safetensors.torch import save_file
+from scenes import Scenes
+from torch import nn
+from torch.utils.data import DataLoader
+
+from attnviz.models.tiny import PATCH
+
+STEPS, RATE, WARMUP, DECAY = 5600, 1.5e-3, 200, 0.05
+HELD_OUT = 900_001
+"""Seed of the scenes that progress is measured on."""
+
+
+def main() -> None:
+    """Train, or go on training."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--steps", type=int, default=STEPS, help="in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--rate", type=float, default=RATE, help="learning rate at its peak")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    Training(options).run()
+
+
+class Training:
+    """A training that can be cut off at any moment and goes on from its last checkpoint."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.step, self.seconds = options, 0, 0.0
+        torch.manual_seed(options.seed)
+        self.teacher = Teacher().to(options.device)
+        self.optimizer = make_optimizer(self.teacher)
+        self.checkpoint: Path = options.out / "checkpoint.pt"
+        if self.checkpoint.exists():
+            kept = torch.load(self.checkpoint, map_location=options.device, weights_only=True)
+            self.teacher.load_state_dict(kept["teacher"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.step, self.seconds = kept["step"], kept["seconds"]
+
+    def run(self) -> None:
+        """Every step that is left."""
+        running: dict[str, float] = {}
+        began, told = time.monotonic() - self.seconds, time.monotonic()
+        for lesson in self._lessons():
+            for name, value in self._learn(lesson).items():
+                running[name] = running.get(name, value) * 0.98 + value * 0.02
+            self.seconds = time.monotonic() - began
+            if self.step % 200 == 0:
+                figures = measure(self.teacher, self.options.device)
+                self._log({**figures, **running})
+            if time.monotonic() - told > 120:
+                told = time.monotonic()
+                self._save()
+        self._save()
+        self._ship()
+
+    def _lessons(self) -> Iterator[Lesson]:
+        """The lessons from this step on."""
+        items = math.ceil(self.options.steps / USES)
+        data = Lessons(self.options.seed, items)
+        loader = DataLoader(
+            data,
+            batch_size=None,
+            sampler=range(self.step // USES, items),
+            num_workers=self.options.workers,
+            prefetch_factor=3 if self.options.workers else None,
+            worker_init_fn=_alone,
+        )
+        for item in loader:
+            yield from item[self.step % USES :]
+
+    def _learn(self, lesson: Lesson) -> dict[str, float]:
+        device = self.options.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.rate * rate(self.step, self.options.steps)
+        truth = lesson.truth
+        truth = Truth(truth.cover.to(device), truth.details.to(device), truth.label.to(device))
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            total, parts = loss(self.teacher, normalised(lesson.pixels.to(device)), truth)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        return parts
+
+    def _log(self, figures: dict[str, float]) -> None:
+        line: dict[str, float] = {"step": self.step, "seconds": round(self.seconds)}
+        line |= {name: round(value, 4) for name, value in figures.items()}
+        with (self.options.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+    def _save(self) -> None:
+        """Whole or not at all."""
+        kept = {
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        temporary = self.checkpoint.with_suffix(".part")
+        torch.save(kept, temporary)
+        temporary.replace(self.checkpoint)
+
+    def _ship(self) -> None:
+        state = self.teacher.model.state_dict()
+        half = {name: value.to("cpu", torch.float16) for name, value in state.items()}
+        save_file(half, self.options.out / "tiny.safetensors")
+
+
+def _alone(_: int) -> None:
+    """A process that draws uses one thread: the others learn."""
+    torch.set_num_threads(1)
+
+
+def make_optimizer(module: nn.Module) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, 1711.05101); weights decay, biases and tokens do not."""
+    weights = [p for p in module.parameters() if p.ndim in (2, 4)]
+    others = [p for p in module.parameters() if p.ndim not in (2, 4)]
+    groups = [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
+
+
+def rate(step: int, steps: int) -> float:
+    """Share of the learning rate: up in a line, then down a cosine to a fiftieth."""
+    return min(1, (step + 1) / WARMUP) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+
+
+@torch.no_grad()
+def measure(teacher: Teacher, device: str, side: int = 96) -> dict[str, float]:
+    """Pointing and Jaccard at the true area of the mean of the heads, on held-out scenes."""
+    drawn = Scenes(HELD_OUT, unseen=0.15).draw(128, height=side, width=side)
+    attention, scores, _ = teacher(normalised(drawn.pictures).to(device))
+    truth = truth_of(drawn, (side // PATCH, side // PATCH))
+    maps = attention.mean(1)[:, teacher.model.prefix :].cpu()
+    inside = truth.cover.flatten(1) >= 0.5
+    rows = inside.any(1).nonzero()[:, 0].tolist()
+    hits, shares = [], []
+    for row in rows:
+        order = maps[row].argsort(descending=True)
+        found = inside[row][order]
+        area = int(found.sum())
+        both = int(found[:area].sum())
+        hits.append(float(found[0]))
+        shares.append(both / (2 * area - both))
+    known = truth.label >= 0
+    right = (scores.cpu().argmax(1) == truth.label)[known].float().mean()
+    figures = torch.tensor([hits, shares]).mean(1).tolist()
+    return {"pointing": figures[0], "jaccard": figures[1], "kind_right": float(right)}
+
+
+if __name__ == "__main__":
+    main()
