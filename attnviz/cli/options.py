@@ -95,7 +95,7 @@ class ModelOptions:
         int | None,
         _option(
             "--size",
-            help="Input size S: about S×S pixels.  [default: 224, 64 for pixels]",
+            help="Input size S: about S×S pixels.  [default: the model's own]",
             min=1,
             max=16384,
         ),

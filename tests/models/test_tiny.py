@@ -1,0 +1,173 @@
+"""The embedded model: offline, pinned, and what it says it is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pictures
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import attnviz
+from attnviz.cli import main
+from attnviz.errors import ModelError, UsageError
+from attnviz.models.tiny import HEADS, LABELS, LAYERS, PATCH, WEIGHTS, VisionTransformer
+from attnviz.models.weights import read_state
+from scenes import KINDS, UNSEEN
+
+SAMPLES = Path(__file__).parents[2] / "sample_images"
+PINNED = Path(__file__).with_name("tiny_cat.npy")
+
+
+@pytest.fixture(scope="module")
+def model() -> attnviz.Model:
+    return attnviz.load_model()
+
+
+@pytest.fixture(scope="module")
+def cat(model: attnviz.Model) -> attnviz.Observation:
+    return attnviz.observe(attnviz.load_image(SAMPLES / "cat.jpg"), model)
+
+
+def test_it_is_what_load_model_gives_unasked(model: attnviz.Model) -> None:
+    assert (model.spec, model.weights, model.class_token) == ("tiny", "pretrained", True)
+    assert (model.layers, model.heads, model.patch) == (LAYERS, HEADS, PATCH)
+    assert WEIGHTS.stat().st_size <= 6_000_000
+    state = read_state(str(WEIGHTS))
+    assert all(value.dtype == torch.float16 for value in state.values())
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_its_labels_are_the_kinds_that_it_was_trained_on() -> None:
+    assert LABELS == KINDS[: len(LABELS)]
+    assert KINDS[len(LABELS) :] == UNSEEN
+
+
+def test_its_maps_are_pinned(cat: attnviz.Observation) -> None:
+    """Written by `np.save(PINNED, maps)` when weights are meant to change, and then only."""
+    maps = attnviz.explain(cat).maps[0]
+    pinned = np.load(PINNED)
+    assert maps.shape == pinned.shape
+    assert np.abs(maps - pinned).max() <= 1e-4 * pinned.max()
+
+
+def test_eight_heads_find_the_cat_and_differ(cat: attnviz.Observation) -> None:
+    answer = attnviz.explain(cat)
+    maps = answer.maps[0]
+    picture = cat.picture
+    mask = attnviz.load_mask(
+        str(SAMPLES / "masks" / "cat.png"), width=picture.width, height=picture.height
+    )
+    share = answer.answers[0].placement.average(mask)
+    inside = (maps * share).sum((1, 2)) / maps.sum((1, 2))
+    assert (inside > 2 * share.mean()).all()
+    for head in maps:
+        assert share.flat[head.argmax()] > 0.5
+    likeness = np.corrcoef(maps.reshape(HEADS, -1))
+    apart = likeness[~np.eye(HEADS, dtype=bool)]
+    assert apart.max() < 0.97
+    assert np.median(apart) < 0.8
+
+
+def test_recorded_weights_are_its_own(model: attnviz.Model) -> None:
+    module = model.module
+    assert isinstance(module, VisionTransformer)
+    pixels = torch.randn(2, 3, 40, 72, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), attnviz.record() as recording:
+        module(pixels)
+    assert len(recording) == LAYERS
+    x = module.tokens(pixels)
+    for call, block in zip(recording, module.blocks, strict=True):
+        x, weights = block(x, need_weights=True)
+        assert torch.allclose(call.matrix(), weights, atol=1e-5)
+        assert call.check() is not None
+
+
+def test_every_token_is_centred_on_its_patch(model: attnviz.Model) -> None:
+    """Where its tokens lie, measured from the picture: what `plain` says without measuring."""
+    pixels = torch.zeros(1, 3, 40, 72)
+    with torch.no_grad(), attnviz.record(picture=pixels) as recording:
+        model.module(pixels)
+    for call in recording:
+        assert call.query_positions is not None
+        places = call.query_positions[0]
+        assert torch.isnan(places[: model.prefix]).all()
+        y, x = torch.meshgrid(torch.arange(5), torch.arange(9), indexing="ij")
+        centres = torch.stack([x, y], -1).reshape(-1, 2) * 8 + 4.0
+        assert (places[model.prefix :] - centres).abs().max() < 1
+
+
+def test_a_mask_leaves_tokens_out(model: attnviz.Model) -> None:
+    picture = attnviz.load_image(SAMPLES / "teapot.jpg")
+    mask = np.ones((picture.height, picture.width), dtype=bool)
+    mask[:, : picture.width // 2] = False
+    seen = attnviz.observe(picture, model, mask=mask)
+    assert seen.masked > 0
+    maps = attnviz.explain(seen, layers="all").maps
+    assert not maps[:, :, ~seen.drawn].any()
+    assert maps[:, :, seen.drawn].any()
+
+
+def test_random_weights_come_from_their_seed() -> None:
+    one, same, other = (
+        attnviz.load_model(random_weights=True, seed=seed).module.state_dict()
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+    assert (one["norm.weight"] == 1).all()
+    assert (one["norm.bias"] == 0).all()
+
+
+def test_weights_of_another_kind_are_told(tmp_path: Path) -> None:
+    layer = pictures.uniform_layer(tmp_path / "layer.safetensors")
+    with pytest.raises(ModelError, match="add --model random"):
+        attnviz.load_model(weights=str(layer))
+    state = VisionTransformer().state_dict()
+    save_file(state, tmp_path / "own.safetensors")
+    own = attnviz.load_model(weights=str(tmp_path / "own.safetensors"))
+    assert own.weights == str(tmp_path / "own.safetensors")
+    del state["norm.bias"]
+    save_file(state, tmp_path / "less.safetensors")
+    with pytest.raises(ModelError, match=r"norm\.bias is missing"):
+        attnviz.load_model(weights=str(tmp_path / "less.safetensors"))
+
+
+@pytest.mark.parametrize("option", [{"patch": 4}, {"features": 64}, {"tokens": "pixels"}])
+def test_what_only_random_takes_is_not_ignored(option: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="add --model random"):
+        attnviz.load_model(**option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_explains_itself(dtype: str) -> None:
+    half = attnviz.load_model(dtype=dtype)
+    seen = attnviz.observe(attnviz.load_image(SAMPLES / "cat.jpg"), half)
+    assert not seen.unexplained
+
+
+def test_showing_a_picture_needs_no_library_of_models(tmp_path: Path) -> None:
+    code = (
+        "import sys; from attnviz.cli import main; "
+        f"code = main(['show', {str(SAMPLES / 'cat.jpg')!r}, '--heads', '8', '-o', "
+        f"{str(tmp_path)!r}, '--quiet']); "
+        "print({'transformers', 'timm', 'huggingface_hub', 'requests'} & set(sys.modules)); "
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+    record = json.loads((tmp_path / "cat.jpg" / "stats.json").read_text())
+    assert (record["model"]["spec"], record["query"]) == ("tiny", {"kind": "cls"})
+    assert record["tokens"]["prefix"] == 5
+    assert record["check"]["verified"]
+    assert len(list((tmp_path / "cat.jpg").glob("layer05-head0*.png"))) == 8
+
+
+def test_more_heads_than_it_has_is_an_error_that_says_how_many(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["show", str(SAMPLES / "cat.jpg"), "--heads", "9"]) == 2
+    assert "8 heads" in capsys.readouterr().err
