@@ -56,6 +56,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    classifier: bool = False
     alias: "Alias | None" = None
 
 
@@ -101,6 +102,7 @@ def load_model(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
+    classifier: bool = False,
 ) -> "Model":
     """Load a model by its spec, ready to be observed.
 
@@ -119,13 +121,15 @@ def load_model(
         seed: of random weights; for `random` the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
+        classifier: with the class head of its checkpoint, so that the module gives (batch, classes);
+            the attention is the same. A module of `py:` is what its factory makes of it.
 
     >>> load_model("random", heads=8).heads
     8
 
     Raises:
         UsageError: unknown spec, or options that do not fit it or one another.
-        ModelError: a model or weights that cannot be used.
+        ModelError: a model or weights that cannot be used, or no class head where one is wanted.
         MissingExtraError: a library that is not installed.
         DeviceError: the device is not there.
     """
@@ -146,6 +150,7 @@ def load_model(
         seed=seed,
         device=device,
         dtype=dtype,
+        classifier=classifier,
         alias=alias,
     )
     model: Model = SOURCES[find_source(spec)].load()(request)
