@@ -121,8 +121,8 @@ def load_model(
         seed: of random weights; for `random` the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
-        classifier: with the class head of its checkpoint, so that the module gives (batch, classes);
-            the attention is the same. A module of `py:` is what its factory makes of it.
+        classifier: with the class head of its checkpoint: the module gives (batch, classes), by the
+            same attention. A module of `py:` is what its factory makes of it.
 
     >>> load_model("random", heads=8).heads
     8

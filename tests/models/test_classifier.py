@@ -66,7 +66,7 @@ def test_random_weights_have_a_class_head_too(folder: Path, picture: attnviz.Pic
         assert model.module(model.pixels(picture, model.place(picture))).shape == (1, CLASSES)
 
 
-def test_clip_is_read_through_its_vision_config(tmp_path: Path, picture: attnviz.Picture) -> None:
+def test_clip_is_read_through_its_vision_config(tmp_path: Path) -> None:
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
              "intermediate_size": 32}  # fmt: skip
     vision = {**small, "image_size": 64, "patch_size": 16}
@@ -83,7 +83,7 @@ def test_without_a_class_head_it_says_so(tmp_path: Path) -> None:
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
     transformers.ViTModel(config).save_pretrained(tmp_path / "base")
-    with pytest.raises(attnviz.AttnvizError, match="no class head .its checkpoint is a ViTModel"):
+    with pytest.raises(attnviz.AttnvizError, match=r"no class head \(its checkpoint is a ViTModel"):
         attnviz.load_model(str(tmp_path / "base"), classifier=True)
     with pytest.raises(attnviz.AttnvizError, match="random has no class head"):
         attnviz.load_model("random", classifier=True)
