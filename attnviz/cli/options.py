@@ -251,8 +251,8 @@ class DrawingOptions:
 class StreamOptions:
     """What goes to standard output."""
 
-    json: Annotated[bool, _option("--json", help="One JSON object a picture on stdout.")] = False
-    csv: Annotated[bool, _option("--csv", help="One CSV row a head on stdout.")] = False
+    json: Annotated[bool, _option("--json", help="JSON on stdout, one object a line.")] = False
+    csv: Annotated[bool, _option("--csv", help="CSV on stdout.")] = False
     quiet: Annotated[bool, _option("--quiet", help="Print the paths of files only.")] = False
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.")] = False
 
@@ -268,6 +268,38 @@ OptionalOut = Annotated[
     Path | None,
     _option("--out", "-o", help="Also write stats.json and stats.csv here.", metavar="FOLDER"),
 ]
+
+
+EvaluationOut = Annotated[
+    Path | None,
+    _option(
+        "--out",
+        "-o",
+        help="Also write evaluation.jsonl, .csv and .png here; what is done is not done again.",
+        metavar="FOLDER",
+    ),
+]
+Pictures = Annotated[
+    list[str],
+    typer.Argument(metavar="PICTURE...", help="Pictures, and folders of them."),
+]
+Masks = Annotated[
+    str | None,
+    _option(
+        "--masks",
+        help="Folder with a mask for each picture, or the mask of the only one.",
+        metavar="PATH",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    _option(
+        "--metrics",
+        help="masks, perturbation or both.  [default: masks with --masks, else perturbation]",
+        metavar="WHICH",
+    ),
+]
+Limit = Annotated[int | None, _option("--limit", help="The first so many pictures only.", min=1)]
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
