@@ -63,8 +63,8 @@ def evaluate(
     )
     work = _Work(question, inputs, where, streams, Store(out))
     pairs = work.pairs(images, masks, limit)
-    with console.progress("evaluate", quiet=streams.quiet) as progress:
-        work.do(many.models, pairs, progress)
+    for spec in many.models:
+        work.do(spec, pairs)
     if work.done:
         _tell(work, streams, out)
     raise typer.Exit(work.exit_code())
@@ -100,24 +100,34 @@ class _Work:
             self._fail(error, "")
         return pairs
 
-    def do(self, specs: tuple[str, ...], pairs: list[Pair], progress: Any) -> None:
-        """Evaluate every picture with every model that is not done already."""
-        for number, spec in enumerate(specs):
-            contest = _Contest(spec, self.question, self._inputs, self._where)
-            for i, pair in enumerate(pairs):
+    def do(self, spec: str, pairs: list[Pair]) -> None:
+        """Evaluate every picture with a model, but those that are done already."""
+        contest = _Contest(spec, self.question, self._inputs, self._where)
+        keys = {key: pair for pair in pairs if (key := self._key(contest, pair)) is not None}
+        if any(self.store.get(key) is None for key in keys):
+            contest.models()  # before a bar of ours, since loading may draw its own
+        with console.progress(spec, quiet=self._streams.quiet) as progress:
+            for i, (key, pair) in enumerate(keys.items(), start=1):
                 try:
-                    self._one(contest, pair)
+                    self._one(contest, key, pair)
                 except ModelError:  # which no other picture would mend
                     raise
                 except AttnvizError as error:
                     self._fail(error, pair.image)
                 if progress is not None:
-                    progress(number * len(pairs) + i + 1, len(specs) * len(pairs))
+                    progress(i, len(keys))
 
-    def _one(self, contest: _Contest, pair: Pair) -> None:
+    def _key(self, contest: _Contest, pair: Pair) -> str | None:
+        """Where the entry of a picture is kept; None where it cannot be read."""
+        try:
+            return contest.key(pair, content=self.store.lasting)
+        except AttnvizError as error:
+            self._fail(error, pair.image)
+        return None
+
+    def _one(self, contest: _Contest, key: str, pair: Pair) -> None:
         from attnviz.evaluation.run import examine  # noqa: PLC0415
 
-        key = contest.key(pair)
         entry = self.store.get(key)
         if entry is None:
             model, control = contest.models()
@@ -180,17 +190,14 @@ class _Contest:
             return where if where.endswith(".py") else f"{where.replace('.', '/')}.py"
         return None if ":" in self._spec else self._spec
 
-    def key(self, pair: Pair) -> str:
-        """Of what this model gives of a picture."""
+    def key(self, pair: Pair, *, content: bool) -> str:
+        """Of what this model gives of a picture, by its name, and by its content where it lasts."""
         from attnviz.evaluation.store import key_of  # noqa: PLC0415
         from attnviz.images import fingerprint  # noqa: PLC0415
         from attnviz.pipeline import readable  # noqa: PLC0415
 
-        files = {
-            readable(path): fingerprint(path)
-            for path in (pair.image, pair.mask)
-            if path is not None
-        }
+        names = [path for path in (pair.image, pair.mask) if path is not None]
+        files = {readable(path): fingerprint(path) if content else "" for path in names}
         return key_of(self._settings, files)
 
     def models(self) -> tuple[Model, Model | None]:

@@ -21,8 +21,8 @@ TENTHS = tuple(k / 10 for k in range(10))
 """Shares of the pixels that positive and negative perturbation take: 0 to 90 %."""
 BLUR, TAPS = 5.0, 11
 """Standard deviation in pixels, and width, of the Gaussian that insertion begins from."""
-BATCH = 16
-"""Inputs that are made and predicted at a time."""
+BATCH, PIXELS = 16, 16 * 512 * 512
+"""Inputs, and pixels of them, that are made and predicted at a time at most."""
 Predict = Callable[[Tensor], Tensor]
 Order = NDArray[np.int64]
 Map = NDArray[np.float64]
@@ -218,6 +218,7 @@ def _first(order: Order, count: int, like: Tensor) -> Tensor:
 def _predicted(seen: Shown, predict: Predict, made: Iterator[Tensor]) -> Tensor:
     """Predictions of pictures, (pictures, classes), of which no more than a batch is held."""
     found = []
-    while batch := [seen.with_picture(picture) for picture in islice(made, BATCH)]:
+    size = max(1, min(BATCH, PIXELS // seen.input[0].numel()))
+    while batch := [seen.with_picture(picture) for picture in islice(made, size)]:
         found.append(predict(torch.stack(batch)))
     return torch.cat(found)

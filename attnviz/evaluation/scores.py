@@ -131,10 +131,13 @@ class Judge:
             return [(MEAN, self._numbers(mean, answers[0]))]
         objects = self._truth(answers[0])
         weights = [answer.values[answer.drawn].astype(np.float64) for answer in answers]
-        single = [_overlaps(each, objects) for each in weights]
-        best = np.max([overlap.jaccard60(each, objects) for each in weights], axis=0)
+        shares = [overlap.jaccard60(each, objects) for each in weights]
+        best = np.max(shares, axis=0)  # (objects,)
         return [
-            *((answer.head, found) for answer, found in zip(answers, single, strict=True)),
+            *(
+                (answer.head, _overlaps(each, objects, share))
+                for answer, each, share in zip(answers, weights, shares, strict=True)
+            ),
             (MEAN, self._numbers(mean, answers[0])),
             (BEST, {"jaccard60": float(best.mean())}),
         ]
@@ -143,7 +146,8 @@ class Judge:
         """Every number that is asked, of a map on the grid of an answer."""
         found: dict[str, float] = {}
         if self.objects is not None:
-            found |= _overlaps(values[answer.drawn], self._truth(answer))
+            weights, objects = values[answer.drawn], self._truth(answer)
+            found |= _overlaps(weights, objects, overlap.jaccard60(weights, objects))
         if self.perturbation:
             found |= perturbing.perturb(
                 self._shown,
@@ -190,12 +194,12 @@ def _trivial(picture: Picture, answer: Answer) -> dict[str, Values]:
     }
 
 
-def _overlaps(weights: Values, objects: Drawn) -> dict[str, float]:
-    """Numbers of a map against objects, (tokens,) and (objects, tokens)."""
+def _overlaps(weights: Values, objects: Drawn, shares: Values) -> dict[str, float]:
+    """Numbers of a map, (tokens,), against objects, (objects, tokens), `shares` their jaccard60."""
     truth: Drawn = objects.any(axis=0)  # type: ignore[assignment]  # no scalar: one for each token
     return {
         "pointing": overlap.pointing(weights, truth),
-        "jaccard60": float(overlap.jaccard60(weights, objects).mean()),
+        "jaccard60": float(shares.mean()),
         "jaccard_area": overlap.jaccard_area(weights, truth),
         "auc": overlap.auc(weights, truth),
     }

@@ -34,6 +34,11 @@ class Store:
             if lines:  # without what was broken off, so that the next line is one of its own
                 self._write(self._lines)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether entries outlive this run."""
+        return self._path is not None
+
     def get(self, key: str) -> Entry | None:
         """What was found under a key."""
         line = self._lines.get(key)
