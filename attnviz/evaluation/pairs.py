@@ -32,11 +32,17 @@ def find_pictures(named: Sequence[str]) -> tuple[list[str], list[ImageError]]:
                 "evaluate compares files with masks of their names; name a file, not -"
             )
         try:
-            found += pictures_in(path) if os.path.isdir(path) else [path]  # noqa: PTH112 — any bytes
+            found += pictures_in(path) if os.path.isdir(path) else [_there(path)]  # noqa: PTH112
         except ImageError as error:
             failed.append(error)
     outputs.folder_names(found)
     return found, failed
+
+
+def _there(path: str) -> str:
+    if not os.path.exists(path):  # noqa: PTH110 — any bytes
+        raise ImageError(f"{path}: no such file; check the path")
+    return path
 
 
 def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[ImageError]]:
@@ -59,9 +65,7 @@ def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[Im
     pairs: list[Pair] = []
     missing = []
     for path, name in zip(pictures, outputs.folder_names(pictures), strict=True):
-        if not os.path.exists(path):  # noqa: PTH110 — any bytes
-            missing.append(ImageError(f"{path}: no such file; check the path"))
-        elif (mask := _mask(path, Path(masks) / name)) is not None:
+        if (mask := _mask(path, Path(masks) / name)) is not None:
             pairs.append(Pair(path, str(mask)))
         else:
             expected = (Path(masks) / name).with_suffix(".png")

@@ -22,7 +22,15 @@ Panel = tuple[str, str, str]
 
 
 def plot(rows: Sequence[EvaluationRow]) -> bytes:
-    """An evaluation as a PNG: a row of panels for each model and group, one for each metric.
+    """An evaluation as a PNG; see `draw`."""
+    buffer = io.BytesIO()
+    canvas: Any = FigureCanvasAgg(draw(rows))
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def draw(rows: Sequence[EvaluationRow]) -> Figure:
+    """A row of panels for each model and group of metrics, one for each metric.
 
     Of several layers, a panel has the mean map of the heads over layers, with its bootstrap
     intervals, single heads as points, and baselines; of one layer it lists every map.
@@ -47,10 +55,7 @@ def plot(rows: Sequence[EvaluationRow]) -> bytes:
             _dress(ax, line[i][2])
     if not listed:
         _legend(figure)
-    buffer = io.BytesIO()
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(buffer)
-    return buffer.getvalue()
+    return figure
 
 
 def _lines(rows: Sequence[EvaluationRow]) -> list[list[Panel]]:

@@ -26,9 +26,10 @@ class Store:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._path = None if folder is None else outputs.make_folder(folder) / NAME
+        self._path = None if folder is None else folder / NAME
         self._lines: dict[str, str] = {}
-        if self._path is not None:
+        if folder is not None and self._path is not None:
+            outputs.check_folder(folder)
             lines = outputs.whole_lines(self._path)
             self._lines = {key: line for line in lines if (key := _key(line)) is not None}
             if lines:  # without what was broken off, so that the next line is one of its own
@@ -53,7 +54,7 @@ class Store:
         line = outputs.as_json({"key": key, **as_data(entry)})
         self._lines[key] = line
         if self._path is not None:
-            outputs.append(self._path, line)
+            outputs.append(outputs.make_folder(self._path.parent) / NAME, line)
 
     def close(self, keys: Sequence[str]) -> list[Path]:
         """Write the entries of these keys, in their order, and no others.

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from attnviz.evaluation.baselines import gaussian, saliency
 from attnviz.geometry import Fit, place
@@ -23,7 +24,7 @@ def test_the_gaussian_lies_over_what_was_seen(fit: Fit) -> None:
     np.testing.assert_allclose(found, np.exp(-8 * (v[:, None] ** 2 + u**2)))
 
 
-def picture(colours: np.ndarray) -> Picture:  # type: ignore[type-arg]
+def picture(colours: NDArray[np.float64]) -> Picture:
     return Picture("made.png", colours.astype(np.uint8))
 
 

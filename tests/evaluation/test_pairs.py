@@ -63,12 +63,19 @@ def test_masks_may_lie_beside_pictures() -> None:
 
 def test_a_picture_without_a_mask_names_the_file_that_is_expected() -> None:
     touch("a.jpg", "b.jpg", "m/b.png")
-    pairs, missing = find_masks(["a.jpg", "b.jpg", "gone.jpg"], "m")
+    pairs, missing = find_masks(["a.jpg", "b.jpg"], "m")
     assert [pair.image for pair in pairs] == ["b.jpg"]
     assert [str(error) for error in missing] == [
-        "a.jpg: no mask m/a.png, nor one with another ending; add it",
-        "gone.jpg: no such file; check the path",
+        "a.jpg: no mask m/a.png, nor one with another ending; add it"
     ]
+
+
+def test_a_picture_that_is_not_there_is_told() -> None:
+    touch("a.jpg")
+    found, failed = find_pictures(["a.jpg", "gone.jpg", "nul\0.png"])
+    assert found == ["a.jpg"]
+    assert str(failed[0]) == "gone.jpg: no such file; check the path"
+    assert len(failed) == 2
 
 
 def test_one_file_is_the_mask_of_one_picture() -> None:

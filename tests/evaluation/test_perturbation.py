@@ -80,7 +80,8 @@ def test_a_classifier_that_is_always_right_has_90(label: int, expected: float) -
 
 
 def test_deletion_is_to_zeros_and_insertion_from_a_blurred_picture() -> None:
-    seen, inputs = made(), []
+    seen = made()
+    inputs: list[Tensor] = []
 
     def watch(batch: Tensor) -> Tensor:
         inputs.extend(batch)

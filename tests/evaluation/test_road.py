@@ -27,7 +27,8 @@ def dense(pixels: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.f
                         weight = 1 / 6 if v == y or u == x else 1 / 12
                         row[v * width + u] -= weight
                         row[y * width + x] += weight
-    return np.linalg.solve(matrix, right).T.reshape(pixels.shape)
+    solved = np.asarray(np.linalg.solve(matrix, right).T, dtype=np.float64)
+    return solved.reshape(pixels.shape)
 
 
 @given(st.integers(1, 14), st.integers(2, 17), st.floats(0.02, 0.95), st.integers(0, 999))
