@@ -148,7 +148,7 @@ def no_class_head(spec: str, why: str) -> ModelError:
     """What is said of a model that predicts no class where a prediction is wanted."""
     return ModelError(
         f"{spec} has no class head ({why}), which perturbation asks; give a classifier such as "
-        "hf:google/vit-base-patch16-224, or take --metrics masks"
+        "hf:google/vit-base-patch16-224, or masks: --masks FOLDER"
     )
 
 
