@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 def load(options: ModelOptions, question: QuestionOptions) -> Model:
     """The model that was asked for."""
-    return load_spec(options.model, options, question)
+    model = load_spec(options.model, options, question)
+    if model.weights == "random":
+        console.note("note: random weights: maps show architecture and seed, nothing learnt")
+    return model
 
 
 def load_spec(
@@ -41,7 +44,7 @@ def load_spec(
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
 
     heads = parse_heads(question.heads)
-    model = load_model(
+    return load_model(
         spec,
         heads=heads if isinstance(heads, int) else None,
         features=options.features,
@@ -55,9 +58,6 @@ def load_spec(
         dtype=options.dtype,
         classifier=classifier,
     )
-    if model.weights == "random":
-        console.note("note: random weights: maps show architecture and seed, nothing learnt")
-    return model
 
 
 def look(
