@@ -14,6 +14,7 @@ from attnviz.errors import AttnvizError
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention, Recording, record
+    from attnviz.evaluation.scores import Score, evaluate
     from attnviz.images import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
@@ -32,6 +33,8 @@ __all__ = [
     "Observation",
     "Picture",
     "Recording",
+    "Score",
+    "evaluate",
     "explain",
     "load_image",
     "load_mask",
@@ -51,6 +54,8 @@ _HOMES = {
     "Observation": "attnviz.pipeline",
     "Picture": "attnviz.images",
     "Recording": "attnviz.attention",
+    "Score": "attnviz.evaluation.scores",
+    "evaluate": "attnviz.evaluation.scores",
     "explain": "attnviz.pipeline",
     "load_image": "attnviz.images",
     "load_mask": "attnviz.images",

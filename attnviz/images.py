@@ -4,6 +4,7 @@ Whatever the file holds, what comes out is what a person sees: 8-bit sRGB, turne
 up, transparency laid on white.
 """
 
+import hashlib
 import io
 import os
 import stat
@@ -19,6 +20,11 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from attnviz.errors import ImageError, MissingExtraError
 
 STDIN = "-"
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
+    ".jp2", ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
+"""Of the files in a folder that are taken for pictures, and of masks the first that is there."""
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _WIDE_MODES = {"I", "F"}  # and every I;16 variant: more than 8 bits a sample
 
@@ -76,13 +82,51 @@ def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]
     Raises:
         ImageError: unreadable, or not of the size of the picture as seen.
     """
+    mask = load_mask_colours(path, width=width, height=height)
+    return np.asarray(mask.image().convert("L")) >= 128
+
+
+def load_mask_colours(path: str | Path, *, width: int, height: int) -> Picture:
+    """Read a mask picture as it is, (height, width, 3).
+
+    Raises:
+        ImageError: unreadable, or not of the size of the picture as seen.
+    """
     picture = load_image(path)
     if (picture.width, picture.height) != (width, height):
         raise ImageError(
             f"{path}: the mask is {picture.width}x{picture.height}, the picture {width}x{height}; "
             "make the mask the size of the picture as seen (after EXIF rotation)"
         )
-    return np.asarray(picture.image().convert("L")) >= 128
+    return picture
+
+
+def pictures_in(folder: str | Path) -> list[str]:
+    """Paths of the pictures in a folder, not of those in its subfolders, sorted by name.
+
+    Raises:
+        ImageError: there is none, or the folder cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 — names as they are, also odd bytes
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
+    paths = [Path(folder) / name for name in names if not name.startswith(".")]
+    found = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise ImageError(
+            f"{folder}: no picture in it; name a folder with {', '.join(SUFFIXES[:4])} …"
+        )
+    return found
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of what a file holds: whether it is the same picture as before.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return hashlib.sha256(_read(str(path))).hexdigest()
 
 
 def _read(path: str) -> bytes:

@@ -105,6 +105,35 @@ def write_whole(path: Path, data: bytes) -> Path:
     return path
 
 
+def append(path: Path, text: str) -> None:
+    """Add a line to a file, which is there when this returns; broken off, its end is missing.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(f"{text}\n".encode())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Lines of a file that `append` wrote, without one that was broken off; none of no file.
+
+    Raises:
+        OutputError: it is there and cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+    *lines, _ = data.decode("utf-8", "replace").split("\n")
+    return lines
+
+
 def encode(image: Image.Image, kind: Format) -> bytes:
     """A picture as the bytes of a file.
 

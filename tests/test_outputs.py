@@ -11,6 +11,7 @@ from PIL import Image
 from attnviz.errors import OutputError, UsageError
 from attnviz.outputs import (
     Format,
+    append,
     as_csv,
     as_json,
     as_npz,
@@ -20,6 +21,7 @@ from attnviz.outputs import (
     make_folder,
     overlay_name,
     remove,
+    whole_lines,
     write_whole,
 )
 
@@ -252,3 +254,23 @@ def test_equal_arrays_give_equal_bytes() -> None:
         assert sorted(loaded) == ["layers", "maps"]
         assert loaded["maps"].dtype == np.float32
         assert np.array_equal(loaded["maps"], maps)
+
+
+# Lines
+
+
+def test_lines_are_added_and_one_that_was_broken_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert whole_lines(path) == []
+    append(path, "first")
+    append(path, "zweite Zeile: ü")
+    assert whole_lines(path) == ["first", "zweite Zeile: ü"]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert whole_lines(path) == ["first"]
+
+
+def test_lines_that_cannot_be_written_or_read_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        append(tmp_path, "line")
+    with pytest.raises(OutputError, match="cannot be read"):
+        whole_lines(tmp_path)

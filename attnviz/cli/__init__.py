@@ -10,6 +10,7 @@ import typer
 import attnviz
 from attnviz.cli import console
 from attnviz.cli.doctor import doctor
+from attnviz.cli.evaluate import evaluate
 from attnviz.cli.lists import methods, models
 from attnviz.cli.options import Help
 from attnviz.cli.show import show
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
 )
-for command in (show, stats, models, methods, doctor):
+for command in (show, stats, evaluate, models, methods, doctor):
     app.command(context_settings={"help_option_names": []})(command)
 
 

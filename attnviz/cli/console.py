@@ -108,8 +108,8 @@ def interruptible(do: Callable[[], T]) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    Thread(target=work, daemon=True).start()
     try:
+        Thread(target=work, daemon=True).start()
         return done.result()
     except KeyboardInterrupt:
         from rich.console import Console  # noqa: PLC0415

@@ -49,12 +49,9 @@ def _option(*names: str, **settings: Any) -> Any:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ModelOptions:
-    """Which model, and how the picture is given to it."""
+class InputOptions:
+    """How a model is made, and the picture given to it."""
 
-    model: Annotated[
-        str, _option("--model", "-m", help="A model that `attnviz models` lists.", metavar="SPEC")
-    ] = models.DEFAULT
     weights: Annotated[
         str | None,
         _option(
@@ -115,17 +112,38 @@ class ModelOptions:
         Literal["float32", "bfloat16", "float16"],
         _option("--dtype", help="What the model computes in; statistics are float32."),
     ] = "float32"
-    seed: Annotated[int, _option("--seed", help="Of random weights.", min=0, max=2**32 - 1)] = 0
+    seed: Annotated[
+        int, _option("--seed", help="Of all that is drawn at random.", min=0, max=2**32 - 1)
+    ] = 0
 
     def __post_init__(self) -> None:
-        models.find_source(self.model)
         if self.weights is not None and self.random_weights:
             raise UsageError("--weights and --random-weights exclude one another; give one")
 
 
+_MODEL = _option("--model", "-m", help="A model that `attnviz models` lists.", metavar="SPEC")
+_MODELS = _option(
+    "--model",
+    "-m",
+    help=f"A model that `attnviz models` lists; may be repeated.  [default: {models.DEFAULT}]",
+    metavar="SPEC",
+)
+
+
 @dataclass(frozen=True, repr=False, eq=False)
-class QuestionOptions:
-    """What is asked."""
+class ModelOptions(InputOptions):
+    """Which model, and how the picture is given to it."""
+
+    model: Annotated[str, _MODEL] = models.DEFAULT
+
+    def __post_init__(self) -> None:
+        models.find_source(self.model)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WhereOptions:
+    """Which maps: heads, layers, and where they look from."""
 
     heads: Annotated[
         str,
@@ -144,17 +162,59 @@ class QuestionOptions:
             metavar="WHERE",
         ),
     ] = "auto"
-    method: Annotated[
-        str, _option("--method", help="A method that `attnviz methods` lists.", metavar="NAME")
-    ] = methods.DEFAULT
 
     def __post_init__(self) -> None:
         parse_heads(self.heads)
         parse_layers(self.layers)
         queries.parse(self.query)
-        if self.method not in methods.METHODS:
-            known = ", ".join(methods.METHODS)
-            raise UsageError(f"--method {self.method!r} is none; take {known}")
+
+
+_METHOD = _option("--method", help="A method that `attnviz methods` lists.", metavar="NAME")
+_METHODS = _option(
+    "--method",
+    help=f"A method that `attnviz methods` lists; may be repeated.  [default: {methods.DEFAULT}]",
+    metavar="NAME",
+)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class QuestionOptions(WhereOptions):
+    """What is asked."""
+
+    method: Annotated[str, _METHOD] = methods.DEFAULT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_method(self.method)
+
+
+def _check_method(name: str) -> None:
+    if name not in methods.METHODS:
+        raise UsageError(f"--method {name!r} is none; take {', '.join(methods.METHODS)}")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ManyOptions:
+    """Which models and methods, to be compared."""
+
+    model: Annotated[list[str] | None, _MODELS] = None
+    method: Annotated[list[str] | None, _METHODS] = None
+
+    def __post_init__(self) -> None:
+        for spec in self.models:
+            models.find_source(spec)
+        for name in self.methods:
+            _check_method(name)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Specs of the models, each once."""
+        return tuple(dict.fromkeys(self.model or [models.DEFAULT]))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, each once."""
+        return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -191,8 +251,8 @@ class DrawingOptions:
 class StreamOptions:
     """What goes to standard output."""
 
-    json: Annotated[bool, _option("--json", help="One JSON object a picture on stdout.")] = False
-    csv: Annotated[bool, _option("--csv", help="One CSV row a head on stdout.")] = False
+    json: Annotated[bool, _option("--json", help="JSON on stdout, one object a line.")] = False
+    csv: Annotated[bool, _option("--csv", help="CSV on stdout.")] = False
     quiet: Annotated[bool, _option("--quiet", help="Print the paths of files only.")] = False
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.")] = False
 
@@ -208,6 +268,38 @@ OptionalOut = Annotated[
     Path | None,
     _option("--out", "-o", help="Also write stats.json and stats.csv here.", metavar="FOLDER"),
 ]
+
+
+EvaluationOut = Annotated[
+    Path | None,
+    _option(
+        "--out",
+        "-o",
+        help="Also write evaluation.jsonl, .csv and .png here; what is done is not done again.",
+        metavar="FOLDER",
+    ),
+]
+Pictures = Annotated[
+    list[str],
+    typer.Argument(metavar="PICTURE...", help="Pictures, and folders of them."),
+]
+Masks = Annotated[
+    str | None,
+    _option(
+        "--masks",
+        help="Folder with a mask for each picture, or the mask of the only one.",
+        metavar="PATH",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    _option(
+        "--metrics",
+        help="masks, perturbation or both.  [default: masks with --masks, else perturbation]",
+        metavar="WHICH",
+    ),
+]
+Limit = Annotated[int | None, _option("--limit", help="The first so many pictures only.", min=1)]
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -243,6 +335,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters(group: type) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
+    own = inspect.get_annotations(group)  # these come before those of the group that it extends
     return [
         inspect.Parameter(
             field.name,
@@ -250,5 +343,5 @@ def _parameters(group: type) -> list[inspect.Parameter]:
             default=field.default,
             annotation=hints[field.name],
         )
-        for field in fields(group)
+        for field in sorted(fields(group), key=lambda field: field.name not in own)
     ]

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from attnviz.cli.options import ModelOptions, QuestionOptions, StreamOptions
+    from attnviz.cli.options import (
+        InputOptions,
+        ModelOptions,
+        QuestionOptions,
+        StreamOptions,
+        WhereOptions,
+    )
     from attnviz.images import Picture
     from attnviz.models.model import Model
     from attnviz.pipeline import Explanation, Observation
@@ -24,12 +30,22 @@ if TYPE_CHECKING:
 
 
 def load(options: ModelOptions, question: QuestionOptions) -> Model:
-    """The model that was asked for; `random` is built with as many heads as `--heads` counts."""
+    """The model that was asked for."""
+    model = load_spec(options.model, options, question)
+    if model.weights == "random":
+        console.note("note: random weights: maps show architecture and seed, nothing learnt")
+    return model
+
+
+def load_spec(
+    spec: str, options: InputOptions, question: WhereOptions, *, classifier: bool = False
+) -> Model:
+    """A model by its spec; `random` is built with as many heads as `--heads` counts."""
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
 
     heads = parse_heads(question.heads)
-    model = load_model(
-        options.model,
+    return load_model(
+        spec,
         heads=heads if isinstance(heads, int) else None,
         features=options.features,
         tokens=options.tokens,
@@ -40,10 +56,8 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
         seed=options.seed,
         device=options.device,
         dtype=options.dtype,
+        classifier=classifier,
     )
-    if model.weights == "random":
-        console.note("note: random weights: maps show architecture and seed, nothing learnt")
-    return model
 
 
 def look(
@@ -75,20 +89,20 @@ def look(
         seen = console.interruptible(
             lambda: observe(picture, model, fit=options.fit, mask=mask, layers=question.layers)
         )
-    _note(seen, options)
+    if seen.placement.fit != options.fit:
+        console.say(shown_less(seen))
+    for what in seen.unread:
+        console.note(f"note: not read: {what}")
     return seen
 
 
-def _note(seen: Observation, options: ModelOptions) -> None:
-    """Say where the model was shown something else than was asked for, or did something else."""
+def shown_less(seen: Observation) -> str:
+    """What to say where a model was shown less of a picture than was asked for."""
     grid = seen.placement.grid
-    if seen.placement.fit != options.fit:
-        console.say(
-            f"note: {seen.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: it "
-            "is shown the centre of the picture; --fit pad or --fit squash show it all"
-        )
-    for what in seen.unread:
-        console.note(f"note: not read: {what}")
+    return (
+        f"note: {seen.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: it is "
+        "shown the centre of the picture; --fit pad or --fit squash show it all"
+    )
 
 
 def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) -> Explanation:
@@ -104,13 +118,18 @@ def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) ->
             heads=question.heads,
             progress=progress,
         )
+    warn(seen)
+    return answer
+
+
+def warn(seen: Observation) -> None:
+    """Say where the recorded weights are not what the model computed with."""
     if seen.unexplained:
         layers = ", ".join(map(str, seen.unexplained))
         console.say(
             f"warning: {seen.picture.path}: in layer {layers} the recorded weights do not explain "
             f"the model's output (error {max(seen.errors.values()):.1e}); do not trust these maps"
         )
-    return answer
 
 
 class Teller:
@@ -160,11 +179,16 @@ def each(
             if do is not None:
                 do(picture, number)
         except AttnvizError as error:
-            if streams.debug:
-                traceback.print_exception(error)
-            where = "" if str(error).startswith(path) else f"{path}: "
-            console.say(f"error: {where}{error}")
+            tell_error(error, path, streams)
             failed.append(error.exit_code)
     if not failed:
         return ExitCode.DONE
     return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
+
+
+def tell_error(error: AttnvizError, path: str, streams: StreamOptions) -> None:
+    """Say what is wrong with one picture of several."""
+    if streams.debug:
+        traceback.print_exception(error)
+    where = "" if str(error).startswith(path) else f"{path}: "
+    console.say(f"error: {where}{error}")

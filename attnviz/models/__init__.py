@@ -63,6 +63,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    classifier: bool = False
     alias: "Alias | None" = None
 
 
@@ -108,6 +109,7 @@ def load_model(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
+    classifier: bool = False,
 ) -> "Model":
     """Load a model by its spec, ready to be observed.
 
@@ -126,13 +128,15 @@ def load_model(
         seed: of random weights; for `random` the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
+        classifier: with the class head of its checkpoint: the module gives (batch, classes), by the
+            same attention. A module of `py:` is what its factory makes of it.
 
     >>> load_model("random", heads=8).heads
     8
 
     Raises:
         UsageError: unknown spec, or options that do not fit it or one another.
-        ModelError: a model or weights that cannot be used.
+        ModelError: a model or weights that cannot be used, or no class head where one is wanted.
         MissingExtraError: a library that is not installed.
         DeviceError: the device is not there.
     """
@@ -153,6 +157,7 @@ def load_model(
         seed=seed,
         device=device,
         dtype=dtype,
+        classifier=classifier,
         alias=alias,
     )
     model: Model = SOURCES[find_source(spec)].load()(request)

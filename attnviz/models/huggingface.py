@@ -19,6 +19,7 @@ from attnviz.models.model import (
     fixed_size,
     has_class_token,
     is_of_head,
+    no_class_head,
     refuse_options,
 )
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
@@ -41,10 +42,11 @@ def load(request: Request) -> Model:
         config = tried(request.spec, name, lambda: _config(library, name, revision))
         processing = tried(request.spec, name, lambda: _processing(name, revision))
     _check_kind(library, request.spec, config)
-    model = find_vision(
-        request.spec,
-        tried(request.spec, name, lambda: _model(library, request, name, revision, config)),
-    )
+    if request.classifier:
+        _check_classifies(request.spec, config)
+    model = tried(request.spec, name, lambda: _model(library, request, name, revision, config))
+    if not request.classifier:  # whose whole is what takes pixels
+        model = find_vision(request.spec, model)
     if request.weights is not None:
         load_weights(model, request.weights)
     return _described(request, model, processing, device=device, dtype=dtype)
@@ -55,6 +57,8 @@ def _described(
 ) -> Model:
     """The model, and what its config and its preprocessing say."""
     config: Any = model.config
+    if request.classifier:
+        config = getattr(config, "vision_config", config)  # of CLIP with a class head
     patch = configs.multiple(config)
     fixed = configs.is_fixed(config)
     normalised = processing.get("do_normalize", True)
@@ -125,17 +129,26 @@ def _check_kind(library: Any, spec: str, config: Any) -> None:
         raise ModelError(no_vision(spec, config))
 
 
+def _check_classifies(spec: str, config: Any) -> None:
+    """Refuse a checkpoint without the weights of a class head, which would be drawn at random."""
+    saved = ", ".join(getattr(config, "architectures", None) or ())
+    if "ForImageClassification" not in saved:
+        why = f"its checkpoint is a {saved}" if saved else "its config names none"
+        raise no_class_head(spec, why)
+
+
 def _model(
     library: Any, request: Request, name: str, revision: str | None, config: Any
 ) -> nn.Module:
     """The model with its weights, or the same architecture with random ones."""
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0  # MAE: to look, all patches are kept
+    kind = library.AutoModelForImageClassification if request.classifier else library.AutoModel
     if request.random_weights:
         with seeded(request.seed):
-            fresh: nn.Module = library.AutoModel.from_config(config)
+            fresh: nn.Module = kind.from_config(config)
         return fresh
-    model: nn.Module = library.AutoModel.from_pretrained(
+    model: nn.Module = kind.from_pretrained(
         name, revision=revision, config=config, trust_remote_code=False
     )
     return model

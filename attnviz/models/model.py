@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from attnviz.errors import UsageError
+from attnviz.errors import ModelError, UsageError
 from attnviz.geometry import Fit, Placement, place
 from attnviz.images import Picture
 from attnviz.models import Request
@@ -149,6 +149,14 @@ def refuse_options(request: Request, *, patch: bool = False) -> None:
         )
     if request.tokens != "patches":
         raise UsageError("--tokens pixels is for the model random; add --model random")
+
+
+def no_class_head(spec: str, why: str) -> ModelError:
+    """What is said of a model that predicts no class where a prediction is wanted."""
+    return ModelError(
+        f"{spec} has no class head ({why}), which perturbation asks; give a classifier such as "
+        "hf:google/vit-base-patch16-224, or masks: --masks FOLDER"
+    )
 
 
 def fixed_size(request: Request, own: int, *, fixed: bool) -> int:

@@ -10,7 +10,14 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
-from attnviz.models.model import Model, fixed_size, has_class_token, refuse_options, token_bytes
+from attnviz.models.model import (
+    Model,
+    fixed_size,
+    has_class_token,
+    no_class_head,
+    refuse_options,
+    token_bytes,
+)
 from attnviz.models.preprocessing import FILTERS, triple
 from attnviz.models.weights import load_weights, seeded
 
@@ -27,6 +34,8 @@ def load(request: Request) -> Model:
     model = tried(
         request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
     )
+    if request.classifier and not getattr(model, "num_classes", 0):
+        raise no_class_head(request.spec, "timm says that it has no classes")
     if request.weights is not None:
         load_weights(model, request.weights)
     config: dict[str, Any] = library.data.resolve_model_data_config(model)

@@ -23,9 +23,13 @@ class Vision(nn.Module):
         self._takes = set(inspect.signature(model.forward).parameters)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w')."""
+        """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w').
+
+        Of a model with its class head, the logits: (B, classes).
+        """
         output = self.model(**self.arguments(pixels))
-        state = getattr(output, "last_hidden_state", None)
+        found = (getattr(output, name, None) for name in ("logits", "last_hidden_state"))
+        state = next((value for value in found if value is not None), None)
         result: Tensor = output[0] if state is None else state
         return result
 

@@ -5,7 +5,7 @@ from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation, observe
 from attnviz.pipeline.pictures import Drawing, render, write_maps, write_numbers, write_pictures
 from attnviz.pipeline.question import check_question
-from attnviz.pipeline.report import make_record
+from attnviz.pipeline.report import make_record, readable
 
 __all__ = [
     "Answer",
@@ -17,6 +17,7 @@ __all__ = [
     "explain",
     "make_record",
     "observe",
+    "readable",
     "render",
     "write_maps",
     "write_numbers",

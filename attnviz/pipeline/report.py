@@ -29,7 +29,7 @@ def make_record(
     seen, answers = explanation.observation, explanation.answers
     return records.Record(
         image=records.Image(
-            path=_readable(seen.picture.path),
+            path=readable(seen.picture.path),
             width=seen.picture.width,
             height=seen.picture.height,
         ),
@@ -71,7 +71,7 @@ def _model(seen: Observation) -> records.ModelInfo:
     model = seen.model
     return records.ModelInfo(
         spec=model.spec,
-        weights=_readable(model.weights),
+        weights=readable(model.weights),
         layers=seen.count,
         heads=max(layer.call.heads for layer in seen.layers.values()),
         device=str(model.device),
@@ -100,10 +100,10 @@ def _tokens(seen: Observation, answer: Answer) -> records.Tokens:
 def _query(query: Query) -> records.QueryInfo:
     names = ("x", "y") if query.kind == "point" else ("x0", "y0", "x1", "y1")
     numbers = dict(zip(names, query.numbers, strict=False))
-    path = None if query.path is None else _readable(query.path)
+    path = None if query.path is None else readable(query.path)
     return records.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
 
 
-def _readable(path: str) -> str:
+def readable(path: str) -> str:
     """A path that may hold bytes which are no text, as text."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -44,6 +44,16 @@ LIGHT = [
     (["show", "cat.jpg", "--model", "wit"], 2),
     (["stats", "cat.jpg", "--npz"], 2),
     (["stats", "cat.jpg", "--quiet"], 2),
+    (["evaluate", "--help"], 0),
+    (["evaluate"], 2),
+    (["evaluate", "photos", "--metrics", "beauty"], 2),
+    (["evaluate", "photos", "--metrics", "masks"], 2),
+    (["evaluate", "photos", "--masks", "m", "--metrics", "perturbation"], 2),
+    (["evaluate", "photos", "--masks", "m", "--method", "magic"], 2),
+    (["evaluate", "photos", "--masks", "m", "-m", "random", "-m", "wit"], 2),
+    (["evaluate", "photos", "--masks", "m", "--limit", "0"], 2),
+    (["evaluate", "photos", "--masks", "m", "--quiet"], 2),
+    (["evaluate", "photos", "--weights", "w.pt", "-m", "random", "-m", "hf:a/b"], 2),
 ]
 
 

@@ -1,0 +1,260 @@
+"""`attnviz evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+import attnviz
+from attnviz.cli import console, run
+from attnviz.cli.options import (
+    EvaluationOut,
+    InputOptions,
+    Limit,
+    ManyOptions,
+    Masks,
+    Metrics,
+    Pictures,
+    StreamOptions,
+    WhereOptions,
+    with_groups,
+)
+from attnviz.errors import AttnvizError, ExitCode, ModelError, UsageError
+from attnviz.evaluation import PERTURBATION, parse_groups
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from attnviz.evaluation.pairs import Pair
+    from attnviz.evaluation.run import Question
+    from attnviz.evaluation.store import Store
+    from attnviz.evaluation.summary import Entry
+    from attnviz.models.model import Model
+    from attnviz.pipeline import Observation
+    from attnviz.records import EvaluationRow
+
+
+@with_groups
+def evaluate(
+    *,
+    images: Pictures,
+    masks: Masks = None,
+    metrics: Metrics = None,
+    many: ManyOptions,
+    where: WhereOptions,
+    inputs: InputOptions,
+    limit: Limit = None,
+    streams: StreamOptions,
+    out: EvaluationOut = None,
+) -> None:
+    """Whether maps are any good, as numbers: against masks, or by taking pixels away."""
+    groups = parse_groups(metrics, masks=masks is not None)
+    if out is None and streams.quiet:
+        raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
+    if inputs.weights is not None and len(many.models) > 1:
+        raise UsageError("--weights are those of one model; give one --model")
+    from attnviz.evaluation.run import Question  # noqa: PLC0415 — not for `--help`
+    from attnviz.evaluation.store import Store  # noqa: PLC0415
+
+    question = Question(
+        many.methods, groups, **asdict(where), fit=inputs.fit, mask=inputs.mask, seed=inputs.seed
+    )
+    work = _Work(question, inputs, where, streams, Store(out))
+    pairs = work.pairs(images, masks, limit)
+    for spec in many.models:
+        work.do(spec, pairs)
+    if work.done:
+        _tell(work, streams, out)
+    raise typer.Exit(work.exit_code())
+
+
+class _Work:
+    """Pictures and models, one after the other; an error with one picture leaves the rest."""
+
+    def __init__(
+        self,
+        question: Question,
+        inputs: InputOptions,
+        where: WhereOptions,
+        streams: StreamOptions,
+        store: Store,
+    ) -> None:
+        self.question, self.store = question, store
+        self.done: dict[str, Entry] = {}
+        self._inputs, self._where, self._streams = inputs, where, streams
+        self._failed: list[ExitCode] = []
+        self._told: set[str] = set()
+
+    def pairs(self, images: list[str], masks: str | None, limit: int | None) -> list[Pair]:
+        """The pictures to do, with their masks; those that have none are told."""
+        from attnviz.evaluation.pairs import Pair, find_masks, find_pictures  # noqa: PLC0415
+
+        pictures, failed = find_pictures(images)
+        pairs = [Pair(path, None) for path in pictures[:limit]]
+        if masks is not None:
+            pairs, missing = find_masks(pictures[:limit], masks)
+            failed += missing
+        for error in failed:
+            self._fail(error, "")
+        return pairs
+
+    def do(self, spec: str, pairs: list[Pair]) -> None:
+        """Evaluate every picture with a model, but those that are done already."""
+        contest = _Contest(spec, self.question, self._inputs, self._where)
+        keys = {key: pair for pair in pairs if (key := self._key(contest, pair)) is not None}
+        if any(self.store.get(key) is None for key in keys):
+            contest.models()  # before a bar of ours, since loading may draw its own
+        with console.progress(spec, quiet=self._streams.quiet) as progress:
+            for i, (key, pair) in enumerate(keys.items(), start=1):
+                try:
+                    self._one(contest, key, pair)
+                except ModelError:  # which no other picture would mend
+                    raise
+                except AttnvizError as error:
+                    self._fail(error, pair.image)
+                if progress is not None:
+                    progress(i, len(keys))
+
+    def _key(self, contest: _Contest, pair: Pair) -> str | None:
+        """Where the entry of a picture is kept; None where it cannot be read."""
+        try:
+            return contest.key(pair, content=self.store.lasting)
+        except AttnvizError as error:
+            self._fail(error, pair.image)
+        return None
+
+    def _one(self, contest: _Contest, key: str, pair: Pair) -> None:
+        from attnviz.evaluation.run import examine  # noqa: PLC0415
+
+        entry = self.store.get(key)
+        if entry is None:
+            model, control = contest.models()
+            entry, seen = console.interruptible(
+                lambda: examine(pair, model, control, self.question)
+            )
+            self._note(seen)
+            self.store.add(key, entry)
+        # As it is read again, so that a run that was broken off ends with the same numbers.
+        self.done[key] = self.store.get(key) or entry
+
+    def _note(self, seen: Observation) -> None:
+        run.warn(seen)
+        less = run.shown_less(seen)
+        if seen.placement.fit != self._inputs.fit and less not in self._told:
+            self._told.add(less)
+            console.say(less)
+
+    def _fail(self, error: AttnvizError, path: str) -> None:
+        self._failed.append(error.exit_code)
+        if str(error) not in self._told:  # with another model it is the same
+            self._told.add(str(error))
+            run.tell_error(error, path, self._streams)
+
+    def exit_code(self) -> ExitCode:
+        """Of the command."""
+        if not self._failed:
+            return ExitCode.DONE
+        return ExitCode.SOME_FAILED if self.done else self._failed[0]
+
+
+class _Contest:
+    """A model and its control, loaded when they are needed, and the keys of what they give."""
+
+    def __init__(
+        self, spec: str, question: Question, inputs: InputOptions, where: WhereOptions
+    ) -> None:
+        self._spec, self._question, self._inputs, self._where = spec, question, inputs, where
+        self._loaded: tuple[Model, Model | None] | None = None
+        self._settings = {
+            "attnviz": attnviz.__version__,
+            "model": spec,
+            "question": asdict(question),
+            "input": asdict(inputs),
+            "files": self._files(),
+        }
+
+    def _files(self) -> dict[str, Any]:
+        """What lies on this machine and may change: weights, code, masks."""
+        from attnviz.evaluation.store import identity  # noqa: PLC0415
+        from attnviz.pipeline import readable  # noqa: PLC0415
+
+        named = [self._code(), self._inputs.weights, self._inputs.mask, self._question.query]
+        return {readable(path): identity(path) for path in named if path is not None}
+
+    def _code(self) -> str | None:
+        """The folder of a checkpoint, or the file of the user's own module."""
+        if self._spec.startswith("py:"):
+            where = self._spec.removeprefix("py:").rpartition(":")[0]
+            return where if where.endswith(".py") else f"{where.replace('.', '/')}.py"
+        return None if ":" in self._spec else self._spec
+
+    def key(self, pair: Pair, *, content: bool) -> str:
+        """Of what this model gives of a picture, by its name, and by its content where it lasts."""
+        from attnviz.evaluation.store import key_of  # noqa: PLC0415
+        from attnviz.images import fingerprint  # noqa: PLC0415
+        from attnviz.pipeline import readable  # noqa: PLC0415
+
+        names = [path for path in (pair.image, pair.mask) if path is not None]
+        files = {readable(path): fingerprint(path) if content else "" for path in names}
+        return key_of(self._settings, files)
+
+    def models(self) -> tuple[Model, Model | None]:
+        """The model, and the same architecture with random weights where it can be had."""
+        if self._loaded is None:
+            classifier = PERTURBATION in self._question.groups
+            model = run.load_spec(self._spec, self._inputs, self._where, classifier=classifier)
+            self._loaded = model, self._control(model)
+        return self._loaded
+
+    def _control(self, model: Model) -> Model | None:
+        from attnviz.models import find_source  # noqa: PLC0415
+
+        source = find_source(self._spec)
+        if model.weights == "random" or source == "py":
+            why = "only its factory knows how they are drawn" if source == "py" else "it has them"
+            console.say(f"note: {self._spec}: no baseline of random weights, since {why}")
+            return None
+        inputs = replace(self._inputs, weights=None, random_weights=True)
+        if source == "random":  # as wide as the weights that were given
+            inputs = replace(inputs, features=model.features)
+        return run.load_spec(self._spec, inputs, self._where)
+
+
+def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:
+    """Rows on stdout in the form that was asked for, and files where a folder was."""
+    from attnviz import outputs  # noqa: PLC0415
+    from attnviz.evaluation import metrics_of  # noqa: PLC0415
+    from attnviz.evaluation.summary import summarise  # noqa: PLC0415
+
+    metrics = metrics_of(work.question.groups)
+    rows = summarise(list(work.done.values()), metrics, seed=work.question.seed)
+    paths = [] if out is None else _write(out, rows, work)
+    if streams.json:
+        console.put("\n".join(outputs.as_json(row.data()) for row in rows))
+    elif streams.csv:
+        console.put(outputs.as_csv([row.row() for row in rows]).removesuffix("\n"))
+    elif streams.quiet:
+        console.put("\n".join(map(str, paths)))
+    else:
+        from attnviz.cli.scores import score_tables  # noqa: PLC0415
+
+        console.show(*score_tables(rows))
+    if paths and not streams.quiet:
+        console.note(f"wrote {len(paths)} files to {out}")
+
+
+def _write(out: Path, rows: list[EvaluationRow], work: _Work) -> list[Path]:
+    """All files of a run, in the order of writing."""
+    from attnviz import outputs  # noqa: PLC0415
+    from attnviz.evaluation.plot import plot  # noqa: PLC0415
+
+    lines = "".join(outputs.as_json(row.data()) + "\n" for row in rows)
+    table = outputs.as_csv([row.row() for row in rows])
+    return [
+        *work.store.close(list(work.done)),
+        outputs.write_whole(out / "evaluation.jsonl", lines.encode()),
+        outputs.write_whole(out / "evaluation.csv", table.encode()),
+        outputs.write_whole(out / "evaluation.png", plot(rows)),
+    ]

@@ -1,0 +1,70 @@
+"""Maps that know nothing of a model: what any map has to be better than.
+
+The third baseline, the same architecture with random weights, is a model like any other: see
+`attnviz.load_model(…, random_weights=True)`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.geometry import Placement
+from attnviz.images import Picture
+
+SIGMA = 1 / 4
+"""Of the Gaussian, as a share of each side."""
+BORDER = 1 / 20
+"""Width of the border, as a share of the shorter side."""
+Map = NDArray[np.float64]
+
+
+def gaussian(placement: Placement) -> Map:
+    """A Gaussian about the middle of what the model saw of the picture, (rows, columns).
+
+    exp(−½·((u − ½)² + (v − ½)²) / σ²), σ = ¼; u and v are the place of a token's centre in the part
+    of the picture that was seen, 0 to 1 from side to side. People photograph what they care for in
+    the middle (Tatler 2007; Judd et al. 2012, MIT-CSAIL-TR-2012-001).
+    """
+    grid, source = placement.grid, placement.source
+    x = np.array([placement.to_picture((i + 0.5) * grid.patch, 0)[0] for i in range(grid.columns)])
+    y = np.array([placement.to_picture(0, (i + 0.5) * grid.patch)[1] for i in range(grid.rows)])
+    u = (x - source.left) / source.width - 0.5
+    v = (y - source.top) / source.height - 0.5
+    return np.asarray(np.exp(-0.5 * (v[:, None] ** 2 + u**2) / SIGMA**2))
+
+
+def saliency(picture: Picture, placement: Placement, drawn: NDArray[np.bool_]) -> Map:
+    """What stands out from the border and is full of contrast, (rows, columns); 0 if not drawn.
+
+    N(D) + N(C) with D_t = ‖m_t − b‖₂ and C_t = √(Σ_c Var_t(c)). m_t is the mean colour of token t
+    and Var_t(c) the variance of channel c in it, over its pixels in sRGB (0…1) that lie on the
+    picture; b is the mean colour of the border: of what the model saw, the pixels that are nearer
+    to an edge than 1/20 of its shorter side (at least one pixel). N(z) = (z − min z) / (max z − min
+    z) over the drawn tokens, 0 where all are equal. Distance from the border is the cue of boundary
+    priors (Wei et al. 2012, Geodesic Saliency), contrast that of Achanta et al. 2009.
+    """
+    colours = picture.pixels.astype(np.float64) / 255
+    seen = placement.coverage(0, 0, picture.width, picture.height).clip(1e-12)
+    mean, square = (
+        np.stack([placement.average(part[..., c]) / seen for c in range(3)], axis=2)
+        for part in (colours, colours**2)
+    )  # (rows, columns, 3)
+    distance = np.linalg.norm(mean - _border(colours, placement), axis=2)
+    contrast = np.sqrt((square - mean**2).clip(0).sum(2))
+    return np.where(drawn, _normal(distance, drawn) + _normal(contrast, drawn), 0.0)
+
+
+def _border(colours: NDArray[np.float64], placement: Placement) -> NDArray[np.float64]:
+    """Mean colour of the border, (3,)."""
+    left, top, right, bottom = (round(side) for side in placement.source)
+    part = colours[top:bottom, left:right]
+    width = max(1, round(BORDER * min(part.shape[:2])))
+    edge = np.ones(part.shape[:2], dtype=np.bool_)
+    edge[width:-width, width:-width] = False
+    return np.asarray(part[edge].mean(0))
+
+
+def _normal(values: Map, drawn: NDArray[np.bool_]) -> Map:
+    """From 0 to 1 over the drawn tokens."""
+    low, high = values[drawn].min(), values[drawn].max()
+    # Colours that differ in the last digit are equal.
+    return (values - low) / (high - low) if high - low > 1e-9 else np.zeros_like(values)

@@ -1,0 +1,136 @@
+"""Objects of a mask picture, and which tokens are theirs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.errors import ImageError
+from attnviz.geometry import Placement
+from attnviz.images import Picture, load_mask_colours
+
+GREY = 16
+"""Levels that the channels of a grey pixel differ by at most: JPEG does not keep them equal."""
+VOID = 224 << 16 | 224 << 8 | 192
+"""The colour that Pascal VOC draws around objects; of none of them."""
+MOST = 256
+"""Colours of a mask, as many as a palette holds; a picture has more, and so do blurred edges."""
+_HALF = 0.5 - 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects of a mask.
+
+    Attributes:
+        path: of the mask.
+        labels: (height, width), the number of the object that a pixel belongs to, from 1; 0 is
+            background.
+        count: of the objects.
+    """
+
+    path: str
+    labels: NDArray[np.int64]
+    count: int
+
+
+def load_objects(path: str, *, width: int, height: int) -> Objects:
+    """Read the objects of a mask picture.
+
+    A mask whose colours are all grey has one object: what is at least half white, so that smooth
+    edges are cut in their middle. In any other, black is background, and so is the void colour of
+    Pascal VOC; every other colour that fills a square of 3×3 pixels anywhere is an object. Thinner
+    ones are what smoothing leaves between two colours, and count as background.
+
+    >>> load_objects("masks/cat.png", width=480, height=320).count
+    1
+
+    Raises:
+        ImageError: unreadable, not of the picture's size, without an object, or with more colours
+            than a mask has.
+    """
+    mask = load_mask_colours(path, width=width, height=height)
+    labels = _one(mask) if _is_grey(mask) else _by_colour(mask)
+    return Objects(path, labels, int(labels.max()))
+
+
+def _is_grey(mask: Picture) -> bool:
+    low, high = mask.pixels.min(2).astype(int), mask.pixels.max(2).astype(int)
+    return bool((high - low).max() <= GREY)
+
+
+def _one(mask: Picture) -> NDArray[np.int64]:
+    labels = (np.asarray(mask.image().convert("L")) >= 128).astype(np.int64)
+    if not labels.any():
+        raise ImageError(
+            f"{mask.path}: no object, since no grey is lighter than half; paint the object white, "
+            "or several in colours of their own"
+        )
+    return labels
+
+
+def _by_colour(mask: Picture) -> NDArray[np.int64]:
+    """Objects numbered in the order of their colours, red first."""
+    red, green, blue = np.moveaxis(mask.pixels.astype(np.int64), 2, 0)
+    codes = red << 16 | green << 8 | blue
+    colours = np.unique(codes)
+    if len(colours) > MOST:
+        raise ImageError(
+            f"{mask.path}: {len(colours)} colours, where each is to be an object; save a mask of "
+            "flat colours as PNG"
+        )
+    solid = np.intersect1d(colours, _solid(codes))
+    solid = solid[(solid != 0) & (solid != VOID)]
+    if not len(solid):
+        raise ImageError(
+            f"{mask.path}: no object, since no colour but black fills 3x3 pixels; paint each "
+            "object in a colour of its own, the background black"
+        )
+    numbers = np.searchsorted(solid, codes).clip(max=len(solid) - 1)
+    labels: NDArray[np.int64] = np.where(solid[numbers] == codes, numbers + 1, 0)
+    return labels
+
+
+def _solid(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Colours that fill 3×3 pixels somewhere."""
+    if min(codes.shape) < 3:
+        return codes[:0, 0]
+    squares = np.lib.stride_tricks.sliding_window_view(codes, (3, 3))
+    middle = codes[1:-1, 1:-1]
+    filled = (squares.min((2, 3)) == middle) & (squares.max((2, 3)) == middle)
+    return np.unique(middle[filled])
+
+
+def on_tokens(
+    objects: Objects, placement: Placement, drawn: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which of the drawn tokens are each object's, (objects that were seen, drawn tokens).
+
+    A token is an object's when the object covers at least half of the part of it that lies on the
+    picture. An object that covers no token by half has the one of which it covers most, the first
+    in reading order among equals. One of which the model saw nothing (cropped off, masked) is left
+    out.
+
+    Args:
+        objects: of the picture.
+        placement: where the tokens lie on it.
+        drawn: (rows, columns) tokens that count.
+
+    Raises:
+        ImageError: nothing of any object was seen.
+    """
+    visible = placement.coverage(0, 0, placement.picture_width, placement.picture_height)[drawn]
+    found = []
+    for number in range(1, objects.count + 1):
+        covered = placement.average(objects.labels == number)[drawn]
+        if not covered.any():
+            continue
+        tokens = covered / visible >= _HALF
+        if not tokens.any():
+            tokens[covered.argmax()] = True
+        found.append(tokens)
+    if not found:
+        raise ImageError(
+            f"{objects.path}: the model saw nothing of its objects; take --fit keep, pad or squash"
+        )
+    return np.array(found)

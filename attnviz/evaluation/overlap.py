@@ -1,0 +1,99 @@
+"""How well the weights of a map lie on objects; arrays over tokens and nothing else."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.statistics.maps import KEEP, kept
+
+Weights = NDArray[np.float64]
+Truth = NDArray[np.bool_]
+
+
+def pointing(weights: Weights, truth: Truth) -> float:
+    """Pointing game: 1 where the heaviest token is an object's, else 0.
+
+    Among n heaviest tokens of equal weight, the share of them that are (the chance of a hit).
+    On tokens there is no tolerance of 15 pixels (Zhang et al., 1608.00507, §4.1).
+
+    Args:
+        weights: (tokens,) of the map.
+        truth: (tokens,) True for a token of any object.
+
+    >>> pointing(np.array([0.1, 0.7, 0.2]), np.array([False, True, False]))
+    1.0
+    """
+    return float(truth[weights == weights.max()].mean())
+
+
+def heaviest(weights: Weights, count: int) -> Truth:
+    """The `count` heaviest tokens, (tokens,); among equals the first in reading order."""
+    result = np.zeros(len(weights), dtype=np.bool_)
+    result[np.argsort(-weights, kind="stable")[:count]] = True
+    return result
+
+
+def mass_mask(weights: Weights, share: float = KEEP) -> Truth:
+    """The smallest set of heaviest tokens with `share` of the mass, (tokens,).
+
+    A weight below 0 has no mass (Caron et al., 2104.14294, appendix).
+
+    >>> mass_mask(np.full(196, 1 / 196)).sum()
+    np.int64(118)
+    """
+    mass = weights.clip(0)
+    return heaviest(mass, kept(mass, share))
+
+
+def jaccard(first: Truth, second: Truth) -> float:
+    """|A ∩ B| / |A ∪ B| of two sets of tokens, (tokens,) each; one of them is not empty.
+
+    >>> jaccard(np.array([True, True, False]), np.array([False, True, True]))
+    0.3333333333333333
+    """
+    return float((first & second).sum() / (first | second).sum())
+
+
+def jaccard60(weights: Weights, objects: Truth) -> Weights:
+    """Jaccard index of the 60 % mask with each object, (objects,).
+
+    DINO's protocol: of grid tokens alone, so of weights that are renormalised without the prefix;
+    the best head for each object, the mean over objects, then over pictures (Caron et al.,
+    2104.14294).
+
+    Args:
+        weights: (tokens,) of one map.
+        objects: (objects, tokens), None of them empty.
+
+    >>> jaccard60(np.array([0.7, 0.2, 0.1]), np.array([[True, False, False]]))
+    array([1.])
+    """
+    mask = mass_mask(weights)
+    return np.array([jaccard(mask, each) for each in objects])
+
+
+def jaccard_area(weights: Weights, truth: Truth) -> float:
+    """Jaccard index of all objects, k tokens, with the k heaviest tokens.
+
+    >>> jaccard_area(np.array([0.5, 0.3, 0.2]), np.array([True, False, True]))
+    0.3333333333333333
+    """
+    return jaccard(heaviest(weights, int(truth.sum())), truth)
+
+
+def auc(weights: Weights, truth: Truth) -> float:
+    """Area under the ROC curve of the weights as a detector of object tokens.
+
+    U / (n₁·n₀), U the number of pairs of an object's token and another of which the first
+    outweighs the second, equal ones counted half (Mann & Whitney 1947). NaN where all tokens, or
+    none, are objects'.
+
+    >>> auc(np.array([0.5, 0.3, 0.2]), np.array([True, False, False]))
+    1.0
+    """
+    inside = int(truth.sum())
+    outside = len(truth) - inside
+    if not inside or not outside:
+        return float("nan")
+    _, place, count = np.unique(weights, return_inverse=True, return_counts=True)
+    ranks = count.cumsum() - (count - 1) / 2  # of each weight, the mean over equal ones, from 1
+    return float((ranks[place][truth].sum() - inside * (inside + 1) / 2) / (inside * outside))

@@ -1,0 +1,86 @@
+"""Pictures and their masks."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnviz import outputs
+from attnviz.errors import ImageError, UsageError
+from attnviz.images import SUFFIXES, pictures_in
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its mask, as paths; None where no masks are asked for."""
+
+    image: str
+    mask: str | None
+
+
+def find_pictures(named: Sequence[str]) -> tuple[list[str], list[ImageError]]:
+    """Pictures by name, and those in the folders that are named; and the folders that fail.
+
+    Raises:
+        UsageError: a picture is named twice, or is to come from standard input.
+    """
+    found: list[str] = []
+    failed = []
+    for path in named:
+        if path == "-":
+            raise UsageError(
+                "evaluate compares files with masks of their names; name a file, not -"
+            )
+        try:
+            found += pictures_in(path) if os.path.isdir(path) else [_there(path)]  # noqa: PTH112
+        except ImageError as error:
+            failed.append(error)
+    outputs.folder_names(found)
+    return found, failed
+
+
+def _there(path: str) -> str:
+    if not os.path.exists(path):  # noqa: PTH110 — any bytes
+        raise ImageError(f"{path}: no such file; check the path")
+    return path
+
+
+def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[ImageError]]:
+    """Each picture with its mask; and what to say of those that have none.
+
+    `masks` is a folder, or the mask of the only picture. In a folder the mask of `cat.jpg` is
+    `cat.png`, or `cat` with the ending of any other picture. Where pictures of one name lie in
+    several folders, their masks lie in folders of the same names.
+
+    Raises:
+        UsageError: one mask for several pictures.
+    """
+    if not os.path.isdir(masks):  # noqa: PTH112 — any bytes
+        if len(pictures) > 1:
+            raise UsageError(
+                f"--masks {masks}: one file for {len(pictures)} pictures; give a folder "
+                "with a mask of each"
+            )
+        return [Pair(path, masks) for path in pictures], []
+    pairs: list[Pair] = []
+    missing = []
+    for path, name in zip(pictures, outputs.folder_names(pictures), strict=True):
+        if (mask := _mask(path, Path(masks) / name)) is not None:
+            pairs.append(Pair(path, str(mask)))
+        else:
+            expected = (Path(masks) / name).with_suffix(".png")
+            told = f"{path}: no mask {expected}, nor one with another ending; add it"
+            missing.append(ImageError(told))
+    return pairs, missing
+
+
+def _mask(picture: str, name: Path) -> Path | None:
+    """The file of a name with the ending of any picture, .png first; not the picture itself."""
+    stems = dict.fromkeys([name.with_suffix(""), name])  # `cat.v2` has no ending: `cat.v2.png`
+    for stem in stems:
+        for suffix in SUFFIXES:
+            for ending in (suffix, suffix.upper()):
+                path = stem.with_name(stem.name + ending)
+                if path.is_file() and not os.path.samefile(path, picture):  # noqa: PTH121
+                    return path
+    return None

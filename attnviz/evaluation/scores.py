@@ -1,0 +1,205 @@
+"""One picture: maps in, numbers out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.evaluation import (
+    BEST,
+    GAUSSIAN,
+    MEAN,
+    RANDOM,
+    SALIENCY,
+    baselines,
+    overlap,
+)
+from attnviz.evaluation import perturbation as perturbing
+from attnviz.evaluation.objects import Objects, load_objects, on_tokens
+from attnviz.images import Picture
+from attnviz.pipeline import Answer, Explanation, Observation
+
+Values = NDArray[np.float64]
+Drawn = NDArray[np.bool_]
+Grid = tuple[str, bytes]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Numbers of one map of one picture.
+
+    Attributes:
+        baseline: which one the map is of; None for the model's own.
+        method: the method that made it; None of a map that no model made.
+        layer: whose grid the map is on.
+        head: its number, `mean` for the mean of the heads, `best` for the best head of each
+            object; None of a map that no model made.
+        numbers: by the names of `METRICS`; NaN where one is not defined.
+    """
+
+    baseline: str | None
+    method: str | None
+    layer: int
+    head: int | str | None
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(
+    explanation: Explanation,
+    *,
+    mask: str | Path | None = None,
+    perturbation: bool = False,
+    control: Explanation | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Whether the maps of one picture are any good, as numbers, beside baselines.
+
+    Args:
+        explanation: what `explain` gave.
+        mask: a picture of the objects in it; see `attnviz evaluate`.
+        perturbation: also take the pixels away that the mean map of each layer marks, and see what
+            the model predicts; it is loaded with `load_model(…, classifier=True)`.
+        control: the same question asked of the same model with random weights, as a baseline.
+        seed: of the noise on imputed pixels.
+
+    >>> maps = attnviz.explain(attnviz.observe(picture, model), layers="all")
+    >>> attnviz.evaluate(maps, mask="masks/cat.png")[0].numbers["pointing"]
+
+    Raises:
+        ImageError: the mask cannot be read, or has no object where the model looked.
+        ModelError: the model has no class head.
+    """
+    seen = explanation.observation
+    width, height = seen.picture.width, seen.picture.height
+    judge = Judge(
+        seen,
+        None if mask is None else load_objects(str(mask), width=width, height=height),
+        perturbation=perturbation,
+        seed=seed,
+    )
+    found = judge.maps(explanation)
+    if control is not None:
+        found += judge.maps(control, RANDOM)
+    return found + judge.trivial(explanation)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What the maps of one picture are held against.
+
+    Attributes:
+        seen: the picture as the model that predicts saw it.
+        objects: of its mask; None where overlap is not asked.
+        perturbation: whether pixels are taken away.
+        seed: of the noise on imputed pixels.
+    """
+
+    seen: Observation
+    objects: Objects | None
+    perturbation: bool = False
+    seed: int = 0
+    _truths: dict[Grid, Drawn] = field(default_factory=dict)
+
+    def maps(self, explanation: Explanation, baseline: str | None = None) -> list[Score]:
+        """Scores of every head, of the mean of the heads, and of the best, layer by layer."""
+        return [
+            Score(baseline, explanation.method, layer, head, numbers)
+            for layer, answers in explanation.by_layer.items()
+            for head, numbers in self._layer(answers)
+        ]
+
+    def trivial(self, explanation: Explanation) -> list[Score]:
+        """Scores of the maps that no model made, on the grid of each layer."""
+        known: dict[Grid, dict[str, dict[str, float]]] = {}
+        found = []
+        for layer, (answer, *_) in explanation.by_layer.items():
+            if _grid(answer) not in known:
+                known[_grid(answer)] = {
+                    name: self._numbers(values, answer)
+                    for name, values in _trivial(self.seen.picture, answer).items()
+                }
+            of_grid = known[_grid(answer)]
+            found += [Score(name, None, layer, None, numbers) for name, numbers in of_grid.items()]
+        return found
+
+    def _layer(self, answers: Sequence[Answer]) -> Iterable[tuple[int | str, dict[str, float]]]:
+        mean = np.mean([answer.values.astype(np.float64) for answer in answers], axis=0)
+        if self.objects is None:
+            return [(MEAN, self._numbers(mean, answers[0]))]
+        objects = self._truth(answers[0])
+        weights = [answer.values[answer.drawn].astype(np.float64) for answer in answers]
+        shares = [overlap.jaccard60(each, objects) for each in weights]
+        best = np.max(shares, axis=0)  # (objects,)
+        return [
+            *(
+                (answer.head, _overlaps(each, objects, share))
+                for answer, each, share in zip(answers, weights, shares, strict=True)
+            ),
+            (MEAN, self._numbers(mean, answers[0])),
+            (BEST, {"jaccard60": float(best.mean())}),
+        ]
+
+    def _numbers(self, values: Values, answer: Answer) -> dict[str, float]:
+        """Every number that is asked, of a map on the grid of an answer."""
+        found: dict[str, float] = {}
+        if self.objects is not None:
+            weights, objects = values[answer.drawn], self._truth(answer)
+            found |= _overlaps(weights, objects, overlap.jaccard60(weights, objects))
+        if self.perturbation:
+            found |= perturbing.perturb(
+                self._shown,
+                self._predict,
+                perturbing.upsample(values, answer.placement),
+                label=self._label,
+                seed=self.seed,
+            )
+        return found
+
+    def _truth(self, answer: Answer) -> Drawn:
+        """Which drawn tokens are each object's; found once for all layers of one grid."""
+        assert self.objects is not None
+        grid = _grid(answer)
+        if grid not in self._truths:
+            self._truths[grid] = on_tokens(self.objects, answer.placement, answer.drawn)
+        return self._truths[grid]
+
+    @cached_property
+    def _shown(self) -> perturbing.Shown:
+        seen = self.seen
+        pixels = seen.model.pixels(seen.picture, seen.placement)
+        return perturbing.shown(seen.model, pixels, seen.placement)
+
+    @cached_property
+    def _predict(self) -> perturbing.Predict:
+        return perturbing.predictor(self.seen.model)
+
+    @cached_property
+    def _label(self) -> int:
+        """The class that the whole picture is taken for."""
+        return int(self._predict(self._shown.input[None])[0].argmax())
+
+
+def _grid(answer: Answer) -> Grid:
+    """What is equal for layers whose tokens lie alike."""
+    return str(answer.placement), answer.drawn.tobytes()
+
+
+def _trivial(picture: Picture, answer: Answer) -> dict[str, Values]:
+    return {
+        GAUSSIAN: baselines.gaussian(answer.placement),
+        SALIENCY: baselines.saliency(picture, answer.placement, answer.drawn),
+    }
+
+
+def _overlaps(weights: Values, objects: Drawn, shares: Values) -> dict[str, float]:
+    """Numbers of a map, (tokens,), against objects, (objects, tokens), `shares` their jaccard60."""
+    truth: Drawn = objects.any(axis=0)  # type: ignore[assignment]  # no scalar: one for each token
+    return {
+        "pointing": overlap.pointing(weights, truth),
+        "jaccard60": float(shares.mean()),
+        "jaccard_area": overlap.jaccard_area(weights, truth),
+        "auc": overlap.auc(weights, truth),
+    }

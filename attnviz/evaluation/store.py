@@ -1,0 +1,107 @@
+"""What was evaluated already, so that a run that was broken off goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnviz import outputs
+from attnviz.errors import OutputError
+from attnviz.evaluation.summary import Entry, as_data, from_data
+
+NAME = "pictures.jsonl"
+
+
+class Store:
+    """The entries of a folder, by keys; of no folder, those of this run.
+
+    A line is added to `pictures.jsonl` when a picture is done. `close` writes the whole file anew,
+    in the order of this run and without what it did not ask for.
+
+    >>> store = Store(Path("out"))
+    >>> key = key_of(settings, {"cat.jpg": fingerprint("cat.jpg")})
+    >>> if store.get(key) is None:
+    ...     store.add(key, entry)
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / NAME
+        self._lines: dict[str, str] = {}
+        if folder is not None and self._path is not None:
+            outputs.check_folder(folder)
+            lines = outputs.whole_lines(self._path)
+            self._lines = {key: line for line in lines if (key := _key(line)) is not None}
+            if lines:  # without what was broken off, so that the next line is one of its own
+                self._write(self._lines)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether entries outlive this run."""
+        return self._path is not None
+
+    def get(self, key: str) -> Entry | None:
+        """What was found under a key."""
+        line = self._lines.get(key)
+        return None if line is None else from_data(json.loads(line))
+
+    def add(self, key: str, entry: Entry) -> None:
+        """Keep an entry.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        line = outputs.as_json({"key": key, **as_data(entry)})
+        self._lines[key] = line
+        if self._path is not None:
+            outputs.append(outputs.make_folder(self._path.parent) / NAME, line)
+
+    def close(self, keys: Sequence[str]) -> list[Path]:
+        """Write the entries of these keys, in their order, and no others.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        if self._path is None:
+            return []
+        return [self._write({key: self._lines[key] for key in keys})]
+
+    def _write(self, lines: Mapping[str, str]) -> Path:
+        assert self._path is not None
+        text = "".join(f"{line}\n" for line in lines.values())
+        return outputs.write_whole(self._path, text.encode())
+
+
+def _key(line: str) -> str | None:
+    """The key of a line that is whole and can be used."""
+    try:
+        data = json.loads(line)
+        from_data(data)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    key = data.get("key")
+    return key if isinstance(key, str) else None
+
+
+def key_of(settings: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """A key that changes with any setting, and with the name or the content of any file.
+
+    `files` has of each name what `images.fingerprint` says.
+    """
+    text = json.dumps([settings, files], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(path: str | Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of change of a file, or of all files in a folder: weights, code.
+
+    Raises:
+        OutputError: they cannot be looked at.
+    """
+    root = Path(path)
+    try:
+        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        found = [(str(file.relative_to(root)), file.stat()) for file in files if file.exists()]
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be looked at ({error.strerror})") from error
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]

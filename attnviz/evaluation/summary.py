@@ -1,0 +1,147 @@
+"""From the scores of pictures to rows: means and bootstrap intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.evaluation import GAUSSIAN, SALIENCY
+from attnviz.evaluation.bootstrap import intervals
+from attnviz.evaluation.scores import Score
+from attnviz.records import EvaluationRow, Interval
+
+Place = tuple[str | None, str | None, int | None, int | str | None]
+"""Baseline, method, layer and head."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one picture gave of one model.
+
+    Attributes:
+        image, mask: paths.
+        model, weights: of the model.
+        scores: of all its maps and baselines.
+    """
+
+    image: str
+    mask: str | None
+    model: str
+    weights: str
+    scores: tuple[Score, ...]
+
+
+def summarise(
+    entries: Sequence[Entry], metrics: Sequence[str], *, seed: int = 0
+) -> list[EvaluationRow]:
+    """A row for every map of every model: means over its pictures.
+
+    Args:
+        entries: of all models and pictures.
+        metrics: names, in the order of the columns.
+        seed: of the bootstrap.
+    """
+    rows: list[EvaluationRow] = []
+    for model in dict.fromkeys(entry.model for entry in entries):
+        own = [entry for entry in entries if entry.model == model]
+        rows += _of_model(own, metrics, seed)
+    return rows
+
+
+def _of_model(entries: Sequence[Entry], metrics: Sequence[str], seed: int) -> list[EvaluationRow]:
+    table = _merged(_table(entries, metrics))
+    values = np.stack(list(table.values()), axis=1)  # (pictures, maps, metrics)
+    flat = values.reshape(len(values), -1)
+    ends = intervals(flat, seed=seed).reshape(2, *values.shape[1:])
+    return [
+        EvaluationRow.model_validate(
+            {
+                "model": entries[0].model,
+                "weights": entries[0].weights,
+                **dict(zip(("baseline", "method", "layer", "head"), place, strict=True)),
+                "pictures": int((~np.isnan(values[:, i]).all(1)).sum()),
+                "metrics": {
+                    name: _interval(values[:, i, k], ends[:, i, k])
+                    for k, name in enumerate(metrics)
+                },
+            }
+        )
+        for i, place in enumerate(table)
+    ]
+
+
+def _table(entries: Sequence[Entry], metrics: Sequence[str]) -> dict[Place, NDArray[np.float64]]:
+    """Of each map its numbers, (pictures, metrics), NaN where there is none."""
+    found: dict[Place, NDArray[np.float64]] = {}
+    for i, entry in enumerate(entries):
+        for score in entry.scores:
+            place = score.baseline, score.method, score.layer, score.head
+            empty = np.full((len(entries), len(metrics)), np.nan)
+            numbers = [score.numbers.get(name, math.nan) for name in metrics]
+            found.setdefault(place, empty)[i] = numbers
+    return found
+
+
+def _merged(table: dict[Place, NDArray[np.float64]]) -> dict[Place, NDArray[np.float64]]:
+    """Maps that no model made once, where they are the same for all layers."""
+    rest = {
+        place: values for place, values in table.items() if place[0] not in (GAUSSIAN, SALIENCY)
+    }
+    for name in (GAUSSIAN, SALIENCY):
+        of_layers = {place: values for place, values in table.items() if place[0] == name}
+        first, *others = of_layers.values()
+        if all(np.array_equal(first, other, equal_nan=True) for other in others):
+            rest[name, None, None, None] = first
+        else:
+            rest |= of_layers
+    return rest
+
+
+def _interval(values: NDArray[np.float64], ends: NDArray[np.float64]) -> Interval | None:
+    """The mean of what is known, with its ends; None where nothing is."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    mean = float(known.mean().clip(known.min(), known.max()))
+    return Interval(mean=mean, low=float(ends[0]), high=float(ends[1]))
+
+
+def as_data(entry: Entry) -> dict[str, Any]:
+    """An entry as plain data, its numbers to eight significant digits."""
+    return {
+        "image": entry.image,
+        "mask": entry.mask,
+        "model": entry.model,
+        "weights": entry.weights,
+        "scores": [
+            {
+                "baseline": score.baseline,
+                "method": score.method,
+                "layer": score.layer,
+                "head": score.head,
+                **{name: _tidy(value) for name, value in score.numbers.items()},
+            }
+            for score in entry.scores
+        ],
+    }
+
+
+def from_data(data: dict[str, Any]) -> Entry:
+    """An entry of plain data: the inverse of `as_data`."""
+    return Entry(
+        **{name: data[name] for name in ("image", "mask", "model", "weights")},
+        scores=tuple(_score(dict(score)) for score in data["scores"]),
+    )
+
+
+def _score(data: dict[str, Any]) -> Score:
+    place = {name: data.pop(name) for name in ("baseline", "method", "layer", "head")}
+    numbers = {name: math.nan if value is None else float(value) for name, value in data.items()}
+    return Score(**place, numbers=numbers)
+
+
+def _tidy(value: float) -> float | None:
+    return float(f"{value:.8g}") if math.isfinite(value) else None
