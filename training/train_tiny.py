@@ -8,6 +8,7 @@ Writes `run/checkpoint.pt` every few minutes, `run/log.jsonl`, and at the end
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -65,7 +66,7 @@ class Training:
         """Every step that is left."""
         running: dict[str, float] = {}
         began, told = time.monotonic() - self.seconds, time.monotonic()
-        for lesson in self._lessons():
+        for lesson in itertools.islice(self._lessons(), self.options.steps - self.step):
             for name, value in self._learn(lesson).items():
                 running[name] = running.get(name, value) * 0.98 + value * 0.02
             self.seconds = time.monotonic() - began

@@ -10,13 +10,13 @@ import pictures
 import pytest
 import torch
 from safetensors.torch import save_file
+from scenes import KINDS, UNSEEN
 
 import attnviz
 from attnviz.cli import main
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.tiny import HEADS, LABELS, LAYERS, PATCH, WEIGHTS, VisionTransformer
 from attnviz.models.weights import read_state
-from scenes import KINDS, UNSEEN
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 PINNED = Path(__file__).with_name("tiny_cat.npy")
@@ -42,7 +42,7 @@ def test_it_is_what_load_model_gives_unasked(model: attnviz.Model) -> None:
 
 
 def test_its_labels_are_the_kinds_that_it_was_trained_on() -> None:
-    assert LABELS == KINDS[: len(LABELS)]
+    assert KINDS[: len(LABELS)] == LABELS
     assert KINDS[len(LABELS) :] == UNSEEN
 
 
@@ -113,8 +113,7 @@ def test_a_mask_leaves_tokens_out(model: attnviz.Model) -> None:
 
 def test_random_weights_come_from_their_seed() -> None:
     one, same, other = (
-        attnviz.load_model(random_weights=True, seed=seed).module.state_dict()
-        for seed in (1, 1, 2)
+        attnviz.load_model(random_weights=True, seed=seed).module.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
