@@ -1,6 +1,8 @@
 """From an explanation to pictures and files."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from attnviz import outputs
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.images import Picture
 from attnviz.outputs import Format
 from attnviz.pipeline.explanation import Answer, Explanation
 from attnviz.pipeline.report import make_record
@@ -52,24 +55,22 @@ def render(
         UsageError: no such scale or colour map.
     """
     drawing = drawing or Drawing()
-    found = overlays(explanation, drawing.style(), drawing.ranges(explanation))
-    return {(answer.layer, answer.head): image for answer, _, image in found}
+    picture, style = explanation.observation.picture, drawing.style()
+    return {
+        (answer.layer, answer.head): _overlay(picture, answer, scale, style)
+        for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
+    }
 
 
-def overlays(
-    explanation: Explanation, style: Style, scales: Sequence[Range]
-) -> Iterator[tuple[Answer, Range, Image.Image]]:
-    """Each answer, its range and its overlay, one at a time."""
-    for answer, scale in zip(explanation.answers, scales, strict=True):
-        image = overlay(
-            explanation.observation.picture,
-            answer.values,
-            drawn=answer.drawn,
-            placement=answer.placement,
-            scale=scale,
-            style=style,
-        )
-        yield answer, scale, image
+def _overlay(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
+    return overlay(
+        picture,
+        answer.values,
+        drawn=answer.drawn,
+        placement=answer.placement,
+        scale=scale,
+        style=style,
+    )
 
 
 def write_pictures(
@@ -87,11 +88,16 @@ def write_pictures(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     before = outputs.earlier_files(outputs.make_folder(folder))
-    cells, paths = [], []
-    for answer, scale, image in overlays(explanation, style, scales):
+    picture = explanation.observation.picture
+
+    def draw(answer: Answer, scale: Range) -> tuple[Cell, Path]:
+        image = _overlay(picture, answer, scale, style)
         name = outputs.overlay_name(answer.layer, answer.head, drawing.format)
-        paths.append(outputs.write_whole(folder / name, outputs.encode(image, drawing.format)))
-        cells.append(Cell(thumbnail(image), f"layer {answer.layer}  head {answer.head}", scale))
+        path = outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
+        return Cell(thumbnail(image), f"layer {answer.layer}  head {answer.head}", scale), path
+
+    drawn = _at_once(draw, explanation.answers, scales)
+    cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     record = make_record(explanation, scales=scales, files=[path.name for path in paths])
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
     sheet = _sheet(explanation, cells, style)
@@ -99,6 +105,19 @@ def write_pictures(
     paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
     outputs.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
+
+
+def _at_once(
+    draw: Callable[[Answer, Range], tuple[Cell, Path]],
+    answers: Sequence[Answer],
+    scales: Sequence[Range],
+) -> list[tuple[Cell, Path]]:
+    """Draw on every core: most of it is encoding, for which the interpreter is free."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        return list(pool.map(draw, answers, scales))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nothing more is begun
 
 
 def _sheet(explanation: Explanation, cells: Sequence[Cell], style: Style) -> Image.Image:
