@@ -4,7 +4,7 @@
 >>> model = attnviz.load_model()                                     # the embedded model
 >>> seen = attnviz.observe(attnviz.load_image("cat.jpg"), model)     # runs the model once
 >>> maps = attnviz.explain(seen, query="120,80")                     # ask as often as you like
->>> attnviz.render(maps)[0, 3].save("head3.png")
+>>> attnviz.render(maps)[5, 3].save("head3.png")
 """
 
 import importlib

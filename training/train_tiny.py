@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from attnviz.models.tiny import PATCH
 
-STEPS, RATE, WARMUP, DECAY = 5600, 1.5e-3, 200, 0.05
+STEPS, RATE, WARMUP, DECAY = 5000, 2e-3, 200, 0.05
 HELD_OUT = 900_001
 """Seed of the scenes that progress is measured on."""
 
@@ -54,12 +54,13 @@ class Training:
         self.options, self.step, self.seconds = options, 0, 0.0
         torch.manual_seed(options.seed)
         self.teacher = Teacher().to(options.device)
-        self.optimizer = make_optimizer(self.teacher)
+        self.optimizers = make_optimizers(self.teacher)
         self.checkpoint: Path = options.out / "checkpoint.pt"
         if self.checkpoint.exists():
             kept = torch.load(self.checkpoint, map_location=options.device, weights_only=True)
             self.teacher.load_state_dict(kept["teacher"])
-            self.optimizer.load_state_dict(kept["optimizer"])
+            for optimizer, state in zip(self.optimizers, kept["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
             self.step, self.seconds = kept["step"], kept["seconds"]
 
     def run(self) -> None:
@@ -96,16 +97,18 @@ class Training:
 
     def _learn(self, lesson: Lesson) -> dict[str, float]:
         device = self.options.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.options.rate * rate(self.step, self.options.steps)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = self.options.rate * rate(self.step, self.options.steps)
         truth = lesson.truth
         truth = Truth(truth.cover.to(device), truth.details.to(device), truth.label.to(device))
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             total, parts = loss(self.teacher, normalised(lesson.pixels.to(device)), truth)
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         return parts
 
@@ -120,7 +123,7 @@ class Training:
         """Whole or not at all."""
         kept = {
             "teacher": self.teacher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -139,12 +142,23 @@ def _alone(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def make_optimizer(module: nn.Module) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019, 1711.05101); weights decay, biases and tokens do not."""
-    weights = [p for p in module.parameters() if p.ndim in (2, 4)]
-    others = [p for p in module.parameters() if p.ndim not in (2, 4)]
-    groups = [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
+def make_optimizers(module: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of blocks, AdamW for all the rest; biases and tokens do not decay.
+
+    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), scaled to AdamW's steps as by Liu et al.
+    2025 (2502.16982); Loshchilov and Hutter 2019 (1711.05101).
+    """
+    inner = {n: p for n, p in module.named_parameters() if p.ndim == 2 and "model" in n}
+    matrices = [p for n, p in inner.items() if "head" not in n]
+    known = {id(p) for p in matrices}
+    rest = [p for p in module.parameters() if id(p) not in known]
+    decaying = [p for p in rest if p.ndim in (2, 4)]
+    others = [p for p in rest if p.ndim not in (2, 4)]
+    groups = [{"params": decaying, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    return (
+        torch.optim.Muon(matrices, lr=RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True),
+    )
 
 
 def rate(step: int, steps: int) -> float:

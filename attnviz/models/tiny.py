@@ -50,11 +50,29 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), weights
 
 
+class Surroundings(nn.Module):
+    """x + mlp(norm(depthwise 7×7 convolution of x)): a block of ConvNeXt (2201.03545, fig. 4)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.around = nn.Conv2d(features, features, 7, padding=3, groups=features)
+        self.norm = nn.LayerNorm(features)
+        self.mlp = nn.Sequential(
+            nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, rows, columns) → the same."""
+        around = self.around(x).permute(0, 2, 3, 1)
+        change: Tensor = self.mlp(self.norm(around))
+        return x + change.permute(0, 3, 1, 2)
+
+
 class VisionTransformer(nn.Module):
     """A vision transformer for any input shape (Dosovitskiy et al. 2021, 2010.11929).
 
     Patches are embedded by three convolutions of stride 2 (Xiao et al. 2021, 2106.14881), each of
-    4×4 pixels so that a token is centred on its patch. Before the patches stand a class token and
+    4×4 pixels so that a token is centred on its patch, and see their surroundings twice. Before the patches stand a class token and
     registers (Darcet et al. 2024, 2309.16588). Positions are sines and cosines of the place in
     the picture, so that grids of any shape share one field.
     """
@@ -73,7 +91,7 @@ class VisionTransformer(nn.Module):
         self.embed = nn.Sequential(
             nn.Conv2d(3, 32, 4, 2, 1), nn.GELU(),
             nn.Conv2d(32, 64, 4, 2, 1), nn.GELU(),
-            nn.Conv2d(64, features, 4, 2, 1),
+            nn.Conv2d(64, features, 4, 2, 1), Surroundings(features), Surroundings(features),
         )  # fmt: skip
         self.cls_token = nn.Parameter(torch.zeros(1, 1, features))
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, features))

@@ -20,7 +20,7 @@ from attnviz.evaluation import run as evaluation
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "sample_images"
-SMALL = ["--size", "48", "--patch", "8", "--heads", "2"]
+SMALL = ["-m", "random", "--size", "48", "--patch", "8", "--heads", "2"]
 FILES = ["pictures.jsonl", "evaluation.jsonl", "evaluation.csv", "evaluation.png"]
 Run = Callable[..., tuple[int, str, str]]
 

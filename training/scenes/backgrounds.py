@@ -75,7 +75,7 @@ def _night(chance: Chance, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     count = len(picture)
     dark = chance.happens(count, 0.14)
     picture = torch.where(
-        over(dark, 4), picture * over(chance.uniform(count, 0.02, 0.4), 4), picture
+        over(dark, 4), picture * over(chance.uniform(count, 0.05, 0.5), 4), picture
     )
     has = torch.maximum(dark.float() * 0.85, torch.full((count,), 0.07))
     for _ in range(6):

@@ -148,7 +148,7 @@ def _hidden(chance: Chance, picture: Tensor, colour: Tensor, cover: Tensor) -> T
     weight = cover / cover.sum((1, 2), keepdim=True).clamp_min(1e-3)
     behind = (picture * weight[:, None]).sum((2, 3), keepdim=True)
     own = (colour * weight[:, None]).sum((2, 3), keepdim=True)
-    return colour + (behind - own) * over(chance.sometimes(len(picture), 0.3, 0.3, 1.0), 4)
+    return colour + (behind - own) * over(chance.sometimes(len(picture), 0.25, 0.2, 0.95), 4)
 
 
 def _of_part(values: Tensor, part: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class _Drawing:
         """Objects, then the camera."""
         chance = self.chance
         full = ~chance.happens(self.count, EMPTY)
-        many = chance.happens(self.count, 0.13)
+        many = chance.happens(self.count, 0.1)
         main = kinds(chance, self.count)
         second = full & ~many & chance.happens(self.count, 0.3)
         before = second & chance.happens(self.count, 0.5)
@@ -137,7 +137,7 @@ class _Drawing:
         size = torch.where(
             chance.happens(count, 0.35),
             chance.spread(count, 0.8, 2.2),
-            chance.spread(count, 0.22, 0.9),
+            chance.spread(count, 0.28, 0.9),
         )
         hollow = (kinds == KINDS.index("ring")) | (kinds == KINDS.index("chair"))
         size = torch.where(hollow, size.clamp_max(0.8), size)  # else what is behind fills the frame
@@ -152,7 +152,7 @@ class _Drawing:
     def _small(self, kinds: Tensor) -> Placed:
         """One more object, smaller and anywhere."""
         chance, count = self.chance, len(kinds)
-        size = chance.spread(count, 0.12, 0.6)
+        size = chance.spread(count, 0.17, 0.6)
         x = chance.uniform(count, -0.95, 0.95) * self.edge[0]
         return self._single(kinds, size, x, chance.uniform(count, -0.95, 0.95) * self.edge[1])
 
@@ -164,7 +164,7 @@ class _Drawing:
     def _repeated(self, kinds: Tensor) -> Placed:
         """Many objects alike, each in a cell of a jittered grid: places are those in the cell."""
         chance, count = self.chance, len(kinds)
-        cell = chance.spread(count, 0.35, 0.95)
+        cell = chance.spread(count, 0.45, 1.0)
         shape = (count, len(self.y), self.x.shape[1])
         shift = chance.uniform(count, 0, 1, 2) * cell[:, None]
         u = (self.x + shift[:, :1, None]).expand(shape) / cell[:, None, None]
