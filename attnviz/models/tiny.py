@@ -72,9 +72,9 @@ class VisionTransformer(nn.Module):
     """A vision transformer for any input shape (Dosovitskiy et al. 2021, 2010.11929).
 
     Patches are embedded by three convolutions of stride 2 (Xiao et al. 2021, 2106.14881), each of
-    4×4 pixels so that a token is centred on its patch, and see their surroundings twice. Before the patches stand a class token and
-    registers (Darcet et al. 2024, 2309.16588). Positions are sines and cosines of the place in
-    the picture, so that grids of any shape share one field.
+    4×4 pixels so that a token is centred on its patch, and see their surroundings twice. Before
+    the patches stand a class token and registers (Darcet et al. 2024, 2309.16588). Positions are
+    sines and cosines of the place in the picture, so that grids of any shape share one field.
     """
 
     def __init__(
