@@ -120,14 +120,14 @@ def loss(teacher: Teacher, pixels: Tensor, truth: Truth) -> tuple[Tensor, dict[s
         "kind": F.cross_entropy(scores.float(), truth.label, ignore_index=-1, label_smoothing=0.05),
     }
     weight = {"heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.25}
-    total = sum((weight[name] * value for name, value in parts.items()), torch.zeros(()))
+    total = torch.stack([weight[name] * value for name, value in parts.items()]).sum()
     return total, {name: float(value.detach()) for name, value in parts.items()}
 
 
 def _over_keys(grid: Tensor, there: Tensor, prefix: int) -> Tensor:
     """A target over all keys that sums to 1: the grid, or the class token if nothing is there."""
     grid = grid * there[:, None, None]
-    nothing = torch.zeros(*grid.shape[:2], prefix)
+    nothing = grid.new_zeros(*grid.shape[:2], prefix)
     nothing[..., 0] = 1 - there[:, None]
     keys = torch.cat([nothing, grid], 2)
     return keys / keys.sum(2, keepdim=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,18 +87,33 @@ def test_recorded_weights_are_its_own(model: attnviz.Model) -> None:
         assert call.check() is not None
 
 
-def test_every_token_is_centred_on_its_patch(model: attnviz.Model) -> None:
-    """Where its tokens lie, measured from the picture: what `plain` says without measuring."""
-    pixels = torch.zeros(1, 3, 40, 72)
-    with torch.no_grad(), attnviz.record(picture=pixels) as recording:
-        model.module(pixels)
-    for call in recording:
-        assert call.query_positions is not None
-        places = call.query_positions[0]
-        assert torch.isnan(places[: model.prefix]).all()
-        y, x = torch.meshgrid(torch.arange(5), torch.arange(9), indexing="ij")
-        centres = torch.stack([x, y], -1).reshape(-1, 2) * 8 + 4.0
-        assert (places[model.prefix :] - centres).abs().max() < 1
+def test_its_tokens_lie_where_it_is_said_that_they_do(model: attnviz.Model) -> None:
+    """Measured from the picture, as for any other model, they are the prefix and the grid."""
+    picture = attnviz.load_image(SAMPLES / "cat.jpg")
+    said = attnviz.observe(picture, model)
+    measured = attnviz.observe(picture, replace(model, plain=False))
+    assert len(said.layers) == len(measured.layers) == LAYERS
+    for number, layer in said.layers.items():
+        for side in ("queries", "keys"):
+            a, b = getattr(layer, side), getattr(measured.layers[number], side)
+            assert (a.rows, a.columns) == (b.rows, b.columns) == (13, 20)
+            assert np.array_equal(a.cells, b.cells)
+
+
+def test_what_a_token_sees_lies_about_its_patch() -> None:
+    """What a token depends on before attention is as far to the left of its centre as right."""
+    pixels = torch.zeros(1, 3, 240, 240, requires_grad=True)
+    centred = VisionTransformer()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in centred.embed.parameters():
+            parameter.uniform_(0.01, 0.02, generator=generator)
+    middle = centred.tokens(pixels)[0, centred.prefix + 15 * 30 + 15].sum()
+    (gradient,) = torch.autograd.grad(middle, pixels)
+    seen = gradient[0].abs().sum(0)
+    across = seen.sum(0).nonzero()[:, 0].double()
+    assert float(across.min() + across.max()) / 2 + 0.5 == 15 * 8 + 4
+    assert len(across) == 22 + 12 * 8
 
 
 def test_a_mask_leaves_tokens_out(model: attnviz.Model) -> None:
@@ -170,3 +186,12 @@ def test_more_heads_than_it_has_is_an_error_that_says_how_many(
 ) -> None:
     assert main(["show", str(SAMPLES / "cat.jpg"), "--heads", "9"]) == 2
     assert "8 heads" in capsys.readouterr().err
+
+
+def test_its_class_head_can_be_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(SAMPLES / "cat.jpg"), "--metrics", "perturbation", "--json"]
+    assert main(command) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert {row["baseline"] for row in rows} == {None, "random weights", "gaussian", "saliency"}
+    for row in rows:
+        assert 0 < row["metrics"]["deletion"]["mean"] < row["metrics"]["insertion"]["high"] <= 1
