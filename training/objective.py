@@ -69,8 +69,8 @@ def head_targets(truth: Truth) -> Tensor:
     """(B, heads, rows, columns): where each head is to look, not yet normalised.
 
     Let a and b be the numbers of object patches from a patch to the edge of its object, above and
-    below, itself included. Then y = (a − ½) / (a + b − 1) is its
-    place within the object from top to bottom, 0 to 1, and x likewise from left to right.
+    below, itself included. Then y = (a − ½) / (a + b − 1) is its place within the object from top
+    to bottom, 0 to 1, and x likewise from left to right.
     """
     inside = (truth.cover > 0.4).float()
     above, below, left, right = (
@@ -79,7 +79,7 @@ def head_targets(truth: Truth) -> Tensor:
     y = torch.where(inside > 0, (above - 0.5) / (above + below - 1), 0.5)
     x = torch.where(inside > 0, (left - 0.5) / (left + right - 1), 0.5)
     edge = torch.stack([above, below, left, right]).amin(0)
-    middle = (16 * x * (1 - x) * y * (1 - y)).clamp_min(0) ** 1.5
+    middle = inside * (16 * x * (1 - x) * y * (1 - y)) ** 1.5 + 0.01
     rim = 0.02 + (edge <= 1).float() + 0.3 * (edge == 2).float()
     enough = truth.details.sum((1, 2), keepdim=True) > 0.3
     details = torch.where(enough, truth.details + 0.03, middle)
@@ -119,7 +119,7 @@ def loss(teacher: Teacher, pixels: Tensor, truth: Truth) -> tuple[Tensor, dict[s
         "last": F.binary_cross_entropy_with_logits(objects[1].float(), cover),
         "kind": F.cross_entropy(scores.float(), truth.label, ignore_index=-1, label_smoothing=0.05),
     }
-    weight = {"heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.25}
+    weight = {"heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.4}
     total = torch.stack([weight[name] * value for name, value in parts.items()]).sum()
     return total, {name: float(value.detach()) for name, value in parts.items()}
 

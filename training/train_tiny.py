@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from attnviz.models.tiny import PATCH
 
-STEPS, RATE, WARMUP, DECAY = 5000, 2e-3, 200, 0.05
+STEPS, RATE, WARMUP, DECAY = 4800, 2e-3, 200, 0.05
 HELD_OUT = 900_001
 """Seed of the scenes that progress is measured on."""
 
