@@ -7,9 +7,11 @@ them. The photographs come with scikit-image; their masks are polygons of `tests
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import draw_scenes
 import numpy as np
@@ -23,6 +25,7 @@ import photographs
 CROPS = 25
 """Of each photograph."""
 SEED = 20_261_124
+METRICS = ("pointing", "jaccard_area", "auc", "jaccard60")
 
 
 def main() -> None:
@@ -44,8 +47,28 @@ def main() -> None:
         folder = out / name
         command = [sys.executable, "-m", "attnviz", "evaluate", str(folder / "pictures")]
         command += ["--masks", str(folder / "masks"), "-o", str(folder / "figures")]
-        print(f"== {name}", flush=True)
-        subprocess.run([*command, *given.options], check=True)
+        subprocess.run([*command, "--quiet", *given.options], check=True)
+        lines = (folder / "figures" / "evaluation.jsonl").read_text().splitlines()
+        print(f"\n{name}\n\n{table([json.loads(line) for line in lines])}", flush=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of `attnviz evaluate` as Markdown: means, and their 95 % intervals."""
+    lines = ["| map | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    for row in rows:
+        if row["baseline"] is not None and row["head"] not in ("mean", None):
+            continue
+        head = row["head"] if row["head"] in ("mean", "best") else f"head {row['head']}"
+        cells = [_cell(row["metrics"].get(name)) for name in METRICS]
+        lines.append(f"| {row['baseline'] or head} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return ""
+    mean, low, high = (f"{interval[name]:.3f}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low}–{high})"
 
 
 def whole(out: Path) -> None:
