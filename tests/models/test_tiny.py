@@ -64,13 +64,13 @@ def test_eight_heads_find_the_cat_and_differ(cat: attnviz.Observation) -> None:
     )
     share = answer.answers[0].placement.average(mask)
     inside = (maps * share).sum((1, 2)) / maps.sum((1, 2))
-    assert (inside > 2 * share.mean()).all()
-    for head in maps:
-        assert share.flat[head.argmax()] > 0.5
+    assert (inside > share.mean()).all()  # each looks at the cat more than its size would say
+    assert inside.mean() > 1.4 * share.mean()
+    assert share.flat[maps.mean(0).argmax()] == 1
     likeness = np.corrcoef(maps.reshape(HEADS, -1))
     apart = likeness[~np.eye(HEADS, dtype=bool)]
-    assert apart.max() < 0.97
-    assert np.median(apart) < 0.8
+    assert apart.max() < 0.9
+    assert np.median(apart) < 0.5
 
 
 def test_recorded_weights_are_its_own(model: attnviz.Model) -> None:
