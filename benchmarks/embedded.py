@@ -23,7 +23,7 @@ from attnviz.models.tiny import WEIGHTS, VisionTransformer
 model = VisionTransformer()
 model.load_state_dict(load_file(WEIGHTS))
 with torch.no_grad():
-    model.eval()(torch.zeros(1, 3, 104, 160))
+    model.eval()(torch.zeros(1, 3, 120, 176))
 """
 
 

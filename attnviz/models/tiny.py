@@ -14,7 +14,7 @@ from attnviz.models.model import Model, refuse_options, token_bytes
 from attnviz.models.weights import check_state, initial_state, read_state
 
 FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 128, 6, 8, 8, 4
-SIZE = 128
+SIZE = 144
 WEIGHTS = Path(__file__).with_name("tiny.safetensors")
 LABELS = (
     "lump", "fruit", "crate", "flower", "ring", "bottle", "rocket", "beast", "face", "bust",

@@ -66,7 +66,7 @@ def test_eight_heads_find_the_cat_and_differ(cat: attnviz.Observation) -> None:
     inside = (maps * share).sum((1, 2)) / maps.sum((1, 2))
     assert (inside > share.mean()).all()  # each looks at the cat more than its size would say
     assert inside.mean() > 1.4 * share.mean()
-    assert share.flat[maps.mean(0).argmax()] == 1
+    assert share.flat[maps.mean(0).argmax()] > 0.5
     likeness = np.corrcoef(maps.reshape(HEADS, -1))
     apart = likeness[~np.eye(HEADS, dtype=bool)]
     assert apart.max() < 0.9
@@ -96,7 +96,7 @@ def test_its_tokens_lie_where_it_is_said_that_they_do(model: attnviz.Model) -> N
     for number, layer in said.layers.items():
         for side in ("queries", "keys"):
             a, b = getattr(layer, side), getattr(measured.layers[number], side)
-            assert (a.rows, a.columns) == (b.rows, b.columns) == (13, 20)
+            assert (a.rows, a.columns) == (b.rows, b.columns) == (15, 22)
             assert np.array_equal(a.cells, b.cells)
 
 
