@@ -2,6 +2,7 @@ import itertools
 import math
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -152,3 +153,6 @@ def test_colours_are_matplotlibs() -> None:
     assert table[0].tolist() == [68, 1, 84]
     assert table[-1].tolist() == [253, 231, 37]
     assert math.isclose(len(table), 256)
+    for size in (7, 256, 1024):  # what lies beside the code is what matplotlib would give
+        found = matplotlib.colormaps["viridis"](np.linspace(0, 1, size))[:, :3]
+        assert np.array_equal(colour_table("viridis", size), np.rint(255 * found))
