@@ -38,7 +38,8 @@ def colour_table(name: str, size: int = 1024) -> NDArray[np.uint8]:
     """
     if name == "viridis":  # the default, without the 0.4 s of matplotlib; a test compares them
         table: NDArray[np.uint8] = np.load(_VIRIDIS)
-        return table[(np.linspace(0, 1, size) * len(table)).astype(np.intp).clip(max=255)]
+        places = (np.linspace(0, 1, size) * len(table)).astype(np.intp).clip(max=255)
+        return np.take(table, places, axis=0)
     import matplotlib as mpl  # noqa: PLC0415 — 0.4 s, and only other colours need it
 
     if name not in mpl.colormaps:

@@ -141,7 +141,7 @@ def refuse_options(request: Request, *, patch: bool = False) -> None:
     """
     if request.patch is not None and not patch:
         raise UsageError(
-            f"--patch {request.patch} is for py: and for the model random; add --model random"
+            f"--patch {request.patch} is for the model random, and py:; add --model random"
         )
     if request.features is not None:
         raise UsageError(

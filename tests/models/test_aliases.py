@@ -129,7 +129,7 @@ def test_a_model_is_cached_when_its_weights_are(
 def test_the_table_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("random ")
+    assert lines[0].startswith("tiny ")
     swin = next(line for line in lines if line.startswith("swin-tiny"))
     assert "2-2-6-2 x 3-6-12-24" in swin
     assert max(map(len, lines)) <= 100
