@@ -123,8 +123,8 @@ def places(rows: int, columns: int, features: int, scale: float = 16.0) -> Tenso
     """Sines and cosines of the place in the picture, (rows·columns, features).
 
     As in Vaswani et al. (1706.03762, §3.5) for each axis, of (index + ½) / length · `scale` instead
-    of the index, with frequencies 100^(−i/n): the picture's edges are at the same places whatever
-    its shape and size.
+    of the index, with frequencies 100^(−i/n), all over √2: the picture's edges are at the same
+    places whatever its shape and size.
     """
     n = features // 4
     frequency = 100.0 ** (-torch.arange(n, dtype=torch.float64) / n)
