@@ -24,6 +24,7 @@ from scenes import Scenes
 from torch import nn
 from torch.utils.data import DataLoader
 
+from attnviz.evaluation import overlap
 from attnviz.models.tiny import PATCH
 
 STEPS, RATE, WARMUP, DECAY = 4800, 2e-3, 200, 0.05
@@ -172,17 +173,11 @@ def measure(teacher: Teacher, device: str, side: int = 96) -> dict[str, float]:
     drawn = Scenes(HELD_OUT, unseen=0.15).draw(128, height=side, width=side)
     attention, scores, _ = teacher(normalised(drawn.pictures).to(device))
     truth = truth_of(drawn, (side // PATCH, side // PATCH))
-    maps = attention.mean(1)[:, teacher.model.prefix :].cpu()
-    inside = truth.cover.flatten(1) >= 0.5
-    rows = inside.any(1).nonzero()[:, 0].tolist()
-    hits, shares = [], []
-    for row in rows:
-        order = maps[row].argsort(descending=True)
-        found = inside[row][order]
-        area = int(found.sum())
-        both = int(found[:area].sum())
-        hits.append(float(found[0]))
-        shares.append(both / (2 * area - both))
+    maps = attention.mean(1)[:, teacher.model.prefix :].cpu().double().numpy()
+    inside = (truth.cover.flatten(1) >= 0.5).numpy()
+    rows = inside.any(1).nonzero()[0]
+    hits = [overlap.pointing(maps[row], inside[row]) for row in rows]
+    shares = [overlap.jaccard_area(maps[row], inside[row]) for row in rows]
     known = truth.label >= 0
     right = (scores.cpu().argmax(1) == truth.label)[known].float().mean()
     figures = torch.tensor([hits, shares]).mean(1).tolist()

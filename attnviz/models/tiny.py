@@ -23,6 +23,12 @@ LABELS = (
 """What the class token tells apart: the kinds of objects in the scenes that it was trained on."""
 
 
+def _mlp(features: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features)
+    )
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, as in ViT (2010.11929, eq. 2–3)."""
 
@@ -31,9 +37,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(features)
         self.attention = MultiHeadAttention(heads, features)
         self.mlp_norm = nn.LayerNorm(features)
-        self.mlp = nn.Sequential(
-            nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features)
-        )
+        self.mlp = _mlp(features)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, need_weights: bool = False
@@ -57,9 +61,7 @@ class Surroundings(nn.Module):
         super().__init__()
         self.around = nn.Conv2d(features, features, 7, padding=3, groups=features)
         self.norm = nn.LayerNorm(features)
-        self.mlp = nn.Sequential(
-            nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features)
-        )
+        self.mlp = _mlp(features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, rows, columns) → the same."""

@@ -1,7 +1,7 @@
 """A scene: a background, objects before it, a camera."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from scenes.backgrounds import background
 from scenes.camera import photographed
 from scenes.chance import Chance
 from scenes.fields import Fields
-from scenes.objects import Outline, Pose, outline, painted
+from scenes.objects import Pose, outline, painted
 from scenes.shapes import KINDS, OFTEN, UNSEEN, UPRIGHT, build
 
 __all__ = ["KINDS", "UNSEEN", "Batch", "Scenes"]
@@ -111,7 +111,7 @@ class _Drawing:
         parts = build(self.chance, kinds)
         shape = outline(self.chance, self.fields, parts, pose, places, pixel=self.pixel)
         there = shape.cover * (numbers > 0)
-        shape = Outline(there, shape.height, shape.part, shape.details, shape.u, shape.v)
+        shape = replace(shape, cover=there)
         self.picture[rows] = painted(
             self.chance, self.fields, self.picture[rows], shape, pose, light=light, pixel=self.pixel
         )

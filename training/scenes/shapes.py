@@ -276,7 +276,7 @@ BUILDERS: dict[str, Callable[[Builder], None]] = {
 KINDS = tuple(BUILDERS)
 UNSEEN = ("fish", "teapot")
 """Drawn in held-out scenes only, never for training."""
-UPRIGHT = {"lump", "fruit", "flower", "ring", "fish"}.symmetric_difference(KINDS)
+UPRIGHT = set(KINDS) - {"lump", "fruit", "flower", "ring", "fish"}
 """What is not turned any which way."""
 OFTEN = {"lump": 2.0, "face": 2.5, "bust": 2.0, "cup": 1.5, "beast": 1.5, "rocket": 1.5}
 """Kinds that are drawn more often than others: those that fill frames, or vary most."""
