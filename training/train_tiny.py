@@ -175,7 +175,7 @@ def measure(teacher: Teacher, device: str, side: int = 96) -> dict[str, float]:
     truth = truth_of(drawn, (side // PATCH, side // PATCH))
     maps = attention.mean(1)[:, teacher.model.prefix :].cpu().double().numpy()
     inside = (truth.cover.flatten(1) >= 0.5).numpy()
-    rows = inside.any(1).nonzero()[0]
+    rows = [row for row, tokens in enumerate(inside) if tokens.any()]
     hits = [overlap.pointing(maps[row], inside[row]) for row in rows]
     shares = [overlap.jaccard_area(maps[row], inside[row]) for row in rows]
     known = truth.label >= 0
