@@ -41,6 +41,11 @@ class AttentionCall:
             those of the softmax.
         query_positions, key_positions: where tokens lie in the input, (B, N, 2) as x and y in
             pixels, NaN where a token is no part of it; None where that was not traced.
+        gradient: of a score at the output, (B, Hv, Nq, Dv): from it follows the gradient at the
+            weights, ∇A = gradient·valueᵀ. None where no score was asked for.
+        projection: what the model makes of each head's output, W_O^h, (Hv, Dv, F): its output
+            projection, and the LayerScale after it where there is one; biases are left out. None
+            where that was not seen.
 
     Weights and statistics are float32, whatever the model's own type. A query that may attend
     to no key has weights 0.
@@ -56,6 +61,8 @@ class AttentionCall:
     mixing: tuple[Tensor, Tensor | None] | None = None
     query_positions: Tensor | None = None
     key_positions: Tensor | None = None
+    gradient: Tensor | None = None
+    projection: Tensor | None = None
 
     @property
     def heads(self) -> int:
@@ -78,6 +85,7 @@ class AttentionCall:
             value=self.value[items],
             bias=bias[items] if bias is not None and bias.ndim == 4 and len(bias) > 1 else bias,
             output=None if self.output is None else self.output[items],
+            gradient=None if self.gradient is None else self.gradient[items],
         )
 
     def rows(self, queries: Sequence[int]) -> Tensor:
