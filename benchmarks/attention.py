@@ -71,7 +71,7 @@ def ours(call: AttentionCall, grid: TokenGrid) -> None:
     )
     weights = torch.zeros(1, grid.tokens, device=device)
     weights[0, grid.tokens // 2] = 1
-    reading = Reading(call, tokens, tokens, weights, grid.grid_tokens)
+    reading = Reading(call, tokens, tokens, weights[:, None], grid.grid_tokens)
     for values in measure(reading).values():
         values.cpu()
     numbers_of_maps(reading.received(), grid)

@@ -1,4 +1,4 @@
-"""One layer asked one question: the sweep, made once and shared by maps and statistics."""
+"""One layer asked some questions: the sweep, made once and shared by maps and statistics."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,15 @@ class Side:
     positions: Tensor
     taking_part: Tensor
 
+    @classmethod
+    def bare(cls, windows: int, tokens: int, device: torch.device) -> "Side":
+        """Tokens of which nothing is known: all take part, none is a place."""
+        return cls(
+            cells=torch.full((windows, tokens), -1, device=device),
+            positions=torch.zeros(windows, tokens, 2, device=device),
+            taking_part=torch.ones(windows, tokens, dtype=torch.bool, device=device),
+        )
+
     @cached_property
     def on_picture(self) -> Tensor:
         """Tokens that stand for a cell, (windows, tokens) boolean."""
@@ -48,8 +57,9 @@ class Reading:
     Attributes:
         call: the attention call; its batch are the windows of one picture.
         queries, keys: what its tokens are.
-        weights: (windows, queries) of the query, summing to 1 over all windows.
+        weights: (windows, R, queries) of each of R questions, summing to 1 over all windows.
         key_cells: number of cells that the keys' picture is cut into.
+        tokens: (windows, queries, features) after the layer's block, where they were kept.
         progress: told (query rows done, query rows in all).
     """
 
@@ -58,7 +68,28 @@ class Reading:
     keys: Side
     weights: Tensor
     key_cells: int
+    tokens: Tensor | None = None
     progress: Progress | None = None
+
+    @classmethod
+    def of(cls, call: AttentionCall, weights: Tensor, tokens: Tensor | None = None) -> "Reading":
+        """A call that is asked from `weights`, (R, queries) or (batch, R, queries), of any model.
+
+        What its tokens stand for is not known, so there are no cells.
+
+        >>> Reading.of(recording[-1], torch.eye(197)[:1]).received().shape
+        torch.Size([1, 1, 12, 197])
+        """
+        batch, _, queries, keys = call.shape
+        device = call.query.device
+        return cls(
+            call=call,
+            queries=Side.bare(batch, queries, device),
+            keys=Side.bare(batch, keys, device),
+            weights=weights.to(device).expand(batch, -1, -1),
+            key_cells=0,
+            tokens=tokens,
+        )
 
     @cached_property
     def uniform(self) -> Tensor:
@@ -72,51 +103,61 @@ class Reading:
         return grid / grid.sum() if bool(self.queries.on_picture.any()) else self.uniform
 
     def sweep(self) -> Sweep:
-        """Every statistic of the rows; `received` holds uniform weights, then the query's.
+        """Every statistic of the rows; `received` holds uniform weights, then the questions'.
 
-        The query's are left out where they are uniform too, and where `received` has only a few
-        rows to ask.
+        Those are left out where they are uniform too, and where `received` has only a few rows to
+        ask.
         """
         return self._sweep
 
     def received(self) -> Tensor:
-        """Σ_i w_i A_ij of each key cell for the query's weights, (heads, key cells)."""
+        """Σ_i w_i A_ij of every key for each question's weights, (windows, R, heads, keys)."""
         if not self._few:
             received = self._sweep.received
             assert received is not None  # asked for in `_sweep`
-            return self._on_cells(received[:, :, -1], self.keys.cells)
-        windows = self.weights.any(1).nonzero()[:, 0]
-        chosen = self.weights.any(0).nonzero()[:, 0]
-        call = self.call if len(self.weights) == 1 else self.call.batch(windows)
-        rows = call.rows(chosen.tolist())  # (windows, H, few, keys)
-        weights = self.weights[windows][:, chosen].float()
-        return self._on_cells(torch.einsum("wi,whij->whj", weights, rows), self.keys.cells[windows])
+            return received[:, :, -self.weights.shape[1] :].transpose(1, 2)
+        windows = self.weights.flatten(1).any(1).nonzero()[:, 0]
+        chosen = self.weights.flatten(0, 1).any(0).nonzero()[:, 0]
+        call = self.call if len(windows) == len(self.weights) else self.call.batch(windows)
+        rows = call.rows(chosen.tolist())  # (some windows, H, few, keys)
+        weights = self.weights[windows][:, :, chosen].float()
+        found = torch.einsum("wri,whij->wrhj", weights, rows)
+        if len(windows) == len(self.weights):
+            return found
+        everywhere = found.new_zeros(len(self.weights), *found.shape[1:])
+        return everywhere.index_copy_(0, windows, found)
+
+    def on_cells(self, values: Tensor) -> Tensor:
+        """What keys have, (windows, R, heads, keys), as (R, heads, key cells); the rest is left."""
+        flat = values.permute(1, 2, 0, 3).flatten(2)
+        cells = self.keys.cells
+        where = torch.where(cells >= 0, cells, self.key_cells).flatten().expand_as(flat)
+        result = flat.new_zeros(*flat.shape[:2], self.key_cells + 1)
+        return result.scatter_add_(2, where, flat)[..., :-1]
 
     @cached_property
     def _sweep(self) -> Sweep:
-        rows = [self.uniform] if self._few or self._alike else [self.uniform, self.weights]
+        weights = self.uniform[:, None].float()
+        if not (self._few or self._alike):
+            weights = torch.cat([weights, self.weights.float()], dim=1)
         asked = Asked(
             query_mask=self.queries.taking_part,
             prefix=~self.keys.on_picture,
             positions=(self.queries.positions, self.keys.positions),
             grid=self.keys.on_picture,
-            weights=torch.stack(rows, dim=1).float(),
+            weights=weights,
         )
         return self.call.sweep(asked, progress=self.progress)
 
     @cached_property
     def _few(self) -> bool:
-        """Whether the query's rows are cheaper asked for one by one than as a part of the sweep."""
-        return self.weights.numel() > _SMALL and int(self.weights.count_nonzero()) <= _FEW
+        """Whether the questions' rows are cheaper asked one by one than as a part of the sweep."""
+        rows = self.weights.any(1)  # (windows, queries)
+        return rows.numel() > _SMALL and int(rows.sum()) <= _FEW
 
     @cached_property
     def _alike(self) -> bool:
-        """Whether the query looks from everywhere alike, as the statistics do."""
-        return bool(torch.allclose(self.weights.float(), self.uniform.float(), rtol=1e-6, atol=0))
-
-    def _on_cells(self, received: Tensor, cells: Tensor) -> Tensor:
-        """(windows, heads, keys) as (heads, key cells); what lies on no cell is left out."""
-        values = received.transpose(0, 1).flatten(1)
-        where = torch.where(cells >= 0, cells, self.key_cells).flatten().expand_as(values)
-        result = values.new_zeros(len(values), self.key_cells + 1)
-        return result.scatter_add_(1, where, values)[:, :-1]
+        """Whether the one question looks from everywhere alike, as the statistics do."""
+        one = self.weights.shape[1] == 1
+        same = torch.allclose(self.weights[:, :1].float(), self.uniform[:, None].float(), 1e-6, 0)
+        return one and bool(same)

@@ -1,6 +1,7 @@
 """`attnviz models` and `attnviz methods`: the tables, as they are."""
 
 import json as _json
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -38,7 +39,7 @@ def methods(json: Json = False) -> None:
     _print(METHODS, json)
 
 
-def _print(entries: dict[str, Entry], json: bool) -> None:
+def _print(entries: Mapping[str, Entry], json: bool) -> None:
     width = max(len(name) for name in entries)
     for name, entry in entries.items():
         if json:

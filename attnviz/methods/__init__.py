@@ -1,9 +1,47 @@
-"""Methods: from layers that are read to maps. `METHODS` is the table."""
+"""Methods: from layers that are read to maps. `METHODS` is the table.
+
+A method is a function of one reading, or of those of the layers that it merges, first to last, and
+of its options. It returns (windows, R, heads, key tokens): for each of R queries what the query
+gives to every key; heads are 1 where the method merges them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
 
 from attnviz.catalog import Entry
 
-METHODS: dict[str, Entry] = {
-    "attention": Entry(
+Need = Literal["gradient", "block gradient", "projection", "tokens", "keys"]
+
+
+@dataclass(frozen=True)
+class Method(Entry):
+    """A line of the table.
+
+    Attributes:
+        merges: what one map is of: a head, all heads of a layer, or all layers up to one.
+        needs: beside queries, keys and values: the gradient of a score (or of one computed from
+            every layer's own tokens), the output projection, the tokens after each layer, or that
+            queries and keys are the same tokens.
+        asks: whether it looks from a query; others look from all tokens alike.
+        options: names of the options that it takes.
+        then: what becomes of the map once it lies on cells, as a function of (…, cells), of the
+            cells that are drawn, (cells,), and of the options.
+    """
+
+    merges: Literal["nothing", "heads", "layers"] = "nothing"
+    needs: tuple[Need, ...] = ()
+    asks: bool = True
+    options: tuple[str, ...] = ()
+    then: str = ""
+
+    @property
+    def scored(self) -> bool:
+        """Whether it needs the gradient of a score."""
+        return "gradient" in self.needs or "block gradient" in self.needs
+
+
+METHODS: dict[str, Method] = {
+    "attention": Method(
         "attnviz.methods.attention:attention",
         "the weights themselves: what the query attends to, one map per layer and head",
         "Vaswani et al. 2017, arXiv 1706.03762, eq. 1",

@@ -149,7 +149,8 @@ def explain(
     readings = read(observation, chosen, asked, progress)
     # Numbers first: they sweep layer by layer, which is the order that progress is told in.
     numbers = [statistics.measure(reading) for reading in readings]
-    maps: list[Tensor] = methods.METHODS[method].load()(readings)  # of each layer (H, key cells)
+    ask = methods.METHODS[method].load()
+    maps = [reading.on_cells(ask(reading))[0] for reading in readings]  # (H, key cells)
     answers: list[Answer] = []
     for i, layer in enumerate(chosen):
         answers += _answers(

@@ -110,7 +110,7 @@ def _reading(
         call=layer.call,
         queries=_side(observation, layer.queries, device),
         keys=_side(observation, layer.keys, device),
-        weights=torch.from_numpy(weights.astype(np.float32)).to(device),
+        weights=torch.from_numpy(weights.astype(np.float32))[:, None].to(device),
         key_cells=layer.keys.rows * layer.keys.columns,
         progress=progress,
     )

@@ -27,7 +27,7 @@ def reading(
     part = torch.ones(N, dtype=torch.bool) if part is None else part
     call = attnviz.AttentionCall(q, k, k, 0.5, bias=part[None, None, None])
     tokens = side((torch.arange(N) - 2).clamp_min(-1)[None], part[None])
-    return Reading(call, tokens, tokens, weights[None], N - 2, progress)
+    return Reading(call, tokens, tokens, weights[None, None], N - 2, progress=progress)
 
 
 def one_hot() -> torch.Tensor:
@@ -53,7 +53,8 @@ def test_received_is_the_weighted_sum_of_rows_however_it_is_got(
     call = asked.call
     a = reference.attention_matrix(call.query, call.key, scale=call.scale, bias=call.bias)
     expected = reference.received(a, weights)[0, :, 2:]
-    torch.testing.assert_close(asked.received().double(), expected, atol=1e-6, rtol=1e-5)
+    maps = asked.on_cells(asked.received())[0]
+    torch.testing.assert_close(maps.double(), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("small", [1024, 10])
@@ -73,12 +74,13 @@ def test_windows_give_to_the_cells_that_their_keys_stand_for(
         weights = torch.zeros(5, 8)
         for where in chosen:
             weights[where] = torch.rand(())
-        asked = Reading(call, side(torch.arange(40).view(5, 8)), side(cells), weights, 40)
+        asked = Reading(call, side(torch.arange(40).view(5, 8)), side(cells), weights[:, None], 40)
         expected = torch.zeros(2, 40, dtype=torch.float64)
         a = reference.attention_matrix(q, k, scale=0.5, bias=bias)
         for window, j in (cells >= 0).nonzero().tolist():
             expected[:, cells[window, j]] += a[window, :, :, j] @ weights[window].double()
-        torch.testing.assert_close(asked.received().double(), expected, atol=1e-6, rtol=1e-5)
+        maps = asked.on_cells(asked.received())[0]
+        torch.testing.assert_close(maps.double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_layer_is_swept_once() -> None:
@@ -91,3 +93,14 @@ def test_progress_is_told() -> None:
     reading(one_hot(), progress=lambda done, of: seen.append((done, of))).sweep()
     assert seen == sorted(set(seen))
     assert seen[-1] == (N, N)
+
+
+def test_several_questions_are_answered_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    for small in (1024, 10):
+        monkeypatch.setattr(module, "_SMALL", small)
+        torch.manual_seed(3)
+        for weights in (torch.eye(N)[[3, 50, 3]], torch.rand(2, N), torch.full((2, N), 1 / N)):
+            together = Reading.of(reading(weights[0]).call, weights).received()
+            for i, each in enumerate(weights):
+                alone = reading(each).received()
+                torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-6, rtol=1e-5)
