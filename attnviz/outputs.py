@@ -16,25 +16,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import OutputError, UsageError
+from attnviz.methods import METHODS
 
 Format = Literal["png", "jpg", "webp"]
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
-_OVERLAY = re.compile(r"layer\d+(-head\d+)?\.(png|jpg|webp)")
+_OVERLAY = re.compile(
+    rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
+)
 _SETTINGS: dict[Format, tuple[str, dict[str, Any]]] = {
     # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
     "png": ("PNG", {"compress_level": 1}),
     "jpg": ("JPEG", {"quality": 92, "subsampling": 0}),
     "webp": ("WEBP", {"quality": 90, "method": 2}),
 }
-
-
-def overlay_name(layer: int, head: int, kind: Format) -> str:
-    """The file name of one overlay.
-
-    >>> overlay_name(11, 3, "png")
-    'layer11-head03.png'
-    """
-    return f"layer{layer:02d}-head{head:02d}.{kind}"
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
     from attnviz.geometry import Layout, Placement
 
-Kind = Literal["auto", "cls", "mean", "pool", "point", "box", "mask"]
+Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+_REGISTER = re.compile(r"register(\d{1,6})")
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})+")
-_EXPECTED = "auto, cls, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask picture"
+_EXPECTED = "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask picture"
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question as it was asked; `numbers` are picture pixels, `path` is a mask picture's."""
+    """A question as it was asked.
+
+    `numbers` are picture pixels, or a register's number; `path` is a mask picture's. Of the kind
+    `all` are methods that look from every token alike: it is not typed.
+    """
 
     kind: Kind
     numbers: tuple[float, ...] = ()
@@ -34,11 +39,13 @@ class Query:
 
     def __str__(self) -> str:
         """As it would be typed."""
+        if self.kind == "register":
+            return f"register{self.numbers[0]:g}"
         return self.path or ",".join(f"{n:g}" for n in self.numbers) or self.kind
 
 
 def parse(text: str) -> Query:
-    """Read a query: a word of `Kind`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
+    """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
     >>> parse("120,80")
     Query(kind='point', numbers=(120.0, 80.0), path=None)
@@ -48,6 +55,9 @@ def parse(text: str) -> Query:
     """
     if text in ("auto", "cls", "mean", "pool"):
         return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
+    register = _REGISTER.fullmatch(text)
+    if register is not None:
+        return Query("register", (float(register[1]),))
     if not _NUMBERS.fullmatch(text):
         if not re.search(r"[./\\]", text):
             raise UsageError(f"--query {text!r} cannot be read; give {_EXPECTED}")
@@ -64,13 +74,19 @@ def parse(text: str) -> Query:
 
 
 def resolve(
-    query: Query, *, has_class_token: bool, on_picture: bool = True, layer: int | None = None
+    query: Query,
+    *,
+    has_class_token: bool,
+    registers: int = 0,
+    on_picture: bool = True,
+    layer: int | None = None,
 ) -> Query:
     """`auto` made definite: the class token, else the pool where there is one, else the mean.
 
     Args:
         query: what was asked.
         has_class_token: whether a class token is among the queries.
+        registers: number of registers, which stand before the grid, behind the class token.
         on_picture: whether any query lies on the picture; an attention pool's do not.
         layer: whose queries these are; None of all of a model's.
 
@@ -83,11 +99,20 @@ def resolve(
         if layer is None:
             raise UsageError("--query cls: this model has no class token; take --query mean")
         raise _not_there(query, layer, "has no class token among its queries")
+    if query.kind == "register" and query.numbers[0] >= registers:
+        raise _not_there(query, layer, f"has {_registers(registers)} among its queries")
     if query.kind == "pool" and on_picture:
         raise _not_there(query, layer, "is no attention pool: its queries lie on the picture")
     if query.kind in ("mean", "point", "box", "mask") and not on_picture:
         raise _not_there(query, layer, "has no query on the picture")
     return query
+
+
+def _registers(count: int) -> str:
+    """How many there are, in words."""
+    return {0: "no register", 1: "one register, register0,"}.get(
+        count, f"{count} registers, register0 to register{count - 1},"
+    )
 
 
 def _not_there(query: Query, layer: int | None, reason: str) -> UsageError:
@@ -101,23 +126,26 @@ def token_weights(
     placement: Placement | None,
     taking_part: NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
+    *,
+    has_class_token: bool = False,
 ) -> NDArray[np.float64]:
     """Weights over the query tokens of a layer, (windows, tokens), that sum to 1.
 
-    `cls` takes the first token, `pool` all tokens alike; else a token has the weight of its cell
-    (`weights`), shared where several stand for one cell. `placement` is on the layout's cells.
-    `taking_part` is (windows, tokens); tokens that do not have weight 0.
+    `cls` takes the first token, a register its own, `pool` and `all` all tokens alike; else a token
+    has the weight of its cell (`weights`), shared where several stand for one cell. `placement` is
+    on the layout's cells. `taking_part` is (windows, tokens); tokens that do not have weight 0.
 
     Raises:
         UsageError: nothing that takes part lies where the query points.
     """
     result: NDArray[np.float64] = taking_part.astype("float64")
-    if query.kind == "pool":
+    if query.kind in ("pool", "all"):
         result /= result.sum()
         return result
-    if query.kind == "cls":
+    if query.kind in ("cls", "register"):
+        number = 0 if query.kind == "cls" else int(query.numbers[0]) + has_class_token
         result[:] = 0
-        result[0, 0] = 1
+        result[0, number] = 1
         return result
     assert placement is not None  # `resolve` has seen queries on the picture
     tokens = layout.count(taking_part)

@@ -59,7 +59,8 @@ class Tokens(_Part):
 class QueryInfo(_Part):
     """Where we look from, in picture pixels."""
 
-    kind: Literal["cls", "mean", "pool", "point", "box", "mask"]
+    kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+    number: int | None = None
     x: float | None = None
     y: float | None = None
     x0: float | None = None
@@ -67,6 +68,18 @@ class QueryInfo(_Part):
     x1: float | None = None
     y1: float | None = None
     path: str | None = None
+
+
+class TargetInfo(_Part):
+    """The score whose gradient was taken: what it is of, and its value."""
+
+    kind: Literal["class", "norm", "text"]
+    index: int | None = None
+    label: str | None = None
+    text: str | None = None
+    query: QueryInfo | None = None
+    score: Maybe
+    probability: Maybe = None
 
 
 class Check(_Part):
@@ -98,21 +111,24 @@ class ScaleInfo(_Part):
 class Head(_Part):
     """One map, of rows × columns, and the numbers of its head.
 
-    `query` is there where it is not the record's, since `auto` found another in this layer.
+    `head` is null where heads are merged, and with it are the numbers of a head; `layer` is then the
+    last that was merged. `query` and `target` are there where they are not the record's: `auto`
+    found another query in this layer, or there were several questions.
     """
 
     layer: int
-    head: int
-    entropy: Number
-    entropy_ratio: Maybe
-    confidence: Number
-    distance_px: Maybe
-    prefix_mass: Number
-    sink_mass: Number
+    head: int | None
+    entropy: Maybe = None
+    entropy_ratio: Maybe = None
+    confidence: Maybe = None
+    distance_px: Maybe = None
+    prefix_mass: Maybe = None
+    sink_mass: Maybe = None
     rows: int
     columns: int
     map: MapInfo
     query: QueryInfo | None = None
+    target: TargetInfo | None = None
     scale: ScaleInfo | None = None
     file: str | None = None
 
@@ -126,31 +142,36 @@ class Record(_Part):
     tokens: Tokens
     query: QueryInfo
     method: str
+    options: dict[str, Any] | None = None
+    target: TargetInfo | None = None
     check: Check
     heads: list[Head]
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
         data = self.model_dump()
-        for head in data["heads"]:
-            for part in ("query", "scale", "file"):
-                if head[part] is None:
-                    del head[part]
-            if "query" in head:
-                head["query"] = _said(head["query"])
+        heads = [_without(head, ("query", "target", "scale", "file")) for head in data["heads"]]
         del data["schema_"]
-        return {"schema": self.schema_, **data, "query": _said(data["query"])}
+        return {
+            "schema": self.schema_,
+            **_without(data, ("query", "options", "target")),
+            "heads": heads,
+        }
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per head: `map.peak_x` becomes `map_peak_x`; first comes the picture.
+        """A flat row per map: `map.peak_x` becomes `map_peak_x`; first comes the picture.
 
-        All rows have the same columns; `query_kind` is one where layers differ in it.
+        All rows have the same columns; those of the query, or the target, are among them where maps
+        differ in it.
         """
-        heads = self.data()["heads"]
-        if any("query" in head for head in heads):
-            kind = {"query": {"kind": self.query.kind}}
-            heads = [{**head, **kind, **head} for head in heads]
-        return [{"image": self.image.path, **_flat(head)} for head in heads]
+        data = self.data()
+        heads = data["heads"]
+        for part in ("query", "target"):
+            if any(part in head for head in heads):
+                heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
+        flat = [{"image": self.image.path, **_flat(head)} for head in heads]
+        columns = dict.fromkeys(key for row in flat for key in row)
+        return [{key: row.get(key) for key in columns} for row in flat]
 
 
 class Interval(_Part):
@@ -196,9 +217,21 @@ class EvaluationRow(_Part):
         return data
 
 
+def _without(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Data without those of its parts that do not apply, and what is null in these."""
+    said: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in names and isinstance(value, dict):
+            said[key] = _said(value) if key in ("query", "target") else value
+        elif key not in names or value is not None:
+            said[key] = value
+    return said
+
+
 def _said(part: dict[str, Any]) -> dict[str, Any]:
-    """What is not null of a part."""
-    return {key: value for key, value in part.items() if value is not None}
+    """What is not null of a query or a target."""
+    inner = {key: _said(value) if isinstance(value, dict) else value for key, value in part.items()}
+    return {key: value for key, value in inner.items() if value is not None}
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

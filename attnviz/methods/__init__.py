@@ -5,8 +5,9 @@ of its options. It returns (windows, R, heads, key tokens): for each of R querie
 gives to every key; heads are 1 where the method merges them.
 """
 
+import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from attnviz.catalog import Entry
 
@@ -33,6 +34,21 @@ class Method(Entry):
     asks: bool = True
     options: tuple[str, ...] = ()
     then: str = ""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of all that can be set: its options, and where it begins to merge layers."""
+        return (*self.options, "start_layer") if self.merges == "layers" else self.options
+
+    def defaults(self) -> dict[str, Any]:
+        """What its options are unless they are given."""
+        taker = self.load_then() if self.then else self.load()
+        parameters = inspect.signature(taker).parameters
+        return {name: parameters[name].default for name in self.options}
+
+    def load_then(self) -> Any:
+        """Import the code that `then` names."""
+        return Entry(self.then, self.summary, self.reference).load()
 
     @property
     def scored(self) -> bool:

@@ -1,11 +1,13 @@
 """One picture from file to record; what `show`, `stats` and their successors share."""
 
-from attnviz.pipeline.explanation import Answer, Explanation, explain
+from attnviz.pipeline.answers import Answer, Explanation, Question
+from attnviz.pipeline.asking import Questions, answer, look
+from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.layers import Layer
-from attnviz.pipeline.observation import Observation, observe
+from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import Drawing, render, write_maps, write_numbers, write_pictures
-from attnviz.pipeline.question import check_question
 from attnviz.pipeline.report import make_record, readable
+from attnviz.pipeline.running import observe
 
 __all__ = [
     "Answer",
@@ -13,8 +15,11 @@ __all__ = [
     "Explanation",
     "Layer",
     "Observation",
-    "check_question",
+    "Question",
+    "Questions",
+    "answer",
     "explain",
+    "look",
     "make_record",
     "observe",
     "readable",

@@ -21,11 +21,14 @@ class Layer:
     Attributes:
         call: its batch are the windows that tile one picture.
         queries, keys: the cell of every token, (windows, tokens).
+        tokens: the queries' after the block that the call is in, (1, queries, features); None
+            where they were not kept, or that block makes something else of them.
     """
 
     call: AttentionCall
     queries: Layout
     keys: Layout
+    tokens: Tensor | None = None
 
 
 class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call is no layer

@@ -1,7 +1,7 @@
 """From an explanation to pictures and files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,10 +16,13 @@ from attnviz import outputs
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.errors import UsageError
 from attnviz.images import Picture
 from attnviz.outputs import Format
-from attnviz.pipeline.explanation import Answer, Explanation
+from attnviz.pipeline.answers import Answer, Explanation
+from attnviz.pipeline.naming import asked, rows, stem, title
 from attnviz.pipeline.report import make_record
+from attnviz.queries import Query
 from attnviz.records import Record
 
 
@@ -46,15 +49,19 @@ class Drawing:
 
 def render(
     explanation: Explanation, drawing: Drawing | None = None
-) -> dict[tuple[int, int], Image.Image]:
+) -> dict[tuple[int, int | None], Image.Image]:
     """Overlays of all maps, by (layer, head), each of exactly the picture's size.
+
+    Where heads are merged, head is None.
 
     >>> render(explanation)[11, 3].save("head3.png")
 
     Raises:
-        UsageError: no such scale or colour map.
+        UsageError: no such scale or colour map, or several questions were asked.
     """
     drawing = drawing or Drawing()
+    if len(explanation.questions) > 1:
+        raise UsageError("several questions were asked; render each of explanation.each()")
     picture, style = explanation.observation.picture, drawing.style()
     return {
         (answer.layer, answer.head): _overlay(picture, answer, scale, style)
@@ -92,9 +99,9 @@ def write_pictures(
 
     def draw(answer: Answer, scale: Range) -> tuple[Cell, Path]:
         image = _overlay(picture, answer, scale, style)
-        name = outputs.overlay_name(answer.layer, answer.head, drawing.format)
+        name = f"{stem(explanation, answer)}.{drawing.format}"
         path = outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
-        return Cell(thumbnail(image), f"layer {answer.layer}  head {answer.head}", scale), path
+        return Cell(thumbnail(image), title(explanation, answer), scale), path
 
     drawn = _at_once(draw, explanation.answers, scales)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
@@ -122,11 +129,11 @@ def _at_once(
 
 def _sheet(explanation: Explanation, cells: Sequence[Cell], style: Style) -> Image.Image:
     """The contact sheet; of several layers each has a row, also where they differ in heads."""
-    rows = [len(answers) for answers in explanation.by_layer.values()]
-    columns = max(rows) if len(rows) > 1 else None
+    lengths = rows(explanation)
+    columns = max(lengths) if len(lengths) > 1 else None
     placed: list[Cell | None] = []
     rest = iter(cells)
-    for length in rows:
+    for length in lengths:
         placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
     return compose(
         Cell(thumbnail(_original(explanation)), _original_title(explanation)),
@@ -155,9 +162,11 @@ def write_numbers(record: Record, folder: Path) -> list[Path]:
 def write_maps(explanation: Explanation, folder: Path) -> Path:
     """Write `maps.npz`: `maps` (layers, heads, rows, columns), `layers`, `heads`, `drawn`.
 
-    `drawn` is (rows, columns), False for tokens that are masked or lie in padding. Where layers
-    differ in their grids or heads, each has arrays of its own instead of `maps`, `heads` and
-    `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`.
+    `drawn` is (rows, columns), False for tokens that are masked or lie in padding. Where heads are
+    merged, there is one, numbered −1. Of several questions the maps have these in front, and
+    `queries`, and `targets` where there are any, name them. Where layers differ in their grids or
+    heads, each has arrays of its own instead of `maps`, `heads` and `drawn`: `layer00` (heads, rows,
+    columns), `layer00_heads`, `layer00_drawn`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -165,27 +174,38 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     arrays: dict[str, NDArray[Any]] = {"layers": np.array(explanation.layers)}
     if explanation.alike:
         arrays["maps"] = explanation.maps
-        arrays["heads"] = np.array(explanation.heads)
+        arrays["heads"] = _head_numbers(explanation.heads)
         arrays["drawn"] = explanation.answers[0].drawn
     else:
         for layer, answers in explanation.by_layer.items():
             name = f"layer{layer:02d}"
-            arrays[name] = np.stack([answer.values for answer in answers])
-            arrays[f"{name}_heads"] = np.array([answer.head for answer in answers])
+            heads = dict.fromkeys(answer.head for answer in answers)
+            maps = np.stack([answer.values for answer in answers])
+            several = (len(explanation.questions),) if len(explanation.questions) > 1 else ()
+            arrays[name] = maps.reshape(*several, len(heads), *maps.shape[1:])
+            arrays[f"{name}_heads"] = _head_numbers(heads)
             arrays[f"{name}_drawn"] = answers[0].drawn
+    questions = explanation.questions
+    if len(questions) > 1:
+        arrays["queries"] = np.array([str(question.query) for question in questions])
+        scored = [str(q.target.target) for q in questions if q.target is not None]
+        arrays |= {"targets": np.array(scored)} if scored else {}
     data = outputs.as_npz(**arrays)
     return outputs.write_whole(outputs.make_folder(folder) / outputs.MAPS, data)
 
 
+def _head_numbers(heads: Iterable[int | None]) -> NDArray[np.int64]:
+    return np.array([-1 if head is None else head for head in heads])
+
+
 def _title(explanation: Explanation) -> str:
     """Picture, model, question and grids, those of each layer where they differ."""
-    seen, answers = explanation.observation, explanation.answers
-    grids = [answer.placement.grid for answer in answers]
+    seen = explanation.observation
+    grids = [answer.placement.grid for answer in explanation.answers]
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
-    asked = ", ".join(dict.fromkeys(str(answer.query) for answer in answers))
     return (
-        f"{seen.picture.name}  ·  {seen.model.spec}  ·  {explanation.method} from "
-        f"{asked}  ·  {sizes} {seen.model.tokens}"
+        f"{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
+        f"{sizes} {seen.model.tokens}"
     )
 
 
@@ -195,10 +215,16 @@ def _original_title(explanation: Explanation) -> str:
 
 
 def _original(explanation: Explanation) -> Image.Image:
-    """The photograph, with the query marked on it where it is a place."""
-    picture, numbers = explanation.observation.picture, explanation.query.numbers
-    image = picture.image()
-    line = max(2, round(max(image.size) / 150))
+    """The photograph, with the queries marked on it where they are places."""
+    image = explanation.observation.picture.image()
+    for query in dict.fromkeys(question.query for question in explanation.questions):
+        _mark(image, query)
+    return image
+
+
+def _mark(image: Image.Image, query: Query) -> None:
+    """Draw a cross where a point is, or the outline of a box."""
+    line, numbers = max(2, round(max(image.size) / 150)), query.numbers
     draw = ImageDraw.Draw(image)
     if len(numbers) == 2:
         x, y = (int(n) + 0.5 for n in numbers)
@@ -209,4 +235,3 @@ def _original(explanation: Explanation) -> Image.Image:
     elif len(numbers) == 4:
         for width, colour in ((2 * line, "black"), (line, "white")):
             draw.rectangle(numbers, outline=colour, width=width)
-    return image

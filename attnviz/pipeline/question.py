@@ -1,6 +1,6 @@
 """A question in words, put to the layers of an observation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -10,42 +10,13 @@ from numpy.typing import NDArray
 from attnviz import queries
 from attnviz.attention.reading import Reading, Side
 from attnviz.attention.sweep import Progress
-from attnviz.geometry import Fit, Layout
+from attnviz.geometry import Layout
 from attnviz.images import Picture, load_mask
-from attnviz.models.model import Model
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
-from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
 
-
-def check_question(
-    picture: Picture,
-    model: Model,
-    *,
-    fit: Fit = "keep",
-    query: str = "auto",
-    layers: str = "-1",
-    heads: str = "all",
-) -> None:
-    """Whether a question can be asked of a model and a picture, as far as is known before the run.
-
-    Raises:
-        UsageError: a query beside the picture, or heads or layers that the model does not have.
-        ImageError: a mask picture that cannot be read.
-    """
-    chosen_layers, chosen_heads = parse_layers(layers), parse_heads(heads)
-    if model.plain and model.layers is not None:  # others may have a pool beside their layers
-        choose_layers(chosen_layers, model.layers)
-    if model.heads is not None:
-        choose_heads(chosen_heads, model.heads)
-    asked = queries.parse(query)
-    if asked.kind not in ("auto", "pool"):
-        queries.resolve(asked, has_class_token=model.class_token)
-    if asked.kind in ("point", "box", "mask"):
-        placement = model.place(picture, fit=fit)
-        everything = np.ones(placement.grid.grid_tokens, dtype=np.bool_)
-        queries.weights(asked, placement, everything, _mask(asked, picture))
+ALL = Query("all")
 
 
 def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> list[Query]:
@@ -57,15 +28,26 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
     found = []
     for number in layers:
         layer = observation.layers[number]
+        prefix = _prefix(layer)
+        has_class_token = observation.model.class_token and prefix > 0
         found.append(
             queries.resolve(
                 query,
-                has_class_token=observation.model.class_token and _begins_outside(layer),
+                has_class_token=has_class_token,
+                registers=prefix - has_class_token,
                 on_picture=bool(layer.queries.on_picture.any()),
                 layer=number,
             )
         )
     return found
+
+
+def _prefix(layer: Layer) -> int:
+    """How many tokens stand before the grid, among the queries and among the keys."""
+    sides = (layer.queries, layer.keys)
+    if any(side.windows > 1 or not side.on_picture.any() for side in sides):
+        return int(_begins_outside(layer))
+    return min(int(side.on_picture[0].argmax()) for side in sides)
 
 
 def _begins_outside(layer: Layer) -> bool:
@@ -77,43 +59,66 @@ def _begins_outside(layer: Layer) -> bool:
 def read(
     observation: Observation,
     layers: Sequence[int],
-    asked: Sequence[Query],
+    asked: Mapping[int, Sequence[Query]],
     progress: Progress | None = None,
-) -> list[Reading]:
-    """What the core needs to know of the tokens of each layer, as tensors beside its call."""
-    mask = _mask(asked[0], observation.picture)
+) -> dict[int, Reading]:
+    """What the core needs to know of the tokens of each layer, as tensors beside its call.
+
+    `asked` are the questions of the layers that are asked any; others look from everywhere.
+    """
     shapes = [observation.layers[number].call.shape for number in layers]
     tellers = _shares(progress, [batch * queries for batch, _, queries, _ in shapes])
-    return [
-        _reading(observation, number, query, mask, tell)
-        for number, query, tell in zip(layers, asked, tellers, strict=True)
-    ]
+    masks = {
+        query: mask_of(query, observation.picture) for each in asked.values() for query in each
+    }
+    return {
+        number: _reading(observation, number, asked.get(number, (ALL,)), masks, tell)
+        for number, tell in zip(layers, tellers, strict=True)
+    }
 
 
 def _reading(
     observation: Observation,
     number: int,
-    query: Query,
-    mask: NDArray[np.bool_] | None,
+    asked: Sequence[Query],
+    masks: Mapping[Query, NDArray[np.bool_] | None],
     progress: Progress | None,
 ) -> Reading:
     layer = observation.layers[number]
-    layout, device = layer.queries, layer.call.query.device
-    weights = queries.token_weights(
+    device = layer.call.query.device
+    weights = [
+        token_weights(observation, layer.queries, query, masks.get(query)) for query in asked
+    ]
+    return Reading(
+        call=layer.call,
+        queries=_side(observation, layer.queries, device),
+        keys=_side(observation, layer.keys, device),
+        weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)).to(device),
+        key_cells=layer.keys.rows * layer.keys.columns,
+        tokens=layer.tokens,
+        progress=progress,
+    )
+
+
+def token_weights(
+    observation: Observation, layout: Layout, query: Query, mask: NDArray[np.bool_] | None
+) -> NDArray[np.float64]:
+    """Weights of a question over the tokens of a layout, (windows, tokens)."""
+    return queries.token_weights(
         query,
         layout,
         observation.placed(layout) if layout.on_picture.any() else None,
         observation.tokens_taking_part(layout),
         mask,
+        has_class_token=observation.model.class_token,
     )
-    return Reading(
-        call=layer.call,
-        queries=_side(observation, layer.queries, device),
-        keys=_side(observation, layer.keys, device),
-        weights=torch.from_numpy(weights.astype(np.float32))[:, None].to(device),
-        key_cells=layer.keys.rows * layer.keys.columns,
-        progress=progress,
-    )
+
+
+def mask_of(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
+    """The mask picture that a query names."""
+    if query.path is None:
+        return None
+    return load_mask(query.path, width=picture.width, height=picture.height)
 
 
 def _side(observation: Observation, layout: Layout, device: torch.device) -> Side:
@@ -139,10 +144,3 @@ def _shares(progress: Progress | None, rows: Sequence[int]) -> list[Progress | N
         return lambda done, of: tell(before + done * own // of, total)
 
     return [share(end - own, own) for end, own in zip(accumulate(rows), rows, strict=True)]
-
-
-def _mask(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
-    """The mask picture that a query names."""
-    if query.path is None:
-        return None
-    return load_mask(query.path, width=picture.width, height=picture.height)

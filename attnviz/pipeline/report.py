@@ -7,7 +7,8 @@ from itertools import repeat
 
 from attnviz import records
 from attnviz.drawing.scale import Range
-from attnviz.pipeline.explanation import Answer, Explanation
+from attnviz.models.scoring import Scored
+from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
 from attnviz.statistics.maps import describe
@@ -37,9 +38,11 @@ def make_record(
         tokens=_tokens(seen, answers[-1]),
         query=_query(explanation.query),
         method=explanation.method,
+        options=dict(explanation.settings) or None,
+        target=_target(explanation.questions[0].target),
         check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors.values())),
         heads=[
-            _head(answer, scale, file, differs=answer.query != explanation.query)
+            _head(explanation, answer, scale, file)
             for answer, scale, file in zip(
                 answers,
                 scales or repeat(None, len(answers)),
@@ -50,8 +53,12 @@ def make_record(
     )
 
 
-def _head(answer: Answer, scale: Range | None, file: str | None, *, differs: bool) -> records.Head:
-    """One map; its query is told where it `differs` from the record's."""
+def _head(
+    explanation: Explanation, answer: Answer, scale: Range | None, file: str | None
+) -> records.Head:
+    """One map; its query and its target are told where they may not be the record's."""
+    several = len(explanation.questions) > 1
+    target = explanation.questions[answer.question].target
     drawn = describe(answer.values, answer.drawn, answer.placement)
     rows, columns = answer.values.shape
     return records.Head(
@@ -61,7 +68,8 @@ def _head(answer: Answer, scale: Range | None, file: str | None, *, differs: boo
         rows=rows,
         columns=columns,
         map=records.MapInfo(**asdict(drawn)),
-        query=_query(answer.query) if differs else None,
+        query=_query(answer.query) if several or answer.query != explanation.query else None,
+        target=_target(target) if several else None,
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
     )
@@ -98,10 +106,27 @@ def _tokens(seen: Observation, answer: Answer) -> records.Tokens:
 
 
 def _query(query: Query) -> records.QueryInfo:
-    names = ("x", "y") if query.kind == "point" else ("x0", "y0", "x1", "y1")
+    names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
     numbers = dict(zip(names, query.numbers, strict=False))
     path = None if query.path is None else readable(query.path)
     return records.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
+
+
+def _target(scored: Scored | None) -> records.TargetInfo | None:
+    if scored is None:
+        return None
+    target = scored.target
+    return records.TargetInfo.model_validate(
+        {
+            "kind": target.kind,
+            "index": target.index,
+            "label": target.label,
+            "text": target.text,
+            "query": None if target.query is None else _query(target.query),
+            "score": float(scored.score),
+            "probability": scored.probability,
+        }
+    )
 
 
 def readable(path: str) -> str:

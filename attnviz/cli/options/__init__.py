@@ -1,0 +1,57 @@
+"""Every option, declared once; a command takes the groups that it needs.
+
+Nothing here imports torch, numpy or matplotlib: `--help` and a slip of the pen are answered at
+once. A group checks its own values when it is made; it compares and prints nothing, since what a
+dataclass need not generate costs no start-up.
+"""
+
+from typing import Annotated
+
+import typer
+
+from attnviz.cli.options.groups import Help, with_groups
+from attnviz.cli.options.inputs import InputOptions, ModelOptions, ModelsOptions
+from attnviz.cli.options.questions import QuestionOptions, QuestionsOptions, WhereOptions
+from attnviz.cli.options.results import (
+    DrawingOptions,
+    EvaluationOut,
+    Json,
+    Limit,
+    Masks,
+    Metrics,
+    NoPreview,
+    Npz,
+    OptionalOut,
+    Out,
+    Pictures,
+    StreamOptions,
+)
+
+Images = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE...", help="Pictures; `-` reads one from standard input."),
+]
+
+__all__ = [
+    "DrawingOptions",
+    "EvaluationOut",
+    "Help",
+    "Images",
+    "InputOptions",
+    "Json",
+    "Limit",
+    "Masks",
+    "Metrics",
+    "ModelOptions",
+    "ModelsOptions",
+    "NoPreview",
+    "Npz",
+    "OptionalOut",
+    "Out",
+    "Pictures",
+    "QuestionOptions",
+    "QuestionsOptions",
+    "StreamOptions",
+    "WhereOptions",
+    "with_groups",
+]

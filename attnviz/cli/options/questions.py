@@ -1,0 +1,209 @@
+"""Options of the question: which maps, of what, from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attnviz import methods, queries, targets
+from attnviz.cli.options.groups import option
+from attnviz.errors import UsageError
+from attnviz.selection import parse_heads, parse_layers
+
+if TYPE_CHECKING:
+    from attnviz.pipeline import Questions
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WhereOptions:
+    """Which maps: heads, layers, and where they look from."""
+
+    heads: Annotated[
+        str,
+        option("--heads", help="all, a count (8), or a list (0,3,5-7).", metavar="WHICH"),
+    ] = "all"
+    layers: Annotated[
+        str,
+        option("--layers", help="-1 (the last), all, or a list (0,5-11).", metavar="WHICH"),
+    ] = "-1"
+    query: Annotated[
+        list[str] | None,
+        option(
+            "--query",
+            "-q",
+            help="Where to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
+            "picture; may be repeated.  [default: auto]",
+            metavar="WHERE",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        parse_heads(self.heads)
+        parse_layers(self.layers)
+        for query in self.queries:
+            queries.parse(query)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Where from, each once."""
+        return tuple(dict.fromkeys(self.query or ["auto"]))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SettingOptions:
+    """Of what the gradient is taken, and the methods' own options."""
+
+    target: Annotated[
+        list[str] | None,
+        option(
+            "--target",
+            help="Of gradients: auto (the predicted class, else the norm), a class by its number "
+            "or label, norm, norm:QUERY; may be repeated.  [default: auto]",
+            metavar="SCORE",
+        ),
+    ] = None
+    text: Annotated[
+        list[str] | None,
+        option(
+            "--text",
+            help="Of gradients, in models of pictures and texts: how alike the picture is to this; "
+            "may be repeated.",
+            metavar="TEXT",
+        ),
+    ] = None
+    fusion: Annotated[
+        Literal["mean", "max", "min"] | None,
+        option("--fusion", help="How rollout merges heads.  [default: mean]"),
+    ] = None
+    discard: Annotated[
+        float | None,
+        option(
+            "--discard",
+            help="Share of the smallest weights that rollouts leave out.  [default: 0]",
+            min=0.0,
+            max=0.999,
+        ),
+    ] = None
+    start_layer: Annotated[
+        int | None,
+        option(
+            "--start-layer",
+            help="Where rollouts, relevance and legrad begin.  [default: 0]",
+            min=0,
+            metavar="LAYER",
+        ),
+    ] = None
+    keep: Annotated[
+        float | None,
+        option(
+            "--keep", help="Share of the mass that mass holds.  [default: 0.6]", min=0.001, max=1.0
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.target and self.text:
+            raise UsageError("--target and --text exclude one another; give one of them")
+        _ = self.targets
+
+    @property
+    def targets(self) -> tuple[targets.Target, ...]:
+        """What gradients are taken of, each once."""
+        found = [targets.parse(each) for each in self.target or ()]
+        found += [targets.of_text(each) for each in self.text or ()]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The methods' options that were given."""
+        given = {name: getattr(self, name) for name in ("fusion", "discard", "keep", "start_layer")}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _asked(
+    where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
+) -> Questions:
+    """Everything that is asked, as the pipeline takes it."""
+    from attnviz.pipeline import Questions  # noqa: PLC0415 — torch, once the options are checked
+
+    settings = setting.settings
+    return Questions(
+        methods=names,
+        queries=where.queries,
+        targets=setting.targets,
+        layers=where.layers,
+        heads=where.heads,
+        start_layer=settings.pop("start_layer", None),
+        settings=settings,
+        **more,
+    )
+
+
+def _check(names: tuple[str, ...], where: WhereOptions, setting: SettingOptions) -> None:
+    """Whether there are such methods, and every option that was given is for one of them.
+
+    Raises:
+        UsageError: not.
+    """
+    for name in names:
+        if name not in methods.METHODS:
+            raise UsageError(f"--method {name!r} is none; take {', '.join(methods.METHODS)}")
+    chosen = [methods.METHODS[name] for name in names]
+    for option_name in setting.settings:
+        if not any(option_name in method.settings for method in chosen):
+            takers = [n for n, method in methods.METHODS.items() if option_name in method.settings]
+            raise UsageError(
+                f"--{option_name.replace('_', '-')} is for {', '.join(takers)}; add --method"
+            )
+    if setting.targets and not any(method.scored for method in chosen):
+        takers = [name for name, method in methods.METHODS.items() if method.scored]
+        which = "--text" if setting.text else "--target"
+        raise UsageError(f"{which} is for methods that take gradients: add --method {takers[0]}")
+    if where.query and not any(method.asks for method in chosen):
+        raise UsageError(f"--query: {names[0]} looks from all tokens alike; leave it out")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class QuestionOptions(SettingOptions, WhereOptions):
+    """What is asked."""
+
+    method: Annotated[
+        str, option("--method", help="A method that `attnviz methods` lists.", metavar="NAME")
+    ] = methods.DEFAULT
+
+    def __post_init__(self) -> None:
+        WhereOptions.__post_init__(self)
+        SettingOptions.__post_init__(self)
+        _check((self.method,), self, self)
+
+    def asked(self) -> Questions:
+        """As the pipeline takes it."""
+        return _asked(self, self, (self.method,))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class QuestionsOptions(SettingOptions, WhereOptions):
+    """What is asked, by several methods."""
+
+    method: Annotated[
+        list[str] | None,
+        option(
+            "--method",
+            help="A method that `attnviz methods` lists; may be repeated.  "
+            f"[default: {methods.DEFAULT}]",
+            metavar="NAME",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        WhereOptions.__post_init__(self)
+        SettingOptions.__post_init__(self)
+        _check(self.methods, self, self)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, each once."""
+        return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
+
+    def asked(self) -> Questions:
+        """As the pipeline takes it."""
+        return _asked(self, self, self.methods)

@@ -1,0 +1,99 @@
+"""Options of what is drawn, written and printed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from attnviz.cli.options.groups import option
+from attnviz.drawing.scale import parse_scale
+from attnviz.errors import UsageError
+
+Json = Annotated[bool, option("--json", help="One JSON object a line.")]
+"""Of the commands that list something."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DrawingOptions:
+    """How maps are drawn."""
+
+    scale: Annotated[
+        str,
+        option(
+            "--scale",
+            help="Weights that the colours span: head, layer, all, LO:HI or log.",
+            metavar="RANGE",
+        ),
+    ] = "head"
+    colormap: Annotated[
+        str, option("--colormap", help="A matplotlib colour map.", metavar="NAME")
+    ] = "viridis"
+    alpha: Annotated[
+        float, option("--alpha", help="Share of the colour in the overlay.", min=0.0, max=1.0)
+    ] = 0.5
+    interpolation: Annotated[
+        Literal["bicubic", "nearest"],
+        option("--interpolation", help="Smooth maps, or tokens as they are."),
+    ] = "bicubic"
+    format: Annotated[
+        Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
+    ] = "png"
+
+    def __post_init__(self) -> None:
+        parse_scale(self.scale)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StreamOptions:
+    """What goes to standard output."""
+
+    json: Annotated[bool, option("--json", help="JSON on stdout, one object a line.")] = False
+    csv: Annotated[bool, option("--csv", help="CSV on stdout.")] = False
+    quiet: Annotated[bool, option("--quiet", help="Print the paths of files only.")] = False
+    debug: Annotated[bool, option("--debug", help="Show the traceback of an error.")] = False
+
+    def __post_init__(self) -> None:
+        if self.json + self.csv + self.quiet > 1:
+            raise UsageError("--json, --csv and --quiet exclude one another; give one of them")
+
+
+Npz = Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")]
+NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]
+Out = Annotated[Path, option("--out", "-o", help="Folder for the files.", metavar="FOLDER")]
+OptionalOut = Annotated[
+    Path | None,
+    option("--out", "-o", help="Also write stats.json and stats.csv here.", metavar="FOLDER"),
+]
+
+
+EvaluationOut = Annotated[
+    Path | None,
+    option(
+        "--out",
+        "-o",
+        help="Also write evaluation.jsonl, .csv and .png here; what is done is not done again.",
+        metavar="FOLDER",
+    ),
+]
+Pictures = Annotated[
+    list[str],
+    typer.Argument(metavar="PICTURE...", help="Pictures, and folders of them."),
+]
+Masks = Annotated[
+    str | None,
+    option(
+        "--masks",
+        help="Folder with a mask for each picture, or the mask of the only one.",
+        metavar="PATH",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    option(
+        "--metrics",
+        help="masks, perturbation or both.  [default: masks with --masks, else perturbation]",
+        metavar="WHICH",
+    ),
+]
+Limit = Annotated[int | None, option("--limit", help="The first so many pictures only.", min=1)]

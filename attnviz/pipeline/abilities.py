@@ -1,0 +1,106 @@
+"""Which methods can be asked of an observation, and why others cannot."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnviz.errors import UsageError
+from attnviz.geometry import Layout
+from attnviz.methods import METHODS, Method
+from attnviz.pipeline.layers import Layer
+from attnviz.pipeline.observation import Observation
+
+
+def find_method(name: str) -> Method:
+    """A line of the table.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise UsageError(f"--method {name!r} is none; take {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
+    """The layers that the map of one layer is made of, first to last."""
+    return tuple(range(start, last + 1)) if method.merges == "layers" else (last,)
+
+
+def check_able(observation: Observation, name: str, chosen: Sequence[int], start: int) -> None:
+    """Whether a method can be asked of these layers.
+
+    Raises:
+        UsageError: it cannot; the line names the methods that can.
+    """
+    reason = _missing(observation, METHODS[name], chosen, start)
+    if reason is None:
+        return
+    able = [
+        other
+        for other, method in METHODS.items()
+        if other != name and _missing(observation, method, chosen, start) is None
+    ]
+    raise UsageError(f"--method {name}: {reason}; what can be asked: {', '.join(able)}")
+
+
+def _missing(
+    observation: Observation, method: Method, chosen: Sequence[int], start: int
+) -> str | None:
+    """Why a method cannot be asked of these layers; None if it can."""
+    if method.merges == "layers" and start > min(chosen):
+        return f"--start-layer {start} is behind layer {min(chosen)}"
+    for last in chosen:
+        numbers = layers_of(method, last, start)
+        if any(number not in observation.layers for number in numbers):
+            return f"of the layers {numbers[0]} to {last} not all were kept"
+        reason = _lacking(observation, method, numbers)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -> str | None:
+    """What these layers, of which one map is made, lack."""
+    spec, layers = observation.model.spec, [observation.layers[n] for n in numbers]
+    if method.merges == "layers":
+        pool = "block gradient" not in method.needs
+        reason = _no_chain(layers, numbers, pool=pool)
+        if reason is not None:
+            return reason
+    for number, layer in zip(numbers, layers, strict=True):
+        if "projection" in method.needs and layer.call.projection is None:
+            return f"no output projection was seen in layer {number} of {spec}"
+        if "keys" in method.needs and not _same(layer.queries, layer.keys):
+            return f"in layer {number} queries and keys are different tokens"
+        if "tokens" in method.needs and layer.tokens is None:
+            return f"the tokens after layer {number} are not known: it is no block of a plain stack"
+        if "block gradient" in method.needs and not observation.is_stack:
+            return f"{spec} is no plain stack of blocks, whose tokens its head could be given"
+    return None
+
+
+def _no_chain(layers: Sequence[Layer], numbers: Sequence[int], *, pool: bool) -> str | None:
+    """Why the weights of some layers cannot be multiplied; None if they can.
+
+    The last may be an attention `pool`, whose queries are other tokens.
+    """
+    *stack, last = layers
+    first = layers[0]
+    for number, layer in zip(numbers, layers, strict=True):
+        if layer.keys.windows > 1:
+            return f"layer {number} has windows, whose tokens do not see one another"
+        if not _same(layer.keys, first.keys):
+            return f"layer {number} has other tokens than layer {numbers[0]}"
+        if not _same(layer.queries, layer.keys) and not (
+            pool and layer is last and stack and not layer.queries.on_picture.any()
+        ):
+            return f"in layer {number} queries and keys are different tokens"
+    return None
+
+
+def _same(one: Layout, other: Layout) -> bool:
+    """Whether two layouts are of the same tokens."""
+    return (one.rows, one.columns) == (other.rows, other.columns) and np.array_equal(
+        one.cells, other.cells
+    )

@@ -1,0 +1,153 @@
+"""Everything that is asked of a picture, checked before the model runs; and the run that it needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from attnviz import queries
+from attnviz.geometry import Fit
+from attnviz.images import Picture, load_mask
+from attnviz.methods import DEFAULT, METHODS
+from attnviz.models import scoring
+from attnviz.models.model import Model
+from attnviz.pipeline.explanation import Progress, explain
+from attnviz.pipeline.answers import Explanation
+from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.question import mask_of
+from attnviz.pipeline.running import observe
+from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
+from attnviz.targets import Target
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked; the values that the options of the same names take.
+
+    Attributes:
+        methods: names of methods.
+        queries: where from.
+        targets: whose gradients, for methods that take some.
+        layers, heads: which.
+        start_layer: where methods that merge layers begin.
+        settings: options of the methods, by name; what is None is their own default.
+        statistics: `basic`, or `all`.
+    """
+
+    methods: tuple[str, ...] = (DEFAULT,)
+    queries: tuple[str, ...] = ("auto",)
+    targets: tuple[Target, ...] = ()
+    layers: str = "-1"
+    heads: str = "all"
+    start_layer: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    statistics: str = "basic"
+
+    @property
+    def scored(self) -> bool:
+        """Whether a method asks for the gradient of a score."""
+        return any(METHODS[name].scored for name in self.methods) or bool(self.targets)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the tokens after each layer are asked for."""
+        return self.statistics == "all" or any("tokens" in METHODS[n].needs for n in self.methods)
+
+    @property
+    def needed_layers(self) -> str:
+        """The layers that a run must keep."""
+        return "all" if any(METHODS[n].merges == "layers" for n in self.methods) else self.layers
+
+
+def check(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep") -> None:
+    """Whether all can be asked of a model and a picture, as far as is known before the run.
+
+    Raises:
+        UsageError: a query beside the picture, or heads or layers that the model does not have, or
+            a score.
+        ImageError: a mask picture that cannot be read.
+    """
+    chosen_layers, chosen_heads = parse_layers(asked.layers), parse_heads(asked.heads)
+    if model.plain and model.layers is not None:  # others may have a pool beside their layers
+        choose_layers(chosen_layers, model.layers)
+    if model.heads is not None:
+        choose_heads(chosen_heads, model.heads)
+    for text in asked.queries:
+        _check_query(picture, model, text, fit)
+    for target in asked.targets:
+        scoring.resolve(model, target)
+
+
+def _check_query(picture: Picture, model: Model, text: str, fit: Fit) -> None:
+    query = queries.parse(text)
+    if query.kind not in ("auto", "pool"):
+        registers = model.prefix - model.class_token
+        queries.resolve(query, has_class_token=model.class_token, registers=registers)
+    if query.kind in ("point", "box", "mask"):
+        placement = model.place(picture, fit=fit)
+        everything = np.ones(placement.grid.grid_tokens, dtype=np.bool_)
+        queries.weights(query, placement, everything, mask_of(query, picture))
+
+
+def look(
+    picture: Picture,
+    model: Model,
+    asked: Questions,
+    *,
+    fit: Fit = "keep",
+    mask: str | None = None,
+) -> Observation:
+    """Run a model on a picture so that all that is asked can be answered.
+
+    A slip in the questions is found before.
+
+    Args:
+        picture, model: what is looked at, and by what.
+        asked: the questions.
+        fit: how the picture is laid into the input.
+        mask: path of a picture of what takes part.
+    """
+    check(picture, model, asked, fit=fit)
+    part = None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
+    return observe(
+        picture,
+        model,
+        fit=fit,
+        mask=part,
+        layers=asked.needed_layers,
+        gradients=asked.scored,
+        tokens=asked.needs_tokens,
+    )
+
+
+def answer(
+    observation: Observation,
+    asked: Questions,
+    method: str = DEFAULT,
+    *,
+    progress: Progress | None = None,
+) -> Explanation:
+    """What one of the methods answers.
+
+    Settings are given to the methods that take them.
+    """
+    entry = METHODS[method]
+    return explain(
+        observation,
+        query=asked.queries if entry.asks else "auto",
+        method=method,
+        target=asked.targets if entry.scored else (),
+        layers=asked.layers,
+        heads=asked.heads,
+        start_layer=asked.start_layer if entry.merges == "layers" else None,
+        statistics=asked.statistics,
+        progress=progress,
+        **{name: asked.settings.get(name) for name in entry.options},
+    )
+
+
+def unused(methods: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Of the names of options those that no method takes."""
+    taken = {name for method in methods for name in METHODS[method].options}
+    return [name for name in names if name not in taken]
