@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from attnviz.models.model import Model
     from attnviz.pipeline import Observation
     from attnviz.records import EvaluationRow
+    from attnviz.targets import Head
 
 
 @with_groups
@@ -203,8 +204,8 @@ class _Contest:
     def models(self) -> tuple[Model, Model | None]:
         """The model, and the same architecture with random weights where it can be had."""
         if self._loaded is None:
-            classifier = PERTURBATION in self._question.groups
-            model = run.load_spec(self._spec, self._inputs, self._where, classifier=classifier)
+            head: Head = "class" if PERTURBATION in self._question.groups else "none"
+            model = run.load_spec(self._spec, self._inputs, self._where, head=head)
             self._loaded = model, self._control(model)
         return self._loaded
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from attnviz.models.model import Model
     from attnviz.pipeline import Explanation, Observation
     from attnviz.records import Record
+    from attnviz.targets import Head
 
 
 def load(options: ModelOptions, question: QuestionOptions) -> Model:
@@ -38,7 +39,7 @@ def load(options: ModelOptions, question: QuestionOptions) -> Model:
 
 
 def load_spec(
-    spec: str, options: InputOptions, question: WhereOptions, *, classifier: bool = False
+    spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
 ) -> Model:
     """A model by its spec; `random` is built with as many heads as `--heads` counts."""
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
@@ -56,7 +57,7 @@ def load_spec(
         seed=options.seed,
         device=options.device,
         dtype=options.dtype,
-        classifier=classifier,
+        head=head,
     )
 
 

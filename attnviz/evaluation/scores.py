@@ -61,7 +61,7 @@ def evaluate(
         explanation: what `explain` gave.
         mask: a picture of the objects in it; see `attnviz evaluate`.
         perturbation: also take the pixels away that the mean map of each layer marks, and see what
-            the model predicts; it is loaded with `load_model(…, classifier=True)`.
+            the model predicts; it is loaded with `load_model(…, head="class")`.
         control: the same question asked of the same model with random weights, as a baseline.
         seed: of the noise on imputed pixels.
 
