@@ -44,8 +44,10 @@ class Query:
         return self.path or ",".join(f"{n:g}" for n in self.numbers) or self.kind
 
 
-def parse(text: str) -> Query:
+def parse(text: str, *, option: str = "--query ") -> Query:
     """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
+
+    `option` is what stands before it where it was typed, for the error.
 
     >>> parse("120,80")
     Query(kind='point', numbers=(120.0, 80.0), path=None)
@@ -60,16 +62,16 @@ def parse(text: str) -> Query:
         return Query("register", (float(register[1]),))
     if not _NUMBERS.fullmatch(text):
         if not re.search(r"[./\\]", text):
-            raise UsageError(f"--query {text!r} cannot be read; give {_EXPECTED}")
+            raise UsageError(f"{option}{text!r} cannot be read; give {_EXPECTED}")
         return Query("mask", path=text)
     numbers = tuple(float(number) for number in text.split(","))
     if len(numbers) == 2:
         return Query("point", numbers)
     if len(numbers) != 4:
-        raise UsageError(f"--query {text!r} has {len(numbers)} numbers; give {_EXPECTED}")
+        raise UsageError(f"{option}{text!r} has {len(numbers)} numbers; give {_EXPECTED}")
     left, top, right, bottom = numbers
     if right <= left or bottom <= top:
-        raise UsageError(f"--query {text!r} is an empty box; give X0,Y0,X1,Y1 with X0<X1, Y0<Y1")
+        raise UsageError(f"{option}{text!r} is an empty box; give X0,Y0,X1,Y1 with X0<X1, Y0<Y1")
     return Query("box", numbers)
 
 

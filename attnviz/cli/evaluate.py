@@ -13,10 +13,11 @@ from attnviz.cli.options import (
     EvaluationOut,
     InputOptions,
     Limit,
-    ManyOptions,
     Masks,
     Metrics,
+    ModelsOptions,
     Pictures,
+    QuestionsOptions,
     StreamOptions,
     WhereOptions,
     with_groups,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from attnviz.models.model import Model
     from attnviz.pipeline import Observation
     from attnviz.records import EvaluationRow
+    from attnviz.targets import Head
 
 
 @with_groups
@@ -42,8 +44,8 @@ def evaluate(
     images: Pictures,
     masks: Masks = None,
     metrics: Metrics = None,
-    many: ManyOptions,
-    where: WhereOptions,
+    many: ModelsOptions,
+    where: QuestionsOptions,
     inputs: InputOptions,
     limit: Limit = None,
     streams: StreamOptions,
@@ -55,12 +57,12 @@ def evaluate(
         raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
     if inputs.weights is not None and len(many.models) > 1:
         raise UsageError("--weights are those of one model; give one --model")
+    if len(where.queries) > 1 or len(where.targets) > 1:
+        raise UsageError("evaluate asks one question; give one --query, and one --target or --text")
     from attnviz.evaluation.run import Question  # noqa: PLC0415 — not for `--help`
     from attnviz.evaluation.store import Store  # noqa: PLC0415
 
-    question = Question(
-        many.methods, groups, **asdict(where), fit=inputs.fit, mask=inputs.mask, seed=inputs.seed
-    )
+    question = Question(where.asked(), groups, fit=inputs.fit, mask=inputs.mask, seed=inputs.seed)
     work = _Work(question, inputs, where, streams, Store(out))
     pairs = work.pairs(images, masks, limit)
     for spec in many.models:
@@ -180,7 +182,12 @@ class _Contest:
         from attnviz.evaluation.store import identity  # noqa: PLC0415
         from attnviz.pipeline import readable  # noqa: PLC0415
 
-        named = [self._code(), self._inputs.weights, self._inputs.mask, self._question.query]
+        named = [
+            self._code(),
+            self._inputs.weights,
+            self._inputs.mask,
+            *self._question.asked.queries,
+        ]
         return {readable(path): identity(path) for path in named if path is not None}
 
     def _code(self) -> str | None:
@@ -203,8 +210,8 @@ class _Contest:
     def models(self) -> tuple[Model, Model | None]:
         """The model, and the same architecture with random weights where it can be had."""
         if self._loaded is None:
-            classifier = PERTURBATION in self._question.groups
-            model = run.load_spec(self._spec, self._inputs, self._where, classifier=classifier)
+            head: Head = "class" if PERTURBATION in self._question.groups else "none"
+            model = run.load_spec(self._spec, self._inputs, self._where, head=head)
             self._loaded = model, self._control(model)
         return self._loaded
 

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     )
     from attnviz.images import Picture
     from attnviz.models.model import Model
-    from attnviz.pipeline import Explanation, Observation
+    from attnviz.pipeline import Explanation, Observation, Questions
     from attnviz.records import Record
+    from attnviz.targets import Head
 
 
 def load(options: ModelOptions, question: QuestionOptions) -> Model:
     """The model that was asked for."""
-    model = load_spec(options.model, options, question)
+    model = load_spec(options.model, options, question, head=question.asked().head)
     if model.weights == "random":
         console.note("note: random weights: maps show architecture and seed, nothing learnt")
     return model
 
 
 def load_spec(
-    spec: str, options: InputOptions, question: WhereOptions, *, classifier: bool = False
+    spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
 ) -> Model:
     """A model by its spec; `random` is built with as many heads as `--heads` counts."""
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
@@ -56,7 +57,7 @@ def load_spec(
         seed=options.seed,
         device=options.device,
         dtype=options.dtype,
-        classifier=classifier,
+        head=head,
     )
 
 
@@ -64,30 +65,18 @@ def look(
     picture: Picture,
     model: Model,
     options: ModelOptions,
-    question: QuestionOptions,
+    asked: Questions,
     streams: StreamOptions,
 ) -> Observation:
     """Run the model on a picture, with the mask that was asked for.
 
     A slip in the question is found before.
     """
-    from attnviz.images import load_mask  # noqa: PLC0415
-    from attnviz.pipeline import check_question, observe  # noqa: PLC0415
+    from attnviz import pipeline  # noqa: PLC0415
 
-    check_question(
-        picture,
-        model,
-        fit=options.fit,
-        query=question.query,
-        layers=question.layers,
-        heads=question.heads,
-    )
-    mask = None
-    if options.mask is not None:
-        mask = load_mask(options.mask, width=picture.width, height=picture.height)
     with console.progress("model", quiet=streams.quiet):
         seen = console.interruptible(
-            lambda: observe(picture, model, fit=options.fit, mask=mask, layers=question.layers)
+            lambda: pipeline.look(picture, model, asked, fit=options.fit, mask=options.mask)
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
@@ -105,21 +94,16 @@ def shown_less(seen: Observation) -> str:
     )
 
 
-def ask(seen: Observation, question: QuestionOptions, streams: StreamOptions) -> Explanation:
+def ask(seen: Observation, asked: Questions, method: str, streams: StreamOptions) -> Explanation:
     """Ask the question that was asked, with a progress bar."""
-    from attnviz.pipeline import explain  # noqa: PLC0415
+    from attnviz import pipeline  # noqa: PLC0415
 
     with console.progress("attention", quiet=streams.quiet) as progress:
-        answer = explain(
-            seen,
-            query=question.query,
-            method=question.method,
-            layers=question.layers,
-            heads=question.heads,
-            progress=progress,
+        found = console.interruptible(
+            lambda: pipeline.answer(seen, asked, method, progress=progress)
         )
     warn(seen)
-    return answer
+    return found
 
 
 def warn(seen: Observation) -> None:

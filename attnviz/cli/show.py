@@ -49,13 +49,15 @@ def show(
 
         style = Drawing(**asdict(drawing))
         style.style()  # an unknown colour map is wrong usage, before anything runs
+        asked = question.asked()
         loaded = run.load(model, question)
         teller = run.Teller(streams)
 
         def one(picture: Picture, number: int) -> None:
             folder = out / names[number]
             outputs.check_folder(folder)
-            answer = run.ask(run.look(picture, loaded, model, question, streams), question, streams)
+            seen = run.look(picture, loaded, model, asked, streams)
+            answer = run.ask(seen, asked, question.method, streams)
             record, paths, sheet = write_pictures(answer, folder, style)
             if npz:
                 paths.append(write_maps(answer, folder))

@@ -46,11 +46,13 @@ def stats(
     def begin() -> Callable[[Picture, int], None]:
         from attnviz.pipeline import make_record, write_maps, write_numbers  # noqa: PLC0415
 
+        asked = question.asked()
         loaded = run.load(model, question)
         teller = run.Teller(streams)
 
         def one(picture: Picture, number: int) -> None:
-            answer = run.ask(run.look(picture, loaded, model, question, streams), question, streams)
+            seen = run.look(picture, loaded, model, asked, streams)
+            answer = run.ask(seen, asked, question.method, streams)
             record = make_record(answer)
             paths = [] if out is None else write_numbers(record, out / names[number])
             if out is not None and npz:

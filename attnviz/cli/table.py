@@ -25,6 +25,11 @@ _COLUMNS = {
 def stats_table(record: Record) -> Table:
     """Heads as rows; ▲ and ▼ mark the largest and smallest value of a column."""
     rows = record.rows()
+    columns = {
+        name: heading
+        for name, heading in _COLUMNS.items()
+        if name[:4] == "map_" or any(row[name] is not None for row in rows)
+    }
     table = Table(
         box=box.SIMPLE_HEAD,
         title=_title(record),
@@ -34,13 +39,14 @@ def stats_table(record: Record) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    for heading in ("layer", "head", *_COLUMNS.values(), "peak x,y"):
+    for heading in ("layer", "head", *columns.values(), "peak x,y"):
         table.add_column(heading, justify="right", no_wrap=True)
-    marks = {name: _extremes([row[name] for row in rows]) for name in _COLUMNS}
+    marks = {name: _extremes([row[name] for row in rows]) for name in columns}
     for row in rows:
-        cells = [_cell(row[name], marks[name]) for name in _COLUMNS]
+        cells = [_cell(row[name], marks[name]) for name in columns]
         peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
-        table.add_row(str(row["layer"]), str(row["head"]), *cells, peak)
+        head = "all" if row["head"] is None else str(row["head"])
+        table.add_row(str(row["layer"]), head, *cells, peak)
     return table
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnviz.errors import ModelError
 from attnviz.evaluation import road
 from attnviz.geometry import Placement
-from attnviz.models.model import Model, no_class_head
+from attnviz.models.model import Model
+from attnviz.models.scoring import logits
 
 STEPS = 32
 """Of deletion and insertion, from none of the pixels to all."""
@@ -92,17 +92,7 @@ def predictor(model: Model) -> Predict:
     def predict(inputs: Tensor) -> Tensor:
         with torch.no_grad():
             output = model.module(inputs.to(model.device, model.dtype))
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-            shape = getattr(logits, "shape", None)
-            said = type(logits).__name__ if shape is None else "x".join(map(str, shape))
-            raise no_class_head(model.spec, f"its output is {said}, not pictures x classes")
-        if not torch.isfinite(logits).all():
-            raise ModelError(
-                f"{model.spec}: its predictions are not finite; check its weights, or take "
-                "--dtype float32"
-            )
-        return logits.float().softmax(1).cpu()
+        return logits(model, output).softmax(1).cpu()
 
     return predict
 

@@ -8,20 +8,17 @@ from attnviz.evaluation.pairs import Pair
 from attnviz.evaluation.scores import Judge, Score
 from attnviz.evaluation.summary import Entry
 from attnviz.geometry import Fit
-from attnviz.images import Picture, load_image, load_mask
+from attnviz.images import Picture, load_image
 from attnviz.models.model import Model
-from attnviz.pipeline import Explanation, Observation, check_question, explain, observe, readable
+from attnviz.pipeline import Observation, Questions, answer, look, readable
 
 
 @dataclass(frozen=True)
 class Question:
     """What every picture is asked; the values that the options of the same names take."""
 
-    methods: tuple[str, ...]
+    asked: Questions
     groups: tuple[str, ...]
-    heads: str = "all"
-    layers: str = "-1"
-    query: str = "auto"
     fit: Fit = "keep"
     mask: str | None = None
     seed: int = 0
@@ -45,10 +42,12 @@ def examine(
     objects = None
     if MASKS in question.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
-    seen = _look(picture, model, question, question.fit)
+    seen = look(picture, model, question.asked, fit=question.fit, mask=question.mask)
     judge = Judge(seen, objects, perturbation=PERTURBATION in question.groups, seed=question.seed)
-    answers = [_ask(seen, method, question) for method in question.methods]
-    scores = [score for answer in answers for score in judge.maps(answer)]
+    answers = [answer(seen, question.asked, method) for method in question.asked.methods]
+    for each in answers:  # of one question each, as the command line has seen to
+        assert len(each.questions) == 1
+    scores = [score for each in answers for score in judge.maps(each)]
     if control is not None:
         scores += _control(judge, picture, control, question)
     scores += judge.trivial(answers[0])
@@ -59,34 +58,10 @@ def examine(
 
 def _control(judge: Judge, picture: Picture, control: Model, question: Question) -> list[Score]:
     """Scores of the maps of the same architecture, which is shown the same input."""
-    seen = _look(picture, control, question, judge.seen.placement.fit)
+    fit = judge.seen.placement.fit
+    seen = look(picture, control, question.asked, fit=fit, mask=question.mask)
     return [
         score
-        for method in question.methods
-        for score in judge.maps(_ask(seen, method, question), RANDOM)
+        for method in question.asked.methods
+        for score in judge.maps(answer(seen, question.asked, method), RANDOM)
     ]
-
-
-def _look(picture: Picture, model: Model, question: Question, fit: Fit) -> Observation:
-    check_question(
-        picture,
-        model,
-        fit=fit,
-        query=question.query,
-        layers=question.layers,
-        heads=question.heads,
-    )
-    mask = None
-    if question.mask is not None:
-        mask = load_mask(question.mask, width=picture.width, height=picture.height)
-    return observe(picture, model, fit=fit, mask=mask, layers=question.layers)
-
-
-def _ask(seen: Observation, method: str, question: Question) -> Explanation:
-    return explain(
-        seen,
-        query=question.query,
-        method=method,
-        layers=question.layers,
-        heads=question.heads,
-    )

@@ -36,7 +36,7 @@ class Score:
         method: the method that made it; None of a map that no model made.
         layer: whose grid the map is on.
         head: its number, `mean` for the mean of the heads, `best` for the best head of each
-            object; None of a map that no model made.
+            object; None of a map that no model made, or in which the method merged heads.
         numbers: by the names of `METRICS`; NaN where one is not defined.
     """
 
@@ -61,7 +61,7 @@ def evaluate(
         explanation: what `explain` gave.
         mask: a picture of the objects in it; see `attnviz evaluate`.
         perturbation: also take the pixels away that the mean map of each layer marks, and see what
-            the model predicts; it is loaded with `load_model(…, classifier=True)`.
+            the model predicts; it is loaded with `load_model(…, head="class")`.
         control: the same question asked of the same model with random weights, as a baseline.
         seed: of the noise on imputed pixels.
 
@@ -125,7 +125,11 @@ class Judge:
             found += [Score(name, None, layer, None, numbers) for name, numbers in of_grid.items()]
         return found
 
-    def _layer(self, answers: Sequence[Answer]) -> Iterable[tuple[int | str, dict[str, float]]]:
+    def _layer(
+        self, answers: Sequence[Answer]
+    ) -> Iterable[tuple[int | str | None, dict[str, float]]]:
+        if answers[0].head is None:  # the method has merged them
+            return [(None, self._numbers(answers[0].values.astype(np.float64), answers[0]))]
         mean = np.mean([answer.values.astype(np.float64) for answer in answers], axis=0)
         if self.objects is None:
             return [(MEAN, self._numbers(mean, answers[0]))]

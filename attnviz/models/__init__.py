@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from attnviz.catalog import Entry
 from attnviz.errors import UsageError
+from attnviz.targets import Head
 
 if TYPE_CHECKING:
     from attnviz.models.aliases import Alias
@@ -63,7 +64,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
-    classifier: bool = False
+    head: Head = "none"
     alias: "Alias | None" = None
 
 
@@ -109,7 +110,7 @@ def load_model(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
-    classifier: bool = False,
+    head: Head = "none",
 ) -> "Model":
     """Load a model by its spec, ready to be observed.
 
@@ -128,18 +129,23 @@ def load_model(
         seed: of random weights; for `random` the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
-        classifier: with the class head of its checkpoint: the module gives (batch, classes), by the
-            same attention. A module of `py:` is what its factory makes of it.
+        head: of its checkpoint; the attention is the same. `none` reads none where it can be left
+            out; with `class` the module gives logits, (batch, classes); `any` is that where the
+            checkpoint has a class head, else `none`; with `text` it gives the embedding of the
+            picture, (batch, features), and the model has that of texts. A module of `py:` is what
+            its factory makes of it.
 
     >>> load_model("random", heads=8).heads
     8
 
     Raises:
         UsageError: unknown spec, or options that do not fit it or one another.
-        ModelError: a model or weights that cannot be used, or no class head where one is wanted.
+        ModelError: a model or weights that cannot be used, or no such head.
         MissingExtraError: a library that is not installed.
         DeviceError: the device is not there.
     """
+    if head not in get_args(Head):
+        raise UsageError(f"head={head!r} is none; give one of {', '.join(get_args(Head))}")
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
@@ -157,7 +163,7 @@ def load_model(
         seed=seed,
         device=device,
         dtype=dtype,
-        classifier=classifier,
+        head=head,
         alias=alias,
     )
     model: Model = SOURCES[find_source(spec)].load()(request)

@@ -3,8 +3,9 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from attnviz.models import Request, configs
 from attnviz.models.aliases import Alias
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import optional, tried
+from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     CLASS_TOKENS,
     Model,
@@ -23,9 +25,11 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
-from attnviz.models.vision import Vision, find_vision, no_vision, sees
+from attnviz.models.texts import Texts, check_complete, check_towers, find_tokenizer
+from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
 from attnviz.models.weights import load_weights, seeded
 
+Found = Literal["none", "class", "text"]
 PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
 
 
@@ -35,45 +39,58 @@ def load(request: Request) -> Model:
     name, revision = _name(request.spec)
     library = _library(request.spec)
     device, dtype = find_device(request.device), DTYPES[request.dtype]
-    alias = request.alias if request.random_weights else None
+    # An alias tells of the image encoder alone; what reads its texts lies beside its weights.
+    alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:
         config, processing = _known(library, alias)
     else:
         config = tried(request.spec, name, lambda: _config(library, name, revision))
         processing = tried(request.spec, name, lambda: _processing(name, revision))
     _check_kind(library, request.spec, config)
-    if request.classifier:
-        _check_classifies(request.spec, config)
-    model = tried(request.spec, name, lambda: _model(library, request, name, revision, config))
-    if not request.classifier:  # whose whole is what takes pixels
+    head = _head(request, config)
+    tokenizer = find_tokenizer(library, request.spec, name, revision) if head == "text" else None
+    model = tried(request.spec, name, lambda: _model(library, request, config, head))
+    if head == "none":
         model = find_vision(request.spec, model)
     if request.weights is not None:
         load_weights(model, request.weights)
-    return _described(request, model, processing, device=device, dtype=dtype)
+    described = _described(request, head, model, processing, device=device, dtype=dtype)
+    if head == "text":
+        return replace(described, texts=Texts(request.spec, model, tokenizer))
+    return described
 
 
 def _described(
-    request: Request, model: nn.Module, processing: dict[str, Any], *, device: Any, dtype: Any
+    request: Request,
+    head: Found,
+    model: nn.Module,
+    processing: dict[str, Any],
+    *,
+    device: Any,
+    dtype: Any,
 ) -> Model:
     """The model, and what its config and its preprocessing say."""
-    config: Any = model.config
-    if request.classifier:
+    vision = find_vision(request.spec, model) if head == "text" else model
+    config: Any = vision.config
+    labels = labels_of(config.id2label) if head == "class" else None
+    if head == "class":
         config = getattr(config, "vision_config", config)  # of CLIP with a class head
     patch = configs.multiple(config)
+    module = Embedding(model, vision, patch) if head == "text" else Vision(vision, patch)
     fixed = configs.is_fixed(config)
     normalised = processing.get("do_normalize", True)
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
-        module=Vision(model, patch).to(device, dtype).eval().requires_grad_(False),
+        module=module.to(device, dtype).eval().requires_grad_(False),
         layers=configs.count(config, "num_hidden_layers"),
         heads=configs.count(config, "num_attention_heads"),
         features=configs.count(config, "hidden_size"),
         tokens="patches",
         patch=patch,
         size=fixed_size(request, configs.own_size(processing, config), fixed=fixed),
-        prefix=_prefix(model),
-        class_token=has_class_token(model),
+        prefix=_prefix(vision),
+        class_token=has_class_token(vision),
         least=configs.least(config),
         fixed=fixed,
         mean=triple(processing.get("image_mean"), 0.5) if normalised else (0.0, 0.0, 0.0),
@@ -81,6 +98,8 @@ def _described(
         resample=int(processing.get("resample") or FILTERS["bicubic"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
+        head=head,
+        labels=labels,
         device=device,
         dtype=dtype,
     )
@@ -129,28 +148,43 @@ def _check_kind(library: Any, spec: str, config: Any) -> None:
         raise ModelError(no_vision(spec, config))
 
 
-def _check_classifies(spec: str, config: Any) -> None:
-    """Refuse a checkpoint without the weights of a class head, which would be drawn at random."""
+def _head(request: Request, config: Any) -> Found:
+    """The head to be read; one whose weights the checkpoint lacks would be drawn at random.
+
+    Raises:
+        ModelError: the checkpoint has no such head.
+    """
+    if request.head == "text":
+        check_towers(request.spec, config)
+        return "text"
     saved = ", ".join(getattr(config, "architectures", None) or ())
-    if "ForImageClassification" not in saved:
+    classifies = "ForImageClassification" in saved
+    if request.head == "class" and not classifies:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
-        raise no_class_head(spec, why)
+        raise no_class_head(request.spec, why)
+    return "class" if classifies and request.head != "none" else "none"
 
 
-def _model(
-    library: Any, request: Request, name: str, revision: str | None, config: Any
-) -> nn.Module:
+def _model(library: Any, request: Request, config: Any, head: Found) -> nn.Module:
     """The model with its weights, or the same architecture with random ones."""
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0  # MAE: to look, all patches are kept
-    kind = library.AutoModelForImageClassification if request.classifier else library.AutoModel
+    kind = library.AutoModelForImageClassification if head == "class" else library.AutoModel
     if request.random_weights:
         with seeded(request.seed):
             fresh: nn.Module = kind.from_config(config)
         return fresh
-    model: nn.Module = kind.from_pretrained(
-        name, revision=revision, config=config, trust_remote_code=False
+    name, revision = _name(request.spec)
+    model: nn.Module
+    model, info = kind.from_pretrained(
+        name,
+        revision=revision,
+        config=config,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
+    if head == "text":
+        check_complete(request.spec, info["missing_keys"])
     return model
 
 

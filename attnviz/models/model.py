@@ -1,6 +1,7 @@
 """A loaded model: the module, and what must be known to lay a picture into it."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +18,9 @@ from attnviz.models import Request
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """What parameters that are one are called."""
+CLASSIFIER = "hf:google/vit-base-patch16-224"
+WITH_TEXT = ("clip-base-16", "siglip-base")
+"""Models that are named where one of their kind is wanted."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Model:
         seed: of the random initialisation, None where nothing is random.
         token_bytes: what a run and its statistics take for each patch² pixels of the input, beside
             the weights; 0 where the width is not known.
+        head: what the module ends in: `class` gives logits (batch, classes), `text` embeddings
+            (batch, features) of length 1, `none` tokens or features. A module of `py:` that does
+            not say that it has none is taken to give logits until it has run.
+        labels: of the classes, in their order; None where there is no class head, or no names.
+        texts: of a head `text`, n texts to their embeddings (n, features), of length 1.
     """
 
     spec: str
@@ -68,6 +77,9 @@ class Model:
     resample: int = int(Image.Resampling.BICUBIC)
     seed: int | None = None
     token_bytes: int = 0
+    head: Literal["none", "class", "text"] = "none"
+    labels: tuple[str, ...] | None = None
+    texts: Callable[[Sequence[str]], Tensor] | None = field(default=None, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
@@ -154,8 +166,15 @@ def refuse_options(request: Request, *, patch: bool = False) -> None:
 def no_class_head(spec: str, why: str) -> ModelError:
     """What is said of a model that predicts no class where a prediction is wanted."""
     return ModelError(
-        f"{spec} has no class head ({why}), which perturbation asks; give a classifier such as "
-        "hf:google/vit-base-patch16-224, or masks: --masks FOLDER"
+        f"{spec} has no class head ({why}); give a classifier such as {CLASSIFIER}, or ask for "
+        "no classes: --target norm, of evaluate --masks FOLDER"
+    )
+
+
+def no_text_tower(spec: str, why: str) -> ModelError:
+    """What is said of a model that knows no texts where they are compared with a picture."""
+    return ModelError(
+        f"{spec} has no text tower ({why}); give a model that has, such as {' or '.join(WITH_TEXT)}"
     )
 
 

@@ -16,7 +16,13 @@ from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest
-from attnviz.models.model import Model, has_class_token, refuse_options
+from attnviz.models.labels import labels_of
+from attnviz.models.model import (
+    Model,
+    has_class_token,
+    no_text_tower,
+    refuse_options,
+)
 from attnviz.models.preprocessing import FILTERS, triple
 from attnviz.models.weights import load_weights, seeded
 
@@ -31,6 +37,8 @@ def load(request: Request) -> Model:
             f"--random-weights: only the factory of {request.spec} knows how weights are drawn; "
             "give a factory that draws them (--seed is set before it is called)"
         )
+    if request.head == "text":
+        raise no_text_tower(request.spec, "a module of yours is shown pictures alone")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     where, name = _parts(request.spec)
     with _here():
@@ -41,6 +49,7 @@ def load(request: Request) -> Model:
             model = _made(request.spec, name, found)
     if request.weights is not None:
         load_weights(model, request.weights)
+    classifies = request.head == "class" or _may_classify(model)
     said = _said(model)
     prefix = said.get("num_prefix_tokens", int(has_class_token(model)))
     return Model(
@@ -59,6 +68,8 @@ def load(request: Request) -> Model:
         std=triple(_first(said, "std", "image_std"), 0.5),
         resample=_filter(said),
         seed=request.seed,
+        head="class" if classifies else "none",
+        labels=_labels(model) if classifies else None,
         device=device,
         dtype=dtype,
     )
@@ -180,6 +191,18 @@ def _raised(spec: str, what: str, error: Exception) -> ModelError:
         f"{spec}: {what} raised {type(error).__name__}: {reason} ({Path(file).name}, line "
         f"{number}); mend it, or see the traceback with --debug"
     )
+
+
+def _may_classify(model: nn.Module) -> bool:
+    """Whether nothing says that it gives no logits; what it gives is seen when it runs."""
+    without_head = isinstance(getattr(model, "head", None), nn.Identity)
+    return not without_head and getattr(model, "num_classes", None) != 0
+
+
+def _labels(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of its classes, from its own `labels` or its config's `id2label`."""
+    config = getattr(model, "config", None)
+    return labels_of(getattr(model, "labels", None)) or labels_of(getattr(config, "id2label", None))
 
 
 def _said(model: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
-from attnviz.models.model import Model, no_class_head
+from attnviz.models.model import Model, no_class_head, no_text_tower
 from attnviz.models.weights import check_state, initial_state, read_state
 
 HEADS = 8
@@ -63,8 +63,10 @@ def sine_cosine(rows: int, columns: int, features: int) -> Tensor:
 
 def load(request: Request) -> Model:
     """Build the model `random`; see `attnviz.load_model`."""
-    if request.classifier:
+    if request.head == "class":
         raise no_class_head("random", "it is one attention layer")
+    if request.head == "text":
+        raise no_text_tower("random", "it is one attention layer")
     pixels = request.tokens == "pixels"
     if pixels and request.patch not in (None, 1):
         raise UsageError(

@@ -10,11 +10,13 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
     fixed_size,
     has_class_token,
     no_class_head,
+    no_text_tower,
     refuse_options,
     token_bytes,
 )
@@ -26,6 +28,8 @@ def load(request: Request) -> Model:
     """Load a model of timm; see `attnviz.load_model`."""
     refuse_options(request)
     name = request.spec.removeprefix("timm:")
+    if request.head == "text":
+        raise no_text_tower(request.spec, "timm has the image encoder alone")
     library = _library(request.spec)
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     pretrained = request.weights is None and not request.random_weights
@@ -34,7 +38,7 @@ def load(request: Request) -> Model:
     model = tried(
         request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
     )
-    if request.classifier and not getattr(model, "num_classes", 0):
+    if request.head == "class" and not _classifies(model):
         raise no_class_head(request.spec, "timm says that it has no classes")
     if request.weights is not None:
         load_weights(model, request.weights)
@@ -70,6 +74,8 @@ def _described(
         resample=FILTERS.get(config["interpolation"], FILTERS["bicubic"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(layers, features) if layers and features else 0,
+        head="class" if _classifies(model) else "none",
+        labels=_labels(request.spec, model) if _classifies(model) else None,
         device=device,
         dtype=dtype,
     )
@@ -120,6 +126,29 @@ def _create(library: Any, name: str, seed: int, *, pretrained: bool) -> nn.Modul
         with seeded(seed):
             model = library.create_model(name, pretrained=pretrained)
     return model
+
+
+def _classifies(model: nn.Module) -> bool:
+    """Whether it gives logits of classes.
+
+    timm counts the width of CLIP's projection, such as 512, as a number of classes, too: such
+    weights say in their tag what they were tuned for, if they were.
+    """
+    said: Any = model.pretrained_cfg
+    projects = "_clip_" in str(said.get("architecture")) and "_ft_" not in str(said.get("tag"))
+    return bool(getattr(model, "num_classes", 0)) and not projects
+
+
+def _labels(spec: str, model: nn.Module) -> tuple[str, ...] | None:
+    """What the checkpoint says, else ImageNet's by their number, as timm itself takes them."""
+    count: Any = model.num_classes
+    said: Any = model.pretrained_cfg
+    if said.get("label_names"):
+        return labels_of(said["label_names"], count)
+    data: Any = optional("timm.data", "timm", spec)
+    subset = data.infer_imagenet_subset(model)
+    names = data.ImageNetInfo(subset).label_descriptions() if subset else None
+    return labels_of(names, count)
 
 
 def _is_fixed(model: nn.Module) -> bool:

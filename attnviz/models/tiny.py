@@ -10,7 +10,7 @@ from attnviz.attention import MultiHeadAttention
 from attnviz.errors import ModelError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
-from attnviz.models.model import Model, refuse_options, token_bytes
+from attnviz.models.model import Model, no_text_tower, refuse_options, token_bytes
 from attnviz.models.weights import check_state, initial_state, read_state
 
 FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 128, 6, 8, 8, 4
@@ -143,6 +143,8 @@ def places(rows: int, columns: int, features: int, scale: float = 16.0) -> Tenso
 def load(request: Request) -> Model:
     """The embedded model; see `attnviz.load_model`."""
     refuse_options(request)
+    if request.head == "text":
+        raise no_text_tower("tiny", "it was trained on drawn scenes")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     with torch.device("meta"):
         module = VisionTransformer()
@@ -172,6 +174,8 @@ def load(request: Request) -> Model:
         plain=True,
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(LAYERS, FEATURES),
+        head="class",
+        labels=LABELS,
         device=device,
         dtype=dtype,
     )

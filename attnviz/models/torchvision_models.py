@@ -10,7 +10,15 @@ from attnviz.errors import ModelError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
-from attnviz.models.model import Model, fixed_size, has_class_token, refuse_options, token_bytes
+from attnviz.models.labels import labels_of
+from attnviz.models.model import (
+    Model,
+    fixed_size,
+    has_class_token,
+    no_text_tower,
+    refuse_options,
+    token_bytes,
+)
 from attnviz.models.preprocessing import FILTERS, triple
 from attnviz.models.weights import load_weights, seeded
 
@@ -20,6 +28,8 @@ def load(request: Request) -> Model:
     refuse_options(request)
     name = request.spec.removeprefix("torchvision:")
     models: Any = optional("torchvision.models", "timm", request.spec)
+    if request.head == "text":
+        raise no_text_tower(request.spec, "torchvision's are classifiers")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     known = models.list_models(module=models)
     if name not in known:
@@ -34,13 +44,14 @@ def load(request: Request) -> Model:
     )
     if request.weights is not None:
         load_weights(model, request.weights)
-    return _described(request, model, own.transforms(), device=device, dtype=dtype)
+    return _described(request, model, own, device=device, dtype=dtype)
 
 
 def _described(
-    request: Request, model: nn.Module, transforms: Any, *, device: Any, dtype: Any
+    request: Request, model: nn.Module, weights: Any, *, device: Any, dtype: Any
 ) -> Model:
-    """The model, and what it and its preprocessing say."""
+    """The model, and what it and its default weights say of preprocessing and classes."""
+    transforms = weights.transforms()
     kind = type(model).__name__
     # Both have parameters for each place of their own input.
     fixed = kind in ("VisionTransformer", "MaxVit")
@@ -64,6 +75,8 @@ def _described(
         resample=FILTERS.get(transforms.interpolation.value, FILTERS["bilinear"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(layers, features) if layers and features else 0,
+        head="class",
+        labels=labels_of(weights.meta.get("categories")),
         device=device,
         dtype=dtype,
     )

@@ -67,6 +67,27 @@ class Vision(nn.Module):
         }
 
 
+class Embedding(Vision):
+    """What a model of pictures and texts makes of a picture, in the space that both share."""
+
+    def __init__(self, whole: Any, vision: nn.Module, patch: int) -> None:
+        super().__init__(vision, patch)
+        self.whole = whole
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, h, w) → (B, features) float32, of length 1; of the towers only the picture's runs.
+
+        With the projection, or the pool, that the model compares texts with.
+        """
+        return unit(self.whole.get_image_features(**self.arguments(pixels)))
+
+
+def unit(features: Any) -> Tensor:
+    """Features that a model of transformers gives, (B, features), at length 1 in float32."""
+    pooled: Tensor = getattr(features, "pooler_output", features)
+    return F.normalize(pooled.float(), dim=-1)
+
+
 def find_vision(spec: str, model: nn.Module) -> nn.Module:
     """The part of a model that takes pixels: all of it, or the image encoder beside a text one.
 

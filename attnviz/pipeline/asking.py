@@ -1,19 +1,20 @@
 """Everything that is asked of a picture, checked before the model runs; and the run that it needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from attnviz import queries
+from attnviz import queries, targets
+from attnviz.attention.sweep import Progress
 from attnviz.geometry import Fit
 from attnviz.images import Picture, load_mask
 from attnviz.methods import DEFAULT, METHODS
 from attnviz.models import scoring
 from attnviz.models.model import Model
-from attnviz.pipeline.explanation import Progress, explain
 from attnviz.pipeline.answers import Explanation
+from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import mask_of
 from attnviz.pipeline.running import observe
@@ -32,7 +33,6 @@ class Questions:
         layers, heads: which.
         start_layer: where methods that merge layers begin.
         settings: options of the methods, by name; what is None is their own default.
-        statistics: `basic`, or `all`.
     """
 
     methods: tuple[str, ...] = (DEFAULT,)
@@ -42,17 +42,24 @@ class Questions:
     heads: str = "all"
     start_layer: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    statistics: str = "basic"
 
     @property
     def scored(self) -> bool:
         """Whether a method asks for the gradient of a score."""
-        return any(METHODS[name].scored for name in self.methods) or bool(self.targets)
+        return any(METHODS[name].scored for name in self.methods)
+
+    @property
+    def head(self) -> targets.Head:
+        """The head that a model is loaded with."""
+        if not self.scored:
+            return "none"
+        wanted = {target.head for target in self.targets} or {Target("auto").head}
+        return next(head for head in ("text", "class", "any", "none") if head in wanted)
 
     @property
     def needs_tokens(self) -> bool:
         """Whether the tokens after each layer are asked for."""
-        return self.statistics == "all" or any("tokens" in METHODS[n].needs for n in self.methods)
+        return any("tokens" in METHODS[n].needs for n in self.methods)
 
     @property
     def needed_layers(self) -> str:
@@ -141,13 +148,6 @@ def answer(
         layers=asked.layers,
         heads=asked.heads,
         start_layer=asked.start_layer if entry.merges == "layers" else None,
-        statistics=asked.statistics,
         progress=progress,
         **{name: asked.settings.get(name) for name in entry.options},
     )
-
-
-def unused(methods: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Of the names of options those that no method takes."""
-    taken = {name for method in methods for name in METHODS[method].options}
-    return [name for name in names if name not in taken]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import AttentionCall, run_tail
-from attnviz.errors import RecordingError, UsageError
+from attnviz.errors import UsageError
 from attnviz.models import scoring
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.observation import Observation, Run
@@ -40,7 +40,8 @@ def gradients(observation: Observation, target: Target, *, of_blocks: bool = Fal
 
     Raises:
         UsageError: the model ran without gradients, or has no such score.
-        RecordingError: the gradient cannot be had, or is not finite.
+        ModelError: the score is not finite.
+        RecordingError: the gradient cannot be had.
     """
     known = observation.gradients
     if (target, of_blocks) not in known:
@@ -52,13 +53,15 @@ def gradients(observation: Observation, target: Target, *, of_blocks: bool = Fal
             )
         find = _of_blocks if of_blocks else _of_model
         with torch.enable_grad():
-            known[target, of_blocks] = find(observation, run, target)
+            known[target, of_blocks] = find(
+                observation, run, scoring.resolve(observation.model, target)
+            )
     return known[target, of_blocks]
 
 
 def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
     scored = _score(observation, run.output, target)
-    return Gradients(scored.alone(), run.recording.gradients(scored.score))
+    return Gradients(_alone(scored), run.recording.gradients(scored.value))
 
 
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
@@ -67,13 +70,18 @@ def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     blocks, found = run.recording.blocks, {}
     for number in observation.layers:
         output = run_tail(observation.model.module, run.inputs, blocks, number)
-        score = _score(observation, output, whole.target).score
+        score = _score(observation, output, whole.target).value
         found |= {
             n: gradient
             for n, gradient in run.recording.gradients(score, [blocks[number].input]).items()
             if n == number
         }
-    return Gradients(whole.alone(), found)
+    return Gradients(_alone(whole), found)
+
+
+def _alone(scored: Scored) -> Scored:
+    """A score that holds no graph."""
+    return replace(scored, value=scored.value.detach())
 
 
 def _score(observation: Observation, output: object, target: Target) -> Scored:
@@ -85,9 +93,4 @@ def _score(observation: Observation, output: object, target: Target) -> Scored:
         mask = mask_of(query, observation.picture)
         found = token_weights(observation, layer.queries, query, mask)
         weights = torch.from_numpy(found[0]).to(observation.model.device)
-    scored = scoring.score(observation.model, output, target, weights)
-    if not bool(torch.isfinite(scored.score)):
-        raise RecordingError(
-            f"{observation.picture.path}: the score of {target} is not finite; take --dtype float32"
-        )
-    return scored
+    return scoring.score(observation.model, output, target, weights)

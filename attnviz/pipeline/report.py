@@ -123,7 +123,7 @@ def _target(scored: Scored | None) -> records.TargetInfo | None:
             "label": target.label,
             "text": target.text,
             "query": None if target.query is None else _query(target.query),
-            "score": float(scored.score),
+            "score": float(scored.value),
             "probability": scored.probability,
         }
     )

@@ -1,4 +1,4 @@
-"""Models with their class heads: `load_model(…, classifier=True)`."""
+"""Models with their class heads: `load_model(…, head="class")`."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def picture(tmp_path: Path) -> attnviz.Picture:
 def test_a_classifier_gives_the_logits_of_its_checkpoint(
     folder: Path, picture: attnviz.Picture
 ) -> None:
-    model = attnviz.load_model(str(folder), classifier=True)
+    model = attnviz.load_model(str(folder), head="class")
     own = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
     pixels = model.pixels(picture, model.place(picture))
     with torch.no_grad():
@@ -54,14 +54,14 @@ def test_a_classifier_gives_the_logits_of_its_checkpoint(
 def test_its_attention_is_that_of_the_model_without_the_head(
     folder: Path, picture: attnviz.Picture
 ) -> None:
-    models = [attnviz.load_model(str(folder), classifier=wanted) for wanted in (False, True)]
+    models = [attnviz.load_model(str(folder), head=wanted) for wanted in ("none", "class")]
     maps = [attnviz.explain(attnviz.observe(picture, model), layers="all") for model in models]
     np.testing.assert_array_equal(maps[0].maps, maps[1].maps)
     assert models[0].prefix == models[1].prefix == 1
 
 
 def test_random_weights_have_a_class_head_too(folder: Path, picture: attnviz.Picture) -> None:
-    model = attnviz.load_model(str(folder), classifier=True, random_weights=True)
+    model = attnviz.load_model(str(folder), head="class", random_weights=True)
     with torch.no_grad():
         assert model.module(model.pixels(picture, model.place(picture))).shape == (1, CLASSES)
 
@@ -72,7 +72,7 @@ def test_clip_is_read_through_its_vision_config(tmp_path: Path) -> None:
     vision = {**small, "image_size": 64, "patch_size": 16}
     config = transformers.CLIPConfig(vision_config=vision, text_config=small, num_labels=3)
     transformers.CLIPForImageClassification(config).save_pretrained(tmp_path / "clip")
-    model = attnviz.load_model(str(tmp_path / "clip"), classifier=True)
+    model = attnviz.load_model(str(tmp_path / "clip"), head="class")
     assert (model.patch, model.heads, model.layers) == (16, 2, 2)
     with torch.no_grad():
         assert model.module(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
@@ -84,6 +84,6 @@ def test_without_a_class_head_it_says_so(tmp_path: Path) -> None:
     )
     transformers.ViTModel(config).save_pretrained(tmp_path / "base")
     with pytest.raises(attnviz.AttnvizError, match=r"no class head \(its checkpoint is a ViTModel"):
-        attnviz.load_model(str(tmp_path / "base"), classifier=True)
+        attnviz.load_model(str(tmp_path / "base"), head="class")
     with pytest.raises(attnviz.AttnvizError, match="random has no class head"):
-        attnviz.load_model("random", classifier=True)
+        attnviz.load_model("random", head="class")

@@ -1,0 +1,241 @@
+"""A target meets a model: the scalar of its output that gradients are of."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnviz.errors import ModelError, UsageError
+from attnviz.models.labels import find_label
+from attnviz.models.model import CLASSIFIER, WITH_TEXT, Model, no_class_head
+from attnviz.targets import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a target is of one output.
+
+    Attributes:
+        target: definite: a class with its number and its label, if it has one, a norm or a text.
+        value: the score, a scalar in float32 with its graph.
+        probability: of a class, the softmax over all of them; None of any other target.
+    """
+
+    target: Target
+    value: Tensor
+    probability: float | None = None
+
+
+def resolve(model: Model, target: Target) -> Target:
+    """A target as it is for a model, before it runs: a label gets its number, slips are told.
+
+    `auto` stays, until the output is there. A text is embedded, so that its tower does not run
+    while the picture is watched.
+
+    Raises:
+        UsageError: the model has no such class, token, or head.
+        ModelError: its tokenizer is of another model.
+    """
+    if target.kind == "text":
+        return _resolve_text(model, target)
+    if model.head == "text":
+        raise UsageError(
+            f"--target {target}: {model.spec} is asked for texts, and its output is of length 1 "
+            "whatever it shows; give --text alone"
+        )
+    if target.kind == "class":
+        return _resolve_class(model, target)
+    if target.query is not None:
+        _check_tokens(model, target)
+    return target
+
+
+def score(
+    model: Model,
+    output: Any,
+    target: Target,
+    weights: Tensor | NDArray[np.float64] | None = None,
+) -> Scored:
+    """The score of a target, from what a model gave for one picture.
+
+    A class: its logit. A text: the cosine of the embeddings of picture and text. A norm: the L2
+    norm of the output's token where the query is, or of the weighted mean of tokens; without a
+    query, of the class token, or the mean of the grid's where there is none; of a model that gives
+    one vector, of that. `auto` is the class of the largest logit, or that norm.
+
+    Args:
+        model: whose output it is.
+        output: what `model.module` gave: logits (1, classes), features (1, F), tokens (1, N, F), a
+            map (1, F, h, w), or what has these as `logits` or `last_hidden_state`.
+        target: as `resolve` gave it.
+        weights: (N,) of the query over tokens, or over the map's places row by row; sum to 1.
+
+    >>> score(model, model.module(pixels), Target("auto")).target.label
+    'tabby, tabby cat'
+
+    Raises:
+        UsageError: the output has no such class or token.
+        ModelError: it is not what the target is of, or not finite.
+    """
+    if target.kind == "text":
+        assert model.texts is not None  # `resolve` has seen to it
+        assert target.text is not None
+        value = (_state(model, output)[0].float() * model.texts([target.text])[0]).sum()
+        return Scored(target, _finite(model, value))
+    classes = find_logits(output) if _predicts(model, output) else None
+    if target.kind == "class" or (target.kind == "auto" and classes is not None):
+        return _score_class(model, logits(model, output)[0], target)
+    value = torch.linalg.vector_norm(_pooled(model, _state(model, output), target, weights))
+    return Scored(replace(target, kind="norm"), _finite(model, value))
+
+
+def logits(model: Model, output: Any) -> Tensor:
+    """Logits in an output, (B, classes) float32.
+
+    They are the output itself, or its `logits`.
+
+    Raises:
+        ModelError: there are none, or they are not finite.
+    """
+    found = find_logits(output)
+    if found is None:
+        what = getattr(output, "logits", output)
+        shape = getattr(what, "shape", None)
+        said = type(what).__name__ if shape is None else "x".join(map(str, shape))
+        raise no_class_head(model.spec, f"its output is {said}, not pictures x classes")
+    return _finite(model, found.float())
+
+
+def find_logits(output: Any) -> Tensor | None:
+    """What looks like logits in an output: (B, classes), of two classes at least."""
+    found = getattr(output, "logits", output)
+    if isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] >= 2:
+        return found
+    return None
+
+
+def _predicts(model: Model, output: Any) -> bool:
+    return model.head == "class" or hasattr(output, "logits")
+
+
+def _resolve_text(model: Model, target: Target) -> Target:
+    if model.texts is None or target.text is None:
+        raise UsageError(
+            f"--text {target}: {model.spec} has no text tower, or is loaded without; give a model "
+            f"that has (head='text' in Python), such as {' or '.join(WITH_TEXT)}"
+        )
+    model.texts([target.text])
+    return target
+
+
+def _resolve_class(model: Model, target: Target) -> Target:
+    if model.head != "class":
+        raise UsageError(
+            f"--target {target}: {model.spec} has no class head, or is loaded without; give "
+            f"--target norm, or a classifier (head='class' in Python) such as {CLASSIFIER}"
+        )
+    if target.index is None:
+        assert target.label is not None
+        if model.labels is None:
+            raise UsageError(
+                f"--target {target}: {model.spec} does not name its classes; give a number"
+            )
+        target = replace(target, index=find_label(model.labels, target.label))
+    return target if model.labels is None else _named(model, target, len(model.labels))
+
+
+def _named(model: Model, target: Target, count: int) -> Target:
+    """A class with its label, if its number is one of the model's `count` classes."""
+    assert target.index is not None
+    if target.index >= count:
+        raise UsageError(
+            f"--target {target}: {model.spec} has {count} classes; give 0 to {count - 1}, or a "
+            "label"
+        )
+    label = None if model.labels is None else model.labels[target.index]
+    return replace(target, label=label)
+
+
+def _check_tokens(model: Model, target: Target) -> None:
+    """Refuse a query of tokens, where the output has none, before the model runs."""
+    assert target.query is not None
+    # What a module of the user's own gives is seen when it has run.
+    if model.head == "class" and not model.spec.startswith("py:"):
+        raise UsageError(
+            f"--target {target}: {model.spec} gives logits and no tokens; give --target norm, or "
+            "load it without its class head if it can be (head='none' in Python)"
+        )
+    if target.query.kind == "cls" and not model.class_token:
+        raise UsageError(
+            f"--target {target}: {model.spec} has no class token; give --target norm:mean"
+        )
+
+
+def _score_class(model: Model, of_classes: Tensor, target: Target) -> Scored:
+    """The logit of a class among (classes,)."""
+    index = int(of_classes.argmax()) if target.index is None else target.index
+    found = _named(model, Target("class", index=index), len(of_classes))
+    probability = float(of_classes.detach().double().softmax(0)[index])
+    return Scored(found, of_classes[index], probability)
+
+
+def _state(model: Model, output: Any) -> Tensor:
+    """The tensor of an output, (1, …), whose norm is taken."""
+    for name in ("last_hidden_state", "logits"):
+        if isinstance(getattr(output, name, None), Tensor):
+            state: Tensor = getattr(output, name)
+            return state
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(first, Tensor) or first.ndim not in (2, 3, 4):
+        raise ModelError(
+            f"{model.spec}: its output is a {type(first).__name__}, and no tensor of 2 to 4 "
+            "dimensions; have the module return one, or what has `logits` or `last_hidden_state`"
+        )
+    return first
+
+
+def _pooled(
+    model: Model, state: Tensor, target: Target, weights: Tensor | NDArray[np.float64] | None
+) -> Tensor:
+    """The vector whose norm is taken, (F,) in float32."""
+    if target.query is None:
+        return _own(model, state)
+    if state.ndim == 2:
+        raise UsageError(
+            f"--target {target}: {model.spec} gives one vector of a picture, and no tokens; give "
+            "--target norm"
+        )
+    assert weights is not None  # of a query, which the caller has laid into the output
+    share = torch.as_tensor(weights, dtype=torch.float32, device=state.device)
+    tokens = state[0].float() if state.ndim == 3 else state[0].float().flatten(1).T  # (N, F)
+    if len(share) != len(tokens):
+        raise UsageError(
+            f"--target {target}: {model.spec} gives {len(tokens)} tokens, which do not lie as "
+            f"those of its input, which are {len(share)}; give --target norm"
+        )
+    return share @ tokens
+
+
+def _own(model: Model, state: Tensor) -> Tensor:
+    """The model's own pooling: the class token, else the mean of the grid, (F,)."""
+    values = state[0].float()
+    if values.ndim == 1:
+        return values
+    if values.ndim == 3:  # a map holds no other tokens
+        return values.mean((1, 2))
+    if model.class_token:
+        return values[0]
+    grid = values[model.prefix :] if len(values) > model.prefix else values
+    return grid.mean(0)
+
+
+def _finite(model: Model, values: Tensor) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise ModelError(
+            f"{model.spec}: its predictions are not finite; check its weights, or take "
+            "--dtype float32"
+        )
+    return values
