@@ -99,12 +99,33 @@ class AttentionCall:
             UsageError: a query that is not there.
             MemoryLimitError: they would take more than `MATRIX_LIMIT` bytes.
         """
-        index = torch.as_tensor(list(queries), dtype=torch.long, device=self.query.device)
-        count = self.shape[2]
-        if bool(((index < -count) | (index >= count)).any()):
-            raise UsageError(f"queries are numbered 0 to {count - 1}; ask for one of them")
-        self._check_memory(len(index), 4, MATRIX_LIMIT)
-        return self._rows(index % count)
+        return self._rows(self._numbers(queries))
+
+    def weight_gradient(self, queries: Sequence[int]) -> Tensor:
+        """∂score/∂A of the weights of chosen queries, (batch, heads, len(queries), keys).
+
+        The rows of gradient·valueᵀ, for weights after the softmax, float32; where heads are mixed
+        behind it, ∇A_h = Σ_g mixing[g, h]·∇A'_g. Negative numbers count from the end.
+
+        Raises:
+            UsageError: the call has no gradient; or a query that is not there.
+            MemoryLimitError: they would take more than `MATRIX_LIMIT` bytes.
+        """
+        if self.gradient is None:
+            raise UsageError(
+                "the call has no gradient; take one of record(gradients=True) and "
+                "Recording.gradients(score)"
+            )
+        index = self._numbers(queries)
+        batch, groups, keys, features = self.value.shape
+        with self._exactly():
+            gradient = self.gradient[:, :, index].float()
+            gradient = gradient.reshape(batch, groups, -1, features)  # of heads that share values
+            found = gradient @ self.value.float().transpose(-2, -1)
+            found = found.view(batch, -1, len(index), keys)  # (B, Hv, len(queries), Nk)
+            if self.mixing is None:
+                return found
+            return torch.einsum("gh,bgij->bhij", self.mixing[0].float(), found)
 
     def sweep(
         self, asked: Asked | None = None, *, way: Way = "auto", progress: Progress | None = None
@@ -180,6 +201,15 @@ class AttentionCall:
         weight, bias = self.mixing
         mixed = torch.einsum("gh,bhij->bgij", weight.float(), weights)
         return mixed if bias is None else mixed + bias.float()[:, None, None]
+
+    def _numbers(self, queries: Sequence[int]) -> Tensor:
+        """Of queries, from 0, for rows that fit in memory."""
+        index = torch.as_tensor(list(queries), dtype=torch.long, device=self.query.device)
+        count = self.shape[2]
+        if bool(((index < -count) | (index >= count)).any()):
+            raise UsageError(f"queries are numbered 0 to {count - 1}; ask for one of them")
+        self._check_memory(len(index), 4, MATRIX_LIMIT)
+        return index % count
 
     def _rows(self, index: Tensor) -> Tensor:
         with self._exactly():

@@ -9,9 +9,12 @@ terms       the same in the terms of an attention call
 axes        which axes the dimensions of a view are
 origins     where in the picture every token comes from
 shelf       what is kept
+gradients   where calls stand in autograd's graph
+recorded    what is given back
 record      the door
 """
 
-from attnviz.attention.recording.record import Recording, record
+from attnviz.attention.recording.record import record
+from attnviz.attention.recording.recorded import Recording
 
 __all__ = ["Recording", "record"]

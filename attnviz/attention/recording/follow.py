@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording.axes import Axis, Dims, leaves, regroup
+from attnviz.attention.recording.gradients import Lay, Trace, node_of
 from attnviz.attention.recording.known import Known
 from attnviz.attention.recording.operation import Operation, first
 from attnviz.attention.recording.products import (
@@ -31,6 +32,7 @@ from attnviz.attention.recording.products import (
     secured,
 )
 from attnviz.attention.recording.terms import (
+    Layout,
     attention_call,
     mixed_scores,
     output_places,
@@ -50,14 +52,15 @@ class Listener:
     """Who is told what a `Follower` finds.
 
     Attributes:
-        found: told of a call, its output, and where that lies; returns the call's number.
-        corrected: told of a call's number and how it is after all.
+        found: told of a call, its output, where that lies, and how it came to be; returns the
+            call's number.
+        corrected: told of a call's number and how it, and its output's layout, are after all.
         unread: told what looked like attention and is not read.
         places: knows where tokens lie.
     """
 
-    found: Callable[[AttentionCall, Tensor, Tensor | None], int]
-    corrected: Callable[[int, AttentionCall], None]
+    found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
+    corrected: Callable[[int, AttentionCall, Lay], None]
     unread: Callable[[str], None]
     places: Places
 
@@ -245,11 +248,11 @@ class Follower:
             return _nothing
         after = None
         if isinstance(nodes[0], Weights):
-            after = self._met(nodes[0], right, turned=False)
+            after = self._met(op, nodes[0], right, turned=False)
         elif isinstance(nodes[1], Weights):
             b, m, n = nodes[1].dims
             turned = replace(nodes[1], dims=(b, n, m))
-            after = self._met(turned, left.transpose(1, 2), turned=True)
+            after = self._met(op, turned, left.transpose(1, 2), turned=True)
         if after is None and (len(right) == 1 or right.stride(0) == 0):  # one matrix for all
             after = self._mixed(nodes[0], right[0], None)
         if after is None and any(isinstance(node, Weights) for node in nodes):
@@ -289,7 +292,7 @@ class Follower:
         )
         return Scores(product, product.dims)
 
-    def _met(self, weights: Weights, value: Tensor, *, turned: bool) -> After | None:
+    def _met(self, op: Operation, weights: Weights, value: Tensor, *, turned: bool) -> After | None:
         """Weights, (b, n, m), meet their values, (b, m, Dv)."""
         if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
             return None
@@ -300,14 +303,16 @@ class Follower:
         if weights.altered is not None:
             self._tell.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
             return _nothing
+        trace = Trace(op.name, node_of(op), Layout.of(weights, turned))
 
         def after(result: Tensor) -> None:
             output = result if result.ndim == 3 else result[None]
             output = output.transpose(1, 2) if turned else output
             heads, features = weights.order.heads, (Axis(value.shape[2]),)
-            node = Output(-1, weights, value.detach(), output.detach(), (), features, heads)
+            node = Output(-1, weights, value.detach(), output.detach(), turned, (), features, heads)
             call = attention_call(weights, node.value, node.output)
-            number = self._tell.found(call, result, output_places(weights, turned, result.ndim))
+            places = output_places(weights, turned, result.ndim)
+            number = self._tell.found(call, result, places, trace)
             b, n, d = (*weights.dims[:2], features)
             dims = (b, d, n) if turned else (b, n, d)
             self._put(result, replace(node, number=number, dims=dims[-result.ndim :]))
@@ -327,7 +332,8 @@ class Follower:
                 continue
             if set(heads) != set(leaves([node.heads])):
                 call = attention_call(weights, node.value, node.output, heads)
-                self._tell.corrected(node.number, call)
+                layout = Layout.of(weights, node.turned, heads)
+                self._tell.corrected(node.number, call, layout)
             return replace(node, heads=heads, settled=bool(heads))
         return node
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording.gradients import Lay
 from attnviz.attention.recording.operation import Operation, first
 
 HEADS_FIRST = frozenset(
@@ -83,8 +84,7 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
     given_query, given_key, scale, bias = (found[n] for n in ("query", "key", "scale", "bias"))
     tensors: list[Any] = [given_query, given_key, found["value"], first(result)]
     tensors = [tensor.detach() for tensor in tensors]
-    if op.name in TOKENS_FIRST:
-        tensors = [t.transpose(1, 2) for t in tensors]
+    tensors = [layout(op)(tensor) for tensor in tensors]
     query, key, value, output = tensors
     kind = given.get("custom_mask_type") or 0
     call = AttentionCall(
@@ -99,6 +99,20 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
     if kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST):
         call = _lower_right(call)
     return call, given_query, given_key
+
+
+def layout(op: Operation) -> Lay:
+    """How what a kernel takes and gives is laid out as (B, H, N, D)."""
+    return _tokens_behind if op.name in TOKENS_FIRST else as_it_is
+
+
+def _tokens_behind(tensor: Tensor) -> Tensor:
+    return tensor.transpose(1, 2)
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """(B, H, N, D) already."""
+    return tensor
 
 
 def _lower_right(call: AttentionCall) -> AttentionCall:

@@ -167,14 +167,16 @@ class Weights:
 class Output:
     """A view of the product of weights and values, call `number` of the recording.
 
-    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were. The
-    `heads` are `settled` once a view has shown them beside the `features`.
+    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were; `turned`
+    if the product itself was (b, Dv, n). The `heads` are `settled` once a view has shown them
+    beside the `features`.
     """
 
     number: int
     weights: Weights
     value: Tensor
     output: Tensor
+    turned: bool
     dims: Dims
     features: Axes
     heads: Axes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,42 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import kernels
 from attnviz.attention.recording.follow import Follower, Listener
+from attnviz.attention.recording.gradients import Trace, node_of
 from attnviz.attention.recording.operation import Operation
 from attnviz.attention.recording.origins import Origins
+from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.shelf import Shelf
-from attnviz.errors import RecordingError
-
-
-class Recording(Sequence[AttentionCall]):
-    """The attention calls of one model run, in call order.
-
-    Attributes:
-        unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
-    """
-
-    def __init__(self, calls: Sequence[AttentionCall | None] = ()) -> None:
-        self._calls = calls
-        self.unread: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    @overload
-    def __getitem__(self, index: int) -> AttentionCall: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Recording": ...
-
-    def __getitem__(self, index: int | slice) -> "AttentionCall | Recording":
-        if isinstance(index, slice):
-            return Recording(self._calls[index])
-        call = self._calls[index]
-        if call is None:
-            raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
-        return call
-
-    def __repr__(self) -> str:
-        return f"Recording({len(self)} attention calls)"
 
 
 @contextmanager
@@ -60,6 +29,7 @@ def record(
     where: Callable[[AttentionCall], bool] | None = None,
     device: str | torch.device | None = None,
     picture: Tensor | None = None,
+    gradients: bool = False,
 ) -> Iterator[Recording]:
     """Record every attention call that a model makes in this thread.
 
@@ -76,14 +46,17 @@ def record(
         device: where to keep them; where they are, unless given.
         picture: (B, 3, H, W) that the model is about to be given: calls then know where in it
             their tokens lie (`AttentionCall.query_positions`).
+        gradients: note where in autograd's graph the calls stand, so that `Recording.gradients`
+            can be asked; nothing of the graph is kept alive.
 
     >>> with attnviz.record() as recording:
     ...     model(pixels)
     >>> recording[-1].rows([0])              # (batch, heads, 1, keys)
     """
     kept: list[AttentionCall | None] = []
-    recording = Recording(kept)
-    shelf = Shelf(kept, None if calls is None else tuple(calls), where, device)
+    traces: list[Trace | None] = []
+    recording = Recording(kept, traces if gradients else None)
+    shelf = Shelf(kept, traces, None if calls is None else tuple(calls), where, device)
     origins = None if picture is None else Origins(picture)
     try:
         with _uncompiled(), _Watcher(shelf, recording.unread, origins):
@@ -117,7 +90,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, shelf: Shelf, unread: list[str], origins: Origins | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shelf, self._unread, self._origins = shelf, unread, origins
-        self._follower = Follower(Listener(self._found, shelf.replace, self._note, self._places))
+        self._follower = Follower(Listener(self._found, shelf.correct, self._note, self._places))
 
     def __torch_dispatch__(
         self,
@@ -132,7 +105,11 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(func, OpOverload):
             result = func(*args, **kwargs)
             if str(func) == "flex_attention":
-                self._keep(kernels.read_flex(args, result), args[0], args[1])
+                call, trace = (
+                    kernels.read_flex(args, result),
+                    Trace(str(func), None, kernels.as_it_is),
+                )
+                self._keep(call, trace, args[0], args[1])
                 places = self._places(args[0], -1)
                 if self._origins is not None and places is not None:
                     self._origins.put(result[0], places[..., None])
@@ -154,38 +131,46 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._shelf.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # gradients, or a checkpoint computed once more
-        after = self._follower.before(op)
+        after, node = self._follower.before(op), None
+        if kernels.is_kernel(op.name):
+            node = node_of(op)
         result = op.func(*op.args, **op.kwargs)
         if self._origins is not None:
             self._origins.follow(op, result)
         if after is not None:
             after(result)
         if kernels.is_kernel(op.name):
-            self._kernel(op, result)
+            self._kernel(op, result, node)
         elif kernels.is_unknown(op.name):
             self._note(f"{op.name}, which is not known")
         return result
 
-    def _kernel(self, op: Operation, result: Any) -> None:
+    def _kernel(self, op: Operation, result: Any, node: int | None) -> None:
         """A fused attention kernel has run."""
         try:
             call, query, key = kernels.read(op, result)
         except NotImplementedError as reason:
             self._note(str(reason))
             return
-        self._keep(call, query, key, heads=2 if op.name in kernels.TOKENS_FIRST else 1)
+        trace = Trace(op.name, node, kernels.layout(op))
+        self._keep(call, trace, query, key, heads=2 if op.name in kernels.TOKENS_FIRST else 1)
 
-    def _keep(self, call: AttentionCall, query: Tensor, key: Tensor, heads: int = 1) -> None:
+    def _keep(
+        self, call: AttentionCall, trace: Trace, query: Tensor, key: Tensor, heads: int = 1
+    ) -> None:
         """Keep a fused call, with where its tokens lie."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
         found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
-        self._shelf.add(replace(call, query_positions=found[0], key_positions=found[1]))
+        call = replace(call, query_positions=found[0], key_positions=found[1])
+        self._shelf.add(call, trace)
 
-    def _found(self, call: AttentionCall, output: Tensor, places: Tensor | None) -> int:
+    def _found(
+        self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
+    ) -> int:
         """A call was found by following; its output lies where its queries lie."""
         if self._origins is not None and places is not None:
             self._origins.put(output, places)
-        return self._shelf.add(call)
+        return self._shelf.add(call, trace)
 
     def _note(self, what: str) -> None:
         if what not in self._unread:

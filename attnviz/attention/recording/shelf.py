@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording.gradients import Lay, Trace
 from attnviz.attention.recording.known import Known, own
 
 
@@ -16,19 +17,22 @@ class Shelf:
     """Keeps the calls that are wanted, safe from being overwritten."""
 
     calls: list[AttentionCall | None]
+    traces: list[Trace | None]
     wanted: tuple[int, ...] | None
     where: Callable[[AttentionCall], bool] | None
     device: str | torch.device | None
 
     def __post_init__(self) -> None:
         self._made: list[AttentionCall | None] = []
+        self._traces: list[Trace] = []
         self._counted: list[int] = []
         self._memory: Known[set[int]] = Known()
 
-    def add(self, call: AttentionCall) -> int:
+    def add(self, call: AttentionCall, trace: Trace) -> int:
         """Keep a call if it is wanted; returns its number among all that were made."""
         number = len(self._made)
         self._made.append(None)
+        self._traces.append(trace)
         self.replace(number, call)
         self._let_go(number)
         return number
@@ -46,9 +50,15 @@ class Shelf:
             self._counted.append(number)
         self._show()
 
+    def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
+        """A call and the layout of its output are other ones after all."""
+        self._traces[number] = replace(self._traces[number], lay=lay)
+        self.replace(number, call)
+
     def _show(self) -> None:
         """The recording lists the calls that count."""
         self.calls[:] = [self._made[number] for number in self._counted]
+        self.traces[:] = [self._traces[number] for number in self._counted]
 
     def close(self) -> None:
         """The model has run: now it is known which calls the last ones are."""
@@ -81,14 +91,19 @@ class Shelf:
         self._show()
 
 
+_FIELDS = (
+    *("query", "key", "value", "bias", "output"),
+    *("query_positions", "key_positions", "gradient", "projection"),
+)
+
+
 def _tensors(call: AttentionCall) -> list[Tensor]:
-    found = (call.query, call.key, call.value, call.bias, call.output)
+    found = (call.query, call.key, call.value, call.bias, call.output, call.projection)
     return [tensor for tensor in found if tensor is not None]
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:
-    names = ("query", "key", "value", "bias", "output", "query_positions", "key_positions")
-    found = {name: getattr(call, name) for name in names}
+    found = {name: getattr(call, name) for name in _FIELDS}
     mixing = call.mixing
     if mixing is not None:
         mixing = do(mixing[0]), None if mixing[1] is None else do(mixing[1])

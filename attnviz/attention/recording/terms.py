@@ -1,7 +1,7 @@
 """A product q·kᵀ and what became of it, in the terms of an `AttentionCall`."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -129,25 +129,54 @@ def attention_call(
     order = weights.order if heads is None else weights.order.with_heads(heads)
     query, key, scale, bias = _terms(weights.scores, order)
     mixing = weights.mixing
-    after = order if mixing is None else replace(order, heads=mixing.heads)
-    batch, heads_axes, queries, keys = _dims(after)
-    feature = Axis(value.shape[-1])
-
-    def laid(tensor: Tensor, axes: list[Axis], dims: Dims) -> Tensor:
-        order = [batch, heads_axes, axes, feature.leaves()]
-        return arrange(tensor, (*dims, (feature,)), order)
-
+    met = order if mixing is None else replace(order, heads=mixing.heads)
     return AttentionCall(
         query=query,
         key=key,
-        value=laid(value, keys, (weights.dims[0], weights.dims[2])),
+        value=_laid(value, (weights.dims[0], weights.dims[2]), met, met.keys),
         scale=scale,
         bias=bias,
-        output=laid(output, queries, (weights.dims[0], weights.dims[1])),
+        output=_laid(output, (weights.dims[0], weights.dims[1]), met, met.queries),
         mixing=None if mixing is None else (mixing.weight, mixing.bias),
         query_positions=_positions(weights, order, "query"),
         key_positions=_positions(weights, order, "key"),
     )
+
+
+def _laid(tensor: Tensor, dims: Dims, order: Order, tokens: Axes) -> Tensor:
+    """Values or outputs, `dims` and features, as (B, H, N, Dv)."""
+    features = (Axis(tensor.shape[-1]),)
+    wanted = [leaves([axes]) for axes in (order.batch, order.heads, tokens, features)]
+    return arrange(tensor, (*dims, features), wanted)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the product of weights with their values is laid out as a call's output.
+
+    Attributes:
+        dims: the product's, (b, n), without its features.
+        order: of the output.
+        turned: whether the product is (b, Dv, n).
+    """
+
+    dims: Dims
+    order: Order
+    turned: bool
+
+    @staticmethod
+    def of(weights: Weights, turned: bool, heads: Axes | None = None) -> "Layout":
+        """As `attention_call` lays the output out."""
+        order = weights.order if heads is None else weights.order.with_heads(heads)
+        if weights.mixing is not None:
+            order = replace(order, heads=weights.mixing.heads)
+        return Layout(weights.dims[:2], order, turned)
+
+    def __call__(self, product: Tensor) -> Tensor:
+        """(b, n, Dv) or (n, Dv) → (B, H, N, Dv)."""
+        product = product if product.ndim == 3 else product[None]
+        product = product.transpose(1, 2) if self.turned else product
+        return _laid(product, self.dims, self.order, self.order.queries)
 
 
 def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) -> Tensor | None:

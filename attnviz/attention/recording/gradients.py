@@ -1,0 +1,125 @@
+"""Where calls stand in autograd's graph, and the gradient of a score at their outputs.
+
+Autograd numbers its nodes in each thread. Below it, where the dispatcher is watched, the node of
+the running operator is the last that was made; so its number, which holds nothing alive, is enough
+to find the node again behind a score.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from attnviz.attention.recording.operation import Operation
+from attnviz.errors import RecordingError, UsageError
+
+Lay = Callable[[Tensor], Tensor]
+"""From the first result of an operator to (B, Hv, Nq, Dv)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a call's output came to be.
+
+    Attributes:
+        operator: that made it.
+        node: number of the operator's node in autograd's graph; None where it has none.
+        lay: lays the operator's first result, or its gradient, out as the call's output is.
+    """
+
+    operator: str
+    node: int | None
+    lay: Lay
+
+
+def node_of(op: Operation) -> int | None:
+    """The number of autograd's node for an operation that is about to run; None: it has none."""
+    if not torch.is_grad_enabled():
+        return None
+    if not any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in op.flat):
+        return None
+    following: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]  # noqa: SLF001
+    return following - 1
+
+
+def gradients(score: Tensor, traces: Mapping[int, Trace | None]) -> dict[int, Tensor]:
+    """∂score/∂output of calls, (B, Hv, Nq, Dv) by their numbers; see `Recording.gradients`.
+
+    The backward pass goes no further than to the outputs that are asked for.
+    """
+    if score.numel() != 1:
+        raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
+    if score.grad_fn is None:
+        raise RecordingError(
+            "the score depends on nothing that requires gradients; call pixels.requires_grad_() "
+            "and run the model without torch.no_grad()"
+        )
+    known = {number: _checked(number, trace) for number, trace in traces.items()}
+    nodes = _nodes(score.grad_fn, {trace.node for trace in known.values()})
+    edges = {
+        number: GradientEdge(_the_one(nodes[trace.node], number, trace), 0)
+        for number, trace in known.items()
+        if trace.node in nodes
+    }
+    if not edges:
+        return {}
+    found = torch.autograd.grad(score, list(edges.values()), retain_graph=True, allow_unused=True)
+    return {
+        number: known[number].lay(gradient)
+        for number, gradient in zip(edges, found, strict=True)
+        if gradient is not None
+    }
+
+
+def _checked(number: int, trace: Trace | None) -> Trace:
+    """A trace that has a node, by the name that autograd gives to its operator's.
+
+    Raises:
+        RecordingError: there is none.
+    """
+    if trace is None:
+        raise RecordingError(
+            f"call {number} has no gradients; record with gradients=True, or leave it out of calls="
+        )
+    if trace.node is None:
+        raise RecordingError(
+            f"autograd did not see {trace.operator} of call {number}; call pixels.requires_grad_(),"
+            " run without torch.no_grad() and custom autograd functions, or name other calls="
+        )
+    return trace
+
+
+def _nodes(root: Node, wanted: set[int | None]) -> dict[int | None, list[Node]]:
+    """The nodes of the graph behind `root` that have the wanted numbers."""
+    found: dict[int | None, list[Node]] = {}
+    seen, left = {root}, [root]
+    while left:
+        node = left.pop()
+        number = node._sequence_nr()  # noqa: SLF001 — torch's own name for it
+        if number in wanted:
+            found.setdefault(number, []).append(node)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                left.append(following)
+    return found
+
+
+def _the_one(nodes: list[Node], number: int, trace: Trace) -> Any:
+    """The node that is of the call's operator: another thread's may have the same number.
+
+    Raises:
+        RecordingError: there is not exactly one.
+    """
+    expected = f"{trace.operator.replace('_', '')}backward".lower()  # as in BmmBackward0
+    named = [node for node in nodes if node.name().lower().rstrip("0123456789") == expected]
+    if len(named) != 1:
+        others = ", ".join(node.name() for node in nodes)
+        raise RecordingError(
+            f"autograd has {others} where {trace.operator} of call {number} should be; "
+            "run the model in one thread and with PyTorch's own attention"
+        )
+    return named[0]

@@ -1,0 +1,82 @@
+"""What `record` gives back."""
+
+from collections.abc import Sequence
+from typing import overload
+
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording.gradients import Trace, gradients
+from attnviz.errors import RecordingError, UsageError
+
+
+class Recording(Sequence[AttentionCall]):
+    """The attention calls of one model run, in call order.
+
+    Attributes:
+        unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[AttentionCall | None] = (),
+        traces: Sequence[Trace | None] | None = None,
+    ) -> None:
+        self._calls, self._traces = calls, traces
+        self.unread: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @overload
+    def __getitem__(self, index: int) -> AttentionCall: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Recording": ...
+
+    def __getitem__(self, index: int | slice) -> "AttentionCall | Recording":
+        if isinstance(index, slice):
+            traces = self._traces
+            return Recording(self._calls[index], None if traces is None else traces[index])
+        call = self._calls[index]
+        if call is None:
+            raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
+        return call
+
+    def __repr__(self) -> str:
+        return f"Recording({len(self)} attention calls)"
+
+    def gradients(self, score: Tensor, *, calls: Sequence[int] | None = None) -> dict[int, Tensor]:
+        """∂score/∂output of calls, laid out as their outputs are, (B, Hv, Nq, Dv).
+
+        Autograd's backward pass goes as far as to the first call that is asked for, and the graph
+        is kept: other scores of the same run may follow. Calls that the score does not depend on
+        are left out.
+
+        Args:
+            score: one number that was computed from what the model returned.
+            calls: numbers of the calls, negative from the end; all that were kept unless given.
+
+        >>> with attnviz.record(gradients=True) as recording:
+        ...     logits = model(pixels.requires_grad_())
+        >>> found = recording.gradients(logits[:, 281].sum(), calls=[-1])
+        >>> call = replace(recording[-1], gradient=found[len(recording) - 1])
+        >>> call.weight_gradient([0])            # (batch, heads, 1, keys)
+
+        Raises:
+            UsageError: nothing was noted for it, or the score is more than one number.
+            RecordingError: the gradient of a call cannot be had; or a call was not kept.
+        """
+        if self._traces is None:
+            raise UsageError("no gradients were asked for; record with record(gradients=True)")
+        if calls is None:
+            numbers = [number for number, call in enumerate(self._calls) if call is not None]
+        else:
+            numbers = [range(len(self))[number] for number in calls]
+        kept = {number: self[number] for number in numbers}
+        found = gradients(score, {number: self._traces[number] for number in numbers})
+        outputs = {number: call.output for number, call in kept.items()}
+        return {
+            number: gradient if (output := outputs[number]) is None else gradient.to(output.device)
+            for number, gradient in found.items()
+        }
