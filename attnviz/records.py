@@ -111,8 +111,8 @@ class ScaleInfo(_Part):
 class Head(_Part):
     """One map, of rows × columns, and the numbers of its head.
 
-    `head` is null where heads are merged, and with it are the numbers of a head; `layer` is then the
-    last that was merged. `query` and `target` are there where they are not the record's: `auto`
+    `head` is null where heads are merged, and so are the numbers of a head; where layers are,
+    `layer` is the last of them. `query` and `target` are there where they are not the record's: `auto`
     found another query in this layer, or there were several questions.
     """
 

@@ -19,7 +19,6 @@ from attnviz.outputs import (
     encode,
     folder_names,
     make_folder,
-    overlay_name,
     remove,
     whole_lines,
     write_whole,
@@ -193,20 +192,6 @@ def test_a_folder_with_the_name_of_a_surplus_file_stays(tmp_path: Path) -> None:
 
 
 # Contents
-
-
-@pytest.mark.parametrize(
-    ("layer", "head", "kind", "expected"),
-    [
-        (11, 3, "png", "layer11-head03.png"),
-        (0, 0, "jpg", "layer00-head00.jpg"),
-        (123, 100, "webp", "layer123-head100.webp"),
-    ],
-)
-def test_overlays_are_named_by_layer_and_head(
-    layer: int, head: int, kind: Format, expected: str
-) -> None:
-    assert overlay_name(layer, head, kind) == expected
 
 
 @pytest.mark.parametrize(("kind", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])

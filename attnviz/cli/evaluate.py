@@ -210,10 +210,18 @@ class _Contest:
     def models(self) -> tuple[Model, Model | None]:
         """The model, and the same architecture with random weights where it can be had."""
         if self._loaded is None:
-            head: Head = "class" if PERTURBATION in self._question.groups else "none"
-            model = run.load_spec(self._spec, self._inputs, self._where, head=head)
+            model = run.load_spec(self._spec, self._inputs, self._where, head=self._head())
             self._loaded = model, self._control(model)
         return self._loaded
+
+    def _head(self) -> Head:
+        """Perturbation asks a classifier, whatever the methods ask."""
+        asked = self._question.asked.head
+        if PERTURBATION not in self._question.groups:
+            return asked
+        if asked == "text":
+            raise UsageError("--text: perturbation asks a class head; give --target, or --masks")
+        return "class"
 
     def _control(self, model: Model) -> Model | None:
         from attnviz.models import find_source  # noqa: PLC0415
@@ -226,7 +234,7 @@ class _Contest:
         inputs = replace(self._inputs, weights=None, random_weights=True)
         if source == "random":  # as wide as the weights that were given
             inputs = replace(inputs, features=model.features)
-        return run.load_spec(self._spec, inputs, self._where)
+        return run.load_spec(self._spec, inputs, self._where, head=self._question.asked.head)
 
 
 def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:

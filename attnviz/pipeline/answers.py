@@ -14,7 +14,6 @@ from attnviz.geometry import Placement
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
-from attnviz.statistics import More
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,6 @@ class Explanation:
         method: its name.
         answers: one for each question, layer and head, in this order.
         settings: the method's options, as they were.
-        more: what `--stats all` says of each layer; empty unless it was asked for.
     """
 
     observation: Observation
@@ -73,7 +71,6 @@ class Explanation:
     method: str
     answers: tuple[Answer, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    more: Mapping[int, More] = field(default_factory=dict)
 
     @property
     def query(self) -> Query:

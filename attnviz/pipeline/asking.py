@@ -1,4 +1,4 @@
-"""Everything that is asked of a picture, checked before the model runs; and the run that it needs."""
+"""All that is asked of a picture, checked before the model runs; and the run that it needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from attnviz import queries, targets
+from attnviz import queries
 from attnviz.attention.sweep import Progress
 from attnviz.geometry import Fit
 from attnviz.images import Picture, load_mask
@@ -19,7 +19,7 @@ from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import mask_of
 from attnviz.pipeline.running import observe
 from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
-from attnviz.targets import Target
+from attnviz.targets import Head, Target
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Questions:
         return any(METHODS[name].scored for name in self.methods)
 
     @property
-    def head(self) -> targets.Head:
+    def head(self) -> Head:
         """The head that a model is loaded with."""
         if not self.scored:
             return "none"
@@ -110,7 +110,8 @@ def look(
     A slip in the questions is found before.
 
     Args:
-        picture, model: what is looked at, and by what.
+        picture: what is looked at.
+        model: by what.
         asked: the questions.
         fit: how the picture is laid into the input.
         mask: path of a picture of what takes part.
@@ -140,6 +141,7 @@ def answer(
     Settings are given to the methods that take them.
     """
     entry = METHODS[method]
+    options: dict[str, Any] = {name: asked.settings.get(name) for name in entry.options}
     return explain(
         observation,
         query=asked.queries if entry.asks else "auto",
@@ -149,5 +151,5 @@ def answer(
         heads=asked.heads,
         start_layer=asked.start_layer if entry.merges == "layers" else None,
         progress=progress,
-        **{name: asked.settings.get(name) for name in entry.options},
+        **options,
     )

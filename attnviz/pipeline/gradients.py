@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attnviz.attention import AttentionCall, run_tail
+from attnviz.attention import AttentionCall
 from attnviz.errors import UsageError
 from attnviz.models import scoring
 from attnviz.models.scoring import Scored
@@ -53,10 +53,10 @@ def gradients(observation: Observation, target: Target, *, of_blocks: bool = Fal
             )
         find = _of_blocks if of_blocks else _of_model
         with torch.enable_grad():
-            known[target, of_blocks] = find(
-                observation, run, scoring.resolve(observation.model, target)
-            )
-    return known[target, of_blocks]
+            definite = scoring.resolve(observation.model, target)
+            known[target, of_blocks] = find(observation, run, definite)
+    found: Gradients = known[target, of_blocks]
+    return found
 
 
 def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
@@ -67,15 +67,14 @@ def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     """Each block's score goes back through that block alone."""
     whole = _score(observation, run.output, target)
-    blocks, found = run.recording.blocks, {}
+    from attnviz.attention import run_tail
+
+    blocks = run.recording.blocks
+    found: dict[int, Tensor] = {}
     for number in observation.layers:
         output = run_tail(observation.model.module, run.inputs, blocks, number)
         score = _score(observation, output, whole.target).value
-        found |= {
-            n: gradient
-            for n, gradient in run.recording.gradients(score, [blocks[number].input]).items()
-            if n == number
-        }
+        found |= run.recording.gradients(score, calls=[number])
     return Gradients(_alone(whole), found)
 
 

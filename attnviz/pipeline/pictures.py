@@ -165,8 +165,8 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     `drawn` is (rows, columns), False for tokens that are masked or lie in padding. Where heads are
     merged, there is one, numbered −1. Of several questions the maps have these in front, and
     `queries`, and `targets` where there are any, name them. Where layers differ in their grids or
-    heads, each has arrays of its own instead of `maps`, `heads` and `drawn`: `layer00` (heads, rows,
-    columns), `layer00_heads`, `layer00_drawn`.
+    heads, each has arrays of its own instead of `maps`, `heads` and `drawn`: `layer00` (heads,
+    rows, columns), `layer00_heads`, `layer00_drawn`.
 
     Raises:
         OutputError: the file cannot be written.

@@ -115,7 +115,6 @@ class _Shown:
             where=found,
             picture=None if self.model.plain else pixels,  # where tokens lie is measured
             gradients=self.gradients,
-            blocks=self.model.module if self.tokens or self.gradients else None,
         )
         try:
             with torch.set_grad_enabled(self.gradients), watching as made:
@@ -135,7 +134,7 @@ class _Shown:
 def _layer(recording: Recording, number: int, grid: TokenGrid) -> Layer:
     """A recorded call, with the tokens after its block where these are its queries."""
     layer = find_layer(recording[number], grid)
-    block = recording.blocks.get(number)
+    block = getattr(recording, "blocks", {}).get(number)
     if block is None or block.output.shape[:2] != layer.queries.cells.shape:
         return layer
     return replace(layer, tokens=block.output.detach())

@@ -15,7 +15,7 @@ import attnviz
 from attnviz.evaluation.objects import load_objects, on_tokens
 from attnviz.evaluation.scores import Judge, Score
 from attnviz.geometry import Fit, TokenGrid
-from attnviz.pipeline import Answer, Explanation
+from attnviz.pipeline import Answer, Explanation, Question
 
 RED, GREEN = (200, 0, 0), (0, 160, 0)
 
@@ -44,7 +44,7 @@ def explanation(seen: attnviz.Observation, *maps: dict[int, float], layer: int =
         values = np.zeros(16, dtype=np.float32)
         values[list(weights)] = list(weights.values())
         answers.append(answer(seen, values.reshape(4, 4), layer=layer, head=head))
-    return Explanation(seen, answers[0].query, "attention", tuple(answers))
+    return Explanation(seen, (Question(answers[0].query),), "attention", tuple(answers))
 
 
 def answer(seen: attnviz.Observation, values: NDArray[np.float32], **where: int) -> Answer:
