@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 def _tidy(value: float | None) -> float | None:
@@ -15,6 +15,9 @@ Number = Annotated[float, BeforeValidator(_tidy)]
 """A number that is always there."""
 Maybe = Annotated[float | None, BeforeValidator(_tidy)]
 """A number that is null where it is not defined, as 0/0."""
+
+Count = Annotated[float | None, AfterValidator(lambda count: count and int(count))]
+"""A number of things, which came as one of many floats."""
 
 
 class _Part(BaseModel):
@@ -98,7 +101,8 @@ class ScaleInfo(_Part):
 class Head(_Part):
     """One map, of rows × columns, and the numbers of its head.
 
-    `query` is there where it is not the record's, since `auto` found another in this layer.
+    `query` is there where it is not the record's, since `auto` found another in this layer. The
+    numbers of `MORE_OF_A_HEAD` are there where they were given, as null where they are not defined.
     """
 
     layer: int
@@ -109,6 +113,11 @@ class Head(_Part):
     distance_px: Maybe
     prefix_mass: Number
     sink_mass: Number
+    head_cosine: Maybe = None
+    head_jensen_shannon: Maybe = None
+    value_distance_px: Maybe = None
+    sinks: Count = None
+    importance: Maybe = None
     rows: int
     columns: int
     map: MapInfo
@@ -117,8 +126,68 @@ class Head(_Part):
     file: str | None = None
 
 
+MORE_OF_A_HEAD = (
+    "head_cosine",
+    "head_jensen_shannon",
+    "value_distance_px",
+    "sinks",
+    "importance",
+)
+
+
+class TokenInfo(_Part):
+    """A token that stands out.
+
+    `window` is there where a layer has several, `x` and `y`, the middle of its cell in picture
+    pixels, where it is a cell that lies on the picture.
+    """
+
+    token: int
+    kind: Literal["cls", "prefix", "cell", "other"]
+    window: int | None = None
+    x: Maybe = None
+    y: Maybe = None
+
+
+class Sink(TokenInfo):
+    """A token that receives far more of a head's attention than others do."""
+
+    head: int
+    received: Number
+
+
+class HighNormToken(TokenInfo):
+    """A token whose norm after the layer's block stands out."""
+
+    norm: Number
+
+
+class LayerInfo(_Part):
+    """What concerns the heads or the tokens of a layer beside each other.
+
+    The matrices are of all heads of the layer, whichever are asked for. The norms are there where
+    the tokens after the layer's block were kept.
+    """
+
+    layer: int
+    cosine: list[list[Maybe]]
+    jensen_shannon: list[list[Maybe]]
+    sinks: list[Sink]
+    high_norm: list[HighNormToken] | None = None
+    norm_median: Maybe = None
+    norm_limit: Maybe = None
+
+    def data(self) -> dict[str, Any]:
+        """As plain data; parts that do not apply are left out."""
+        data = _said(self.model_dump())
+        for name in ("sinks", "high_norm"):
+            if name in data:
+                data[name] = [_said(token) for token in data[name]]
+        return data
+
+
 class Record(_Part):
-    """All that is said about one picture."""
+    """All that is said about one picture; `layers` is there where more statistics are."""
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
     image: Image
@@ -128,17 +197,20 @@ class Record(_Part):
     method: str
     check: Check
     heads: list[Head]
+    layers: list[LayerInfo] | None = None
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
-        data = self.model_dump()
-        for head in data["heads"]:
-            for part in ("query", "scale", "file"):
-                if head[part] is None:
-                    del head[part]
+        data = self.model_dump(exclude={"schema_", "layers"})
+        for given, head in zip(self.heads, data["heads"], strict=True):
+            left_out = [part for part in ("query", "scale", "file") if head[part] is None]
+            left_out += [name for name in MORE_OF_A_HEAD if name not in given.model_fields_set]
+            for name in left_out:
+                del head[name]
             if "query" in head:
                 head["query"] = _said(head["query"])
-        del data["schema_"]
+        if self.layers is not None:
+            data["layers"] = [layer.data() for layer in self.layers]
         return {"schema": self.schema_, **data, "query": _said(data["query"])}
 
     def rows(self) -> list[dict[str, Any]]:
