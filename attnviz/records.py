@@ -16,7 +16,7 @@ Number = Annotated[float, BeforeValidator(_tidy)]
 Maybe = Annotated[float | None, BeforeValidator(_tidy)]
 """A number that is null where it is not defined, as 0/0."""
 
-Count = Annotated[float | None, AfterValidator(lambda count: count and int(count))]
+Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]
 """A number of things, which came as one of many floats."""
 
 

@@ -50,6 +50,7 @@ def pairs(call: "AttentionCall", weights: Tensor) -> Pairs:
             # A block in float32, blocks together in float64, which not every device has.
             products += (whole @ whole.T).double().cpu()
             divergence += _divergence(block.weights, block.shares).double().cpu()
+    products = (products + products.T) / 2  # a product's two halves may round apart
     return Pairs(products.float(), (divergence + divergence.T).clamp_(min=0.0).float())
 
 

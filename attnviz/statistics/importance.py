@@ -25,7 +25,7 @@ def importance(reading: Reading) -> Tensor:
     with exactly(call.query):
         for block in row_blocks(call, reading.queries.taking_part):
             terms = torch.linalg.vecdot(block.weights, _gradient(block.call, block.queries))
-            counted = torch.einsum("bhi,bi->bhi", terms, block.shares)
+            counted = terms * block.shares[:, None]
             total += counted.cpu().double().sum((0, 2))  # they may cancel
     return total.abs().float()
 

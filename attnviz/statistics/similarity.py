@@ -18,7 +18,7 @@ def cosine(reading: Reading) -> Tensor:
     """
     products = reading.pairs().products
     norms = products.diagonal().sqrt()
-    return (products / norms[:, None] / norms).clamp_(max=1.0)
+    return (products / (norms[:, None] * norms)).clamp_(max=1.0)
 
 
 def jensen_shannon(reading: Reading) -> Tensor:

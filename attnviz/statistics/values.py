@@ -35,7 +35,7 @@ def value_distance_px(reading: Reading) -> Tensor:
     )
     distance = reweighted(call, value_norms(call)).sweep(asked).distance
     assert distance is not None  # positions were given
-    return torch.einsum("whi,wi->h", distance, reading.uniform_grid)
+    return (distance * reading.uniform_grid[:, None]).sum((0, 2))
 
 
 def value_norms(call: AttentionCall) -> Tensor:
