@@ -174,14 +174,15 @@ def brought(v: Array, projection: Array, mixing: Array) -> Array:
 def value_distance(
     a: Array, norms: Array, rows: list[int], inside: list[int], places: tuple[Array, Array]
 ) -> list[float]:
-    """Mean over some rows of the distance to keys inside, by A_ij·norm_j renormalised."""
+    """Mean over some rows of the distance to keys inside, by A_ij·norm_j renormalised; 0 for nothing."""
     found = []
     for head, of in zip(a, norms, strict=True):
         lengths = []
         for i in rows:
             b = [head[i, j] * of[j] for j in inside]
             far = [math.dist(places[0][i], places[1][j]) for j in inside]
-            lengths.append(sum(x * d for x, d in zip(b, far, strict=True)) / sum(b))
+            path = sum(x * d for x, d in zip(b, far, strict=True))
+            lengths.append(path / sum(b) if sum(b) > 0 else 0.0)
         found.append(float(np.mean(lengths)))
     return found
 

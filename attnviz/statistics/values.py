@@ -20,7 +20,7 @@ _NOTHING = -1e30
 def value_distance_px(reading: Reading) -> Tensor:
     """Mean over i∈G of Σ_{j∈G} B̂_ij·d_ij in input pixels, B_ij = A_ij·‖f_j‖, f_j = v_j·W_O^h.
 
-    B̂: the row restricted to G, renormalised; (heads,). `distance_px` of the weights that Kobayashi
+    B̂: the row restricted to G, renormalised, 0 where nothing comes from there. `distance_px` of the weights that Kobayashi
     et al. (2004.10102) put in the place of attention. NaN where the projection was not seen
     (‖v_j‖ alone is no measure: heads and directions may be scaled away by W_O), and where no query
     lies on the picture.
