@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 def _tidy(value: float | None) -> float | None:
@@ -15,6 +15,9 @@ Number = Annotated[float, BeforeValidator(_tidy)]
 """A number that is always there."""
 Maybe = Annotated[float | None, BeforeValidator(_tidy)]
 """A number that is null where it is not defined, as 0/0."""
+
+Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]
+"""A number of things, which came as one of many floats."""
 
 
 class _Part(BaseModel):
@@ -112,8 +115,9 @@ class Head(_Part):
     """One map, of rows × columns, and the numbers of its head.
 
     `head` is null where heads are merged, and so are the numbers of a head; where layers are,
-    `layer` is the last of them. `query` and `target` are there where they are not the record's: `auto`
-    found another query in this layer, or there were several questions.
+    `layer` is the last of them. `query` and `target` are there where they are not the record's:
+    `auto` found another query in this layer, or there were several questions. The numbers of
+    `MORE_OF_A_HEAD` are there where they were given, as null where they are not defined.
     """
 
     layer: int
@@ -124,6 +128,11 @@ class Head(_Part):
     distance_px: Maybe = None
     prefix_mass: Maybe = None
     sink_mass: Maybe = None
+    head_cosine: Maybe = None
+    head_jensen_shannon: Maybe = None
+    value_distance_px: Maybe = None
+    sinks: Count = None
+    importance: Maybe = None
     rows: int
     columns: int
     map: MapInfo
@@ -132,9 +141,74 @@ class Head(_Part):
     scale: ScaleInfo | None = None
     file: str | None = None
 
+    @property
+    def unsaid(self) -> tuple[str, ...]:
+        """Of the numbers that are there where they were given, those that were not."""
+        return tuple(name for name in MORE_OF_A_HEAD if name not in self.model_fields_set)
+
+
+MORE_OF_A_HEAD = (
+    "head_cosine",
+    "head_jensen_shannon",
+    "value_distance_px",
+    "sinks",
+    "importance",
+)
+
+
+class TokenInfo(_Part):
+    """A token that stands out.
+
+    `window` is there where a layer has several, `x` and `y`, the middle of its cell in picture
+    pixels, where it is a cell that lies on the picture.
+    """
+
+    token: int
+    kind: Literal["cls", "prefix", "cell", "other"]
+    window: int | None = None
+    x: Maybe = None
+    y: Maybe = None
+
+
+class Sink(TokenInfo):
+    """A token that receives far more of a head's attention than others do."""
+
+    head: int
+    received: Number
+
+
+class HighNormToken(TokenInfo):
+    """A token whose norm after the layer's block stands out."""
+
+    norm: Number
+
+
+class LayerInfo(_Part):
+    """What concerns the heads or the tokens of a layer beside each other.
+
+    The matrices are of all heads of the layer, whichever are asked for. The norms are there where
+    the tokens after the layer's block were kept.
+    """
+
+    layer: int
+    cosine: list[list[Maybe]]
+    jensen_shannon: list[list[Maybe]]
+    sinks: list[Sink]
+    high_norm: list[HighNormToken] | None = None
+    norm_median: Maybe = None
+    norm_limit: Maybe = None
+
+    def data(self) -> dict[str, Any]:
+        """As plain data; parts that do not apply are left out."""
+        data = _said(self.model_dump())
+        for name in ("sinks", "high_norm"):
+            if name in data:
+                data[name] = [_said(token) for token in data[name]]
+        return data
+
 
 class Record(_Part):
-    """All that is said about one picture."""
+    """All that is said about one picture; `layers` is there where more statistics are."""
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
     image: Image
@@ -146,17 +220,18 @@ class Record(_Part):
     target: TargetInfo | None = None
     check: Check
     heads: list[Head]
+    layers: list[LayerInfo] | None = None
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
-        data = self.model_dump()
-        heads = [_without(head, ("query", "target", "scale", "file")) for head in data["heads"]]
-        del data["schema_"]
-        return {
-            "schema": self.schema_,
-            **_without(data, ("query", "options", "target")),
-            "heads": heads,
-        }
+        data = self.model_dump(exclude={"schema_", "layers"})
+        heads = [
+            _without(head, ("query", "target", "scale", "file", *given.unsaid))
+            for given, head in zip(self.heads, data["heads"], strict=True)
+        ]
+        layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
+        parts = _without(data, ("query", "options", "target"))
+        return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:
         """A flat row per map: `map.peak_x` becomes `map_peak_x`; first comes the picture.

@@ -4,6 +4,7 @@ Written from CONTRACT §5 with explicit loops where that keeps it obvious.
 """
 
 import math
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,3 +129,73 @@ def layer_statistics(
         for name, value in values.items():
             found.setdefault(name, []).append(float(value))
     return found
+
+
+def similarity(a: Array, rows: list[int]) -> tuple[Array, Array]:
+    """Cosine and Jensen–Shannon divergence of every two heads of A (H, Nq, Nk) over some rows."""
+    heads = len(a)
+    cosine, divergence = np.zeros((heads, heads)), np.zeros((heads, heads))
+    for h in range(heads):
+        for g in range(heads):
+            one, two = a[h][rows].ravel(), a[g][rows].ravel()
+            cosine[h, g] = one @ two / math.sqrt((one @ one) * (two @ two))
+            divergence[h, g] = np.mean([jensen_shannon(a[h, i], a[g, i]) for i in rows])
+    return cosine, divergence
+
+
+def jensen_shannon(p: Array, q: Array) -> float:
+    """(KL(p ‖ m) + KL(q ‖ m)) / 2 with m halfway between, in nats."""
+    total = 0.0
+    for x, y in zip(p, q, strict=True):
+        for z in (x, y):
+            total += z * math.log(2 * z / (x + y)) / 2 if z > 0 else 0.0
+    return total
+
+
+def others(matrix: Array) -> list[float]:
+    """Mean of each row without its diagonal; NaN where there is nothing else."""
+    heads = len(matrix)
+    return [
+        sum(matrix[h, g] for g in range(heads) if g != h) / (heads - 1) if heads > 1 else math.nan
+        for h in range(heads)
+    ]
+
+
+def brought(v: Array, projection: Array, mixing: Array) -> Array:
+    """‖Σ_g M_gh v_j^g W^g‖ of values (Hv, Nk, Dv), (Hv, Dv, F) and (Hv, H): (H, Nk)."""
+    norms = np.zeros((mixing.shape[1], v.shape[1]))
+    for h, j in np.ndindex(norms.shape):
+        norms[h, j] = np.linalg.norm(
+            sum(mixing[g, h] * (v[g, j] @ projection[g]) for g in range(len(v)))
+        )
+    return norms
+
+
+def value_distance(
+    a: Array, norms: Array, rows: list[int], inside: list[int], places: tuple[Array, Array]
+) -> list[float]:
+    """Mean over some rows of the distance to keys inside, by A_ij·norm_j renormalised; 0 for nothing."""
+    found = []
+    for head, of in zip(a, norms, strict=True):
+        lengths = []
+        for i in rows:
+            b = [head[i, j] * of[j] for j in inside]
+            far = [math.dist(places[0][i], places[1][j]) for j in inside]
+            path = sum(x * d for x, d in zip(b, far, strict=True))
+            lengths.append(path / sum(b) if sum(b) > 0 else 0.0)
+        found.append(float(np.mean(lengths)))
+    return found
+
+
+def outstanding(values: Array, floor: float) -> tuple[list[int], float]:
+    """Which values exceed the median plus ten MADs, and a floor; and where that is."""
+    middle = median(list(values))
+    limit = max(middle + 10 * median([abs(value - middle) for value in values]), floor)
+    chosen = [j for j, value in enumerate(values) if value > limit]
+    return sorted(chosen, key=lambda j: -values[j]), limit
+
+
+def importance(a: Array, v: Array, gradient: Array, rows: list[int], mixing: Array) -> list[float]:
+    """|Σ_ij A_ij ∇A_ij| of A (H, Nq, Nk), with ∇A = Σ_g M_gh dO^g_i·v^g_j."""
+    slope = np.einsum("gh,gid,gjd->hij", mixing, gradient, v)
+    return [abs(float((head[rows] * own[rows]).sum())) for head, own in zip(a, slope, strict=True)]

@@ -1,8 +1,7 @@
 """One attention call, and what follows from it."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import blocks, reference, streamed
-from attnviz.attention.scores import rows
+from attnviz.attention.scores import exactly, rows
 from attnviz.attention.sweep import Asked, Progress, Sweep
 from attnviz.errors import MemoryLimitError, UsageError
 
@@ -147,7 +146,7 @@ class AttentionCall:
             way = "blocks" if small else "streamed"
         if way == "reference":
             self._check_memory(self.shape[2], 8, MATRIX_LIMIT)
-        with self._exactly():
+        with exactly(self.query):
             return WAYS[way](self, asked or Asked(), progress)
 
     def received(self, weights: Tensor | None = None) -> Tensor:
@@ -189,7 +188,7 @@ class AttentionCall:
         expected = self.output[:, :, index].float()
         groups = expected.shape[1] // self.value.shape[1]
         value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
-        with self._exactly():
+        with exactly(self.query):
             difference = (self._mixed(rows(self, index)) @ value - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
@@ -212,14 +211,8 @@ class AttentionCall:
         return index % count
 
     def _rows(self, index: Tensor) -> Tensor:
-        with self._exactly():
+        with exactly(self.query):
             return rows(self, index)
-
-    @contextmanager
-    def _exactly(self) -> Iterator[None]:
-        """In float32 and without gradients, whatever surrounds the question."""
-        with torch.no_grad(), torch.autocast(self.query.device.type, enabled=False):
-            yield
 
     def _check_memory(self, queries: int, size: int, limit: int) -> None:
         """Refuse rows of numbers of `size` bytes that take more than `limit`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.pairs import Pairs, pairs
 from attnviz.attention.sweep import Asked, Progress, Sweep
 
 _FEW, _SMALL = 64, 1024
@@ -110,6 +111,10 @@ class Reading:
         """
         return self._sweep
 
+    def pairs(self) -> Pairs:
+        """Every head beside every other over G: a pass of its own, made once."""
+        return self._pairs
+
     def received(self) -> Tensor:
         """Σ_i w_i A_ij of every key for each question's weights, (windows, R, heads, keys)."""
         if not self._few:
@@ -148,6 +153,10 @@ class Reading:
             weights=weights,
         )
         return self.call.sweep(asked, progress=self.progress)
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return pairs(self.call, self.uniform_grid)
 
     @cached_property
     def _few(self) -> bool:

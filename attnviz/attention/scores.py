@@ -1,6 +1,8 @@
 """Scores of chosen queries: the one place that knows scale, bias, causality and groups."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,3 +52,10 @@ def rows(call: "AttentionCall", queries: Tensor) -> Tensor:
 def bias_rows(bias: Tensor | None, queries: Tensor | slice) -> Tensor | None:
     """The rows of a bias, (…, 1 or Nq, Nk), that belong to chosen queries."""
     return bias if bias is None or bias.ndim < 2 or bias.shape[-2] == 1 else bias[..., queries, :]
+
+
+@contextmanager
+def exactly(tensor: Tensor) -> Iterator[None]:
+    """In float32 and without gradients, whatever surrounds a question about `tensor`."""
+    with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
+        yield

@@ -1,5 +1,11 @@
-"""Statistics: from a layer that is read to one number per head. `STATISTICS` is the table."""
+"""Statistics: from a layer that is read to its numbers.
 
+`STATISTICS` is the table of those that are always there, one number per head, which one sweep
+gives. `MORE` has further numbers per head, `LAYER` what concerns heads or tokens beside each other;
+these take passes of their own. Each entry is a function of a reading.
+"""
+
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnviz.catalog import Entry
@@ -8,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attnviz.attention.reading import Reading
+    from attnviz.statistics.tokens import HighNorm, Token
 
 STATISTICS: dict[str, Entry] = {
     "entropy": Entry(
@@ -42,7 +49,84 @@ STATISTICS: dict[str, Entry] = {
     ),
 }
 
+MORE: dict[str, Entry] = {
+    "head_cosine": Entry(
+        "attnviz.statistics.similarity:head_cosine",
+        "cosine similarity of its weights with those of the other heads, mean",
+        "cosine of the flattened matrices",
+    ),
+    "head_jensen_shannon": Entry(
+        "attnviz.statistics.similarity:head_jensen_shannon",
+        "Jensen-Shannon divergence of its rows from those of the other heads, mean, in nats",
+        "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
+    ),
+    "value_distance_px": Entry(
+        "attnviz.statistics.values:value_distance_px",
+        "mean attention distance, weights times the norm of what they bring",
+        "Kobayashi et al. 2020, arXiv 2004.10102",
+    ),
+    "sinks": Entry(
+        "attnviz.statistics.tokens:sink_count",
+        "number of tokens that receive far more than others do",
+        "Gu et al. 2025, arXiv 2410.10781",
+    ),
+    "importance": Entry(
+        "attnviz.statistics.importance:importance",
+        "how much the score would change with all of the head's weights",
+        "Michel et al. 2019, arXiv 1905.10650",
+    ),
+}
+
+LAYER: dict[str, Entry] = {
+    "cosine": Entry(
+        "attnviz.statistics.similarity:cosine",
+        "cosine similarity of every two heads",
+        "cosine of the flattened matrices",
+    ),
+    "jensen_shannon": Entry(
+        "attnviz.statistics.similarity:jensen_shannon",
+        "Jensen-Shannon divergence of every two heads, in nats",
+        "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
+    ),
+    "sinks": Entry(
+        "attnviz.statistics.tokens:sinks",
+        "tokens that receive far more than others do, head by head",
+        "Gu et al. 2025, arXiv 2410.10781",
+    ),
+    "high_norm": Entry(
+        "attnviz.statistics.tokens:high_norm",
+        "tokens whose norm after the layer's block stands out",
+        "Darcet et al. 2024, arXiv 2309.16588",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class More:
+    """All further numbers of one layer; tensors are float32.
+
+    Attributes:
+        numbers: of each entry of `MORE`, (heads,); NaN where it is not defined.
+        cosine, jensen_shannon: of every two heads, (heads, heads).
+        sinks: head by head, the strongest first.
+        high_norm: None where the tokens after the block were not kept.
+    """
+
+    numbers: "dict[str, Tensor]"
+    cosine: "Tensor"
+    jensen_shannon: "Tensor"
+    sinks: "tuple[Token, ...]"
+    high_norm: "HighNorm | None"
+
 
 def measure(reading: "Reading") -> "dict[str, Tensor]":
     """Every statistic of the table for one layer, each (heads,)."""
     return {name: entry.load()(reading) for name, entry in STATISTICS.items()}
+
+
+def more(reading: "Reading") -> More:
+    """Every entry of `MORE` and of `LAYER` for one layer."""
+    return More(
+        numbers={name: entry.load()(reading) for name, entry in MORE.items()},
+        **{name: entry.load()(reading) for name, entry in LAYER.items()},
+    )

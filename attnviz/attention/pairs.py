@@ -1,0 +1,73 @@
+"""Every head of a call beside every other: what whole matrices have in common.
+
+A is made a block of rows at a time, all heads of it together, and forgotten: memory is a block,
+time is queries × keys × pairs of heads.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.rowwise import row_blocks
+from attnviz.attention.scores import exactly
+
+if TYPE_CHECKING:
+    from attnviz.attention.call import AttentionCall
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What two heads have in common, float32 on the CPU.
+
+    Attributes:
+        products: ⟨A^h, A^g⟩ = Σ_ij A^h_ij A^g_ij over the rows that count, (H, H).
+        divergence: Σ_i w_i JS(A^h_i ‖ A^g_i) in nats, (H, H), 0 on the diagonal.
+    """
+
+    products: Tensor
+    divergence: Tensor
+
+
+def pairs(call: "AttentionCall", weights: Tensor) -> Pairs:
+    """Heads compared over the queries that have a weight.
+
+    JS(p ‖ q) = H((p + q)/2) − (H(p) + H(q))/2, H the entropy in nats: from 0 to ln 2, for any two
+    rows (Lin 1991).
+
+    Args:
+        call: all items of its batch make one matrix together.
+        weights: (batch, queries), w; what it is beside 0 matters for `divergence` alone.
+    """
+    products, divergence = torch.zeros(2, call.heads, call.heads, dtype=torch.float64).unbind()
+    with exactly(call.query):
+        for block in row_blocks(call, weights):
+            counted = block.weights * block.shares.gt(0)[:, None, :, None]
+            whole = counted.transpose(0, 1).flatten(1)  # (H, B·n·Nk)
+            # A block in float32, blocks together in float64, which not every device has.
+            products += (whole @ whole.T).double().cpu()
+            divergence += _divergence(block.weights, block.shares).double().cpu()
+    products = (products + products.T) / 2  # a product's two halves may round apart
+    return Pairs(products.float(), (divergence + divergence.T).clamp_(min=0.0).float())
+
+
+def _divergence(a: Tensor, shares: Tensor) -> Tensor:
+    """Σ_i w_i JS of one block, (B, H, n, Nk) and (B, n), above the diagonal of (H, H)."""
+    heads = a.shape[1]
+    found = a.new_zeros(heads, heads)
+    own, halves = _entropy(a), a / 2
+    for head in range(heads - 1):
+        both = _entropy(halves[:, head, None] + halves[:, head + 1 :])
+        rise = both - (own[:, head, None] + own[:, head + 1 :]) / 2  # (B, others, n)
+        found[head, head + 1 :] = torch.einsum("bgi,bi->g", rise, shares)
+    return found
+
+
+def _entropy(a: Tensor) -> Tensor:
+    """−Σ_j A_ij ln A_ij with 0·ln 0 = 0, (…, n)."""
+    # Several times as fast as `torch.special.entr`, which takes one number at a time.
+    terms: Tensor = torch.linalg.vecdot(a, a.clamp_min(_TINY).log_())
+    return -terms

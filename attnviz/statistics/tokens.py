@@ -1,0 +1,146 @@
+"""Tokens that stand out of their layer: which they are, where, and by how much."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.reading import Reading, Side
+
+DEVIATIONS = 10.0
+"""MADs above the median from which on a token stands out.
+
+Of a normal distribution that would be 6.7 standard deviations, a chance of 1e-11 a token. What
+tokens receive is wider than that: of the layers of `tiny`, and of random ones, ten deviations
+alone are passed by up to a tenth of all tokens. So there is a second limit for each kind, which is
+also the one that counts where all are alike and the MAD is 0.
+"""
+SHARE = 10.0
+"""A sink receives so many times what a key receives in the mean."""
+LARGE = 2.0
+"""A high norm is so many times the median."""
+
+Kind = Literal["cls", "prefix", "cell", "other"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that stands out.
+
+    Attributes:
+        window, token: its number; there is one window where attention is global.
+        cell: of the picture, row·columns + column; −1 for a token that is no part of it.
+        value: attention received, or norm.
+        head: in which it does; None for what concerns all heads.
+        before: whether it is no part of the picture and comes before all tokens that are, in the
+            one window there is: class token, register, distillation token.
+    """
+
+    window: int
+    token: int
+    cell: int
+    value: float
+    head: int | None = None
+    before: bool = False
+
+    def kind(self, *, class_token: bool) -> Kind:
+        """What it is, in a layer whose token 0 is a class token or is not.
+
+        `other` lies behind the picture (detection tokens) or pads a window.
+        """
+        if self.cell >= 0:
+            return "cell"
+        if not self.before:
+            return "other"
+        return "cls" if class_token and self.token == 0 else "prefix"
+
+
+@dataclass(frozen=True)
+class HighNorm:
+    """Tokens of high norm, the highest first, and what their norms are compared with."""
+
+    tokens: tuple[Token, ...]
+    median: float
+    limit: float
+
+
+def sinks(reading: Reading) -> tuple[Token, ...]:
+    """Keys that receive more than others do, head by head, the strongest first.
+
+    α_j, the mean over the queries i that take part of A_ij, exceeds both the median plus
+    `DEVIATIONS` MADs and `SHARE` times the mean over the keys that take part, in all windows
+    (by a threshold on α: Gu et al., 2410.10781, whose threshold is one for all lengths).
+    """
+    received, found = _received(reading)
+    tokens: list[Token] = []
+    for head, values in enumerate(received):
+        chosen = _above(values, found[head])
+        tokens += _tokens(reading.keys, chosen, values[chosen], head=head)
+    return tuple(tokens)
+
+
+def sink_count(reading: Reading) -> Tensor:
+    """Number of `sinks` of each head, (heads,)."""
+    received, limits = _received(reading)
+    return (received > limits[:, None]).sum(1).float()
+
+
+def high_norm(reading: Reading) -> HighNorm | None:
+    """Tokens after the layer's block whose L2 norm exceeds both limits; None if not kept.
+
+    The limits are the median plus `DEVIATIONS` MADs, and `LARGE` times the median, over the tokens
+    of all windows that take part (Darcet et al., 2309.16588, who cut at 150 in DINOv2-g).
+    """
+    if reading.tokens is None:
+        return None
+    norms = reading.tokens.detach().float().norm(dim=-1)[reading.queries.taking_part].cpu()
+    middle = _median(norms)
+    limit = torch.maximum(middle + DEVIATIONS * _mad(norms), LARGE * middle)
+    chosen = _above(norms, limit)
+    return HighNorm(
+        tokens=_tokens(reading.queries, chosen, norms[chosen]),
+        median=float(middle),
+        limit=float(limit),
+    )
+
+
+def _received(reading: Reading) -> tuple[Tensor, Tensor]:
+    """α of the keys that take part, (heads, keys of all windows), and the limit of each head."""
+    received = reading.sweep().received
+    assert received is not None  # every reading asks for it
+    part = reading.keys.taking_part
+    alpha = received[:, :, 0].transpose(0, 1)[:, part].cpu()
+    robust = _median(alpha) + DEVIATIONS * _mad(alpha)
+    return alpha, torch.maximum(robust, SHARE * alpha.mean(-1))
+
+
+def _above(values: Tensor, limit: Tensor) -> Tensor:
+    """Numbers of the values that exceed a limit, the highest first."""
+    chosen = (values > limit).nonzero()[:, 0]
+    return chosen[values[chosen].argsort(descending=True, stable=True)]
+
+
+def _tokens(
+    side: Side, chosen: Tensor, values: Tensor, *, head: int | None = None
+) -> tuple[Token, ...]:
+    """Tokens by their number among those of a side that take part."""
+    places = side.taking_part.nonzero().cpu()[chosen]
+    cells = side.cells.cpu()
+    inside = (cells[0] >= 0).nonzero()
+    first = int(inside[0]) if len(cells) == 1 and len(inside) else 0
+    return tuple(
+        Token(window, token, int(cells[window, token]), value, head, before=token < first)
+        for (window, token), value in zip(places.tolist(), values.tolist(), strict=True)
+    )
+
+
+def _median(values: Tensor) -> Tensor:
+    """Over the last axis; the mean of the two in the middle of an even number."""
+    ordered, count = values.sort(-1).values, values.shape[-1]
+    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+
+
+def _mad(values: Tensor) -> Tensor:
+    """Median absolute deviation from the median, over the last axis."""
+    return _median((values - _median(values)[..., None]).abs())
