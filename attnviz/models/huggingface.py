@@ -25,7 +25,7 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
-from attnviz.models.texts import Texts, check_complete, check_towers, find_tokenizer
+from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
 from attnviz.models.weights import load_weights, seeded
 
@@ -39,6 +39,8 @@ def load(request: Request) -> Model:
     name, revision = _name(request.spec)
     library = _library(request.spec)
     device, dtype = find_device(request.device), DTYPES[request.dtype]
+    if request.head == "text" and request.alias is not None:
+        check_family(request.spec, request.alias)
     # An alias tells of the image encoder alone; what reads its texts lies beside its weights.
     alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:

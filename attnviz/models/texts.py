@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.errors import MissingExtraError, ModelError, UsageError
+from attnviz.models.aliases import Alias
 from attnviz.models.failures import explain, tried
 from attnviz.models.model import no_text_tower
 from attnviz.models.vision import unit
@@ -15,6 +16,8 @@ from attnviz.models.vision import unit
 SIGLIP = ("siglip", "siglip2")
 TOWERS = ("clip", "altclip", "chinese_clip", *SIGLIP)
 """Model types of transformers with a tower for pictures and one for texts."""
+FAMILIES = ("CLIPVisionConfig", "SiglipVisionConfig")
+"""Configs of the image encoders of such models, as `aliases` names them."""
 # Without one of these AutoTokenizer makes up a vocabulary of two tokens and says nothing.
 VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model",
@@ -103,6 +106,16 @@ def check_towers(spec: str, config: Any) -> None:
     """
     if config.model_type not in TOWERS:
         raise no_text_tower(spec, f"its model type is {config.model_type!r}")
+
+
+def check_family(spec: str, alias: Alias) -> None:
+    """Refuse a short name of a model without a text tower before anything is downloaded.
+
+    Raises:
+        ModelError: its family has none.
+    """
+    if alias.config not in FAMILIES:
+        raise no_text_tower(spec, f"{alias.family} knows pictures alone")
 
 
 def check_complete(spec: str, missing: Collection[str]) -> None:

@@ -135,7 +135,8 @@ def _classifies(model: nn.Module) -> bool:
     weights say in their tag what they were tuned for, if they were.
     """
     said: Any = model.pretrained_cfg
-    projects = "_clip_" in str(said.get("architecture")) and "_ft_" not in str(said.get("tag"))
+    name, tag = str(said.get("architecture")), str(said.get("tag"))
+    projects = "clip" in f"{name}.{tag}" and "_ft_" not in tag
     return bool(getattr(model, "num_classes", 0)) and not projects
 
 

@@ -176,3 +176,32 @@ def test_short_names_are_what_the_table_says(name: str) -> None:
     assert model.pretrained_cfg["license"] == alias.licence.lower()
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert millions == pytest.approx(alias.parameters, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "label"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 1000, (281, "tabby, tabby cat")),
+        ("vit_base_patch16_clip_224.openai_ft_in1k", 1000, (0, "tench, Tinca tinca")),
+        ("vit_tiny_patch16_224.augreg_in21k", 21843, None),
+        ("vit_small_patch14_dinov2.lvd142m", 0, None),
+        ("vit_base_patch16_clip_224.openai", 0, None),  # 512 wide, which are no classes
+    ],
+)
+def test_classes_are_named_where_there_are_any(
+    name: str, classes: int, label: tuple[int, str] | None
+) -> None:
+    model = attnviz.load_model(f"timm:{name}", random_weights=True, head="any")
+    assert model.head == ("class" if classes else "none")
+    assert len(model.labels or ()) == classes
+    if label is not None:
+        assert model.labels is not None
+        assert model.labels[label[0]] == label[1]
+    if not classes:
+        with pytest.raises(attnviz.AttnvizError, match="timm says that it has no classes"):
+            attnviz.load_model(f"timm:{name}", random_weights=True, head="class")
+
+
+def test_it_has_no_texts() -> None:
+    with pytest.raises(attnviz.AttnvizError, match=r"no text tower \(timm has the image encoder"):
+        attnviz.load_model("timm:vit_base_patch16_clip_224.openai", head="text")

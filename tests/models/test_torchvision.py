@@ -89,3 +89,12 @@ def test_options_of_random_are_refused(option: dict[str, Any]) -> None:
 def test_a_size_that_it_cannot_take_is_refused() -> None:
     with pytest.raises(attnviz.AttnvizError, match="takes 224x224 pixels only"):
         attnviz.load_model("torchvision:vit_b_16", random_weights=True, size=96)
+
+
+def test_classes_are_named_and_there_are_no_texts() -> None:
+    model = attnviz.load_model("torchvision:swin_t", random_weights=True, head="any")
+    assert model.head == "class"
+    assert model.labels is not None
+    assert (len(model.labels), model.labels[281]) == (1000, "tabby")
+    with pytest.raises(attnviz.AttnvizError, match="no text tower"):
+        attnviz.load_model("torchvision:swin_t", head="text")
