@@ -74,7 +74,7 @@ def ours(call: AttentionCall, grid: TokenGrid) -> None:
     reading = Reading(call, tokens, tokens, weights[:, None], grid.grid_tokens)
     for values in measure(reading).values():
         values.cpu()
-    numbers_of_maps(reading.received(), grid)
+    numbers_of_maps(reading.on_cells(reading.received())[0], grid)
 
 
 def whole(call: AttentionCall, grid: TokenGrid) -> None:
