@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attnviz.errors import RecordingError
+
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
 
@@ -19,17 +21,16 @@ LOG2E = math.log2(math.e)
 """Scores in units of ln 2, for exp2, which is the fastest exponential there is."""
 
 
-def scores(call: "AttentionCall", queries: Tensor, unit: float = 1.0) -> Tensor:
+def scores(
+    call: "AttentionCall", queries: Tensor, unit: float = 1.0, out: Tensor | None = None
+) -> Tensor:
     """unit·(scale·q·kᵀ + bias) of chosen queries in float32, (B, H, len(queries), Nk).
 
-    `queries` are query numbers. `FLOOR` stands where a key takes no part.
+    `queries` are query numbers. `FLOOR` stands where a key takes no part. `out` is a buffer of that
+    shape.
     """
-    batch, heads, _, dim = call.query.shape
-    _, groups, keys, _ = call.key.shape
     query = call.query[:, :, queries].float() * (call.scale * unit)
-    # A group of heads shares its keys: their rows go through one product.
-    grouped = query.reshape(batch, groups, -1, dim) @ call.key.float().transpose(-2, -1)
-    result: Tensor = grouped.view(batch, heads, -1, keys)
+    result = _products(query, call.key, out)
     bias = bias_rows(call.bias, queries)
     if bias is not None and bias.dtype == torch.bool:
         result.masked_fill_(~bias, FLOOR)
@@ -41,6 +42,34 @@ def scores(call: "AttentionCall", queries: Tensor, unit: float = 1.0) -> Tensor:
         later = torch.arange(call.key.shape[2], device=queries.device) > queries[:, None]
         result.masked_fill_(later, FLOOR)
     return result
+
+
+def weight_gradients(call: "AttentionCall", queries: Tensor, out: Tensor | None = None) -> Tensor:
+    """∇A of chosen queries, dO·vᵀ in float32, (B, H, len(queries), Nk).
+
+    Where heads are mixed after the softmax, Σ_g weight[g, h]·∇A'_g, ∇A' of the mixed weights. `out`
+    is a buffer of that shape, used where there is no mixing.
+
+    Raises:
+        RecordingError: the call has no gradient.
+    """
+    if call.gradient is None:
+        raise RecordingError("this layer was recorded without the gradient of a score; ask for one")
+    rows = call.gradient[:, :, queries].float()
+    if call.mixing is None:
+        return _products(rows, call.value, out)
+    return torch.einsum("gh,bgij->bhij", call.mixing[0].float(), _products(rows, call.value))
+
+
+def _products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """rows·columnsᵀ in float32, (B, H, n, Nk), of (B, H, n, D) and (B, Hk, Nk, D)."""
+    batch, heads, count, dim = rows.shape
+    _, groups, keys, _ = columns.shape
+    # A group of heads shares its keys: their rows go through one product.
+    into = None if out is None else out.view(batch * groups, -1, keys)
+    of_keys = columns.float().flatten(0, 1).transpose(1, 2)
+    found = torch.bmm(rows.reshape(batch * groups, -1, dim), of_keys, out=into)
+    return found.view(batch, heads, count, keys)
 
 
 def rows(call: "AttentionCall", queries: Tensor) -> Tensor:

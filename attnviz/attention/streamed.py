@@ -4,9 +4,7 @@ One sweep over blocks of query rows. All that is asked is taken from a block whi
 cache: see `tiles`. Blocks go to as many threads as torch has, each with its own buffers.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor
 
 from attnviz.attention.scores import LOG2E
 from attnviz.attention.sweep import Asked, Progress, Sweep
-from attnviz.attention.tiles import Scratch, Task, Tile, block, cut
+from attnviz.attention.threads import Scratch, in_order
+from attnviz.attention.tiles import Task, Tile, block, cut
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
@@ -158,30 +157,7 @@ def _blocks(task: Task) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     heads, queries, _ = task.query.shape
     scratch = Scratch()
     starts = range(0, queries if len(task.order) else 0, task.rows)
-    threads = min(torch.get_num_threads(), len(starts))
-    if threads < 2 or heads * queries * len(task.order) < INLINE:
-        yield from ((start, block(task, scratch, start)) for start in starts)
-    else:
-        yield from _in_threads(task, scratch, starts, threads)
-
-
-def _in_threads(
-    task: Task, scratch: Scratch, starts: range, threads: int
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """`_blocks` by several threads; few results wait, so that memory stays bounded."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
-    try:
-        # Here too: OpenMP threads that wait for work spin, and take the time of those at work.
-        torch.set_num_threads(1)
-        for start in starts:
-            waiting.append((start, pool.submit(block, task, scratch, start)))
-            if len(waiting) > 2 * threads:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        for first, result in waiting:
-            yield first, result.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(before)
+    small = heads * queries * len(task.order) < INLINE
+    threads = 1 if small else min(torch.get_num_threads(), len(starts))
+    results = in_order(lambda start: block(task, scratch, start), starts, threads=threads)
+    yield from zip(starts, results, strict=True)

@@ -7,8 +7,6 @@ Every tile leaves six numbers a row: largest score m, Σ2^(s−m), Σ(s−m)·2^
 second sum on prefix keys, Σd·2^(s−m), Σ4^(s−m).
 """
 
-import math
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.scores import FLOOR, LOG2E
+from attnviz.attention.threads import Scratch
 
 
 @dataclass(frozen=True)
@@ -75,25 +74,6 @@ class Task:
     def all_valid(self) -> bool:
         """Whether every query has a key for certain."""
         return self.bias is None and not self.causal
-
-
-class Scratch(threading.local):
-    """Buffers of the thread that asks, made once and used by every block."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """A float32 buffer of that shape, with whatever is in it."""
-        view = self._views.get((name, shape))
-        if view is None:
-            size, buffer = math.prod(shape), self._buffers.get(name)
-            if buffer is None or buffer.numel() < size:
-                buffer = self._buffers[name] = torch.empty(size)
-                self._views = {key: v for key, v in self._views.items() if key[0] != name}
-            view = self._views[name, shape] = buffer[:size].view(shape)
-        return view
 
 
 def cut(start: int, stop: int, width: int) -> Iterator[slice]:
