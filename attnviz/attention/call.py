@@ -117,7 +117,7 @@ class AttentionCall:
             )
         index = self._numbers(queries)
         batch, groups, keys, features = self.value.shape
-        with self._exactly():
+        with exactly(self.query):
             gradient = self.gradient[:, :, index].float()
             gradient = gradient.reshape(batch, groups, -1, features)  # of heads that share values
             found = gradient @ self.value.float().transpose(-2, -1)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz import statistics
 from attnviz.errors import UsageError
 from attnviz.geometry import Placement
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
+from attnviz.statistics import More
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,7 @@ class Explanation:
         method: its name.
         answers: one for each question, layer and head, in this order.
         settings: the method's options, as they were.
+        more: further numbers of each layer; none unless `statistics="all"` was asked for.
     """
 
     observation: Observation
@@ -71,6 +72,7 @@ class Explanation:
     method: str
     answers: tuple[Answer, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[int, More] = field(default_factory=dict)
 
     @property
     def query(self) -> Query:
@@ -152,7 +154,7 @@ class Explanation:
         return {
             name: np.array([answer.numbers[name] for answer in first], dtype=np.float32)
             .reshape(shape)
-            for name in (statistics.STATISTICS if first[0].numbers else ())
+            for name in first[0].numbers
         }  # fmt: skip
 
     @property

@@ -13,6 +13,7 @@ from attnviz.images import Picture, load_mask
 from attnviz.methods import DEFAULT, METHODS
 from attnviz.models import scoring
 from attnviz.models.model import Model
+from attnviz.pipeline.answering import Statistics
 from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.observation import Observation
@@ -33,6 +34,7 @@ class Questions:
         layers, heads: which.
         start_layer: where methods that merge layers begin.
         settings: options of the methods, by name; what is None is their own default.
+        statistics: `basic`, or `all`.
     """
 
     methods: tuple[str, ...] = (DEFAULT,)
@@ -42,11 +44,13 @@ class Questions:
     heads: str = "all"
     start_layer: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Statistics = "basic"
 
     @property
     def scored(self) -> bool:
         """Whether a method asks for the gradient of a score."""
-        return any(METHODS[name].scored for name in self.methods)
+        of_heads = self.statistics == "all" and bool(self.targets)  # their importance
+        return of_heads or any(METHODS[name].scored for name in self.methods)
 
     @property
     def head(self) -> Head:
@@ -59,7 +63,7 @@ class Questions:
     @property
     def needs_tokens(self) -> bool:
         """Whether the tokens after each layer are asked for."""
-        return any("tokens" in METHODS[n].needs for n in self.methods)
+        return self.statistics == "all" or any("tokens" in METHODS[n].needs for n in self.methods)
 
     @property
     def needed_layers(self) -> str:
@@ -146,10 +150,11 @@ def answer(
         observation,
         query=asked.queries if entry.asks else "auto",
         method=method,
-        target=asked.targets if entry.scored else (),
+        target=asked.targets if entry.scored or asked.statistics == "all" else (),
         layers=asked.layers,
         heads=asked.heads,
         start_layer=asked.start_layer if entry.merges == "layers" else None,
+        statistics=asked.statistics,
         progress=progress,
         **options,
     )

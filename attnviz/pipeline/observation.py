@@ -16,6 +16,7 @@ from attnviz.geometry import Box, Layout, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
 from attnviz.pipeline.layers import Layer
+from attnviz.statistics import More
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Observation:
         taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
         unread: what else the model did that looks like attention, in words.
         run: where gradients can be taken; None where the model ran without.
-        gradients, numbers: what was found of it already, so that it is found once.
+        gradients, numbers, more: what was found of it already, so that it is found once.
     """
 
     picture: Picture
@@ -58,6 +59,7 @@ class Observation:
     run: Run | None = None
     gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
+    more: dict[int, More] = field(default_factory=dict, repr=False)
 
     @property
     def is_stack(self) -> bool:

@@ -4,14 +4,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import repeat
+from typing import Any
 
 from attnviz import records
 from attnviz.drawing.scale import Range
+from attnviz.geometry import Layout
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.observation import Observation
 from attnviz.queries import Query
+from attnviz.statistics import More
 from attnviz.statistics.maps import describe
+from attnviz.statistics.tokens import Token
 
 
 def make_record(
@@ -50,6 +54,7 @@ def make_record(
                 strict=True,
             )
         ],
+        layers=[_layer(seen, number, more) for number, more in explanation.more.items()] or None,
     )
 
 
@@ -73,6 +78,43 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
     )
+
+
+def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
+    """What concerns heads or tokens of a layer beside each other."""
+    layer, norms = seen.layers[number], more.high_norm
+    high: dict[str, Any] = {}
+    if norms is not None:
+        found = [
+            records.HighNormToken(norm=token.value, **_token(seen, layer.queries, token))
+            for token in norms.tokens
+        ]
+        high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
+    return records.LayerInfo(
+        layer=number,
+        cosine=more.cosine.tolist(),
+        jensen_shannon=more.jensen_shannon.tolist(),
+        sinks=[
+            records.Sink(head=token.head, received=token.value, **_token(seen, layer.keys, token))
+            for token in more.sinks
+            if token.head is not None
+        ],
+        **high,
+    )
+
+
+def _token(seen: Observation, layout: Layout, token: Token) -> dict[str, Any]:
+    """Which token it is, and where its cell lies on the picture, if it does."""
+    said: dict[str, Any] = {
+        "token": token.token,
+        "kind": token.kind(class_token=seen.model.class_token),
+        "window": token.window if layout.windows > 1 else None,
+    }
+    if token.cell >= 0:
+        row, column = divmod(token.cell, layout.columns)
+        if seen.drawn_on(layout)[row, column]:
+            said["x"], said["y"] = seen.placed(layout).visible_centre(row, column)
+    return said
 
 
 def _model(seen: Observation) -> records.ModelInfo:

@@ -138,8 +138,16 @@ def _asked(
     )
 
 
-def _check(names: tuple[str, ...], where: WhereOptions, setting: SettingOptions) -> None:
+def _check(
+    names: tuple[str, ...],
+    where: WhereOptions,
+    setting: SettingOptions,
+    *,
+    importance: bool = False,
+) -> None:
     """Whether there are such methods, and every option that was given is for one of them.
+
+    `importance` says whether that of heads is asked for, which takes a gradient as well.
 
     Raises:
         UsageError: not.
@@ -154,10 +162,12 @@ def _check(names: tuple[str, ...], where: WhereOptions, setting: SettingOptions)
             raise UsageError(
                 f"--{option_name.replace('_', '-')} is for {', '.join(takers)}; add --method"
             )
-    if setting.targets and not any(method.scored for method in chosen):
+    if setting.targets and not (importance or any(method.scored for method in chosen)):
         takers = [name for name, method in methods.METHODS.items() if method.scored]
         which = "--text" if setting.text else "--target"
-        raise UsageError(f"{which} is for methods that take gradients: add --method {takers[0]}")
+        raise UsageError(
+            f"{which} is for methods that take gradients: add --method {takers[0]}, or --stats all"
+        )
     if where.query and not any(method.asks for method in chosen):
         raise UsageError(f"--query: {names[0]} looks from all tokens alike; leave it out")
 
@@ -169,15 +179,19 @@ class QuestionOptions(SettingOptions, WhereOptions):
     method: Annotated[
         str, option("--method", help="A method that `attnviz methods` lists.", metavar="NAME")
     ] = methods.DEFAULT
+    stats: Annotated[
+        Literal["basic", "all"],
+        option("--stats", help="all: also how alike heads are, sinks, importance and more."),
+    ] = "basic"
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
-        _check((self.method,), self, self)
+        _check((self.method,), self, self, importance=self.stats == "all")
 
     def asked(self) -> Questions:
         """As the pipeline takes it."""
-        return _asked(self, self, (self.method,))
+        return _asked(self, self, (self.method,), statistics=self.stats)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
