@@ -5,6 +5,6 @@ Knows tensors; no files, no models, no pictures.
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.multihead import MultiHeadAttention
-from attnviz.attention.recording import Recording, record
+from attnviz.attention.recording import Block, Recording, record, run_tail
 
-__all__ = ["AttentionCall", "MultiHeadAttention", "Recording", "record"]
+__all__ = ["AttentionCall", "Block", "MultiHeadAttention", "Recording", "record", "run_tail"]

@@ -10,11 +10,15 @@ axes        which axes the dimensions of a view are
 origins     where in the picture every token comes from
 shelf       what is kept
 gradients   where calls stand in autograd's graph
+blocks      the parts of a model's stack, one for each call
+tail        what a model says when it ends with one of them
 recorded    what is given back
 record      the door
 """
 
+from attnviz.attention.recording.blocks import Block
 from attnviz.attention.recording.record import record
 from attnviz.attention.recording.recorded import Recording
+from attnviz.attention.recording.tail import run_tail
 
-__all__ = ["Recording", "record"]
+__all__ = ["Block", "Recording", "record", "run_tail"]

@@ -8,12 +8,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import kernels
+from attnviz.attention.recording.blocks import Blocks
 from attnviz.attention.recording.follow import Follower, Listener
 from attnviz.attention.recording.gradients import Trace, node_of
 from attnviz.attention.recording.operation import Operation
@@ -30,6 +31,7 @@ def record(
     device: str | torch.device | None = None,
     picture: Tensor | None = None,
     gradients: bool = False,
+    blocks: nn.Module | None = None,
 ) -> Iterator[Recording]:
     """Record every attention call that a model makes in this thread.
 
@@ -48,6 +50,8 @@ def record(
             their tokens lie (`AttentionCall.query_positions`).
         gradients: note where in autograd's graph the calls stand, so that `Recording.gradients`
             can be asked; nothing of the graph is kept alive.
+        blocks: the model, so that `Recording.blocks` has what the block of every call was given
+            and what it returned: with their graph if `gradients` is on, which keeps it alive.
 
     >>> with attnviz.record() as recording:
     ...     model(pixels)
@@ -55,11 +59,16 @@ def record(
     """
     kept: list[AttentionCall | None] = []
     traces: list[Trace | None] = []
-    recording = Recording(kept, traces if gradients else None)
+    stack = None if blocks is None else Blocks(blocks, kept.__len__, graph=gradients)
+    recording = Recording(kept, traces if gradients else None, stack)
     shelf = Shelf(kept, traces, None if calls is None else tuple(calls), where, device)
     origins = None if picture is None else Origins(picture)
     try:
-        with _uncompiled(), _Watcher(shelf, recording.unread, origins):
+        with (
+            nullcontext() if stack is None else stack.watching(),
+            _uncompiled(),
+            _Watcher(shelf, recording.unread, origins, stack),
+        ):
             yield recording
     finally:
         shelf.close()
@@ -87,9 +96,12 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """No: that would load the compiler, which takes as long as loading torch."""
         return False
 
-    def __init__(self, shelf: Shelf, unread: list[str], origins: Origins | None) -> None:
+    def __init__(
+        self, shelf: Shelf, unread: list[str], origins: Origins | None, blocks: Blocks | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shelf, self._unread, self._origins = shelf, unread, origins
+        self._blocks = blocks
         self._follower = Follower(Listener(self._found, shelf.correct, self._note, self._places))
 
     def __torch_dispatch__(
@@ -129,6 +141,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return op.func(*op.args, **op.kwargs)
         for tensor in op.written:
             self._shelf.written(tensor)
+            if self._blocks is not None:
+                self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # gradients, or a checkpoint computed once more
         after, node = self._follower.before(op), None

@@ -6,6 +6,7 @@ from typing import overload
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording.blocks import Block, Blocks
 from attnviz.attention.recording.gradients import Trace, gradients
 from attnviz.errors import RecordingError, UsageError
 
@@ -21,8 +22,9 @@ class Recording(Sequence[AttentionCall]):
         self,
         calls: Sequence[AttentionCall | None] = (),
         traces: Sequence[Trace | None] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
-        self._calls, self._traces = calls, traces
+        self._calls, self._traces, self._blocks = calls, traces, blocks
         self.unread: list[str] = []
 
     def __len__(self) -> int:
@@ -45,6 +47,27 @@ class Recording(Sequence[AttentionCall]):
 
     def __repr__(self) -> str:
         return f"Recording({len(self)} attention calls)"
+
+    @property
+    def blocks(self) -> dict[int, Block]:
+        """The block of each call that counts, kept or not, by its number.
+
+        It is the outermost element of an nn.ModuleList or nn.Sequential that makes this call and
+        no other. Calls outside of such elements (attention pools) have none.
+
+        Raises:
+            UsageError: they were not asked for.
+            RecordingError: the model overwrote what a block was given or returned, where that was
+                kept with its graph.
+        """
+        if self._blocks is None:
+            raise UsageError("no blocks were asked for; record with record(blocks=model)")
+        if self._blocks.spoiled:
+            raise RecordingError(
+                f"the model overwrites the tokens of the block of call {min(self._blocks.spoiled)};"
+                " blocks of such a model are kept without gradients=True only"
+            )
+        return dict(self._blocks.found)
 
     def gradients(self, score: Tensor, *, calls: Sequence[int] | None = None) -> dict[int, Tensor]:
         """∂score/∂output of calls, laid out as their outputs are, (B, Hv, Nq, Dv).
