@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class Scratch(threading.local):
@@ -37,18 +38,19 @@ def in_order(
 ) -> Iterator[Result]:
     """What `work` makes of each job, in their order; few results wait, so memory stays bounded.
 
-    With fewer than two threads it is done here and now. torch's number of threads is 1 meanwhile,
-    in the whole process, and then what it was.
+    A single thread is the caller's own. torch's number of threads is 1 meanwhile, in the whole
+    process, and then what it was.
     """
-    if threads < 2:
-        yield from map(work, jobs)
-        return
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = None
     waiting: deque[Future[Result]] = deque()
     try:
         # Here too: OpenMP threads that wait for work spin, and take the time of those at work.
         torch.set_num_threads(1)
+        if threads < 2:
+            yield from map(work, jobs)
+            return
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         for job in jobs:
             waiting.append(pool.submit(work, job))
             if len(waiting) > 2 * threads:
@@ -56,5 +58,6 @@ def in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(before)

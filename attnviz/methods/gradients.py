@@ -1,0 +1,133 @@
+"""Attention and its gradient: which of the weights speak for a score."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.carry import applied, carried
+from attnviz.attention.reading import Reading
+from attnviz.methods.merging import asked, fuse, split
+
+
+def gradient_attention(reading: Reading) -> Tensor:
+    """Σ_i w_i mean_h relu(A⊙∇A)_ij of one layer, (windows, R, 1, keys).
+
+        M = mean(relu(A * dA), heads)         # A, dA: (heads, queries, keys)
+        map = w @ M
+
+    ∇A = dO·Vᵀ is the gradient of a score at the weights.
+
+    Chefer et al. 2021, 2103.15679, eq. 5, of one layer.
+
+    Raises:
+        RecordingError: no score was asked for when the layer was recorded.
+    """
+    return carried(fuse(reading, "positive"), reading.weights)[:, :, None]
+
+
+def gradient_rollout(readings: Sequence[Reading], *, discard: float = 0.0) -> Tensor:
+    """w·R, (windows, R, 1, keys), of the weights that speak for a score, through the layers.
+
+        R = I
+        for A, dA in layers:                  # (heads, N, N)
+            M = relu(mean(A * dA, heads))
+            M = M without its lowest entries  # the share `discard` of all N², but not class→class
+            R = (M + I) / 2 @ R
+        map = w @ R
+
+    The formula of vit-explain (Gildenblat 2020), but for its division of columns by the sums of
+    rows (its issue 16), which is left out: M is not a matrix of probabilities. An attention pool at
+    the end has no I: w·M·R.
+
+    Args:
+        readings: layers, first to last.
+        discard: share of the entries of each matrix that are dropped, as in `rollout`.
+
+    Raises:
+        RecordingError: layers with different tokens, or recorded without a score.
+        UsageError: a share that cannot be meant.
+    """
+    layers, pool = split(readings)
+    row = asked(readings)
+    if pool is not None:
+        row = carried(fuse(pool, "signed", discard), row)
+    for reading in reversed(layers):
+        row = carried(fuse(reading, "signed", discard), row).add_(row).div_(2)
+    return row[:, :, None]
+
+
+def relevance(readings: Sequence[Reading]) -> Tensor:
+    """w·(R − I), (windows, R, 1, keys): how much each token matters to a score.
+
+        R = I
+        for A, dA in layers:                  # (heads, N, N)
+            R = R + mean(relu(A * dA), heads) @ R
+        map = w @ (R - I)
+
+    Of a class token it is on the grid what the paper shows, R[0]. Of a query on the grid the own
+    token's 1 would drown the map, so I is taken off. Of an attention pool at the end, whose queries
+    are no keys, it is R_sq by eqs. 8 to 11 with R_ss = I:
+
+        S = R - I
+        map = w @ mean(relu(A * dA), heads) @ (S / rowsums(S) + I)
+
+    where a row of S without any relevance is left out. In O(N) memory: rowsums(S) is the vector 1
+    carried forward through the layers, the map a row carried back.
+
+    Chefer et al. 2021, 2103.15679.
+
+    Raises:
+        RecordingError: layers with different tokens, or recorded without a score.
+    """
+    layers, pool = split(readings)
+    row = asked(readings)
+    if pool is None:
+        return _gained(layers, row)[:, :, None]
+    row = carried(fuse(pool, "positive"), row)
+    total = _totals(layers, row)[:, None]
+    return (row + _gained(layers, torch.where(total > 0, row / total, 0.0)))[:, :, None]
+
+
+def _gained(layers: Sequence[Reading], row: Tensor) -> Tensor:
+    """r·(R − I): what r gets beside itself, (B, R, N)."""
+    gained = torch.zeros_like(row)
+    for reading in reversed(layers):
+        gained = gained + carried(fuse(reading, "positive"), row + gained)
+    return gained
+
+
+def _totals(layers: Sequence[Reading], row: Tensor) -> Tensor:
+    """(R − I)·1, (B, N)."""
+    gained = torch.zeros_like(row[:, 0])
+    for reading in layers:
+        gained = gained + applied(fuse(reading, "positive"), gained + 1)
+    return gained
+
+
+def legrad(readings: Sequence[Reading]) -> Tensor:
+    """mean_l mean_h mean_i relu(∂s^l/∂A^l)_ij, (windows, 1, 1, keys).
+
+        E = 0
+        for dA in layers:                     # (heads, queries, keys), of each layer's own score
+            E = E + mean(relu(dA), heads and queries)
+        map = E / len(layers)
+
+    The score s^l is computed from the tokens of layer l. It is asked of all queries that take part
+    alike, so the query plays no role.
+
+    Bousselham et al. 2024, 2404.03214.
+
+    Raises:
+        RecordingError: layers with different tokens, or recorded without a score.
+    """
+    layers, pool = split(readings)
+    every = [*layers, *([] if pool is None else [pool])]
+    maps = [carried(fuse(reading, "gradient"), _alike(reading)) for reading in every]
+    return torch.stack(maps).mean(0)[:, :, None]
+
+
+def _alike(reading: Reading) -> Tensor:
+    """Weights of all queries of an item that take part alike, (windows, 1, queries)."""
+    part = reading.queries.taking_part.float()
+    return (part / part.sum(-1, keepdim=True).clamp_min(1))[:, None]

@@ -1,0 +1,19 @@
+"""Who is looked at, by everybody."""
+
+from torch import Tensor
+
+from attnviz.attention.reading import Reading
+
+
+def received(reading: Reading) -> Tensor:
+    """Mean over the queries i that take part of A_ij, (windows, 1, heads, keys).
+
+        map = mean(A, queries)                # A: (heads, queries, keys)
+
+    No query plays a role. A sink stands out (Gu et al. 2025, 2410.10781: α_j).
+    """
+    found = reading.sweep().received
+    assert found is not None  # a reading always asks for it
+    # Where windows are pictures of their own each has a mean of its own.
+    alone = 1 if reading.key_cells else len(found)
+    return found[:, :, :1].transpose(1, 2) * alone

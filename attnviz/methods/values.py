@@ -1,0 +1,103 @@
+"""Weights times what they carry: the values as the layer adds them to its tokens."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from attnviz.attention import AttentionCall
+from attnviz.attention.reading import Reading
+from attnviz.errors import RecordingError
+
+KEYS = 256
+"""Keys at a time: transformed values of all heads take keys × heads × features."""
+PAIRS = 1 << 20
+"""Entries of A, of all heads, that are summed at once in float64."""
+
+
+def value_norm(reading: Reading) -> Tensor:
+    """Σ_i w_i α_ij‖f(v_j)‖ of each head, (windows, R, heads, keys), f(v) = v·W_O^h.
+
+        f = v @ W_O                           # (heads, keys, features)
+        map = w @ A * norm(f, features)
+
+    W_O^h is the head's part of the output projection, LayerScale included, biases not.
+
+    Kobayashi et al. 2020, 2004.10102.
+
+    Raises:
+        RecordingError: the output projection was not seen, or heads are mixed before it.
+    """
+    value, projection = _seen(reading.call)
+    # ‖v·W‖ = ‖v·Lᵀ‖ for Wᵀ = Q·L: no features, and no squares of W that would cancel.
+    lower = torch.linalg.qr(projection.transpose(1, 2), mode="r").R
+    norms = torch.linalg.vector_norm(
+        value @ lower.transpose(1, 2), dim=-1
+    )  # (windows, heads, keys)
+    found: Tensor = reading.received() * norms[:, None]
+    return found
+
+
+def value_norm_sum(reading: Reading) -> Tensor:
+    """Σ_i w_i ‖Σ_h α_ij^h f(v_j^h)‖, (windows, R, 1, keys): heads are summed as vectors.
+
+        f = v @ W_O                           # (heads, keys, features)
+        G = f @ f.T                           # per key, (keys, heads, heads)
+        map = w @ sqrt(A.T @ G @ A)           # A: (queries, keys, heads)
+
+    Where heads write the same they add up, where they write the opposite they cancel. The Gram
+    matrices G of the keys stand for the features: N·H² numbers, in float64 since they cancel too.
+
+    Kobayashi et al. 2020, 2004.10102.
+
+    Raises:
+        RecordingError: the output projection was not seen, or heads are mixed before it.
+    """
+    call = reading.call
+    value, projection = _seen(call)
+    weights = reading.weights.float()
+    found = weights.new_zeros(weights.shape[0], weights.shape[1], call.shape[3])
+    for window in weights.flatten(1).any(1).nonzero()[:, 0].tolist():
+        gram = _gram(value[window], projection)
+        alone = call.batch(slice(window, window + 1))
+        for rows in _rows(alone, weights[window].any(0).nonzero()[:, 0]):
+            a = alone.rows(rows.tolist())[0].double()  # (heads, n, keys)
+            found[window] += weights[window][:, rows] @ _norms(a, gram).float()
+    return found[:, :, None]
+
+
+def _seen(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Values of every head, (B, H, Nk, Dv), and their projections, (H, Dv, F), float32."""
+    if call.projection is None:
+        raise RecordingError("this layer's output projection was not seen; take --method attention")
+    if call.mixing is not None:
+        raise RecordingError(
+            "this layer mixes its heads after the softmax, so no values are a head's own; take "
+            "--method attention"
+        )
+    shared = call.heads // call.value.shape[1]
+    return call.value.float().repeat_interleave(shared, dim=1), call.projection.float()
+
+
+def _gram(value: Tensor, projection: Tensor) -> Tensor:
+    """⟨f(v_j^h), f(v_j^g)⟩ of every key, (heads, heads, keys) in float64."""
+    found = []
+    for values in torch.split(value, KEYS, dim=1):  # (heads, some keys, Dv)
+        f = torch.bmm(values, projection).transpose(0, 1).double()  # (keys, heads, F)
+        found.append(torch.bmm(f, f.transpose(1, 2)))
+    return torch.cat(found).permute(1, 2, 0).contiguous()
+
+
+def _rows(call: AttentionCall, rows: Tensor) -> Iterator[Tensor]:
+    """Some rows at a time, of all heads."""
+    if len(rows):
+        yield from torch.split(rows, max(1, PAIRS // (call.heads * call.shape[3])))
+
+
+def _norms(a: Tensor, gram: Tensor) -> Tensor:
+    """‖Σ_h α^h f^h‖, (n, keys), of (heads, n, keys)."""
+    squares = torch.zeros_like(a[0])
+    for head, of_head in zip(a, gram, strict=True):
+        beside = (a * of_head[:, None]).sum(0)  # Σ_g α^g⟨f^h, f^g⟩
+        squares.addcmul_(head, beside)
+    return squares.clamp_min_(0).sqrt_()
