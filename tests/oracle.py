@@ -174,7 +174,10 @@ def brought(v: Array, projection: Array, mixing: Array) -> Array:
 def value_distance(
     a: Array, norms: Array, rows: list[int], inside: list[int], places: tuple[Array, Array]
 ) -> list[float]:
-    """Mean over some rows of the distance to keys inside, by A_ij·norm_j renormalised; 0 for nothing."""
+    """Mean over some rows of the distance to keys inside, by A_ij·norm_j renormalised.
+
+    A row of nothing counts as 0.
+    """
     found = []
     for head, of in zip(a, norms, strict=True):
         lengths = []

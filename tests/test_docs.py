@@ -13,7 +13,7 @@ import typer
 from attnviz.cli import app, main
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
-from attnviz.statistics import STATISTICS
+from attnviz.statistics import LAYER, MORE, STATISTICS
 
 ROOT = Path(__file__).parent.parent
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -38,9 +38,9 @@ def test_no_option_is_documented_that_is_not_there() -> None:
     assert written <= set(OPTIONS)
 
 
-@pytest.mark.parametrize("name", [*SOURCES, *METHODS, *STATISTICS])
+@pytest.mark.parametrize("name", [*SOURCES, *METHODS, *STATISTICS, *MORE, *LAYER])
 def test_every_entry_of_a_table_is_documented_and_can_be_loaded(name: str) -> None:
-    for table in (SOURCES, METHODS, STATISTICS):
+    for table in (SOURCES, METHODS, STATISTICS, MORE, LAYER):
         if name in table:
             assert callable(table[name].load())
             assert table[name].summary

@@ -12,9 +12,8 @@ DEVIATIONS = 10.0
 """MADs above the median from which on a token stands out.
 
 Of a normal distribution that would be 6.7 standard deviations, a chance of 1e-11 a token. What
-tokens receive is wider than that: of the layers of `tiny`, and of random ones, ten deviations
-alone are passed by up to a tenth of all tokens. So there is a second limit for each kind, which is
-also the one that counts where all are alike and the MAD is 0.
+tokens receive is spread wider: of some heads of `tiny` more than a tenth of all tokens pass. So
+there is a second limit for each kind, which also counts where all are alike and the MAD is 0.
 """
 SHARE = 10.0
 """A sink receives so many times what a key receives in the mean."""

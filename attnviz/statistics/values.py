@@ -20,10 +20,10 @@ _NOTHING = -1e30
 def value_distance_px(reading: Reading) -> Tensor:
     """Mean over i∈G of Σ_{j∈G} B̂_ij·d_ij in input pixels, B_ij = A_ij·‖f_j‖, f_j = v_j·W_O^h.
 
-    B̂: the row restricted to G, renormalised, 0 where nothing comes from there. `distance_px` of the weights that Kobayashi
-    et al. (2004.10102) put in the place of attention. NaN where the projection was not seen
-    (‖v_j‖ alone is no measure: heads and directions may be scaled away by W_O), and where no query
-    lies on the picture.
+    B̂: the row restricted to G, renormalised, 0 where nothing comes from there. (heads,): the
+    `distance_px` of the weights that Kobayashi et al. (2004.10102) put in the place of attention.
+    NaN where the projection was not seen (‖v_j‖ alone is no measure: W_O may take any direction of
+    it away), and where no query lies on the picture.
     """
     call = reading.call
     if call.projection is None or not bool(reading.queries.on_picture.any()):
