@@ -19,6 +19,7 @@ from attnviz.models import cache
 # What is imported of each optional part, and which extra holds it.
 EXTRAS = {
     "transformers": "hf",
+    "sentencepiece": "hf",
     "timm": "timm",
     "torchvision": "timm",
     "pillow_heif": "heic",

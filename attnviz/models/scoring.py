@@ -70,7 +70,7 @@ def score(
         model: whose output it is.
         output: what `model.module` gave: logits (1, classes), features (1, F), tokens (1, N, F), a
             map (1, F, h, w), or what has these as `logits` or `last_hidden_state`.
-        target: as `resolve` gave it.
+        target: as `resolve` gave it; any other is resolved first.
         weights: (N,) of the query over tokens, or over the map's places row by row; sum to 1.
 
     >>> score(model, model.module(pixels), Target("auto")).target.label
@@ -80,8 +80,9 @@ def score(
         UsageError: the output has no such class or token.
         ModelError: it is not what the target is of, or not finite.
     """
+    target = resolve(model, target)
     if target.kind == "text":
-        assert model.texts is not None  # `resolve` has seen to it
+        assert model.texts is not None  # `resolve` has seen to both
         assert target.text is not None
         value = (_state(model, output)[0].float() * model.texts([target.text])[0]).sum()
         return Scored(target, _finite(model, value))
@@ -165,8 +166,8 @@ def _check_tokens(model: Model, target: Target) -> None:
     # What a module of the user's own gives is seen when it has run.
     if model.head == "class" and not model.spec.startswith("py:"):
         raise UsageError(
-            f"--target {target}: {model.spec} gives logits and no tokens; give --target norm, or "
-            "load it without its class head if it can be (head='none' in Python)"
+            f"--target {target}: {model.spec} gives logits and no tokens; give --target norm, or a "
+            "model without a class head (head='none' in Python) such as dinov2-small"
         )
     if target.query.kind == "cls" and not model.class_token:
         raise UsageError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attnviz.attention import AttentionCall
+from attnviz.attention import AttentionCall, run_tail
 from attnviz.errors import UsageError
 from attnviz.models import scoring
 from attnviz.models.scoring import Scored
@@ -67,8 +67,6 @@ def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     """Each block's score goes back through that block alone."""
     whole = _score(observation, run.output, target)
-    from attnviz.attention import run_tail
-
     blocks = run.recording.blocks
     found: dict[int, Tensor] = {}
     for number in observation.layers:

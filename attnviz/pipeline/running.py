@@ -1,6 +1,7 @@
 """The expensive step: run the model once and keep its attention calls."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz import memory
-from attnviz.attention import AttentionCall, Recording, record
+from attnviz.attention import AttentionCall, Block, Recording, record
 from attnviz.errors import AttnvizError, RecordingError, UsageError
 from attnviz.geometry import Fit, Placement, TokenGrid
 from attnviz.images import Picture
@@ -97,12 +98,13 @@ class _Shown:
         if not recording:
             raise RecordingError(f"{self.model.spec} {found.instead(recording)}")
         kept = choose_layers(found.wanted, len(recording))
+        blocks = recording.blocks if self.tokens or self.gradients else {}
         return Observation(
             self.picture,
             self.model,
             placement,
             len(recording),
-            {number: _layer(recording, number, placement.grid) for number in kept},
+            {n: _layer(recording, n, blocks, placement.grid) for n in kept},
             taking_part,
             run=run if self.gradients else None,
         )
@@ -115,6 +117,7 @@ class _Shown:
             where=found,
             picture=None if self.model.plain else pixels,  # where tokens lie is measured
             gradients=self.gradients,
+            blocks=self.model.module if self.tokens or self.gradients else None,
         )
         try:
             with torch.set_grad_enabled(self.gradients), watching as made:
@@ -131,10 +134,12 @@ class _Shown:
         return Run(made, inputs, output)
 
 
-def _layer(recording: Recording, number: int, grid: TokenGrid) -> Layer:
+def _layer(
+    recording: Recording, number: int, blocks: Mapping[int, Block], grid: TokenGrid
+) -> Layer:
     """A recorded call, with the tokens after its block where these are its queries."""
     layer = find_layer(recording[number], grid)
-    block = getattr(recording, "blocks", {}).get(number)
+    block = blocks.get(number)
     if block is None or block.output.shape[:2] != layer.queries.cells.shape:
         return layer
     return replace(layer, tokens=block.output.detach())

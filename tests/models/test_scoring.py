@@ -54,6 +54,13 @@ def test_a_class_is_its_logit_and_its_softmax() -> None:
     assert scored.probability == pytest.approx(exponents[1] / exponents.sum(), rel=1e-6)
 
 
+def test_a_target_that_nobody_resolved_is_not_taken_for_another() -> None:
+    model, logits = made(head="class", labels=("ant", "bee")), torch.tensor([[2.0, 1.0]])
+    assert scoring.score(model, logits, parse("bee")).target.index == 1
+    with pytest.raises(attnviz.AttnvizError, match="no label of this model"):
+        scoring.score(model, logits, parse("cow"))
+
+
 def test_auto_is_the_class_of_the_largest_logit() -> None:
     logits = drawn(1, 5)
     logits[0, 3] = 9.0

@@ -12,7 +12,7 @@ from attnviz.errors import RecordingError
 
 def run_tail(
     module: nn.Module,
-    inputs: Tensor | Mapping[str, Any],
+    inputs: Tensor | tuple[Tensor, ...] | Mapping[str, Any],
     blocks: Mapping[int, Block],
     number: int,
 ) -> Any:
@@ -25,7 +25,7 @@ def run_tail(
 
     Args:
         module: the model.
-        inputs: what it was given, a tensor or arguments by name.
+        inputs: what it was given, a tensor, several in their order, or arguments by name.
         blocks: all of `Recording.blocks`, of `record(gradients=True, blocks=model)`.
         number: of a call.
 
@@ -46,7 +46,10 @@ def run_tail(
             "model; take a model that is a plain stack"
         )
     with _idle(blocks, blocks[number].output) as ended:
-        result = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        if isinstance(inputs, Mapping):
+            result = module(**inputs)
+        else:
+            result = module(*(inputs if isinstance(inputs, tuple) else (inputs,)))
     if not ended:
         raise RecordingError("the model did not run its blocks; give it what it was recorded with")
     return result
