@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.cli import console
-from attnviz.records import QueryInfo, Record
+from attnviz.records import QueryInfo, Record, TargetInfo
 
 _COLUMNS = {
     "entropy": "entropy",
@@ -72,9 +72,11 @@ def _title(record: Record) -> Text:
     image, kind = record.image, record.tokens.kind
     grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
     asked = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
+    scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
+    of = "".join(f" for {target}" for target in [", ".join(filter(None, scored))] if target)
     return Text(
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
-        f"{grids} {kind}  {record.method} from {', '.join(asked)}",
+        f"{grids} {kind}  {record.method} from {', '.join(asked)}{of}",
         style="bold",
     )
 
@@ -82,7 +84,20 @@ def _title(record: Record) -> Text:
 def _query(asked: QueryInfo) -> str:
     query: dict[str, Any] = asked.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
-    return str(query.get("path") or ",".join(numbers) or query["kind"])
+    said = {"register": f"register{asked.number}", "all": "all tokens"}.get(asked.kind, asked.kind)
+    return str(query.get("path") or ",".join(numbers) or said)
+
+
+def _target(target: TargetInfo | None) -> str | None:
+    """What a score is of, and its value: a class has its probability, a text the cosine."""
+    if target is None or target.score is None:
+        return None
+    if target.kind == "class":
+        named = target.label or f"class {target.index}"
+        sure = "" if target.probability is None else f" ({target.probability:.1%})"
+        return f"{console.printable(named)}{sure}"
+    where = "" if target.query is None else f":{_query(target.query)}"
+    return f"{console.printable(target.text or target.kind + where)} ({target.score:.4g})"
 
 
 def _caption(record: Record) -> str:

@@ -36,7 +36,7 @@ def title(explanation: Explanation, answer: Answer) -> str:
     if len({one.query for one in explanation.questions}) > 1:
         said.append(f"from {answer.query}")
     if question.target is not None and len(set(_targets(explanation))) > 1:
-        said.append(str(question.target.target))
+        said.append(in_words(question.target.target))
     return "  ".join([name, *said])
 
 
@@ -44,9 +44,20 @@ def asked(explanation: Explanation) -> str:
     """Where the maps look from, and the gradient of what they are, in words."""
     answers = explanation.answers
     whence = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
-    scored = ", ".join(str(target) for target in dict.fromkeys(_targets(explanation)))
+    scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
     said = f"{explanation.method} from {', '.join(whence)}"
     return f"{said} for {scored}" if scored else said
+
+
+def in_words(target: targets.Target) -> str:
+    """A definite target as a person would say it.
+
+    >>> in_words(targets.Target("class", index=281, label="tabby, tabby cat"))
+    'tabby, tabby cat (281)'
+    """
+    if target.kind == "class" and target.label is not None:
+        return f"{target.label} ({target.index})"
+    return f"class {target}" if target.kind == "class" else str(target)
 
 
 def merges_layers(explanation: Explanation) -> bool:

@@ -28,14 +28,16 @@ def describe(
     """Numbers of one map, (rows, columns), over its `drawn` tokens.
 
     - minimum, maximum: of the weights as drawn, not renormalised;
-    - entropy: of the weights divided by their sum, in nats;
+    - entropy: of the weights divided by their sum, in nats; what is below 0 counts as 0;
     - peak_x, peak_y: centre of the heaviest token in picture pixels (of its part on the
       picture, where padding cuts it), the first in reading order among equals;
-    - area60: `kept(…, 0.6)` as a share of the drawn tokens (Caron et al., 2104.14294).
+    - area60: `kept(…, 0.6)` of the weights, those below 0 as 0, as a share of the drawn tokens
+      (Caron et al., 2104.14294).
     """
     weights = values[drawn].astype(np.float64)
-    total = float(weights.sum())
-    p = weights[weights > 0] / total if total > 0 else weights
+    positive = weights.clip(0)
+    total = float(positive.sum())
+    p = positive[positive > 0] / total if total > 0 else positive
     row, column = np.argwhere(drawn)[int(weights.argmax())]
     x, y = placement.visible_centre(int(row), int(column))
     return MapNumbers(
@@ -44,7 +46,7 @@ def describe(
         entropy=max(0.0, float(-(p * np.log(p)).sum())) if total > 0 else 0.0,
         peak_x=x,
         peak_y=y,
-        area60=kept(weights, KEEP) / len(weights),
+        area60=kept(positive, KEEP) / len(weights),
     )
 
 
