@@ -103,7 +103,7 @@ LAYER: dict[str, Entry] = {
 
 @dataclass(frozen=True, eq=False)
 class More:
-    """All further numbers of one layer; tensors are float32.
+    """All further numbers of one layer; tensors are float32, on the CPU.
 
     Attributes:
         numbers: of each entry of `MORE`, (heads,); NaN where it is not defined.

@@ -93,7 +93,8 @@ def high_norm(reading: Reading) -> HighNorm | None:
     """
     if reading.tokens is None:
         return None
-    norms = reading.tokens.detach().float().norm(dim=-1)[reading.queries.taking_part].cpu()
+    norms = reading.tokens.detach().float().norm(dim=-1).cpu()
+    norms = norms[reading.queries.taking_part.cpu()]
     middle = _median(norms)
     limit = torch.maximum(middle + DEVIATIONS * _mad(norms), LARGE * middle)
     chosen = _above(norms, limit)

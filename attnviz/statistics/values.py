@@ -35,7 +35,7 @@ def value_distance_px(reading: Reading) -> Tensor:
     )
     distance = reweighted(call, value_norms(call)).sweep(asked).distance
     assert distance is not None  # positions were given
-    return (distance * reading.uniform_grid[:, None]).sum((0, 2))
+    return (distance * reading.uniform_grid[:, None]).sum((0, 2)).cpu()
 
 
 def value_norms(call: AttentionCall) -> Tensor:

@@ -58,6 +58,7 @@ def layer(
         "mask": lambda: of_keys.taking_part[:, None, None],
         "per head": lambda: torch.randn(heads, n, m),
         "boolean": lambda: (torch.rand(n, m) > 0.4) | torch.eye(n, m, dtype=torch.bool),
+        "blind": lambda: torch.arange(n)[:, None].expand(n, m) != 9,
         "per window": lambda: torch.randn(batch, 1, n, m).masked_fill(
             torch.rand(batch, 1, n, m) > 0.7, -torch.inf
         ),
@@ -89,6 +90,7 @@ READINGS: dict[str, Callable[[], Reading]] = {
     "masked": lambda: layer(part=PART, bias="mask"),
     "bias": lambda: layer(bias="per head"),
     "boolean": lambda: layer(bias="boolean"),
+    "a blind query": lambda: layer(bias="blind"),
     "causal": lambda: layer(causal=True),
     "grouped": lambda: layer(heads=6, groups=2, bias="per head"),
     "bfloat16": lambda: layer(dtype=torch.bfloat16, bias="boolean"),
