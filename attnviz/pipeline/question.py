@@ -46,11 +46,11 @@ def _prefix(layer: Layer) -> int:
     """How many tokens stand before the grid, among the queries and among the keys."""
     sides = (layer.queries, layer.keys)
     if any(side.windows > 1 or not side.on_picture.any() for side in sides):
-        return int(_begins_outside(layer))
+        return int(begins_outside(layer))
     return min(int(side.on_picture[0].argmax()) for side in sides)
 
 
-def _begins_outside(layer: Layer) -> bool:
+def begins_outside(layer: Layer) -> bool:
     """Whether token 0 lies outside the picture, as query and as key: where a class token is."""
     sides = (layer.queries, layer.keys)
     return all(side.windows == 1 and not side.on_picture[0, 0] for side in sides)

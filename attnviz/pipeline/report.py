@@ -11,7 +11,9 @@ from attnviz.drawing.scale import Range
 from attnviz.geometry import Layout
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.answers import Answer, Explanation
+from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.question import begins_outside
 from attnviz.queries import Query
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
@@ -86,7 +88,7 @@ def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
     high: dict[str, Any] = {}
     if norms is not None:
         found = [
-            records.HighNormToken(norm=token.value, **_token(seen, layer.queries, token))
+            records.HighNormToken(norm=token.value, **_token(seen, layer, layer.queries, token))
             for token in norms.tokens
         ]
         high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
@@ -95,7 +97,9 @@ def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
         cosine=more.cosine.tolist(),
         jensen_shannon=more.jensen_shannon.tolist(),
         sinks=[
-            records.Sink(head=token.head, received=token.value, **_token(seen, layer.keys, token))
+            records.Sink(
+                head=token.head, received=token.value, **_token(seen, layer, layer.keys, token)
+            )
             for token in more.sinks
             if token.head is not None
         ],
@@ -103,11 +107,12 @@ def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
     )
 
 
-def _token(seen: Observation, layout: Layout, token: Token) -> dict[str, Any]:
+def _token(seen: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
     """Which token it is, and where its cell lies on the picture, if it does."""
+    class_token = seen.model.class_token and begins_outside(layer)
     said: dict[str, Any] = {
         "token": token.token,
-        "kind": token.kind(class_token=seen.model.class_token),
+        "kind": token.kind(class_token=class_token),
         "window": token.window if layout.windows > 1 else None,
     }
     if token.cell >= 0:
