@@ -126,7 +126,7 @@ class Teller:
     def tell(self, record: Record, paths: list[Path], sheet: Image | None = None) -> None:
         """A table and a preview, or a line of JSON, or rows of CSV, or the paths written."""
         from attnviz import outputs  # noqa: PLC0415
-        from attnviz.cli.table import stats_table  # noqa: PLC0415
+        from attnviz.cli.table import stats_tables  # noqa: PLC0415
 
         if self._streams.json:
             console.put(outputs.as_json(record.data()))
@@ -138,7 +138,7 @@ class Teller:
         else:
             below = len(record.heads) + 9
             preview = [] if sheet is None else console.preview(sheet, below=below)
-            console.show(*preview, stats_table(record))
+            console.show(*preview, *stats_tables(record))
         if paths and not self._streams.quiet:
             console.note(f"wrote {len(paths)} files to {paths[0].parent}")
 

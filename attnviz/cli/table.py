@@ -1,4 +1,4 @@
-"""The table of statistics."""
+"""The tables of statistics."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.cli import console
-from attnviz.records import QueryInfo, Record, TargetInfo
+from attnviz.records import MORE_OF_A_HEAD, QueryInfo, Record, TargetInfo
 
 _COLUMNS = {
     "entropy": "entropy",
@@ -20,52 +20,122 @@ _COLUMNS = {
     "map_maximum": "map max",
     "map_area60": "area60",
 }
+_MORE = dict(
+    zip(MORE_OF_A_HEAD, ("cosine", "J-S", "value dist. px", "sinks", "importance"), strict=True)
+)
 
 
-def stats_table(record: Record) -> Table:
-    """Heads as rows; ▲ and ▼ mark the largest and smallest value of a column."""
-    rows = record.rows()
-    columns = {
-        name: heading
-        for name, heading in _COLUMNS.items()
-        if name[:4] == "map_" or any(row[name] is not None for row in rows)
-    }
+def stats_tables(record: Record) -> list[Table]:
+    """Maps as rows; ▲ and ▼ mark the largest and smallest value of a column.
+
+    Further statistics have tables of their own.
+    """
+    rows, places = record.rows(), _places(record)
+    known = [name for name in _COLUMNS if any(row[name] is not None for row in rows)]
+    marks = {name: _extremes([row[name] for row in rows]) for name in known}
+    table = _table(_title(record), _caption(record), [*places, *(_COLUMNS[n] for n in known)])
+    table.add_column("peak x,y", justify="right", no_wrap=True)
+    for i, row in enumerate(rows):
+        cells = [_cell(row[name], marks[name]) for name in known]
+        peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
+        table.add_row(*(column[i] for column in places.values()), *cells, peak)
+    return [table, *_of_heads(record), *_of_layers(record)]
+
+
+def _table(title: Text, caption: str, headings: list[str]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=_title(record),
-        caption=_caption(record),
+        title=title,
+        caption=escape(caption),
         title_justify="left",
         caption_justify="left",
         collapse_padding=True,
         pad_edge=False,
     )
-    for heading in ("layer", "head", *columns.values(), "peak x,y"):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    marks = {name: _extremes([row[name] for row in rows]) for name in columns}
-    for row in rows:
-        cells = [_cell(row[name], marks[name]) for name in columns]
-        peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
-        head = "all" if row["head"] is None else str(row["head"])
-        table.add_row(str(row["layer"]), head, *cells, peak)
     return table
+
+
+def _places(record: Record) -> dict[str, list[str]]:
+    """Columns that say which map a row is of: layer, head, and the question where they differ."""
+    heads = record.heads
+    columns = {
+        "layer": [str(head.layer) for head in heads],
+        "head": ["all" if head.head is None else str(head.head) for head in heads],
+        "from": [_query(head.query or record.query) for head in heads],
+        "for": [_target(head.target or record.target) or "" for head in heads],
+    }
+    always = ("layer", "head")
+    return {n: each for n, each in columns.items() if n in always or len(set(each)) > 1}
+
+
+def _of_heads(record: Record) -> list[Table]:
+    """What `--stats all` says of each head, once whatever was asked."""
+    first = {(head.layer, head.head, _target(head.target)): head for head in record.heads}
+    heads = [head.model_dump() for head in first.values()]
+    known = [name for name in _MORE if any(head[name] is not None for head in heads)]
+    if not known:
+        return []
+    table = _table(
+        Text("beside other heads of the layer", style="bold"),
+        "cosine, J-S: of the weights with those of other heads, mean; sinks: a count",
+        ["layer", "head", *(_MORE[name] for name in known)],
+    )
+    marks = {name: _extremes([head[name] for head in heads]) for name in known}
+    for head in heads:
+        cells = [
+            Text(str(head[name])) if name == "sinks" else _cell(head[name], marks[name])
+            for name in known
+        ]
+        table.add_row(str(head["layer"]), str(head["head"]), *cells)
+    return [table]
+
+
+def _of_layers(record: Record) -> list[Table]:
+    """Tokens that stand out of each layer, where there are any."""
+    table = _table(
+        Text("tokens that stand out", style="bold"),
+        "received: share of a head's attention, mean over queries; norm: of the token after the "
+        "layer's block",
+        ["layer", "head", "token", "x,y", "received", "norm"],
+    )
+    for layer in record.layers or ():
+        for sink in layer.sinks:
+            place = _token_place(sink.x, sink.y)
+            name = f"{sink.token} ({sink.kind})"
+            table.add_row(str(layer.layer), str(sink.head), name, place, f"{sink.received:.4f}", "")
+        for token in layer.high_norm or ():
+            place = _token_place(token.x, token.y)
+            name = f"{token.token} ({token.kind})"
+            table.add_row(str(layer.layer), "", name, place, "", f"{token.norm:.4g}")
+    return [table] if table.row_count else []
+
+
+def _token_place(x: float | None, y: float | None) -> str:
+    return "" if x is None or y is None else f"{x:.0f},{y:.0f}"
 
 
 def _extremes(values: list[float | None]) -> tuple[float, float] | None:
     """Smallest and largest value as printed, if they differ."""
     known = [value for value in values if value is not None]
-    if not known or f"{min(known):.4f}" == f"{max(known):.4f}":
+    if not known or _printed(min(known)) == _printed(max(known)):
         return None
     return min(known), max(known)
+
+
+def _printed(value: float) -> str:
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
 
 
 def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
     if value is None:
         return Text("–", style="dim")
     if extremes and value == extremes[1]:
-        return Text(f"▲{value:.4f}", style="bold green")
+        return Text(f"▲{_printed(value)}", style="bold green")
     if extremes and value == extremes[0]:
-        return Text(f"▼{value:.4f}", style="bold magenta")
-    return Text(f"{value:.4f}")
+        return Text(f"▼{_printed(value)}", style="bold magenta")
+    return Text(_printed(value))
 
 
 def _title(record: Record) -> Text:
@@ -73,10 +143,10 @@ def _title(record: Record) -> Text:
     grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
     asked = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
     scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
-    of = "".join(f" for {target}" for target in [", ".join(filter(None, scored))] if target)
+    of = ", ".join(filter(None, scored))
     return Text(
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
-        f"{grids} {kind}  {record.method} from {', '.join(asked)}{of}",
+        f"{grids} {kind}  {record.method} from {', '.join(asked)}{f' for {of}' if of else ''}",
         style="bold",
     )
 
@@ -85,11 +155,11 @@ def _query(asked: QueryInfo) -> str:
     query: dict[str, Any] = asked.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     said = {"register": f"register{asked.number}", "all": "all tokens"}.get(asked.kind, asked.kind)
-    return str(query.get("path") or ",".join(numbers) or said)
+    return console.printable(str(query.get("path") or ",".join(numbers) or said))
 
 
 def _target(target: TargetInfo | None) -> str | None:
-    """What a score is of, and its value: a class has its probability, a text the cosine."""
+    """What a score is of, and its value: of a class its probability, of a text the cosine."""
     if target is None or target.score is None:
         return None
     if target.kind == "class":
@@ -104,7 +174,7 @@ def _caption(record: Record) -> str:
     worst = record.check.max_error
     error = "no number" if worst is None else f"{worst:.1e}"
     state = "verified" if record.check.verified else "NOT VERIFIED"
-    return escape(
+    return (
         f"check: {state}, the weights explain the model's output to {error}; "
         "entropy in nats, distance in input pixels"
     )

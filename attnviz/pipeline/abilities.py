@@ -48,8 +48,6 @@ def _missing(
     observation: Observation, method: Method, chosen: Sequence[int], start: int
 ) -> str | None:
     """Why a method cannot be asked of these layers; None if it can."""
-    if method.merges == "layers" and start > min(chosen):
-        return f"--start-layer {start} is behind layer {min(chosen)}"
     for last in chosen:
         numbers = layers_of(method, last, start)
         if any(number not in observation.layers for number in numbers):
@@ -74,7 +72,10 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
         if "keys" in method.needs and not _same(layer.queries, layer.keys):
             return f"in layer {number} queries and keys are different tokens"
         if "tokens" in method.needs and layer.tokens is None:
-            return f"the tokens after layer {number} are not known: it is no block of a plain stack"
+            return (
+                f"the tokens after layer {number} are not known: it is no block of a plain stack, "
+                "or the model was observed without tokens=True"
+            )
         if "block gradient" in method.needs and not observation.is_stack:
             return f"{spec} is no plain stack of blocks, whose tokens its head could be given"
     return None

@@ -63,6 +63,11 @@ def explain(
     start = settings.get("start_layer", 0)
     chosen = choose_layers(parse_layers(layers), observation.count)
     observation.require(chosen)
+    if start > min(chosen):
+        raise UsageError(
+            f"--start-layer {start} is behind layer {min(chosen)}, with which {method} is to end; "
+            "take other --layers"
+        )
     check_able(observation, method, chosen, start)
     asked = Asked(
         observation=observation,

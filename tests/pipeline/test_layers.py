@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 import attnviz
 from attnviz import outputs
-from attnviz.cli.table import stats_table
+from attnviz.cli.table import stats_tables
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import RecordingError, UsageError
 from attnviz.geometry import Layout
@@ -323,7 +323,7 @@ def test_the_record_tells_grid_and_query_of_each_head() -> None:
     assert [head["distance_px"] is None for head in data["heads"]] == [False] * 5 + [True] * 4
     rows = list(csv.DictReader(io.StringIO(outputs.as_csv(record.rows()))))
     assert [row["query_kind"] for row in rows] == ["mean"] * 5 + ["pool"] * 4
-    title = str(stats_table(record).title)
+    title = str(stats_tables(record)[0].title)
     assert "6x4, 12x8 patches  attention from mean, pool" in title
 
 

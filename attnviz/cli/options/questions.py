@@ -160,7 +160,8 @@ def _check(
         if not any(option_name in method.settings for method in chosen):
             takers = [n for n, method in methods.METHODS.items() if option_name in method.settings]
             raise UsageError(
-                f"--{option_name.replace('_', '-')} is for {', '.join(takers)}; add --method"
+                f"--{option_name.replace('_', '-')} is for {', '.join(takers)}; add --method "
+                f"{takers[0]}"
             )
     if setting.targets and not (importance or any(method.scored for method in chosen)):
         takers = [name for name, method in methods.METHODS.items() if method.scored]
