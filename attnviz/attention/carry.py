@@ -19,6 +19,8 @@ from torch import Tensor
 from attnviz.attention.fused import Fused, Part, chunks
 from attnviz.attention.threads import in_order
 
+HELD = 1 << 22
+"""A matrix of so many entries, 16 MiB, may be held while it is looked at more than once."""
 INLINE = 1 << 20
 """Below so many scores in all, starting threads costs more than it brings."""
 
@@ -71,11 +73,22 @@ def discarding(fused: Fused, share: float, spared: Tensor | None = None) -> Fuse
         spared: (B,) boolean, True where entry [0, 0] stays in any case.
     """
     batch, _, queries, keys = fused.call.shape
+    if batch * queries * keys <= HELD:
+        fused = replace(fused, held=_whole(fused))
     rank = torch.full((batch,), min(int(share * queries * keys), queries * keys - 1))
     upper, rank = _bin(_counts(fused, 16), rank)
     lower, _ = _bin(_counts(fused, 0, upper), rank)
     least = ((upper << 16) | lower).to(torch.int32).view(torch.float32)
     return replace(fused, least=least.to(fused.call.query.device), spared=spared)
+
+
+def _whole(fused: Fused) -> Tensor:
+    """M itself, (B, Nq, Nk)."""
+    batch, _, queries, keys = fused.call.shape
+    result = torch.empty(batch, queries, keys, device=fused.call.query.device)
+    for (part, rows), matrix in _blocks(fused, lambda job: job[0].matrix(job[1]).clone()):
+        result[part.items, rows] = matrix
+    return result
 
 
 def _counts(fused: Fused, shift: int, upper: Tensor | None = None) -> Tensor:

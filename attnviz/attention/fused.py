@@ -1,4 +1,4 @@
-"""One matrix that a call's heads make together, a block of its rows at a time."""
+"""M: one matrix that a call's heads make together, a block of its rows at a time."""
 
 import math
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ SAFE = 60.0
 
 @dataclass(frozen=True)
 class Fused:
-    """M, (B, Nq, Nk): the heads of a call as one matrix, which is never held.
+    """M, (B, Nq, Nk): the heads of a call as one matrix, which is made as it is used.
 
     Attributes:
         call: whose heads.
@@ -36,6 +36,7 @@ class Fused:
         queries: (B, Nq) boolean, the rows of others are 0; None: all count.
         least: (B,) entries below are 0; None: none.
         spared: (B,) boolean, True where entry [0, 0] stays whatever `least` is.
+        held: M itself, (B, Nq, Nk), before anything is dropped; only where it is small.
     """
 
     call: AttentionCall
@@ -43,6 +44,7 @@ class Fused:
     queries: Tensor | None = None
     least: Tensor | None = None
     spared: Tensor | None = None
+    held: Tensor | None = None
 
     @property
     def summed(self) -> bool:
@@ -102,7 +104,12 @@ class Fused:
             gradient=None if call.gradient is None else call.gradient.detach(),
         )
         return replace(
-            self, call=call, queries=of(self.queries), least=of(self.least), spared=of(self.spared)
+            self,
+            call=call,
+            queries=of(self.queries),
+            least=of(self.least),
+            spared=of(self.spared),
+            held=of(self.held),
         )
 
 
@@ -146,6 +153,12 @@ class Part:
     def matrix(self, rows: Tensor) -> Tensor:
         """Some rows of M, (b, n, Nk), in a buffer."""
         fused = self.fused
+        matrix = self._made(rows) if fused.held is None else fused.held[:, rows]  # a copy
+        return matrix if fused.least is None else self._discarded(matrix, rows)
+
+    def _made(self, rows: Tensor) -> Tensor:
+        """Some rows of M, of all heads and entries."""
+        fused = self.fused
         shape = len(fused.call.query), len(rows), fused.call.shape[3]
         matrix = self._buffer("matrix", *shape)
         first = True
@@ -158,7 +171,7 @@ class Part:
             matrix.div_(fused.call.heads)
         if fused.fusion == "signed":
             matrix.relu_()
-        return matrix if fused.least is None else self._discarded(matrix, rows)
+        return matrix
 
     def _discarded(self, matrix: Tensor, rows: Tensor) -> Tensor:
         """Without the entries that are too small."""

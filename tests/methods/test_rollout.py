@@ -90,11 +90,15 @@ def test_every_kind_of_call(kind: str, discard: float) -> None:
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("held", [0, 1 << 22])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_blocks_and_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_threads_change_nothing(
+    threads: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     monkeypatch.setattr(carry, "INLINE", 1)
+    monkeypatch.setattr(carry, "HELD", held)
     monkeypatch.setattr(fused, "PANEL", 1)  # 16 rows at a time
     monkeypatch.setattr(fused, "TILE", 2 * 16 * N)  # two heads at a time
     try:
@@ -122,8 +126,12 @@ def test_ties_with_the_threshold_stay() -> None:
     close(found[0, 0], 0.5 / N + 0.5 * torch.eye(N, dtype=torch.float64)[1:2])
 
 
+@pytest.mark.parametrize("held", [0, 1 << 22])
 @pytest.mark.parametrize("share", [0.0, 1e-3, 0.37, 0.5, 0.9, 0.999])
-def test_the_threshold_is_the_order_statistic(share: float) -> None:
+def test_the_threshold_is_the_order_statistic(
+    share: float, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry, "HELD", held)
     call = calls(1, heads=2, tokens=300)[0]
     whole = fused.Fused(call, "max")
     found = carry.discarding(whole, share).least
