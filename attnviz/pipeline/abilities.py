@@ -60,7 +60,7 @@ def _missing(
 
 def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -> str | None:
     """What these layers, of which one map is made, lack."""
-    spec, layers = observation.model.spec, [observation.layers[n] for n in numbers]
+    layers = [observation.layers[n] for n in numbers]
     if method.merges == "layers":
         pool = "block gradient" not in method.needs
         reason = _no_chain(layers, numbers, pool=pool)
@@ -68,16 +68,15 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
             return reason
     for number, layer in zip(numbers, layers, strict=True):
         if "projection" in method.needs and layer.call.projection is None:
-            return f"no output projection was seen in layer {number} of {spec}"
+            return f"no output projection was seen in layer {number}"
         if "keys" in method.needs and not _same(layer.queries, layer.keys):
             return f"in layer {number} queries and keys are different tokens"
-        if "tokens" in method.needs and layer.tokens is None:
+        in_a_block = "tokens" in method.needs or "block gradient" in method.needs
+        if in_a_block and layer.tokens is None:
             return (
                 f"the tokens after layer {number} are not known: it is no block of a plain stack, "
                 "or the model was observed without tokens=True"
             )
-        if "block gradient" in method.needs and not observation.is_stack:
-            return f"{spec} is no plain stack of blocks, whose tokens its head could be given"
     return None
 
 

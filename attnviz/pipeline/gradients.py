@@ -69,7 +69,7 @@ def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     whole = _score(observation, run.output, target)
     blocks = run.recording.blocks
     found: dict[int, Tensor] = {}
-    for number in observation.layers:
+    for number in sorted(blocks.keys() & observation.layers.keys()):
         output = run_tail(observation.model.module, run.inputs, blocks, number)
         score = _score(observation, output, whole.target).value
         found |= run.recording.gradients(score, calls=[number])

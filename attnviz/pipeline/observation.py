@@ -61,13 +61,6 @@ class Observation:
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
 
-    @property
-    def is_stack(self) -> bool:
-        """Whether every layer is in a block of its own, which makes tokens of tokens."""
-        return self.count == len(self.layers) and all(
-            layer.tokens is not None for layer in self.layers.values()
-        )
-
     def require(self, numbers: Sequence[int]) -> None:
         """Layers that are about to be asked.
 

@@ -46,8 +46,8 @@ def test_every_method_is_drawn_under_its_name(
     assert names == expected
     assert {head["file"] for head in record["heads"]} == expected
     for name in names | {"sheet.png"}:
-        image = Image.open(tmp_path / "cat.jpg" / name)
-        assert name == "sheet.png" or image.size == (480, 320)
+        with Image.open(tmp_path / "cat.jpg" / name) as image:
+            assert name == "sheet.png" or image.size == (480, 320)
     merged = entry.merges != "nothing"
     assert all((head["head"] is None) == merged for head in record["heads"])
     assert all((head["entropy"] is None) == merged for head in record["heads"])
@@ -158,7 +158,6 @@ def test_the_tables_name_what_differs(capfd: pytest.CaptureFixture[str]) -> None
         (["--target", "1"], "--method gradient-attention"),
         (["--text", "a cat"], "--method gradient-attention"),
         (["--method", "relevance", "--target", "1", "--text", "a cat"], "exclude one another"),
-        (["--method", "relevance", "--text", "a cat"], "no text tower"),
         (["--method", "relevance", "--target", "99"], "16 classes"),
         (["--method", "relevance", "--target", "cow"], "beast"),
         (["--method", "received", "-q", "cls"], "from all tokens alike"),
@@ -178,6 +177,15 @@ def test_what_cannot_be_meant_is_one_line(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert words in err
+
+
+def test_a_model_without_a_text_tower_says_which_have_one(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["stats", CAT, "--method", "relevance", "--text", "a cat"]) == 1
+    err = capfd.readouterr().err
+    assert "tiny has no text tower" in err
+    assert "clip-base-16" in err
 
 
 @pytest.mark.parametrize("method", ["rollout", "relevance", "legrad"])
