@@ -7,7 +7,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 from attnviz.cli import console
-from attnviz.errors import AttnvizError, ExitCode
+from attnviz.errors import AttnvizError, ExitCode, ModelError
+from attnviz.methods import without_score
 from attnviz.selection import parse_heads
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ if TYPE_CHECKING:
 
 def load(options: ModelOptions, question: QuestionOptions) -> Model:
     """The model that was asked for."""
-    model = load_spec(options.model, options, question, head=question.asked().head)
+    head = question.asked().head
+    try:
+        model = load_spec(options.model, options, question, head=head)
+    except ModelError as error:
+        if head not in ("class", "text"):
+            raise
+        line = f"{error}; or a method that takes no score: {without_score()}"
+        raise ModelError(line) from error
     if model.weights == "random":
         console.note("note: random weights: maps show architecture and seed, nothing learnt")
     return model

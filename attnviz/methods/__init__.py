@@ -140,3 +140,8 @@ METHODS: dict[str, Method] = {
     ),
 }
 DEFAULT = "attention"
+
+
+def without_score() -> str:
+    """Names of the methods that any model can be asked, whatever head it has."""
+    return ", ".join(name for name, method in METHODS.items() if not method.scored)

@@ -63,8 +63,9 @@ def score(
 
     A class: its logit. A text: the cosine of the embeddings of picture and text. A norm: the L2
     norm of the output's token where the query is, or of the weighted mean of tokens; without a
-    query, of the class token, or the mean of the grid's where there is none; of a model that gives
-    one vector, of that. `auto` is the class of the largest logit, or that norm.
+    query, of the class token, or of what the model itself pools, or the mean of the grid where
+    there is neither; of a model that gives one vector, of that. `auto` is the class of the largest
+    logit, or that norm.
 
     Args:
         model: whose output it is.
@@ -89,7 +90,13 @@ def score(
     classes = find_logits(output) if _predicts(model, output) else None
     if target.kind == "class" or (target.kind == "auto" and classes is not None):
         return _score_class(model, logits(model, output)[0], target)
-    value = torch.linalg.vector_norm(_pooled(model, _state(model, output), target, weights))
+    pooled = getattr(output, "pooler_output", None)
+    vector = (
+        pooled[0].float()
+        if target.query is None and isinstance(pooled, Tensor) and not model.class_token
+        else _pooled(model, _state(model, output), target, weights)
+    )
+    value = torch.linalg.vector_norm(vector)
     return Scored(replace(target, kind="norm"), _finite(model, value))
 
 

@@ -1,16 +1,29 @@
 """Vision models of transformers, called with pixels alone."""
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnviz.errors import ModelError
+from attnviz.models.model import has_class_token
 
 # What a vision model may want beside pixels, and is given.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
+
+
+class Pooled(NamedTuple):
+    """What a model without a class token gives that pools its tokens itself.
+
+    Attributes:
+        last_hidden_state: (B, tokens, features) or (B, features, h', w').
+        pooler_output: (B, features).
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
 
 
 class Vision(nn.Module):
@@ -21,16 +34,21 @@ class Vision(nn.Module):
         self.model = model
         self.patch = patch
         self._takes = set(inspect.signature(model.forward).parameters)
+        self._has_class_token = has_class_token(model)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor | Pooled:
         """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w').
 
-        Of a model with its class head, the logits: (B, classes).
+        Where the model has no class token and pools its tokens itself, both. Of a model with its
+        class head, the logits: (B, classes).
         """
         output = self.model(**self.arguments(pixels))
-        found = (getattr(output, name, None) for name in ("logits", "last_hidden_state"))
-        state = next((value for value in found if value is not None), None)
-        result: Tensor = output[0] if state is None else state
+        logits, state, pooled = (
+            getattr(output, name, None) for name in ("logits", "last_hidden_state", "pooler_output")
+        )
+        if logits is None and pooled is not None and not self._has_class_token:
+            return Pooled(output[0] if state is None else state, pooled)
+        result: Tensor = next((t for t in (logits, state) if t is not None), output[0])
         return result
 
     def arguments(self, pixels: Tensor) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import numpy as np
 
 from attnviz import queries
 from attnviz.attention.sweep import Progress
+from attnviz.errors import UsageError
 from attnviz.geometry import Fit
 from attnviz.images import Picture, load_mask
-from attnviz.methods import DEFAULT, METHODS
+from attnviz.methods import DEFAULT, METHODS, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
 from attnviz.pipeline.answering import Statistics
@@ -87,7 +88,18 @@ def check(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep"
     for text in asked.queries:
         _check_query(picture, model, text, fit)
     for target in asked.targets:
+        _check_target(model, target)
+
+
+def _check_target(model: Model, target: Target) -> None:
+    try:
         scoring.resolve(model, target)
+    except UsageError as error:
+        wanted = {"class": "class", "text": "text"}.get(target.kind, model.head)
+        if wanted == model.head:
+            raise
+        line = f"{error}; or a method that takes no score: {without_score()}"
+        raise UsageError(line) from error
 
 
 def _check_query(picture: Picture, model: Model, text: str, fit: Fit) -> None:

@@ -23,10 +23,17 @@ class Gradients:
     of_layers: Mapping[int, Tensor]
 
     def given_to(self, number: int, call: AttentionCall) -> AttentionCall:
-        """A layer's call with its gradient; zero where the score does not depend on it."""
-        assert call.output is not None  # whatever has a gradient has an output
-        found = self.of_layers.get(number)
-        return replace(call, gradient=torch.zeros_like(call.output) if found is None else found)
+        """A layer's call with its gradient.
+
+        Raises:
+            UsageError: the score does not depend on it.
+        """
+        if number not in self.of_layers:
+            raise UsageError(
+                f"--target {self.scored.target}: the score does not depend on layer {number}; take "
+                "other --layers, or another --target"
+            )
+        return replace(call, gradient=self.of_layers[number])
 
 
 def gradients(observation: Observation, target: Target, *, of_blocks: bool = False) -> Gradients:
