@@ -4,7 +4,8 @@ operation   one operation, as PyTorch's dispatcher shows it
 known       what is known of tensors, by the memory that they look at
 kernels     fused attention, read by the names of its arguments
 follow      attention written by hand, followed from q·kᵀ to the output
-products    q·kᵀ, and what becomes of it up to the output
+outputs     what becomes of an output: heads, projection, LayerScale
+products    q·kᵀ, and what becomes of it up to the softmax
 terms       the same in the terms of an attention call
 axes        which axes the dimensions of a view are
 origins     where in the picture every token comes from

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording.axes import Axis, Dims, leaves, regroup
-from attnviz.attention.recording.gradients import Lay, Trace, node_of
+from attnviz.attention.recording.axes import Axis, leaves, regroup
+from attnviz.attention.recording.gradients import Trace, node_of
 from attnviz.attention.recording.known import Known
-from attnviz.attention.recording.operation import Operation, first
+from attnviz.attention.recording.operation import After, Operation, first, order_of
+from attnviz.attention.recording.outputs import Met, Outputs
 from attnviz.attention.recording.products import (
     Foreign,
     Mixing,
     Node,
-    Output,
     Product,
     Scores,
     Weights,
@@ -39,8 +39,6 @@ from attnviz.attention.recording.terms import (
     softmax_of,
 )
 
-After = Callable[[Any], None]
-"""What is to be done with the result of an operation."""
 Places = Callable[[Tensor, int], Tensor | None]
 """Where the tokens of a tensor lie when one of its dimensions is averaged away; None: unknown."""
 _LONGEST = 12
@@ -54,13 +52,11 @@ class Listener:
     Attributes:
         found: told of a call, its output, where that lies, and how it came to be; returns the
             call's number.
-        corrected: told of a call's number and how it, and its output's layout, are after all.
         unread: told what looked like attention and is not read.
         places: knows where tokens lie.
     """
 
     found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
-    corrected: Callable[[int, AttentionCall, Lay], None]
     unread: Callable[[str], None]
     places: Places
 
@@ -68,8 +64,8 @@ class Listener:
 class Follower:
     """Finds attention in a stream of operations."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._tell = listener
+    def __init__(self, listener: Listener, outputs: Outputs) -> None:
+        self._tell, self._outputs = listener, outputs
         self._known: Known[Node] = Known()
 
     def before(self, op: Operation) -> After | None:
@@ -112,7 +108,7 @@ class Follower:
         self._known.forget(first(result))
         self._known.put(first(result), node)
 
-    def _put_if(self, result: Any, node: Scores | Weights | Output) -> None:
+    def _put_if(self, result: Any, node: Scores | Weights) -> None:
         """Know something of a result, if it has the dimensions for it."""
         if isinstance(result, Tensor) and node.shape == tuple(result.shape):
             self._known.put(result, node)
@@ -132,8 +128,7 @@ class Follower:
             dims = regroup(node.dims, result.shape)
             if dims is None:
                 return
-            seen = self._find_heads(node, dims) if isinstance(node, Output) else node
-            self._known.put(result, replace(seen, dims=dims))
+            self._known.put(result, replace(node, dims=dims))
 
         return after
 
@@ -142,15 +137,7 @@ class Follower:
         node = nodes[0]
         if node is None or isinstance(node, Foreign):
             return self._copied(op, nodes)
-        order = list(range(op.args[0].ndim))
-        if op.name == "t":
-            order.reverse()
-        elif op.name == "permute":
-            order = [order[dim] for dim in op.args[1]]
-        else:
-            a, b = op.args[1:3]
-            order[a], order[b] = order[b], order[a]
-        dims = tuple(node.dims[dim] for dim in order)
+        dims = tuple(node.dims[dim] for dim in order_of(op))
         return lambda result: self._known.put(result, replace(node, dims=dims))
 
     def _copied(self, _: Operation, nodes: "Nodes") -> After | None:
@@ -306,36 +293,15 @@ class Follower:
         trace = Trace(op.name, node_of(op), Layout.of(weights, turned))
 
         def after(result: Tensor) -> None:
-            output = result if result.ndim == 3 else result[None]
-            output = output.transpose(1, 2) if turned else output
-            heads, features = weights.order.heads, (Axis(value.shape[2]),)
-            node = Output(-1, weights, value.detach(), output.detach(), turned, (), features, heads)
-            call = attention_call(weights, node.value, node.output)
+            output = result.detach() if result.ndim == 3 else result.detach()[None]
+            met = Met(weights, value.detach(), output.mT if turned else output, turned)
+            call = attention_call(weights, met.value, met.output)
             places = output_places(weights, turned, result.ndim)
             number = self._tell.found(call, result, places, trace)
-            b, n, d = (*weights.dims[:2], features)
-            dims = (b, d, n) if turned else (b, n, d)
-            self._put(result, replace(node, number=number, dims=dims[-result.ndim :]))
+            self._known.forget(result)
+            self._outputs.by_hand(result, number, met)
 
         return after
-
-    def _find_heads(self, node: Output, dims: Dims) -> Output:
-        """Heads are what the model puts side by side with the features, the first time it does."""
-        weights = node.weights
-        if node.settled or weights.mixing is not None:
-            return node
-        for dim in map(leaves, ([dim] for dim in dims)):
-            features = set(leaves([node.features]))
-            rest = [leaf for leaf in dim if leaf not in features]
-            heads = tuple(leaf for leaf in rest if weights.scores.product.role(leaf) == "batch")
-            if len(rest) == len(dim) or (not heads and len(dims) > 3):
-                continue
-            if set(heads) != set(leaves([node.heads])):
-                call = attention_call(weights, node.value, node.output, heads)
-                layout = Layout.of(weights, node.turned, heads)
-                self._tell.corrected(node.number, call, layout)
-            return replace(node, heads=heads, settled=bool(heads))
-        return node
 
     def _mixed(self, node: Node | None, right: Tensor, bias: Tensor | None) -> After | None:
         """A linear layer over heads, (heads, new heads), before or after the softmax."""

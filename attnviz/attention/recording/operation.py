@@ -1,11 +1,15 @@
 """One operation of a running model, as PyTorch's dispatcher shows it."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+
+After = Callable[[Any], None]
+"""What is to be done with the result of an operation."""
 
 
 class _Operator(NamedTuple):
@@ -48,6 +52,19 @@ class Operation:
 def first(result: Any) -> Any:
     """The first result of an operator that may have several."""
     return result[0] if isinstance(result, tuple | list) and result else result
+
+
+def order_of(op: Operation) -> list[int]:
+    """Which dimension of its argument each of a `permute`, `transpose` or `t` is."""
+    order = list(range(op.args[0].ndim))
+    if op.name == "t":
+        order.reverse()
+    elif op.name == "permute":
+        order = [order[dim] for dim in op.args[1]]
+    else:
+        a, b = op.args[1:3]
+        order[a], order[b] = order[b], order[a]
+    return order
 
 
 def _flat(arguments: list[Any]) -> list[Any]:

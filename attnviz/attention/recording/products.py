@@ -1,12 +1,12 @@
-"""What is known of a tensor on its way from a product q·kᵀ to the output of attention.
+"""What is known of a tensor on its way from a product q·kᵀ to the softmax and its values.
 
 `Scores` are tensors that hold such a product, scaled and with a bias added; `Weights` their
-softmax; `Output` what those make of values.
+softmax.
 """
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -164,39 +164,15 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Output:
-    """A view of the product of weights and values, call `number` of the recording.
-
-    `value` is (b, m, Dv) and `output` (b, n, Dv), as the weights' dimensions then were; `turned`
-    if the product itself was (b, Dv, n). The `heads` are `settled` once a view has shown them
-    beside the `features`.
-    """
-
-    number: int
-    weights: Weights
-    value: Tensor
-    output: Tensor
-    turned: bool
-    dims: Dims
-    features: Axes
-    heads: Axes
-    settled: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
-        return _shape(self.dims)
-
-
-@dataclass(frozen=True)
 class Foreign:
     """Weights that are no softmax of q·kᵀ, and why."""
 
     reason: str
 
 
-Node = Scores | Weights | Output | Foreign
+Node = Scores | Weights | Foreign
 """What is known of a tensor on its way from q·kᵀ to the output of attention."""
+N = TypeVar("N", Scores, Weights, Foreign, Node)
 
 
 _UNFOLLOWED = 4
@@ -217,9 +193,9 @@ def batched(node: Node | None) -> Node | None:
     return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
 
 
-def secured(node: Node, written: Tensor) -> Node:
+def secured(node: N, written: Tensor) -> N:
     """A node, with copies of what it knows in memory that is about to be overwritten."""
-    found: Node = _secured(node, written)
+    found: N = _secured(node, written)
     return found
 
 
@@ -228,7 +204,7 @@ def _secured(part: Any, written: Tensor) -> Any:
         return own(part, written)
     if isinstance(part, tuple):
         return tuple(_secured(each, written) for each in part)
-    if isinstance(part, Scores | Weights | Output | Product | Change | Mixing):
+    if isinstance(part, Scores | Weights | Product | Change | Mixing):
         parts = {field.name: getattr(part, field.name) for field in fields(part)}
         return replace(part, **{name: _secured(each, written) for name, each in parts.items()})
     return part

@@ -17,8 +17,9 @@ from attnviz.attention.recording import kernels
 from attnviz.attention.recording.blocks import Blocks
 from attnviz.attention.recording.follow import Follower, Listener
 from attnviz.attention.recording.gradients import Trace, node_of
-from attnviz.attention.recording.operation import Operation
+from attnviz.attention.recording.operation import Operation, first
 from attnviz.attention.recording.origins import Origins
+from attnviz.attention.recording.outputs import Outputs, Reader
 from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.shelf import Shelf
 
@@ -102,7 +103,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._shelf, self._unread, self._origins = shelf, unread, origins
         self._blocks = blocks
-        self._follower = Follower(Listener(self._found, shelf.correct, self._note, self._places))
+        self._outputs = Outputs(Reader(shelf.correct, shelf.project, shelf.scale))
+        self._follower = Follower(Listener(self._found, self._note, self._places), self._outputs)
 
     def __torch_dispatch__(
         self,
@@ -121,7 +123,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     kernels.read_flex(args, result),
                     Trace(str(func), None, kernels.as_it_is),
                 )
-                self._keep(call, trace, args[0], args[1])
+                self._outputs.fused(result[0], self._keep(call, trace, args[0], args[1]))
                 places = self._places(args[0], -1)
                 if self._origins is not None and places is not None:
                     self._origins.put(result[0], places[..., None])
@@ -145,14 +147,14 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # gradients, or a checkpoint computed once more
-        after, node = self._follower.before(op), None
-        if kernels.is_kernel(op.name):
-            node = node_of(op)
+        afters = self._follower.before(op), self._outputs.before(op)
+        node = node_of(op) if kernels.is_kernel(op.name) else None
         result = op.func(*op.args, **op.kwargs)
         if self._origins is not None:
             self._origins.follow(op, result)
-        if after is not None:
-            after(result)
+        for after in afters:
+            if after is not None:
+                after(result)
         if kernels.is_kernel(op.name):
             self._kernel(op, result, node)
         elif kernels.is_unknown(op.name):
@@ -167,16 +169,18 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(str(reason))
             return
         trace = Trace(op.name, node, kernels.layout(op))
-        self._keep(call, trace, query, key, heads=2 if op.name in kernels.TOKENS_FIRST else 1)
+        heads = 2 if op.name in kernels.TOKENS_FIRST else 1
+        number = self._keep(call, trace, query, key, heads)
+        self._outputs.fused(first(result), number, heads)
 
     def _keep(
         self, call: AttentionCall, trace: Trace, query: Tensor, key: Tensor, heads: int = 1
-    ) -> None:
+    ) -> int:
         """Keep a fused call, with where its tokens lie."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
         found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
         call = replace(call, query_positions=found[0], key_positions=found[1])
-        self._shelf.add(call, trace)
+        return self._shelf.add(call, trace)
 
     def _found(
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace

@@ -55,6 +55,26 @@ class Shelf:
         self._traces[number] = replace(self._traces[number], lay=lay)
         self.replace(number, call)
 
+    def project(self, number: int, weight: Tensor) -> None:
+        """What the model makes of a call's output is known: the first thing, if there are more."""
+        call = self._made[number]
+        if call is not None and call.projection is None:
+            self._project(number, call, weight)
+
+    def scale(self, number: int, factors: Tensor) -> None:
+        """The features of a call's projection are multiplied with factors, (F,)."""
+        call = self._made[number]
+        if call is not None and call.projection is not None:
+            weight = call.projection
+            self._project(number, call, weight * factors.to(weight.device))
+
+    def _project(self, number: int, call: AttentionCall, weight: Tensor) -> None:
+        if self.device is not None:
+            weight = weight.to(self.device)
+        self._made[number] = replace(call, projection=weight)
+        self._memory.put(weight, {number, *(self._memory.get(weight) or ())})
+        self._show()
+
     def _show(self) -> None:
         """The recording lists the calls that count."""
         self.calls[:] = [self._made[number] for number in self._counted]
