@@ -8,8 +8,8 @@
 `given` are the full products of N×N matrices: the attention of every head (and its gradient) is
 there before the clock starts, as `output_attentions` and autograd leave it. `made` computes those
 matrices too, layer by layer, from what ours starts from. Times are taken in turn in one process,
-ratios pair by pair; memory in a process of its own for each, as the peak above q, k, v and dO (of two
-layers only where there are no whole matrices: ours is done with a layer before the next).
+ratios pair by pair; memory in a process of its own for each, as the peak above q, k, v and dO;
+where whole matrices would not fit, of two layers, since ours is done with one before the next.
 """
 
 import argparse
@@ -151,9 +151,8 @@ def times(size: Size, method: str, rounds: int) -> Row:
 
 def peak(way: str, size: Size, method: str) -> float:
     """Megabytes that a way takes at its peak above its inputs, in this process (Linux)."""
-    run(
-        way, inputs(replace(size, tokens=300), method), method
-    )  # what libraries allocate once is no part of it
+    small = inputs(replace(size, tokens=300), method)
+    run(way, small, method)  # what libraries allocate once is no part of it
     readings = inputs(size, method)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _status("VmRSS")

@@ -76,13 +76,15 @@ class Fused:
         return self.call.mixing is not None and self.fusion not in ("mean", "max", "min")
 
     def parts(self, rows: int) -> "Iterator[Part]":
-        """Items of the batch, one by one on a CPU, for blocks of so many rows."""
-        batch, heads, _, keys = self.call.shape
-        step, together = (1, max(1, TILE // (rows * keys))) if self.on_cpu else (batch, heads)
-        together = heads if self._together else min(heads, together)
+        """Items of the batch for blocks of so many rows; on a CPU one, or some that are small."""
+        batch, heads, queries, keys = self.call.shape
+        step, together, scratch = batch, heads, Scratch()
+        if self.on_cpu:
+            step = max(1, TILE // (heads * queries * keys))
+            together = heads if self._together else min(heads, max(1, TILE // (rows * keys)))
         for first in range(0, batch, step):
             items = slice(first, min(first + step, batch))
-            yield Part(items, self._of(items), together, Scratch())
+            yield Part(items, self._of(items), together, scratch)
 
     def _of(self, items: slice) -> "Fused":
         """M of some items, of float32 tensors that lie well."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.attention.reading import Reading
+from attnviz.attention.threads import in_order
 from attnviz.errors import RecordingError
 
 KEYS = 256
@@ -59,11 +60,22 @@ def value_norm_sum(reading: Reading) -> Tensor:
     found = weights.new_zeros(weights.shape[0], weights.shape[1], call.shape[3])
     for window in weights.flatten(1).any(1).nonzero()[:, 0].tolist():
         gram = _gram(value[window], projection)
-        alone = call.batch(slice(window, window + 1))
-        for rows in _rows(alone, weights[window].any(0).nonzero()[:, 0]):
-            a = alone.rows(rows.tolist())[0].double()  # (heads, n, keys)
-            found[window] += weights[window][:, rows] @ _norms(a, gram).float()
+        for each in _summed(call.batch(slice(window, window + 1)), weights[window], gram):
+            found[window] += each
     return found[:, :, None]
+
+
+def _summed(call: AttentionCall, weights: Tensor, gram: Tensor) -> Iterator[Tensor]:
+    """Σ_i w_i ‖Σ_h α_ij^h f(v_j^h)‖ over some rows after others, (R, keys), of one window."""
+    rows = weights.any(0).nonzero()[:, 0]
+    jobs = torch.split(rows, max(1, PAIRS // (call.heads * call.shape[3])))
+
+    def block(some: Tensor) -> Tensor:
+        a = call.rows(some.tolist())[0].double()  # (heads, n, keys)
+        return weights[:, some] @ _norms(a, gram).float()
+
+    threads = torch.get_num_threads() if call.query.device.type == "cpu" else 1
+    yield from in_order(block, jobs, threads=min(threads, len(jobs)))
 
 
 def _seen(call: AttentionCall) -> tuple[Tensor, Tensor]:
@@ -76,7 +88,8 @@ def _seen(call: AttentionCall) -> tuple[Tensor, Tensor]:
             "--method attention"
         )
     shared = call.heads // call.value.shape[1]
-    return call.value.float().repeat_interleave(shared, dim=1), call.projection.float()
+    value = call.value.detach().float().repeat_interleave(shared, dim=1)
+    return value, call.projection.detach().float()
 
 
 def _gram(value: Tensor, projection: Tensor) -> Tensor:
@@ -88,16 +101,12 @@ def _gram(value: Tensor, projection: Tensor) -> Tensor:
     return torch.cat(found).permute(1, 2, 0).contiguous()
 
 
-def _rows(call: AttentionCall, rows: Tensor) -> Iterator[Tensor]:
-    """Some rows at a time, of all heads."""
-    if len(rows):
-        yield from torch.split(rows, max(1, PAIRS // (call.heads * call.shape[3])))
-
-
 def _norms(a: Tensor, gram: Tensor) -> Tensor:
     """‖Σ_h α^h f^h‖, (n, keys), of (heads, n, keys)."""
     squares = torch.zeros_like(a[0])
-    for head, of_head in zip(a, gram, strict=True):
-        beside = (a * of_head[:, None]).sum(0)  # Σ_g α^g⟨f^h, f^g⟩
-        squares.addcmul_(head, beside)
+    for h, of_head in enumerate(gram):
+        beside = torch.zeros_like(squares)  # Σ_g α^g⟨f^h, f^g⟩, of each two heads once
+        for g in range(h):
+            beside.addcmul_(a[g], of_head[g], value=2)
+        squares.addcmul_(a[h], beside.addcmul_(a[h], of_head[h]))
     return squares.clamp_min_(0).sqrt_()
