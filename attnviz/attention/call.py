@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import blocks, reference, streamed
-from attnviz.attention.scores import exactly, rows
+from attnviz.attention.scores import exactly, rows, weight_gradients
 from attnviz.attention.sweep import Asked, Progress, Sweep
 from attnviz.errors import MemoryLimitError, UsageError
 
@@ -115,16 +115,8 @@ class AttentionCall:
                 "the call has no gradient; take one of record(gradients=True) and "
                 "Recording.gradients(score)"
             )
-        index = self._numbers(queries)
-        batch, groups, keys, features = self.value.shape
         with exactly(self.query):
-            gradient = self.gradient[:, :, index].float()
-            gradient = gradient.reshape(batch, groups, -1, features)  # of heads that share values
-            found = gradient @ self.value.float().transpose(-2, -1)
-            found = found.view(batch, -1, len(index), keys)  # (B, Hv, len(queries), Nk)
-            if self.mixing is None:
-                return found
-            return torch.einsum("gh,bgij->bhij", self.mixing[0].float(), found)
+            return weight_gradients(self, self._numbers(queries))
 
     def sweep(
         self, asked: Asked | None = None, *, way: Way = "auto", progress: Progress | None = None

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall
 from attnviz.attention.reading import Reading
 from attnviz.attention.rowwise import row_blocks
-from attnviz.attention.scores import exactly
+from attnviz.attention.scores import exactly, weight_gradients
 
 
 def importance(reading: Reading) -> Tensor:
@@ -24,18 +23,7 @@ def importance(reading: Reading) -> Tensor:
     total = torch.zeros(call.heads, dtype=torch.float64)
     with exactly(call.query):
         for block in row_blocks(call, reading.queries.taking_part):
-            terms = torch.linalg.vecdot(block.weights, _gradient(block.call, block.queries))
+            terms = torch.linalg.vecdot(block.weights, weight_gradients(block.call, block.queries))
             counted = terms * block.shares[:, None]
             total += counted.cpu().double().sum((0, 2))  # they may cancel
     return total.abs().float()
-
-
-def _gradient(call: AttentionCall, queries: Tensor) -> Tensor:
-    """∂y/∂A of some rows, dO·Vᵀ, through the mixing of heads: (B, H, n, Nk)."""
-    assert call.gradient is not None  # the caller has looked
-    rows = call.gradient[:, :, queries].float()
-    value = call.value.float().repeat_interleave(rows.shape[1] // call.value.shape[1], dim=1)
-    found: Tensor = rows @ value.mT
-    if call.mixing is None:
-        return found
-    return torch.einsum("gh,bgij->bhij", call.mixing[0].float(), found)

@@ -21,7 +21,6 @@ from attnviz.attention.recording.operation import After, Operation, first, order
 from attnviz.attention.recording.products import Axes, Weights, secured
 from attnviz.attention.recording.terms import Layout, attention_call
 
-
 _PATIENCE = 16
 """So many operations that have nothing to do with outputs, and they are not followed any more."""
 
