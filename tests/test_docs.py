@@ -88,6 +88,23 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "head3.png").exists()
 
 
+def test_the_python_of_the_page_of_methods_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(ROOT)
+    before = (
+        "import attnviz, torch\n"
+        "picture = attnviz.load_image('sample_images/cat.jpg')\n"
+        "tiny = attnviz.load_model(head='class').module\n"
+        "pixels = torch.rand(2, 3, 64, 48)\n"
+        "def my_model(x): return torch.cat([tiny(x), torch.zeros(2, 270)], 1).flip(1)\n"
+    )
+    names: dict[str, Any] = {}
+    exec(before + "\n".join(blocks), names)
+    assert names["relevance"](names["layers"]).shape == (2, 1, 1, 5 + 8 * 6)
+
+
 def test_the_record_is_documented_field_by_field(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
