@@ -212,7 +212,7 @@ def main() -> None:
         print("\n".join(rows))
         for tokens in options.sizes or SIZES:
             for method in METHODS:
-                rows.append(line(tokens, method, 9 if tokens <= WHOLE else 1))
+                rows.append(line(tokens, method, 5 if tokens <= WHOLE else 1))
                 print(rows[-1], flush=True)
         if options.write:
             write("\n".join(rows))

@@ -49,10 +49,12 @@ def applied(fused: Fused, columns: Tensor) -> Tensor:
 
     def block(job: Job) -> Tensor:
         part, rows = job
-        vector = columns[part.items].float()[:, None, :, None]  # (b, 1, Nk, 1)
+        vectors = columns[part.items].float()
         found = torch.zeros(1, device=columns.device)
         for x, factor in part.terms(rows, fused.summed):
-            found = found + ((x @ vector)[..., 0] * factor).sum(1)
+            # One by one: a product with a vector is faster than one with a matrix of one column.
+            products = [torch.mv(a.flatten(0, 1), u) for a, u in zip(x, vectors, strict=True)]
+            found = found + (torch.stack(products).view_as(factor) * factor).sum(1)
         return found
 
     for (part, rows), found in _blocks(fused, block):
