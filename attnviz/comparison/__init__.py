@@ -39,8 +39,8 @@ AGREEMENTS: dict[str, Agreement] = {
 }  # fmt: skip
 
 
-def check_count(sides: int) -> None:
-    """Whether so many sides can be compared.
+def check_count(sides: int, *, most: int | None = MOST) -> None:
+    """Whether so many sides can be compared: two, and no more than `most`.
 
     Raises:
         UsageError: not.
@@ -50,8 +50,8 @@ def check_count(sides: int) -> None:
             "there is one side alone, and nothing to compare it with; add --random-weights, a "
             "second --model or --method, or --layers 0,-1"
         )
-    if sides > MOST:
+    if most is not None and sides > most:
         raise UsageError(
-            f"{sides} sides are more than the {MOST} that are compared at a time; take fewer "
+            f"{sides} sides are more than the {most} that are compared at a time; take fewer "
             "--model, --method, --layers or --query"
         )

@@ -26,7 +26,8 @@ def spearman(first: Weights, second: Weights) -> float:
     1.0
 
     Args:
-        first, second: (cells,), neither of them constant.
+        first: (cells,), not constant.
+        second: (cells,), not constant.
     """
     return pearson(ranks(first), ranks(second))
 
@@ -35,7 +36,8 @@ def pearson(first: Weights, second: Weights) -> float:
     """Pearson's correlation Σ(a−ā)(b−b̄) / √(Σ(a−ā)²·Σ(b−b̄)²), −1…1 (Pearson 1895).
 
     Args:
-        first, second: (cells,), neither of them constant.
+        first: (cells,), not constant.
+        second: (cells,), not constant.
     """
     a, b = (weights - weights.mean() for weights in (first, second))
     cosine = (a / np.linalg.norm(a)) @ (b / np.linalg.norm(b))
@@ -49,7 +51,8 @@ def jaccard60(first: Weights, second: Weights) -> float:
     DINO's masks (Caron et al., 2104.14294), here of two maps. NaN of maps without mass.
 
     Args:
-        first, second: (cells,).
+        first: (cells,).
+        second: (cells,).
     """
     everywhere = np.ones(len(first), dtype=np.bool_)
     a, b = (
