@@ -10,8 +10,6 @@ from attnviz.errors import UsageError
 
 MOST = 12
 """Sides of one comparison: more are read from no sheet, and from no table of all pairs."""
-MEAN = "mean"
-"""What stands in the place of a head: the mean map of several."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from attnviz.comparison import MEAN
+from attnviz.comparison.record import SideInfo
 from attnviz.comparison.sides import Side
 from attnviz.methods import METHODS
-
-_BETWEEN = "  "
 
 
 def names(sides: Sequence[Side]) -> list[str]:
@@ -42,7 +40,7 @@ def _parts(side: Side, *, models: bool) -> tuple[str, ...]:
     said = side.said
     return (
         said.model.spec,
-        _weights(said.model.weights, models=models),
+        _weights(said, models=models),
         said.method,
         _layers(side),
         f"head {said.head}" if isinstance(said.head, int) else "",
@@ -51,10 +49,11 @@ def _parts(side: Side, *, models: bool) -> tuple[str, ...]:
     )
 
 
-def _weights(weights: str, *, models: bool) -> str:
-    """Where a model has its weights from; what is expected need not be said."""
-    if weights == "pretrained":
-        return "" if models else weights
+def _weights(said: SideInfo, *, models: bool) -> str:
+    """Where a model has its weights from; what its name says already need not be said."""
+    spec, weights = said.model.spec, said.model.weights
+    if models and (weights == "pretrained" or weights == spec == "random"):
+        return ""
     return "random weights" if weights == "random" else weights
 
 
@@ -68,10 +67,10 @@ def _layers(side: Side) -> str:
 def heads(side: Side) -> str:
     """Of which heads a map is, in words."""
     said = side.said
-    if said.head == MEAN:
+    if said.head == "mean":
         return f"mean of {len(said.heads or ())} heads"
     return "merged heads" if said.head is None else f"head {said.head}"
 
 
 def _joined(parts: Sequence[str]) -> str:
-    return _BETWEEN.join(part for part in parts if part)
+    return ", ".join(part for part in parts if part)

@@ -203,7 +203,7 @@ def _asked(sides: Sequence[Side]) -> str:
 def _agreement(comparison: Comparison, number: int) -> str:
     """What stands over a difference: of what it is, and how alike the two are."""
     rho = comparison.pairs[0, number]["spearman"]
-    said = "–" if np.isnan(rho) else f"{rho:.2f}".replace("-", "−")
+    said = "–" if np.isnan(rho) else f"{round(rho, 2) + 0.0:.2f}".replace("-", "−")
     return f"{number} − 0   ρ {said}"
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import records
-from attnviz.comparison import MEAN
 from attnviz.comparison.record import SideInfo
 from attnviz.drawing.scale import Range
 from attnviz.geometry import Placement
@@ -76,15 +75,15 @@ def _side(
 ) -> Side:
     """The mean of some answers, of which `head` says what they share."""
     first = answers[0]
-    values = np.mean([answer.values for answer in answers], axis=0, dtype=np.float64)
-    values = values.astype(np.float32)
+    mean = np.stack([answer.values for answer in answers]).mean(0, dtype=np.float64)
+    values = mean.astype(np.float32)
     several = len(answers) > 1
     said = SideInfo(
         model=record.model,
         method=record.method,
         options=record.options,
         layer=first.layer,
-        head=MEAN if several else first.head,
+        head="mean" if several else first.head,
         heads=[answer.head for answer in answers if answer.head is not None] if several else None,
         query=head.query or record.query,
         target=head.target or record.target,
