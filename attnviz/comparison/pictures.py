@@ -188,16 +188,18 @@ def _sheet(
         Cell(thumbnail(_original(comparison)), f"original, {picture.width}x{picture.height}"),
         cells[1:],  # the original has the first place
         style.colours,
-        title=f"{picture.name}  ·  {_asked(comparison.sides)}",
+        title=_title(comparison),
         columns=columns + 1,
         beside=True,
     )
 
 
-def _asked(sides: Sequence[Side]) -> str:
-    """What all sides have in common."""
+def _title(comparison: Comparison) -> str:
+    """The picture, and what all sides have in common."""
+    sides = comparison.sides
     of_heads = list(dict.fromkeys(map(heads, sides)))
-    return "  ·  ".join([shared(sides), *(of_heads if len(of_heads) == 1 else ())])
+    said = [comparison.picture.name, shared(sides), *(of_heads if len(of_heads) == 1 else ())]
+    return "  ·  ".join(filter(None, said))
 
 
 def _agreement(comparison: Comparison, number: int) -> str:
