@@ -54,28 +54,9 @@ def compare(
     work = _Work(images, rivals, where, streams)
     work.each(lambda _, number: outputs.check_folder(folders[number]))  # before any model is loaded
     if work.left:
-        from attnviz.cli.pairs import pair_tables  # noqa: PLC0415
-        from attnviz.comparison.compare import Comparison  # noqa: PLC0415
-        from attnviz.comparison.pictures import (  # noqa: PLC0415
-            Drawing,
-            write_arrays,
-            write_comparison,
-        )
-
-        style = Drawing(**asdict(drawing))
-        style.styles()  # an unknown colour map is wrong usage, before anything runs
+        preview = not no_preview
+        finish = _finishing(work, folders, drawing, streams, npz=npz, preview=preview)
         work.look()
-        teller = run.Teller(streams, pair_tables, lines=16)
-
-        def finish(picture: Picture, number: int) -> None:
-            sides = work.sides[number]
-            check_count(len(sides))
-            found = Comparison(picture, tuple(sides))
-            record, paths, sheet = write_comparison(found, folders[number], style)
-            if npz:
-                paths.append(write_arrays(found, folders[number]))
-            teller.tell(record, paths, None if no_preview else sheet)
-
         work.each(finish)
     raise typer.Exit(work.exit_code())
 
@@ -94,6 +75,36 @@ def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
         of_model += queries * targets * len(layers or (0,))
     count = of_model * (len(rivals.rivals) + rivals.controls)
     check_count(max(2, count) if layers is None else count)  # `all` may be several
+
+
+def _finishing(
+    work: _Work,
+    folders: list[Path],
+    drawing: DifferenceOptions,
+    streams: StreamOptions,
+    *,
+    npz: bool,
+    preview: bool,
+) -> Callable[[Picture, int], None]:
+    """What is done with a picture when every model has seen it."""
+    from attnviz.cli.pairs import pair_tables  # noqa: PLC0415
+    from attnviz.comparison.compare import Comparison  # noqa: PLC0415
+    from attnviz.comparison.pictures import Drawing, write_arrays, write_comparison  # noqa: PLC0415
+
+    style = Drawing(**asdict(drawing))
+    style.styles()  # an unknown colour map is wrong usage, before anything runs
+    teller = run.Teller(streams, pair_tables, lines=16)
+
+    def finish(picture: Picture, number: int) -> None:
+        sides = work.sides[number]
+        check_count(len(sides))
+        found = Comparison(picture, tuple(sides))
+        record, paths, sheet = write_comparison(found, folders[number], style)
+        if npz:
+            paths.append(write_arrays(found, folders[number]))
+        teller.tell(record, paths, sheet if preview else None)
+
+    return finish
 
 
 class _Work:

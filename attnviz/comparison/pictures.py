@@ -170,28 +170,32 @@ def _sheet(
             zip(sides, names(comparison.sides), comparison.sides, strict=True)
         )
     ]
-    below: list[Cell | None] = [
-        None,
-        *(
-            Cell(thumbnail(image), _agreement(comparison, number), FULL, diverging.colours)
-            for number, image in less.items()
-        ),
+    below = [
+        Cell(thumbnail(image), _agreement(comparison, number), FULL, diverging.colours)
+        for number, image in less.items()
     ]
-    columns = min(len(above), _COLUMNS)
-    cells: list[Cell | None] = []
-    for start in range(0, len(above), columns):
-        for row in (above, below):
-            part = row[start : start + columns]
-            cells += [None, *part, *[None] * (columns - len(part))]
-    picture = comparison.picture
+    picture, columns = comparison.picture, min(len(above), _COLUMNS)
+    original = thumbnail(_original(comparison))
     return compose(
-        Cell(thumbnail(_original(comparison)), f"original, {picture.width}x{picture.height}"),
-        cells[1:],  # the original has the first place
+        Cell(original, f"original, {picture.width}x{picture.height}"),
+        _in_rows(above, [None, *below], columns),
         style.colours,
         title=_title(comparison),
         columns=columns + 1,
         beside=True,
     )
+
+
+def _in_rows(
+    above: Sequence[Cell], below: Sequence[Cell | None], columns: int
+) -> list[Cell | None]:
+    """Cells of so many columns and those below them; a first column is left to the original."""
+    cells: list[Cell | None] = []
+    for start in range(0, len(above), columns):
+        for row in (above, below):
+            part = row[start : start + columns]
+            cells += [None, *part, *[None] * (columns - len(part))]
+    return cells[1:]  # the original itself
 
 
 def _title(comparison: Comparison) -> str:
