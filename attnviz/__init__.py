@@ -14,6 +14,7 @@ from attnviz.errors import AttnvizError
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention, Recording, record
+    from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.scores import Score, evaluate
     from attnviz.images import Picture, load_image, load_mask
     from attnviz.models import load_model
@@ -26,6 +27,7 @@ __all__ = [
     "Answer",
     "AttentionCall",
     "AttnvizError",
+    "Comparison",
     "Drawing",
     "Explanation",
     "Model",
@@ -34,6 +36,7 @@ __all__ = [
     "Picture",
     "Recording",
     "Score",
+    "compare",
     "evaluate",
     "explain",
     "load_image",
@@ -47,6 +50,7 @@ __all__ = [
 _HOMES = {
     "Answer": "attnviz.pipeline",
     "AttentionCall": "attnviz.attention",
+    "Comparison": "attnviz.comparison.compare",
     "Drawing": "attnviz.pipeline",
     "Explanation": "attnviz.pipeline",
     "Model": "attnviz.models.model",
@@ -55,6 +59,7 @@ _HOMES = {
     "Picture": "attnviz.images",
     "Recording": "attnviz.attention",
     "Score": "attnviz.evaluation.scores",
+    "compare": "attnviz.comparison.compare",
     "evaluate": "attnviz.evaluation.scores",
     "explain": "attnviz.pipeline",
     "load_image": "attnviz.images",

@@ -210,6 +210,15 @@ class Placement:
         total = down @ values.astype(np.float64) @ across.T
         return total / np.outer(np.diff(rows), np.diff(columns))
 
+    def seen_edges(self) -> tuple[Array, Array]:
+        """Borders of what was seen of each token, in picture pixels: of padding nothing.
+
+        (columns + 1,) along x and (rows + 1,) along y.
+        """
+        x, y = self._edges()
+        source = self.source
+        return x.clip(source.left, source.right), y.clip(source.top, source.bottom)
+
     def _edges(self) -> tuple[Array, Array]:
         """Token borders in picture pixels: (columns + 1,) along x and (rows + 1,) along y."""
         patch = self.grid.patch

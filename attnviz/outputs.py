@@ -20,9 +20,11 @@ from attnviz.methods import METHODS
 
 Format = Literal["png", "jpg", "webp"]
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
+COMPARE, DIFFERENCE = "compare", "difference"
 _OVERLAY = re.compile(
     rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
 )
+_COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
 _SETTINGS: dict[Format, tuple[str, dict[str, Any]]] = {
     # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
     "png": ("PNG", {"compress_level": 1}),
@@ -171,15 +173,36 @@ def earlier_files(folder: Path) -> set[str]:
 
     What it does not say is not ours, whatever its name.
     """
+    beside = [*(f"{SHEET}.{kind}" for kind in _SETTINGS), MAPS]
+    record = folder / STATS_JSON
+    return _earlier(record, "attnviz/", parts=("heads",), pattern=_OVERLAY, beside=beside)
+
+
+def earlier_comparison(folder: Path) -> set[str]:
+    """The same of an earlier comparison, whose files are others."""
+    beside = [f"{COMPARE}.{kind}" for kind in (*_SETTINGS, "npz")]
+    record, parts = folder / f"{COMPARE}.json", ("sides", "pairs")
+    return _earlier(record, "attnviz/compare/", parts=parts, pattern=_COMPARED, beside=beside)
+
+
+def _earlier(
+    path: Path,
+    schema: str,
+    *,
+    parts: Sequence[str],
+    pattern: re.Pattern[str],
+    beside: Sequence[str],
+) -> set[str]:
+    """Files that the `parts` of a record name, if they fit the pattern, and those beside them."""
     try:
-        record = json.loads((folder / STATS_JSON).read_text(encoding="utf-8"))
-        ours = str(record["schema"]).startswith("attnviz/")
-        overlays = {head.get("file") for head in record["heads"]}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        ours = str(record["schema"]).startswith(schema)
+        named = {entry.get("file") for part in parts for entry in record[part]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-    known = {name for name in overlays if isinstance(name, str) and _OVERLAY.fullmatch(name)}
-    beside = {f"{SHEET}.{kind}" for kind in _SETTINGS} | {MAPS} if known else set()
-    return {name for name in known | beside if ours and (folder / name).is_file()}
+    known = {name for name in named if isinstance(name, str) and pattern.fullmatch(name)}
+    found = known | set(beside if known else ())
+    return {name for name in found if ours and path.with_name(name).is_file()}
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

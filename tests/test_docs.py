@@ -67,7 +67,7 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
             continue  # the reader's own files
         command = line.replace("attnviz", f"'{sys.executable}' -m attnviz", 1)
         command = command.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
-        if "show" in line:
+        if re.match(r"attnviz (show|compare)\b", line):
             command += f" -o '{tmp_path / 'out'}' --size 96"
         run = subprocess.run(
             command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False

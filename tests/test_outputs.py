@@ -15,6 +15,7 @@ from attnviz.outputs import (
     as_csv,
     as_json,
     as_npz,
+    earlier_comparison,
     earlier_files,
     encode,
     folder_names,
@@ -176,6 +177,34 @@ def test_in_a_folder_without_a_record_of_ours_nothing_is_ours(tmp_path: Path, te
 def test_an_empty_folder_has_no_earlier_files(tmp_path: Path) -> None:
     assert earlier_files(tmp_path) == set()
     assert earlier_files(tmp_path / "no") == set()
+
+
+def compared(*files: object, schema: str = "attnviz/compare/1") -> str:
+    half = len(files) // 2
+    sides, pairs = ([{"file": name} for name in part] for part in (files[:half], files[half:]))
+    return json.dumps({"schema": schema, "sides": sides, "pairs": [*pairs, {"first": 1}]})
+
+
+def test_files_of_an_earlier_comparison_are_those_that_its_record_names(tmp_path: Path) -> None:
+    ours = ["compare-0.png", "compare-11.webp", "difference-1.jpg"]
+    beside = ["compare.png", "compare.webp", "compare.npz"]
+    foreign = ["compare-1.png", "compare-0.gif", "sheet.png", "stats.json", "difference.png"]
+    text = compared(*ours, "sheet.png", "compare-9.png", "../compare-0.png", None, "stats.json")
+    (tmp_path / "compare.json").write_text(text)
+    for name in ours + beside + foreign:
+        (tmp_path / name).touch()
+    assert earlier_comparison(tmp_path) == {*ours, *beside}
+    assert earlier_files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("text", ["{", compared("compare-0.png", schema="attnviz/1"), record()])
+def test_in_a_folder_without_a_comparison_of_ours_nothing_is_ours(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "compare.json").write_text(text)
+    for name in ("compare-0.png", "compare.png"):
+        (tmp_path / name).touch()
+    assert earlier_comparison(tmp_path) == set()
 
 
 def test_removing_leaves_everything_else(tmp_path: Path) -> None:

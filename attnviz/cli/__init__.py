@@ -9,6 +9,7 @@ import typer
 
 import attnviz
 from attnviz.cli import console
+from attnviz.cli.compare import compare
 from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
 from attnviz.cli.lists import methods, models
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
 )
-for command in (show, stats, evaluate, models, methods, doctor):
+for command in (show, stats, evaluate, compare, models, methods, doctor):
     app.command(context_settings={"help_option_names": []})(command)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -224,16 +224,11 @@ class _Contest:
         return "class"
 
     def _control(self, model: Model) -> Model | None:
-        from attnviz.models import find_source  # noqa: PLC0415
-
-        source = find_source(self._spec)
-        if model.weights == "random" or source == "py":
-            why = "only its factory knows how they are drawn" if source == "py" else "it has them"
+        why = run.uncontrolled(model)
+        if why is not None:
             console.say(f"note: {self._spec}: no baseline of random weights, since {why}")
             return None
-        inputs = replace(self._inputs, weights=None, random_weights=True)
-        if source == "random":  # as wide as the weights that were given
-            inputs = replace(inputs, features=model.features)
+        inputs = run.controlled(self._inputs, model)
         return run.load_spec(self._spec, inputs, self._where, head=self._question.asked.head)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attnviz.cli import console
 from attnviz.errors import AttnvizError, ExitCode, ModelError
@@ -16,18 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
+    from rich.table import Table
 
     from attnviz.cli.options import (
         InputOptions,
         ModelOptions,
         QuestionOptions,
+        ShownOptions,
         StreamOptions,
         WhereOptions,
     )
     from attnviz.images import Picture
     from attnviz.models.model import Model
     from attnviz.pipeline import Explanation, Observation, Questions
-    from attnviz.records import Record
     from attnviz.targets import Head
 
 
@@ -69,10 +71,31 @@ def load_spec(
     )
 
 
+def uncontrolled(model: Model) -> str | None:
+    """Why there is no control of a model, the same with random weights; None if there is one."""
+    from attnviz.models import find_source  # noqa: PLC0415
+
+    if model.weights == "random":
+        return "it has them"
+    if find_source(model.spec) == "py":
+        return "only its factory knows how they are drawn"
+    return None
+
+
+def controlled(inputs: InputOptions, model: Model) -> InputOptions:
+    """How the control of a model is made."""
+    from attnviz.models import find_source  # noqa: PLC0415
+
+    control = replace(inputs, weights=None, random_weights=True)
+    if find_source(model.spec) == "random":  # as wide as the weights that were given
+        control = replace(control, features=model.features)
+    return control
+
+
 def look(
     picture: Picture,
     model: Model,
-    options: ModelOptions,
+    options: ShownOptions,
     asked: Questions,
     streams: StreamOptions,
 ) -> Observation:
@@ -124,17 +147,36 @@ def warn(seen: Observation) -> None:
         )
 
 
-class Teller:
-    """Says on stdout what one picture gave, in the form that was asked for."""
+class Told(Protocol):
+    """A record of one picture."""
 
-    def __init__(self, streams: StreamOptions) -> None:
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As flat rows of the same columns."""
+
+
+class Teller:
+    """Says on stdout what one picture gave, in the form that was asked for.
+
+    `tables` are those of a record, and `lines` about as many as they have beside its rows.
+    """
+
+    def __init__(
+        self,
+        streams: StreamOptions,
+        tables: Callable[[Any], list[Table]] | None = None,
+        lines: int = 9,
+    ) -> None:
         self._streams = streams
+        self._tables = tables or _stats
+        self._lines = lines
         self._header = True
 
-    def tell(self, record: Record, paths: list[Path], sheet: Image | None = None) -> None:
-        """A table and a preview, or a line of JSON, or rows of CSV, or the paths written."""
+    def tell(self, record: Told, paths: list[Path], sheet: Image | None = None) -> None:
+        """Tables and a preview, or a line of JSON, or rows of CSV, or the paths written."""
         from attnviz import outputs  # noqa: PLC0415
-        from attnviz.cli.table import stats_tables  # noqa: PLC0415
 
         if self._streams.json:
             console.put(outputs.as_json(record.data()))
@@ -144,11 +186,18 @@ class Teller:
         elif self._streams.quiet:
             console.put("\n".join(map(str, paths)))
         else:
-            below = len(record.heads) + 9
+            tables = self._tables(record)
+            below = sum(table.row_count for table in tables) + self._lines
             preview = [] if sheet is None else console.preview(sheet, below=below)
-            console.show(*preview, *stats_tables(record))
+            console.show(*preview, *tables)
         if paths and not self._streams.quiet:
             console.note(f"wrote {len(paths)} files to {paths[0].parent}")
+
+
+def _stats(record: Any) -> list[Table]:
+    from attnviz.cli.table import stats_tables  # noqa: PLC0415
+
+    return stats_tables(record)
 
 
 def each(

@@ -30,8 +30,12 @@ class Style:
     interpolation: Interpolation = "bicubic"
 
 
-def colour_table(name: str, size: int = 1024) -> NDArray[np.uint8]:
+def colour_table(
+    name: str, size: int = 1024, *, option: str = "--colormap", such: str = "viridis, magma, turbo"
+) -> NDArray[np.uint8]:
     """A matplotlib colour map as (size, 3) uint8.
+
+    `option` is where it was asked for, and `such` what is taken there, for the error.
 
     Raises:
         UsageError: matplotlib has no such colour map.
@@ -43,9 +47,7 @@ def colour_table(name: str, size: int = 1024) -> NDArray[np.uint8]:
     import matplotlib as mpl  # noqa: PLC0415 — 0.4 s, and only other colours need it
 
     if name not in mpl.colormaps:
-        raise UsageError(
-            f"--colormap {name!r} is none of matplotlib's; take viridis, magma, inferno, turbo …"
-        )
+        raise UsageError(f"{option} {name!r} is none of matplotlib's; take {such} …")
     found = np.asarray(mpl.colormaps[name](np.linspace(0, 1, size)))[:, :3]
     colours: NDArray[np.uint8] = np.rint(255 * found).astype(np.uint8)
     return colours

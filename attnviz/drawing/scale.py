@@ -38,6 +38,11 @@ class Range:
     minimum: float
     maximum: float
 
+    @property
+    def flat(self) -> bool:
+        """Whether it spans no more than rounding: there is no structure to be drawn."""
+        return self.maximum - self.minimum <= _FLAT * abs(self.maximum)
+
     def position(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Weights as positions on the colour map, 0…1; a flat map lies in the middle."""
         import numpy as np  # noqa: PLC0415 — numpy stays out of `--help`
@@ -46,7 +51,7 @@ class Range:
         if self.kind == "log":
             weights = np.log(np.maximum(weights, low))
             low, high = math.log(low), math.log(high)
-        if self.kind != "fixed" and self.maximum - self.minimum <= _FLAT * abs(self.maximum):
+        if self.kind != "fixed" and self.flat:
             return np.full(values.shape, 0.5)
         return np.clip((weights - low) / (high - low), 0.0, 1.0)
 

@@ -21,11 +21,15 @@ _PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the sheet: already small, with what is written above and below it."""
+    """One picture of the sheet: already small, with what is written above and below it.
+
+    `colours` are of its own bar, where they are not the sheet's.
+    """
 
     thumbnail: Image.Image
     title: str
     scale: Range | None = None
+    colours: NDArray[np.uint8] | None = None
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
@@ -46,18 +50,20 @@ def compose(
     *,
     title: str,
     columns: int | None = None,
+    beside: bool = False,
 ) -> Image.Image:
     """The original and all cells in rows, under a title.
 
     Args:
-        original: comes first; in a row of its own where `columns` are given.
+        original: comes first; in a row of its own where `columns` are given, but for `beside`.
         cells: the maps; None leaves a place empty.
         colours: the colour table of the bars, (n, 3).
         title: one line above all.
         columns: places in a row, one for each head where there are several layers; else as many
             as make the sheet a little wider than high.
+        beside: the original begins the first row, as one of its places.
     """
-    first = 1 if columns is None else columns
+    first = 1 if beside or columns is None else columns
     cells = [original, *cells]
     width = max(_WIDTH, *(cell.thumbnail.width for cell in cells if cell is not None))
     height = max(cell.thumbnail.height for cell in cells if cell is not None)
@@ -97,7 +103,8 @@ def _draw_cell(
     if cell.scale is None:
         return
     y += cell.thumbnail.height + 4
-    sheet.paste(_bar(colours, cell.thumbnail.width), (x, y))
+    bar = _bar(colours if cell.colours is None else cell.colours, cell.thumbnail.width)
+    sheet.paste(bar, (x, y))
     low, high = f"{cell.scale.minimum:.2g}", f"{cell.scale.maximum:.2g}"
     label = f"{low} … {high}" + (" (log)" if cell.scale.kind == "log" else "")
     _write(sheet, (x, y + _BAR + 1), label, _FAINT, width)

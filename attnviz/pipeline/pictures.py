@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from attnviz import outputs
+from attnviz.drawing.marks import mark
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, compose, thumbnail
@@ -22,7 +23,6 @@ from attnviz.outputs import Format
 from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.naming import asked, rows, stem, title
 from attnviz.pipeline.report import make_record
-from attnviz.queries import Query
 from attnviz.records import Record
 
 
@@ -218,20 +218,5 @@ def _original(explanation: Explanation) -> Image.Image:
     """The photograph, with the queries marked on it where they are places."""
     image = explanation.observation.picture.image()
     for query in dict.fromkeys(question.query for question in explanation.questions):
-        _mark(image, query)
+        mark(image, query)
     return image
-
-
-def _mark(image: Image.Image, query: Query) -> None:
-    """Draw a cross where a point is, or the outline of a box."""
-    line, numbers = max(2, round(max(image.size) / 150)), query.numbers
-    draw = ImageDraw.Draw(image)
-    if len(numbers) == 2:
-        x, y = (int(n) + 0.5 for n in numbers)
-        for width, colour in ((2 * line, "black"), (line, "white")):
-            r = 4 * line
-            draw.line([(x - r, y), (x + r, y)], fill=colour, width=width)
-            draw.line([(x, y - r), (x, y + r)], fill=colour, width=width)
-    elif len(numbers) == 4:
-        for width, colour in ((2 * line, "black"), (line, "white")):
-            draw.rectangle(numbers, outline=colour, width=width)

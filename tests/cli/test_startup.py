@@ -54,6 +54,14 @@ LIGHT = [
     (["evaluate", "photos", "--masks", "m", "--limit", "0"], 2),
     (["evaluate", "photos", "--masks", "m", "--quiet"], 2),
     (["evaluate", "photos", "--weights", "w.pt", "-m", "random", "-m", "hf:a/b"], 2),
+    (["compare", "--help"], 0),
+    (["compare"], 2),
+    (["compare", "cat.jpg"], 2),
+    (["compare", "cat.jpg", "-m", "random", "-m", "wit"], 2),
+    (["compare", "cat.jpg", "-m", "random", "--random-weights"], 2),
+    (["compare", "cat.jpg", "--layers", "0-12"], 2),
+    (["compare", "cat.jpg", "--method", "attention", "--method", "magic"], 2),
+    (["compare", "cat.jpg", "--weights", "w.pt", "-m", "random", "-m", "tiny"], 2),
 ]
 
 

@@ -10,9 +10,17 @@ from typing import Annotated
 import typer
 
 from attnviz.cli.options.groups import Help, with_groups
-from attnviz.cli.options.inputs import InputOptions, ModelOptions, ModelsOptions
+from attnviz.cli.options.inputs import (
+    InputOptions,
+    ModelOptions,
+    ModelsOptions,
+    RivalOptions,
+    ShownOptions,
+)
 from attnviz.cli.options.questions import QuestionOptions, QuestionsOptions, WhereOptions
 from attnviz.cli.options.results import (
+    ComparedNpz,
+    DifferenceOptions,
     DrawingOptions,
     EvaluationOut,
     Json,
@@ -33,6 +41,8 @@ Images = Annotated[
 ]
 
 __all__ = [
+    "ComparedNpz",
+    "DifferenceOptions",
     "DrawingOptions",
     "EvaluationOut",
     "Help",
@@ -51,6 +61,8 @@ __all__ = [
     "Pictures",
     "QuestionOptions",
     "QuestionsOptions",
+    "RivalOptions",
+    "ShownOptions",
     "StreamOptions",
     "WhereOptions",
     "with_groups",

@@ -1,32 +1,19 @@
 """Options of the model and its input."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from attnviz import models
 from attnviz.cli.options.groups import option
 from attnviz.errors import UsageError
 
+_WEIGHTS = "State dict for the model: .safetensors, or .pt, which is never unpickled freely"
+
 
 @dataclass(frozen=True, repr=False, eq=False)
-class InputOptions:
-    """How a model is made, and the picture given to it."""
+class ShownOptions:
+    """How a model is built, and how the picture is given to it; its weights apart."""
 
-    weights: Annotated[
-        str | None,
-        option(
-            "--weights",
-            help="State dict for the model: .safetensors, or .pt, which is never unpickled freely.",
-            metavar="FILE",
-        ),
-    ] = None
-    random_weights: Annotated[
-        bool,
-        option(
-            "--random-weights",
-            help="The same architecture, randomly initialised from --seed: the control.",
-        ),
-    ] = False
     tokens: Annotated[Literal["patches", "pixels"], option("--tokens", help="What a token is.")] = (
         "patches"
     )
@@ -76,6 +63,23 @@ class InputOptions:
         int, option("--seed", help="Of all that is drawn at random.", min=0, max=2**32 - 1)
     ] = 0
 
+
+@dataclass(frozen=True, repr=False, eq=False)
+class InputOptions(ShownOptions):
+    """How a model is made, and the picture given to it."""
+
+    weights: Annotated[
+        str | None,
+        option("--weights", help=f"{_WEIGHTS}.", metavar="FILE"),
+    ] = None
+    random_weights: Annotated[
+        bool,
+        option(
+            "--random-weights",
+            help="The same architecture, randomly initialised from --seed: the control.",
+        ),
+    ] = False
+
     def __post_init__(self) -> None:
         if self.weights is not None and self.random_weights:
             raise UsageError("--weights and --random-weights exclude one another; give one")
@@ -115,3 +119,46 @@ class ModelsOptions:
     def models(self) -> tuple[str, ...]:
         """Specs of the models, each once."""
         return tuple(dict.fromkeys(self.model or [models.DEFAULT]))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class RivalOptions(ShownOptions):
+    """Which models, with which weights, to be laid beside each other."""
+
+    model: Annotated[list[str] | None, _MODELS] = None
+    weights: Annotated[
+        list[str] | None,
+        option("--weights", help=f"{_WEIGHTS}; may be repeated.", metavar="FILE"),
+    ] = None
+    random_weights: Annotated[
+        bool,
+        option(
+            "--random-weights",
+            help="Beside each model, the same architecture with random weights: the control.",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        ModelsOptions(self.model)
+        if self.weights and len(self.model or ()) > 1:
+            raise UsageError("--weights are those of one model; give one --model")
+
+    @property
+    def rivals(self) -> tuple[tuple[str, InputOptions], ...]:
+        """Each model by its spec, and how it is made; without the controls."""
+        shown = {field.name: getattr(self, field.name) for field in fields(ShownOptions)}
+        return tuple(
+            (spec, InputOptions(weights=weights, **shown))
+            for spec in ModelsOptions(self.model).models
+            for weights in (dict.fromkeys(self.weights) if self.weights else (None,))
+        )
+
+    @property
+    def controls(self) -> int:
+        """How many have a control, the same with random weights, if they are asked for."""
+        if not self.random_weights:
+            return 0
+        return sum(
+            models.find_source(spec) != "py" and (spec != "random" or inputs.weights is not None)
+            for spec, inputs in self.rivals
+        )

@@ -15,17 +15,9 @@ Json = Annotated[bool, option("--json", help="One JSON object a line.")]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DrawingOptions:
-    """How maps are drawn."""
+class StyleOptions:
+    """What is laid over the picture, and how."""
 
-    scale: Annotated[
-        str,
-        option(
-            "--scale",
-            help="Weights that the colours span: head, layer, all, LO:HI or log.",
-            metavar="RANGE",
-        ),
-    ] = "head"
     colormap: Annotated[
         str, option("--colormap", help="A matplotlib colour map.", metavar="NAME")
     ] = "viridis"
@@ -40,8 +32,32 @@ class DrawingOptions:
         Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
     ] = "png"
 
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DrawingOptions(StyleOptions):
+    """How maps are drawn."""
+
+    scale: Annotated[
+        str,
+        option(
+            "--scale",
+            help="Weights that the colours span: head, layer, all, LO:HI or log.",
+            metavar="RANGE",
+        ),
+    ] = "head"
+
     def __post_init__(self) -> None:
         parse_scale(self.scale)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DifferenceOptions(StyleOptions):
+    """How maps and their differences are drawn."""
+
+    diverging: Annotated[
+        str,
+        option("--diverging", help="A colour map for differences, its middle 0.", metavar="NAME"),
+    ] = "RdBu_r"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -59,6 +75,7 @@ class StreamOptions:
 
 
 Npz = Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")]
+ComparedNpz = Annotated[bool, option("--npz", help="Also write what is compared: compare.npz.")]
 NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]
 Out = Annotated[Path, option("--out", "-o", help="Folder for the files.", metavar="FOLDER")]
 OptionalOut = Annotated[

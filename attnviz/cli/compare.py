@@ -1,0 +1,187 @@
+"""`attnviz compare`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from attnviz.cli import console, run
+from attnviz.cli.options import (
+    ComparedNpz,
+    DifferenceOptions,
+    Images,
+    InputOptions,
+    NoPreview,
+    Out,
+    QuestionsOptions,
+    RivalOptions,
+    StreamOptions,
+    with_groups,
+)
+from attnviz.comparison import check_count
+from attnviz.errors import AttnvizError, ExitCode, ModelError
+from attnviz.methods import METHODS
+from attnviz.selection import parse_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attnviz.comparison.sides import Side
+    from attnviz.images import Picture
+    from attnviz.models.model import Model
+
+
+@with_groups
+def compare(
+    *,
+    images: Images,
+    rivals: RivalOptions,
+    where: QuestionsOptions,
+    drawing: DifferenceOptions,
+    streams: StreamOptions,
+    out: Out = Path("attnviz-out"),
+    npz: ComparedNpz = False,
+    no_preview: NoPreview = False,
+) -> None:
+    """Models, methods, layers or queries side by side: difference maps and rank correlations."""
+    _check(rivals, where)
+    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
+
+    folders = [out / name for name in outputs.folder_names(images)]
+    work = _Work(images, rivals, where, streams)
+    work.each(lambda _, number: outputs.check_folder(folders[number]))  # before any model is loaded
+    if work.left:
+        preview = not no_preview
+        finish = _finishing(work, folders, drawing, streams, npz=npz, preview=preview)
+        work.look()
+        work.each(finish)
+    raise typer.Exit(work.exit_code())
+
+
+def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
+    """Whether there are sides enough and not too many, as far as is known before a model is.
+
+    Raises:
+        UsageError: not.
+    """
+    layers = parse_layers(where.layers)
+    of_model = 0
+    for name in where.methods:
+        queries = len(where.queries) if METHODS[name].asks else 1
+        targets = len(where.targets) if METHODS[name].scored and where.targets else 1
+        of_model += queries * targets * len(layers or (0,))
+    count = of_model * (len(rivals.rivals) + rivals.controls)
+    check_count(max(2, count) if layers is None else count)  # `all` may be several
+
+
+def _finishing(
+    work: _Work,
+    folders: list[Path],
+    drawing: DifferenceOptions,
+    streams: StreamOptions,
+    *,
+    npz: bool,
+    preview: bool,
+) -> Callable[[Picture, int], None]:
+    """What is done with a picture when every model has seen it."""
+    from attnviz.cli.pairs import pair_tables  # noqa: PLC0415
+    from attnviz.comparison.compare import Comparison  # noqa: PLC0415
+    from attnviz.comparison.pictures import Drawing, write_arrays, write_comparison  # noqa: PLC0415
+
+    style = Drawing(**asdict(drawing))
+    style.styles()  # an unknown colour map is wrong usage, before anything runs
+    teller = run.Teller(streams, pair_tables, lines=16)
+
+    def finish(picture: Picture, number: int) -> None:
+        sides = work.sides[number]
+        check_count(len(sides))
+        found = Comparison(picture, tuple(sides))
+        record, paths, sheet = write_comparison(found, folders[number], style)
+        if npz:
+            paths.append(write_arrays(found, folders[number]))
+        teller.tell(record, paths, sheet if preview else None)
+
+    return finish
+
+
+class _Work:
+    """Pictures and models; an error with one picture leaves the rest.
+
+    A model sees all pictures before the next one is loaded, so that one at a time is held. What is
+    kept of it are its maps.
+    """
+
+    def __init__(
+        self,
+        images: list[str],
+        rivals: RivalOptions,
+        where: QuestionsOptions,
+        streams: StreamOptions,
+    ) -> None:
+        self.left = dict(enumerate(images))
+        self.sides: dict[int, list[Side]] = {number: [] for number in self.left}
+        self._rivals, self._where, self._streams = rivals, where, streams
+        self._failed: list[ExitCode] = []
+        self._read_once: dict[int, Picture] = {}
+
+    def each(self, do: Callable[[Picture, int], None]) -> None:
+        """Do something with every picture that nothing was wrong with so far."""
+        for number, path in list(self.left.items()):
+            try:
+                do(self._picture(number, path), number)
+            except ModelError:  # which no other picture would mend
+                raise
+            except AttnvizError as error:
+                run.tell_error(error, path, self._streams)
+                self._failed.append(error.exit_code)
+                del self.left[number]
+
+    def _picture(self, number: int, path: str) -> Picture:
+        """A picture; one that cannot be read twice is kept."""
+        from attnviz.images import load_image  # noqa: PLC0415
+
+        if number in self._read_once:
+            return self._read_once[number]
+        picture = load_image(path)
+        if not Path(path).is_file():  # standard input, or a pipe by its name
+            self._read_once[number] = picture
+        return picture
+
+    def look(self) -> None:
+        """Ask every model, and its control where one is asked for, about every picture."""
+        for spec, inputs in self._rivals.rivals:
+            control = self._ask(spec, inputs)
+            if control is not None and self._rivals.random_weights:
+                self._ask(spec, control)
+
+    def _ask(self, spec: str, inputs: InputOptions) -> InputOptions | None:
+        """Ask one model all questions; how its control is made, if there is any."""
+        if not self.left:
+            return None
+        asked = self._where.asked()
+        model = run.load_spec(spec, inputs, self._where, head=asked.head)
+        self.each(lambda picture, number: self._one(model, inputs, picture, number))
+        why = run.uncontrolled(model)
+        if why is None:
+            return run.controlled(inputs, model)
+        if self._rivals.random_weights and not inputs.random_weights:
+            console.say(f"note: {spec}: no side of random weights, since {why}")
+        return None
+
+    def _one(self, model: Model, inputs: InputOptions, picture: Picture, number: int) -> None:
+        from attnviz.comparison.sides import sides_of  # noqa: PLC0415
+
+        asked = self._where.asked()
+        seen = run.look(picture, model, inputs, asked, self._streams)
+        for method in asked.methods:
+            self.sides[number] += sides_of(run.ask(seen, asked, method, self._streams))
+        check_count(max(2, len(self.sides[number])))  # too many are too many before the next model
+
+    def exit_code(self) -> ExitCode:
+        """Of the command."""
+        if not self._failed:
+            return ExitCode.DONE
+        return ExitCode.SOME_FAILED if self.left else self._failed[0]

@@ -1,0 +1,55 @@
+"""Maps beside each other, and how alike they are: `AGREEMENTS` is the table of numbers.
+
+Free of heavy imports, so that `--help` and a slip of the pen are answered at once.
+"""
+
+from dataclasses import dataclass
+
+from attnviz.catalog import Entry
+from attnviz.errors import UsageError
+
+MOST = 12
+"""Sides of one comparison: more are read from no sheet, and from no table of all pairs."""
+
+
+@dataclass(frozen=True)
+class Agreement(Entry):
+    """One number of two maps; `short` is its heading in a table."""
+
+    short: str
+
+
+AGREEMENTS: dict[str, Agreement] = {
+    "spearman": Agreement(
+        "attnviz.comparison.agreement:spearman",
+        "whether they order the cells alike: correlation of ranks",
+        "Spearman 1904", "ρ",
+    ),
+    "pearson": Agreement(
+        "attnviz.comparison.agreement:pearson",
+        "whether one is the other times a factor, plus a number", "Pearson 1895", "r",
+    ),
+    "jaccard60": Agreement(
+        "attnviz.comparison.agreement:jaccard60",
+        "Jaccard index of the smallest sets of cells with 60 % of the mass",
+        "Jaccard 1912; Caron et al. 2021, arXiv 2104.14294", "jaccard60",
+    ),
+}  # fmt: skip
+
+
+def check_count(sides: int, *, most: int | None = MOST) -> None:
+    """Whether so many sides can be compared: two, and no more than `most`.
+
+    Raises:
+        UsageError: not.
+    """
+    if sides < 2:
+        raise UsageError(
+            "there is one side alone, and nothing to compare it with; add --random-weights, a "
+            "second --model or --method, or --layers 0,-1"
+        )
+    if most is not None and sides > most:
+        raise UsageError(
+            f"{sides} sides are more than the {most} that are compared at a time; take fewer "
+            "--model, --method, --layers or --query"
+        )

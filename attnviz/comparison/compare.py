@@ -1,0 +1,122 @@
+"""Maps of one picture beside each other, on the cells of the first."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.comparison import AGREEMENTS, check_count
+from attnviz.comparison.resampling import resample
+from attnviz.comparison.sides import Side, sides_of, span
+from attnviz.errors import UsageError
+from attnviz.images import Picture
+from attnviz.pipeline import Explanation
+
+_HALF = 0.5 - 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two sides or more, each beside each other; the first is what the others are drawn against.
+
+    All numbers are over cells of the first side's grid, so it matters which one is first where
+    grids differ.
+
+    Attributes:
+        picture: what all of them looked at.
+        sides: the maps, each on its own grid.
+    """
+
+    picture: Picture
+    sides: tuple[Side, ...]
+
+    def __post_init__(self) -> None:
+        check_count(len(self.sides), most=None)
+        own = self.picture.width, self.picture.height
+        for side in self.sides:
+            size = side.placement.picture_width, side.placement.picture_height
+            if size != own:
+                raise UsageError(
+                    f"{self.picture.path}: the pictures are {own[0]}x{own[1]} and "
+                    f"{size[0]}x{size[1]}; compare maps of one picture"
+                )
+
+    @cached_property
+    def maps(self) -> NDArray[np.float32]:
+        """All maps on the cells of the first, (sides, rows, columns); 0 where not drawn.
+
+        Means over cells, rounded to float32 as the weights were: what was equal stays equal.
+        """
+        return np.where(self.drawn, self._resampled[0], 0).astype(np.float32)
+
+    @cached_property
+    def drawn(self) -> NDArray[np.bool_]:
+        """Cells of the first of which each side saw at least half, (sides, rows, columns).
+
+        Of what the first saw of them, that is; what it did not see is nobody's.
+        """
+        seen: NDArray[np.bool_] = (self._resampled[1] >= _HALF) & self.sides[0].drawn
+        return seen
+
+    @cached_property
+    def _resampled(self) -> NDArray[np.float64]:
+        """Means and shares, (2, sides, rows, columns)."""
+        cells = self.sides[0].placement
+        found = [resample(side.values, side.drawn, side.placement, cells) for side in self.sides]
+        return np.stack(found, axis=1)
+
+    def common(self, first: int, second: int) -> NDArray[np.bool_]:
+        """Cells that two sides saw, (rows, columns)."""
+        return np.asarray(self.drawn[first] & self.drawn[second])
+
+    @cached_property
+    def pairs(self) -> dict[tuple[int, int], dict[str, float]]:
+        """How alike any two sides are, by the names of `AGREEMENTS`; NaN where one is flat."""
+        return {
+            (first, second): self._agreement(first, second)
+            for first, second in combinations(range(len(self.sides)), 2)
+        }
+
+    def _agreement(self, first: int, second: int) -> dict[str, float]:
+        common = self.common(first, second)
+        weights = [self.maps[number][common] for number in (first, second)]
+        if any(span(each).flat for each in weights):
+            return dict.fromkeys(AGREEMENTS, float("nan"))
+        a, b = (each.astype(np.float64) for each in weights)
+        return {name: entry.load()(a, b) for name, entry in AGREEMENTS.items()}
+
+    def matrix(self, name: str = "spearman") -> NDArray[np.float64]:
+        """One number of every side beside every other, (sides, sides); 1 on the diagonal."""
+        result = np.eye(len(self.sides))
+        for (first, second), numbers in self.pairs.items():
+            result[first, second] = result[second, first] = numbers[name]
+        return result
+
+    def difference(self, number: int) -> NDArray[np.float64]:
+        """A side less the first, each from 0 to 1 as it is drawn: (rows, columns) in −1…1.
+
+        Each is scaled by its smallest and largest weight over the cells that both saw, a flat one
+        to ½; elsewhere the difference is 0.
+        """
+        common = self.common(0, number)
+        other, first = (span(self.maps[i][common]).position(self.maps[i]) for i in (number, 0))
+        return np.where(common, other - first, 0.0)
+
+
+def compare(first: Explanation, *others: Explanation) -> Comparison:
+    """Lay the maps of explanations of one picture beside each other.
+
+    Each layer and each question of an explanation is a side: the mean of its heads. Maps that lie
+    on other grids than the first are brought onto its cells.
+
+    >>> control = attnviz.load_model(random_weights=True)
+    >>> both = attnviz.compare(maps, attnviz.explain(attnviz.observe(picture, control)))
+    >>> both.pairs[0, 1]["spearman"], both.difference(1)     # a number, and (rows, columns)
+
+    Raises:
+        UsageError: there is one side alone, or the pictures are not one.
+    """
+    sides = [side for each in (first, *others) for side in sides_of(each)]
+    return Comparison(first.observation.picture, tuple(sides))

@@ -1,0 +1,221 @@
+"""From a comparison to pictures and files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from attnviz import outputs
+from attnviz.comparison.compare import Comparison
+from attnviz.comparison.naming import heads, names, shared
+from attnviz.comparison.record import ComparisonRecord
+from attnviz.comparison.report import make_record
+from attnviz.comparison.sides import Side
+from attnviz.drawing.marks import mark
+from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz.drawing.scale import Range
+from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.images import Picture
+from attnviz.outputs import Format
+
+DIVERGING = "RdBu_r"
+FULL = Range("fixed", -1.0, 1.0)
+"""What the colours of a difference span: its middle is 0, where the sides are alike."""
+_COLUMNS = 6  # sides in a row of the sheet
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How sides and differences are drawn; the values that the options of the same names take."""
+
+    colormap: str = "viridis"
+    diverging: str = DIVERGING
+    alpha: float = 0.5
+    interpolation: Interpolation = "bicubic"
+    format: Format = "png"
+
+    def styles(self) -> tuple[Style, Style]:
+        """Of sides and of differences, with their colour maps looked up.
+
+        Raises:
+            UsageError: there is no such colour map.
+        """
+        diverging = colour_table(
+            self.diverging, option="--diverging", such="RdBu_r, coolwarm, PuOr_r"
+        )
+        return (
+            Style(colour_table(self.colormap), self.alpha, self.interpolation),
+            Style(diverging, self.alpha, self.interpolation),
+        )
+
+
+def overlays(comparison: Comparison, drawing: Drawing | None = None) -> list[Image.Image]:
+    """Every side over the picture, of exactly its size."""
+    style, _ = (drawing or Drawing()).styles()
+    return [_side(comparison.picture, side, style) for side in comparison.sides]
+
+
+def differences(comparison: Comparison, drawing: Drawing | None = None) -> dict[int, Image.Image]:
+    """What each side has beyond the first, over the picture, of exactly its size.
+
+    The photograph below is grey, since its own reds and blues would be taken for differences; what
+    one of the two did not see is hatched.
+    """
+    _, style = (drawing or Drawing()).styles()
+    picture = _grey(comparison.picture)
+    return {
+        number: overlay(
+            picture,
+            comparison.difference(number).astype(np.float32),
+            drawn=comparison.common(0, number),
+            placement=comparison.sides[0].placement,
+            scale=FULL,
+            style=style,
+        )
+        for number in range(1, len(comparison.sides))
+    }
+
+
+def _grey(picture: Picture) -> Picture:
+    return Picture(picture.path, np.asarray(picture.image().convert("L").convert("RGB")))
+
+
+def _side(picture: Picture, side: Side, style: Style) -> Image.Image:
+    return overlay(
+        picture,
+        side.values,
+        drawn=side.drawn,
+        placement=side.placement,
+        scale=side.scale,
+        style=style,
+    )
+
+
+def write_comparison(
+    comparison: Comparison, folder: Path, drawing: Drawing
+) -> tuple[ComparisonRecord, list[Path], Image.Image]:
+    """Write overlays, differences, sheet and numbers of one picture.
+
+    Files of an earlier comparison that this one does not replace are removed; nothing else is
+    touched.
+
+    Returns:
+        The record, the files in the order of writing, and the sheet.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    before = outputs.earlier_comparison(outputs.make_folder(folder))
+    sides, less = overlays(comparison, drawing), differences(comparison, drawing)
+    files = [f"{outputs.COMPARE}-{number}.{drawing.format}" for number in range(len(sides))]
+    of_differences = {number: f"{outputs.DIFFERENCE}-{number}.{drawing.format}" for number in less}
+    images = dict(zip([*files, *of_differences.values()], [*sides, *less.values()], strict=True))
+    paths = [
+        outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
+        for name, image in images.items()
+    ]
+    record = make_record(comparison, files=files, differences=of_differences)
+    paths += _write_numbers(record, folder)
+    sheet = _sheet(comparison, sides, less, drawing)
+    name = f"{outputs.COMPARE}.{drawing.format}"
+    paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
+    outputs.remove(folder, before - {path.name for path in paths})
+    return record, paths, sheet
+
+
+def _write_numbers(record: ComparisonRecord, folder: Path) -> list[Path]:
+    text = outputs.as_json(record.data(), indent=1) + "\n"
+    table = outputs.as_csv(record.rows())
+    return [
+        outputs.write_whole(folder / f"{outputs.COMPARE}.json", text.encode()),
+        outputs.write_whole(folder / f"{outputs.COMPARE}.csv", table.encode()),
+    ]
+
+
+def write_arrays(comparison: Comparison, folder: Path) -> Path:
+    """Write `compare.npz`: what is compared, on the cells of the first side.
+
+    `maps` (sides, rows, columns) float32, `drawn` alike, `differences` (sides, rows, columns), of
+    which the first is 0, and `spearman` (sides, sides).
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    numbers = range(len(comparison.sides))
+    data = outputs.as_npz(
+        maps=comparison.maps,
+        drawn=comparison.drawn,
+        differences=np.stack([comparison.difference(number) for number in numbers]),
+        spearman=comparison.matrix(),
+    )
+    return outputs.write_whole(outputs.make_folder(folder) / f"{outputs.COMPARE}.npz", data)
+
+
+def _sheet(
+    comparison: Comparison,
+    sides: Sequence[Image.Image],
+    less: dict[int, Image.Image],
+    drawing: Drawing,
+) -> Image.Image:
+    """The original, beside it the sides, and below each what it has beyond the first.
+
+    More than six sides go on in further rows, each again with its differences below.
+    """
+    style, diverging = drawing.styles()
+    above = [
+        Cell(thumbnail(image), f"{number}  {name}", side.scale)
+        for number, (image, name, side) in enumerate(
+            zip(sides, names(comparison.sides), comparison.sides, strict=True)
+        )
+    ]
+    below = [
+        Cell(thumbnail(image), _agreement(comparison, number), FULL, diverging.colours)
+        for number, image in less.items()
+    ]
+    picture, columns = comparison.picture, min(len(above), _COLUMNS)
+    original = thumbnail(_original(comparison))
+    return compose(
+        Cell(original, f"original, {picture.width}x{picture.height}"),
+        _in_rows(above, [None, *below], columns),
+        style.colours,
+        title=_title(comparison),
+        columns=columns + 1,
+        beside=True,
+    )
+
+
+def _in_rows(
+    above: Sequence[Cell], below: Sequence[Cell | None], columns: int
+) -> list[Cell | None]:
+    """Cells of so many columns and those below them; a first column is left to the original."""
+    cells: list[Cell | None] = []
+    for start in range(0, len(above), columns):
+        for row in (above, below):
+            part = row[start : start + columns]
+            cells += [None, *part, *[None] * (columns - len(part))]
+    return cells[1:]  # the original itself
+
+
+def _title(comparison: Comparison) -> str:
+    """The picture, and what all sides have in common."""
+    sides = comparison.sides
+    of_heads = list(dict.fromkeys(map(heads, sides)))
+    said = [comparison.picture.name, shared(sides), *(of_heads if len(of_heads) == 1 else ())]
+    return "  ·  ".join(filter(None, said))
+
+
+def _agreement(comparison: Comparison, number: int) -> str:
+    """What stands over a difference: of what it is, and how alike the two are."""
+    rho = comparison.pairs[0, number]["spearman"]
+    said = "–" if np.isnan(rho) else f"{round(rho, 2) + 0.0:.2f}".replace("-", "−")
+    return f"{number} − 0   ρ {said}"
+
+
+def _original(comparison: Comparison) -> Image.Image:
+    """The photograph, with the queries marked on it where they are places."""
+    image = comparison.picture.image()
+    for query in dict.fromkeys(side.query for side in comparison.sides):
+        mark(image, query)
+    return image

@@ -1,0 +1,95 @@
+"""The record of a comparison: one JSON object per picture, schema `attnviz/compare/1`."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from attnviz.records import Check, Image, MapInfo, Maybe, ModelInfo, QueryInfo, TargetInfo
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SideInfo(_Part):
+    """One of the maps that are compared.
+
+    `name` is what tells it from the others. `head` is a number, `mean` of several, which are
+    `heads`, null where the method merges them. `rows` and `columns` are of its own grid, `map` are
+    numbers of its own weights.
+    """
+
+    name: str = ""
+    model: ModelInfo
+    method: str
+    options: dict[str, Any] | None = None
+    layer: int
+    head: int | Literal["mean"] | None
+    heads: list[int] | None = None
+    query: QueryInfo
+    target: TargetInfo | None = None
+    check: Check
+    rows: int
+    columns: int
+    fit: Literal["keep", "crop", "pad", "squash"]
+    map: MapInfo
+    file: str | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As plain data; parts that do not apply are left out."""
+        data = self.model_dump()
+        for name in ("query", "target"):
+            part = getattr(self, name)
+            data[name] = None if part is None else part.model_dump(exclude_none=True)
+        return {key: value for key, value in data.items() if value is not None or key == "head"}
+
+
+class PairInfo(_Part):
+    """How alike two sides are, given by their numbers, over the `cells` that both saw.
+
+    A number is null where one of them is flat. `file` is there where the difference was drawn.
+    """
+
+    first: int
+    second: int
+    spearman: Maybe
+    pearson: Maybe
+    jaccard60: Maybe
+    cells: int
+    file: str | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+        return self.model_dump(exclude={"file"} if self.file is None else None)
+
+
+class ComparisonRecord(_Part):
+    """All that is said about one picture; cells are those of the first side's grid."""
+
+    schema_: Literal["attnviz/compare/1"] = "attnviz/compare/1"
+    image: Image
+    sides: list[SideInfo]
+    pairs: list[PairInfo]
+
+    def data(self) -> dict[str, Any]:
+        """As plain data, `schema` first."""
+        return {
+            "schema": self.schema_,
+            "image": self.image.model_dump(),
+            "sides": [side.data() for side in self.sides],
+            "pairs": [pair.data() for pair in self.pairs],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat row per pair; first comes the picture, and each side has its name."""
+        rows = []
+        for pair in self.pairs:
+            numbers = pair.model_dump(exclude={"first", "second"})
+            sides = {
+                "first": pair.first,
+                "second": pair.second,
+                "first_name": self.sides[pair.first].name,
+                "second_name": self.sides[pair.second].name,
+            }
+            rows.append({"image": self.image.path, **sides, **numbers})
+        return rows

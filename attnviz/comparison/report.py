@@ -1,0 +1,45 @@
+"""From a comparison to its record."""
+
+from collections.abc import Mapping, Sequence
+
+from attnviz import records
+from attnviz.comparison.compare import Comparison
+from attnviz.comparison.naming import names
+from attnviz.comparison.record import ComparisonRecord, PairInfo
+from attnviz.pipeline import readable
+
+
+def make_record(
+    comparison: Comparison,
+    *,
+    files: Sequence[str] | None = None,
+    differences: Mapping[int, str] | None = None,
+) -> ComparisonRecord:
+    """All that is said about one picture.
+
+    Args:
+        comparison: what `compare` gave.
+        files: the file that each side was drawn to.
+        differences: the file that the difference of a side from the first was drawn to.
+    """
+    picture, sides = comparison.picture, comparison.sides
+    drawn: Sequence[str | None] = files or [None] * len(sides)
+    return ComparisonRecord(
+        image=records.Image(
+            path=readable(picture.path), width=picture.width, height=picture.height
+        ),
+        sides=[
+            side.said.model_copy(update={"name": name, "file": file})
+            for side, name, file in zip(sides, names(sides), drawn, strict=True)
+        ],
+        pairs=[
+            PairInfo(
+                first=first,
+                second=second,
+                **numbers,
+                cells=int(comparison.common(first, second).sum()),
+                file=(differences or {}).get(second) if first == 0 else None,
+            )
+            for (first, second), numbers in comparison.pairs.items()
+        ],
+    )
