@@ -16,7 +16,7 @@ from attnviz.comparison.sides import Side
 from attnviz.drawing.marks import mark
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
 from attnviz.images import Picture
 from attnviz.outputs import Format
 
@@ -24,6 +24,7 @@ DIVERGING = "RdBu_r"
 FULL = Range("fixed", -1.0, 1.0)
 """What the colours of a difference span: its middle is 0, where the sides are alike."""
 _COLUMNS = 6  # sides in a row of the sheet
+_WIDEST = 320  # place that a title is given, in pixels
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ def _sheet(
         title=_title(comparison),
         columns=columns + 1,
         beside=True,
+        least=min(_WIDEST, max(text_width(cell.title) for cell in above)),
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from attnviz.drawing.scale import Range
 
 _CELL = 256  # longest side of a picture in the sheet
-_WIDTH = 170  # narrowest cell, so that titles fit
+_WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
 _GAP, _BAR, _TITLE = 14, 8, 19
 _PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
 
@@ -51,6 +51,7 @@ def compose(
     title: str,
     columns: int | None = None,
     beside: bool = False,
+    least: int = _WIDTH,
 ) -> Image.Image:
     """The original and all cells in rows, under a title.
 
@@ -62,10 +63,11 @@ def compose(
         columns: places in a row, one for each head where there are several layers; else as many
             as make the sheet a little wider than high.
         beside: the original begins the first row, as one of its places.
+        least: narrowest width of a place, so that titles fit.
     """
     first = 1 if beside or columns is None else columns
     cells = [original, *cells]
-    width = max(_WIDTH, *(cell.thumbnail.width for cell in cells if cell is not None))
+    width = max(least, *(cell.thumbnail.width for cell in cells if cell is not None))
     height = max(cell.thumbnail.height for cell in cells if cell is not None)
     step = (width + _GAP, height + 2 * _TITLE + _BAR + _GAP)
     columns = columns or _columns(len(cells), step)
@@ -81,6 +83,11 @@ def compose(
         origin = (_GAP + column * step[0], head + _GAP + row * step[1])
         _draw_cell(sheet, cell, origin, width, colours)
     return sheet
+
+
+def text_width(text: str) -> int:
+    """Pixels that a title takes."""
+    return math.ceil(_font(False).getlength(text))
 
 
 def _columns(number: int, step: tuple[int, int]) -> int:

@@ -84,10 +84,9 @@ def test_who_attends_to_the_bright_does_so_on_any_grid(tmp_path: Path) -> None:
     for patch in (4, 8):
         weights = pictures.brightness_layer(tmp_path / f"{patch}.safetensors", patch=patch)
         sides.append(asked(picture, patch=patch, weights=str(weights)))
-    both = attnviz.compare(*sides)
-    assert both.pairs[0, 1]["pearson"] > 0.7
-    assert attnviz.compare(*sides[::-1]).pairs[0, 1]["pearson"] > 0.7
-    assert attnviz.compare(sides[0], asked(picture)).pairs[0, 1]["pearson"] < 0.5
+    alike = [attnviz.compare(*order).pairs[0, 1]["pearson"] for order in (sides, sides[::-1])]
+    assert min(alike) > 0.7
+    assert attnviz.compare(sides[0], asked(picture)).pairs[0, 1]["pearson"] < min(alike) - 0.1
 
 
 def test_of_a_flat_map_no_number_is_defined_and_it_is_drawn_in_the_middle(
