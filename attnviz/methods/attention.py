@@ -8,6 +8,11 @@ from attnviz.attention.reading import Reading
 def attention(reading: Reading) -> Tensor:
     """Σ_i w_i A_ij of each head, (windows, R, heads, keys).
 
-    w are the weights of the query: one token, or an average (Vaswani et al., 1706.03762, eq. 1).
+        A = softmax(q @ k.T * scale + bias)   # (heads, queries, keys)
+        map = w @ A
+
+    w are the weights of the query: one token, or an average.
+
+    Vaswani et al. 2017, 1706.03762, eq. 1.
     """
     return reading.received()
