@@ -4,9 +4,12 @@ import signal
 import subprocess
 import sys
 
+# Python does not answer Ctrl-C where it was started with it ignored, as in the background of a shell.
 CODE = """
-import threading
+import signal, threading
 from attnviz.cli import console
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def never_ends():
     print("ready", flush=True)
@@ -21,4 +24,7 @@ def test_ctrl_c_ends_a_call_that_does_not_look_at_signals() -> None:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=30) == 130
+        try:
+            assert run.wait(timeout=30) == 130
+        finally:
+            run.kill()
