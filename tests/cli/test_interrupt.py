@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-# Python does not answer Ctrl-C where it was started with it ignored, as in the background of a shell.
+# Python does not answer Ctrl-C where it was started with it ignored, as in a shell's background.
 CODE = """
 import signal, threading
 from attnviz.cli import console
