@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils.checkpoint import CheckpointError
 
 from attnviz.attention.recording.patterns import Edge, is_given
 from attnviz.attention.recording.rules import Turn, turns
@@ -62,6 +63,11 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
     hooks = [node.register_hook(partial(_turned, each)) for node, each in ways.items()]
     try:
         (found,) = torch.autograd.grad(score, [tokens], retain_graph=True)
+    except CheckpointError as error:  # whose tensors are given out once
+        raise RecordingError(
+            "layers of the model are checkpointed, which keep nothing that relevance could go back "
+            "by; turn checkpointing off, or ask another method"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
