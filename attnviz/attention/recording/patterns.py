@@ -32,8 +32,10 @@ _ELEMENTWISE = {
 
 
 def operator(node: Node) -> str:
-    """The operator of a node, as in MulBackward0."""
-    return node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+    """The operator of a node: Mul of MulBackward0. PyTorch's own have a number, others do not."""
+    name = node.name().rpartition("::")[2]
+    numberless = name.rstrip("0123456789")
+    return name if numberless == name else numberless.removesuffix("Backward")
 
 
 def is_given(node: Any) -> bool:

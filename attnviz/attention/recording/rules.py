@@ -248,7 +248,7 @@ _ORDINARY = frozenset({
     "Alias", "AsStrided", "Roll", "Flip", "Diagonal", "Tril", "Triu", "Unfold", "ConstantPadNd",
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle",
     "PixelUnshuffle", "ViewAsComplex", "ViewAsReal", "IndexPut", "IndexAdd", "Scatter",
-    "ScatterAdd", "SliceScatter", "SelectScatter",
+    "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im",
     # and what averages places;
     "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleLinear1D",
     "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D",

@@ -249,7 +249,7 @@ def test_half_precision_is_near() -> None:
     close(found[1], found[0], 0.1)
 
 
-class Opaque(torch.autograd.Function):
+class Mul(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
         return 2 * x
@@ -278,7 +278,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: F.batch_norm(x, None, None, training=True),
         "no rule for native_batch_norm in training",
     ),
-    "function": (Opaque.apply, "no rule for opaque,"),
+    "function": (Mul.apply, "no rule for mul_backward,"),
     "write": (written, "no rule for copy_slices,"),
     "saturated tanh": (lambda x: (100 * x).tanh(), "tanh is so close to 1"),
     "saturated sigmoid": (lambda x: (100 * x).sigmoid(), "sigmoid is so close to 1"),
