@@ -5,6 +5,8 @@ Knows tensors; no files, no models, no pictures.
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.multihead import MultiHeadAttention
-from attnviz.attention.recording import Block, Recording, record, run_tail
+from attnviz.attention.recording import Block, Recording, propagate, record, run_tail
 
-__all__ = ["AttentionCall", "Block", "MultiHeadAttention", "Recording", "record", "run_tail"]
+__all__ = [
+    "AttentionCall", "Block", "MultiHeadAttention", "Recording", "propagate", "record", "run_tail",
+]  # fmt: skip

@@ -61,6 +61,8 @@ class Reading:
         weights: (windows, R, queries) of each of R questions, summing to 1 over all windows.
         key_cells: number of cells that the keys' picture is cut into.
         tokens: (windows, queries, features) after the layer's block, where they were kept.
+        relevance: (windows, keys) of the tokens that enter the first layer merged, for a score of
+            the model that ends with this layer; where it was propagated.
         progress: told (query rows done, query rows in all).
     """
 
@@ -70,6 +72,7 @@ class Reading:
     weights: Tensor
     key_cells: int
     tokens: Tensor | None = None
+    relevance: Tensor | None = None
     progress: Progress | None = None
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from attnviz.catalog import Entry
 
-Need = Literal["gradient", "block gradient", "projection", "tokens", "keys"]
+Need = Literal["gradient", "block gradient", "propagation", "projection", "tokens", "keys"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Method(Entry):
     Attributes:
         merges: what one map is of: a head, all heads of a layer, or all layers up to one.
         needs: beside queries, keys and values: the gradient of a score (or of one computed from
-            every layer's own tokens), the output projection, the tokens after each layer, or that
-            queries and keys are the same tokens.
+            every layer's own tokens), relevance that is propagated from a score, the output
+            projection, the tokens after each layer, or that queries and keys are the same tokens.
         asks: whether it looks from a query; others look from all tokens alike.
         options: names of the options that it takes.
         then: what becomes of the map once it lies on cells, as a function of (…, cells), of the
@@ -52,8 +52,8 @@ class Method(Entry):
 
     @property
     def scored(self) -> bool:
-        """Whether it needs the gradient of a score."""
-        return "gradient" in self.needs or "block gradient" in self.needs
+        """Whether it needs a score, of which gradients or relevance go back."""
+        return not {"gradient", "block gradient", "propagation"}.isdisjoint(self.needs)
 
 
 METHODS: dict[str, Method] = {
@@ -97,6 +97,14 @@ METHODS: dict[str, Method] = {
         "Bousselham et al. 2024, arXiv 2404.03214",
         merges="layers",
         needs=("block gradient",),
+        asks=False,
+    ),
+    "attnlrp": Method(
+        "attnviz.methods.lrp:attnlrp",
+        "what each token says for a score, for or against, propagated through all of the model",
+        "Achtibat et al. 2024, arXiv 2402.05602",
+        merges="layers",
+        needs=("propagation",),
         asks=False,
     ),
     "value-norm": Method(

@@ -72,7 +72,8 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
         if "keys" in method.needs and not _same(layer.queries, layer.keys):
             return f"in layer {number} queries and keys are different tokens"
         in_a_block = "tokens" in method.needs or "block gradient" in method.needs
-        if in_a_block and layer.tokens is None:
+        begins = "propagation" in method.needs and number == numbers[0]
+        if (in_a_block or begins) and layer.tokens is None:
             return (
                 f"the tokens after layer {number} are not known: it is no block of a plain stack, "
                 "or the model was observed without tokens=True"

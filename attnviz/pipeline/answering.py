@@ -1,7 +1,7 @@
 """Questions that the layers of an observation can take, and their answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from attnviz.errors import RecordingError
 from attnviz.geometry import Layout
 from attnviz.methods import METHODS, Method
 from attnviz.pipeline.answers import Answer, Explanation, Question
-from attnviz.pipeline.gradients import Gradients, gradients
+from attnviz.pipeline.gradients import Backward, gradients, relevances
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import read
 from attnviz.queries import Query
@@ -106,19 +106,23 @@ class Asked:
             if self._all and layer not in seen.more:
                 seen.more[layer] = more(readings[layer])
 
-    def _scores(self, targets: Sequence[Target]) -> list[Gradients | None]:
-        """The gradients of each score, those that turn out to be the same once."""
-        of_blocks = "block gradient" in self.entry.needs
-        found = [gradients(self.observation, each, of_blocks=of_blocks) for each in targets]
+    def _scores(self, targets: Sequence[Target]) -> list[Backward | None]:
+        """What goes back from each score, from those that turn out to be the same once."""
+        found = [self._backward(each) for each in targets]
         different = {each.scored.target: each for each in found}
         return list(different.values()) or [None]
 
-    def _found(self, readings: Mapping[int, Reading], score: Gradients | None) -> dict[int, _Found]:
-        """What each layer answers, with the gradients of one score."""
+    def _backward(self, target: Target) -> Backward:
+        if "propagation" in self.entry.needs:
+            return relevances(self.observation, target, self.layers)
+        of_blocks = "block gradient" in self.entry.needs
+        return gradients(self.observation, target, of_blocks=of_blocks)
+
+    def _found(self, readings: Mapping[int, Reading], score: Backward | None) -> dict[int, _Found]:
+        """What each layer answers, with what goes back from one score."""
         if score is not None:
             readings = {
-                number: replace(reading, call=score.given_to(number, reading.call))
-                for number, reading in readings.items()
+                number: score.given_to(number, reading) for number, reading in readings.items()
             }
         return {
             layer: _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))

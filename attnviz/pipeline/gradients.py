@@ -1,18 +1,31 @@
-"""Gradients of a score at the attention of an observation."""
+"""What goes back from a score through an observation: gradients at attention, or relevance."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from attnviz.attention import AttentionCall, run_tail
-from attnviz.errors import UsageError
+from attnviz.attention import propagate, run_tail
+from attnviz.attention.reading import Reading
+from attnviz.errors import RecordingError, UsageError
 from attnviz.models import scoring
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.observation import Observation, Run
 from attnviz.pipeline.question import mask_of, resolve, token_weights
 from attnviz.targets import Target
+
+
+class Backward(Protocol):
+    """What goes back from a score."""
+
+    @property
+    def scored(self) -> Scored:
+        """The score."""
+
+    def given_to(self, number: int, reading: Reading) -> Reading:
+        """The reading of a layer with what reaches it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +35,8 @@ class Gradients:
     scored: Scored
     of_layers: Mapping[int, Tensor]
 
-    def given_to(self, number: int, call: AttentionCall) -> AttentionCall:
-        """A layer's call with its gradient.
+    def given_to(self, number: int, reading: Reading) -> Reading:
+        """A layer with its call's gradient.
 
         Raises:
             UsageError: the score does not depend on it.
@@ -33,7 +46,19 @@ class Gradients:
                 f"--target {self.scored.target}: the score does not depend on layer {number}; take "
                 "other --layers, or another --target"
             )
-        return replace(call, gradient=self.of_layers[number])
+        return replace(reading, call=replace(reading.call, gradient=self.of_layers[number]))
+
+
+@dataclass(frozen=True, eq=False)
+class Relevances:
+    """A score, and what tokens say for it, (1, tokens), by the layer that the model ends with."""
+
+    scored: Scored
+    of_layers: Mapping[int, Tensor]
+
+    def given_to(self, number: int, reading: Reading) -> Reading:
+        """A layer with the relevance for the score of the model that ends with it."""
+        return replace(reading, relevance=self.of_layers.get(number))
 
 
 def gradients(observation: Observation, target: Target, *, of_blocks: bool = False) -> Gradients:
@@ -50,20 +75,66 @@ def gradients(observation: Observation, target: Target, *, of_blocks: bool = Fal
         ModelError: the score is not finite.
         RecordingError: the gradient cannot be had.
     """
+    find = _of_blocks if of_blocks else _of_model
+    found: Gradients = _once(observation, target, of_blocks, find)
+    return found
+
+
+def relevances(
+    observation: Observation, target: Target, layers: Mapping[int, Sequence[int]]
+) -> Relevances:
+    """Relevance of the tokens that enter the first of some layers; each propagated once.
+
+    It is that for the score of the model, as if its stack of blocks ended with the last of them
+    (AttnLRP, 2402.05602).
+
+    Args:
+        observation: of a model that ran with `gradients`.
+        target: what the score is.
+        layers: for each layer that the model is to end with, those from the first to it.
+
+    Raises:
+        UsageError: the model ran without gradients, or has no such score.
+        ModelError: the score is not finite.
+        RecordingError: relevance cannot go back through an operation of the model.
+    """
+
+    def find(observation: Observation, run: Run, target: Target) -> Relevances:
+        whole = _score(observation, run.output, target)
+        found = {
+            last: _relevance(observation, run, whole, numbers[0], last)
+            for last, numbers in layers.items()
+        }
+        return Relevances(_alone(whole), found)
+
+    key = tuple((last, numbers[0]) for last, numbers in layers.items())
+    found: Relevances = _once(observation, target, key, find)
+    return found
+
+
+def _once(
+    observation: Observation,
+    target: Target,
+    what: object,
+    find: Callable[[Observation, Run, Target], Backward],
+) -> Any:
+    """What `find` finds, kept in the observation.
+
+    Raises:
+        UsageError: the model ran without gradients.
+    """
     known = observation.gradients
-    if (target, of_blocks) not in known:
+    if (target, what) not in known:
         run = observation.run
         if run is None:
             raise UsageError(
                 "the model ran without gradients; observe it with gradients=True, or ask a method "
                 "without a score"
             )
-        find = _of_blocks if of_blocks else _of_model
         with torch.enable_grad():
             definite = scoring.resolve(observation.model, target)
-            known[target, of_blocks] = find(observation, run, definite)
-    found: Gradients = known[target, of_blocks]
-    return found
+            known[target, what] = find(observation, run, definite)
+    return known[target, what]
 
 
 def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
@@ -81,6 +152,20 @@ def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
         score = _score(observation, output, whole.target).value
         found |= run.recording.gradients(score, calls=[number])
     return Gradients(_alone(whole), found)
+
+
+def _relevance(observation: Observation, run: Run, whole: Scored, first: int, last: int) -> Tensor:
+    """(1, tokens), from the score of the model that ends with one layer to those before another."""
+    blocks = run.recording.blocks
+    score, tokens = whole.value, blocks[first].input
+    if tokens.shape[:2] != observation.layers[first].keys.cells.shape:
+        raise RecordingError(
+            f"the tokens that enter the block of layer {first} are not its keys; ask another method"
+        )
+    if last < max(blocks):
+        output = run_tail(observation.model.module, run.inputs, blocks, last)
+        score = _score(observation, output, whole.target).value
+    return propagate(score, tokens)
 
 
 def _alone(scored: Scored) -> Scored:

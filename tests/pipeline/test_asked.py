@@ -278,11 +278,11 @@ def test_windows_can_be_asked_for_attention_and_not_for_rollout() -> None:
     folder = mkdtemp()
     transformers.SwinModel(config).save_pretrained(folder)
     seen = attnviz.observe(picture(), attnviz.load_model(folder), gradients=True)
-    for method in ("rollout", "relevance", "legrad"):
+    for method in ("rollout", "relevance", "legrad", "attnlrp"):
         with pytest.raises(UsageError, match="windows") as error:
             attnviz.explain(seen, method=method)
         able = str(error.value).rpartition(": ")[2].split(", ")
         assert {"attention", "received", "gradient-attention", "value-norm"} <= set(able)
-        assert not {"rollout", "relevance", "legrad", "gradient-rollout"} & set(able)
+        assert not {"rollout", "relevance", "legrad", "attnlrp", "gradient-rollout"} & set(able)
         for other in able:
             assert np.isfinite(attnviz.explain(seen, method=other).maps).all()

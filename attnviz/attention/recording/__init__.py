@@ -13,13 +13,17 @@ shelf       what is kept
 gradients   where calls stand in autograd's graph
 blocks      the parts of a model's stack, one for each call
 tail        what a model says when it ends with one of them
+lrp         relevance of tokens, propagated back through autograd's graph
+rules       how it goes through one operation
+patterns    what several operations make together: norms, and gates made of their input
 recorded    what is given back
 record      the door
 """
 
 from attnviz.attention.recording.blocks import Block
+from attnviz.attention.recording.lrp import propagate
 from attnviz.attention.recording.record import record
 from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.tail import run_tail
 
-__all__ = ["Block", "Recording", "record", "run_tail"]
+__all__ = ["Block", "Recording", "propagate", "record", "run_tail"]

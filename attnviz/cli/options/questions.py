@@ -88,7 +88,7 @@ class SettingOptions:
         int | None,
         option(
             "--start-layer",
-            help="Where rollouts, relevance and legrad begin.  [default: 0]",
+            help="Where methods that merge layers begin.  [default: 0]",
             min=0,
             metavar="LAYER",
         ),

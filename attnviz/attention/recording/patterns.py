@@ -1,0 +1,126 @@
+"""What several nodes of autograd's graph make together: lengths, and gates made of their input."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.autograd.graph import Node
+
+Edge = tuple[Node | None, int]
+"""A node, and which of its results."""
+
+_AROUND = {
+    *(
+        "Add",
+        "Mul",
+        "Div",
+        "ClampMin",
+        "Clamp",
+        "ToCopy",
+        "Clone",
+        "Expand",
+        "Unsqueeze",
+        "Squeeze",
+    ),
+    *("View", "UnsafeView", "ReshapeAlias"),
+}
+_ELEMENTWISE = {
+    *("Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Pow", "Exp", "ToCopy", "Clamp", "ClampMin"),
+    *("ClampMax", "Relu", "Gelu", "Silu", "Sigmoid", "Tanh", "Erf", "Softplus", "Hardtanh"),
+    "Hardsigmoid",
+}
+
+
+def operator(node: Node) -> str:
+    """The operator of a node: Mul of MulBackward0. PyTorch's own have a number, others do not."""
+    name = node.name().rpartition("::")[2]
+    numberless = name.rstrip("0123456789")
+    return name if numberless == name else numberless.removesuffix("Backward")
+
+
+def is_given(node: Any) -> bool:
+    """Whether a node stands for what a model was given: a leaf that is no parameter of it."""
+    return operator(node) == "AccumulateGrad" and not isinstance(node.variable, nn.Parameter)
+
+
+def is_length(edge: Edge) -> bool:
+    """Whether a tensor is a norm or a standard deviation, or 1 over it, of whatever shape.
+
+    Written out or not: rsqrt(mean(x²) + ε), sqrt(var(x) + ε), max(‖x‖₂, ε).
+    """
+    node = _inside(edge)
+    if node is None:
+        return False
+    name = operator(node)
+    if name in ("Sqrt", "Rsqrt"):
+        return _is_spread(_inside(node.next_functions[0]))
+    return name in ("LinalgVectorNorm", "Norm", "Std")
+
+
+def _is_spread(node: Node | None) -> bool:
+    """Whether a tensor is a mean or a sum of squares, or a variance."""
+    if node is None or operator(node) not in ("Mean", "Sum"):
+        return node is not None and operator(node) == "Var"
+    (square, _), *_ = node.next_functions
+    if square is None:
+        return False
+    return _is_power(square) or (
+        operator(square) == "Mul" and square.next_functions[0] == square.next_functions[1]
+    )
+
+
+def _is_power(node: Any) -> bool:
+    return operator(node) == "Pow" and getattr(node, "_saved_exponent", None) == 2
+
+
+def _inside(edge: Edge) -> Node | None:
+    """The node behind what only scales, shifts, clamps or lays out."""
+    node = edge[0]
+    while node is not None and operator(node) in _AROUND:
+        inputs = list(_inputs(node))
+        if len(inputs) != 1:
+            return None
+        node = inputs[0][0]
+    return node
+
+
+def is_gated(one: Edge, other: Edge) -> bool:
+    """Whether `other` is a function of the elements of `one` alone, up to constants.
+
+    So x·sigmoid(1.7·x) or x/2·(1 + erf(x/√2)), which is one function of the elements of x.
+    """
+    seen: list[Edge] = [one]
+    node = one[0]
+    while node is not None and operator(node) in ("Mul", "Div"):
+        inputs = list(_inputs(node))
+        if len(inputs) != 1:
+            break
+        seen.append(inputs[0])
+        node = inputs[0][0]
+    return any(_is_made_of(other, each) for each in seen)
+
+
+def _is_made_of(edge: Edge, source: Edge) -> bool:
+    """Whether a tensor is made of another alone, element by element."""
+    left, seen = [edge], {edge}
+    while left:
+        each = left.pop()
+        node = each[0]
+        if each == source:
+            continue
+        if node is None or operator(node) not in _ELEMENTWISE:
+            return False
+        new = [following for following in _inputs(node) if following not in seen]
+        seen.update(new)
+        left += new
+    return True
+
+
+def _inputs(node: Node) -> Iterator[Edge]:
+    """Where the inputs of a node come from, but for constants and parameters."""
+    for following, number in node.next_functions:
+        if following is None:
+            continue
+        if operator(following) == "AccumulateGrad" and not is_given(following):
+            continue
+        yield following, number
