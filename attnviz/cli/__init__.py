@@ -88,7 +88,8 @@ def _sentence(error: typer.TyperException) -> str:
     text = error.format_message().replace("Value error, ", "").strip().rstrip(".")
     # Pydantic's messages leave out the value that they refuse.
     refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
-    return f"{text}, not {refused[0]['input']!r}" if refused else text
+    value = repr(refused[0]["input"]) if refused else ""
+    return text if value in text else f"{text}, not {value}"
 
 
 def _help(arguments: Sequence[str]) -> str:
