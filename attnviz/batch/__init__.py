@@ -1,0 +1,1 @@
+"""Folders of pictures: the run over them, and what is made of all their records."""

@@ -1,0 +1,34 @@
+"""The numbers that an entry of a record's `heads` has, by the names of their columns."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attnviz.records import MapInfo
+from attnviz.statistics import MORE, STATISTICS
+
+OF_HEADS = (*STATISTICS, *MORE)
+OF_MAPS = tuple(f"map_{name}" for name in MapInfo.model_fields)
+NUMBERS = (*OF_HEADS, *OF_MAPS)
+
+
+def numbers(head: Mapping[str, Any]) -> list[float]:
+    """Of one entry those of `NUMBERS`, NaN where they are null or not there."""
+    of_map = head["map"]
+    return [
+        *(_number(head.get(name)) for name in OF_HEADS),
+        *(_number(of_map.get(name)) for name in MapInfo.model_fields),
+    ]
+
+
+def asked(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Entries, each with the number of its question: how often its head was there before."""
+    seen: dict[tuple[int, int | None], int] = {}
+    for head in heads:
+        place = head["layer"], head["head"]
+        seen[place] = seen.get(place, -1) + 1
+        yield seen[place], head
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
