@@ -1,11 +1,13 @@
 """Records and folders that a batch could have left."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from attnviz import records
 
@@ -73,3 +75,45 @@ def write_lines(path: Path, lines: Iterator[Mapping[str, Any]]) -> Path:
 
 def stats(out: Path, found: Sequence[records.Record]) -> Path:
     return write_lines(out / "stats.jsonl", (each.data() for each in found))
+
+
+def batch(
+    out: Path, names: Sequence[str], *, failed: Mapping[str, str] | None = None,
+    drawn: bool = True, root: str = "", written: str | None = None,
+) -> list[records.Record]:  # fmt: skip
+    """A folder as a batch leaves it: records, a manifest, a sheet and overlays of every picture.
+
+    Args:
+        out: the folder.
+        names: of the pictures that are done, below `root`.
+        failed: names and errors of those that are not.
+        drawn: whether there are pictures.
+        root: what the paths of records begin with.
+        written: the name of the only picture in the manifest, where it is not as the system's.
+    """
+    names = sorted(names)
+    found = list(several([root + (written or as_text(name)) for name in names], files=drawn))
+    stats(out, found)
+    lines: list[dict[str, Any]] = [
+        {"path": written or name, "status": "done", "error": None,
+         "folder": (written or name) if drawn else None}
+        for name in names
+    ]  # fmt: skip
+    lines += [
+        {"path": name, "status": "failed", "error": error, "folder": None}
+        for name, error in (failed or {}).items()
+    ]
+    write_lines(out / "manifest.jsonl", iter(sorted(lines, key=lambda line: str(line["path"]))))
+    for i, name in enumerate(names if drawn else ()):
+        (out / name).mkdir(parents=True)
+        Image.new("RGB", (640, 320), (40, 10 * i % 256, 90)).save(out / name / "sheet.png")
+        for layer in LAYERS:
+            for each in HEADS:
+                overlay = Image.new("RGB", (300, 200), (10 * i % 256, 40 * each, 20 * layer))
+                overlay.save(out / name / name_of(layer, each))
+    return found
+
+
+def as_text(name: str) -> str:
+    """A name as records have it: text, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "replace")

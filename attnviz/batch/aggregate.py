@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attnviz import outputs
-from attnviz.batch.lines import STATS, objects
+from attnviz.batch.lines import STATS, each
 from attnviz.batch.numbers import NUMBERS, asked, numbers
 from attnviz.batch.record import AggregateRow, Spread
 from attnviz.batch.sketch import EXACT, Sketch, Summary
-from attnviz.errors import OutputError
 
 NAME = "aggregate"
 Place = tuple[str, str, str, int, int, int | None]
@@ -50,20 +50,20 @@ def aggregate(stats: Path) -> Aggregate:
     """
     sketches: dict[Place, Sketch] = {}
     pictures = 0
-    for pictures, record in enumerate(objects(stats), start=1):
-        try:
-            run = record["model"]["spec"], record["model"]["weights"], record["method"]
-            found = [
-                ((*run, question, head["layer"], head["head"]), numbers(head))
-                for question, head in asked(record["heads"])
-            ]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise OutputError(
-                f"{stats}: line {pictures} is no record; run attnviz batch again"
-            ) from error
+    for found in each(stats, _found):
+        pictures += 1
         for place, values in found:
             sketches.setdefault(place, Sketch(len(NUMBERS))).add(values)
     return Aggregate(_rows(sketches), pictures)
+
+
+def _found(record: dict[str, Any]) -> list[tuple[Place, list[float]]]:
+    """The numbers of one record, each with its place."""
+    run = record["model"]["spec"], record["model"]["weights"], record["method"]
+    return [
+        ((*run, question, head["layer"], head["head"]), numbers(head))
+        for question, head in asked(record["heads"])
+    ]
 
 
 def write_aggregate(out: Path) -> list[Path]:
@@ -91,7 +91,7 @@ def write_aggregate(out: Path) -> list[Path]:
 def _rows(sketches: dict[Place, Sketch]) -> tuple[AggregateRow, ...]:
     """Of all places, with the numbers that are known of any."""
     found = {place: sketch.summaries() for place, sketch in sorted(sketches.items(), key=_order)}
-    known = [i for i in range(len(NUMBERS)) if any(each[i].known for each in found.values())]
+    known = [i for i in range(len(NUMBERS)) if any(of[i].known for of in found.values())]
     return tuple(
         AggregateRow.model_validate(
             {

@@ -1,5 +1,6 @@
 """Records as columns: a Parquet file of a row a head (extra `attnviz[parquet]`)."""
 
+import itertools
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -9,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from attnviz import outputs
-from attnviz.batch.lines import STATS, objects
-from attnviz.errors import MissingExtraError, OutputError
+from attnviz.batch.lines import STATS, each
+from attnviz.errors import MissingExtraError
 from attnviz.records import Head
 
 NAME = "stats.parquet"
@@ -62,7 +63,7 @@ def _groups(stats: Path) -> Iterator[dict[str, list[Any]]]:
     """Columns of `_ROWS` rows at a time, the last of fewer."""
     group: dict[str, list[Any]] = {name: [] for name in columns()}
     rows = 0
-    for row in _rows(stats):
+    for row in itertools.chain.from_iterable(each(stats, _rows)):
         for name, values in group.items():
             values.append(row.get(name))
         rows += 1
@@ -73,18 +74,12 @@ def _groups(stats: Path) -> Iterator[dict[str, list[Any]]]:
         yield group
 
 
-def _rows(stats: Path) -> Iterator[dict[str, Any]]:
-    """Flat entries of `heads`, record by record."""
-    for number, record in enumerate(objects(stats), start=1):
-        try:
-            run = {"image": record["image"]["path"], "method": record["method"]}
-            run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
-            asked = {key: record[key] for key in ("query", "target") if record.get(key)}
-            yield from ({**run, **_flat({**asked, **head})} for head in record["heads"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise OutputError(
-                f"{stats}: line {number} is no record; run attnviz batch again"
-            ) from error
+def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Flat entries of `heads`."""
+    run = {"image": record["image"]["path"], "method": record["method"]}
+    run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
+    asked = {key: record[key] for key in ("query", "target") if record.get(key)}
+    return [{**run, **_flat({**asked, **head})} for head in record["heads"]]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

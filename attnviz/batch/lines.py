@@ -1,39 +1,37 @@
 """Files of a line an object, read one line after the other: never a whole file in memory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attnviz.errors import OutputError
 
 STATS, MANIFEST = "stats.jsonl", "manifest.jsonl"
+_Read = TypeVar("_Read")
 
 
-def objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file, in its order.
+def each(path: Path, read: Callable[[dict[str, Any]], _Read]) -> Iterator[_Read]:
+    """What a function makes of every object of a JSONL file, in its order.
 
-    >>> next(objects(Path("OUT/stats.jsonl")))["image"]["path"]
+    >>> next(each(Path("OUT/stats.jsonl"), lambda record: record["image"]["path"]))
     'sub/cat.jpg'
 
     Raises:
-        OutputError: it cannot be read, or a line of it is no JSON object.
+        OutputError: the file cannot be read, or a line of it is not what the function reads.
     """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield _object(line, path, number)
+                yield _made(line, read, path, number)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be read ({error.strerror}); give the folder that attnviz batch wrote"
         ) from error
 
 
-def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _made(line: bytes, read: Callable[[dict[str, Any]], _Read], path: Path, number: int) -> _Read:
     try:
-        data = json.loads(line)
-    except ValueError:  # also bytes that are no UTF-8
-        data = None
-    if not isinstance(data, dict):
-        raise OutputError(f"{path}: line {number} is no record; run attnviz batch again")
-    return data
+        return read(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path}: line {number} is no record; run attnviz batch again") from error

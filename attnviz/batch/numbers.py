@@ -7,9 +7,21 @@ from typing import Any
 from attnviz.records import MapInfo
 from attnviz.statistics import MORE, STATISTICS
 
+_OF_MAPS = {
+    "minimum": "smallest weight that is drawn",
+    "maximum": "largest weight that is drawn",
+    "entropy": "how spread the map is, in nats",
+    "peak_x": "where its heaviest token lies, in pixels from the left",
+    "peak_y": "where its heaviest token lies, in pixels from the top",
+    "area60": "share of the tokens that hold 60 % of its mass",
+}
 OF_HEADS = (*STATISTICS, *MORE)
 OF_MAPS = tuple(f"map_{name}" for name in MapInfo.model_fields)
 NUMBERS = (*OF_HEADS, *OF_MAPS)
+MEANINGS = {name: entry.summary for name, entry in {**STATISTICS, **MORE}.items()} | {
+    f"map_{name}": summary for name, summary in _OF_MAPS.items()
+}
+"""What each is, in a line."""
 
 
 def numbers(head: Mapping[str, Any]) -> list[float]:
