@@ -1,6 +1,8 @@
 """All pictures of a folder together: how each head spreads over them."""
 
 import math
+from array import array
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,16 +50,16 @@ def aggregate(stats: Path) -> Aggregate:
     Raises:
         OutputError: the file cannot be read, or a line of it is no record.
     """
-    sketches: dict[Place, Sketch] = {}
+    sketches: dict[Place, Sketch] = defaultdict(lambda: Sketch(len(NUMBERS)))
     pictures = 0
     for found in each(stats, _found):
         pictures += 1
         for place, values in found:
-            sketches.setdefault(place, Sketch(len(NUMBERS))).add(values)
+            sketches[place].add(values)
     return Aggregate(_rows(sketches), pictures)
 
 
-def _found(record: dict[str, Any]) -> list[tuple[Place, list[float]]]:
+def _found(record: dict[str, Any]) -> list[tuple[Place, "array[float]"]]:
     """The numbers of one record, each with its place."""
     run = record["model"]["spec"], record["model"]["weights"], record["method"]
     return [

@@ -1,6 +1,7 @@
 """The numbers that an entry of a record's `heads` has, by the names of their columns."""
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,13 +25,15 @@ MEANINGS = {name: entry.summary for name, entry in {**STATISTICS, **MORE}.items(
 """What each is, in a line."""
 
 
-def numbers(head: Mapping[str, Any]) -> list[float]:
-    """Of one entry those of `NUMBERS`, NaN where they are null or not there."""
+def numbers(head: Mapping[str, Any]) -> "array[float]":
+    """Of one entry those of `NUMBERS`, NaN where they are null or not there.
+
+    Raises:
+        TypeError: one is no number.
+    """
     of_map = head["map"]
-    return [
-        *(_number(head.get(name)) for name in OF_HEADS),
-        *(_number(of_map.get(name)) for name in MapInfo.model_fields),
-    ]
+    found = [*map(head.get, OF_HEADS), *map(of_map.get, MapInfo.model_fields)]
+    return array("d", [math.nan if value is None else value for value in found])
 
 
 def asked(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -40,7 +43,3 @@ def asked(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         place = head["layer"], head["head"]
         seen[place] = seen.get(place, -1) + 1
         yield seen[place], head
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -7,7 +7,7 @@ Masson et al. 2019, 1908.10693, takes the logarithm instead of the bits).
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ class Sketch:
         self._pending = array("d")  # rows × columns
         self._columns = [_Column() for _ in range(columns)]
 
-    def add(self, numbers: Sequence[float]) -> None:
+    def add(self, numbers: Iterable[float]) -> None:
         """Take one row, (columns,); NaN is a number that is not defined."""
         if self.rows and self.rows % EXACT == 0:
             self._flush()
@@ -99,8 +99,8 @@ class _Column:
     def _moments(self, values: NDArray[np.float64]) -> tuple[int, float, float]:
         """Count, mean and sum of squares around it, with these values."""
         more, before = len(values), self._known
-        mean = math.fsum(values) / more
-        squares = math.fsum((values - mean) ** 2)
+        mean = float(values.mean())
+        squares = float(((values - mean) ** 2).sum())
         both, apart = before + more, mean - self._mean
         return (
             both,
@@ -122,8 +122,10 @@ class _Column:
         if not known:
             return Summary(0, rows, math.nan, math.nan, (math.nan,) * len(QUANTILES))
         _, mean, squares = self._moments(values) if len(values) else (0, self._mean, self._squares)
-        low = min([self._low, *values.tolist()])
-        high = max([self._high, *values.tolist()])
+        low, high = (
+            float(end(values, initial=limit))
+            for end, limit in ((np.min, self._low), (np.max, self._high))
+        )
         found = self._quantiles(values)
         return Summary(
             known=known,
