@@ -11,6 +11,11 @@ from attnviz.batch.matrix import Matrix
 from attnviz.outputs import SHEET
 
 _KINDS = ("png", "jpg", "webp")
+_SHOWN = {
+    **{code: 0x2400 + code for code in range(32)},
+    0x7F: 0x2421,
+    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +83,10 @@ def read_entries(out: Path) -> Entries:
 
 
 def readable(text: str) -> str:
-    r"""A path as text that any reader can show: no broken bytes, control characters as symbols.
+    r"""A path as text that any reader can show as it is.
+
+    Control characters become their symbols; bytes that are no text, and characters that turn the
+    direction of what follows, U+FFFD.
 
     >>> readable("a\tb.jpg")
     'a␉b.jpg'
@@ -87,8 +95,7 @@ def readable(text: str) -> str:
         data = text.encode("utf-8", "surrogateescape")  # bytes that are no text, as they were
     except UnicodeEncodeError:
         data = text.encode("utf-8", "replace")
-    whole = data.decode("utf-8", "replace")
-    return whole.translate({**{code: 0x2400 + code for code in range(32)}, 127: 0x2421})
+    return data.decode("utf-8", "replace").translate(_SHOWN)
 
 
 def _manifest(out: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:

@@ -233,4 +233,5 @@ def test_of_no_picture_there_is_a_page(tmp_path: Path) -> None:
 def test_names_are_shown_as_text() -> None:
     assert readable("a\nb\x7f\udce9") == "a␊b␡\ufffd"
     assert readable("\ud800") == "?"
+    assert readable("\u202egnp.exe") == "\ufffdgnp.exe"
     assert readable("plain é 猫") == "plain é 猫"

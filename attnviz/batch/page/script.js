@@ -213,8 +213,10 @@ function head() {
   }
   by("failures").hidden = !failed;
   by("failed").textContent = `Failed (${whole.format(failed)})`;
-  by("errors").append(...data.failed.map(([name, error]) => {
+  by("errors").append(...data.failed.map(([name, whole]) => {
     const item = element("li");
+    const [before, ...after] = whole.split(`${name}: `); // which stands above it already
+    const error = after.join(`${name}: `) || before;
     item.append(nameOf(name), element("p", "", error));
     return item;
   }));
