@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attnviz import outputs
-from attnviz.batch.lines import STATS, each
 from attnviz.batch.numbers import NUMBERS, asked, numbers
+from attnviz.batch.reading import STATS, each
 from attnviz.batch.record import AggregateRow, Spread
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 
@@ -68,17 +68,23 @@ def _found(record: dict[str, Any]) -> list[tuple[Place, "array[float]"]]:
     ]
 
 
-def write_aggregate(out: Path) -> list[Path]:
-    """Write `aggregate.jsonl`, `aggregate.csv` and `aggregate.png` of a batch beside its records.
+def write_aggregate(
+    out: Path, stats: Path | None = None, manifest: Path | None = None
+) -> list[Path]:
+    """Write `aggregate.jsonl`, `aggregate.csv` and `aggregate.png` of a batch; of no record none.
 
-    Of no record nothing is written.
+    Args:
+        out: the folder of the batch.
+        stats: its records, `stats.jsonl` in the folder unless given.
+        manifest: plays no role; there for whatever calls all that closes a batch alike.
 
     Raises:
         OutputError: the records cannot be read, or a file cannot be written.
     """
+    del manifest
     from attnviz.batch.plot import plot  # noqa: PLC0415 — matplotlib takes a second
 
-    rows = aggregate(out / STATS).rows
+    rows = aggregate(stats or out / STATS).rows
     if not rows:
         return []
     lines = "".join(f"{outputs.as_json(row.data())}\n" for row in rows)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from attnviz import outputs
-from attnviz.batch.lines import STATS, each
+from attnviz.batch.reading import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.records import Head
 
@@ -31,12 +31,16 @@ def columns() -> dict[str, type]:
     return BEFORE | _of_model(Head)
 
 
-def write_parquet(out: Path) -> Path:
+def write_parquet(out: Path, stats: Path | None = None) -> Path:
     """Write `stats.parquet` of a batch beside its records; equal records give equal bytes.
 
     Records are read one after the other; one row group is held at a time.
 
     >>> pyarrow.parquet.read_table(write_parquet(Path("OUT"))).column("entropy")
+
+    Args:
+        out: the folder of the batch.
+        stats: its records, `stats.jsonl` in the folder unless given.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -54,7 +58,7 @@ def write_parquet(out: Path) -> Path:
         outputs.writing(path) as temporary,
         parquet.ParquetWriter(temporary, schema, compression="zstd") as file,
     ):
-        for group in _groups(out / STATS):
+        for group in _groups(stats or out / STATS):
             file.write_table(pa.Table.from_pydict(group, schema=schema))
     return path
 

@@ -1,13 +1,14 @@
 """What a batch left of every picture: its name, its folder, what was drawn, or what went wrong."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from attnviz.batch.lines import MANIFEST, STATS, each
 from attnviz.batch.matrix import Matrix
+from attnviz.batch.reading import each
 from attnviz.outputs import SHEET
 
 _KINDS = ("png", "jpg", "webp")
@@ -23,7 +24,7 @@ class Entries:
     """All pictures of a batch, in the order of its manifest.
 
     Attributes:
-        names: of those that are done, as text.
+        names: of those that are done, as text, below the folder that all pictures lie in.
         folders: of each of these below the folder of the batch; None where nothing was drawn.
         sheets: the sheet in that folder, if one is there.
         overlays: one overlay of each, the first of its last layer, if there are some.
@@ -50,13 +51,13 @@ class Entries:
         return self.sheets[i] or (None if folder is None else f"{folder}/")
 
 
-def read_entries(out: Path) -> Entries:
+def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
     """Read the manifest and the records of a batch.
 
     Raises:
         OutputError: one of them cannot be read.
     """
-    done, failed = _manifest(out)
+    done, failed = _manifest(manifest)
     folders = [_located(out, folder) for _, folder in done]
     entries = Entries(
         names=[name for name, _ in done],
@@ -77,9 +78,23 @@ def read_entries(out: Path) -> Entries:
             if not entries.run:
                 entries.run.extend(_run(record))
 
-    for _ in each(out / STATS, take):
+    for _ in each(stats, take):
         pass
-    return entries
+    return _below(entries)
+
+
+def _below(entries: Entries) -> Entries:
+    """With names below the folder that all pictures lie in."""
+    names = [*entries.names, *(name for name, _ in entries.failed)]
+    parents = [name.split("/")[:-1] for name in names]
+    low, high = min(parents, default=[]), max(parents, default=[])
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False))
+    shared = len("".join(f"{part}/" for part, _ in pairs))
+    return replace(
+        entries,
+        names=[name[shared:] for name in entries.names],
+        failed=[(name[shared:], error) for name, error in entries.failed],
+    )
 
 
 def readable(text: str) -> str:
@@ -98,7 +113,7 @@ def readable(text: str) -> str:
     return data.decode("utf-8", "replace").translate(_SHOWN)
 
 
-def _manifest(out: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
+def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
     """Names and folders of what is done; names and errors of the rest."""
     done: list[tuple[str, str | None]] = []
     failed: list[tuple[str, str]] = []
@@ -110,7 +125,7 @@ def _manifest(out: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, 
         else:
             failed.append((name, readable(str(line.get("error") or line["status"]))))
 
-    for _ in each(out / MANIFEST, take):
+    for _ in each(manifest, take):
         pass
     return done, failed
 

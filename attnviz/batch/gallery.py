@@ -14,20 +14,23 @@ from urllib.parse import quote
 from attnviz import outputs
 from attnviz.batch.entries import Entries, read_entries
 from attnviz.batch.numbers import MEANINGS, NUMBERS
+from attnviz.batch.reading import MANIFEST, STATS
 from attnviz.batch.thumbnails import FOLDER, make_thumbnails, thumbnail_name
 
 NAME = "index.html"
 _PARTS = Path(__file__).parent / "page"
 
 
-def write_gallery(out: Path) -> list[Path]:
+def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = None) -> list[Path]:
     """Write `index.html` of a batch, and thumbnails that are missing or outdated.
 
     The page needs no server: pictures are sorted and searched by a script in it. Equal folders give
     equal bytes.
 
     Args:
-        out: the folder of the batch, with its `manifest.jsonl` and `stats.jsonl`.
+        out: the folder of the batch.
+        stats: its records, `stats.jsonl` in the folder unless given.
+        manifest: its manifest, `manifest.jsonl` in the folder unless given.
 
     Returns:
         What was written, the page first.
@@ -35,7 +38,7 @@ def write_gallery(out: Path) -> list[Path]:
     Raises:
         OutputError: what the batch left cannot be read, or a file cannot be written.
     """
-    entries = read_entries(out)
+    entries = read_entries(out, stats or out / STATS, manifest or out / MANIFEST)
     sources = [entries.source(i) for i in range(len(entries.names))]
     made = make_thumbnails(out, [source for source in sources if source is not None])
     page = page_of(data_of(out, entries))

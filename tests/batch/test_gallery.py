@@ -114,7 +114,7 @@ def test_bytes_that_are_no_text_are_found(said: str, tmp_path: Path) -> None:
     folders.batch(tmp_path, [name], written=None if said == "as bytes" else "caf\ufffd/\ufffd.png")
     write_gallery(tmp_path)
     ((shown, link, thumbnail),) = data(tmp_path)["pictures"]
-    assert shown == "caf\ufffd/\ufffd.png"
+    assert shown == "\ufffd.png"
     assert link == "./caf%E9/%FF.png/sheet.png"
     assert thumbnail is not None
     assert data(tmp_path)["columns"]
@@ -162,6 +162,13 @@ def test_records_are_matched_where_their_paths_begin_earlier(tmp_path: Path) -> 
     found = data(tmp_path)
     entropies = next(each for n, *_, each in found["columns"] if found["statistics"][n][0])
     assert all(value is not None for value in entropies)
+
+
+def test_names_begin_below_the_folder_that_holds_all(tmp_path: Path) -> None:
+    folders.batch(tmp_path, ["my/photos/a.png", "my/photos/sub/b.png"], failed={"my/c.png": "x"})
+    write_gallery(tmp_path)
+    assert [name for name, *_ in data(tmp_path)["pictures"]] == ["photos/a.png", "photos/sub/b.png"]
+    assert data(tmp_path)["failed"] == [["c.png", "x"]]
 
 
 def test_without_pictures_tiles_are_text(tmp_path: Path) -> None:
