@@ -69,7 +69,7 @@ def page_of(data: dict[str, Any]) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     style, script = (_part(name) for name in ("style.css", "script.js"))
     policy = (
-        f"default-src 'none'; img-src 'self' file:; style-src {_hash(style)}; "
+        f"default-src 'none'; img-src 'self'; style-src {_hash(style)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
     filled = {

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_the_files_say_the_same_and_are_the_same_every_time(tmp_path: Path) -> N
     assert [path.read_bytes() for path in write_aggregate(tmp_path)] == before
     with Image.open(paths[2]) as image:
         assert image.format == "PNG"
+
+
+def test_a_row_is_documented_field_by_field(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "batch.md"
+    found = re.search(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    documented, real = json.loads(found[1]), of(tmp_path).rows[0].data()
+    assert list(documented) == list(real)
+    for name, spread in documented["statistics"].items():
+        assert list(spread) == list(real["statistics"][name])
 
 
 def test_of_no_picture_nothing_is_written(tmp_path: Path) -> None:
