@@ -1,1 +1,1 @@
-"""Folders of pictures: the run over them, and what is made of all their records."""
+"""Any number of pictures: found, done in groups, resumed, and told about together."""
