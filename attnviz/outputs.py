@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,21 +83,35 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file under a temporary name beside it, then rename: never half of it is seen.
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, for what is written there; renamed when that is whole.
+
+    >>> with writing(Path("stats.parquet")) as temporary:
+    ...     temporary.write_bytes(data)
 
     Raises:
         OutputError: it cannot be written; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file under a temporary name beside it, then rename: never half of it is seen.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
     return path
 
 

@@ -23,6 +23,7 @@ EXTRAS = {
     "timm": "timm",
     "torchvision": "timm",
     "pillow_heif": "heic",
+    "pyarrow": "parquet",
 }
 # Importing these alone would not show that they fit the torch beside them.
 _DEEPER = {"transformers": "transformers.modeling_utils"}

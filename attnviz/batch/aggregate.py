@@ -1,0 +1,128 @@
+"""All pictures of a folder together: how each head spreads over them."""
+
+import math
+from array import array
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnviz import outputs
+from attnviz.batch.numbers import NUMBERS, asked, numbers
+from attnviz.batch.reading import STATS, each
+from attnviz.batch.record import AggregateRow, Spread
+from attnviz.batch.sketch import EXACT, Sketch, Summary
+
+NAME = "aggregate"
+Place = tuple[str, str, str, int, int, int | None]
+"""Model, weights, method, question, layer and head."""
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Rows by model, method, question, layer and head.
+
+    Attributes:
+        rows: a row a head.
+        pictures: records that were read.
+    """
+
+    rows: tuple[AggregateRow, ...]
+    pictures: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether quantiles are those of the values; else each is within 2⁻¹⁰ of itself."""
+        return all(row.pictures <= EXACT for row in self.rows)
+
+
+def aggregate(stats: Path) -> Aggregate:
+    """Means, deviations and quantiles of every number over the records of a file.
+
+    Records are read one after the other, and memory does not grow with their number. Formulas are
+    in docs/formulas.md, under Aggregates.
+
+    >>> aggregate(Path("OUT/stats.jsonl")).rows[0].statistics["entropy"].mean
+
+    Args:
+        stats: `stats.jsonl` of a batch.
+
+    Raises:
+        OutputError: the file cannot be read, or a line of it is no record.
+    """
+    sketches: dict[Place, Sketch] = defaultdict(lambda: Sketch(len(NUMBERS)))
+    pictures = 0
+    for found in each(stats, _found):
+        pictures += 1
+        for place, values in found:
+            sketches[place].add(values)
+    return Aggregate(_rows(sketches), pictures)
+
+
+def _found(record: dict[str, Any]) -> list[tuple[Place, "array[float]"]]:
+    """The numbers of one record, each with its place."""
+    run = record["model"]["spec"], record["model"]["weights"], record["method"]
+    return [
+        ((*run, question, head["layer"], head["head"]), numbers(head))
+        for question, head in asked(record["heads"])
+    ]
+
+
+def write_aggregate(
+    out: Path, stats: Path | None = None, manifest: Path | None = None
+) -> list[Path]:
+    """Write `aggregate.jsonl`, `aggregate.csv` and `aggregate.png` of a batch; of no record none.
+
+    Args:
+        out: the folder of the batch.
+        stats: its records, `stats.jsonl` in the folder unless given.
+        manifest: plays no role; there for whatever calls all that closes a batch alike.
+
+    Raises:
+        OutputError: the records cannot be read, or a file cannot be written.
+    """
+    del manifest
+    from attnviz.batch.plot import plot  # noqa: PLC0415 — matplotlib takes a second
+
+    rows = aggregate(stats or out / STATS).rows
+    if not rows:
+        return []
+    lines = "".join(f"{outputs.as_json(row.data())}\n" for row in rows)
+    table = outputs.as_csv([row.row() for row in rows])
+    return [
+        outputs.write_whole(out / f"{NAME}.jsonl", lines.encode()),
+        outputs.write_whole(out / f"{NAME}.csv", table.encode()),
+        outputs.write_whole(out / f"{NAME}.png", plot(rows)),
+    ]
+
+
+def _rows(sketches: dict[Place, Sketch]) -> tuple[AggregateRow, ...]:
+    """Of all places, with the numbers that are known of any."""
+    found = {place: sketch.summaries() for place, sketch in sorted(sketches.items(), key=_order)}
+    known = [i for i in range(len(NUMBERS)) if any(of[i].known for of in found.values())]
+    return tuple(
+        AggregateRow.model_validate(
+            {
+                **dict(zip(("model", "weights", "method", "question", "layer", "head"), place,
+                           strict=True)),
+                "pictures": sketches[place].rows,
+                "statistics": {NUMBERS[i]: _spread(summaries[i]) for i in known},
+            }
+        )
+        for place, summaries in found.items()
+    )  # fmt: skip
+
+
+def _order(item: tuple[Place, Sketch]) -> tuple[object, ...]:
+    *before, head = item[0]
+    return (*before, math.inf if head is None else head)
+
+
+def _spread(summary: Summary) -> Spread | None:
+    if not summary.known:
+        return None
+    q05, q25, q50, q75, q95 = summary.quantiles
+    return Spread(
+        mean=summary.mean, deviation=summary.deviation,
+        q05=q05, q25=q25, q50=q50, q75=q75, q95=q95, missing=summary.missing,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Records as columns: a Parquet file of a row a head (extra `attnviz[parquet]`)."""
+
+import itertools
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from attnviz import outputs
+from attnviz.batch.reading import STATS, each
+from attnviz.errors import MissingExtraError
+from attnviz.records import Head
+
+NAME = "stats.parquet"
+BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
+"""Columns before those of an entry of `heads`: which picture, and what was run."""
+_OF_THE_MODEL = {"model": "spec", "weights": "weights"}
+_WHOLE = ("sinks",)  # counts, which are validated from floats
+_ROWS = 65_536  # of a row group, which is what is held at a time
+
+
+def columns() -> dict[str, type]:
+    """Names and types of all columns: those before, then those of `stats.csv`.
+
+    They are the same of every batch, so that files of several lie beside each other; what does not
+    apply is null. `query` and `target` are the record's where an entry has none of its own.
+    """
+    return BEFORE | _of_model(Head)
+
+
+def write_parquet(out: Path, stats: Path | None = None) -> Path:
+    """Write `stats.parquet` of a batch beside its records; equal records give equal bytes.
+
+    Records are read one after the other; one row group is held at a time.
+
+    >>> pyarrow.parquet.read_table(write_parquet(Path("OUT"))).column("entropy")
+
+    Args:
+        out: the folder of the batch.
+        stats: its records, `stats.jsonl` in the folder unless given.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+        OutputError: the records cannot be read, or the file cannot be written.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 — an optional part
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(NAME, "parquet") from error
+    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns().items()])
+    path = out / NAME
+    with (
+        outputs.writing(path) as temporary,
+        parquet.ParquetWriter(temporary, schema, compression="zstd") as file,
+    ):
+        for group in _groups(stats or out / STATS):
+            file.write_table(pa.Table.from_pydict(group, schema=schema))
+    return path
+
+
+def _groups(stats: Path) -> Iterator[dict[str, list[Any]]]:
+    """Columns of `_ROWS` rows at a time, the last of fewer."""
+    group: dict[str, list[Any]] = {name: [] for name in columns()}
+    rows = 0
+    for row in itertools.chain.from_iterable(each(stats, _rows)):
+        for name, values in group.items():
+            values.append(row.get(name))
+        rows += 1
+        if rows % _ROWS == 0:
+            yield group
+            group = {name: [] for name in group}
+    if rows % _ROWS:
+        yield group
+
+
+def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Flat entries of `heads`."""
+    run = {"image": record["image"]["path"], "method": record["method"]}
+    run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
+    asked = {key: record[key] for key in ("query", "target") if record.get(key)}
+    return [{**run, **_flat({**asked, **head})} for head in record["heads"]]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Parts of parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}_")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:
+    """Columns of a part of the record, by what its fields are annotated with."""
+    found: dict[str, type] = {}
+    for name, field in model.model_fields.items():
+        kind = _plain(field.annotation, whole=name in _WHOLE)
+        if issubclass(kind, BaseModel):
+            found |= _of_model(kind, f"{prefix}{name}_")
+        else:
+            found[prefix + name] = kind
+    return found
+
+
+def _plain(annotation: Any, *, whole: bool) -> type:
+    """What is left of `Literal`, `Annotated` and `| None`."""
+    if whole:
+        return int
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return str
+    if origin is typing.Annotated:
+        return _plain(typing.get_args(annotation)[0], whole=False)
+    if origin in (typing.Union, types.UnionType):
+        (only,) = (each for each in typing.get_args(annotation) if each is not type(None))
+        return _plain(only, whole=False)
+    assert isinstance(annotation, type)
+    return annotation

@@ -1,0 +1,194 @@
+"""What a batch left of every picture: its name, its folder, what was drawn, or what went wrong."""
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attnviz.batch.matrix import Matrix
+from attnviz.batch.reading import each
+from attnviz.outputs import SHEET
+
+_KINDS = ("png", "jpg", "webp")
+_SHOWN = {
+    **{code: 0x2400 + code for code in range(32)},
+    0x7F: 0x2421,
+    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """All pictures of a batch, in the order of its manifest.
+
+    Attributes:
+        names: of those that are done, as text, below the folder that all pictures lie in.
+        folders: of each of these below the folder of the batch; None where nothing was drawn.
+        sheets: the sheet in that folder, if one is there.
+        overlays: one overlay of each, the first of its last layer, if there are some.
+        failed: names, and what went wrong.
+        run: what was run, in words; nothing where no picture is done.
+        matrix: numbers of those that are done.
+    """
+
+    names: list[str]
+    folders: list[str | None]
+    sheets: list[str | None]
+    overlays: list[str | None]
+    failed: list[tuple[str, str]]
+    run: list[str]
+    matrix: Matrix
+
+    def source(self, i: int) -> str | None:
+        """What the thumbnail of a picture is made of: an overlay, else its sheet."""
+        return self.overlays[i] or self.sheets[i]
+
+    def target(self, i: int) -> str | None:
+        """What a picture's tile leads to: its sheet, else its folder."""
+        folder = self.folders[i]
+        return self.sheets[i] or (None if folder is None else f"{folder}/")
+
+
+def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
+    """Read the manifest and the records of a batch.
+
+    Raises:
+        OutputError: one of them cannot be read.
+    """
+    done, failed = _manifest(manifest)
+    folders = [_located(out, folder) for _, folder in done]
+    entries = Entries(
+        names=[name for name, _ in done],
+        folders=folders,
+        sheets=[_sheet(out, folder) for folder in folders],
+        overlays=[None] * len(done),
+        failed=failed,
+        run=[],
+        matrix=Matrix(len(done)),
+    )
+    rows = _Rows(entries.names)
+
+    def take(record: dict[str, Any]) -> None:
+        row = rows.of(readable(record["image"]["path"]))
+        if row is not None:
+            entries.matrix.add(row, record["heads"])
+            entries.overlays[row] = _overlay(out, folders[row], record["heads"])
+            if not entries.run:
+                entries.run.extend(_run(record))
+
+    for _ in each(stats, take):
+        pass
+    return _below(entries)
+
+
+def _below(entries: Entries) -> Entries:
+    """With names below the folder that all pictures lie in."""
+    names = [*entries.names, *(name for name, _ in entries.failed)]
+    parents = [name.split("/")[:-1] for name in names]
+    low, high = min(parents, default=[]), max(parents, default=[])
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False))
+    shared = len("".join(f"{part}/" for part, _ in pairs))
+    return replace(
+        entries,
+        names=[name[shared:] for name in entries.names],
+        failed=[(name[shared:], error) for name, error in entries.failed],
+    )
+
+
+def readable(text: str) -> str:
+    r"""A path as text that any reader can show as it is.
+
+    Control characters become their symbols; bytes that are no text, and characters that turn the
+    direction of what follows, U+FFFD.
+
+    >>> readable("a\tb.jpg")
+    'a␉b.jpg'
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")  # bytes that are no text, as they were
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "replace")
+    return data.decode("utf-8", "replace").translate(_SHOWN)
+
+
+def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
+    """Names and folders of what is done; names and errors of the rest."""
+    done: list[tuple[str, str | None]] = []
+    failed: list[tuple[str, str]] = []
+
+    def take(line: dict[str, Any]) -> None:
+        name = readable(line["path"])
+        if line["status"] == "done":
+            done.append((name, line.get("folder")))
+        else:
+            failed.append((name, readable(str(line.get("error") or line["status"]))))
+
+    for _ in each(manifest, take):
+        pass
+    return done, failed
+
+
+def _located(out: Path, folder: str | None) -> str | None:
+    """The folder of a picture as the system names it, if it is there.
+
+    A name whose bytes are no UTF-8 may have been written with U+FFFD in their place.
+    """
+    if folder is None or (out / folder).is_dir():
+        return folder
+    place = ""
+    for part in folder.split("/"):
+        try:
+            names = os.listdir(out / place)  # noqa: PTH208 — names as they are
+        except OSError:
+            return None
+        like = [n for n in names if os.fsencode(n).decode("utf-8", "replace") == part]
+        if len(like) != 1:  # none, or several that look the same
+            return None
+        place = f"{place}/{like[0]}" if place else like[0]
+    return place
+
+
+def _sheet(out: Path, folder: str | None) -> str | None:
+    paths = [] if folder is None else [f"{folder}/{SHEET}.{kind}" for kind in _KINDS]
+    return next((path for path in paths if (out / path).is_file()), None)
+
+
+def _overlay(out: Path, folder: str | None, heads: list[dict[str, Any]]) -> str | None:
+    """The first overlay of the last layer that has one."""
+    files = [(head["layer"], head["file"]) for head in heads if head.get("file")]
+    if folder is None or not files:
+        return None
+    last = max(layer for layer, _ in files)
+    name = next(file for layer, file in files if layer == last)
+    path = f"{folder}/{name}"
+    return path if Path(name).name == name and (out / path).is_file() else None
+
+
+class _Rows:
+    """Which row a record is of; its path may begin earlier than the manifest's.
+
+    Names that look alike, as those of other broken bytes, are taken in the manifest's order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._rows: dict[str, list[int]] = {}
+        for row, name in reversed(list(enumerate(names))):
+            self._rows.setdefault(name, []).append(row)
+
+    def of(self, path: str) -> int | None:
+        """The next row of a picture; None where it is not in the manifest."""
+        while not self._rows.get(path) and "/" in path:
+            path = path.partition("/")[2]
+        rows = self._rows.get(path)
+        return rows.pop() if rows else None
+
+
+def _run(record: Mapping[str, Any]) -> list[str]:
+    """What was run, in words."""
+    model, query = record["model"], record["query"]
+    weights = [] if model["weights"] == "pretrained" else [f"weights {model['weights']}"]
+    numbers = [f"{query[key]:g}" for key in ("x", "y", "x0", "y0", "x1", "y1") if key in query]
+    where = query.get("path") or ",".join(numbers) or query["kind"]
+    return [readable(text) for text in (model["spec"], *weights, record["method"], f"from {where}")]

@@ -1,0 +1,107 @@
+"""A page of all pictures of a batch: one file that asks nothing of the network, and thumbnails."""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from attnviz import outputs
+from attnviz.batch.entries import Entries, read_entries
+from attnviz.batch.numbers import MEANINGS, NUMBERS
+from attnviz.batch.reading import MANIFEST, STATS
+from attnviz.batch.thumbnails import FOLDER, make_thumbnails, thumbnail_name
+
+NAME = "index.html"
+_PARTS = Path(__file__).parent / "page"
+
+
+def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = None) -> list[Path]:
+    """Write `index.html` of a batch, and thumbnails that are missing or outdated.
+
+    The page needs no server: pictures are sorted and searched by a script in it. Equal folders give
+    equal bytes.
+
+    Args:
+        out: the folder of the batch.
+        stats: its records, `stats.jsonl` in the folder unless given.
+        manifest: its manifest, `manifest.jsonl` in the folder unless given.
+
+    Returns:
+        What was written, the page first.
+
+    Raises:
+        OutputError: what the batch left cannot be read, or a file cannot be written.
+    """
+    entries = read_entries(out, stats or out / STATS, manifest or out / MANIFEST)
+    sources = [entries.source(i) for i in range(len(entries.names))]
+    made = make_thumbnails(out, [source for source in sources if source is not None])
+    page = page_of(data_of(out, entries))
+    return [outputs.write_whole(out / NAME, page.encode()), *made]
+
+
+def data_of(out: Path, entries: Entries) -> dict[str, Any]:
+    """What the page's script shows; paths are addresses, relative to the page."""
+    columns = list(entries.matrix.columns())
+    known = sorted({key[0] for key, _ in columns})
+    return {
+        "run": entries.run,
+        "thumbnails": f"./{FOLDER}/",
+        "statistics": [[NUMBERS[i], MEANINGS[NUMBERS[i]]] for i in known],
+        "pictures": [
+            [name, _address(entries.target(i)), _thumbnail(out, entries.source(i))]
+            for i, name in enumerate(entries.names)
+        ],
+        "columns": [
+            [known.index(i), layer, head, _short(values)] for (i, layer, head), values in columns
+        ],
+        "failed": [list(pair) for pair in entries.failed],
+    }
+
+
+def page_of(data: dict[str, Any]) -> str:
+    """The page: template, style, script and data in one, under a policy that allows no more."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    style, script = (_part(name) for name in ("style.css", "script.js"))
+    policy = (
+        f"default-src 'none'; img-src 'self'; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    filled = {
+        "policy": policy,
+        "style": style,
+        "script": script,
+        # Nothing in it can end the element that it stands in, or begin a comment.
+        "data": text.replace("<", "\\u003c"),
+    }
+    # In one pass, so that a picture may be named as a place of the template is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], _part("page.html"))
+
+
+def _part(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _address(path: str | None) -> str | None:
+    """A path as a relative address, byte by byte; `./` keeps `a:b.jpg` from being a scheme."""
+    return None if path is None else f"./{quote(os.fsencode(path))}"
+
+
+def _thumbnail(out: Path, source: str | None) -> str | None:
+    name = None if source is None else thumbnail_name(source)
+    return name if name and (out / FOLDER / name).is_file() else None
+
+
+def _short(values: Iterable[float]) -> list[float | None]:
+    """Four significant digits are what a page shows."""
+    return [None if math.isnan(value) else float(f"{value:.4g}") for value in values]

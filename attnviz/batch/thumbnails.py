@@ -1,0 +1,62 @@
+"""Small pictures for a gallery, made of what a batch drew."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from attnviz import outputs
+from attnviz.errors import ImageError
+from attnviz.images import load_image
+
+FOLDER = ".attnviz/thumbnails"
+SIDE = 240
+"""Pixels of the longer side."""
+
+
+def thumbnail_name(source: str) -> str:
+    """Where the thumbnail of a drawing lies in `FOLDER`: the drawing may be named in any way.
+
+    >>> thumbnail_name("sub/cat.jpg/sheet.png")
+    'c6/4d7f…5e.webp'
+
+    Args:
+        source: path of the drawing below the folder of the batch.
+    """
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()
+    return f"{digest[:2]}/{digest[2:32]}.webp"
+
+
+def make_thumbnail(out: Path, source: str) -> Path | None:
+    """Write the thumbnail of a drawing, unless one is there that is no older; its path if written.
+
+    A drawing that cannot be read has none.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = out / FOLDER / thumbnail_name(source)
+    drawing = out / source
+    try:
+        if path.exists() and path.stat().st_mtime_ns >= drawing.stat().st_mtime_ns:
+            return None
+        small = load_image(drawing).image()
+    except (ImageError, OSError):
+        return None
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    outputs.make_folder(path.parent)
+    return outputs.write_whole(path, outputs.encode(small, "webp"))
+
+
+def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
+    """Write those that are missing or outdated; a thread a core, since decoders let others run.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        made = pool.map(lambda source: make_thumbnail(out, source), sources)
+        return [path for path in made if path is not None]

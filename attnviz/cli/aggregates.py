@@ -1,0 +1,90 @@
+"""Tables of an aggregate."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from attnviz.batch.aggregate import Aggregate
+from attnviz.batch.record import AggregateRow, Spread
+from attnviz.cli import console
+
+_COLUMNS = {
+    "entropy": "entropy",
+    "entropy_ratio": "ratio",
+    "confidence": "confid.",
+    "distance_px": "dist. px",
+    "prefix_mass": "prefix",
+    "sink_mass": "sink",
+    "map_maximum": "map max",
+    "map_area60": "area60",
+}
+_MORE = {
+    "head_cosine": "cosine",
+    "head_jensen_shannon": "J-S",
+    "value_distance_px": "value dist. px",
+    "sinks": "sinks",
+    "importance": "importance",
+}
+
+
+def aggregate_tables(found: Aggregate) -> list[Table]:
+    """A table for each model, method and question, and one of the further numbers of its heads."""
+    parts: dict[tuple[object, ...], list[AggregateRow]] = {}
+    for row in found.rows:
+        parts.setdefault((row.model, row.weights, row.method, row.question), []).append(row)
+    return [
+        _table(rows, names)
+        for rows in parts.values()
+        for names in (_known(_COLUMNS, rows), _known(_MORE, rows))
+        if names
+    ]
+
+
+def _known(columns: dict[str, str], rows: Sequence[AggregateRow]) -> dict[str, str]:
+    known = {name for row in rows for name, spread in row.statistics.items() if spread is not None}
+    return {name: heading for name, heading in columns.items() if name in known}
+
+
+def _table(rows: Sequence[AggregateRow], columns: dict[str, str]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=_title(rows),
+        caption="mean ± standard deviation of pictures; entropy in nats, distance in input pixels",
+        title_justify="left",
+        caption_justify="left",
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for heading in ("layer", "head", *columns.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for before, row in zip([rows[0], *rows], rows, strict=False):
+        if before.layer != row.layer:
+            table.add_section()
+        head = "all" if row.head is None else str(row.head)
+        cells = [_cell(row.statistics.get(name)) for name in columns]
+        table.add_row(str(row.layer), head, *cells)
+    return table
+
+
+def _title(rows: Sequence[AggregateRow]) -> Text:
+    row, count = rows[0], max(row.pictures for row in rows)
+    question = f"  question {row.question + 1}" if row.question else ""
+    model = f"{console.printable(row.model)}  weights: {console.printable(row.weights)}"
+    pictures = f"{count} picture{'s' * (count != 1)}"
+    return Text(f"{model}  {row.method}{question}  {pictures}", style="bold")
+
+
+def _cell(spread: Spread | None) -> Text:
+    if spread is None:
+        return Text("–", style="dim")
+    digits = _digits(max(abs(spread.mean), spread.deviation))
+    return Text(f"{spread.mean:.{digits}f}").append(
+        f" ±{spread.deviation:.{digits}f}".replace("±0.", "±."), style="dim"
+    )
+
+
+def _digits(size: float) -> int:
+    """Behind the point: about four that mean something."""
+    return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
