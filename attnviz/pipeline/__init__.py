@@ -4,6 +4,7 @@ from attnviz.pipeline.answers import Answer, Explanation, Question
 from attnviz.pipeline.asking import Questions, answer, look
 from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.layers import Layer
+from attnviz.pipeline.many import observe_many
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import Drawing, render, write_maps, write_numbers, write_pictures
 from attnviz.pipeline.report import make_record, readable
@@ -22,6 +23,7 @@ __all__ = [
     "look",
     "make_record",
     "observe",
+    "observe_many",
     "readable",
     "render",
     "write_maps",
