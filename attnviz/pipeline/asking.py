@@ -1,15 +1,16 @@
 """All that is asked of a picture, checked before the model runs; and the run that it needs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnviz import queries
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
-from attnviz.geometry import Fit
+from attnviz.geometry import Fit, Placement
 from attnviz.images import Picture, load_mask
 from attnviz.methods import DEFAULT, METHODS, without_score
 from attnviz.models import scoring
@@ -17,6 +18,7 @@ from attnviz.models.model import Model
 from attnviz.pipeline.answering import Statistics
 from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.explanation import explain
+from attnviz.pipeline.many import observe_many
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import mask_of
 from attnviz.pipeline.running import observe
@@ -142,6 +144,32 @@ def look(
         layers=asked.needed_layers,
         gradients=asked.scored,
         tokens=asked.needs_tokens,
+    )
+
+
+def look_many(
+    pictures: Sequence[Picture],
+    model: Model,
+    asked: Questions,
+    *,
+    fit: Fit = "keep",
+    mask: str | None = None,
+    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+) -> list[Observation]:
+    """Run a model on several pictures, which were checked; see `look` and `observe_many`."""
+    masks = [
+        None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
+        for picture in pictures
+    ]
+    return observe_many(
+        pictures,
+        model,
+        fit=fit,
+        masks=masks,
+        layers=asked.needed_layers,
+        gradients=asked.scored,
+        tokens=asked.needs_tokens,
+        lay=lay,
     )
 
 
