@@ -13,6 +13,7 @@ from attnviz.batch.sources import Item
 from attnviz.batch.work import Outcome, Settings
 from attnviz.errors import UsageError
 from attnviz.models.model import Model
+from attnviz.pipeline import check_model
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Batch:
         """Do what is left.
 
         Raises:
+            UsageError: the model does not have what is asked for.
             OutputError: nothing more can be written.
             Unanswerable: what is asked is nothing that the model can be asked, and nothing is done.
         """
@@ -78,6 +80,7 @@ class Batch:
                 self._failed += 1
             told(outcome, self.count)
 
+        check_model(model, self._settings.asked)
         engine = Engine(model, self._settings, self._out, batch=batch, stop=stop, told=note)
         engine.run(self._windows())
 
