@@ -10,7 +10,7 @@ A coordinate is a position, not an index: pixel i covers [i, i + 1) and its cent
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -147,6 +147,13 @@ class Placement:
     target: Box
     grid: TokenGrid
     fit: Fit = "keep"
+
+    def of_size(self, width: int, height: int) -> "Placement":
+        """The same of a picture that was scaled to another size."""
+        x, y = width / self.picture_width, height / self.picture_height
+        left, top, right, bottom = self.source
+        source = Box(left * x, top * y, right * x, bottom * y)
+        return replace(self, picture_width=width, picture_height=height, source=source)
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
         """Position in the input of a position in the picture."""

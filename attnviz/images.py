@@ -73,7 +73,32 @@ def load_image(path: str | Path) -> Picture:
         MissingExtraError: a HEIC file without `attnviz[heic]`.
     """
     path = str(path)
-    return Picture(path, np.asarray(_to_rgb(_open(_read(path), path))))
+    return decode(_read(path), path)
+
+
+def decode(data: bytes, path: str) -> Picture:
+    """What a file holds, as `load_image` reads it; `path` is how it was named.
+
+    Raises:
+        ImageError: truncated, not a picture, or too large.
+        MissingExtraError: a HEIC file without `attnviz[heic]`.
+    """
+    return Picture(path, np.asarray(_to_rgb(_open(data, path))))
+
+
+def read_file(path: str) -> tuple[bytes, os.stat_result]:
+    """What a file holds, and what was known of it before it was read.
+
+    Raises:
+        ImageError: missing, empty, unreadable, or no file: a pipe, a socket, a device.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 — any bytes
+    except (OSError, ValueError):
+        return _read(path), os.stat_result([0] * 10)  # which says what is wrong
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path}: a pipe, a socket or a device; name a file")
+    return _read(path), found
 
 
 def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]:

@@ -19,6 +19,17 @@ def available(device: str = "cpu") -> int:
     return int(free * (1 - RESERVE))
 
 
+def total(device: str = "cpu") -> int:
+    """Bytes that a device has, whoever has taken them."""
+    if device.startswith("cuda"):
+        import torch  # noqa: PLC0415
+
+        return int(torch.cuda.mem_get_info(device)[1])
+    import psutil  # noqa: PLC0415
+
+    return int(psutil.virtual_memory().total)
+
+
 def require(needed: float, what: str, advice: str, *, device: str = "cpu") -> None:
     """Go on only if about `needed` bytes can be had.
 

@@ -25,6 +25,7 @@ _OVERLAY = re.compile(
     rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
 )
 _COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
+_PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
 _SETTINGS: dict[Format, tuple[str, dict[str, Any]]] = {
     # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
     "png": ("PNG", {"compress_level": 1}),
@@ -93,7 +94,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -113,6 +114,10 @@ def write_whole(path: Path, data: bytes) -> Path:
     with writing(path) as temporary:
         temporary.write_bytes(data)
     return path
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def append(path: Path, text: str) -> None:
@@ -142,6 +147,39 @@ def whole_lines(path: Path) -> list[str]:
         raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
     *lines, _ = data.decode("utf-8", "replace").split("\n")
     return lines
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
+    """Write a file line by line, as whole as `write_whole` does.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(lines)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return path
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a process that was killed had half written into a folder.
+
+    Raises:
+        OutputError: the folder cannot be looked at.
+    """
+    try:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if _PART.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be looked at ({error.strerror})") from error
 
 
 def encode(image: Image.Image, kind: Format) -> bytes:

@@ -83,8 +83,10 @@ class AttentionCall:
             key=self.key[items],
             value=self.value[items],
             bias=bias[items] if bias is not None and bias.ndim == 4 and len(bias) > 1 else bias,
-            output=None if self.output is None else self.output[items],
-            gradient=None if self.gradient is None else self.gradient[items],
+            output=_some(self.output, items),
+            gradient=_some(self.gradient, items),
+            query_positions=_some(self.query_positions, items),
+            key_positions=_some(self.key_positions, items),
         )
 
     def rows(self, queries: Sequence[int]) -> Tensor:
@@ -215,3 +217,8 @@ class AttentionCall:
                 f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
                 f"limit of {limit / 1e9:.1f} GB; ask received() or entropy() instead"
             )
+
+
+def _some(tensor: Tensor | None, items: slice | Tensor) -> Tensor | None:
+    """Some items of the batch of what may not be there."""
+    return None if tensor is None else tensor[items]

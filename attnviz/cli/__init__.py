@@ -9,6 +9,7 @@ import typer
 
 import attnviz
 from attnviz.cli import console
+from attnviz.cli.batch import batch
 from attnviz.cli.compare import compare
 from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
 )
-for command in (show, stats, evaluate, compare, models, methods, doctor):
+for command in (show, stats, batch, evaluate, compare, models, methods, doctor):
     app.command(context_settings={"help_option_names": []})(command)
 
 

@@ -4,13 +4,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
 from attnviz.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from threading import Event
+
     from PIL import Image
     from rich.console import Console, RenderableType
 
@@ -97,6 +100,34 @@ def interruptible(do: Callable[[], T]) -> T:
     It is done by a thread beside this one, since a library's call does not look at signals. Ctrl-C
     ends the program without waiting for it: nothing may be half written meanwhile.
     """
+    try:
+        return _beside(do).result()
+    except KeyboardInterrupt:
+        _leave()
+
+
+def stoppable(do: Callable[[], T], stop: "Event") -> T:
+    """Do something that ends early when `stop` is set, as Ctrl-C does; a second one ends all.
+
+    It is done by a thread beside this one, which is the one that is told of signals.
+    """
+    import signal  # noqa: PLC0415 — `--help` does without
+
+    def interrupted(*_: object) -> None:
+        if stop.is_set():
+            _leave()
+        stop.set()
+        say("finishing what was begun; Ctrl-C again ends at once")
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        return _beside(do).result()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _beside(do: Callable[[], T]) -> "Future[T]":
+    """Begin something in a thread of its own, which does not keep the program alive."""
     from concurrent.futures import Future  # noqa: PLC0415 — `--help` does without these
     from threading import Thread  # noqa: PLC0415
 
@@ -108,15 +139,17 @@ def interruptible(do: Callable[[], T]) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    try:
-        Thread(target=work, daemon=True).start()
-        return done.result()
-    except KeyboardInterrupt:
-        from rich.console import Console  # noqa: PLC0415
+    Thread(target=work, daemon=True).start()
+    return done
 
-        Console(stderr=True).show_cursor(True)  # a progress bar had hidden it
-        sys.stdout.flush()
-        os._exit(ExitCode.INTERRUPTED)
+
+def _leave() -> NoReturn:
+    """End the program now, whatever its threads are at."""
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(stderr=True).show_cursor(True)  # a progress bar had hidden it
+    sys.stdout.flush()
+    os._exit(ExitCode.INTERRUPTED)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -174,32 +174,12 @@ class _Contest:
             "model": spec,
             "question": asdict(question),
             "input": asdict(inputs),
-            "files": self._files(),
+            "files": run.identities(spec, inputs, where.queries),
         }
-
-    def _files(self) -> dict[str, Any]:
-        """What lies on this machine and may change: weights, code, masks."""
-        from attnviz.evaluation.store import identity  # noqa: PLC0415
-        from attnviz.pipeline import readable  # noqa: PLC0415
-
-        named = [
-            self._code(),
-            self._inputs.weights,
-            self._inputs.mask,
-            *self._question.asked.queries,
-        ]
-        return {readable(path): identity(path) for path in named if path is not None}
-
-    def _code(self) -> str | None:
-        """The folder of a checkpoint, or the file of the user's own module."""
-        if self._spec.startswith("py:"):
-            where = self._spec.removeprefix("py:").rpartition(":")[0]
-            return where if where.endswith(".py") else f"{where.replace('.', '/')}.py"
-        return None if ":" in self._spec else self._spec
 
     def key(self, pair: Pair, *, content: bool) -> str:
         """Of what this model gives of a picture, by its name, and by its content where it lasts."""
-        from attnviz.evaluation.store import key_of  # noqa: PLC0415
+        from attnviz.identity import key_of  # noqa: PLC0415
         from attnviz.images import fingerprint  # noqa: PLC0415
         from attnviz.pipeline import readable  # noqa: PLC0415
 

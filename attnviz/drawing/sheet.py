@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attnviz.drawing.scale import Range
 
-_CELL = 256  # longest side of a picture in the sheet
+CELL = 256  # longest side of a picture in the sheet
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
 _GAP, _BAR, _TITLE = 14, 8, 19
 _PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
@@ -37,7 +37,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
     Small pictures are enlarged without smoothing, so that their tokens stay crisp.
     """
-    factor = _CELL / max(image.size)
+    factor = CELL / max(image.size)
     width, height = (max(1, round(side * factor)) for side in image.size)
     kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
     return image.resize((width, height), kind)

@@ -1,13 +1,10 @@
 """What was evaluated already, so that a run that was broken off goes on where it was."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from attnviz import outputs
-from attnviz.errors import OutputError
 from attnviz.evaluation.summary import Entry, as_data, from_data
 
 NAME = "pictures.jsonl"
@@ -81,27 +78,3 @@ def _key(line: str) -> str | None:
         return None
     key = data.get("key")
     return key if isinstance(key, str) else None
-
-
-def key_of(settings: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """A key that changes with any setting, and with the name or the content of any file.
-
-    `files` has of each name what `images.fingerprint` says.
-    """
-    text = json.dumps([settings, files], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def identity(path: str | Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of change of a file, or of all files in a folder: weights, code.
-
-    Raises:
-        OutputError: they cannot be looked at.
-    """
-    root = Path(path)
-    try:
-        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-        found = [(str(file.relative_to(root)), file.stat()) for file in files if file.exists()]
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be looked at ({error.strerror})") from error
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]

@@ -107,12 +107,17 @@ class Model:
         Resized by Pillow (antialiased); padding is the mean colour, 0 to within half a
         level.
         """
-        values = (
-            torch.tensor(lay_in(picture, placement, self.mean, self.resample), dtype=torch.float32)
-            / 255
-        )
+        return self.normalised([self.lay(picture, placement)])
+
+    def lay(self, picture: Picture, placement: Placement) -> NDArray[np.uint8]:
+        """The picture as its placement says, (input_height, input_width, 3)."""
+        return lay_in(picture, placement, self.mean, self.resample)
+
+    def normalised(self, laid: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Inputs of one shape that were laid, as the model takes them, (batch, 3, h, w)."""
+        values = torch.from_numpy(np.stack(laid)).float() / 255
         normalised = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
-        return normalised.permute(2, 0, 1)[None].to(self.device, self.dtype)
+        return normalised.permute(0, 3, 1, 2).to(self.device, self.dtype)
 
 
 def has_class_token(module: nn.Module) -> bool:

@@ -1,11 +1,20 @@
 """One picture from file to record; what `show`, `stats` and their successors share."""
 
 from attnviz.pipeline.answers import Answer, Explanation, Question
-from attnviz.pipeline.asking import Questions, answer, look
+from attnviz.pipeline.asking import Questions, answer, check_model, check_picture, look, look_many
 from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.layers import Layer
+from attnviz.pipeline.many import observe_many
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.pictures import Drawing, render, write_maps, write_numbers, write_pictures
+from attnviz.pipeline.pictures import (
+    Drawing,
+    render,
+    small,
+    write_maps,
+    write_numbers,
+    write_pictures,
+    write_sheet,
+)
 from attnviz.pipeline.report import make_record, readable
 from attnviz.pipeline.running import observe
 
@@ -18,13 +27,19 @@ __all__ = [
     "Question",
     "Questions",
     "answer",
+    "check_model",
+    "check_picture",
     "explain",
     "look",
+    "look_many",
     "make_record",
     "observe",
+    "observe_many",
     "readable",
     "render",
+    "small",
     "write_maps",
     "write_numbers",
     "write_pictures",
+    "write_sheet",
 ]

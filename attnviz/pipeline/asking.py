@@ -1,15 +1,16 @@
 """All that is asked of a picture, checked before the model runs; and the run that it needs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnviz import queries
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
-from attnviz.geometry import Fit
+from attnviz.geometry import Fit, Placement
 from attnviz.images import Picture, load_mask
 from attnviz.methods import DEFAULT, METHODS, without_score
 from attnviz.models import scoring
@@ -17,6 +18,7 @@ from attnviz.models.model import Model
 from attnviz.pipeline.answering import Statistics
 from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.explanation import explain
+from attnviz.pipeline.many import observe_many
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import mask_of
 from attnviz.pipeline.running import observe
@@ -80,15 +82,34 @@ def check(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep"
             a score.
         ImageError: a mask picture that cannot be read.
     """
+    check_model(model, asked)
+    check_picture(picture, model, asked, fit=fit)
+
+
+def check_model(model: Model, asked: Questions) -> None:
+    """What `check` looks at that is the same for every picture.
+
+    Raises:
+        UsageError: heads or layers that the model does not have, or a score.
+    """
     chosen_layers, chosen_heads = parse_layers(asked.layers), parse_heads(asked.heads)
     if model.plain and model.layers is not None:  # others may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
         choose_heads(chosen_heads, model.heads)
-    for text in asked.queries:
-        _check_query(picture, model, text, fit)
     for target in asked.targets:
         _check_target(model, target)
+
+
+def check_picture(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep") -> None:
+    """What `check` looks at that differs from picture to picture.
+
+    Raises:
+        UsageError: a query beside the picture.
+        ImageError: a mask picture that cannot be read.
+    """
+    for text in asked.queries:
+        _check_query(picture, model, text, fit)
 
 
 def _check_target(model: Model, target: Target) -> None:
@@ -142,6 +163,32 @@ def look(
         layers=asked.needed_layers,
         gradients=asked.scored,
         tokens=asked.needs_tokens,
+    )
+
+
+def look_many(
+    pictures: Sequence[Picture],
+    model: Model,
+    asked: Questions,
+    *,
+    fit: Fit = "keep",
+    mask: str | None = None,
+    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+) -> list[Observation]:
+    """Run a model on several pictures, which were checked; see `look` and `observe_many`."""
+    masks = [
+        None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
+        for picture in pictures
+    ]
+    return observe_many(
+        pictures,
+        model,
+        fit=fit,
+        masks=masks,
+        layers=asked.needed_layers,
+        gradients=asked.scored,
+        tokens=asked.needs_tokens,
+        lay=lay,
     )
 
 

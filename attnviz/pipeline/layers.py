@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +30,15 @@ class Layer:
     queries: Layout
     keys: Layout
     tokens: Tensor | None = None
+
+    def without_tensors(self) -> "Layer":
+        """With a call of no items: how many heads there are is what is left of it."""
+        call = self.call
+        query, key, value = (
+            torch.empty((0, *each.shape[1:]), dtype=each.dtype)
+            for each in (call.query, call.key, call.value)
+        )
+        return Layer(AttentionCall(query, key, value, call.scale), self.queries, self.keys)
 
 
 class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call is no layer

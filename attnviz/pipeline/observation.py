@@ -47,6 +47,7 @@ class Observation:
         unread: what else the model did that looks like attention, in words.
         run: where gradients can be taken; None where the model ran without.
         gradients, numbers, more: what was found of it already, so that it is found once.
+        checked: the errors of the self-check, where the tensors that they are of were let go.
     """
 
     picture: Picture
@@ -60,6 +61,7 @@ class Observation:
     gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
+    checked: Mapping[int, float] | None = None
 
     def require(self, numbers: Sequence[int]) -> None:
         """Layers that are about to be asked.
@@ -126,10 +128,24 @@ class Observation:
         return int((~self.taking_part).sum())
 
     @cached_property
-    def errors(self) -> dict[int, float]:
+    def errors(self) -> Mapping[int, float]:
         """Error of the self-check of each layer that was kept; see `AttentionCall.check`."""
+        if self.checked is not None:
+            return self.checked
         found = {number: layer.call.check() for number, layer in self.layers.items()}
         return {n: math.inf if e is None or math.isnan(e) else e for n, e in found.items()}
+
+    def without_run(self) -> "Observation":
+        """What is left when the run is let go: it can be drawn and told, and asked no more."""
+        return replace(
+            self,
+            layers={n: layer.without_tensors() for n, layer in self.layers.items()},
+            run=None,
+            gradients={},
+            numbers={},
+            more={},
+            checked=self.errors,
+        )
 
     @property
     def unexplained(self) -> tuple[int, ...]:

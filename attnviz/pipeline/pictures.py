@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from attnviz import outputs
 from attnviz.drawing.marks import mark
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
 from attnviz.errors import UsageError
 from attnviz.images import Picture
 from attnviz.outputs import Format
@@ -24,6 +24,8 @@ from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.naming import asked, rows, stem, title
 from attnviz.pipeline.report import make_record
 from attnviz.records import Record
+
+_STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,12 @@ def _overlay(picture: Picture, answer: Answer, scale: Range, style: Style) -> Im
 
 
 def write_pictures(
-    explanation: Explanation, folder: Path, drawing: Drawing
+    explanation: Explanation, folder: Path, drawing: Drawing, *, threads: int | None = None
 ) -> tuple[Record, list[Path], Image.Image]:
     """Write overlays, sheet and numbers of one picture.
 
     Files of an earlier run that this one does not replace are removed; nothing else is touched.
+    It draws in so many `threads`, as many as there are cores unless given.
 
     Returns:
         The record, the files in the order of writing, and the sheet.
@@ -103,11 +106,11 @@ def write_pictures(
         path = outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
         return Cell(thumbnail(image), title(explanation, answer), scale), path
 
-    drawn = _at_once(draw, explanation.answers, scales)
+    drawn = _at_once(draw, explanation.answers, scales, threads or os.cpu_count() or 1)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     record = make_record(explanation, scales=scales, files=[path.name for path in paths])
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
-    sheet = _sheet(explanation, cells, style)
+    sheet = _sheet(explanation, _original(explanation), cells, style)
     name = f"{outputs.SHEET}.{drawing.format}"
     paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
     outputs.remove(folder, before - {path.name for path in paths})
@@ -118,16 +121,21 @@ def _at_once(
     draw: Callable[[Answer, Range], tuple[Cell, Path]],
     answers: Sequence[Answer],
     scales: Sequence[Range],
+    threads: int,
 ) -> list[tuple[Cell, Path]]:
     """Draw on every core: most of it is encoding, for which the interpreter is free."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    if threads == 1:
+        return list(map(draw, answers, scales))
+    pool = ThreadPoolExecutor(threads)
     try:
         return list(pool.map(draw, answers, scales))
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nothing more is begun
 
 
-def _sheet(explanation: Explanation, cells: Sequence[Cell], style: Style) -> Image.Image:
+def _sheet(
+    explanation: Explanation, original: Image.Image, cells: Sequence[Cell], style: Style
+) -> Image.Image:
     """The contact sheet; of several layers each has a row, also where they differ in heads."""
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
@@ -136,12 +144,47 @@ def _sheet(explanation: Explanation, cells: Sequence[Cell], style: Style) -> Ima
     for length in lengths:
         placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
     return compose(
-        Cell(thumbnail(_original(explanation)), _original_title(explanation)),
+        Cell(thumbnail(original), _original_title(explanation)),
         placed,
         style.colours,
         title=_title(explanation),
         columns=columns,
     )
+
+
+def small(picture: Picture) -> Picture:
+    """A picture as large as a sheet shows it; one that is smaller, or a strip, is left as it is."""
+    short, long = sorted((picture.width, picture.height))
+    if long <= CELL or short * CELL < _STRIP * long:
+        return picture
+    return Picture(picture.path, np.asarray(thumbnail(picture.image())))
+
+
+def write_sheet(
+    explanation: Explanation, folder: Path, drawing: Drawing, shown: Picture
+) -> tuple[Record, list[Path]]:
+    """Write the sheet and `stats.json` alone; maps are drawn on `shown`, a small picture.
+
+    The sheet looks as that of `write_pictures`, whose maps are drawn large first.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    style, scales = drawing.style(), drawing.ranges(explanation)
+    outputs.make_folder(folder)
+    cells = []
+    for answer, scale in zip(explanation.answers, scales, strict=True):
+        placement = answer.placement.of_size(shown.width, shown.height)
+        image = _overlay(shown, replace(answer, placement=placement), scale, style)
+        cells.append(Cell(thumbnail(image), title(explanation, answer), scale))
+    sheet = _sheet(explanation, _original(explanation, shown), cells, style)
+    record = make_record(explanation, scales=scales)
+    text = outputs.as_json(record.data(), indent=1) + "\n"
+    name = f"{outputs.SHEET}.{drawing.format}"
+    return record, [
+        outputs.write_whole(folder / outputs.STATS_JSON, text.encode()),
+        outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)),
+    ]
 
 
 def write_numbers(record: Record, folder: Path) -> list[Path]:
@@ -214,9 +257,13 @@ def _original_title(explanation: Explanation) -> str:
     return f"original, {size}"
 
 
-def _original(explanation: Explanation) -> Image.Image:
-    """The photograph, with the queries marked on it where they are places."""
-    image = explanation.observation.picture.image()
+def _original(explanation: Explanation, shown: Picture | None = None) -> Image.Image:
+    """The photograph, or a smaller one, with the queries marked on it where they are places."""
+    picture = explanation.observation.picture
+    shown = shown or picture
+    image = shown.image()
+    factors = 2 * (shown.width / picture.width, shown.height / picture.height)
     for query in dict.fromkeys(question.query for question in explanation.questions):
-        mark(image, query)
+        numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
+        mark(image, replace(query, numbers=tuple(numbers)))
     return image

@@ -1,8 +1,8 @@
 """The expensive step: run the model once and keep its attention calls."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -49,65 +49,111 @@ def observe(
         MemoryLimitError: so many tokens do not fit; nothing was begun.
         RecordingError: the model made no attention call.
     """
-    shown = _Shown(picture, model, mask, layers, gradients, tokens)
-    placement = model.place(picture, fit=fit)
-    try:
-        return shown.as_placed(placement)
-    except _ShapeError as error:
-        own = model.place(picture, fit="crop")
-        if fit != "keep" or own.grid == placement.grid:
-            raise RecordingError(f"{error}; take its own --size, and no --fit") from error
-        try:
-            return shown.as_placed(own)
-        except _ShapeError as again:
-            raise RecordingError(f"{again}; take the model's own --size") from again
+    shown = Shown(
+        (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
+    )
+    return shown.alone(0)
 
 
-class _ShapeError(Exception):
-    """The model does not run on an input of this shape."""
+class ShapeError(Exception):
+    """The model does not run on an input of this shape, or on several at once."""
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A picture that is shown to a model, in this placement or that."""
+class UnevenError(ShapeError):
+    """What the model did cannot be told apart into what it did with each picture."""
 
-    picture: Picture
-    model: Model
-    mask: NDArray[np.bool_] | None
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Pictures that are shown to a model.
+
+    Attributes:
+        fit, layers, gradients, tokens: as `observe` takes them.
+        masks: of each picture, or None.
+        lay: a picture, by its number, laid as a placement says; see `Model.lay`.
+    """
+
+    pictures: Sequence[Picture] = field(kw_only=False)
+    model: Model = field(kw_only=False)
+    fit: Fit
+    masks: Sequence[NDArray[np.bool_] | None]
     layers: str
     gradients: bool
     tokens: bool
+    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
 
-    def as_placed(self, placement: Placement) -> Observation:
-        """Run the model.
+    def alone(self, number: int) -> Observation:
+        """Run the model on one picture; where it does not take its shape, on the centre."""
+        picture, fit = self.pictures[number], self.fit
+        placement = self.model.place(picture, fit=fit)
+        try:
+            return self.at_once({number: placement})[number]
+        except ShapeError as error:
+            own = self.model.place(picture, fit="crop")
+            if fit != "keep" or own.grid == placement.grid:
+                raise RecordingError(f"{error}; take its own --size, and no --fit") from error
+            try:
+                return self.at_once({number: own})[number]
+            except ShapeError as again:
+                raise RecordingError(f"{again}; take the model's own --size") from again
+
+    def at_once(self, placements: Mapping[int, Placement]) -> dict[int, Observation]:
+        """Run the model once on some of the pictures, by number, whose grids are the same.
 
         Raises:
-            _ShapeError: it does not run on this shape.
+            ShapeError: it does not run on this shape, or on several pictures.
         """
-        _check_memory(self.model, placement, gradients=self.gradients)
-        taking_part = np.ones(placement.grid.tokens, dtype=np.bool_)
+        grid = next(iter(placements.values())).grid
+        _check_memory(self.model, grid, len(placements), gradients=self.gradients)
+        parts = {
+            number: self._taking_part(number, placement) for number, placement in placements.items()
+        }
         arguments: tuple[torch.Tensor, ...] = ()
-        if self.mask is not None:
-            taking_part = _unmasked(placement, self.mask, takes_mask=self.model.takes_mask)
-            arguments = (torch.from_numpy(taking_part)[None].to(self.model.device),)
-        pixels = self.model.pixels(self.picture, placement)
-        found = _Found(placement.grid, parse_layers(self.layers))
-        inputs = (pixels.requires_grad_(self.gradients), *arguments)
-        run = self._run(inputs, found)
+        if any(self.masks[number] is not None for number in placements):
+            mask = np.stack(list(parts.values()))
+            arguments = (torch.from_numpy(mask).to(self.model.device),)
+        lay = self.lay or (lambda n, placement: self.model.lay(self.pictures[n], placement))
+        pixels = self.model.normalised([lay(*each) for each in placements.items()])
+        found = _Found(grid, parse_layers(self.layers), len(placements))
+        run = self._run((pixels.requires_grad_(self.gradients), *arguments), found)
+        if found.uneven:
+            raise UnevenError(f"{self.model.spec} cannot take several pictures at once")
+        if not run.recording:
+            raise RecordingError(f"{self.model.spec} {found.instead(run.recording)}")
+        return {
+            number: self._seen(number, placements[number], parts[number], run, (i, len(placements)))
+            for i, number in enumerate(placements)
+        }
+
+    def _seen(
+        self,
+        number: int,
+        placement: Placement,
+        taking_part: NDArray[np.bool_],
+        run: Run,
+        part: tuple[int, int],
+    ) -> Observation:
+        """What concerns one picture of a run; `part` is which one, and of how many."""
         recording = run.recording
-        if not recording:
-            raise RecordingError(f"{self.model.spec} {found.instead(recording)}")
-        kept = choose_layers(found.wanted, len(recording))
         blocks = recording.blocks if self.tokens or self.gradients else {}
         return Observation(
-            self.picture,
+            self.pictures[number],
             self.model,
             placement,
             len(recording),
-            {n: _layer(recording, n, blocks, placement.grid) for n in kept},
+            {
+                n: _layer(recording[n], blocks.get(n), part, placement.grid)
+                for n in choose_layers(parse_layers(self.layers), len(recording))
+            },
             taking_part,
             run=run if self.gradients else None,
         )
+
+    def _taking_part(self, number: int, placement: Placement) -> NDArray[np.bool_]:
+        mask = self.masks[number]
+        if mask is None:
+            return np.ones(placement.grid.tokens, dtype=np.bool_)
+        return _unmasked(placement, mask, takes_mask=self.model.takes_mask)
 
     def _run(self, inputs: tuple[torch.Tensor, ...], found: "_Found") -> Run:
         """Every layer of one run of the model."""
@@ -130,19 +176,27 @@ class _Shown:
             size = f"{pixels.shape[3]}x{pixels.shape[2]}"
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             line = f"{self.model.spec} cannot take {size} pixels ({reason})"
-            raise _ShapeError(line) from error
+            raise ShapeError(line) from error
         return Run(made, inputs, output)
 
 
 def _layer(
-    recording: Recording, number: int, blocks: Mapping[int, Block], grid: TokenGrid
+    call: AttentionCall, block: Block | None, part: tuple[int, int], grid: TokenGrid
 ) -> Layer:
-    """A recorded call, with the tokens after its block where these are its queries."""
-    layer = find_layer(recording[number], grid)
-    block = blocks.get(number)
-    if block is None or block.output.shape[:2] != layer.queries.cells.shape:
+    """One picture's part of a call, with the tokens after its block where these are its queries."""
+    number, count = part
+    layer = find_layer(_part(call, number, count), grid)
+    if block is None or len(block.output) % count:
         return layer
-    return replace(layer, tokens=block.output.detach())
+    each = len(block.output) // count
+    tokens = block.output.detach()[number * each : (number + 1) * each]
+    return replace(layer, tokens=tokens) if tokens.shape[:2] == layer.queries.cells.shape else layer
+
+
+def _part(call: AttentionCall, number: int, count: int) -> AttentionCall:
+    """A picture's part of a call over `count` of them: its windows follow one another."""
+    windows = len(call.query) // count
+    return call if count == 1 else call.batch(slice(number * windows, (number + 1) * windows))
 
 
 @dataclass
@@ -151,14 +205,20 @@ class _Found:
 
     grid: TokenGrid
     wanted: tuple[int, ...] | None
+    pictures: int = 1
 
     def __post_init__(self) -> None:
         self._others: list[str] = []
+        self.uneven = False
+        """Whether a call was not the same for every picture."""
 
     def __call__(self, call: AttentionCall) -> bool:
         """Whether a call is a layer."""
+        if not _is_even(call, self.pictures):
+            self.uneven = True
+            return False
         try:
-            find_layer(call, self.grid)
+            find_layer(_part(call, 0, self.pictures), self.grid)
         except Unplaced as reason:
             if str(reason) not in self._others:
                 self._others.append(str(reason))
@@ -177,8 +237,22 @@ class _Found:
         return f"made no attention call over the picture, but {'; '.join(said)}"
 
 
-def _check_memory(model: Model, placement: Placement, *, gradients: bool) -> None:
-    tokens = placement.grid.tokens
+def _is_even(call: AttentionCall, pictures: int) -> bool:
+    """Whether a call's batch are as many windows of each picture, one picture after the other."""
+    if len(call.query) % pictures:
+        return False
+    if pictures == 1 or len(call.query) == pictures:
+        return True
+    for positions in (call.query_positions, call.key_positions):
+        if positions is not None:
+            each = positions.reshape(pictures, -1)
+            if not torch.equal(each.nan_to_num(-1), each[:1].expand_as(each).nan_to_num(-1)):
+                return False
+    return True
+
+
+def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:
+    tokens = grid.tokens * pictures
     needed = tokens * model.token_bytes * (GRAPH if gradients else 1)
     fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
     advice = f"take --size {fits} or smaller"

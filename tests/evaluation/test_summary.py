@@ -8,8 +8,9 @@ import pytest
 from attnviz.errors import AttnvizError
 from attnviz.evaluation import metrics_of, parse_groups, store
 from attnviz.evaluation.scores import Score
-from attnviz.evaluation.store import Store, key_of
+from attnviz.evaluation.store import Store
 from attnviz.evaluation.summary import Entry, as_data, from_data, summarise
+from attnviz.identity import key_of
 
 
 def entry(name: str, *values: float, model: str = "m", layers: int = 1) -> Entry:

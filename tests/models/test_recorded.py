@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import families
+import many
 import pictures
 import pytest
 import torch
@@ -177,6 +178,10 @@ def test_grid_and_prefix_are_the_models(name: str, seen: attnviz.Observation) ->
 
 def test_predictions_are_bit_identical_while_they_are_recorded(seen: attnviz.Observation) -> None:
     families.check_predictions(seen)
+
+
+def test_several_pictures_at_once_are_seen_as_one_by_one(folder: Path) -> None:
+    many.check(attnviz.load_model(str(folder)), folder, count=2)
 
 
 def test_the_row_of_the_documentation_is_true(name: str, seen: attnviz.Observation) -> None:

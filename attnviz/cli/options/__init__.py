@@ -19,6 +19,7 @@ from attnviz.cli.options.inputs import (
 )
 from attnviz.cli.options.questions import QuestionOptions, QuestionsOptions, WhereOptions
 from attnviz.cli.options.results import (
+    BatchOptions,
     ComparedNpz,
     DifferenceOptions,
     DrawingOptions,
@@ -32,6 +33,7 @@ from attnviz.cli.options.results import (
     OptionalOut,
     Out,
     Pictures,
+    Sources,
     StreamOptions,
 )
 
@@ -41,6 +43,7 @@ Images = Annotated[
 ]
 
 __all__ = [
+    "BatchOptions",
     "ComparedNpz",
     "DifferenceOptions",
     "DrawingOptions",
@@ -63,6 +66,7 @@ __all__ = [
     "QuestionsOptions",
     "RivalOptions",
     "ShownOptions",
+    "Sources",
     "StreamOptions",
     "WhereOptions",
     "with_groups",

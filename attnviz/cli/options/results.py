@@ -74,6 +74,46 @@ class StreamOptions:
             raise UsageError("--json, --csv and --quiet exclude one another; give one of them")
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class BatchOptions:
+    """How many pictures are done."""
+
+    pictures: Annotated[
+        Literal["sheet", "heads", "none"],
+        option("--pictures", help="Of each picture: its sheet, all that show writes, or nothing."),
+    ] = "sheet"
+    batch_size: Annotated[
+        str, option("--batch-size", help="Pictures in a run of the model, or auto.", metavar="N")
+    ] = "auto"
+    recursive: Annotated[
+        bool, option("--recursive/--no-recursive", help="Also what is in subfolders.")
+    ] = True
+    force: Annotated[bool, option("--force", help="Do again what is done.")] = False
+    npz: Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")] = False
+
+    def __post_init__(self) -> None:
+        _ = self.batch
+        if self.npz and self.pictures == "none":
+            raise UsageError("--npz lies beside the sheet; leave out --pictures none")
+
+    @property
+    def batch(self) -> int | None:
+        """Pictures in a run of the model; None of what fits."""
+        text = self.batch_size
+        if text == "auto":
+            return None
+        if not (text.isascii() and text.isdigit() and int(text)):
+            raise UsageError(f"--batch-size {text!r} is none; give auto, or a number from 1 on")
+        return int(text)
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
+    ),
+]
 Npz = Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")]
 ComparedNpz = Annotated[bool, option("--npz", help="Also write what is compared: compare.npz.")]
 NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]

@@ -1,0 +1,90 @@
+"""What is remembered of a picture."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from attnviz import outputs
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one picture went.
+
+    Attributes:
+        path: as it was found.
+        status: `done`, or `failed`.
+        settings: the digest of all that changes what is written.
+        error: of one that failed.
+        folder: with its files, below that of all; None where it has none.
+        file: SHA-256 of what the picture's file held; None where it could not be read.
+        state: size, time of change, and of change of its attributes, of that file.
+        size: width and height of the picture as seen; from them follows with which others it ran.
+        files: sizes of the files that were written, by name.
+        record: digest of its record; None of one that failed.
+    """
+
+    path: str
+    status: Literal["done", "failed"]
+    settings: str
+    error: str | None = None
+    folder: str | None = None
+    file: str | None = None
+    state: tuple[int, int, int] = (0, 0, 0)
+    size: tuple[int, int] = (0, 0)
+    files: dict[str, int] = field(default_factory=dict)
+    record: str | None = None
+
+    def line(self, record: dict[str, Any] | None = None) -> bytes:
+        """A line of the journal, with the record where it stands nowhere else."""
+        data: dict[str, Any] = {"entry": asdict(self)}
+        if record is not None:
+            data["record"] = record
+        return as_line(data)
+
+    def public(self) -> dict[str, Any]:
+        """A line of the manifest."""
+        names = ("path", "status", "error", "folder", "settings", "file")
+        return {name: getattr(self, name) for name in names}
+
+    def is_there(self, out: Path) -> bool:
+        """Whether all files that were written are there, of the sizes that they had."""
+        folder = out if self.folder is None else out / self.folder
+        try:
+            return all(_size(folder, name) == size for name, size in self.files.items())
+        except OSError:
+            return False
+
+    def failed_as(self, error: str) -> "Entry":
+        """The same of a picture that failed after all; in one line."""
+        told = " ".join(error.split())
+        return replace(self, status="failed", error=told, folder=None, files={}, record=None)
+
+
+def _size(folder: Path, name: str) -> int:
+    return os.stat(folder / name).st_size  # noqa: PTH116 — a third of the time
+
+
+def read_line(line: bytes) -> tuple[Entry, dict[str, Any] | None]:
+    """The entry of a line of the journal, and its record if it has that.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        data = json.loads(line)
+        entry = data["entry"]
+        made = Entry(**{**entry, "state": tuple(entry["state"]), "size": tuple(entry["size"])})
+        record: dict[str, Any] | None = data.get("record")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("no line of the journal") from error
+    return made, record
+
+
+def as_line(data: dict[str, Any]) -> bytes:
+    """JSON in a line of UTF-8; odd bytes, of names that are no text, are escaped as surrogates."""
+    text = re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", outputs.as_json(data))
+    return f"{text}\n".encode()

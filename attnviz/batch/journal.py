@@ -1,0 +1,175 @@
+"""What was done already: a line for every picture as soon as its files are written.
+
+    OUT/.attnviz/journal.jsonl   entries in the order of finishing, each with its record
+    OUT/manifest.jsonl           at the end: a line a picture, sorted by path
+    OUT/stats.jsonl              at the end: the records, in the same order
+
+At the end the journal is written anew, sorted and without the records, which then stand in
+stats.jsonl alone; they are found there by what they say, so that no order of renames can mix them
+up. Nothing is flushed to the disk by force: a process that is killed loses nothing that it wrote,
+and after a power cut a picture whose files are not there in full size is done again.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from attnviz import lines, outputs
+from attnviz.batch.entry import Entry, as_line, read_line
+from attnviz.errors import OutputError
+
+FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
+MANIFEST, STATS = "manifest.jsonl", "stats.jsonl"
+
+
+class Journal:
+    """The journal of a folder, and its lock: one run at a time.
+
+    Only places of lines are kept in memory.
+
+    >>> with Journal(Path("out")) as journal:
+    ...     entry = journal.get("photos/cat.jpg")
+    ...     journal.add(entry, record)
+    ...     journal.finish(["photos/cat.jpg"])
+
+    Raises:
+        OutputError: the folder cannot be written, or another run is at it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._path = out, out / FOLDER / JOURNAL
+        self._places: dict[str, int] = {}
+        outputs.check_folder(out)
+        outputs.make_folder(out / FOLDER)
+        self._lock = lines.lock(out / FOLDER / LOCK, out)
+        try:
+            outputs.remove_parts(out)
+            outputs.remove_parts(out / FOLDER)
+            lines.end_lines(self._path)
+            self._lines = lines.Lines(self._path)
+            self._file = self._path.open("rb")
+            self._read()
+            self._records = _records(out / STATS)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._lines.close()
+        self._lock.close()
+
+    def _read(self) -> None:
+        """Note where the latest line of every picture is; a line that is none is passed over."""
+        place = 0
+        for line in self._file:
+            try:
+                entry, _ = read_line(line)
+            except ValueError:
+                pass
+            else:
+                self._places[entry.path] = place
+            place += len(line)
+        self._end = place
+
+    def get(self, path: str) -> Entry | None:
+        """What is known of a picture, if its record is still there."""
+        found = self._at(path)
+        if found is None:
+            return None
+        entry, record = found
+        if entry.record is not None and record is None and entry.record not in self._records:
+            return None
+        return entry
+
+    def _at(self, path: str) -> tuple[Entry, dict[str, Any] | None] | None:
+        place = self._places.get(path)
+        if place is None:
+            return None
+        return read_line(_line_at(self._file, place))
+
+    def add(self, entry: Entry, record: dict[str, Any] | None) -> None:
+        """Add a line, which is there when this returns.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        line = entry.line(record)
+        self._lines.add(line)
+        self._places[entry.path] = self._end
+        self._end += len(line)
+
+    def entries(self, paths: Sequence[str]) -> Iterator[Entry]:
+        """What is known of these pictures, in their order."""
+        for path in paths:
+            found = self._at(path)
+            if found is not None:
+                yield found[0]
+
+    def finish(self, paths: Sequence[str]) -> list[Path]:
+        """Write manifest and records of these pictures, in their order, and of no others.
+
+        Broken off anywhere it can be done again: the journal goes last.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        stats, manifest = self._out / STATS, self._out / MANIFEST
+        outputs.write_lines(stats, self._lines_of_records(paths))
+        outputs.write_lines(manifest, (as_line(one.public()) for one in self.entries(paths)))
+        return [stats, manifest]
+
+    def tidy(self, paths: Sequence[str]) -> None:
+        """Write the journal anew, without what `finish` has written: at the very end.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        outputs.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
+
+    def _lines_of_records(self, paths: Sequence[str]) -> Iterator[bytes]:
+        stats = self._out / STATS
+        old = stats.open("rb") if stats.exists() else None
+        try:
+            for path in paths:
+                entry, record = self._at(path) or (None, None)
+                if record is not None:
+                    yield as_line(record)
+                elif entry is not None and entry.record is not None and old is not None:
+                    yield _line_at(old, self._records[entry.record])
+        finally:
+            if old is not None:
+                old.close()
+
+
+def digest(record: dict[str, Any]) -> str:
+    """What a record is found by."""
+    return _digest(as_line(record))
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.blake2b(line, digest_size=16).hexdigest()
+
+
+def _line_at(file: IO[bytes], place: int) -> bytes:
+    file.seek(place)
+    return file.readline()
+
+
+def _records(stats: Path) -> dict[str, int]:
+    """Where in a file of records each stands, by its digest."""
+    if not stats.exists():
+        return {}
+    found, place = {}, 0
+    try:
+        with stats.open("rb") as file:
+            for line in file:
+                found[_digest(line)] = place
+                place += len(line)
+    except OSError as error:
+        raise OutputError(f"{stats}: cannot be read ({error.strerror})") from error
+    return found

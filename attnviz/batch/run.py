@@ -1,0 +1,106 @@
+"""A whole run: what is found, what is left, the work, and what is written at the end."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnviz.batch.closing import close
+from attnviz.batch.journal import Journal
+from attnviz.batch.local import WINDOW, Engine
+from attnviz.batch.resume import Part, is_reserved, part, remaining
+from attnviz.batch.sources import Item
+from attnviz.batch.work import Outcome, Settings
+from attnviz.errors import UsageError
+from attnviz.models.model import Model
+from attnviz.pipeline import check_model
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many pictures there are, are done, and failed, over all runs into the folder."""
+
+    all: int
+    done: int
+    failed: int
+
+    @property
+    def left(self) -> int:
+        """How many are still to be done."""
+        return self.all - self.done - self.failed
+
+
+Told = Callable[[Outcome, Count], None]
+
+
+class Batch:
+    """Pictures that are to be done into a folder, of which some may be done.
+
+    Raises:
+        UsageError: a picture of which the files would lie where those of all do.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        settings: Settings,
+        out: Path,
+        journal: Journal,
+        *,
+        force: bool = False,
+    ) -> None:
+        for item in items:
+            if is_reserved(item):
+                raise UsageError(f"{item.path}: its folder would be {item.folder}; rename it")
+        self._items, self._settings, self._out, self._journal = items, settings, out, journal
+        self._missing = remaining(items, journal, settings, out, force=force)
+        self._done, self._failed = self._missing.count(False), 0
+
+    @property
+    def count(self) -> Count:
+        """As it is now."""
+        return Count(len(self._items), self._done, self._failed)
+
+    def work(self, model: Model, *, batch: int | None, stop: threading.Event, told: Told) -> None:
+        """Do what is left.
+
+        Raises:
+            UsageError: the model does not have what is asked for.
+            OutputError: nothing more can be written.
+            Unanswerable: what is asked is nothing that the model can be asked, and nothing is done.
+        """
+
+        def note(outcome: Outcome) -> None:
+            self._journal.add(
+                outcome.entry, None if outcome.record is None else outcome.record.data()
+            )
+            if outcome.entry.status == "done":
+                self._done += 1
+            else:
+                self._failed += 1
+            told(outcome, self.count)
+
+        check_model(model, self._settings.asked)
+        engine = Engine(model, self._settings, self._out, batch=batch, stop=stop, told=note)
+        engine.run(self._windows())
+
+    def _windows(self) -> Iterator[list[Part]]:
+        """Parts of the plan that are not done, with what is done among them."""
+        for start in range(0, len(self._items), WINDOW):
+            numbers = range(start, min(start + WINDOW, len(self._items)))
+            if any(self._missing[n] for n in numbers):
+                yield [
+                    part(self._items[n], self._journal, missing=self._missing[n]) for n in numbers
+                ]
+
+    def finish(self) -> list[Path]:
+        """Write what is said of all pictures together.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        paths = [item.path for item in self._items]
+        written = self._journal.finish(paths)
+        written += close(self._out)
+        self._journal.tidy(paths)
+        return written

@@ -1,0 +1,171 @@
+"""Which pictures there are: folders, patterns and lists, as the tree that their files go to."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attnviz.errors import ImageError, UsageError
+from attnviz.images import SUFFIXES
+
+RESERVED = (".attnviz", "manifest.jsonl", "stats.jsonl", "index.html")
+"""Names in the folder for the files that are no picture's."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture: its path as it was found, and the folder for its files below that of all."""
+
+    path: str
+    folder: str
+
+
+@dataclass
+class Plan:
+    """What is to be done, sorted by path; and how many files were left aside.
+
+    Attributes:
+        items: each picture once.
+        hidden: files and folders whose names begin with a dot.
+        others: files whose names are not those of pictures.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    hidden: int = 0
+    others: int = 0
+
+
+def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
+    """All pictures of some sources.
+
+    A source is a folder, a pattern (`photos/*.jpg`, `photos/**/*.png`), a `.txt` list of paths (one
+    a line; or, as `find -print0` writes them, each with a NUL behind it), or a picture. The folder
+    `out` is left aside. Where one folder is named, files lie below `out` as they do there; else as
+    they do below the folder that holds all of them.
+
+    Raises:
+        UsageError: standard input.
+        ImageError: a source that is not there, or cannot be read; no picture at all.
+    """
+    finder = _Finder(out, recursive=recursive)
+    for source in sources:
+        finder.take(source)
+    paths = {os.path.abspath(path): path for path in sorted(finder.found)}  # noqa: PTH100 — as named
+    if not paths:
+        raise ImageError(
+            f"{', '.join(sources)}: no picture found; name a folder with "
+            f"{', '.join(SUFFIXES[:4])} …"
+        )
+    alone = len(sources) == 1 and os.path.isdir(sources[0])  # noqa: PTH112
+    if alone:
+        root = os.path.abspath(sources[0])  # noqa: PTH100
+    else:
+        root = os.path.commonpath({os.path.dirname(path) for path in paths})  # noqa: PTH120
+    items = [Item(path, os.path.relpath(full, root)) for full, path in paths.items()]
+    items.sort(key=lambda item: os.fsencode(item.path))
+    return Plan(items, finder.hidden, finder.others)
+
+
+class _Finder:
+    """Collects paths, and counts what it leaves aside."""
+
+    def __init__(self, out: Path, *, recursive: bool) -> None:
+        self.found: set[str] = set()
+        self.hidden = self.others = 0
+        self._recursive = recursive
+        self._out = _identity(out)
+
+    def take(self, source: str) -> None:
+        """All pictures of one source."""
+        if source == "-":
+            raise UsageError("batch reads files; name a folder, a pattern or a list, not -")
+        if os.path.isdir(source):  # noqa: PTH112 — any bytes
+            self._folder(source)
+        elif os.path.lexists(source):
+            if source.lower().endswith(".txt"):
+                self._list(source)
+            else:
+                self.found.add(source)
+        elif glob.has_magic(source):
+            self._pattern(source)
+        else:
+            raise ImageError(f"{source}: no such file; name a folder, a pattern or a .txt list")
+
+    def _pattern(self, pattern: str) -> None:
+        """Files that fit, if they are pictures, and what is in folders that fit."""
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — any bytes
+        if not matches:
+            raise ImageError(f"{pattern}: nothing fits the pattern; put it in quotes, and check it")
+        for path in matches:
+            if not os.path.isdir(path):  # noqa: PTH112
+                self._file(path)
+            elif "**" not in pattern:  # which has found what is in them
+                self._folder(path)
+
+    def _list(self, path: str) -> None:
+        """What a list names: pictures as they are, and folders."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+        for name in data.split(b"\0") if b"\0" in data else data.splitlines():
+            entry = os.fsdecode(name)
+            if os.path.isdir(entry):  # noqa: PTH112
+                self._folder(entry)
+            elif entry.strip():
+                self.found.add(entry)
+
+    def _file(self, path: str) -> None:
+        name = os.path.basename(path)  # noqa: PTH119
+        if name.startswith("."):
+            self.hidden += 1
+        elif name.lower().endswith(SUFFIXES):
+            self.found.add(path)
+        else:
+            self.others += 1
+
+    def _folder(self, top: str) -> None:
+        """A folder and those below it; links last, and no folder that was seen before.
+
+        A link that leads back into the tree is thus no loop, and what is there twice is named by
+        its own path.
+        """
+        seen: set[object] = {self._out}
+        waiting, links = [top], list[str]()
+        while waiting or links:
+            folder = waiting.pop() if waiting else links.pop(0)
+            key = _identity(folder)
+            if key in seen:
+                continue
+            seen.add(key)
+            for entry in self._entries(folder):
+                if not _is_folder(entry):
+                    self._file(entry.path)
+                elif entry.name.startswith("."):
+                    self.hidden += 1
+                elif self._recursive:
+                    (links if entry.is_symlink() else waiting).append(entry.path)
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                yield from sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _identity(folder: str | Path) -> object:
+    """What is the same of a folder by whatever name; of none its path."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116
+    except OSError:
+        return os.path.abspath(folder)  # noqa: PTH100
+    return found.st_dev, found.st_ino

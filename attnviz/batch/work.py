@@ -1,0 +1,305 @@
+"""A group of pictures from files to files: what every engine does, in one thread or in stages.
+
+    prepare   read, decode and lay a picture: files and arrays, no tensors
+    ask       run the model on a group and ask each picture: the only stage that computes
+    finish    draw and write one picture: files and arrays again
+
+`do` is the three in turn.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz import outputs
+from attnviz.batch.entry import Entry
+from attnviz.batch.journal import digest
+from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
+from attnviz.geometry import Fit, Placement
+from attnviz.images import Picture, decode, read_file
+from attnviz.models.model import Model
+from attnviz.pipeline import (
+    Drawing,
+    Explanation,
+    Observation,
+    Questions,
+    answer,
+    check_picture,
+    look_many,
+    make_record,
+    small,
+    write_maps,
+    write_pictures,
+    write_sheet,
+)
+from attnviz.records import Record
+
+Pictures = Literal["sheet", "heads", "none"]
+_FULL = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done with every picture; the values that the options of the same names take.
+
+    `digest` changes with all that changes what is written.
+    """
+
+    asked: Questions
+    drawing: Drawing
+    digest: str
+    fit: Fit = "keep"
+    mask: str | None = None
+    pictures: Pictures = "sheet"
+    npz: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture that is to be done.
+
+    Attributes:
+        path: of the picture.
+        folder: for its files, below that of all.
+        before: names of the files that an earlier run wrote there.
+    """
+
+    path: str
+    folder: str
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one picture; of one that failed there is no record, but a cause."""
+
+    entry: Entry
+    record: Record | None = None
+    paths: tuple[Path, ...] = ()
+    cause: Exception | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture as the model is to be shown it.
+
+    Attributes:
+        entry: what is known of it so far.
+        picture: its name and size; its pixels are not kept.
+        placement, laid: the input, (input_height, input_width, 3).
+        shown: the small picture that the sheet is drawn on, if there is to be one.
+        job: None of a stand-in.
+    """
+
+    entry: Entry
+    picture: Picture
+    placement: Placement
+    laid: NDArray[np.uint8]
+    shown: Picture | None = None
+    job: Job | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A picture that was asked; nothing of the model's run is left but what was found."""
+
+    prepared: Prepared
+    explanation: Explanation
+
+
+class Unanswerable(UsageError):  # noqa: N818 — no fault of a picture, and no other UsageError
+    """A question that is no matter of the picture: the model cannot be asked it."""
+
+
+def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list[Outcome]:
+    """Do some pictures, in their order; the files of those that are done are written.
+
+    Raises:
+        OutputError: nothing more can be written.
+    """
+    ready = [prepare(job, model, settings) for job in jobs]
+    done: dict[str, Outcome] = {one.entry.path: one for one in ready if isinstance(one, Outcome)}
+    group = [one for one in ready if isinstance(one, Prepared)]
+    for each in ask(group, model, settings):
+        outcome = finish(each, settings, out) if isinstance(each, Answered) else each
+        done[outcome.entry.path] = outcome
+    return [done[job.path] for job in jobs]
+
+
+def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
+    """Read a picture and lay it into the model's input; no tensor is touched."""
+    entry = Entry(job.path, "failed", settings.digest)
+    try:
+        data, found = read_file(job.path)
+        state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
+        picture = decode(data, job.path)
+        placement = model.place(picture, fit=settings.fit)
+        return Prepared(
+            replace(entry, size=(picture.width, picture.height)),
+            _bare(job.path, picture.width, picture.height),
+            placement,
+            model.lay(picture, placement),
+            small(picture) if settings.pictures == "sheet" else None,
+            job,
+        )
+    except Exception as error:  # whatever a file holds, the others are done
+        return failure(entry, error)
+
+
+def stand_in(entry: Entry, model: Model, settings: Settings) -> Prepared:
+    """What takes the place of a picture that is done, so that a group stays what it was.
+
+    Models compute with a group as a whole, and may round otherwise with fewer.
+    """
+    picture = _bare(entry.path, *entry.size)
+    placement = model.place(picture, fit=settings.fit)
+    shape = placement.grid.input_height, placement.grid.input_width, 3
+    return Prepared(entry, picture, placement, np.zeros(shape, dtype=np.uint8))
+
+
+def _bare(path: str, width: int, height: int) -> Picture:
+    """A picture of that size whose pixels take no memory."""
+    return Picture(path, np.broadcast_to(np.uint8(0), (height, width, 3)))
+
+
+def failure(entry: Entry, error: Exception) -> Outcome:
+    """A picture that failed."""
+    told = str(error)
+    if isinstance(error, MemoryError) or "allocate" in told:
+        told = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
+    elif not isinstance(error, AttnvizError):
+        told = f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
+    return Outcome(entry.failed_as(told), cause=error)
+
+
+def ask(group: Sequence[Prepared], model: Model, settings: Settings) -> list[Answered | Outcome]:
+    """Run the model on a group, and ask all but stand-ins.
+
+    Raises:
+        Unanswerable: what is asked is nothing that the model can be asked.
+    """
+    found: list[Answered | Outcome] = []
+    able = []
+    for each in group:
+        try:
+            if each.job is not None:
+                check_picture(each.picture, model, settings.asked, fit=settings.fit)
+            able.append(each)
+        except Exception as error:
+            found.append(failure(each.entry, error))
+    return found + _look(able, model, settings)
+
+
+def _look(group: Sequence[Prepared], model: Model, settings: Settings) -> list[Answered | Outcome]:
+    """Run the model on a group; where that fails, on each by itself, to find whose fault it is."""
+    try:
+        seen = look_many(
+            [each.picture for each in group],
+            model,
+            settings.asked,
+            fit=settings.fit,
+            mask=settings.mask,
+            lay=lambda number, placement: _laid(group[number], placement, model),
+        )
+    except Exception as error:
+        if len(group) == 1:
+            return [failure(group[0].entry, error)] if group[0].job is not None else []
+    else:
+        pairs = zip(group, seen, strict=True)
+        return [_answer(each, one, settings) for each, one in pairs if each.job is not None]
+    return [one for each in group for one in _look([each], model, settings)]
+
+
+def _laid(prepared: Prepared, placement: Placement, model: Model) -> NDArray[np.uint8]:
+    """The input; laid anew where the model takes another shape than the picture's."""
+    if placement == prepared.placement:
+        return prepared.laid
+    if prepared.job is None:
+        shape = placement.grid.input_height, placement.grid.input_width, 3
+        return np.zeros(shape, dtype=np.uint8)
+    return model.lay(_again(prepared), placement)
+
+
+def _again(prepared: Prepared) -> Picture:
+    """The picture, read once more.
+
+    Raises:
+        ImageError: it is no longer the same.
+    """
+    path = prepared.entry.path
+    data, _ = read_file(path)
+    if hashlib.sha256(data).hexdigest() != prepared.entry.file:
+        raise ImageError(f"{path}: was changed while it was looked at; run again")
+    return decode(data, path)
+
+
+def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answered | Outcome:
+    try:
+        found = answer(seen, settings.asked, settings.asked.methods[0])
+    except UsageError as error:
+        raise Unanswerable(str(error)) from error
+    except Exception as error:
+        return failure(prepared.entry, error)
+    return Answered(prepared, replace(found, observation=seen.without_run()))
+
+
+def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
+    """Draw and write all files of a picture.
+
+    Raises:
+        OutputError: nothing more can be written.
+    """
+    prepared = answered.prepared
+    try:
+        record, paths = _write(answered, settings, out)
+    except OutputError as error:
+        if stops(error, out):
+            raise
+        return failure(prepared.entry, error)
+    except Exception as error:
+        return failure(prepared.entry, error)
+    entry = replace(
+        prepared.entry,
+        status="done",
+        folder=prepared.job.folder if paths and prepared.job is not None else None,
+        files={path.name: path.stat().st_size for path in sorted(paths)},
+        record=digest(record.data()),
+    )
+    return Outcome(entry, record, tuple(paths))
+
+
+def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, list[Path]]:
+    """The record, and the files in the order of writing."""
+    prepared, explanation = answered.prepared, answered.explanation
+    if settings.pictures == "none" or prepared.job is None:
+        return make_record(explanation), []
+    folder = out / prepared.job.folder
+    outputs.remove_parts(folder)
+    if prepared.shown is not None:
+        before = outputs.earlier_files(folder)
+        record, paths = write_sheet(explanation, folder, settings.drawing, prepared.shown)
+    else:
+        before = set()  # removed by what draws them
+        seen = replace(explanation.observation, picture=_again(prepared))
+        large = replace(explanation, observation=seen)
+        record, paths, _ = write_pictures(large, folder, settings.drawing, threads=1)
+    if settings.npz:
+        paths.append(write_maps(explanation, folder))
+    outputs.remove(folder, before.union(prepared.job.before) - {path.name for path in paths})
+    return record, paths
+
+
+def stops(error: OutputError, out: Path) -> bool:
+    """Whether no other picture could be written either."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError):
+        return False
+    return cause.errno in _FULL or not os.access(out, os.W_OK)

@@ -1,0 +1,190 @@
+"""`attnviz batch`."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+import attnviz
+from attnviz.cli import console, run
+from attnviz.cli.options import (
+    BatchOptions,
+    DrawingOptions,
+    ModelOptions,
+    Out,
+    QuestionOptions,
+    Sources,
+    StreamOptions,
+    with_groups,
+)
+from attnviz.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
+
+    from attnviz.batch.run import Batch, Count
+    from attnviz.batch.sources import Plan
+    from attnviz.batch.work import Outcome, Settings
+    from attnviz.models.model import Model
+
+_ERRORS = 20
+"""So many are told one by one; all are in the manifest."""
+
+
+@with_groups
+def batch(
+    *,
+    sources: Sources,
+    many: BatchOptions,
+    model: ModelOptions,
+    question: QuestionOptions,
+    drawing: DrawingOptions,
+    streams: StreamOptions,
+    out: Out = Path("attnviz-out"),
+) -> None:
+    """Show any number of pictures: folders, patterns, lists; what is done is not done again."""
+    from threading import Event  # noqa: PLC0415 — not for `--help`
+
+    from attnviz.batch.journal import Journal  # noqa: PLC0415
+    from attnviz.batch.run import Batch  # noqa: PLC0415
+    from attnviz.batch.sources import find  # noqa: PLC0415
+
+    settings = _settings(many, model, question, drawing)
+    plan = find(sources, out, recursive=many.recursive)
+    stop = Event()
+    with Journal(out) as journal:
+        todo = Batch(plan.items, settings, out, journal, force=many.force)
+        before = todo.count.done
+        teller = _Teller(streams, settings, out)
+        console.stoppable(
+            lambda: _work(todo, lambda: run.load(model, question), many.batch, teller, stop), stop
+        )
+        if todo.count.left:
+            console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
+            raise typer.Exit(ExitCode.INTERRUPTED)
+        teller.paths(todo.finish())
+    teller.end(plan, todo.count, before)
+    raise typer.Exit(_exit_code(todo.count))
+
+
+def _settings(
+    many: BatchOptions, model: ModelOptions, question: QuestionOptions, drawing: DrawingOptions
+) -> Settings:
+    """What is done with every picture, and the digest of all that changes it."""
+    from attnviz.batch.work import Settings  # noqa: PLC0415
+    from attnviz.identity import key_of  # noqa: PLC0415
+    from attnviz.pipeline import Drawing  # noqa: PLC0415
+
+    style, asked = Drawing(**asdict(drawing)), question.asked()
+    style.style()  # an unknown colour map is wrong usage, before anything runs
+    said = {
+        "attnviz": attnviz.__version__,
+        "question": asdict(asked),
+        "input": asdict(model),
+        "pictures": many.pictures,
+        "drawing": None if many.pictures == "none" else asdict(style),
+        "npz": many.npz,
+    }
+    digest = key_of(said, run.identities(model.model, model, question.queries))
+    return Settings(asked, style, digest, model.fit, model.mask, many.pictures, many.npz)
+
+
+def _work(
+    todo: Batch, load: Callable[[], Model], size: int | None, teller: _Teller, stop: Event
+) -> None:
+    """Do what is left, and tell how far it is."""
+    from attnviz.cli.tally import tally  # noqa: PLC0415
+
+    if not todo.count.left:
+        return
+    model = load()  # before a bar of ours, since loading may draw its own
+    with tally(todo.count, quiet=teller.quiet) as show:
+
+        def told(outcome: Outcome, count: Count) -> None:
+            teller.tell(outcome)
+            show(count)
+
+        todo.work(model, batch=size, stop=stop, told=told)
+
+
+class _Teller:
+    """Says what becomes of each picture as soon as it is known, in the form asked for."""
+
+    def __init__(self, streams: StreamOptions, settings: Settings, out: Path) -> None:
+        self._streams, self._settings, self._out = streams, settings, out
+        self._header, self._errors, self._unverified = True, 0, 0
+        self._less = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether paths of files are all that is wanted."""
+        return self._streams.quiet
+
+    def tell(self, outcome: Outcome) -> None:
+        """One picture is done, or failed."""
+        from attnviz import outputs  # noqa: PLC0415
+
+        record = outcome.record
+        if record is None:
+            self._fail(outcome)
+            return
+        self._unverified += not record.check.verified
+        self._less += record.tokens.fit != self._settings.fit
+        if self._streams.json:
+            console.put(outputs.as_json(record.data()))
+        elif self._streams.csv:
+            console.put(outputs.as_csv(record.rows(), header=self._header).removesuffix("\n"))
+            self._header = False
+        else:
+            self.paths(list(outcome.paths))
+
+    def paths(self, paths: list[Path]) -> None:
+        """Files were written."""
+        if self._streams.quiet and paths:
+            console.put("\n".join(map(str, paths)))
+
+    def _fail(self, outcome: Outcome) -> None:
+        self._errors += 1
+        if self._streams.debug and outcome.cause is not None:
+            traceback.print_exception(outcome.cause)
+        if self._errors <= _ERRORS:
+            path, error = outcome.entry.path, str(outcome.entry.error)
+            where = "" if error.startswith(path) else f"{path}: "
+            console.say(f"error: {where}{error}")
+        elif self._errors == _ERRORS + 1:
+            console.say(f"further errors are in {self._out / 'manifest.jsonl'}")
+
+    def end(self, plan: Plan, count: Count, before: int) -> None:
+        """What is to be known when all is done."""
+        if self._unverified:
+            console.say(
+                f"warning: in {self._unverified} pictures the recorded weights do not explain the "
+                'model\'s output ("verified": false in stats.jsonl); do not trust their maps'
+            )
+        if self._less:
+            console.say(
+                f"note: of {self._less} pictures the model was shown the centre, at the size that "
+                "it takes; --fit pad or --fit squash show it all"
+            )
+        if not self._streams.quiet:
+            aside = [f"{n} {what}" for n, what in ((plan.hidden, "hidden"), (plan.others, "other"))]
+            left = f"; left aside {aside[0]}, {aside[1]} files" if plan.hidden + plan.others else ""
+            ready = f" ({before} before)" if before else ""
+            told = f"{count.done} done{ready}, {count.failed} failed, in {self._out}{left}"
+            console.say(f"{told}; errors are in manifest.jsonl" if count.failed else told)
+
+
+def _said(count: Count) -> str:
+    failed = f", {count.failed} failed" if count.failed else ""
+    return f"{count.done} of {count.all} pictures done{failed}"
+
+
+def _exit_code(count: Count) -> ExitCode:
+    if not count.failed:
+        return ExitCode.DONE
+    return ExitCode.SOME_FAILED if count.done else ExitCode.FAILED

@@ -1,0 +1,129 @@
+"""Several pictures in one run of the model: the same as one by one, and faster."""
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from attnviz.errors import MemoryLimitError
+from attnviz.geometry import Fit, Placement, TokenGrid
+from attnviz.images import Picture
+from attnviz.models.model import Model
+from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.running import ShapeError, Shown
+
+_ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models that were seen to take one picture at a time only."""
+
+
+def observe_many(
+    pictures: Sequence[Picture],
+    model: Model,
+    *,
+    fit: Fit = "keep",
+    masks: Sequence[NDArray[np.bool_] | None] | None = None,
+    layers: str = "all",
+    gradients: bool = False,
+    tokens: bool = False,
+    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+) -> list[Observation]:
+    """Observe several pictures; those that have one shape as the model's input in one run.
+
+    A run that does not fit into memory is done in halves. Gradients are those of a run of each
+    picture's own; so are the runs of models that take one picture at a time.
+
+    Args:
+        pictures: what `load_image` gave.
+        model: what `load_model` gave.
+        fit: as `observe` takes it.
+        masks: of each picture what `observe` takes as its mask.
+        layers: as `observe` takes them.
+        gradients: as `observe` takes it.
+        tokens: as `observe` takes it.
+        lay: of a picture's number and a placement the input, (input_height, input_width, 3), where
+            it was made before; see `Model.lay`.
+
+    >>> seen = observe_many([attnviz.load_image(path) for path in paths], model)
+    >>> [attnviz.explain(each).maps.shape for each in seen]
+
+    Raises:
+        UsageError, MemoryLimitError, RecordingError: as `observe` does, of any of the pictures.
+    """
+    masks = masks or [None] * len(pictures)
+    shown = Shown(
+        pictures, model, fit=fit, masks=masks, layers=layers, gradients=gradients, tokens=tokens,
+        lay=lay,
+    )  # fmt: skip
+    found: dict[int, Observation] = {}
+    for placements in _groups(pictures, model, fit, masks):
+        if gradients or model.module in _ONE_BY_ONE:
+            found |= {number: shown.alone(number) for number in placements}
+        else:
+            found |= _together(shown, placements)
+    return [found[number] for number in range(len(pictures))]
+
+
+def _groups(
+    pictures: Sequence[Picture],
+    model: Model,
+    fit: Fit,
+    masks: Sequence[NDArray[np.bool_] | None],
+) -> list[dict[int, Placement]]:
+    """Placements by the numbers of the pictures, those of one shape together."""
+    groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
+    for number, picture in enumerate(pictures):
+        placement = model.place(picture, fit=fit)
+        # A model may compute another way where it is given a mask, though it is all True.
+        key = placement.grid, masks[number] is not None
+        groups.setdefault(key, {})[number] = placement
+    return list(groups.values())
+
+
+def _together(shown: Shown, placements: dict[int, Placement]) -> dict[int, Observation]:
+    """Pictures of one shape in one run, or in halves, or one by one."""
+    first, *rest = placements
+    if not rest:
+        return {first: shown.alone(first)}
+    try:
+        return shown.at_once(placements)
+    except ShapeError:
+        halves = None
+    except Exception as error:
+        if not _is_too_large(error):
+            raise
+        halves = _halves(placements)
+    # Behind the handlers: the error that they hold has the tensors of the run that failed.
+    if halves is not None:
+        if shown.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return {**_together(shown, halves[0]), **_together(shown, halves[1])}
+    return _after_all(shown, placements)
+
+
+def _after_all(shown: Shown, placements: dict[int, Placement]) -> dict[int, Observation]:
+    """Pictures that did not run at once: the first tells whether it is their shape."""
+    first, *rest = placements
+    seen = shown.alone(first)
+    if seen.placement.grid == placements[first].grid:
+        _ONE_BY_ONE.add(shown.model.module)
+        return {first: seen, **{number: shown.alone(number) for number in rest}}
+    centres = {n: shown.model.place(shown.pictures[n], fit="crop") for n in rest}
+    try:
+        return {first: seen, **shown.at_once(centres)}
+    except (ShapeError, MemoryError, MemoryLimitError, torch.OutOfMemoryError):
+        return {first: seen, **{number: shown.alone(number) for number in rest}}
+
+
+def _is_too_large(error: Exception) -> bool:
+    """Whether a run might fit into memory with fewer pictures."""
+    kinds = (MemoryError, MemoryLimitError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "allocate" in str(error)
+
+
+def _halves(placements: dict[int, Placement]) -> list[dict[int, Placement]]:
+    numbers = list(placements)
+    middle = len(numbers) // 2
+    return [{n: placements[n] for n in part} for part in (numbers[:middle], numbers[middle:])]
