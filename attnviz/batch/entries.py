@@ -191,4 +191,7 @@ def _run(record: Mapping[str, Any]) -> list[str]:
     weights = [] if model["weights"] == "pretrained" else [f"weights {model['weights']}"]
     numbers = [f"{query[key]:g}" for key in ("x", "y", "x0", "y0", "x1", "y1") if key in query]
     where = query.get("path") or ",".join(numbers) or query["kind"]
-    return [readable(text) for text in (model["spec"], *weights, record["method"], f"from {where}")]
+    layers = sorted({head["layer"] for head in record["heads"]})
+    which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
+    said = (model["spec"], *weights, record["method"], f"from {where}", which)
+    return [readable(text) for text in said]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnviz import records
 from attnviz.batch import matrix
 from attnviz.batch.entries import readable
 from attnviz.batch.gallery import write_gallery
@@ -121,17 +122,17 @@ def test_bytes_that_are_no_text_are_found(said: str, tmp_path: Path) -> None:
 
 
 def test_numbers_are_means_over_heads(tmp_path: Path) -> None:
-    records = folders.batch(tmp_path, ["a.png", "b.png", "c.png"])
+    made = folders.batch(tmp_path, ["a.png", "b.png", "c.png"])
     write_gallery(tmp_path)
     found = data(tmp_path)
-    known = [name for name in NUMBERS if records[0].rows()[0].get(name) is not None]
+    known = [name for name in NUMBERS if made[0].rows()[0].get(name) is not None]
     assert {name for name, _ in found["statistics"]} >= set(known)
     keys = {(layer, head) for _, layer, head, _ in found["columns"]}
     layers, heads = folders.LAYERS, folders.HEADS
     assert keys == {(None, None), *((a, b) for a in layers for b in (None, *heads))}
     for number, layer, head, values in found["columns"]:
         name = found["statistics"][number][0]
-        for record, value in zip(records, values, strict=True):
+        for record, value in zip(made, values, strict=True):
             wanted = [
                 row[name]
                 for row in record.rows()
@@ -162,6 +163,16 @@ def test_records_are_matched_where_their_paths_begin_earlier(tmp_path: Path) -> 
     found = data(tmp_path)
     entropies = next(each for n, *_, each in found["columns"] if found["statistics"][n][0])
     assert all(value is not None for value in entropies)
+
+
+def test_it_says_what_was_run(tmp_path: Path) -> None:
+    box = records.QueryInfo(kind="box", x0=1, y0=2, x1=3.5, y1=4)
+    rng = np.random.default_rng(0)
+    folders.batch(tmp_path, ["a.png"])
+    found = [folders.record("a.png", [folders.head(7, 0, rng)], query=box, method="value-norm")]
+    folders.stats(tmp_path, found)
+    write_gallery(tmp_path)
+    assert data(tmp_path)["run"] == ["tiny", "value-norm", "from 1,2,3.5,4", "layer 7"]
 
 
 def test_names_begin_below_the_folder_that_holds_all(tmp_path: Path) -> None:
