@@ -5,10 +5,11 @@ files that it wrote. It sees the pictures of the run, sorted by path, whatever w
 called again by every run, and equal lines are to give equal files.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from attnviz.batch.journal import MANIFEST, STATS
+from attnviz.batch.reading import MANIFEST, STATS
 from attnviz.catalog import Entry
 
 
@@ -24,18 +25,29 @@ CLOSERS: dict[str, Entry] = {
         "index.html, a page of all pictures that asks nothing of the network, and thumbnails",
         "docs/batch.md",
     ),
+    "aggregate": Entry(
+        "attnviz.batch.aggregate:write_aggregate",
+        "aggregate.jsonl, .csv and .png: mean, deviation and quantiles by layer and head",
+        "docs/batch.md",
+    ),
+    "parquet": Entry(
+        "attnviz.batch.columns:write_columns",
+        "stats.parquet, all numbers as columns",
+        "docs/batch.md",
+    ),
 }
+ALWAYS = ("gallery",)
 """By name: `Entry("attnviz.batch.gallery:write_gallery", …)` and its like."""
 
 
-def close(out: Path) -> list[Path]:
-    """Call every closer of the table; returns all files, in the order of writing.
+def close(out: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Call the closers that always are, and those of `names`; returns the files, as written.
 
     Raises:
         OutputError: a file cannot be written.
     """
     written: list[Path] = []
-    for entry in CLOSERS.values():
-        closer: Closer = entry.load()
+    for name in (*ALWAYS, *names):
+        closer: Closer = CLOSERS[name].load()
         written += closer(out, out / STATS, out / MANIFEST)
     return written

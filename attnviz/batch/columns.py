@@ -31,6 +31,24 @@ def columns() -> dict[str, type]:
     return BEFORE | _of_model(Head)
 
 
+def require_pyarrow() -> Any:
+    """The library pyarrow.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 — an optional part
+    except ImportError as error:
+        raise MissingExtraError(NAME, "parquet") from error
+    return pa
+
+
+def write_columns(out: Path, stats: Path, manifest: Path) -> list[Path]:  # noqa: ARG001 — a closer
+    """`write_parquet` as one of the closers of a batch."""
+    return [write_parquet(out, stats)]
+
+
 def write_parquet(out: Path, stats: Path | None = None) -> Path:
     """Write `stats.parquet` of a batch beside its records; equal records give equal bytes.
 
@@ -46,11 +64,9 @@ def write_parquet(out: Path, stats: Path | None = None) -> Path:
         MissingExtraError: pyarrow is not installed.
         OutputError: the records cannot be read, or the file cannot be written.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 — an optional part
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError(NAME, "parquet") from error
+    pa = require_pyarrow()
+    from pyarrow import parquet  # noqa: PLC0415
+
     kinds = {int: pa.int64(), float: pa.float64(), str: pa.string()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in columns().items()])
     path = out / NAME

@@ -17,10 +17,10 @@ from typing import IO, Any
 
 from attnviz import lines, outputs
 from attnviz.batch.entry import Entry, as_line, read_line
+from attnviz.batch.reading import MANIFEST, STATS
 from attnviz.errors import OutputError
 
 FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
-MANIFEST, STATS = "manifest.jsonl", "stats.jsonl"
 
 
 class Journal:

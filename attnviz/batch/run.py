@@ -93,14 +93,14 @@ class Batch:
                     part(self._items[n], self._journal, missing=self._missing[n]) for n in numbers
                 ]
 
-    def finish(self) -> list[Path]:
-        """Write what is said of all pictures together.
+    def finish(self, closers: Sequence[str] = ()) -> list[Path]:
+        """Write what is said of all pictures together, and what else is asked for (`CLOSERS`).
 
         Raises:
             OutputError: a file cannot be written.
         """
         paths = [item.path for item in self._items]
         written = self._journal.finish(paths)
-        written += close(self._out)
+        written += close(self._out, closers)
         self._journal.tidy(paths)
         return written

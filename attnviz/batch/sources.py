@@ -9,7 +9,16 @@ from pathlib import Path
 from attnviz.errors import ImageError, UsageError
 from attnviz.images import SUFFIXES
 
-RESERVED = (".attnviz", "manifest.jsonl", "stats.jsonl", "index.html")
+RESERVED = (
+    ".attnviz",
+    "manifest.jsonl",
+    "stats.jsonl",
+    "index.html",
+    "aggregate.jsonl",
+    "aggregate.csv",
+    "aggregate.png",
+    "stats.parquet",
+)
 """Names in the folder for the files that are no picture's."""
 
 

@@ -54,6 +54,10 @@ def batch(
     from attnviz.batch.run import Batch  # noqa: PLC0415
     from attnviz.batch.sources import find  # noqa: PLC0415
 
+    if many.parquet:
+        from attnviz.batch.columns import require_pyarrow  # noqa: PLC0415
+
+        require_pyarrow()  # before hours of work
     settings = _settings(many, model, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
     stop = Event()
@@ -67,9 +71,20 @@ def batch(
         if todo.count.left:
             console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
-        teller.paths(todo.finish())
+        teller.paths(todo.finish(many.closers))
     teller.end(plan, todo.count, before)
+    if many.aggregate and not (streams.json or streams.csv or streams.quiet):
+        _show_aggregate(out)
     raise typer.Exit(_exit_code(todo.count))
+
+
+def _show_aggregate(out: Path) -> None:
+    """The folder's numbers as tables on stdout."""
+    from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
+    from attnviz.batch.journal import STATS  # noqa: PLC0415
+    from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
+
+    console.show(*aggregate_tables(aggregate(out / STATS)))
 
 
 def _settings(

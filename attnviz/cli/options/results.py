@@ -90,11 +90,23 @@ class BatchOptions:
     ] = True
     force: Annotated[bool, option("--force", help="Do again what is done.")] = False
     npz: Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")] = False
+    aggregate: Annotated[
+        bool,
+        option("--aggregate", help="Also sum all pictures up: aggregate.jsonl, .csv and .png."),
+    ] = False
+    parquet: Annotated[
+        bool, option("--parquet", help="Also write all numbers as columns: stats.parquet.")
+    ] = False
 
     def __post_init__(self) -> None:
         _ = self.batch
         if self.npz and self.pictures == "none":
             raise UsageError("--npz lies beside the sheet; leave out --pictures none")
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        """What is made of all pictures together, beside the gallery."""
+        return tuple(name for name in ("aggregate", "parquet") if getattr(self, name))
 
     @property
     def batch(self) -> int | None:
