@@ -81,10 +81,10 @@ def _cell(spread: Spread | None) -> Text:
         return Text("–", style="dim")
     digits = _digits(max(abs(spread.mean), spread.deviation))
     return Text(f"{spread.mean:.{digits}f}").append(
-        f" ±{spread.deviation:.{digits}f}".replace("±0.", "±."), style="dim"
+        f"±{spread.deviation:.{digits}f}".replace("±0.", "±."), style="dim"
     )
 
 
 def _digits(size: float) -> int:
-    """Behind the point: about four that mean something."""
-    return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
+    """Behind the point: about three that mean something, so that a window of 100 holds them all."""
+    return 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
