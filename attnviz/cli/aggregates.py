@@ -80,9 +80,10 @@ def _cell(spread: Spread | None) -> Text:
     if spread is None:
         return Text("–", style="dim")
     digits = _digits(max(abs(spread.mean), spread.deviation))
-    return Text(f"{spread.mean:.{digits}f}").append(
-        f"±{spread.deviation:.{digits}f}".replace("±0.", "±."), style="dim"
+    mean, deviation = (
+        f"{value:.{digits}f}".removeprefix("0") for value in (spread.mean, spread.deviation)
     )
+    return Text(mean).append(f"±{deviation}", style="dim")
 
 
 def _digits(size: float) -> int:

@@ -213,11 +213,11 @@ def test_tables_have_a_row_a_head(tmp_path: Path) -> None:
     found = of(tmp_path)
     (table,) = aggregate_tables(found)
     assert table.row_count == len(found.rows)
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=100)
     console.print(table)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     spread = found.rows[0].statistics["map_area60"]
     assert spread is not None
-    assert f"{spread.mean:.4f} ±{spread.deviation:.4f}".replace("±0.", "±.") in text
+    assert f"{spread.mean:.3f}±{spread.deviation:.3f}".replace("0.", ".") in text
     assert "2 pictures" in text
     assert not math.isnan(spread.mean)
