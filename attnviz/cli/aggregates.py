@@ -80,12 +80,16 @@ def _cell(spread: Spread | None) -> Text:
     if spread is None:
         return Text("–", style="dim")
     digits = _digits(max(abs(spread.mean), spread.deviation))
-    mean, deviation = (
-        f"{value:.{digits}f}".removeprefix("0") for value in (spread.mean, spread.deviation)
-    )
+    mean, deviation = (_number(value, digits) for value in (spread.mean, spread.deviation))
     return Text(mean).append(f"±{deviation}", style="dim")
 
 
 def _digits(size: float) -> int:
     """Behind the point: about three that mean something, so that a window of 100 holds them all."""
     return 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+
+
+def _number(value: float, digits: int) -> str:
+    """Without the 0 before the point."""
+    text = f"{value:.{digits}f}"
+    return text[1:] if text.startswith("0.") else text
