@@ -81,7 +81,7 @@ def batch(
 def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
-    from attnviz.batch.journal import STATS  # noqa: PLC0415
+    from attnviz.batch.reading import STATS  # noqa: PLC0415
     from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
