@@ -1,5 +1,6 @@
 """Small pictures for a gallery, made of what a batch drew."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -52,11 +53,24 @@ def make_thumbnail(out: Path, source: str) -> Path | None:
 
 
 def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
-    """Write those that are missing or outdated; a thread a core, since decoders let others run.
+    """Write those that are missing or outdated, and remove those of other drawings.
+
+    A thread a core, since decoders let others run.
 
     Raises:
         OutputError: one cannot be written.
     """
+    _remove_others(out / FOLDER, {thumbnail_name(source) for source in sources})
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         made = pool.map(lambda source: make_thumbnail(out, source), sources)
         return [path for path in made if path is not None]
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove thumbnails of drawings that are no longer there, and folders that are empty then."""
+    for path in folder.glob("*/*.webp"):
+        if path.relative_to(folder).as_posix() not in names:
+            path.unlink(missing_ok=True)
+    for sub in folder.glob("*"):
+        with contextlib.suppress(OSError):  # it is not empty
+            sub.rmdir()

@@ -50,7 +50,7 @@ def batch(
     """Show any number of pictures: folders, patterns, lists; what is done is not done again."""
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
-    from attnviz.batch.journal import Journal  # noqa: PLC0415
+    from attnviz.batch.journal import FOLDER, Journal  # noqa: PLC0415
     from attnviz.batch.run import Batch  # noqa: PLC0415
     from attnviz.batch.sources import find  # noqa: PLC0415
 
@@ -71,7 +71,8 @@ def batch(
         if todo.count.left:
             console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
-        teller.paths(todo.finish(many.closers))
+        inner = out / FOLDER  # what lies there is our own
+        teller.paths([path for path in todo.finish(many.closers) if inner not in path.parents])
     teller.end(plan, todo.count, before)
     if many.aggregate and not (streams.json or streams.csv or streams.quiet):
         _show_aggregate(out)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from attnviz import outputs
 from attnviz.batch import work
+from attnviz.batch.thumbnails import thumbnail_name
 from attnviz.cli import main
 from attnviz.errors import OutputError
 
@@ -108,12 +109,13 @@ def test_files_of_each_picture(run: Run) -> None:
     run("photos", "-o", "sheet")
     run("photos", "-o", "heads", "--pictures", "heads", "--npz")
     run("photos", "-o", "none", "--pictures", "none")
-    all_of_them = {"stats.jsonl", "manifest.jsonl", ".attnviz/journal.jsonl", ".attnviz/lock"}
+    all_of_them = {"stats.jsonl", "manifest.jsonl", "index.html"}
+    all_of_them |= {".attnviz/journal.jsonl", ".attnviz/lock"}
     names = {str(path.relative_to("photos")) for path in Path("photos").rglob("*.png")}
     assert set(batches.tree(Path("none"))) == all_of_them
-    assert set(batches.tree(Path("sheet"))) == all_of_them | {
-        f"{name}/{file}" for name in names for file in ("sheet.png", "stats.json")
-    }
+    expected = all_of_them | {f"{n}/{file}" for n in names for file in ("sheet.png", "stats.json")}
+    thumbnails = {f".attnviz/thumbnails/{thumbnail_name(f'{name}/sheet.png')}" for name in names}
+    assert set(batches.tree(Path("sheet"))) == expected | thumbnails
     shown("photos/sub/deep/p3.png", "--npz")
     mine, theirs = batches.tree(Path("heads/sub/deep/p3.png")), batches.tree(Path("shown/p3.png"))
     assert mine.keys() == theirs.keys()
