@@ -16,6 +16,7 @@ import os
 import pickle
 import queue
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +27,12 @@ from typing import Any
 from attnviz import outputs
 from attnviz.batch.journal import FOLDER
 from attnviz.batch.local import Windows
+from attnviz.batch.run import Batch, Told
 from attnviz.batch.work import Outcome, Settings
-from attnviz.batch.worker import SIGN, Fatal, Task, Worker, pack
+from attnviz.batch.worker import ATTEMPTS, NOTES, SIGN, Fatal, Task, Worker, pack
 from attnviz.errors import AttnvizError, DeviceError, UsageError
 from attnviz.models.failures import optional
 
-RETRIES = 3
-"""How often a window is begun anew when its worker dies: one that kills every worker, by a picture
-that crashes a decoder or takes all memory, must not hold the others up for ever."""
 _LOOK = 0.5  # seconds between two looks at whether to stop
 
 Row = dict[str, Any]
@@ -52,6 +51,25 @@ class Cluster:
 
     address: str | None = None
     workers: int | None = None
+
+    def work(
+        self,
+        todo: Batch,
+        model: Mapping[str, Any],
+        settings: Settings,
+        out: Path,
+        *,
+        batch: int | None,
+        stop: threading.Event,
+        told: Told,
+    ) -> None:
+        """Do what is left of a batch, as `Batch.work` does on one machine; see `Engine`."""
+        todo.work_by(
+            lambda note: Engine(
+                model, settings, out, batch=batch, stop=stop, told=note, cluster=self
+            ),
+            told,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,8 +143,9 @@ class Engine:
                 found = pickle.loads(row["row"])
                 if isinstance(found, Fatal):
                     raise found.error()
-                plan.back(row["number"])
-                self._told(found)
+                if isinstance(found, Outcome):
+                    plan.back(row["number"])
+                    self._told(found)
         if not self._stop.is_set():
             plan.check()
 
@@ -153,8 +172,6 @@ class Engine:
             batch_format="numpy",
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
         yield from dataset.iter_rows()
 
@@ -182,7 +199,7 @@ class _Plan:
         if self._first:
             path = next(iter(self._first.values()))
             raise AttnvizError(
-                f"{path}: its worker was killed {1 + RETRIES} times while it and its neighbours "
+                f"{path}: its worker was killed {ATTEMPTS} times while it and its neighbours "
                 f"were done ({len(self._first)} of {len(self.rows)} windows are left); run again "
                 "with --batch-size 1 if memory was short, or find the picture with --engine local"
             )
@@ -235,6 +252,7 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _hush()
     try:
         ray.init(
@@ -265,13 +283,14 @@ def _hush() -> None:
 @contextlib.contextmanager
 def _signed(out: Path) -> Iterator[str]:
     """A word in the folder for all files, by which workers know that it is the same for them."""
-    path, sign = out / FOLDER / SIGN, secrets.token_hex(8)
-    outputs.make_folder(path.parent)
-    outputs.write_whole(path, sign.encode())
+    folder, sign = out / FOLDER / NOTES, secrets.token_hex(8)
+    shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
+    outputs.make_folder(folder)
+    outputs.write_whole(folder / SIGN, sign.encode())
     try:
         yield sign
     finally:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _until(stop: threading.Event, begin: Callable[[], Iterator[Row]]) -> Iterator[Row]:

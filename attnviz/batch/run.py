@@ -14,6 +14,7 @@ from attnviz.batch.sources import Item
 from attnviz.batch.work import Outcome, Settings
 from attnviz.errors import UsageError
 from attnviz.models.model import Model
+from attnviz.pipeline import check_model
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,11 @@ class Batch:
         """Do what is left, on this machine.
 
         Raises:
+            UsageError: the model does not have what is asked for.
             OutputError: nothing more can be written.
             Unanswerable: what is asked is nothing that the model can be asked, and nothing is done.
         """
+        check_model(model, self._settings.asked)
         self.work_by(
             lambda note: Engine(
                 model, self._settings, self._out, batch=batch, stop=stop, told=note

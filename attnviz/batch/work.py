@@ -31,7 +31,7 @@ from attnviz.pipeline import (
     Observation,
     Questions,
     answer,
-    check,
+    check_picture,
     look_many,
     make_record,
     small,
@@ -191,7 +191,7 @@ def ask(group: Sequence[Prepared], model: Model, settings: Settings) -> list[Ans
     for each in group:
         try:
             if each.job is not None:
-                check(each.picture, model, settings.asked, fit=settings.fit)
+                check_picture(each.picture, model, settings.asked, fit=settings.fit)
             able.append(each)
         except Exception as error:
             found.append(failure(each.entry, error))

@@ -11,14 +11,15 @@ import threading
 import traceback
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import attnviz
+from attnviz import outputs
 from attnviz.batch.journal import FOLDER
 from attnviz.batch.local import Engine
 from attnviz.batch.resume import Part
@@ -26,10 +27,22 @@ from attnviz.batch.work import Outcome, Settings
 from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, UsageError
 from attnviz.models import load_model
 from attnviz.models.model import Model
+from attnviz.pipeline import check_model
 
-SIGN = "cluster"
-"""A file beside the journal, by which a worker knows that it sees the same folder."""
+NOTES, SIGN = "cluster", "sign"
+"""A folder beside the journal for the time of a run, and what in it tells that it is the same."""
+ATTEMPTS = 4
+"""How often a window may be begun. Ray begins it anew whenever its worker dies; one that kills them
+all, by a picture that crashes a decoder or takes all memory, would hold up the others for ever."""
 Batch = dict[str, NDArray[Any]]
+
+
+def _version() -> str:
+    """Of attnviz, as it is installed on this node."""
+    try:
+        return metadata.version("attnviz")
+    except metadata.PackageNotFoundError:  # it lies in a folder of Python's path
+        return ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,12 @@ class Task:
     sign: str
     batch: int | None
     threads: int
-    version: str = attnviz.__version__
+    version: str = field(default_factory=_version)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A window that was begun too often; the others go on."""
 
 
 @dataclass(frozen=True)
@@ -103,39 +121,49 @@ class Worker:
             batch: `number` and `window`, a packed one, of the same length.
 
         Returns:
-            `number` of the window and `row`, an `Outcome` or `Fatal` pickled: of each picture that
-            was to be done one, in the order of the plan.
+            `number` of the window and `row`, pickled: an `Outcome` of each picture that was to be
+            done, in the order of the plan, or `Lost` or `Fatal` alone.
         """
         numbers, rows = list[int](), list[bytes]()
         for number, window in zip(batch["number"], batch["window"], strict=True):
-            for found in self._do(unpack(window)):
+            for found in self._tried(int(number), unpack(window)):
                 numbers.append(int(number))
                 rows.append(pickle.dumps(found))
         packed = np.empty(len(rows), dtype=object)
         packed[:] = rows
         return {"number": np.array(numbers, dtype=np.int64), "row": packed}
 
-    def _do(self, window: Sequence[Part]) -> list[Outcome | Fatal]:
+    def _tried(self, number: int, window: Sequence[Part]) -> Sequence[Outcome | Lost | Fatal]:
+        """One window, unless it was begun too often."""
         if self._model is None:
             return [self._fatal or Fatal("no model")]
+        note = self._task.out / FOLDER / NOTES / str(number)
+        try:
+            if len(outputs.whole_lines(note)) >= ATTEMPTS:
+                return [Lost()]
+            outputs.append(note, socket.gethostname())
+            found = self._done(self._model, window)
+            note.unlink(missing_ok=True)
+        except Exception as error:
+            return [_fatal(error)]
+        return found
+
+    def _done(self, model: Model, window: Sequence[Part]) -> list[Outcome]:
         found: dict[str, Outcome] = {}
 
         def note(outcome: Outcome) -> None:
             found[outcome.entry.path] = _portable(outcome)
 
         task = self._task
-        try:
-            Engine(
-                self._model,
-                task.settings,
-                task.out,
-                batch=task.batch,
-                stop=threading.Event(),
-                told=note,
-                threads=task.threads,
-            ).run([window])
-        except Exception as error:
-            return [_fatal(error)]
+        Engine(
+            model,
+            task.settings,
+            task.out,
+            batch=task.batch,
+            stop=threading.Event(),
+            told=note,
+            threads=task.threads,
+        ).run([window])
         return [found[part.job.path] for part in window if part.job is not None]
 
 
@@ -146,10 +174,10 @@ def _prepared(task: Task) -> Model:
         AttnvizError: this node is not fit for the task.
     """
     node = socket.gethostname()
-    if attnviz.__version__ != task.version:
+    if _version() != task.version:
         raise ModelError(
-            f"node {node} has attnviz {attnviz.__version__}, and the driver {task.version}; install "
-            "the same on all nodes"
+            f"node {node} has attnviz {_version()}, and the driver {task.version}; install the same "
+            "on all nodes"
         )
     try:
         os.chdir(task.home)
@@ -166,12 +194,14 @@ def _prepared(task: Task) -> Model:
     import torch  # noqa: PLC0415 — here it is needed; the driver only packs
 
     torch.set_num_threads(task.threads)
-    return load_model(**task.model)
+    model = load_model(**task.model)
+    check_model(model, task.settings.asked)
+    return model
 
 
 def _sign(out: Path) -> str:
     try:
-        return (out / FOLDER / SIGN).read_text(encoding="utf-8")
+        return (out / FOLDER / NOTES / SIGN).read_text(encoding="utf-8")
     except OSError:
         return ""
 

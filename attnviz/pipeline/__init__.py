@@ -1,7 +1,7 @@
 """One picture from file to record; what `show`, `stats` and their successors share."""
 
 from attnviz.pipeline.answers import Answer, Explanation, Question
-from attnviz.pipeline.asking import Questions, answer, check, look, look_many
+from attnviz.pipeline.asking import Questions, answer, check_model, check_picture, look, look_many
 from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.many import observe_many
@@ -27,7 +27,8 @@ __all__ = [
     "Question",
     "Questions",
     "answer",
-    "check",
+    "check_model",
+    "check_picture",
     "explain",
     "look",
     "look_many",

@@ -82,15 +82,34 @@ def check(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep"
             a score.
         ImageError: a mask picture that cannot be read.
     """
+    check_model(model, asked)
+    check_picture(picture, model, asked, fit=fit)
+
+
+def check_model(model: Model, asked: Questions) -> None:
+    """What `check` looks at that is the same for every picture.
+
+    Raises:
+        UsageError: heads or layers that the model does not have, or a score.
+    """
     chosen_layers, chosen_heads = parse_layers(asked.layers), parse_heads(asked.heads)
     if model.plain and model.layers is not None:  # others may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
         choose_heads(chosen_heads, model.heads)
-    for text in asked.queries:
-        _check_query(picture, model, text, fit)
     for target in asked.targets:
         _check_target(model, target)
+
+
+def check_picture(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep") -> None:
+    """What `check` looks at that differs from picture to picture.
+
+    Raises:
+        UsageError: a query beside the picture.
+        ImageError: a mask picture that cannot be read.
+    """
+    for text in asked.queries:
+        _check_query(picture, model, text, fit)
 
 
 def _check_target(model: Model, target: Target) -> None:

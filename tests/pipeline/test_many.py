@@ -60,8 +60,8 @@ def test_gradients_are_of_a_run_of_its_own(tmp_path: Path, runs: list[int]) -> N
     assert runs == [1] * 5
     for picture, seen in zip(shown, found, strict=True):
         alone = attnviz.observe(picture, seen.model, gradients=True)
-        maps = [attnviz.explain(each, method="relevance").maps for each in (seen, alone)]
-        np.testing.assert_allclose(*maps, atol=1e-6)
+        one, other = (attnviz.explain(each, method="relevance").maps for each in (seen, alone))
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), RuntimeError("can't allocate")])
@@ -121,7 +121,7 @@ def test_a_model_of_one_shape_is_shown_the_centres_at_once(tmp_path: Path) -> No
         seen.append(len(pixels))
         return real(pixels, *rest)
 
-    model.module.forward = forward  # type: ignore[method-assign]
+    model.module.forward = forward
     shown = many.load(tmp_path)
     found = observe_many(shown, model)
     assert seen == [1, 2, 1, 1]
