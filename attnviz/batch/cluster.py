@@ -17,6 +17,7 @@ import pickle
 import queue
 import secrets
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from attnviz.batch.worker import ATTEMPTS, NOTES, SIGN, Fatal, Task, Worker, pac
 from attnviz.errors import AttnvizError, DeviceError, UsageError
 from attnviz.models.failures import optional
 
+_WAIT = 10.0  # seconds for a cluster to answer
 _LOOK = 0.5  # seconds between two looks at whether to stop
 
 Row = dict[str, Any]
@@ -255,6 +257,7 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _hush()
     try:
+        _knock(address)
         ray.init(
             address=address,
             include_dashboard=False,
@@ -273,8 +276,20 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Whether somebody answers there; Ray itself tries for ten minutes.
+
+    Raises:
+        OSError: not.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_WAIT).close()
+
+
 def _hush() -> None:
     """Leave what Ray Data logs to its files: errors are told in a line, by us."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)

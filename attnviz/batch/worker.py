@@ -176,8 +176,8 @@ def _prepared(task: Task) -> Model:
     node = socket.gethostname()
     if _version() != task.version:
         raise ModelError(
-            f"node {node} has attnviz {_version()}, and the driver {task.version}; install the same "
-            "on all nodes"
+            f"node {node} has attnviz {_version()}, and the driver {task.version}; install the "
+            "same on all nodes"
         )
     try:
         os.chdir(task.home)
