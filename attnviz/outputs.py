@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,9 @@ _OVERLAY = re.compile(
 _COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
 _PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
 _SETTINGS: dict[Format, tuple[str, dict[str, Any]]] = {
-    # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
-    "png": ("PNG", {"compress_level": 1}),
+    # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes; looking for runs alone,
+    # not for what stood before, is faster again by a third, and in photographs as small.
+    "png": ("PNG", {"compress_level": 1, "compress_type": zlib.Z_RLE}),
     "jpg": ("JPEG", {"quality": 92, "subsampling": 0}),
     "webp": ("WEBP", {"quality": 90, "method": 2}),
 }

@@ -67,8 +67,9 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
             continue  # the reader's own files
         command = line.replace("attnviz", f"'{sys.executable}' -m attnviz", 1)
         command = command.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
-        if re.match(r"attnviz (show|compare)\b", line):
-            command += f" -o '{tmp_path / 'out'}' --size 96"
+        if re.match(r"attnviz (show|compare|batch)\b", line):
+            folder = "batch" if " batch " in line else "out"
+            command += f" -o '{tmp_path / folder}' --size 96"
         run = subprocess.run(
             command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -114,6 +115,15 @@ def test_the_record_is_documented_field_by_field(
     assert main(["show", picture, "--size", "32", "--json", "-o", str(tmp_path)]) == 0
     documented, real = json.loads(found[1]), json.loads(capfd.readouterr().out)
     assert _names(documented) == _names(real)
+
+
+def test_the_manifest_is_documented_field_by_field(tmp_path: Path) -> None:
+    found = re.search(r"```jsonl\n(.*?)```", CLI, re.DOTALL)
+    assert found is not None
+    picture = str(ROOT / "sample_images" / "cat.jpg")
+    assert main(["batch", picture, "--size", "32", "--quiet", "-o", str(tmp_path)]) == 0
+    real = json.loads((tmp_path / "manifest.jsonl").read_text(encoding="utf-8"))
+    assert _names(json.loads(found[1])) == _names(real)
 
 
 def _names(part: Any) -> Any:

@@ -4,9 +4,9 @@
        prepare                    ask                     finish
 
 A few pictures wait between them, never more, so that memory does not grow with their number. The
-model's thread alone touches tensors: its operations take all cores, and the others take what it
-leaves. Which pictures run together depends on the plan alone, not on who is faster, nor on what
-was done before: so a run that was broken off ends with the same numbers.
+model's thread alone touches tensors; on a CPU the others work when it does not. Which pictures run
+together depends on the plan alone, not on who is faster, nor on what was done before: so a run that
+was broken off ends with the same numbers.
 """
 
 import os
@@ -19,14 +19,16 @@ from pathlib import Path
 from attnviz import memory
 from attnviz.batch import work
 from attnviz.batch.resume import Part
+from attnviz.batch.turns import Turns
 from attnviz.batch.work import Answered, Outcome, Prepared, Settings
 from attnviz.geometry import TokenGrid
 from attnviz.models.model import Model
 
 WINDOW = 128
 """Pictures, one after the other in the plan, among which those of one shape are put together."""
-MOST, UNKNOWN = 32, 8
-"""Pictures of a run at most; and of models that do not say how much memory they take."""
+MOST = {"cpu": 16}
+OTHERS, UNKNOWN = 32, 8
+"""Pictures of a run at most, by the kind of device; of models that do not say what they take."""
 SHARE = 0.25
 """Of the machine's memory, or the device's, that a run may take."""
 
@@ -61,8 +63,8 @@ class Engine:
         self._model, self._settings, self._out = model, settings, out
         self._batch, self._stop, self._told = batch, stop, told
         self._threads = threads or os.cpu_count() or 1
-        self._ahead = (batch or MOST) + 2 * self._threads
-        self._slots = threading.Semaphore(self._ahead)
+        self._slots = threading.Semaphore((batch or OTHERS) + 2 * self._threads)
+        self._turns = Turns(model.device.type)
         self._telling = threading.Lock()
         self._broken: list[Exception] = []
 
@@ -77,7 +79,7 @@ class Engine:
         writers = ThreadPoolExecutor(self._threads, thread_name_prefix="writer")
         try:
             for group in self._groups(self._ready(windows, readers)):
-                for each in work.ask(group, self._model, self._settings):
+                for each in work.ask(group, self._model, self._settings, self._turns.alone):
                     self._pass_on(each, writers)
                 if self._ended():
                     break
@@ -96,7 +98,7 @@ class Engine:
         for window in windows:
             for part in window:
                 waiting.append(self._begun(part, readers))
-                while len(waiting) > self._ahead:
+                while len(waiting) > WINDOW:  # groups of a window are full when it ends
                     yield _result(waiting.popleft())
                 if self._ended():
                     return
@@ -108,7 +110,8 @@ class Engine:
         self, part: Part, readers: ThreadPoolExecutor
     ) -> Future[Prepared | Outcome] | Prepared:
         if part.job is not None:
-            return readers.submit(work.prepare, part.job, self._model, self._settings)
+            prepare = self._turns.task(work.prepare)
+            return readers.submit(prepare, part.job, self._model, self._settings)
         assert part.entry is not None  # it is done, so there is one
         return work.stand_in(part.entry, self._model, self._settings)
 
@@ -138,7 +141,7 @@ class Engine:
             self._tell(each)
             return
         self._slots.acquire()  # given back also by those that fail
-        writers.submit(self._write, each)
+        writers.submit(self._turns.task(self._write), each)
 
     def _write(self, answered: Answered) -> None:
         try:
@@ -169,4 +172,5 @@ def most(model: Model, grid: TokenGrid, wanted: int | None) -> int:
     each = grid.tokens * model.token_bytes
     if each == 0:
         return UNKNOWN
-    return max(1, min(MOST, int(SHARE * memory.total(str(model.device)) / each)))
+    fits = int(SHARE * memory.total(str(model.device)) / each)
+    return max(1, min(MOST.get(model.device.type, OTHERS), fits))

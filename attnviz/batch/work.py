@@ -10,7 +10,8 @@
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -180,8 +181,15 @@ def failure(entry: Entry, error: Exception) -> Outcome:
     return Outcome(entry.failed_as(told), cause=error)
 
 
-def ask(group: Sequence[Prepared], model: Model, settings: Settings) -> list[Answered | Outcome]:
+def ask(
+    group: Sequence[Prepared],
+    model: Model,
+    settings: Settings,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[Answered | Outcome]:
     """Run the model on a group, and ask all but stand-ins.
+
+    `alone` is open as long as the model runs.
 
     Raises:
         Unanswerable: what is asked is nothing that the model can be asked.
@@ -195,27 +203,33 @@ def ask(group: Sequence[Prepared], model: Model, settings: Settings) -> list[Ans
             able.append(each)
         except Exception as error:
             found.append(failure(each.entry, error))
-    return found + _look(able, model, settings)
+    return found + _look(able, model, settings, alone)
 
 
-def _look(group: Sequence[Prepared], model: Model, settings: Settings) -> list[Answered | Outcome]:
+def _look(
+    group: Sequence[Prepared],
+    model: Model,
+    settings: Settings,
+    alone: Callable[[], AbstractContextManager[None]],
+) -> list[Answered | Outcome]:
     """Run the model on a group; where that fails, on each by itself, to find whose fault it is."""
     try:
-        seen = look_many(
-            [each.picture for each in group],
-            model,
-            settings.asked,
-            fit=settings.fit,
-            mask=settings.mask,
-            lay=lambda number, placement: _laid(group[number], placement, model),
-        )
+        with alone():
+            seen = look_many(
+                [each.picture for each in group],
+                model,
+                settings.asked,
+                fit=settings.fit,
+                mask=settings.mask,
+                lay=lambda number, placement: _laid(group[number], placement, model),
+            )
     except Exception as error:
         if len(group) == 1:
             return [failure(group[0].entry, error)] if group[0].job is not None else []
     else:
         pairs = zip(group, seen, strict=True)
         return [_answer(each, one, settings) for each, one in pairs if each.job is not None]
-    return [one for each in group for one in _look([each], model, settings)]
+    return [one for each in group for one in _look([each], model, settings, alone)]
 
 
 def _laid(prepared: Prepared, placement: Placement, model: Model) -> NDArray[np.uint8]:

@@ -1,0 +1,180 @@
+"""Whole folders beside the bare model, in pictures a second; and memory as the folder grows.
+
+    python benchmarks/batch.py [--pictures 500] [--model FOLDER] [--memory 200 5000]
+
+Pictures of mixed sizes are drawn into a folder, and a vision transformer of ViT-B's size with
+random weights is saved to another (or take your own by --model). In turn, in one process:
+
+    bare    the forward pass alone, on as many inputs, in batches of the shapes that batch makes
+    none    the engine with `--pictures none`: files in, records out
+    sheet   the engine with `--pictures sheet`
+
+Printed are pictures a second, and of each pair of runs the ratio to the bare one; the promises are
+0.95 for `none` and 0.85 for `sheet`. The model is loaded before the clock runs. Memory is the peak
+of a process that does so many pictures with the model `random`; the promise is 10 % from 200 to
+5 000.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import attnviz
+from attnviz.batch.journal import Journal
+from attnviz.batch.local import most
+from attnviz.batch.run import Batch
+from attnviz.batch.sources import find
+from attnviz.batch.work import Pictures, Settings
+from attnviz.geometry import TokenGrid
+from attnviz.pipeline import Drawing, Questions
+
+SIZES = ((640, 480), (480, 640), (800, 600), (1024, 683), (683, 1024), (500, 500), (1280, 720))
+
+
+def draw(folder: Path, number: int, scale: float = 1.0) -> None:
+    """Photographs, as far as their files and sizes go."""
+    rng = np.random.default_rng(0)
+    for i in range(number):
+        width, height = (max(8, round(scale * side)) for side in SIZES[i % len(SIZES)])
+        small = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        path = folder / f"{i // 100:03d}" / f"{i:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, quality=90)
+
+
+def save_vit_b(folder: Path) -> None:
+    """ViT-B/16 with random weights, as transformers saves it."""
+    import transformers  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).save_pretrained(folder)
+
+
+def shapes(model: attnviz.Model, photos: Path) -> Counter[TokenGrid]:
+    """How many inputs there are of every shape."""
+    found: Counter[TokenGrid] = Counter()
+    for path in sorted(photos.rglob("*.jpg")):
+        with Image.open(path) as image:
+            blank = np.broadcast_to(np.uint8(0), (image.height, image.width, 3))
+        found[model.place(attnviz.Picture(str(path), blank)).grid] += 1
+    return found
+
+
+def bare(model: attnviz.Model, inputs: Counter[TokenGrid]) -> float:
+    """Seconds of the forward passes alone."""
+    spent = 0.0
+    for grid, number in inputs.items():
+        size = most(model, grid, None)
+        whole, rest = divmod(number, size)
+        for count in [size] * whole + [rest] * (rest > 0):
+            pixels = torch.rand(count, 3, grid.input_height, grid.input_width)
+            start = time.perf_counter()
+            with torch.no_grad():
+                model.module(pixels)
+            spent += time.perf_counter() - start
+    return spent
+
+
+def engine(model: attnviz.Model, photos: Path, pictures: Pictures) -> float:
+    """Seconds of a whole run into a fresh folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        start = time.perf_counter()
+        items = find([str(photos)], out).items
+        settings = Settings(Questions(), Drawing(), "benchmark", pictures=pictures)
+        with Journal(out) as journal:
+            batch = Batch(items, settings, out, journal)
+            batch.work(model, batch=None, stop=Event(), told=lambda *_: None)
+            batch.finish()
+            assert batch.count.done == len(items)
+        return time.perf_counter() - start
+
+
+def speed(model: attnviz.Model, photos: Path, rounds: int) -> None:
+    """Print pictures a second and ratios."""
+    inputs = shapes(model, photos)
+    number = sum(inputs.values())
+    runs: dict[str, Callable[[], float]] = {
+        "bare": lambda: bare(model, inputs),
+        "none": lambda: engine(model, photos, "none"),
+        "sheet": lambda: engine(model, photos, "sheet"),
+    }
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            found[name].append(run())
+    for name, times in found.items():
+        ratios = [a / b for a, b in zip(found["bare"], times, strict=True)]
+        print(
+            f"{name:6} {number / statistics.median(times):8.2f} pictures/s  ratio "
+            f"{statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
+
+
+def memory(numbers: list[int]) -> None:
+    """Print the peak memory of processes that do ever more pictures."""
+    peaks = []
+    for number in numbers:
+        with tempfile.TemporaryDirectory() as folder:
+            draw(Path(folder) / "photos", number, scale=0.2)
+            line = [sys.executable, __file__, "--child", folder]
+            found = subprocess.run(line, capture_output=True, text=True, check=True)
+        peaks.append(int(found.stdout))
+        print(f"{number:6} pictures: {peaks[-1] / 1024:.0f} MiB")
+    print(f"ratio {peaks[-1] / peaks[0]:.3f}")
+
+
+def child(folder: Path) -> None:
+    from attnviz.cli import main  # noqa: PLC0415
+
+    line = ["batch", str(folder / "photos"), "-o", str(folder / "out"), "-m", "random", "--quiet"]
+    sys.stdout = sys.stderr
+    assert main([*line, "--size", "64", "--pictures", "none"]) == 0
+    sys.__stdout__.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))  # type: ignore[union-attr]
+
+
+def options() -> Any:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model")
+    parser.add_argument("--memory", type=int, nargs="*", default=[200, 5000])
+    parser.add_argument("--child", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    if given.child is not None:
+        child(given.child)
+        return
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        photos, checkpoint = Path(folder) / "photos", Path(folder) / "model"
+        draw(photos, given.pictures)
+        if given.model is None:
+            save_vit_b(checkpoint)
+        model = attnviz.load_model(given.model or str(checkpoint))
+        if given.pictures:
+            speed(model, photos, given.rounds)
+    if given.memory:
+        memory(given.memory)
+
+
+if __name__ == "__main__":
+    main()
