@@ -23,9 +23,10 @@ EXTRAS = {
     "timm": "timm",
     "torchvision": "timm",
     "pillow_heif": "heic",
+    "ray": "ray",
 }
 # Importing these alone would not show that they fit the torch beside them.
-_DEEPER = {"transformers": "transformers.modeling_utils"}
+_DEEPER = {"transformers": "transformers.modeling_utils", "ray": "ray.data"}
 
 
 @dataclass(frozen=True)
