@@ -19,7 +19,7 @@ import secrets
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -141,17 +141,22 @@ class Engine:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             pool = pool_of(nodes, self._cluster.workers, device=self._model.get("device", "auto"))
             rows = _until(self._stop, lambda: self._rows(plan.rows, pool, sign))
-            for row in rows:
-                found = pickle.loads(row["row"])
-                if isinstance(found, Fatal):
-                    raise found.error()
-                if isinstance(found, Outcome):
-                    plan.back(row["number"])
-                    self._told(found)
+            with contextlib.closing(rows):
+                self._take(rows, plan)
         if not self._stop.is_set():
             plan.check()
 
-    def _rows(self, windows: list[Row], pool: Pool, sign: str) -> Iterator[Row]:
+    def _take(self, rows: Iterator[Row], plan: "_Plan") -> None:
+        """Tell what came back."""
+        for row in rows:
+            found = pickle.loads(row["row"])
+            if isinstance(found, Fatal):
+                raise found.error()
+            if isinstance(found, Outcome):
+                plan.back(row["number"])
+                self._told(found)
+
+    def _rows(self, windows: list[Row], pool: Pool, sign: str) -> Generator[Row, None, None]:
         """What the workers give back, as it comes."""
         data = self._ray.data
         context = data.DataContext.get_current()
@@ -273,7 +278,19 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with _unsaid():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _unsaid() -> Iterator[None]:
+    """What threads of Ray raise when their cluster goes is no news."""
+    before = threading.excepthook
+    threading.excepthook = lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _knock(address: str) -> None:
@@ -308,23 +325,41 @@ def _signed(out: Path) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _until(stop: threading.Event, begin: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def _until(
+    stop: threading.Event, begin: Callable[[], Generator[Row]]
+) -> Generator[Row, None, None]:
     """Rows until there are no more, or `stop` is set: also while none comes.
 
     Raises:
         AttnvizError: the cluster fails.
     """
-    found: queue.Queue[Row | BaseException | None] = queue.Queue(maxsize=1024)
+    found: queue.Queue[Row | BaseException | None] = queue.Queue()
+    ended = threading.Event()
 
     def read() -> None:
         try:
-            for row in begin():
-                found.put(row)
+            with contextlib.closing(begin()) as rows:  # closed here, by who waits for rows
+                for row in rows:
+                    found.put(row)
+                    if ended.is_set():
+                        return
             found.put(None)
-        except BaseException as error:  # told by who waits for rows
+        except BaseException as error:  # told by who takes the rows
             found.put(error)
 
-    threading.Thread(target=read, name="ray rows", daemon=True).start()
+    reader = threading.Thread(target=read, name="ray rows", daemon=True)
+    reader.start()
+    try:
+        yield from _taken(found, stop)
+    finally:
+        ended.set()
+        reader.join(timeout=_WAIT)
+
+
+def _taken(
+    found: "queue.Queue[Row | BaseException | None]", stop: threading.Event
+) -> Iterator[Row]:
+    """Rows as they come, until there is None."""
     while not stop.is_set():
         try:
             row = found.get(timeout=_LOOK)
