@@ -46,6 +46,7 @@ class Engine:
         batch: pictures of a run; None finds out what fits.
         stop: set by others, it ends the work when what was begun is finished.
         told: is given every outcome, by one thread at a time.
+        threads: that read, and that write; None takes as many as there are cores.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Engine:
         batch: int | None,
         stop: threading.Event,
         told: Callable[[Outcome], None],
+        threads: int | None = None,
     ) -> None:
         self._model, self._settings, self._out = model, settings, out
         self._batch, self._stop, self._told = batch, stop, told
-        self._threads = os.cpu_count() or 1
+        self._threads = threads or os.cpu_count() or 1
         self._slots = threading.Semaphore((batch or OTHERS) + 2 * self._threads)
         self._turns = Turns(model.device.type)
         self._telling = threading.Lock()

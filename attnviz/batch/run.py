@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from attnviz.batch.closing import close
 from attnviz.batch.journal import Journal
-from attnviz.batch.local import WINDOW, Engine
+from attnviz.batch.local import WINDOW, Engine, Windows
 from attnviz.batch.resume import Part, is_reserved, part, remaining
 from attnviz.batch.sources import Item
 from attnviz.batch.work import Outcome, Settings
@@ -31,6 +32,16 @@ class Count:
 
 
 Told = Callable[[Outcome, Count], None]
+
+
+class Runner(Protocol):
+    """An engine, which does windows of the plan and tells every outcome."""
+
+    def run(self, windows: Windows) -> None: ...
+
+
+Start = Callable[[Callable[[Outcome], None]], Runner]
+"""Makes an engine that tells its outcomes to what it is given, one at a time."""
 
 
 class Batch:
@@ -62,12 +73,26 @@ class Batch:
         return Count(len(self._items), self._done, self._failed)
 
     def work(self, model: Model, *, batch: int | None, stop: threading.Event, told: Told) -> None:
-        """Do what is left.
+        """Do what is left, on this machine.
 
         Raises:
             UsageError: the model does not have what is asked for.
             OutputError: nothing more can be written.
             Unanswerable: what is asked is nothing that the model can be asked, and nothing is done.
+        """
+        check_model(model, self._settings.asked)
+        self.work_by(
+            lambda note: Engine(
+                model, self._settings, self._out, batch=batch, stop=stop, told=note
+            ),
+            told,
+        )
+
+    def work_by(self, start: Start, told: Told) -> None:
+        """Do what is left by an engine of any kind; the journal is written here, by one process.
+
+        Raises:
+            AttnvizError: what the engine raises.
         """
 
         def note(outcome: Outcome) -> None:
@@ -80,9 +105,7 @@ class Batch:
                 self._failed += 1
             told(outcome, self.count)
 
-        check_model(model, self._settings.asked)
-        engine = Engine(model, self._settings, self._out, batch=batch, stop=stop, told=note)
-        engine.run(self._windows())
+        start(note).run(self._windows())
 
     def _windows(self) -> Iterator[list[Part]]:
         """Parts of the plan that are not done, with what is done among them."""

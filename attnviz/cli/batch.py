@@ -14,6 +14,7 @@ from attnviz.cli import console, run
 from attnviz.cli.options import (
     BatchOptions,
     DrawingOptions,
+    EngineOptions,
     ModelOptions,
     Out,
     QuestionOptions,
@@ -25,12 +26,10 @@ from attnviz.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Event
 
-    from attnviz.batch.run import Batch, Count
+    from attnviz.batch.run import Batch, Count, Told
     from attnviz.batch.sources import Plan
     from attnviz.batch.work import Outcome, Settings
-    from attnviz.models.model import Model
 
 _ERRORS = 20
 """So many are told one by one; all are in the manifest."""
@@ -44,6 +43,7 @@ def batch(
     model: ModelOptions,
     question: QuestionOptions,
     drawing: DrawingOptions,
+    where: EngineOptions,
     streams: StreamOptions,
     out: Out = Path("attnviz-out"),
 ) -> None:
@@ -58,6 +58,7 @@ def batch(
         from attnviz.batch.columns import require_pyarrow  # noqa: PLC0415
 
         require_pyarrow()  # before hours of work
+    cluster = where.cluster()
     settings = _settings(many, model, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
     stop = Event()
@@ -65,9 +66,17 @@ def batch(
         todo = Batch(plan.items, settings, out, journal, force=many.force)
         before = todo.count.done
         teller = _Teller(streams, settings, out)
-        console.stoppable(
-            lambda: _work(todo, lambda: run.load(model, question), many.batch, teller, stop), stop
-        )
+
+        def begin() -> Callable[[Told], None]:
+            if cluster is not None:
+                asked = run.arguments(model.model, model, question, head=question.asked().head)
+                return lambda told: cluster.work(
+                    todo, asked, settings, out, batch=many.batch, stop=stop, told=told
+                )
+            loaded = run.load(model, question)
+            return lambda told: todo.work(loaded, batch=many.batch, stop=stop, told=told)
+
+        console.stoppable(lambda: _work(todo, begin, teller), stop)
         if todo.count.left:
             console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
@@ -110,22 +119,20 @@ def _settings(
     return Settings(asked, style, digest, model.fit, model.mask, many.pictures, many.npz)
 
 
-def _work(
-    todo: Batch, load: Callable[[], Model], size: int | None, teller: _Teller, stop: Event
-) -> None:
+def _work(todo: Batch, begin: Callable[[], Callable[[Told], None]], teller: _Teller) -> None:
     """Do what is left, and tell how far it is."""
     from attnviz.cli.tally import tally  # noqa: PLC0415
 
     if not todo.count.left:
         return
-    model = load()  # before a bar of ours, since loading may draw its own
+    work = begin()  # before a bar of ours, since loading may draw its own
     with tally(todo.count, quiet=teller.quiet) as show:
 
         def told(outcome: Outcome, count: Count) -> None:
             teller.tell(outcome)
             show(count)
 
-        todo.work(model, batch=size, stop=stop, told=told)
+        work(told)
 
 
 class _Teller:

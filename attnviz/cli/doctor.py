@@ -24,9 +24,10 @@ EXTRAS = {
     "torchvision": "timm",
     "pillow_heif": "heic",
     "pyarrow": "parquet",
+    "ray": "ray",
 }
 # Importing these alone would not show that they fit the torch beside them.
-_DEEPER = {"transformers": "transformers.modeling_utils"}
+_DEEPER = {"transformers": "transformers.modeling_utils", "ray": "ray.data"}
 
 
 @dataclass(frozen=True)

@@ -54,21 +54,28 @@ def load_spec(
     """A model by its spec; `random` is built with as many heads as `--heads` counts."""
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
 
+    return load_model(**arguments(spec, options, question, head=head))
+
+
+def arguments(
+    spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
+) -> dict[str, Any]:
+    """What `load_model` is given, as it can be sent to other machines."""
     heads = parse_heads(question.heads)
-    return load_model(
-        spec,
-        heads=heads if isinstance(heads, int) else None,
-        features=options.features,
-        tokens=options.tokens,
-        patch=options.patch,
-        size=options.size,
-        weights=options.weights,
-        random_weights=options.random_weights,
-        seed=options.seed,
-        device=options.device,
-        dtype=options.dtype,
-        head=head,
-    )
+    return {
+        "spec": spec,
+        "heads": heads if isinstance(heads, int) else None,
+        "features": options.features,
+        "tokens": options.tokens,
+        "patch": options.patch,
+        "size": options.size,
+        "weights": options.weights,
+        "random_weights": options.random_weights,
+        "seed": options.seed,
+        "device": options.device,
+        "dtype": options.dtype,
+        "head": head,
+    }
 
 
 def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:

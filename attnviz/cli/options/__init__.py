@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.options.engines import EngineOptions
 from attnviz.cli.options.groups import Help, with_groups
 from attnviz.cli.options.inputs import (
     InputOptions,
@@ -47,6 +48,7 @@ __all__ = [
     "ComparedNpz",
     "DifferenceOptions",
     "DrawingOptions",
+    "EngineOptions",
     "EvaluationOut",
     "Help",
     "Images",

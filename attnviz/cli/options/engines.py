@@ -1,0 +1,63 @@
+"""Options of where a batch runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from attnviz.cli.options.groups import option
+from attnviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnviz.batch.cluster import Cluster
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class EngineOptions:
+    """Which machines do the work."""
+
+    engine: Annotated[
+        Literal["local", "ray"],
+        option("--engine", help="This machine, or a Ray cluster (extra: ray)."),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        option(
+            "--ray-address",
+            help="Of a cluster that is there, HOST:PORT or auto.  [default: one is started]",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        option(
+            "--workers",
+            help="Processes with a model each.  [default: one a GPU, else one a machine]",
+            min=1,
+            max=65536,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.engine == "local":
+            for name, value in (("--ray-address", self.ray_address), ("--workers", self.workers)):
+                if value is not None:
+                    raise UsageError(f"{name} is for clusters; add --engine ray")
+        if (self.ray_address or "").startswith("ray://"):
+            raise UsageError(
+                f"--ray-address {self.ray_address}: batch writes files, so it runs on a node of "
+                "the cluster; give HOST:6379, or submit it with `ray job submit`"
+            )
+
+    def cluster(self) -> Cluster | None:
+        """Where, as the engine takes it, once its library is there; None of this machine.
+
+        Raises:
+            MissingExtraError: it is not installed.
+        """
+        if self.engine == "local":
+            return None
+        from attnviz.batch import cluster  # noqa: PLC0415 — torch, once the options are checked
+
+        cluster.library()
+        return cluster.Cluster(self.ray_address, self.workers)
