@@ -33,11 +33,11 @@ import torch
 from PIL import Image
 
 import attnviz
+from attnviz.batch.jobs import Pictures, Settings
 from attnviz.batch.journal import Journal
 from attnviz.batch.local import most
 from attnviz.batch.run import Batch
 from attnviz.batch.sources import find
-from attnviz.batch.work import Pictures, Settings
 from attnviz.geometry import TokenGrid
 from attnviz.pipeline import Drawing, Questions
 

@@ -288,3 +288,14 @@ def test_lines_that_cannot_be_written_or_read_are_an_error(tmp_path: Path) -> No
         append(tmp_path, "line")
     with pytest.raises(OutputError, match="cannot be read"):
         whole_lines(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 1), (131, 97)])
+def test_a_png_holds_every_pixel(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    data = encode(Image.fromarray(pixels), "png")
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()  # checksums
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", size)
+        np.testing.assert_array_equal(np.asarray(image), pixels)

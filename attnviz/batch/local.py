@@ -18,9 +18,9 @@ from pathlib import Path
 
 from attnviz import memory
 from attnviz.batch import work
+from attnviz.batch.jobs import Answered, Outcome, Prepared, Settings
 from attnviz.batch.resume import Part
 from attnviz.batch.turns import Turns
-from attnviz.batch.work import Answered, Outcome, Prepared, Settings
 from attnviz.geometry import TokenGrid
 from attnviz.models.model import Model
 
@@ -73,7 +73,7 @@ class Engine:
 
         Raises:
             OutputError: nothing more can be written.
-            Unanswerable: what is asked is nothing that the model can be asked.
+            AttnvizError: what `told` raised.
         """
         readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
         writers = ThreadPoolExecutor(self._threads, thread_name_prefix="writer")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnviz.batch.entry import Entry
+from attnviz.batch.jobs import Job, Settings
 from attnviz.batch.journal import Journal
 from attnviz.batch.sources import RESERVED, Item
-from attnviz.batch.work import Job, Settings
 from attnviz.errors import ImageError
 from attnviz.images import fingerprint
 

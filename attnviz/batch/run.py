@@ -1,20 +1,24 @@
 """A whole run: what is found, what is left, the work, and what is written at the end."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from attnviz.batch.closing import close
+from attnviz.batch.jobs import Outcome, Settings, Unanswerable
 from attnviz.batch.journal import Journal
 from attnviz.batch.local import WINDOW, Engine, Windows
 from attnviz.batch.resume import Part, is_reserved, part, remaining
 from attnviz.batch.sources import Item
-from attnviz.batch.work import Outcome, Settings
 from attnviz.errors import UsageError
 from attnviz.models.model import Model
 from attnviz.pipeline import check_model
+
+ENOUGH = 8
+"""Of so many pictures the model cannot be asked a question: then of none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Batch:
         self._items, self._settings, self._out, self._journal = items, settings, out, journal
         self._missing = remaining(items, journal, settings, out, force=force)
         self._done, self._failed = self._missing.count(False), 0
+        self._refused: Counter[str] = Counter()
 
     @property
     def count(self) -> Count:
@@ -78,7 +83,7 @@ class Batch:
         Raises:
             UsageError: the model does not have what is asked for.
             OutputError: nothing more can be written.
-            Unanswerable: what is asked is nothing that the model can be asked, and nothing is done.
+            Unanswerable: what is asked is nothing that the model can be asked.
         """
         check_model(model, self._settings.asked)
         self.work_by(
@@ -104,8 +109,18 @@ class Batch:
             else:
                 self._failed += 1
             told(outcome, self.count)
+            self._give_up(outcome)
 
         start(note).run(self._windows())
+
+    def _give_up(self, outcome: Outcome) -> None:
+        """End a run of which nothing comes: the first pictures all fail for the same question."""
+        error = outcome.cause
+        if self._done or not isinstance(error, Unanswerable):
+            return
+        self._refused[str(error)] += 1
+        if self._refused[str(error)] == min(ENOUGH, len(self._items)):
+            raise error
 
     def _windows(self) -> Iterator[list[Part]]:
         """Parts of the plan that are not done, with what is done among them."""

@@ -12,25 +12,22 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import outputs
 from attnviz.batch.entry import Entry
+from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
 from attnviz.batch.journal import digest
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
-from attnviz.geometry import Fit, Placement
+from attnviz.geometry import Placement
 from attnviz.images import Picture, decode, read_file
 from attnviz.models.model import Model
 from attnviz.pipeline import (
-    Drawing,
-    Explanation,
     Observation,
-    Questions,
     answer,
     check_picture,
     look_many,
@@ -42,81 +39,7 @@ from attnviz.pipeline import (
 )
 from attnviz.records import Record
 
-Pictures = Literal["sheet", "heads", "none"]
 _FULL = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is done with every picture; the values that the options of the same names take.
-
-    `digest` changes with all that changes what is written.
-    """
-
-    asked: Questions
-    drawing: Drawing
-    digest: str
-    fit: Fit = "keep"
-    mask: str | None = None
-    pictures: Pictures = "sheet"
-    npz: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture that is to be done.
-
-    Attributes:
-        path: of the picture.
-        folder: for its files, below that of all.
-        before: names of the files that an earlier run wrote there.
-    """
-
-    path: str
-    folder: str
-    before: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What became of one picture; of one that failed there is no record, but a cause."""
-
-    entry: Entry
-    record: Record | None = None
-    paths: tuple[Path, ...] = ()
-    cause: Exception | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A picture as the model is to be shown it.
-
-    Attributes:
-        entry: what is known of it so far.
-        picture: its name and size; its pixels are not kept.
-        placement, laid: the input, (input_height, input_width, 3).
-        shown: the small picture that the sheet is drawn on, if there is to be one.
-        job: None of a stand-in.
-    """
-
-    entry: Entry
-    picture: Picture
-    placement: Placement
-    laid: NDArray[np.uint8]
-    shown: Picture | None = None
-    job: Job | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Answered:
-    """A picture that was asked; nothing of the model's run is left but what was found."""
-
-    prepared: Prepared
-    explanation: Explanation
-
-
-class Unanswerable(UsageError):  # noqa: N818 — no fault of a picture, and no other UsageError
-    """A question that is no matter of the picture: the model cannot be asked it."""
 
 
 def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list[Outcome]:
@@ -187,13 +110,7 @@ def ask(
     settings: Settings,
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Answered | Outcome]:
-    """Run the model on a group, and ask all but stand-ins.
-
-    `alone` is open as long as the model runs.
-
-    Raises:
-        Unanswerable: what is asked is nothing that the model can be asked.
-    """
+    """Run the model on a group, and ask all but stand-ins; `alone` is open while it runs."""
     found: list[Answered | Outcome] = []
     able = []
     for each in group:
@@ -259,7 +176,7 @@ def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answer
     try:
         found = answer(seen, settings.asked, settings.asked.methods[0])
     except UsageError as error:
-        raise Unanswerable(str(error)) from error
+        return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:
         return failure(prepared.entry, error)
     return Answered(prepared, replace(found, observation=seen.without_run()))

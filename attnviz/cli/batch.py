@@ -27,9 +27,9 @@ from attnviz.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from attnviz.batch.jobs import Outcome, Settings
     from attnviz.batch.run import Batch, Count, Told
     from attnviz.batch.sources import Plan
-    from attnviz.batch.work import Outcome, Settings
 
 _ERRORS = 20
 """So many are told one by one; all are in the manifest."""
@@ -101,7 +101,7 @@ def _settings(
     many: BatchOptions, model: ModelOptions, question: QuestionOptions, drawing: DrawingOptions
 ) -> Settings:
     """What is done with every picture, and the digest of all that changes it."""
-    from attnviz.batch.work import Settings  # noqa: PLC0415
+    from attnviz.batch.jobs import Settings  # noqa: PLC0415
     from attnviz.identity import key_of  # noqa: PLC0415
     from attnviz.pipeline import Drawing  # noqa: PLC0415
 

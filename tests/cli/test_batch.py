@@ -24,7 +24,7 @@ from attnviz import outputs
 from attnviz.batch import work
 from attnviz.batch.thumbnails import thumbnail_name
 from attnviz.cli import main
-from attnviz.errors import OutputError
+from attnviz.errors import OutputError, UsageError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -255,6 +255,19 @@ def test_a_query_beside_one_picture_leaves_the_others(run: Run) -> None:
     assert failed
     assert all("70,10" in line["error"] for line in failed)
     assert "error: photos/" in err
+
+
+def test_a_question_that_the_model_cannot_be_asked_ends_the_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("--method rollout: layer 0 has windows")
+
+    monkeypatch.setattr(work, "answer", refuse)
+    code, _, err = run("photos", "-o", "out")
+    assert code == 2
+    assert err.splitlines()[-1] == "attnviz: error: --method rollout: layer 0 has windows"
+    assert journal_lines() == 8  # of 12: enough to see
 
 
 def test_a_full_disk_ends_the_run_and_it_goes_on_later(

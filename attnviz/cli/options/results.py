@@ -74,6 +74,9 @@ class StreamOptions:
             raise UsageError("--json, --csv and --quiet exclude one another; give one of them")
 
 
+Npz = Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")]
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class BatchOptions:
     """How many pictures are done."""
@@ -89,7 +92,7 @@ class BatchOptions:
         bool, option("--recursive/--no-recursive", help="Also what is in subfolders.")
     ] = True
     force: Annotated[bool, option("--force", help="Do again what is done.")] = False
-    npz: Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")] = False
+    npz: Npz = False
     aggregate: Annotated[
         bool,
         option("--aggregate", help="Also sum all pictures up: aggregate.jsonl, .csv and .png."),
@@ -126,7 +129,6 @@ Sources = Annotated[
         help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
     ),
 ]
-Npz = Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")]
 ComparedNpz = Annotated[bool, option("--npz", help="Also write what is compared: compare.npz.")]
 NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]
 Out = Annotated[Path, option("--out", "-o", help="Folder for the files.", metavar="FOLDER")]

@@ -1,0 +1,90 @@
+"""What is to be done with pictures, and what became of each: plain values that engines pass on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.batch.entry import Entry
+from attnviz.errors import UsageError
+from attnviz.geometry import Fit, Placement
+from attnviz.images import Picture
+from attnviz.pipeline import Drawing, Explanation, Questions
+from attnviz.records import Record
+
+Pictures = Literal["sheet", "heads", "none"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done with every picture; the values that the options of the same names take.
+
+    `digest` changes with all that changes what is written.
+    """
+
+    asked: Questions
+    drawing: Drawing
+    digest: str
+    fit: Fit = "keep"
+    mask: str | None = None
+    pictures: Pictures = "sheet"
+    npz: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture that is to be done.
+
+    Attributes:
+        path: of the picture.
+        folder: for its files, below that of all.
+        before: names of the files that an earlier run wrote there.
+    """
+
+    path: str
+    folder: str
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one picture; of one that failed there is no record, but a cause."""
+
+    entry: Entry
+    record: Record | None = None
+    paths: tuple[Path, ...] = ()
+    cause: Exception | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture as the model is to be shown it.
+
+    Attributes:
+        entry: what is known of it so far.
+        picture: its name and size; its pixels are not kept.
+        placement, laid: the input, (input_height, input_width, 3).
+        shown: the small picture that the sheet is drawn on, if there is to be one.
+        job: None of a stand-in.
+    """
+
+    entry: Entry
+    picture: Picture
+    placement: Placement
+    laid: NDArray[np.uint8]
+    shown: Picture | None = None
+    job: Job | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A picture that was asked; nothing of the model's run is left but what was found."""
+
+    prepared: Prepared
+    explanation: Explanation
+
+
+class Unanswerable(UsageError):  # noqa: N818 — no fault of a picture, and no other UsageError
+    """A question that a model that has run cannot be asked: most likely of no picture."""
