@@ -18,6 +18,7 @@ import queue
 import secrets
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -310,6 +311,10 @@ def _hush() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
+    # Ray prints what it tells a driver, such as that a worker died, to stdout, where results go.
+    printer = sys.modules.get("ray._private.worker")
+    if hasattr(printer, "print_to_stdstream"):
+        setattr(printer, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 — not typed
 
 
 @contextlib.contextmanager

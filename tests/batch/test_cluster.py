@@ -106,10 +106,11 @@ def test_a_driver_that_is_killed_goes_on(desk: Path) -> None:
     assert batches.tree(Path("out")) == batches.tree(Path("whole"))
 
 
-def test_a_worker_that_is_killed_costs_time_only() -> None:
+def test_a_worker_that_is_killed_costs_time_only(capfd: pytest.CaptureFixture[str]) -> None:
     model = mortal("model", lives=1)
     assert main(["batch", "photos", *model, "-o", "there", *RAY]) == ExitCode.DONE
     assert len(list(Path("model-marks").iterdir())) == 1
+    assert not capfd.readouterr().out  # Ray would have its say there
     assert main(["batch", "photos", *model, "-o", "here"]) == ExitCode.DONE
     assert batches.tree(Path("there")) == batches.tree(Path("here"))
 
