@@ -203,7 +203,7 @@ def encode(image: Image.Image, kind: Format) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
-    """A PNG, in a third of the time that Pillow takes and with as many bytes.
+    """A PNG, in about half of the time that Pillow takes, with some 15 % more bytes.
 
     Every row is stored as what differs from the row above (filter 2), instead of trying all five
     filters; and zlib looks for runs alone, which is what is left in photographs.

@@ -27,10 +27,10 @@ from types import ModuleType
 from typing import Any
 
 from attnviz import outputs
+from attnviz.batch.jobs import Outcome, Settings
 from attnviz.batch.journal import FOLDER
 from attnviz.batch.local import Windows
 from attnviz.batch.run import Batch, Told
-from attnviz.batch.work import Outcome, Settings
 from attnviz.batch.worker import ATTEMPTS, NOTES, SIGN, Fatal, Task, Worker, pack
 from attnviz.errors import AttnvizError, DeviceError, UsageError
 from attnviz.models.failures import optional

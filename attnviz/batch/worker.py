@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import outputs
+from attnviz.batch.jobs import Outcome, Settings
 from attnviz.batch.journal import FOLDER
 from attnviz.batch.local import Engine
 from attnviz.batch.resume import Part
-from attnviz.batch.work import Outcome, Settings
 from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, UsageError
 from attnviz.models import load_model
 from attnviz.models.model import Model

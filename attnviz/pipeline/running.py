@@ -120,8 +120,12 @@ class Shown:
             raise UnevenError(f"{self.model.spec} cannot take several pictures at once")
         if not run.recording:
             raise RecordingError(f"{self.model.spec} {found.instead(run.recording)}")
+        unread = found.unread(run.recording)
         return {
-            number: self._seen(number, placements[number], parts[number], run, (i, len(placements)))
+            number: replace(
+                self._seen(number, placements[number], parts[number], run, (i, len(placements))),
+                unread=unread,
+            )
             for i, number in enumerate(placements)
         }
 

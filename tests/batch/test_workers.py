@@ -7,8 +7,8 @@ import batches
 import pytest
 
 from attnviz.batch.cluster import Pool, pool_of
+from attnviz.batch.jobs import Job
 from attnviz.batch.resume import Part
-from attnviz.batch.work import Job
 from attnviz.batch.worker import pack, unpack
 from attnviz.cli import main
 from attnviz.errors import DeviceError, ExitCode, UsageError
