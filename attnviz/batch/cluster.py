@@ -11,29 +11,25 @@ Ray Data: https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.map_batche
 """
 
 import contextlib
-import logging
 import os
 import pickle
 import queue
 import secrets
 import shutil
-import socket
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from attnviz import outputs
+from attnviz.batch.connection import connected, library
 from attnviz.batch.jobs import Outcome, Settings
 from attnviz.batch.journal import FOLDER
 from attnviz.batch.local import Windows
 from attnviz.batch.run import Batch, Told
 from attnviz.batch.worker import ATTEMPTS, NOTES, SIGN, Fatal, Task, Worker, pack
 from attnviz.errors import AttnvizError, DeviceError, UsageError
-from attnviz.models.failures import optional
 
 _WAIT = 10.0  # seconds for a cluster to answer
 _LOOK = 0.5  # seconds between two looks at whether to stop
@@ -84,17 +80,6 @@ class Pool:
     gpus: int
 
 
-def library() -> ModuleType:
-    """Ray, with Ray Data.
-
-    Raises:
-        MissingExtraError: it is not installed.
-        ModelError: it does not import.
-    """
-    optional("ray.data", "ray", "--engine ray")
-    return optional("ray", "ray", "--engine ray")
-
-
 class Engine:
     """Does the pictures of a plan on a cluster.
 
@@ -138,7 +123,7 @@ class Engine:
         plan = _Plan(windows)
         if not plan.rows:
             return
-        with _connected(self._ray, self._cluster.address), _signed(self._out) as sign:
+        with connected(self._ray, self._cluster.address), _signed(self._out) as sign:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             pool = pool_of(nodes, self._cluster.workers, device=self._model.get("device", "auto"))
             rows = _until(self._stop, lambda: self._rows(plan.rows, pool, sign))
@@ -251,70 +236,6 @@ def _fit(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
     if not gpus:
         return sum(by_cpus)
     return sum(min(n, int(node.get("GPU", 0))) for n, node in zip(by_cpus, nodes, strict=True))
-
-
-@contextlib.contextmanager
-def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
-    """A cluster for the time of the run; what this process is connected to already stays."""
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    _hush()
-    try:
-        _knock(address)
-        ray.init(
-            address=address,
-            include_dashboard=False,
-            log_to_driver=False,  # results alone go to stdout
-            logging_level=logging.CRITICAL,
-        )
-    except Exception as error:  # of many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise AttnvizError(
-            f"--ray-address {address}: no cluster to be had ({reason}); `ray start --head` starts "
-            "one, and `ray status` says whether it is there"
-        ) from error
-    try:
-        yield
-    finally:
-        with _unsaid():
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _unsaid() -> Iterator[None]:
-    """What threads of Ray raise when their cluster goes is no news."""
-    before = threading.excepthook
-    threading.excepthook = lambda _: None
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-
-
-def _knock(address: str) -> None:
-    """Whether somebody answers there; Ray itself tries for ten minutes.
-
-    Raises:
-        OSError: not.
-    """
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_WAIT).close()
-
-
-def _hush() -> None:
-    """Leave what Ray Data logs to its files: errors are told in a line, by us."""
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.CRITICAL)
-    # Ray prints what it tells a driver, such as that a worker died, to stdout, where results go.
-    printer = sys.modules.get("ray._private.worker")
-    if hasattr(printer, "print_to_stdstream"):
-        setattr(printer, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 — not typed
 
 
 @contextlib.contextmanager

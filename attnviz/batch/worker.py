@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import outputs
-from attnviz.batch.jobs import Outcome, Settings
+from attnviz.batch.jobs import Outcome, Settings, Unanswerable
 from attnviz.batch.journal import FOLDER
 from attnviz.batch.local import Engine
 from attnviz.batch.resume import Part
@@ -207,8 +207,11 @@ def _sign(out: Path) -> str:
 
 
 def _portable(outcome: Outcome) -> Outcome:
-    """The same, its cause as text: exceptions of other libraries may not be picklable."""
-    if outcome.cause is None:
+    """The same, its cause as text: exceptions of other libraries may not be picklable.
+
+    By one that is `Unanswerable` the driver sees when to give up.
+    """
+    if outcome.cause is None or isinstance(outcome.cause, Unanswerable):
         return outcome
     told = "".join(traceback.format_exception(outcome.cause))
     return replace(outcome, cause=RuntimeError(told))

@@ -57,7 +57,10 @@ class EngineOptions:
         """
         if self.engine == "local":
             return None
-        from attnviz.batch import cluster  # noqa: PLC0415 — torch, once the options are checked
+        from attnviz.batch.cluster import (  # noqa: PLC0415 — torch, once the options are checked
+            Cluster,
+        )
+        from attnviz.batch.connection import library  # noqa: PLC0415
 
-        cluster.library()
-        return cluster.Cluster(self.ray_address, self.workers)
+        library()
+        return Cluster(self.ray_address, self.workers)
