@@ -157,16 +157,8 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
     Raises:
         OutputError: it cannot be written; nothing is left behind.
     """
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(lines)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with writing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(lines)
     return path
 
 

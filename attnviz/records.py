@@ -1,6 +1,7 @@
 """The record: one JSON object per picture, schema `attnviz/1`."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -244,9 +245,9 @@ class Record(_Part):
         for part in ("query", "target"):
             if any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
-        flat = [{"image": self.image.path, **_flat(head)} for head in heads]
-        columns = dict.fromkeys(key for row in flat for key in row)
-        return [{key: row.get(key) for key in columns} for row in flat]
+        rows = [{"image": self.image.path, **flat(head)} for head in heads]
+        columns = dict.fromkeys(key for row in rows for key in row)
+        return [{key: row.get(key) for key in columns} for row in rows]
 
 
 class Interval(_Part):
@@ -309,11 +310,12 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in inner.items() if value is not None}
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Parts of parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
+    found: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}_")
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}_")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.fused import Fused, Part, chunks
+from attnviz.attention.scores import exactly
 from attnviz.attention.threads import in_order
 
 HELD = 1 << 22
@@ -167,7 +168,7 @@ def _blocks(
     alike = alike or fused.least is not None
     active = torch.ones(batch, queries, dtype=torch.bool) if active is None else active
     most = queries if alike else max(1, int(active.sum(1).max()))
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with exactly(fused.call.query):
         jobs = [
             (part, rows)
             for part in fused.parts(min(most, fused.rows))

@@ -3,7 +3,7 @@
 import itertools
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from attnviz import outputs
 from attnviz.batch.reading import STATS, each
 from attnviz.errors import MissingExtraError
-from attnviz.records import Head
+from attnviz.records import Head, flat
 
 NAME = "stats.parquet"
 BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
@@ -99,18 +99,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     run = {"image": record["image"]["path"], "method": record["method"]}
     run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
     asked = {key: record[key] for key in ("query", "target") if record.get(key)}
-    return [{**run, **_flat({**asked, **head})} for head in record["heads"]]
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Parts of parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}_")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return [{**run, **flat({**asked, **head})} for head in record["heads"]]
 
 
 def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:

@@ -9,24 +9,7 @@ from rich.text import Text
 from attnviz.batch.aggregate import Aggregate
 from attnviz.batch.record import AggregateRow, Spread
 from attnviz.cli import console
-
-_COLUMNS = {
-    "entropy": "entropy",
-    "entropy_ratio": "ratio",
-    "confidence": "confid.",
-    "distance_px": "dist. px",
-    "prefix_mass": "prefix",
-    "sink_mass": "sink",
-    "map_maximum": "map max",
-    "map_area60": "area60",
-}
-_MORE = {
-    "head_cosine": "cosine",
-    "head_jensen_shannon": "J-S",
-    "value_distance_px": "value dist. px",
-    "sinks": "sinks",
-    "importance": "importance",
-}
+from attnviz.cli.table import COLUMNS, MORE
 
 
 def aggregate_tables(found: Aggregate) -> list[Table]:
@@ -37,7 +20,7 @@ def aggregate_tables(found: Aggregate) -> list[Table]:
     return [
         _table(rows, names)
         for rows in parts.values()
-        for names in (_known(_COLUMNS, rows), _known(_MORE, rows))
+        for names in (_known(COLUMNS, rows), _known(MORE, rows))
         if names
     ]
 

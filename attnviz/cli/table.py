@@ -10,7 +10,7 @@ from rich.text import Text
 from attnviz.cli import console
 from attnviz.records import MORE_OF_A_HEAD, QueryInfo, Record, TargetInfo
 
-_COLUMNS = {
+COLUMNS = {
     "entropy": "entropy",
     "entropy_ratio": "ratio",
     "confidence": "confid.",
@@ -20,9 +20,10 @@ _COLUMNS = {
     "map_maximum": "map max",
     "map_area60": "area60",
 }
-_MORE = dict(
+MORE = dict(
     zip(MORE_OF_A_HEAD, ("cosine", "J-S", "value dist. px", "sinks", "importance"), strict=True)
 )
+"""Headings of the columns, by the names of the numbers; those of `--stats all` apart."""
 
 
 def stats_tables(record: Record) -> list[Table]:
@@ -31,9 +32,9 @@ def stats_tables(record: Record) -> list[Table]:
     Further statistics have tables of their own.
     """
     rows, places = record.rows(), _places(record)
-    known = [name for name in _COLUMNS if any(row[name] is not None for row in rows)]
+    known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
-    table = _table(_title(record), _caption(record), [*places, *(_COLUMNS[n] for n in known)])
+    table = _table(_title(record), _caption(record), [*places, *(COLUMNS[n] for n in known)])
     table.add_column("peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]
@@ -74,13 +75,13 @@ def _of_heads(record: Record) -> list[Table]:
     """What `--stats all` says of each head, once whatever was asked."""
     first = {(head.layer, head.head, _target(head.target)): head for head in record.heads}
     heads = [head.model_dump() for head in first.values()]
-    known = [name for name in _MORE if any(head[name] is not None for head in heads)]
+    known = [name for name in MORE if any(head[name] is not None for head in heads)]
     if not known:
         return []
     table = _table(
         Text("beside other heads of the layer", style="bold"),
         "cosine, J-S: of the weights with those of other heads, mean; sinks: a count",
-        ["layer", "head", *(_MORE[name] for name in known)],
+        ["layer", "head", *(MORE[name] for name in known)],
     )
     marks = {name: _extremes([head[name] for head in heads]) for name in known}
     for head in heads:
