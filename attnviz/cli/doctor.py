@@ -23,6 +23,7 @@ EXTRAS = {
     "timm": "timm",
     "torchvision": "timm",
     "pillow_heif": "heic",
+    "av": "video",
     "pyarrow": "parquet",
     "ray": "ray",
 }

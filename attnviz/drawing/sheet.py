@@ -32,13 +32,13 @@ class Cell:
     colours: NDArray[np.uint8] | None = None
 
 
-def thumbnail(image: Image.Image) -> Image.Image:
-    """A picture at the size that the sheet shows it, longest side 256 pixels.
+def thumbnail(image: Image.Image, side: int = CELL) -> Image.Image:
+    """A picture at the size that the sheet shows it, its longest side 256 pixels, or as given.
 
     Small pictures are enlarged without smoothing, so that their tokens stay crisp.
     """
-    factor = CELL / max(image.size)
-    width, height = (max(1, round(side * factor)) for side in image.size)
+    factor = side / max(image.size)
+    width, height = (max(1, round(length * factor)) for length in image.size)
     kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
     return image.resize((width, height), kind)
 
