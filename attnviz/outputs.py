@@ -25,6 +25,7 @@ SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.n
 COMPARE, DIFFERENCE = "compare", "difference"
 _OVERLAY = re.compile(
     rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
+    r"|(layers|heads)\.(gif|webp|png|mp4)"
 )
 _COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
 _PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
@@ -266,7 +267,8 @@ def _earlier(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         ours = str(record["schema"]).startswith(schema)
-        named = {entry.get("file") for part in parts for entry in record[part]}
+        entries = [entry for part in parts for entry in record[part]]
+        named = {entry.get("file") for entry in (*entries, record.get("animation") or {})}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
     known = {name for name in named if isinstance(name, str) and pattern.fullmatch(name)}

@@ -33,6 +33,23 @@ class Image(_Part):
     height: int
 
 
+class Moment(_Part):
+    """Which frame of a clip: its number from 0, when it is shown, in seconds; and the rate."""
+
+    frame: int
+    time: Number
+    rate: Number
+
+
+class AnimationInfo(_Part):
+    """A moving picture of the maps: a frame a layer, or a head, so many of them a second."""
+
+    by: Literal["layers", "heads"]
+    frames: int
+    rate: Number
+    file: str
+
+
 class ModelInfo(_Part):
     """What was run; `heads` are those of the layer that has most."""
 
@@ -209,10 +226,15 @@ class LayerInfo(_Part):
 
 
 class Record(_Part):
-    """All that is said about one picture; `layers` is there where more statistics are."""
+    """All that is said about one picture.
+
+    `moment` is there where it is a frame of a clip, `animation` where a moving picture was made,
+    `layers` where more statistics are.
+    """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
     image: Image
+    moment: Moment | None = None
     model: ModelInfo
     tokens: Tokens
     query: QueryInfo
@@ -221,6 +243,7 @@ class Record(_Part):
     target: TargetInfo | None = None
     check: Check
     heads: list[Head]
+    animation: AnimationInfo | None = None
     layers: list[LayerInfo] | None = None
 
     def data(self) -> dict[str, Any]:
@@ -231,11 +254,11 @@ class Record(_Part):
             for given, head in zip(self.heads, data["heads"], strict=True)
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
-        parts = _without(data, ("query", "options", "target"))
+        parts = _without(data, ("moment", "query", "options", "target", "animation"))
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per map: `map.peak_x` becomes `map_peak_x`; first comes the picture.
+        """A flat row per map: `map.peak_x` becomes `map_peak_x`; first comes the picture, or frame.
 
         All rows have the same columns; those of the query, or the target, are among them where maps
         differ in it.
@@ -245,7 +268,8 @@ class Record(_Part):
         for part in ("query", "target"):
             if any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
-        rows = [{"image": self.image.path, **flat(head)} for head in heads]
+        moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
+        rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in columns} for row in rows]
 

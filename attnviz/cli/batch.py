@@ -22,7 +22,7 @@ from attnviz.cli.options import (
     StreamOptions,
     with_groups,
 )
-from attnviz.errors import ExitCode
+from attnviz.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,8 +105,10 @@ def _settings(
     from attnviz.identity import key_of  # noqa: PLC0415
     from attnviz.pipeline import Drawing  # noqa: PLC0415
 
-    style, asked = Drawing(**asdict(drawing)), question.asked()
-    style.style()  # an unknown colour map is wrong usage, before anything runs
+    style, asked = Drawing(**drawing.values()), question.asked(drawing.animate)
+    if drawing.animate is not None and many.pictures == "none":
+        raise UsageError("--animate lies beside the sheet; leave out --pictures none")
+    style.check()  # an unknown colour map is wrong usage, before anything runs
     said = {
         "attnviz": attnviz.__version__,
         "question": asdict(asked),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +46,9 @@ def show(
     def begin() -> Callable[[Picture, int], None]:
         from attnviz.pipeline import Drawing, write_maps, write_pictures  # noqa: PLC0415
 
-        style = Drawing(**asdict(drawing))
-        style.style()  # an unknown colour map is wrong usage, before anything runs
-        asked = question.asked()
+        style = Drawing(**drawing.values())
+        style.check()  # an unknown colour map is wrong usage, before anything runs
+        asked = question.asked(drawing.animate)
         loaded = run.load(model, question)
         teller = run.Teller(streams)
 

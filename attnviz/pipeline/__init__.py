@@ -9,7 +9,6 @@ from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import (
     Drawing,
     render,
-    small,
     write_maps,
     write_numbers,
     write_pictures,
@@ -17,6 +16,7 @@ from attnviz.pipeline.pictures import (
 )
 from attnviz.pipeline.report import make_record, readable
 from attnviz.pipeline.running import observe
+from attnviz.pipeline.sheets import small
 
 __all__ = [
     "Answer",

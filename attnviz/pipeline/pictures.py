@@ -3,8 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnviz import outputs
-from attnviz.drawing.marks import mark
-from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz import movies, outputs
+from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
+from attnviz.drawing.sheet import Cell, thumbnail
 from attnviz.errors import UsageError
 from attnviz.images import Picture
 from attnviz.outputs import Format
+from attnviz.pipeline.animation import By, write_animation
 from attnviz.pipeline.answers import Answer, Explanation
-from attnviz.pipeline.naming import asked, rows, stem, title
+from attnviz.pipeline.naming import stem, title
 from attnviz.pipeline.report import make_record
-from attnviz.records import Record
-
-_STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
+from attnviz.pipeline.sheets import cells_on, draw, sheet
+from attnviz.records import AnimationInfo, Record
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,24 @@ class Drawing:
     alpha: float = 0.5
     interpolation: Interpolation = "bicubic"
     format: Format = "png"
+    animate: By | None = None
+    movie: movies.Kind = "webp"
+    fps: float = 2.0
 
     def style(self) -> Style:
         """With the colour map looked up."""
         return Style(colour_table(self.colormap), self.alpha, self.interpolation)
+
+    def check(self) -> None:
+        """Whether all can be drawn here, before anything runs.
+
+        Raises:
+            UsageError: no such colour map.
+            MissingExtraError: what writes the moving picture is not installed.
+        """
+        self.style()
+        if self.animate is not None:
+            movies.check(self.movie)
 
     def ranges(self, explanation: Explanation) -> list[Range]:
         """The weights that the colours of each answer span."""
@@ -66,20 +78,9 @@ def render(
         raise UsageError("several questions were asked; render each of explanation.each()")
     picture, style = explanation.observation.picture, drawing.style()
     return {
-        (answer.layer, answer.head): _overlay(picture, answer, scale, style)
+        (answer.layer, answer.head): draw(picture, answer, scale, style)
         for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
     }
-
-
-def _overlay(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
-    return overlay(
-        picture,
-        answer.values,
-        drawn=answer.drawn,
-        placement=answer.placement,
-        scale=scale,
-        style=style,
-    )
 
 
 def write_pictures(
@@ -100,64 +101,65 @@ def write_pictures(
     before = outputs.earlier_files(outputs.make_folder(folder))
     picture = explanation.observation.picture
 
-    def draw(answer: Answer, scale: Range) -> tuple[Cell, Path]:
-        image = _overlay(picture, answer, scale, style)
+    def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
+        image = draw(picture, answer, scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
         path = outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
         return Cell(thumbnail(image), title(explanation, answer), scale), path
 
-    drawn = _at_once(draw, explanation.answers, scales, threads or os.cpu_count() or 1)
+    drawn = _at_once(one, explanation.answers, scales, threads or os.cpu_count() or 1)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
-    record = make_record(explanation, scales=scales, files=[path.name for path in paths])
+    files = [path.name for path in paths]
+    animation, moving = _animation(explanation, folder, drawing, scales=scales, style=style)
+    record = make_record(explanation, scales=scales, files=files, animation=animation)
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
-    sheet = _sheet(explanation, _original(explanation), cells, style)
+    whole = sheet(explanation, cells, style)
     name = f"{outputs.SHEET}.{drawing.format}"
-    paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
+    paths.append(outputs.write_whole(folder / name, outputs.encode(whole, drawing.format)))
+    paths += moving
     outputs.remove(folder, before - {path.name for path in paths})
-    return record, paths, sheet
+    return record, paths, whole
+
+
+def _animation(
+    explanation: Explanation,
+    folder: Path,
+    drawing: Drawing,
+    *,
+    scales: Sequence[Range],
+    style: Style,
+    shown: Picture | None = None,
+) -> tuple[AnimationInfo | None, list[Path]]:
+    """Write the moving picture, where one is asked for."""
+    if drawing.animate is None:
+        return None, []
+    said, path = write_animation(
+        explanation,
+        folder,
+        drawing.animate,
+        drawing.movie,
+        drawing.fps,
+        scales=scales,
+        style=style,
+        shown=shown,
+    )
+    return said, [path]
 
 
 def _at_once(
-    draw: Callable[[Answer, Range], tuple[Cell, Path]],
+    do: Callable[[Answer, Range], tuple[Cell, Path]],
     answers: Sequence[Answer],
     scales: Sequence[Range],
     threads: int,
 ) -> list[tuple[Cell, Path]]:
     """Draw on every core: most of it is encoding, for which the interpreter is free."""
     if threads == 1:
-        return list(map(draw, answers, scales))
+        return list(map(do, answers, scales))
     pool = ThreadPoolExecutor(threads)
     try:
-        return list(pool.map(draw, answers, scales))
+        return list(pool.map(do, answers, scales))
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nothing more is begun
-
-
-def _sheet(
-    explanation: Explanation, original: Image.Image, cells: Sequence[Cell], style: Style
-) -> Image.Image:
-    """The contact sheet; of several layers each has a row, also where they differ in heads."""
-    lengths = rows(explanation)
-    columns = max(lengths) if len(lengths) > 1 else None
-    placed: list[Cell | None] = []
-    rest = iter(cells)
-    for length in lengths:
-        placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
-    return compose(
-        Cell(thumbnail(original), _original_title(explanation)),
-        placed,
-        style.colours,
-        title=_title(explanation),
-        columns=columns,
-    )
-
-
-def small(picture: Picture) -> Picture:
-    """A picture as large as a sheet shows it; one that is smaller, or a strip, is left as it is."""
-    short, long = sorted((picture.width, picture.height))
-    if long <= CELL or short * CELL < _STRIP * long:
-        return picture
-    return Picture(picture.path, np.asarray(thumbnail(picture.image())))
 
 
 def write_sheet(
@@ -172,18 +174,17 @@ def write_sheet(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     outputs.make_folder(folder)
-    cells = []
-    for answer, scale in zip(explanation.answers, scales, strict=True):
-        placement = answer.placement.of_size(shown.width, shown.height)
-        image = _overlay(shown, replace(answer, placement=placement), scale, style)
-        cells.append(Cell(thumbnail(image), title(explanation, answer), scale))
-    sheet = _sheet(explanation, _original(explanation, shown), cells, style)
-    record = make_record(explanation, scales=scales)
+    whole = sheet(explanation, cells_on(explanation, shown, scales, style), style, shown=shown)
+    animation, moving = _animation(
+        explanation, folder, drawing, scales=scales, style=style, shown=shown
+    )
+    record = make_record(explanation, scales=scales, animation=animation)
     text = outputs.as_json(record.data(), indent=1) + "\n"
     name = f"{outputs.SHEET}.{drawing.format}"
     return record, [
         outputs.write_whole(folder / outputs.STATS_JSON, text.encode()),
-        outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)),
+        outputs.write_whole(folder / name, outputs.encode(whole, drawing.format)),
+        *moving,
     ]
 
 
@@ -239,31 +240,3 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
 
 def _head_numbers(heads: Iterable[int | None]) -> NDArray[np.int64]:
     return np.array([-1 if head is None else head for head in heads])
-
-
-def _title(explanation: Explanation) -> str:
-    """Picture, model, question and grids, those of each layer where they differ."""
-    seen = explanation.observation
-    grids = [answer.placement.grid for answer in explanation.answers]
-    sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
-    return (
-        f"{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
-        f"{sizes} {seen.model.tokens}"
-    )
-
-
-def _original_title(explanation: Explanation) -> str:
-    size = f"{explanation.observation.picture.width}x{explanation.observation.picture.height}"
-    return f"original, {size}"
-
-
-def _original(explanation: Explanation, shown: Picture | None = None) -> Image.Image:
-    """The photograph, or a smaller one, with the queries marked on it where they are places."""
-    picture = explanation.observation.picture
-    shown = shown or picture
-    image = shown.image()
-    factors = 2 * (shown.width / picture.width, shown.height / picture.height)
-    for query in dict.fromkeys(question.query for question in explanation.questions):
-        numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
-        mark(image, replace(query, numbers=tuple(numbers)))
-    return image

@@ -25,6 +25,8 @@ def make_record(
     *,
     scales: Sequence[Range] | None = None,
     files: Sequence[str] | None = None,
+    animation: records.AnimationInfo | None = None,
+    moment: records.Moment | None = None,
 ) -> records.Record:
     """All that is said about one picture: CONTRACT §4.
 
@@ -32,6 +34,8 @@ def make_record(
         explanation: what `explain` gave.
         scales: the range that each answer was drawn with.
         files: the file that each answer was drawn to.
+        animation: the moving picture that was made of them.
+        moment: which frame of a clip the picture is.
     """
     seen, answers = explanation.observation, explanation.answers
     return records.Record(
@@ -40,6 +44,7 @@ def make_record(
             width=seen.picture.width,
             height=seen.picture.height,
         ),
+        moment=moment,
         model=_model(seen),
         tokens=_tokens(seen, answers[-1]),
         query=_query(explanation.query),
@@ -56,6 +61,7 @@ def make_record(
                 strict=True,
             )
         ],
+        animation=animation,
         layers=[_layer(seen, number, more) for number, more in explanation.more.items()] or None,
     )
 

@@ -20,11 +20,14 @@ from attnviz.cli.options.inputs import (
 )
 from attnviz.cli.options.questions import QuestionOptions, QuestionsOptions, WhereOptions
 from attnviz.cli.options.results import (
+    FILMS,
     BatchOptions,
+    ClipOptions,
     ComparedNpz,
     DifferenceOptions,
     DrawingOptions,
     EvaluationOut,
+    FilmOut,
     Json,
     Limit,
     Masks,
@@ -43,13 +46,19 @@ Images = Annotated[
     typer.Argument(metavar="IMAGE...", help="Pictures; `-` reads one from standard input."),
 ]
 
+ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="A film: MP4, MOV, MKV, WebM, GIF …")]
+
 __all__ = [
+    "FILMS",
     "BatchOptions",
+    "ClipFile",
+    "ClipOptions",
     "ComparedNpz",
     "DifferenceOptions",
     "DrawingOptions",
     "EngineOptions",
     "EvaluationOut",
+    "FilmOut",
     "Help",
     "Images",
     "InputOptions",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnviz import methods, queries, targets
@@ -190,9 +190,21 @@ class QuestionOptions(SettingOptions, WhereOptions):
         SettingOptions.__post_init__(self)
         _check((self.method,), self, self, importance=self.stats == "all")
 
-    def asked(self) -> Questions:
-        """As the pipeline takes it."""
-        return _asked(self, self, (self.method,), statistics=self.stats)
+    def asked(self, animate: str | None = None) -> Questions:
+        """As the pipeline takes it, so that there is something to `animate`.
+
+        Of the last layer alone there is no movement from layer to layer: it is all of them then.
+
+        Raises:
+            UsageError: the heads of a method that merges them.
+        """
+        if animate == "heads" and methods.METHODS[self.method].merges != "nothing":
+            raise UsageError(
+                f"--animate heads: {self.method} merges all heads; take --animate layers"
+            )
+        asked = _asked(self, self, (self.method,), statistics=self.stats)
+        every = animate == "layers" and self.layers == WhereOptions.layers
+        return replace(asked, layers="all") if every else asked
 
 
 @dataclass(frozen=True, repr=False, eq=False)

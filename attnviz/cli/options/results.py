@@ -1,8 +1,8 @@
 """Options of what is drawn, written and printed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +15,8 @@ Json = Annotated[bool, option("--json", help="One JSON object a line.")]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StyleOptions:
-    """What is laid over the picture, and how."""
+class ColourOptions:
+    """What is laid over the picture."""
 
     colormap: Annotated[
         str, option("--colormap", help="A matplotlib colour map.", metavar="NAME")
@@ -28,26 +28,68 @@ class StyleOptions:
         Literal["bicubic", "nearest"],
         option("--interpolation", help="Smooth maps, or tokens as they are."),
     ] = "bicubic"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StyleOptions(ColourOptions):
+    """What is laid over the picture, and how it is written."""
+
     format: Annotated[
         Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
     ] = "png"
+
+
+Scale = Annotated[
+    str,
+    option(
+        "--scale",
+        help="Weights that the colours span: head, layer, all, LO:HI or log.",
+        metavar="RANGE",
+    ),
+]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ClipOptions(ColourOptions):
+    """How the frames of a clip are drawn."""
+
+    scale: Scale = "head"
+
+    def __post_init__(self) -> None:
+        parse_scale(self.scale)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DrawingOptions(StyleOptions):
     """How maps are drawn."""
 
-    scale: Annotated[
-        str,
+    scale: Scale = "head"
+    animate: Annotated[
+        Literal["layers", "heads"] | None,
         option(
-            "--scale",
-            help="Weights that the colours span: head, layer, all, LO:HI or log.",
-            metavar="RANGE",
+            "--animate",
+            help="Also a moving picture: a frame for each layer, or each head.",
         ),
-    ] = "head"
+    ] = None
+    movie: Annotated[
+        Literal["webp", "gif", "apng", "mp4"] | None,
+        option("--movie", help="What it is; mp4 is an extra: video.  [default: webp]"),
+    ] = None
+    fps: Annotated[
+        float | None,
+        option("--fps", help="Its frames a second.  [default: 2]", min=0.05, max=60.0),
+    ] = None
 
     def __post_init__(self) -> None:
         parse_scale(self.scale)
+        for name, value in (("--movie", self.movie), ("--fps", self.fps)):
+            if value is not None and self.animate is None:
+                raise UsageError(f"{name} is of a moving picture; add --animate layers, or heads")
+
+    def values(self) -> dict[str, Any]:
+        """By name, as the pipeline's `Drawing` takes them: without those that were not given."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -132,6 +174,17 @@ Sources = Annotated[
 ComparedNpz = Annotated[bool, option("--npz", help="Also write what is compared: compare.npz.")]
 NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]
 Out = Annotated[Path, option("--out", "-o", help="Folder for the files.", metavar="FOLDER")]
+FILMS = (".mp4", ".mov", ".mkv", ".webm")
+"""Endings of films that can be written."""
+FilmOut = Annotated[
+    Path,
+    option(
+        "--out",
+        "-o",
+        help=f"The film ({', '.join(FILMS)}), or a folder for it.",
+        metavar="FILE",
+    ),
+]
 OptionalOut = Annotated[
     Path | None,
     option("--out", "-o", help="Also write stats.json and stats.csv here.", metavar="FOLDER"),
