@@ -17,6 +17,7 @@ from attnviz.cli.lists import methods, models
 from attnviz.cli.options import Help
 from attnviz.cli.show import show
 from attnviz.cli.stats import stats
+from attnviz.cli.video import video
 from attnviz.errors import AttnvizError, ExitCode
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
 )
-for command in (show, stats, batch, evaluate, compare, models, methods, doctor):
+for command in (show, stats, batch, video, evaluate, compare, models, methods, doctor):
     app.command(context_settings={"help_option_names": []})(command)
 
 

@@ -26,15 +26,17 @@ MORE = dict(
 """Headings of the columns, by the names of the numbers; those of `--stats all` apart."""
 
 
-def stats_tables(record: Record) -> list[Table]:
+def stats_tables(record: Record, said: str = "") -> list[Table]:
     """Maps as rows; ▲ and ▼ mark the largest and smallest value of a column.
 
-    Further statistics have tables of their own.
+    Further statistics have tables of their own. The title ends with what is `said`.
     """
     rows, places = record.rows(), _places(record)
     known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
-    table = _table(_title(record), _caption(record), [*places, *(COLUMNS[n] for n in known)])
+    table = _table(
+        _title(record).append(said), _caption(record), [*places, *(COLUMNS[n] for n in known)]
+    )
     table.add_column("peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]

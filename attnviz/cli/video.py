@@ -1,0 +1,133 @@
+"""`attnviz video`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnviz.cli import console, run
+from attnviz.cli.options import (
+    FILMS,
+    ClipFile,
+    ClipOptions,
+    FilmOut,
+    ModelOptions,
+    QuestionOptions,
+    StreamOptions,
+    with_groups,
+)
+from attnviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnviz.clips import Clip
+    from attnviz.records import Record
+    from attnviz.video.film import Made
+
+_OTHERS = (".avi", ".gif", ".webp", ".png", ".apng", ".jpg", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts")
+"""Endings that folders hardly have, and that stand for what cannot be written."""
+
+
+@with_groups
+def video(
+    *,
+    clip: ClipFile,
+    model: ModelOptions,
+    question: QuestionOptions,
+    drawing: ClipOptions,
+    streams: StreamOptions,
+    out: FilmOut = Path("attnviz-out"),
+) -> None:
+    """Draw a film of what each head attends to, frame by frame, by one scale; the sound is kept."""
+    from threading import Event  # noqa: PLC0415 — not for `--help`
+
+    path = _place(clip, out)
+    from attnviz import outputs  # noqa: PLC0415
+    from attnviz.clips import open_clip  # noqa: PLC0415
+
+    shot = open_clip(clip)
+    if path.exists() and path.samefile(clip):
+        raise UsageError(f"{path}: is the clip itself; choose another --out")
+    outputs.make_folder(path.parent)
+
+    from attnviz.pipeline import Drawing  # noqa: PLC0415 — torch, once all is there
+    from attnviz.video.asking import Asked  # noqa: PLC0415
+    from attnviz.video.film import make_film  # noqa: PLC0415
+
+    style = Drawing(**asdict(drawing))
+    style.check()  # an unknown colour map is wrong usage, before anything runs
+    questions = question.asked()
+    asked = Asked(shot, run.load(model, question), questions, model.fit, model.mask)
+    teller, stop = _Teller(streams, model), Event()
+
+    def work() -> Made:
+        with console.progress("frames", quiet=streams.quiet) as progress:
+            return make_film(
+                asked, path, style, told=teller.tell, stopped=stop.is_set, progress=progress
+            )
+
+    teller.end(shot, console.stoppable(work, stop))
+
+
+def _place(clip: str, out: Path) -> Path:
+    """Where the film goes: the file that is named, or a file of the clip's name in a folder."""
+    ending = out.suffix.lower()
+    if ending in FILMS and not out.is_dir():
+        return out
+    if ending in _OTHERS and not out.is_dir():
+        raise UsageError(f"--out {out}: a film is {', '.join(FILMS)}; name one of these")
+    name = Path(clip)
+    return out / (name.name if name.suffix.lower() in FILMS else f"{name.stem}.mp4")
+
+
+class _Teller:
+    """Says what every frame gave, in the form asked for; and at the end what was made."""
+
+    def __init__(self, streams: StreamOptions, model: ModelOptions) -> None:
+        from attnviz.video.means import Means  # noqa: PLC0415
+
+        self._streams, self._fit, self._means = streams, model.fit, Means()
+
+    def tell(self, record: Record) -> None:
+        """The next frame."""
+        from attnviz import outputs  # noqa: PLC0415
+
+        first = self._means.count == 0
+        self._means.add(record)
+        if first and record.tokens.fit != self._fit:
+            console.say(
+                f"note: {record.model.spec} takes {record.tokens.input_width}x"
+                f"{record.tokens.input_height} pixels only: it is shown the centre of the frames; "
+                "--fit pad or --fit squash show them all"
+            )
+        if self._streams.json:
+            console.put(outputs.as_json(record.data()))
+        elif self._streams.csv:
+            console.put(outputs.as_csv(record.rows(), header=first).removesuffix("\n"))
+
+    def end(self, clip: Clip, made: Made) -> None:
+        """All is done."""
+        from attnviz.cli.table import stats_tables  # noqa: PLC0415
+
+        if self._means.unverified:
+            console.say(
+                f"warning: {clip.path}: in {self._means.unverified} frames the recorded weights do "
+                "not explain the model's output; do not trust these maps"
+            )
+        for before, after in made.sound.items():
+            console.say(
+                f"note: sound in {before} was encoded anew, in {after}: {made.path.suffix} files "
+                "cannot hold it"
+            )
+        streams = self._streams
+        if streams.quiet:
+            console.put(str(made.path))
+        elif not (streams.json or streams.csv):
+            console.show(*stats_tables(self._means.record(), f"  mean of {made.frames} frames"))
+        if not streams.quiet:
+            width, height = made.size
+            sound = ", with sound" if clip.sounds else ""
+            console.note(
+                f"wrote {made.path}: {made.frames} frames of {width}x{height}, "
+                f"{float(clip.rate):.4g} a second{sound}"
+            )

@@ -1,0 +1,119 @@
+"""What was answered of every frame, kept in a file until the scale of the clip is known.
+
+Maps are small, frames are not: these are decoded once more when they are drawn.
+"""
+
+import contextlib
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.clips import Frame
+from attnviz.drawing.scale import Range, Scale, ranges
+from attnviz.errors import OutputError
+from attnviz.pipeline import Answer, Explanation, Question
+from attnviz.statistics import More
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What differs from frame to frame."""
+
+    questions: tuple[Question, ...]
+    values: tuple[NDArray[np.float32], ...]
+    numbers: tuple[dict[str, float], ...]
+    more: Mapping[int, More]
+    errors: Mapping[int, float]
+
+
+class Kept:
+    """Explanations of one question, of one frame after the other; and what their weights span."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._first: Explanation | None = None
+        self._extremes: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        self.count = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def beside(cls, path: Path) -> Iterator["Kept"]:
+        """Kept where a film is to lie, in a file without a name: it ends with the process.
+
+        Raises:
+            OutputError: the folder may not be written, or is full.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                yield cls(file)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+    def add(self, explanation: Explanation) -> None:
+        """Keep what was answered of the next frame."""
+        answers = explanation.answers
+        if self._first is None:
+            self._first = explanation
+            nothing = np.array([np.inf, np.inf, -np.inf], dtype=np.float32)
+            self._extremes = np.tile(nothing, (len(answers), 1))
+        part = _Part(
+            tuple(map(_without_graph, explanation.questions)),
+            tuple(answer.values for answer in answers),
+            tuple(answer.numbers for answer in answers),
+            explanation.more,
+            explanation.observation.errors,
+        )
+        pickle.dump(part, self._file, pickle.HIGHEST_PROTOCOL)
+        for extremes, answer in zip(self._extremes, answers, strict=True):
+            _widen(extremes, answer)
+        self.count += 1
+
+    def ranges(self, scale: Scale) -> list[Range]:
+        """The weights that the colours of each map span, over all frames."""
+        assert self._first is not None  # a clip has a frame
+        spanned = [each[np.isfinite(each)] for each in self._extremes]
+        return ranges(scale, spanned, [answer.layer for answer in self._first.answers])
+
+    def explanations(self) -> Iterator[Explanation]:
+        """All that was kept, in the order in which it was."""
+        first = self._first
+        self._file.seek(0)
+        for _ in range(self.count):
+            assert first is not None
+            part: _Part = pickle.load(self._file)  # which no other process could write to
+            answers = zip(first.answers, part.values, part.numbers, strict=True)
+            yield replace(
+                first,
+                observation=replace(first.observation, checked=part.errors),
+                questions=part.questions,
+                answers=tuple(replace(one, values=v, numbers=n) for one, v, n in answers),
+                more=part.more,
+            )
+
+
+def on(explanation: Explanation, frame: Frame) -> Explanation:
+    """An explanation with the picture that it is of."""
+    return replace(explanation, observation=replace(explanation.observation, picture=frame.picture))
+
+
+def _without_graph(question: Question) -> Question:
+    """A question whose score has no graph behind it."""
+    scored = question.target
+    if scored is None:
+        return question
+    return replace(question, target=replace(scored, value=scored.value.detach().cpu()))
+
+
+def _widen(extremes: NDArray[np.float32], answer: Answer) -> None:
+    """The smallest weight so far, the smallest above 0, and the largest."""
+    weights = answer.values[answer.drawn]
+    positive = weights[weights > 0]
+    extremes[0] = min(extremes[0], weights.min())
+    extremes[1] = min(extremes[1], positive.min(initial=np.inf))
+    extremes[2] = max(extremes[2], weights.max())
