@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 _HD = 720
 """Rows from which on players take colours that are not named for BT.709, below for BT.601."""
 _UNNAMED, _BT709 = 2, 1
+_CONTAINERS = (
+    "mov,matroska,avi,gif,apng,webp,webp_anim,mpegts,mpeg,flv,ogg,asf,mxf,nut,rm,ivf,m4v,h264,hevc,"
+    "mpegvideo,mjpeg,yuv4mpegpipe"
+)
+"""What clips lie in, by FFmpeg's names: playlists, which lead to other files, are none."""
 _RATE = Fraction(25)
 """Frames a second of a clip that says nothing."""
 
@@ -152,9 +157,10 @@ def opened(path: str) -> Iterator[InputContainer]:
     if not Path(path).is_file():
         raise ImageError(f"{path}: no file; name a clip, such as clip.mp4")
     try:
-        # A name is a file's, never an address; and a playlist may not lead elsewhere.
         container = av.open(
-            f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
+            f"file:{path}",  # a name is a file's, never an address
+            options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS},
+            metadata_errors="replace",
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = _reason(error)

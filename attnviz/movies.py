@@ -97,7 +97,7 @@ def _encode(frames: Sequence[Image.Image], kind: Kind, rate: float) -> bytes:
     name = {"gif": "GIF", "webp": "WEBP", "apng": "PNG"}[kind]
     try:
         first.save(buffer, name, **shared, **_SETTINGS[kind])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # of GIF, APNG and WebP
         size = f"{first.width}x{first.height}"
         raise OutputError(f"{kind} cannot hold {size} pixels; take --movie apng") from error
     return buffer.getvalue()

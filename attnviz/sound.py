@@ -43,8 +43,7 @@ class Sound:
     def join(self, container: OutputContainer) -> None:
         """Give a film its tracks, before it has begun."""
         for stream in self._streams:
-            held = stream.codec_context.name in container.supported_codecs
-            track = _Copied if held else _Encoded
+            track = _Copied if _held(stream, container) else _Encoded
             self._tracks[stream.index] = track(stream, container)
 
     @property
@@ -77,6 +76,12 @@ class Sound:
         if self._next is None:
             self._next = next(self._packets, None)
         return self._next
+
+
+def _held(stream: AudioStream, container: OutputContainer) -> bool:
+    """Whether a container takes a track as it is: its codec, and which speaker has what."""
+    known = all(channel.name != "NONE" for channel in stream.codec_context.layout.channels)
+    return known and stream.codec_context.name in container.supported_codecs
 
 
 class _Copied:

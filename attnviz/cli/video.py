@@ -117,7 +117,7 @@ class _Teller:
         for before, after in made.sound.items():
             console.say(
                 f"note: sound in {before} was encoded anew, in {after}: {made.path.suffix} files "
-                "cannot hold it"
+                "cannot hold it as it is"
             )
         streams = self._streams
         if streams.quiet:

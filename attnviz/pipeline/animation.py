@@ -20,6 +20,8 @@ from attnviz.records import AnimationInfo
 By = Literal["layers", "heads"]
 LARGE = 2 * CELL
 """Longest side of a map that has a frame to itself."""
+_WIDE = 2
+"""How much wider than high a picture is whose only map lies below it, not beside it."""
 
 
 def animate(
@@ -47,13 +49,17 @@ def animate(
     side = LARGE if most == 1 and shown is None else CELL
     shown = shown or small(explanation.observation.picture, side)
     first = original(explanation, shown, side=side)
+    wide = shown.width > _WIDE * shown.height
+    columns = None if most > 1 else 1 if wide else 2
     frames = []
     for numbers in groups:
         part = replace(explanation, answers=tuple(explanation.answers[n] for n in numbers))
         cells = cells_on(part, shown, [scales[n] for n in numbers], style, side)
         places = [*cells, *[None] * (most - len(cells))]
         said = f"{_what(explanation, part.answers[0], by)}  ·  {heading(part)}"
-        frames.append(compose(first, places, style.colours, title=said))
+        frames.append(
+            compose(first, places, style.colours, title=said, columns=columns, beside=True)
+        )
     return frames
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz.attention import Recording
+from attnviz.attention.display import call_table
 from attnviz.errors import RecordingError, UsageError
 from attnviz.geometry import Box, Layout, Placement, TokenGrid
 from attnviz.images import Picture
@@ -62,6 +63,18 @@ class Observation:
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
     checked: Mapping[int, float] | None = None
+
+    def __repr__(self) -> str:
+        grid = self.placement.grid
+        return (
+            f"Observation({self.picture.name} as {self.model.spec} sees it: {self.count} layers, "
+            f"{grid.columns}x{grid.rows} {self.model.tokens})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A row for each layer, for notebooks."""
+        calls = {number: layer.call for number, layer in self.layers.items()}
+        return call_table(repr(self), "layer", calls, self.errors)
 
     def require(self, numbers: Sequence[int]) -> None:
         """Layers that are about to be asked.

@@ -6,6 +6,7 @@ from typing import overload
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.display import call_table
 from attnviz.attention.recording.blocks import Block, Blocks
 from attnviz.attention.recording.gradients import Trace, gradients
 from attnviz.errors import RecordingError, UsageError
@@ -47,6 +48,12 @@ class Recording(Sequence[AttentionCall]):
 
     def __repr__(self) -> str:
         return f"Recording({len(self)} attention calls)"
+
+    def _repr_html_(self) -> str:
+        """A row for each call, for notebooks; a recording knows no picture."""
+        calls = dict(enumerate(self._calls))
+        errors = {n: None if call is None else call.check() for n, call in calls.items()}
+        return call_table(repr(self), "call", calls, errors)
 
     @property
     def blocks(self) -> dict[int, Block]:

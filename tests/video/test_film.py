@@ -1,0 +1,310 @@
+"""A clip from file to file: as many frames, one scale, the same sound."""
+
+import io
+import json
+import pickle
+import weakref
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import films
+import numpy as np
+import pictures
+import pytest
+from films import Pixels, apart, make_clip, read_film, sound_packets, stripes
+
+import attnviz
+from attnviz import clips
+from attnviz.cli import main
+from attnviz.drawing.overlay import colour_table
+from attnviz.drawing.scale import parse_scale
+from attnviz.errors import UsageError
+from attnviz.pipeline import Drawing, Questions
+from attnviz.video.asking import Asked
+from attnviz.video.film import make_film
+from attnviz.video.kept import Kept
+
+SIZE = 64
+PATCH = (16, 16, 32, 32)
+
+
+def glowing(number: int) -> Pixels:
+    """A dark picture that rests, but for one patch that becomes brighter and darker again."""
+    light = 40 + round(200 * np.sin(np.pi * number / 99) ** 2)
+    image = pictures.bright_square(SIZE, SIZE, (0, 0, 0, 0))
+    image.paste((light, light, light), PATCH)
+    return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, object]]]:
+    """A clip of 100 frames with sound, the film that is made of it, and its records."""
+    folder = tmp_path_factory.mktemp("hundred")
+    weights = pictures.brightness_layer(folder / "layer.safetensors", heads=1, gain=4)
+    source = make_clip(folder / "in.mp4", 100, draw=glowing, sound="aac")
+    out = folder / "out.mp4"
+    line = [
+        "video", str(source), "-o", str(out), "--json", "-m", "random", "--weights", str(weights),
+        "--heads", "1", "--size", str(SIZE), "-q", "mean", "--alpha", "1",
+        "--interpolation", "nearest",
+    ]  # fmt: skip
+    stdout = io.TextIOWrapper(io.BytesIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", stdout)
+        assert main(line) == 0
+    stdout.seek(0)
+    return source, out, [json.loads(each) for each in stdout]
+
+
+def test_a_hundred_frames_in_and_out_at_one_rate(
+    hundred: tuple[Path, Path, list[dict[str, object]]],
+) -> None:
+    source, out, records = hundred
+    before, after = read_film(source), read_film(out)
+    assert len(records) == len(before.pictures) == len(after.pictures) == 100
+    assert after.rate == before.rate == 25
+    assert after.times == before.times == [Fraction(n, 25) for n in range(100)]
+    assert {pixels.shape for pixels in after.pictures} == {(SIZE, SIZE, 3)}
+
+
+def test_its_sound_is_the_same_packets(
+    hundred: tuple[Path, Path, list[dict[str, object]]],
+) -> None:
+    source, out, _ = hundred
+    assert sound_packets(out) == sound_packets(source)
+
+
+def test_every_record_says_which_frame_it_is_of_and_one_scale(
+    hundred: tuple[Path, Path, list[dict[str, object]]],
+) -> None:
+    _, _, records = hundred
+    moments = [record["moment"] for record in records]
+    assert moments == [{"frame": n, "time": pytest.approx(n / 25), "rate": 25} for n in range(100)]
+    heads = [record["heads"][0] for record in records]  # type: ignore[index]
+    (scale,) = {json.dumps(head["scale"]) for head in heads}
+    found = json.loads(scale)
+    assert found["minimum"] == min(head["map"]["minimum"] for head in heads)
+    assert found["maximum"] == max(head["map"]["maximum"] for head in heads)
+    assert found["maximum"] > 2 * min(head["map"]["maximum"] for head in heads)
+    assert {head["file"] for head in heads} == {"out.mp4"}
+
+
+def test_the_scale_read_back_from_the_film_is_the_same_in_every_frame(
+    hundred: tuple[Path, Path, list[dict[str, object]]],
+) -> None:
+    """The colour in the middle of the patch, by the one scale, is the weight that was recorded."""
+    _, out, records = hundred
+    table = colour_table("viridis").astype(float)
+    x, y = (PATCH[0] + PATCH[2]) // 2, (PATCH[1] + PATCH[3]) // 2
+    for pixels, record in zip(read_film(out).pictures, records, strict=True):
+        head = record["heads"][0]  # type: ignore[index]
+        scale = head["scale"]
+        seen = pixels[y - 3 : y + 3, x - 3 : x + 3].reshape(-1, 3).mean(0)
+        place = np.abs(table - seen).sum(1).argmin() / (len(table) - 1)
+        weight = scale["minimum"] + place * (scale["maximum"] - scale["minimum"])
+        brightest = head["map"]["maximum"]
+        assert abs(weight - brightest) <= 0.03 * (scale["maximum"] - scale["minimum"])
+
+
+# What is drawn
+
+
+def film(
+    source: Path, out: Path, drawing: Drawing | None = None, **questions: object
+) -> tuple[films.Film, list[attnviz.Explanation]]:
+    """The film of a clip by a small model, and each frame asked by itself."""
+    model = attnviz.load_model("random", heads=3, size=48)
+    asked = Questions(**questions)  # type: ignore[arg-type]
+    make_film(
+        Asked(clips.open_clip(source), model, asked), out, drawing or Drawing(), told=lambda _: None
+    )
+    alone = [
+        attnviz.explain(attnviz.observe(frame.picture, model), heads=asked.heads)
+        for frame in clips.frames(clips.open_clip(source))
+    ]
+    return read_film(out), alone
+
+
+@pytest.mark.parametrize("scale", ["head", "all", "0:0.2"])
+def test_one_head_is_drawn_as_render_draws_it_by_the_range_of_the_clip(
+    tmp_path: Path, scale: str
+) -> None:
+    source = make_clip(tmp_path / "a.mp4", 20, draw=lambda n: stripes(n, 96, 64))
+    drawn, alone = film(source, tmp_path / "b.mp4", Drawing(scale=scale), heads="2,")
+    maps = np.stack([one.maps for one in alone])
+    low, high = (0, 0.2) if ":" in scale else (maps.min(), maps.max())
+    for pixels, one in zip(drawn.pictures, alone, strict=True):
+        expected = attnviz.render(one, Drawing(scale=f"{low}:{high}"))[0, 2]
+        assert apart(pixels, expected) < 3
+
+
+def test_several_heads_are_a_sheet_whose_bars_rest(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 8, draw=lambda n: stripes(n, 256, 128))
+    drawn, _ = film(source, tmp_path / "b.mp4")
+    height = drawn.pictures[0].shape[0]
+    assert {pixels.shape for pixels in drawn.pictures} == {drawn.pictures[0].shape}
+    first = drawn.pictures[0].astype(int)
+    still = np.max([np.abs(each.astype(int) - first).max(-1) for each in drawn.pictures], axis=0)
+    # all that moves lies in the four places of pictures, and in the line that counts frames
+    rows = np.flatnonzero((still > 24).mean(1) > 0.02)
+    assert len(rows) < height - 2 * (8 + 19)
+    bars = [y for y in range(height) if _is_bar(first[y])]
+    assert bars
+    assert still[bars].max() <= 24
+
+
+def _is_bar(row: Pixels) -> bool:
+    """Whether a row of pixels goes from the lowest colour to the highest."""
+    table = colour_table("viridis", 256)
+    return any(
+        len(row) >= start + 256 and apart(row[start : start + 256], table) < 6
+        for start in range(10, 20)
+    )
+
+
+def test_heads_have_a_scale_each_unless_one_is_asked_for(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 5)
+    model, seen = attnviz.load_model("random", heads=3, size=48), {}
+    for scale in ("head", "layer", "all", "log"):
+        records: list[object] = []
+        make_film(
+            Asked(clips.open_clip(source), model, Questions()),
+            tmp_path / "b.mp4",
+            Drawing(scale=scale),
+            told=records.append,
+        )
+        of_frames = [[head.scale for head in record.heads] for record in records]  # type: ignore[attr-defined]
+        assert all(each == of_frames[0] for each in of_frames)
+        seen[scale] = {(each.minimum, each.maximum) for each in of_frames[0]}
+    assert [len(seen[scale]) for scale in ("head", "layer", "all", "log")] == [3, 1, 1, 3]
+
+
+def test_points_are_pixels_of_the_frame_as_seen(tmp_path: Path) -> None:
+    """Also of one that was filmed sideways: the place lies beside the frame as it is stored."""
+    source = make_clip(tmp_path / "a.mp4", 3, draw=lambda n: stripes(n, 96, 48), rotation=90)
+    line = ["video", str(source), "-o", str(tmp_path / "b.mp4"), "-m", "random", "--size", "32"]
+    assert main([*line, "-q", "20,90", "--quiet"]) == 0
+    assert main([*line, "-q", "90,20", "--quiet"]) == 2
+
+
+def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 3)
+    clip, model = clips.open_clip(source), attnviz.load_model(head="class", size=32)
+    records: list[object] = []
+    asked = Questions(methods=("gradient-attention",))
+    make_film(
+        Asked(clip, model, asked), tmp_path / "b.mp4", Drawing(), told=records.append
+    )
+    alone = [
+        attnviz.explain(
+            attnviz.observe(frame.picture, model, gradients=True), method="gradient-attention"
+        ).questions[0].target
+        for frame in clips.frames(clip)
+    ]
+    found = [(record.target.label, record.target.score) for record in records]  # type: ignore[attr-defined]
+    assert found == [
+        (one.target.label, pytest.approx(float(one.value), rel=1e-3)) for one in alone if one
+    ]
+
+
+# What is kept
+
+
+def explanations(count: int) -> list[attnviz.Explanation]:
+    model = attnviz.load_model("random", heads=2, size=48)
+    return [
+        attnviz.explain(
+            attnviz.observe(
+                attnviz.Picture("a.mp4", np.asarray(pictures.noise(60, 40, seed))), model
+            )
+        )
+        for seed in range(count)
+    ]
+
+
+def test_what_is_kept_comes_back_and_spans_what_it_spanned(tmp_path: Path) -> None:
+    asked = explanations(4)
+    with Kept.beside(tmp_path / "out.mp4") as kept:
+        for one in asked:
+            kept.add(one)
+        assert list(tmp_path.iterdir()) == []  # no name that a broken run could leave behind
+        back = list(kept.explanations())
+        maps = np.stack([one.maps for one in asked])
+        for scale, groups in (("head", [maps[:, :, [h]] for h in (0, 1)]), ("all", [maps, maps])):
+            found = kept.ranges(parse_scale(scale))
+            spans = [(float(each.min()), float(each.max())) for each in groups]
+            assert [(each.minimum, each.maximum) for each in found] == spans
+    assert kept.count == len(back) == 4
+    for one, again in zip(asked, back, strict=True):
+        assert np.array_equal(one.maps, again.maps)
+        assert [a.numbers for a in one.answers] == [a.numbers for a in again.answers]
+        assert one.observation.errors == again.observation.errors
+
+
+def test_what_is_kept_of_a_frame_is_as_large_as_its_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real: Callable[..., None] = pickle.dump
+
+    def dump(part: object, file: object, protocol: int) -> None:
+        sizes.append(len(pickle.dumps(part, protocol)))
+        real(part, file, protocol)
+
+    monkeypatch.setattr(pickle, "dump", dump)
+    (one,) = explanations(1)
+    with Kept.beside(tmp_path / "out.mp4") as kept:
+        kept.add(one)
+    assert sizes[0] < one.maps.nbytes + 4000
+
+
+def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnviz.video.asking.TOGETHER", 4)
+    alive: weakref.WeakSet[clips.Frame] = weakref.WeakSet()
+    real, most = clips.Frame.__init__, {"count": 0}
+
+    def made(self: clips.Frame, *args: object, **values: object) -> None:
+        real(self, *args, **values)  # type: ignore[arg-type]
+        alive.add(self)
+        most["count"] = max(most["count"], len(alive))
+
+    monkeypatch.setattr(clips.Frame, "__init__", made)
+    counts = []
+    for count in (30, 90):
+        most["count"] = 0
+        film_of = make_clip(tmp_path / f"{count}.mp4", count)
+        model = attnviz.load_model("random", heads=1, size=32)
+        asked = Asked(clips.open_clip(film_of), model, Questions())
+        make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None)
+        counts.append(most["count"])
+    assert max(counts) <= 40
+    assert counts[1] <= counts[0] + 4
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    model = attnviz.load_model("random", heads=1, size=32)
+    asked = Asked(clips.open_clip(make_clip(tmp_path / "a.mp4", 2)), model, Questions())
+    with pytest.raises(attnviz.AttnvizError, match=r"b\.mp4: cannot be written"):
+        make_film(asked, tmp_path / "gone" / "b.mp4", Drawing(), told=lambda _: None)
+
+
+def test_a_query_beside_the_frame_is_found_before_the_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attnviz.load_model("random", heads=1, size=32)
+    monkeypatch.setattr(model.module, "forward", lambda *_: pytest.fail("it ran"))
+    clip = clips.open_clip(make_clip(tmp_path / "a.mp4", 2))
+    asked = Asked(clip, model, Questions(queries=("500,500",)))
+    with pytest.raises(UsageError, match="outside the picture, which is 64x48"):
+        make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_frame_looks_like_the_clip_where_nothing_is_laid_over_it(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 6)
+    drawn, _ = film(source, tmp_path / "b.mp4", Drawing(alpha=0), heads="0,")
+    for pixels, frame in zip(drawn.pictures, read_film(source).pictures, strict=True):
+        assert apart(pixels, frame) < 5
