@@ -112,7 +112,7 @@ def test_a_recording_has_a_row_a_call() -> None:
     assert [row["call"] for row in said] == ["0", "1", "2", "3"]
     assert [row["batch"] for row in said] == ["2", "2", "not kept", "2"]
     assert [row["queries × keys"] for row in said] == ["5 × 7", "5 × 7", "–", "5 × 5"]
-    assert [row["bias"] for row in said] == ["–", "mask", "–", "causal"]
+    assert [row["bias"] for row in said] == ["–", "bias", "–", "causal"]  # as the kernel is given it
     assert (said[0]["scale"], said[3]["scale"]) == ("0.3536", "0.5")
     assert float(said[0]["error of A·V"]) == pytest.approx(recording[0].check() or 0, rel=0.1)
 
