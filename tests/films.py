@@ -19,7 +19,8 @@ def stripes(number: int, width: int = 64, height: int = 48) -> Pixels:
     y, x = np.mgrid[0:height, 0:width]
     phase = 2 * np.pi * (x / width + y / (2 * height) + number / 50)
     waves = [np.sin(phase + shift) for shift in (0, 2, 4)]
-    return np.rint(127 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+    picture: Pixels = np.rint(127 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+    return picture
 
 
 def make_clip(
@@ -41,14 +42,14 @@ def make_clip(
     """
     with av.open(str(path), "w", format=settings.get("format")) as container:
         fine = {"crf": "8"} if codec == "libx264" else {}
-        stream: Any = container.add_stream(codec, rate=rate, options=fine | (options or {}))  # type: ignore[call-overload]
+        stream: Any = container.add_stream(codec, rate=rate, options=fine | (options or {}))
         stream.height, stream.width = draw(0).shape[:2]
         stream.pix_fmt = pixels
         if "rotation" in settings:
             stream.set_display_rotation(settings["rotation"])
         if "aspect" in settings:
             stream.codec_context.sample_aspect_ratio = settings["aspect"]
-        audio: Any = container.add_stream(sound, rate=RATE, layout="stereo") if sound else None  # type: ignore[call-overload]
+        audio: Any = container.add_stream(sound, rate=RATE, layout="stereo") if sound else None
         for number in range(count):
             kind = "rgba" if draw(0).shape[2] == 4 else "rgb24"
             frame = av.VideoFrame.from_ndarray(draw(number), format=kind)
@@ -105,7 +106,7 @@ def read_film(path: Path) -> Film:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
-        pictures = [frame.to_ndarray(format="rgb24") for frame in frames]
+        pictures: list[Any] = [frame.to_ndarray(format="rgb24") for frame in frames]
         assert stream.time_base is not None
         times = [(frame.pts or 0) * stream.time_base for frame in frames]
         return Film(pictures, times, stream.average_rate)

@@ -110,7 +110,7 @@ def test_a_playlist_is_no_clip(tmp_path: Path) -> None:
     """It could lead to any address."""
     playlist = tmp_path / "list.m3u8"
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://localhost:1/a.ts\n")
-    with pytest.raises(ImageError, match="no clip that can be read|no moving picture"):
+    with pytest.raises(ImageError, match="no clip that can be read"):
         open_clip(playlist)
 
 

@@ -134,9 +134,7 @@ def test_frames_that_come_unevenly_keep_their_times(tmp_path: Path) -> None:
 
 
 def test_an_odd_side_gets_one_more_row_of_the_same(tmp_path: Path) -> None:
-    source = make_clip(
-        tmp_path / "a.mkv", 4, draw=lambda n: stripes(n, 95, 63), pixels="yuv444p"
-    )
+    source = make_clip(tmp_path / "a.mkv", 4, draw=lambda n: stripes(n, 95, 63), pixels="yuv444p")
     film = read_film(copy(source, tmp_path / "b.mp4"))
     for number, pixels in enumerate(film.pictures):
         assert pixels.shape == (64, 96, 3)
@@ -198,15 +196,17 @@ def test_a_clip_without_sound_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_film_that_is_broken_off_is_not_there(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_a_film_that_is_broken_off_is_not_there(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
-    writing = Film.writing(path, (64, 48), rate=Fraction(25), time_base=Fraction(1, 25))
-    with pytest.raises(error), writing as film:
-        film.add(Image.fromarray(stripes(0)), pts=0, duration=1)
-        raise error
+
+    def broken_off() -> None:
+        with Film.writing(path, (64, 48), rate=Fraction(25), time_base=Fraction(1, 25)) as film:
+            film.add(Image.fromarray(stripes(0)), pts=0, duration=1)
+            raise error
+
+    with pytest.raises(error):
+        broken_off()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -45,4 +45,6 @@ def html(explanation: Explanation) -> str:
 def words(explanation: Explanation) -> str:
     """What it is, in a line."""
     layers = ", ".join(map(str, explanation.layers))
-    return f"Explanation({heading(explanation)}  ·  layer {layers}: {len(explanation.answers)} maps)"
+    return (
+        f"Explanation({heading(explanation)}  ·  layer {layers}: {len(explanation.answers)} maps)"
+    )

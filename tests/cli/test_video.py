@@ -59,9 +59,7 @@ def test_json_is_a_record_a_frame(clip: Path, capsys: pytest.CaptureFixture[str]
     assert records[1]["moment"] == {"frame": 1, "time": 0.04, "rate": 25}
 
 
-def test_csv_is_a_row_a_head_of_every_frame(
-    clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_csv_is_a_row_a_head_of_every_frame(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["video", str(clip), *SMALL, "--csv", "-o", "film.mp4"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     places = [(row["frame"], row["time"], row["head"]) for row in rows]
@@ -81,9 +79,7 @@ def test_the_table_has_the_means_over_the_frames(
     assert f"{mean:.4f}" in table
 
 
-def test_sound_that_is_encoded_anew_is_said(
-    clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sound_that_is_encoded_anew_is_said(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["video", str(clip), *SMALL, "--quiet", "-o", "film.webm"]) == 0
     assert "sound in aac was encoded anew, in opus" in capsys.readouterr().err
 

@@ -151,9 +151,7 @@ def test_there_is_a_frame_for_each(
 
 
 def test_bars_say_one_scale_with_scale_all(picture: Path, tmp_path: Path) -> None:
-    folder = shown(
-        picture, "--animate", "heads", "--movie", "apng", "--scale", "all", out=tmp_path
-    )
+    folder = shown(picture, "--animate", "heads", "--movie", "apng", "--scale", "all", out=tmp_path)
     frames = played(folder / "heads.png")
     below = [frame[-40:] for frame in frames]  # bar and its numbers
     assert all(np.array_equal(one, below[0]) for one in below)
@@ -188,7 +186,10 @@ def test_a_batch_makes_one_for_each_picture(picture: Path, tmp_path: Path, kind:
     [
         (["show", "a.png", "--movie", "gif"], "--movie is of a moving picture; add --animate"),
         (["show", "a.png", "--fps", "3"], "--fps is of a moving picture; add --animate"),
-        (["show", "a.png", "--animate", "heads", "--method", "rollout"], "rollout merges all heads"),
+        (
+            ["show", "a.png", "--animate", "heads", "--method", "rollout"],
+            "rollout merges all heads",
+        ),
         (["batch", "a.png", "--animate", "heads", "--pictures", "none"], "lies beside the sheet"),
         (["show", "a.png", "--animate", "tokens"], "tokens"),
     ],

@@ -55,7 +55,8 @@ def test_an_explanation_shows_its_sheet(seen: attnviz.Observation) -> None:
     drawing = Drawing()
     style, shown = drawing.style(), small(seen.picture)
     cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
-    assert np.array_equal(image, sheet(explanation, cells, style, shown=shown))
+    expected = sheet(explanation, cells, style, shown=shown)
+    assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
 def test_a_sheet_of_many_layers_is_of_a_modest_size(seen: attnviz.Observation) -> None:
@@ -112,7 +113,12 @@ def test_a_recording_has_a_row_a_call() -> None:
     assert [row["call"] for row in said] == ["0", "1", "2", "3"]
     assert [row["batch"] for row in said] == ["2", "2", "not kept", "2"]
     assert [row["queries × keys"] for row in said] == ["5 × 7", "5 × 7", "–", "5 × 5"]
-    assert [row["bias"] for row in said] == ["–", "bias", "–", "causal"]  # as the kernel is given it
+    assert [row["bias"] for row in said] == [
+        "–",
+        "bias",
+        "–",
+        "causal",
+    ]  # as the kernel is given it
     assert (said[0]["scale"], said[3]["scale"]) == ("0.3536", "0.5")
     assert float(said[0]["error of A·V"]) == pytest.approx(recording[0].check() or 0, rel=0.1)
 

@@ -193,13 +193,13 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
     clip, model = clips.open_clip(source), attnviz.load_model(head="class", size=32)
     records: list[object] = []
     asked = Questions(methods=("gradient-attention",))
-    make_film(
-        Asked(clip, model, asked), tmp_path / "b.mp4", Drawing(), told=records.append
-    )
+    make_film(Asked(clip, model, asked), tmp_path / "b.mp4", Drawing(), told=records.append)
     alone = [
         attnviz.explain(
             attnviz.observe(frame.picture, model, gradients=True), method="gradient-attention"
-        ).questions[0].target
+        )
+        .questions[0]
+        .target
         for frame in clips.frames(clip)
     ]
     found = [(record.target.label, record.target.score) for record in records]  # type: ignore[attr-defined]
