@@ -183,9 +183,14 @@ class Film:
                     time_base=time_base,
                     sound=sound,
                 )
-                with film._container:
+                try:
                     yield film
                     film._finish()
+                except BaseException:
+                    with contextlib.suppress(av.error.FFmpegError):  # the first error is the one
+                        film._container.close()
+                    raise
+                film._container.close()
             except av.error.FFmpegError as error:
                 reason = str(getattr(error, "strerror", None) or error).lower()
                 raise OutputError(f"{path}: cannot be written ({reason})") from error

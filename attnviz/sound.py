@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from attnviz import clips
+from attnviz.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,8 @@ _RATE = 48_000
 class Sound:
     """All sound tracks of a clip, read beside its frames and as far as these are."""
 
-    def __init__(self, container: InputContainer) -> None:
+    def __init__(self, container: InputContainer, path: str) -> None:
+        self._path = path
         self._streams = list(container.streams.audio)
         self._packets: Iterator[Packet[Any]] = container.demux(*self._streams)
         self._next: Packet[AudioStream] | None = None
@@ -38,13 +40,15 @@ class Sound:
             yield None
             return
         with clips.opened(clip.path) as container:
-            yield cls(container)
+            yield cls(container, clip.path)
 
     def join(self, container: OutputContainer) -> None:
         """Give a film its tracks, before it has begun."""
         for stream in self._streams:
-            track = _Copied if _held(stream, container) else _Encoded
-            self._tracks[stream.index] = track(stream, container)
+            held = _held(stream, container)
+            self._tracks[stream.index] = (
+                _Copied(stream, container) if held else _Encoded(stream, container, self._path)
+            )
 
     @property
     def encoded(self) -> dict[str, str]:
@@ -56,7 +60,11 @@ class Sound:
         }
 
     def until(self, seconds: Fraction) -> None:
-        """Pass on what is heard before a time."""
+        """Pass on what is heard before a time.
+
+        Raises:
+            ImageError: the sound is damaged.
+        """
         while (packet := self._waiting()) is not None:
             if packet.dts is not None and packet.dts * packet.time_base > seconds:
                 return
@@ -64,7 +72,11 @@ class Sound:
             self._tracks[packet.stream.index].add(packet)
 
     def rest(self) -> None:
-        """Pass on all that is left."""
+        """Pass on all that is left.
+
+        Raises:
+            ImageError: the sound is damaged.
+        """
         while (packet := self._waiting()) is not None:
             self._next = None
             self._tracks[packet.stream.index].add(packet)
@@ -74,7 +86,8 @@ class Sound:
     def _waiting(self) -> Packet[AudioStream] | None:
         """The next packet, which stays the next until it is passed on."""
         if self._next is None:
-            self._next = next(self._packets, None)
+            with _readable(self._path):
+                self._next = next(self._packets, None)
         return self._next
 
 
@@ -82,6 +95,23 @@ def _held(stream: AudioStream, container: OutputContainer) -> bool:
     """Whether a container takes a track as it is: its codec, and which speaker has what."""
     known = all(channel.name != "NONE" for channel in stream.codec_context.layout.channels)
     return known and stream.codec_context.name in container.supported_codecs
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Tell a fault of the clip from one of the film, which goes through the same library.
+
+    Raises:
+        ImageError: the sound is damaged.
+    """
+    av = clips.library("reading sound")
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        reason = str(error.strerror or error).lower()
+        raise ImageError(
+            f"{path}: its sound is damaged ({reason}); take it out, or make the clip again"
+        ) from error
 
 
 class _Copied:
@@ -104,7 +134,8 @@ class _Copied:
 class _Encoded:
     """A track in a codec that the film's container cannot hold."""
 
-    def __init__(self, stream: AudioStream, container: OutputContainer) -> None:
+    def __init__(self, stream: AudioStream, container: OutputContainer, path: str) -> None:
+        self._path = path
         self.before, self.after = stream.codec_context.name, container.default_audio_codec
         self._container = container
         self._layout = "mono" if stream.codec_context.channels == 1 else "stereo"
@@ -113,7 +144,9 @@ class _Encoded:
         self._resampler: AudioResampler | None = None
 
     def add(self, packet: Packet[AudioStream]) -> None:
-        for frame in packet.decode():
+        with _readable(self._path):
+            frames = packet.decode()
+        for frame in frames:
             self._encode(frame)
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from films import apart, make_clip, read_film, sound_packets, stripes
@@ -14,7 +15,7 @@ from PIL import Image
 from attnviz import clips, movies
 from attnviz.cli.options import FILMS
 from attnviz.drawing.overlay import colour_table
-from attnviz.errors import MissingExtraError, OutputError
+from attnviz.errors import ImageError, MissingExtraError, OutputError
 from attnviz.movies import Film, Kind
 from attnviz.sound import Sound
 
@@ -217,3 +218,34 @@ def test_a_film_where_none_can_be_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(OutputError, match=r"a\.mp4: cannot be written"), writing as film:
         film.add(Image.fromarray(stripes(0)), pts=0, duration=1)
+
+
+def test_sound_that_is_damaged_is_a_fault_of_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_clip(tmp_path / "a.mp4", 5, sound="aac")
+    clip = clips.open_clip(source)
+
+    def packets(*_: object) -> Iterator[object]:
+        raise av.error.InvalidDataError(1, "bad bytes")
+        yield
+
+    with Sound.of(clip) as sound:
+        assert sound is not None
+        monkeypatch.setattr(sound, "_packets", packets())
+        with pytest.raises(ImageError, match=r"a\.mp4: its sound is damaged \(bad bytes\)"):
+            sound.until(Fraction(1))
+
+
+def test_what_is_wrong_with_the_film_is_said_and_not_that_it_cannot_be_closed(
+    tmp_path: Path,
+) -> None:
+    def write() -> None:
+        with Film.writing(
+            tmp_path / "a.mp4", (64, 48), rate=Fraction(25), time_base=Fraction(1, 25)
+        ):
+            raise ImageError("damaged")
+
+    with pytest.raises(ImageError, match="damaged"):
+        write()
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,8 @@ from attnviz.video.kept import Kept, on
 S = TypeVar("S")
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
+_AHEAD = 8
+"""Frames that are drawn at once, at most: encoding keeps other cores busy."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _write(
 
 def _ahead(do: Callable[[S], T], items: Iterable[S]) -> Generator[T, None, None]:
     """What `do` makes of each, in order, on every core; a few are made ahead, never more."""
-    threads = os.cpu_count() or 1
+    threads = min(_AHEAD, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[T]] = deque()
     try:

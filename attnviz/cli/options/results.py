@@ -77,7 +77,7 @@ class DrawingOptions(StyleOptions):
     ] = None
     fps: Annotated[
         float | None,
-        option("--fps", help="Its frames a second.  [default: 2]", min=0.05, max=60.0),
+        option("--fps", help="Its frames a second.  [default: 2]", min=0.05, max=50.0),
     ] = None
 
     def __post_init__(self) -> None:
