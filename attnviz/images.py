@@ -26,6 +26,7 @@ SUFFIXES = (
 )  # fmt: skip
 """Of the files in a folder that are taken for pictures, and of masks the first that is there."""
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _WIDE_MODES = {"I", "F"}  # and every I;16 variant: more than 8 bits a sample
 
 
@@ -193,6 +194,10 @@ def _open(data: bytes, path: str) -> Image.Image:
     try:
         return _decode(data)
     except UnidentifiedImageError as error:
+        if Path(path).suffix.lower() in _CLIPS:
+            raise ImageError(
+                f"{path}: a clip, not a picture; try `attnviz video {path}`"
+            ) from error
         if not (data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS):
             raise ImageError(
                 f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"

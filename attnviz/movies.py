@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +47,8 @@ FILMS = {
 _BT709, _LIMITED = 1, 1
 _KEPT = 64
 """Colours of a GIF that stand for numbers; the others are the photograph's."""
+_SAMPLES = 100_000
+"""Pixels of all frames that these are chosen by."""
 
 
 def check(kind: Kind) -> None:
@@ -106,10 +109,12 @@ def _encode(frames: Sequence[Image.Image], kind: Kind, rate: float) -> bytes:
 def _indexed(frames: Sequence[Image.Image], colours: NDArray[np.uint8]) -> list[Image.Image]:
     """Frames in the same 256 colours, so that what rests does not flicker: some are `colours`."""
     kept = colours[np.linspace(0, len(colours) - 1, _KEPT).round().astype(np.intp)]
-    samples = np.concatenate([np.asarray(frame)[::3, ::3].reshape(-1, 3) for frame in frames])
-    side = len(samples) // 1000 + 1
-    sample = Image.fromarray(np.resize(samples, (side, 1000, 3)))
-    others = sample.quantize(256 - _KEPT, Image.Quantize.MEDIANCUT).getpalette() or []
+    pixels = sum(frame.width * frame.height for frame in frames)
+    step = max(1, math.isqrt(pixels // _SAMPLES))
+    samples = np.concatenate([np.asarray(one)[::step, ::step].reshape(-1, 3) for one in frames])
+    sample = Image.fromarray(samples[None])
+    found = sample.quantize(256 - _KEPT, Image.Quantize.MEDIANCUT, kmeans=2)
+    others = found.getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette([*kept.ravel().tolist(), *others])
     dither = Image.Dither.FLOYDSTEINBERG

@@ -11,6 +11,7 @@ from films import Pixels, apart, make_clip, make_song, stripes
 
 from attnviz.clips import frames, open_clip
 from attnviz.errors import ImageError, MissingExtraError
+from attnviz.images import load_image
 
 
 def test_a_clip_is_read_frame_by_frame(tmp_path: Path) -> None:
@@ -136,3 +137,9 @@ def test_without_pyav_the_line_that_installs_it_is_printed(
 def test_the_helpers_of_tests_are_of_no_use_to_the_program() -> None:
     """They share no code with what they test."""
     assert "attnviz" not in Path(films.__file__).read_text(encoding="utf-8")
+
+
+def test_a_clip_that_is_taken_for_a_picture_is_told_where_clips_go(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 2)
+    with pytest.raises(ImageError, match=r"a clip, no picture; try `attnviz video "):
+        load_image(path)

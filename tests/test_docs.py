@@ -106,6 +106,14 @@ def test_the_python_of_the_page_of_methods_runs(monkeypatch: pytest.MonkeyPatch)
     assert names["relevance"](names["layers"]).shape == (2, 1, 1, 5 + 8 * 6)
 
 
+def test_the_python_of_the_page_of_moving_pictures_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(ROOT)
+    exec(found[1], {})
+
+
 def test_the_record_is_documented_field_by_field(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
