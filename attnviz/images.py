@@ -195,9 +195,7 @@ def _open(data: bytes, path: str) -> Image.Image:
         return _decode(data)
     except UnidentifiedImageError as error:
         if Path(path).suffix.lower() in _CLIPS:
-            raise ImageError(
-                f"{path}: a clip, not a picture; try `attnviz video {path}`"
-            ) from error
+            raise ImageError(f"{path}: a clip, no picture; try `attnviz video {path}`") from error
         if not (data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS):
             raise ImageError(
                 f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"
