@@ -37,6 +37,8 @@ _CONTAINERS = (
 """What clips lie in, by FFmpeg's names: playlists, which lead to other files, are none."""
 _RATE = Fraction(25)
 """Frames a second of a clip that says nothing."""
+_FINEST = 10_000_000
+"""Units of time in a second."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Clip:
         width, height: of every frame, in pixels.
         rate: frames a second, mean.
         time_base: seconds that a unit of a frame's `pts` lasts.
+        steady: whether frames come at one rate, whose times can be told exactly.
         expected: about how many frames there are; 0 where the file does not say.
         sounds: the codec of each of its sound tracks.
     """
@@ -57,6 +60,7 @@ class Clip:
     height: int
     rate: Fraction
     time_base: Fraction
+    steady: bool
     expected: int
     sounds: tuple[str, ...]
 
@@ -102,12 +106,15 @@ def open_clip(path: str | Path) -> Clip:
     path = str(path)
     with opened(path) as container:
         stream = _moving(container, path)
+        rate = stream.average_rate or stream.guessed_rate or _RATE
+        exact = _exact_base(stream, rate)
         clip = Clip(
             path,
             width=0,
             height=0,
-            rate=stream.average_rate or stream.guessed_rate or _RATE,
-            time_base=stream.time_base or 1 / _RATE,
+            rate=rate,
+            time_base=exact or _base(stream),
+            steady=exact is not None,
             expected=_expected(container, stream),
             sounds=tuple(one.codec_context.name for one in container.streams.audio),
         )
@@ -122,25 +129,50 @@ def frames(clip: Clip) -> Iterator[Frame]:
     """Every frame in the order in which they are shown, one after the other.
 
     A frame that does not say when it is shown follows the one before; one that is of another size
-    than the first is brought to that.
+    than the first is brought to that. Where a container rounds times (MKV to milliseconds) and
+    frames come at one rate, they are what was rounded.
 
     Raises:
         ImageError: damaged, from some frame on.
     """
     with opened(clip.path) as container:
         stream = _moving(container, clip.path)
-        step = max(1, round(1 / (clip.rate * clip.time_base)))
+        clock = _Clock(clip, _base(stream))
         held: Frame | None = None  # until the next one says how long it is shown
         for number, frame in enumerate(_decoded(container, stream, clip.path)):
-            pts = frame.pts
+            pts = clock.shown(frame.pts, held)
             if held is not None:
-                after = held.pts + held.duration if pts is None else pts
-                pts = max(after, held.pts + 1)  # as muxers want them
                 yield replace(held, duration=pts - held.pts)
             seen = _as_seen(frame, stream, (clip.width, clip.height))
-            held = Frame(number, Picture(clip.path, seen), pts or 0, frame.duration or step)
+            held = Frame(number, Picture(clip.path, seen), pts, clock.lasts(frame.duration))
         if held is not None:
             yield held
+
+
+class _Clock:
+    """Times of frames in whole units of the clip's time base, each behind the one before."""
+
+    def __init__(self, clip: Clip, base: Fraction) -> None:
+        self._steady, self._step = clip.steady, 1 / (clip.rate * clip.time_base)
+        self._unit = base / clip.time_base  # of times as they are in the file
+        self._first: Fraction | None = None
+
+    def shown(self, pts: int | None, before: Frame | None) -> int:
+        """When a frame is shown, which may not say so, or not behind the one before."""
+        if pts is None:
+            return 0 if before is None else before.pts + before.duration
+        time = pts * self._unit
+        if self._first is None:
+            self._first = time
+        near = self._first + round((time - self._first) / self._step) * self._step
+        if self._steady and abs(near - time) < self._unit:
+            time = near
+        return int(time) if before is None else max(int(time), before.pts + 1)
+
+    def lasts(self, duration: int | None) -> int:
+        """How long a frame is shown that none comes behind."""
+        said = self._step if self._steady or not duration else duration * self._unit
+        return max(1, round(said))
 
 
 @contextlib.contextmanager
@@ -202,6 +234,20 @@ def _decoded(container: InputContainer, stream: VideoStream, path: str) -> Itera
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).lower()
+
+
+def _base(stream: VideoStream) -> Fraction:
+    return stream.time_base or 1 / _RATE
+
+
+def _exact_base(stream: VideoStream, rate: Fraction) -> Fraction | None:
+    """Units in which both the times in the file and those of frames at one rate are whole.
+
+    None where frames come unevenly, or such units would be finer than containers can say.
+    """
+    parts = math.lcm(_base(stream).denominator, rate.numerator)
+    even = stream.average_rate is not None and stream.average_rate == stream.base_rate
+    return Fraction(1, parts) if even and parts <= _FINEST else None
 
 
 def _expected(container: InputContainer, stream: VideoStream) -> int:

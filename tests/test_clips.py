@@ -1,14 +1,17 @@
 """Clips as a person sees them, and files that are none."""
 
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import films
 import numpy as np
 import pytest
 from films import Pixels, apart, make_clip, make_song, stripes
 
+from attnviz import clips
 from attnviz.clips import frames, open_clip
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.images import load_image
@@ -34,6 +37,34 @@ def test_frames_that_come_unevenly_last_until_the_next(tmp_path: Path) -> None:
     found = list(frames(clip))
     assert [frame.pts * clip.time_base * 25 for frame in found] == times
     assert [frame.duration * clip.time_base * 25 for frame in found][:-1] == [1, 2, 4, 1, 4]
+
+
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60)])
+@pytest.mark.parametrize("ending", ["mkv", "ts", "mov"])
+def test_times_that_a_container_rounds_are_what_was_rounded(
+    tmp_path: Path, rate: Fraction, ending: str
+) -> None:
+    clip = open_clip(make_clip(tmp_path / f"a.{ending}", 50, rate=rate))
+    assert clip.rate == rate
+    times = [frame.pts * clip.time_base for frame in frames(clip)]
+    assert [time - times[0] for time in times] == [n / rate for n in range(50)]
+
+
+def test_a_frame_that_does_not_say_when_follows_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = open_clip(make_clip(tmp_path / "a.mp4", 4))
+    real = clips._decoded
+
+    def untimed(*arguments: Any) -> Iterator[Any]:
+        for number, frame in enumerate(real(*arguments)):
+            frame.pts = {2: None, 3: 0}.get(number, frame.pts)
+            yield frame
+
+    monkeypatch.setattr(clips, "_decoded", untimed)
+    times = [frame.pts * clip.time_base * 25 for frame in frames(clip)]
+    assert times[:3] == [0, 1, 2]
+    assert times[3] == 2 + clip.time_base * 25  # behind it, if only just
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (-90, 3), (180, 2)])
