@@ -176,10 +176,12 @@ def look_many(
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
 ) -> list[Observation]:
     """Run a model on several pictures, which were checked; see `look` and `observe_many`."""
-    masks = [
-        None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
-        for picture in pictures
-    ]
+    sizes = [(picture.width, picture.height) for picture in pictures]
+    found = {
+        size: None if mask is None else load_mask(mask, width=size[0], height=size[1])
+        for size in dict.fromkeys(sizes)  # of a clip, say, all are one
+    }
+    masks = [found[size] for size in sizes]
     return observe_many(
         pictures,
         model,

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from PIL import Image
 from attnviz.clips import Clip, Frame, frames
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range, parse_scale
+from attnviz.errors import ImageError
 from attnviz.movies import Film
 from attnviz.pipeline import Drawing, Explanation, make_record
 from attnviz.pipeline.sheets import cells_on, draw, sheet, small
@@ -45,6 +46,18 @@ class Made:
     frames: int
     size: tuple[int, int]
     sound: dict[str, str]
+
+
+def _again(clip: Clip, kept: Kept) -> Iterator[tuple[Frame, Explanation]]:
+    """Every frame once more, with what was answered of it.
+
+    Raises:
+        ImageError: they are not as many as before.
+    """
+    for frame, explanation in zip_longest(frames(clip), kept.explanations()):
+        if frame is None or explanation is None:
+            raise ImageError(f"{clip.path}: was changed while it was looked at; run again")
+        yield frame, explanation
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,7 @@ def make_film(
             for _, found in moments:
                 kept.add(found)
                 tell(kept.count, 2 * max(clip.expected, kept.count))
-            moments = zip(frames(clip), kept.explanations(), strict=True)
+            moments = _again(clip, kept)
             total, ranges = 2 * kept.count, kept.ranges(scale)
 
         screen = _Screen(clip, path.name, style)

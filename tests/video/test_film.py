@@ -2,9 +2,7 @@
 
 import io
 import json
-import pickle
 import weakref
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,17 +11,16 @@ import numpy as np
 import pictures
 import pytest
 from films import Pixels, apart, make_clip, read_film, sound_packets, stripes
+from PIL import Image
 
 import attnviz
 from attnviz import clips
 from attnviz.cli import main
 from attnviz.drawing.overlay import colour_table
-from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
 from attnviz.pipeline import Drawing, Questions
 from attnviz.video.asking import Asked
 from attnviz.video.film import make_film
-from attnviz.video.kept import Kept
 
 SIZE = 64
 PATCH = (16, 16, 32, 32)
@@ -208,55 +205,7 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
     ]
 
 
-# What is kept
-
-
-def explanations(count: int) -> list[attnviz.Explanation]:
-    model = attnviz.load_model("random", heads=2, size=48)
-    return [
-        attnviz.explain(
-            attnviz.observe(
-                attnviz.Picture("a.mp4", np.asarray(pictures.noise(60, 40, seed))), model
-            )
-        )
-        for seed in range(count)
-    ]
-
-
-def test_what_is_kept_comes_back_and_spans_what_it_spanned(tmp_path: Path) -> None:
-    asked = explanations(4)
-    with Kept.beside(tmp_path / "out.mp4") as kept:
-        for one in asked:
-            kept.add(one)
-        assert list(tmp_path.iterdir()) == []  # no name that a broken run could leave behind
-        back = list(kept.explanations())
-        maps = np.stack([one.maps for one in asked])
-        for scale, groups in (("head", [maps[:, :, [h]] for h in (0, 1)]), ("all", [maps, maps])):
-            found = kept.ranges(parse_scale(scale))
-            spans = [(float(each.min()), float(each.max())) for each in groups]
-            assert [(each.minimum, each.maximum) for each in found] == spans
-    assert kept.count == len(back) == 4
-    for one, again in zip(asked, back, strict=True):
-        assert np.array_equal(one.maps, again.maps)
-        assert [a.numbers for a in one.answers] == [a.numbers for a in again.answers]
-        assert one.observation.errors == again.observation.errors
-
-
-def test_what_is_kept_of_a_frame_is_as_large_as_its_maps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
-    real: Callable[..., None] = pickle.dump
-
-    def dump(part: object, file: object, protocol: int) -> None:
-        sizes.append(len(pickle.dumps(part, protocol)))
-        real(part, file, protocol)
-
-    monkeypatch.setattr(pickle, "dump", dump)
-    (one,) = explanations(1)
-    with Kept.beside(tmp_path / "out.mp4") as kept:
-        kept.add(one)
-    assert sizes[0] < one.maps.nbytes + 4000
+# What goes wrong, and what it takes
 
 
 def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
@@ -308,3 +257,35 @@ def test_a_frame_looks_like_the_clip_where_nothing_is_laid_over_it(tmp_path: Pat
     drawn, _ = film(source, tmp_path / "b.mp4", Drawing(alpha=0), heads="0,")
     for pixels, frame in zip(drawn.pictures, read_film(source).pictures, strict=True):
         assert apart(pixels, frame) < 5
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_clip_that_is_changed_meanwhile_is_an_error(tmp_path: Path, count: int) -> None:
+    source = make_clip(tmp_path / "a.mp4", 5)
+    model = attnviz.load_model("random", heads=1, size=32)
+    asked = Asked(clips.open_clip(source), model, Questions())
+
+    def progress(done: int, _: int) -> None:
+        if done == 5:
+            make_clip(source, count)
+
+    with pytest.raises(attnviz.AttnvizError, match="changed while it was looked at"):
+        make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None, progress=progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_what_is_masked_takes_no_part_in_any_frame(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 3)
+    mask = np.full((48, 64), 255, dtype=np.uint8)
+    mask[:, :32] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    records: list[object] = []
+    model = attnviz.load_model("random", heads=1, size=64)
+    asked = Asked(clips.open_clip(source), model, Questions(), mask=str(tmp_path / "mask.png"))
+    make_film(asked, tmp_path / "b.mp4", Drawing(), told=records.append)
+    assert len({record.tokens.masked for record in records}) == 1  # type: ignore[attr-defined]
+    for record, pixels in zip(records, read_film(tmp_path / "b.mp4").pictures, strict=True):
+        assert record.tokens.masked > 0  # type: ignore[attr-defined]
+        assert record.heads[0].map.peak_x > 32  # type: ignore[attr-defined]
+        grey = pixels[:, :28].astype(int)
+        assert np.abs(grey - grey.mean(-1, keepdims=True)).mean() < 6
