@@ -290,8 +290,15 @@ def test_lines_that_cannot_be_written_or_read_are_an_error(tmp_path: Path) -> No
         whole_lines(tmp_path)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 1), (131, 97)])
-def test_a_png_holds_every_pixel(size: tuple[int, int]) -> None:
+def test_a_png_holds_every_pixel(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], fast: bool
+) -> None:
+    if fast:
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setattr("attnviz.outputs.isal_zlib", None)
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = encode(Image.fromarray(pixels), "png")
     with Image.open(io.BytesIO(data)) as image:
