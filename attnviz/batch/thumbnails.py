@@ -47,7 +47,7 @@ def make_thumbnail(out: Path, source: str) -> Path | None:
         small = load_image(drawing).image()
     except (ImageError, OSError):
         return None
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
     outputs.make_folder(path.parent)
     return outputs.write_whole(path, outputs.encode(small, "webp"))
 

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import outputs
-from attnviz.batch.entry import Entry
+from attnviz.batch.entry import Entry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
-from attnviz.batch.journal import digest
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
 from attnviz.geometry import Placement
 from attnviz.images import Picture, decode, read_file
@@ -199,7 +198,7 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
         status="done",
         folder=prepared.job.folder if paths and prepared.job is not None else None,
         files={path.name: path.stat().st_size for path in sorted(paths)},
-        record=digest(record.data()),
+        record=digest(as_line(record.data())),
     )
     return Outcome(entry, record, tuple(paths))
 
