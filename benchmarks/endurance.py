@@ -160,21 +160,33 @@ def ray(given: argparse.Namespace, desk: Path, promises: Promises) -> None:
     code = run(command(photos, there, *more))
     promises(code == 0, "on a cluster it ends well", f"exit code {code}")
     promises.same(there, here, "the tree is that of one machine")
-    watch, began = Watch(killed), time.monotonic()
-    with start(command(photos, killed, *more)) as process:
-        while watch.look() < given.pictures // 2 and process.poll() is None:
+    watch = Watch(killed)
+    code, victim = kill_a_worker(command(photos, killed, *more), watch, given.pictures // 2)
+    promises(victim is not None, "one of the workers is killed", f"process {victim}")
+    times = watch.times()
+    promises(times[2] > 0, "its window is done again", f"{times[2]} pictures are written twice")
+    promises(code == 0, "then it ends well", f"exit code {code}")
+    promises.same(killed, here, "then the tree is that of one machine")
+    promises.nothing_half(watch)
+
+
+def kill_a_worker(line: Sequence[str], watch: Watch, number: int) -> tuple[int, int | None]:
+    """The exit code of a run of which the busiest worker is killed after so many files; and who."""
+    began, victim = time.monotonic(), None
+    with start(line) as process:
+        while watch.look() < number and process.poll() is None:
             time.sleep(0.02)
-        victims = workers(process.pid)
-        if victims:
-            victims[0].kill()
+        found = workers(process.pid)
+        if found:
+            busiest = max(found, key=lambda one: one.cpu_times().user)
+            busiest.kill()
+            victim = busiest.pid
         while process.poll() is None:
             watch.look()
             time.sleep(0.02)
-    print(f"       {time.monotonic() - began:.1f} s, exit code {process.returncode}")
-    promises(len(victims) == given.workers, "one of the workers was killed", victims)
-    promises(process.returncode == 0, "then it ends well", f"exit code {process.returncode}")
-    promises.same(killed, here, "then the tree is that of one machine")
-    promises.nothing_half(watch)
+    watch.look()
+    print(f"       {time.monotonic() - began:.1f} s", flush=True)
+    return process.returncode, victim
 
 
 def workers(driver: int) -> list[psutil.Process]:
