@@ -87,7 +87,9 @@ def make_folder(folder: Path) -> Path:
             f"{folder}: a file is where a folder must be; choose another --out"
         ) from error
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --out"
+        ) from error
     return folder
 
 

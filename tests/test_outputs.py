@@ -95,6 +95,17 @@ def test_a_file_where_a_folder_must_be_is_an_error(tmp_path: Path, name: str) ->
         make_folder(tmp_path / name)
 
 
+def test_where_nothing_may_be_written_another_folder_is_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError, match=r"Permission denied\); choose another --out"):
+        make_folder(tmp_path / "a")
+
+
 def test_pictures_are_filed_under_their_names() -> None:
     assert folder_names(["photos/cat.jpg", "/tmp/dog.png", "-"]) == ["cat.jpg", "dog.png", "stdin"]
 

@@ -10,6 +10,7 @@ up. Nothing is flushed to the disk by force: a process that is killed loses noth
 and after a power cut a picture whose files are not there in full size is done again.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,8 @@ from attnviz.batch.reading import MANIFEST, STATS
 from attnviz.errors import OutputError
 
 FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
+NOTES = "cluster"
+"""A folder beside the journal, for what a driver and its workers tell each other during a run."""
 
 
 class Journal:
@@ -45,6 +48,7 @@ class Journal:
         try:
             outputs.remove_parts(out)
             outputs.remove_parts(out / FOLDER)
+            shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # of a driver that was killed
             lines.end_lines(self._path)
             self._lines = lines.Lines(self._path)
             self._file = self._path.open("rb")

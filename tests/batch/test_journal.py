@@ -105,8 +105,13 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".attnviz").mkdir()
-    for name in (".stats.jsonl.123.part", ".attnviz/.journal.jsonl.7.part"):
+    (tmp_path / ".attnviz" / "cluster").mkdir(parents=True)  # of a driver that was killed
+    for name in (
+        ".attnviz/cluster/sign",
+        ".attnviz/cluster/3",
+        ".stats.jsonl.123.part",
+        ".attnviz/.journal.jsonl.7.part",
+    ):
         (tmp_path / name).touch()
     (tmp_path / "mine.part").touch()
     with Journal(tmp_path):
