@@ -1,0 +1,128 @@
+"""From an observation to its page."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from attnviz import outputs, pages, records
+from attnviz.attention.sweep import Progress
+from attnviz.drawing.overlay import colour_table
+from attnviz.exploration.layers import Packed, pack_layer, questions, tidy
+from attnviz.exploration.rollout import ends, pack_rollouts
+from attnviz.exploration.size import Size
+from attnviz.exploration.start import start
+from attnviz.images import Picture
+from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.pictures import Drawing
+from attnviz.pipeline.question import read
+from attnviz.pipeline.report import model_info, readable
+from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
+from attnviz.statistics import STATISTICS
+
+SCHEMA = "attnviz/explore/1"
+COLORMAPS = ("viridis", "magma", "inferno", "cividis", "turbo", "gray")
+_PARTS = Path(__file__).parent / "page"
+_SIDE = 1024  # pixels of the longer side of the photograph
+
+
+def explore(
+    observation: Observation,
+    *,
+    layers: str = "all",
+    heads: str = "all",
+    query: str = "auto",
+    drawing: Drawing | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """An interactive page of one picture, as HTML: where every head looks from every token.
+
+    It holds its data and asks nothing of the network. Equal observations give equal pages.
+
+    >>> Path("cat.html").write_text(attnviz.explore(observation), encoding="utf-8")
+
+    Args:
+        observation: what `observe` gave; for rollout, with all layers.
+        layers: those that the page has: `all`, `-1`, `0,5-11`.
+        heads: of each layer those that the page has: `all`, a count `8`, a list `0,3,5-7`.
+        query: where it looks from at first: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
+        drawing: how it looks at first; its format is not used.
+        progress: told (query rows done, query rows in all).
+
+    Raises:
+        UsageError: an option that cannot be read, or asks for more than there is.
+        RecordingError: the attention is not finite, or a layer's cells are no squares.
+        OutputError: the page would be larger than 50 MB.
+    """
+    drawing = drawing or Drawing()
+    chosen = sorted(choose_layers(parse_layers(layers), observation.count))
+    observation.require(chosen)
+    of_layers = {n: _heads(observation, heads, n) for n in chosen}
+    about = _about(observation, drawing)
+    about["start"] = start(observation, chosen[-1], of_layers[chosen[-1]], query, drawing)
+    rolled, why = ends(observation, chosen)
+    size = Size(observation, of_layers)
+    size.check()
+    asked = {number: questions(observation, number) for number in chosen}
+    needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
+    readings = read(observation, needed, asked, progress)
+    packed = []
+    for number in chosen:
+        packed.append(pack_layer(observation, number, readings[number], of_layers[number]))
+        size.check(packed)
+    rollouts = pack_rollouts(observation, readings, rolled)
+    about["layers"] = [each.description for each in packed]
+    about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
+    return _page(observation, about, [*packed, *rollouts])
+
+
+def _page(observation: Observation, about: dict[str, Any], packed: Sequence[Packed]) -> str:
+    """The page with its data."""
+    return pages.fill(
+        _PARTS,
+        scripts=pages.part(_PARTS, "scripts.txt").split(),
+        images="data: blob:",
+        title=html.escape(readable(observation.picture.name)),
+        about=pages.as_data(about),
+        blocks="".join(each.block.element(each.name) for each in packed),
+    )
+
+
+def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
+    """Numbers of the heads of a layer, which is named where layers differ."""
+    counts = {n: layer.call.heads for n, layer in observation.layers.items()}
+    differ = len(set(counts.values())) > 1
+    return choose_heads(parse_heads(text), counts[number], layer=number if differ else None)
+
+
+def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
+    """What the page is told of picture and model."""
+    picture = observation.picture
+    names = dict.fromkeys([drawing.colormap, *COLORMAPS])
+    return {
+        "schema": SCHEMA,
+        "image": records.Image(
+            path=readable(picture.path), width=picture.width, height=picture.height
+        ).model_dump(),
+        "photo": _photo(picture),
+        "model": model_info(observation).model_dump(),
+        "check": {
+            "verified": not observation.unexplained,
+            "max_error": tidy(max(observation.errors.values())),
+        },
+        "colormaps": {
+            name: base64.b64encode(colour_table(name, 256).tobytes()).decode() for name in names
+        },
+        "statistics": [[name, entry.summary] for name, entry in STATISTICS.items()],
+    }
+
+
+def _photo(picture: Picture) -> str:
+    """The picture, no larger than a page shows it, as an address that holds it."""
+    small = picture.image()
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    data = base64.b64encode(outputs.encode(small, "webp")).decode()
+    return f"data:image/webp;base64,{data}"
