@@ -2,7 +2,9 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,63 @@ _PARTS = Path(__file__).parent / "page"
 _SIDE = 1024  # pixels of the longer side of the photograph
 
 
+@dataclass(frozen=True, eq=False)
+class Page:
+    """An interactive page of one picture.
+
+    Attributes:
+        html: all of it, one file.
+        about: what its script is told, as docs/explore.md describes it.
+    """
+
+    html: str
+    about: Mapping[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Short, as the text is long."""
+        return f"<Page of {self.about['image']['path']}: {self.in_words()}>"
+
+    @cached_property
+    def bytes(self) -> int:
+        """Its size as a file."""
+        return len(self.html.encode())
+
+    def save(self, path: str | Path) -> Path:
+        """Write it, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        return outputs.write_whole(Path(path), self.html.encode())
+
+    def in_words(self) -> str:
+        """How large it is, and what it has."""
+        layers = self.about["layers"]
+        heads = sum(len(layer["heads"]) for layer in layers)
+        said = [
+            f"{self.bytes / 1e6:.1f} MB",
+            _count(len(layers), "layer"),
+            _count(heads, "head"),
+            "rollout" if self.about["rollout"]["ends"] else "no rollout",
+        ]
+        return ", ".join(said)
+
+    def summary(self, file: str) -> dict[str, Any]:
+        """What `--json` says of it."""
+        about = self.about
+        return {
+            "schema": about["schema"],
+            "file": readable(file),
+            "bytes": self.bytes,
+            **{name: about[name] for name in ("image", "model", "check")},
+            "layers": [
+                {name: layer[name] for name in ("layer", "heads", "encoding")}
+                for layer in about["layers"]
+            ],
+            "rollout": [end["layer"] for end in about["rollout"]["ends"]],
+        }
+
+
 def explore(
     observation: Observation,
     *,
@@ -37,12 +96,13 @@ def explore(
     query: str = "auto",
     drawing: Drawing | None = None,
     progress: Progress | None = None,
-) -> str:
-    """An interactive page of one picture, as HTML: where every head looks from every token.
+) -> Page:
+    """An interactive page of one picture: where every head looks from every token.
 
-    It holds its data and asks nothing of the network. Equal observations give equal pages.
+    It is one file that holds its data and asks nothing of the network. Equal observations give
+    equal pages.
 
-    >>> Path("cat.html").write_text(attnviz.explore(observation), encoding="utf-8")
+    >>> attnviz.explore(observation).save("cat.html")
 
     Args:
         observation: what `observe` gave; for rollout, with all layers.
@@ -76,11 +136,12 @@ def explore(
     rollouts = pack_rollouts(observation, readings, rolled)
     about["layers"] = [each.description for each in packed]
     about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
-    return _page(observation, about, [*packed, *rollouts])
+    page = Page(_html(observation, about, [*packed, *rollouts]), about)
+    size.check_whole(page.bytes)
+    return page
 
 
-def _page(observation: Observation, about: dict[str, Any], packed: Sequence[Packed]) -> str:
-    """The page with its data."""
+def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Packed]) -> str:
     return pages.fill(
         _PARTS,
         scripts=pages.part(_PARTS, "scripts.txt").split(),
@@ -118,6 +179,10 @@ def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
         },
         "statistics": [[name, entry.summary] for name, entry in STATISTICS.items()],
     }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _photo(picture: Picture) -> str:

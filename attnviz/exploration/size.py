@@ -44,6 +44,15 @@ class Size:
         if done + rest / 2 + (0 if layers else _REST) > self.limit:
             raise OutputError(self._advice(done + rest))
 
+    def check_whole(self, size: int) -> None:
+        """Whether the finished page is small enough.
+
+        Raises:
+            OutputError: not.
+        """
+        if size > self.limit:
+            raise OutputError(self._advice(size))
+
     def _expected(self, number: int) -> float:
         """Bytes of a layer in base64, if nothing could be compressed."""
         call = self.observation.layers[number].call

@@ -18,7 +18,12 @@ from attnviz.cli.options.inputs import (
     RivalOptions,
     ShownOptions,
 )
-from attnviz.cli.options.questions import QuestionOptions, QuestionsOptions, WhereOptions
+from attnviz.cli.options.questions import (
+    QuestionOptions,
+    QuestionsOptions,
+    StartOptions,
+    WhereOptions,
+)
 from attnviz.cli.options.results import (
     BatchOptions,
     ComparedNpz,
@@ -33,9 +38,12 @@ from attnviz.cli.options.results import (
     Npz,
     OptionalOut,
     Out,
+    PageOptions,
+    PageOut,
     Pictures,
     Sources,
     StreamOptions,
+    ToldOptions,
 )
 
 Images = Annotated[
@@ -63,13 +71,17 @@ __all__ = [
     "Npz",
     "OptionalOut",
     "Out",
+    "PageOptions",
+    "PageOut",
     "Pictures",
     "QuestionOptions",
     "QuestionsOptions",
     "RivalOptions",
     "ShownOptions",
     "Sources",
+    "StartOptions",
     "StreamOptions",
+    "ToldOptions",
     "WhereOptions",
     "with_groups",
 ]
