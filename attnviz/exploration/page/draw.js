@@ -1,7 +1,7 @@
 // Drawing a map over the photograph, exactly where its tokens lie.
 
 const photo = new Image();
-const SPREAD = 640; // pixels, at most, that a smooth map is worked out in: the browser does the rest
+const SPREAD = 400; // pixels, at most, that a smooth map is worked out in: the browser does the rest
 const STRIPES = 12;
 
 /** Edges of cells in canvas pixels, whole ones, so that neighbours neither gap nor overlap. */
@@ -101,27 +101,34 @@ function cubic(x) {
 function spreadOut(values, side, across, down) {
   const width = across.cell.length, height = down.cell.length;
   const wide = new Float32Array(side.rows * width), result = new Float32Array(width * height);
+  const { near, weight: w } = across;
   for (let row = 0, to = 0; row < side.rows; row += 1) {
-    for (let x = 0, tap = 0; x < width; x += 1, to += 1, tap += 4) {
-      let sum = 0;
-      for (let n = 0; n < 4; n += 1) {
-        sum += across.weight[tap + n] * values[row * side.columns + across.near[tap + n]];
-      }
-      wide[to] = sum;
+    const at = row * side.columns;
+    for (let tap = 0; tap < 4 * width; tap += 4, to += 1) {
+      wide[to] = w[tap] * values[at + near[tap]] + w[tap + 1] * values[at + near[tap + 1]]
+        + w[tap + 2] * values[at + near[tap + 2]] + w[tap + 3] * values[at + near[tap + 3]];
     }
   }
   for (let y = 0, to = 0; y < height; y += 1) {
-    const [a, b, c, d] = [0, 1, 2, 3].map((n) => down.near[4 * y + n] * width);
-    const [p, q, r, s] = down.weight.subarray(4 * y, 4 * y + 4);
-    for (let x = 0; x < width; x += 1, to += 1) {
-      result[to] = p * wide[a + x] + q * wide[b + x] + r * wide[c + x] + s * wide[d + x];
+    for (let n = 0; n < 4; n += 1) {
+      const from = down.near[4 * y + n] * width, weight = down.weight[4 * y + n];
+      for (let x = 0; x < width; x += 1) result[to + x] += weight * wide[from + x];
     }
+    to += width;
   }
   return result;
 }
 
 const canvasOf = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
-let smoothCanvas = null;
+let sheet = null; // canvas, and its pixels, that a smooth map is worked out on
+
+function sheetOf(width, height) {
+  if (sheet?.canvas.width === width && sheet.canvas.height === height) return sheet;
+  const canvas = canvasOf(width, height), context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  sheet = { canvas, context, image, pixels: new Uint32Array(image.data.buffer) };
+  return sheet;
+}
 
 /** Interpolated between the centres of cells; what is not drawn does not bleed into its neighbours. */
 function paintSmooth(context, { side, map, kept, at, table }) {
@@ -131,20 +138,18 @@ function paintSmooth(context, { side, map, kept, at, table }) {
   const down = tapsOf(side.edges_y, height, about.image.height);
   const spread = spreadOut(Float32Array.from(map, (value, i) => side.drawn[i] ? at(value) : 0), side, across, down);
   const share = side.drawn.includes(0) ? spreadOut(side.drawn, side, across, down) : null;
-  if (smoothCanvas?.width !== width || smoothCanvas.height !== height) smoothCanvas = canvasOf(width, height);
-  const own = smoothCanvas.getContext("2d"), image = own.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
+  const { canvas, context: own, image, pixels } = sheetOf(width, height);
   for (let y = 0, i = 0; y < height; y += 1) {
     const row = down.cell[y] * side.columns;
     for (let x = 0; x < width; x += 1, i += 1) {
       const cell = row + across.cell[x];
-      if (row < 0 || across.cell[x] < 0 || !kept[cell] || !side.drawn[cell]) continue;
+      const seen = row >= 0 && across.cell[x] >= 0 && kept[cell] && side.drawn[cell];
       const value = share ? spread[i] / Math.max(share[i], 0.05) : spread[i];
-      pixels[i] = table.pixels[Math.round(clipped(value))];
+      pixels[i] = seen ? table.pixels[value <= 0 ? 0 : value >= 255 ? 255 : (value + 0.5) | 0] : 0;
     }
   }
   own.putImageData(image, 0, 0);
-  context.drawImage(smoothCanvas, 0, 0, context.canvas.width, context.canvas.height);
+  context.drawImage(canvas, 0, 0, context.canvas.width, context.canvas.height);
 }
 
 /** The map over what is there already. */

@@ -8,11 +8,14 @@ const parts = Object.fromEntries(["a", "b"].map((view) => {
   }];
 }));
 
+const sizes = new WeakMap(); // of each frame, as it was last laid out: asking would lay the page out anew
+
 /** Fits a canvas to its frame, in pixels of the device; drawn at once, so that nothing flickers. */
 function fit(canvas, frame) {
   const unit = window.devicePixelRatio || 1;
-  const width = Math.max(1, Math.round(frame.clientWidth * unit));
-  const height = Math.max(1, Math.round(frame.clientHeight * unit));
+  const size = sizes.get(frame) ?? { width: frame.clientWidth, height: frame.clientHeight };
+  const width = Math.max(1, Math.round(size.width * unit));
+  const height = Math.max(1, Math.round(size.height * unit));
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   return unit;
 }
@@ -155,5 +158,8 @@ for (const [view, { frame, pin }] of Object.entries(parts)) {
   frame.addEventListener("keydown", (event) => stepped(view, event));
   frame.addEventListener("blur", () => left(view));
   pin.addEventListener("click", () => change({ active: view }));
-  new ResizeObserver(() => draw()).observe(frame);
+  new ResizeObserver(([{ contentRect: { width, height } }]) => {
+    sizes.set(frame, { width, height });
+    draw();
+  }).observe(frame);
 }
