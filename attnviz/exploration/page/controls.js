@@ -14,7 +14,8 @@ function segment(group, value, text) {
 /** Where one can look from in a layer: [value, words]. */
 function origins({ queries }) {
   const names = queries.prefix.map((name) => [name, name.replace("register ", "reg ")]);
-  return hasGrid(queries) ? [["cell", "token"], ...names, ["mean", "mean"]] : [...names, ["received", "all queries"]];
+  return hasGrid(queries) ? [["cell", "token"], ...names, ["mean", "mean"]]
+    : names.length > 1 ? [...names, ["received", "all queries"]] : names;
 }
 
 /** Lays the choices of a layer where another's are. */
@@ -87,7 +88,7 @@ function drawBar(shown, range, kept) {
   say(by("low"), said(range.low));
   say(by("high"), said(range.high));
   say(by("between"), state.scale === "log" ? "logarithmic" : "");
-  say(by("rest"), [wordsOfRest(shown), wordsOfKept(shown, kept)].filter(Boolean).join(" · ") || "\u00a0");
+  say(by("rest"), [state.b && activeView().toUpperCase(), wordsOfRest(shown), wordsOfKept(shown, kept)].filter(Boolean).join(" · ") || "\u00a0");
   const at = readingCell(activeView(), shown), tick = by("tick");
   tick.hidden = !at;
   if (!at) return;

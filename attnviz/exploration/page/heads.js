@@ -25,8 +25,15 @@ function smallHead(head) {
   made.dataset.head = head;
   const sheet = element("span", "sheet");
   sheet.append(canvasOf(1, 1));
-  made.append(sheet, element("span", "number", String(head)), element("span", "most"));
+  made.append(sheet, ...[["head ", "number", String(head)], [", largest weight ", "most", ""]].map(labelled));
   made.addEventListener("click", () => change({ head, merge: "one" }));
+  return made;
+}
+
+/** Text that is seen beside words that are only heard. */
+function labelled([heard, className, text]) {
+  const made = element("span");
+  made.append(element("span", "unseen", heard), element("span", className, text));
   return made;
 }
 
@@ -54,7 +61,6 @@ function drawHeads(layer, query) {
     say(small.querySelector(".most"), most);
     mark(small, "aria-checked", layer.heads[h] === chosen);
     mark(small, "tabindex", layer.heads[h] === state.head ? 0 : -1);
-    mark(small, "aria-label", `head ${layer.heads[h]}, largest weight ${most}`);
   });
   markQuery(multiples, layer.queries, asked(layer, query));
   say(by("heads-title"), `Heads of layer ${layer.layer}`);

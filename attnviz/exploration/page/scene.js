@@ -97,9 +97,9 @@ function wordsOfMap() {
 
 /** What lies beside the drawn cells, in words. */
 function wordsOfRest({ side, beside }) {
-  if (beside === null) return "";
-  const where = side.prefix.length ? outsideWords(side.prefix) : "tokens that are not drawn";
-  return `${percent(beside)} on ${where}`;
+  if (beside === null || (!side.prefix.length && beside < 5e-4)) return "";
+  const hidden = side.prefix.length === 0 || side.drawn.includes(0) ? "tokens that are not drawn" : "";
+  return `${percent(beside)} on ${[side.prefix.length && outsideWords(side.prefix), hidden].filter(Boolean).join(" and ")}`;
 }
 
 function outsideWords(prefix) {

@@ -33,8 +33,10 @@ const readers = {
 
 function startQuery() {
   const { kind, index, row, column } = start.query;
-  if (kind === "prefix") return layerOf(start.layer).queries.prefix[index];
-  return kind === "cell" ? `${row},${column}` : kind === "pool" ? "received" : "mean";
+  const { prefix } = layerOf(start.layer).queries;
+  if (kind === "prefix") return prefix[index];
+  if (kind === "pool") return prefix.length > 1 ? "received" : prefix[0];
+  return kind === "cell" ? `${row},${column}` : "mean";
 }
 
 function recall() {

@@ -35,7 +35,6 @@ function tableRow([layer, head, numbers], scales) {
   const row = element("tr"), first = element("th"), button = element("button", "", `${layer} · ${head}`);
   first.scope = "row";
   Object.assign(button, { type: "button", tabIndex: -1 });
-  button.setAttribute("aria-label", `layer ${layer}, head ${head}`);
   Object.assign(row.dataset, { layer, head });
   first.append(button);
   row.append(first, ...numbers.map((value, i) => {

@@ -17,7 +17,8 @@ function queryOf(text) {
 function fallback(layer) {
   const [first] = layer.queries.prefix;
   if (first === "class") return { kind: "prefix", name: first };
-  return hasGrid(layer.queries) ? { kind: "mean" } : received;
+  if (hasGrid(layer.queries)) return { kind: "mean" };
+  return layer.queries.prefix.length > 1 ? received : { kind: "prefix", name: first };
 }
 
 /** The same query in another layer: by name, or where its centre lies. */
