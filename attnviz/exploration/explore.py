@@ -26,6 +26,8 @@ from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_la
 from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"
+LIMIT = 50_000_000
+"""Bytes of the largest page that is made: what a browser opens at ease."""
 COLORMAPS = ("viridis", "magma", "inferno", "cividis", "turbo", "gray")
 _PARTS = Path(__file__).parent / "page"
 _SIDE = 1024  # pixels of the longer side of the photograph
@@ -124,7 +126,7 @@ def explore(
     about = _about(observation, drawing)
     about["start"] = start(observation, chosen[-1], of_layers[chosen[-1]], query, drawing)
     rolled, why = ends(observation, chosen)
-    size = Size(observation, of_layers)
+    size = Size(observation, of_layers, LIMIT)
     size.check()
     asked = {number: questions(observation, number) for number in chosen}
     needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})

@@ -10,7 +10,7 @@ from attnviz.attention.reading import Reading
 from attnviz.errors import RecordingError
 from attnviz.exploration.pack import Block, pack
 from attnviz.exploration.sides import Side, side_of
-from attnviz.exploration.weights import Encoding, encode
+from attnviz.exploration.weights import encode
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import ALL
 from attnviz.queries import Query
@@ -45,7 +45,6 @@ def pack_layer(
     number: int,
     reading: Reading,
     heads: tuple[int, ...],
-    encoding: Encoding | None = None,
 ) -> Packed:
     """A layer, of which `questions` were asked.
 
@@ -60,7 +59,7 @@ def pack_layer(
             f"{observation.picture.path}: the attention of layer {number} is not finite in "
             f"{layer.call.query.dtype}; check the model's weights, or take --dtype float32"
         )
-    chosen, arrays = encode(layer.call, heads, queries, keys, encoding)
+    chosen, arrays = encode(layer.call, heads, queries, keys)
     block = pack({**arrays, **averages, **queries.arrays(), **keys.arrays()})
     error = observation.errors[number]
     description = {

@@ -26,13 +26,14 @@ def ends(observation: Observation, layers: Sequence[int]) -> tuple[list[int], st
     """The layers of the page that a rollout can end with, and why there are no more of them."""
     reasons = {n: reason_against(observation, "rollout", n) for n in layers}
     able = [number for number in layers if reasons[number] is None]
+    why = next((f"layer {n}: {reasons[n]}" for n in layers if reasons[n] is not None), None)
     if not able:
-        return [], f"layer {layers[-1]}: {reasons[layers[-1]]}"
+        return [], why
     sizes = {n: observation.layers[n].queries.cells.size * _keys(observation) for n in able}
     if sum(sizes.values()) <= _FEW:
-        return able, None
+        return able, why
     if sizes[able[-1]] <= _MOST:
-        return able[-1:], "of larger layers only the last has one"
+        return able[-1:], why or "of so many tokens only the last layer has one"
     return [], f"a rollout from every one of {_keys(observation)} tokens would be too large"
 
 

@@ -9,8 +9,6 @@ from attnviz.exploration.layers import Packed
 from attnviz.exploration.weights import byte_count
 from attnviz.pipeline.observation import Observation
 
-LIMIT = 50_000_000
-"""Bytes of the largest page that is made: what a browser opens at ease."""
 _REST = 1_000_000
 """Bytes for all that is not a block: photograph, script, descriptions."""
 
@@ -27,7 +25,7 @@ class Size:
 
     observation: Observation
     heads: Mapping[int, tuple[int, ...]]
-    limit: int = LIMIT
+    limit: int
 
     def check(self, packed: Sequence[Packed] = ()) -> None:
         """Whether the page can become no larger than its limit, with what is packed already.

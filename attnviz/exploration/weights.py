@@ -25,36 +25,33 @@ _SEEN = 1e-6  # of a row's largest weight: what is less is never told apart
 
 
 def encode(
-    call: AttentionCall,
-    heads: tuple[int, ...],
-    queries: Side,
-    keys: Side,
-    encoding: Encoding | None = None,
+    call: AttentionCall, heads: tuple[int, ...], queries: Side, keys: Side
 ) -> tuple[Encoding, Arrays]:
-    """The weights of some heads, in the order of both sides.
+    """The weights of some heads of a layer, whose tokens are `queries` and `keys`, in their order.
 
-    Args:
-        call: the layer's.
-        heads: their numbers.
-        queries: its tokens as queries.
-        keys: the same as keys.
-        encoding: the smaller one unless given.
+    By the smaller encoding, if it can be.
     """
-    _, _, n, m = call.shape
-    smaller: Encoding = "keys16" if 2 * (n + m) * call.query.shape[3] < n * m else "weights8"
-    chosen = encoding or smaller
     part = of_heads(call, heads)
-    if chosen == "keys16" and only_masked(part, queries, keys):
+    if smaller(call) == "keys16" and only_masked(part, queries, keys):
         return "keys16", _keys(part, queries, keys)
     return "weights8", _weights(part, queries, keys)
 
 
+def smaller(call: AttentionCall) -> Encoding:
+    """The encoding of fewer bytes."""
+    return "keys16" if _sizes(call)["keys16"] < _sizes(call)["weights8"] else "weights8"
+
+
 def byte_count(call: AttentionCall, heads: int) -> int:
-    """Bytes of the weights of so many heads, about: in the smaller encoding, if it can be."""
+    """Bytes of the weights of so many heads, about."""
+    plain = call.bias is None and not call.causal
+    return heads * _sizes(call)[smaller(call) if plain else "weights8"]
+
+
+def _sizes(call: AttentionCall) -> dict[Encoding, int]:
+    """Bytes of one head in each encoding."""
     windows, _, n, m = call.shape
-    by_keys = call.bias is None and not call.causal
-    smaller = min(n * m, 2 * (n + m) * call.query.shape[3]) if by_keys else n * m
-    return windows * heads * smaller
+    return {"weights8": windows * n * m, "keys16": 2 * windows * (n + m) * call.query.shape[3]}
 
 
 def of_heads(call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
