@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import explored
 import layers
@@ -264,6 +265,19 @@ def test_layers_that_were_not_kept_are_told() -> None:
         attnviz.explore(few)
     page = Decoded(attnviz.explore(few, layers="-1").html)
     assert "not all were kept" in page.about["rollout"]["why"]
+
+
+def test_the_reader_of_the_documentation_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = explored.seen("vit")
+    attnviz.explore(seen).save(tmp_path / "cat.html")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "explore.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec("".join(re.findall(r"(?s)```python\n(.*?)```", text)), names)
+    expected = seen.layers[2].call.received().numpy()
+    np.testing.assert_allclose(names["received"], expected, rtol=1e-5)
 
 
 def test_the_wheel_holds_the_parts_of_the_page(tmp_path: Path) -> None:
