@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ LIMIT = 50_000_000
 """Bytes of the largest page that is made: what a browser opens at ease."""
 COLORMAPS = ("viridis", "magma", "inferno", "cividis", "turbo", "gray")
 _PARTS = Path(__file__).parent / "page"
-_SIDE = 1024  # pixels of the longer side of the photograph
+_SIDE, _QUALITY = 1024, 80  # of the photograph: pixels of its longer side, and how well it is kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,5 +192,6 @@ def _photo(picture: Picture) -> str:
     """The picture, no larger than a page shows it, as an address that holds it."""
     small = picture.image()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    data = base64.b64encode(outputs.encode(small, "webp")).decode()
-    return f"data:image/webp;base64,{data}"
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -150,15 +150,15 @@ def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
     return {"query": whole[0], "key": whole[1], "unit": unit}
 
 
-def _error(exact: Arrays, rounded: Arrays, keys: Side, probes: int = 64) -> float:
+def _error(exact: Arrays, rounded: Arrays, keys: Side, probes: int = 32) -> float:
     """The largest relative error of a weight that can be seen, on rows spread over the queries."""
     queries = exact["query"].shape[2]
     chosen = np.linspace(0, queries - 1, min(probes, queries)).round().astype(np.intp)
     logs = []
     for arrays in (exact, rounded):
-        q = arrays["query"][:, :, chosen].astype(np.float64)
+        q = arrays["query"][:, :, chosen].astype(np.float32)
         q *= arrays["unit"][:, :, None] if "unit" in arrays else 1
-        scores = q @ arrays["key"].astype(np.float64).swapaxes(2, 3)
+        scores = q @ arrays["key"].astype(np.float32).swapaxes(2, 3)
         scores = np.where(keys.part[:, None, None], scores, -np.inf)
         scores -= scores.max(-1, keepdims=True)
         logs.append(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
