@@ -11,6 +11,7 @@ import attnviz
 from attnviz.exploration import weights
 from attnviz.geometry import Box
 
+pytest_plugins = ["browsing"]
 TOKENS = 20
 SHOWN = """() => {
     const { query, map } = shownIn("a");
