@@ -327,3 +327,19 @@ def test_nothing_else_runs_and_nothing_is_asked_of_the_network(
     )
     assert refused == [["connect-src", "img-src", "script-src-elem", "style-src-attr"], True]
     page.close()
+
+
+def test_some_layers_and_heads_are_named_by_their_numbers(
+    page: Any, show: Any, settled: Any
+) -> None:
+    show("registers", layers="0,2", heads="1,3")
+    assert words(page) == "layer 2, head 1 · from class token"
+    assert page.locator(".small .number").all_inner_texts() == ["1", "3"]
+    assert page.locator("#heads-note").inner_text() == "2 of its 4 heads are in this file"
+    assert page.locator(".row-name").all_inner_texts() == ["0", "2"]
+    page.keyboard.press("[")
+    page.keyboard.press(".")
+    page.evaluate("load(layers[0]).then(() => 0)")
+    settled(page)
+    assert words(page) == "layer 0, head 3 · from class token"
+    assert page.locator("#table tbody th").all_inner_texts() == ["0 · 1", "0 · 3"]

@@ -19,6 +19,7 @@ function boxes(side, width, height) {
 function paintPhoto(context, side) {
   const { width, height } = context.canvas;
   context.globalAlpha = 1;
+  context.imageSmoothingQuality = "high";
   context.drawImage(photo, 0, 0, width, height);
   if (covers(side)) return;
   context.save();

@@ -72,8 +72,8 @@ function summary(shown, view) {
 
 function layHeader() {
   const { path, width, height } = about.image, { spec, weights } = about.model, { verified, max_error: error } = about.check;
-  by("picture-name").textContent = path;
-  by("picture-name").title = path;
+  const cut = path.lastIndexOf("/") + 1;
+  by("picture-name").append(element("span", "folder", path.slice(0, cut)), element("wbr"), path.slice(cut));
   const checked = verified ? `checked against the model's own output: largest error ${said(error)}`
     : "not verified: the weights do not explain the model's own output";
   by("run").textContent = [`${width} × ${height}`, weights === "pretrained" ? spec : `${spec} (${weights} weights)`, checked].join(" · ");

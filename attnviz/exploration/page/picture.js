@@ -61,6 +61,8 @@ function captionView(view, shown) {
   const { rows, columns } = shown.side;
   frame.setAttribute("aria-label", `Picture ${view.toUpperCase()}, ${rows} rows × ${columns} columns of tokens`);
   parts[view].reading.textContent = readingWords(view, shown);
+  const asks = state.show !== "received" && state.pointer === "looks" && hasGrid(layerOf(state.layer).queries);
+  mark(parts[view].reading, "data-hint", asks ? "point to look from a token, click to stay there" : "point to read a weight");
 }
 
 function readingWords(view, shown) {

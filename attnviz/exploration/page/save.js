@@ -64,7 +64,7 @@ function savePicture() {
   pictureOf(views()).toBlob((blob) => give(blob, fileName("png")), "image/png");
 }
 
-/** A field of a CSV file; a name that a spreadsheet would take for a formula is kept from it. */
+/** A field of a CSV file: seven significant digits, which is all that float32 has. */
 function field(value) {
   const text = typeof value === "number" ? String(Number(value.toPrecision(7))) : String(value);
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
