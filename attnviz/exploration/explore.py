@@ -4,17 +4,18 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from attnviz import outputs, pages, records
+from attnviz import outputs, pages
 from attnviz.attention.sweep import Progress
 from attnviz.drawing.overlay import colour_table
-from attnviz.exploration.layers import Packed, pack_layer, questions, tidy
+from attnviz.exploration.layers import Packed, pack_layer, questions
+from attnviz.exploration.names import told, told_to_others
 from attnviz.exploration.rollout import ends, pack_rollouts
 from attnviz.exploration.size import Size
 from attnviz.exploration.start import start
@@ -22,7 +23,7 @@ from attnviz.images import Picture
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import Drawing
 from attnviz.pipeline.question import read
-from attnviz.pipeline.report import model_info, readable
+from attnviz.pipeline.report import readable
 from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
 from attnviz.statistics import STATISTICS
 
@@ -41,10 +42,12 @@ class Page:
     Attributes:
         html: all of it, one file.
         about: what its script is told, as docs/explore.md describes it.
+        record: picture, model and self-check, with the paths that a page leaves out.
     """
 
     html: str
-    about: Mapping[str, Any] = field(repr=False)
+    about: Mapping[str, Any]
+    record: Mapping[str, Any]
 
     def __repr__(self) -> str:
         """Short, as the text is long."""
@@ -82,7 +85,7 @@ class Page:
             "schema": about["schema"],
             "file": readable(file),
             "bytes": self.bytes,
-            **{name: about[name] for name in ("image", "model", "check")},
+            **self.record,
             "layers": [
                 {name: layer[name] for name in ("layer", "heads", "encoding")}
                 for layer in about["layers"]
@@ -139,7 +142,8 @@ def explore(
     rollouts = pack_rollouts(observation, readings, rolled)
     about["layers"] = [each.description for each in packed]
     about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
-    page = Page(_html(observation, about, [*packed, *rollouts]), about)
+    text = _html(observation, about, [*packed, *rollouts])
+    page = Page(text, about, told(observation))
     size.check_whole(page.bytes)
     return page
 
@@ -164,19 +168,11 @@ def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
 
 def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
     """What the page is told of picture and model."""
-    picture = observation.picture
     names = dict.fromkeys([drawing.colormap, *COLORMAPS])
     return {
         "schema": SCHEMA,
-        "image": records.Image(
-            path=readable(picture.path), width=picture.width, height=picture.height
-        ).model_dump(),
-        "photo": _photo(picture),
-        "model": model_info(observation).model_dump(),
-        "check": {
-            "verified": not observation.unexplained,
-            "max_error": tidy(max(observation.errors.values())),
-        },
+        **told_to_others(observation),
+        "photo": _photo(observation.picture),
         "colormaps": {
             name: base64.b64encode(colour_table(name, 256).tobytes()).decode() for name in names
         },

@@ -1,6 +1,7 @@
 """What a page holds, read by a decoder of its own, against what the observation says."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import explored
@@ -133,7 +134,9 @@ def test_numbers_are_those_of_the_record(name: str) -> None:
         found = entry["numbers"][entry["heads"].index(head["head"])]
         for number, value in zip(names, found, strict=True):
             assert value == (head[number] and pytest.approx(head[number], rel=1e-6))
-    assert page.about["model"] == record["model"]
+    found = page.about["model"]
+    assert found == {**record["model"], "spec": found["spec"]}
+    assert found["spec"] == Path(record["model"]["spec"]).name
     assert page.about["check"] == record["check"]
     assert page.about["image"] == record["image"]
 

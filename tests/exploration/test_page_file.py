@@ -65,10 +65,28 @@ def test_a_name_adds_nothing_to_the_page(name: str) -> None:
     expected, found = Elements(plain), Elements(odd)
     assert found.all == expected.all
     assert found.texts == expected.texts
-    said = name.replace("\udce9", "\ufffd")
+    said = name.replace("\udce9", "\ufffd").rpartition("/")[2]
     assert Decoded(odd).about["image"]["path"] == said
-    assert said.rpartition("/")[2] in found.titles[0]
+    assert said in found.titles[0]
     odd.encode()
+
+
+def test_folders_of_this_machine_are_not_told() -> None:
+    seen = renamed("/home/me/secret/cat.jpg")
+    names = {
+        "models/mine": "mine", "/secret/mine/": "mine",
+        "py:/secret/nets.py:build": "py:nets.py:build",
+        "py:nets:build": "py:nets:build", "hf:facebook/dino@main": "hf:facebook/dino@main",
+        "hf:/secret/mine": "hf:mine", "timm:hf_hub:a/b": "timm:hf_hub:a/b", "tiny": "tiny",
+    }  # fmt: skip
+    for spec, name in names.items():
+        model = replace(seen.model, spec=spec, weights="/home/me/secret/w.pt")
+        page = attnviz.explore(replace(seen, model=model), layers="-1", heads="1")
+        assert page.about["model"]["spec"] == name
+        assert page.about["model"]["weights"] == "w.pt"
+        assert "secret" not in page.html
+        assert page.summary("p.html")["image"]["path"] == "/home/me/secret/cat.jpg"
+        assert page.summary("p.html")["model"]["spec"] == spec
 
 
 def test_the_policy_allows_its_own_style_and_script_alone() -> None:
@@ -214,6 +232,15 @@ def test_large_scores_are_kept_in_32_bits() -> None:
     assert entry["parts"]["query"]["type"] == entry["parts"]["key"]["type"] == "f32"
     expected = sharp.rows([100])[0, 1, 0].numpy()
     np.testing.assert_allclose(page.row(entry, 0, 1, 100), expected, rtol=1e-2, atol=1e-6)
+
+
+def test_what_all_keys_have_in_common_costs_no_precision() -> None:
+    seen = plain(1024, 2, 8)
+    call = seen.layers[0].call
+    common = replace(call, key=call.key + 300, query=5 * call.query)
+    seen = replace(seen, layers={0: replace(seen.layers[0], call=common)}, numbers={})
+    page = Decoded(attnviz.explore(seen).html)
+    assert page.layers[0]["parts"]["key"]["type"] == "i16"
 
 
 def test_groups_of_heads_share_their_keys() -> None:
