@@ -5,6 +5,7 @@ A test module has them by `pytest_plugins = ["browsing"]`.
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -68,6 +69,19 @@ def settled() -> Callable[[Any], None]:
     return lambda page: page.evaluate(
         "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
     )
+
+
+@pytest.fixture
+def until() -> Callable[[Any, str], None]:
+    """Waits until an expression holds in a page, 10 s at most."""
+
+    def wait(page: Any, expression: str) -> None:
+        end = time.monotonic() + 10
+        while not page.evaluate(expression):
+            assert time.monotonic() < end, f"never: {expression}"
+            page.wait_for_timeout(20)
+
+    return wait
 
 
 @cache

@@ -19,6 +19,7 @@ CANVAS = "document.querySelector('#frame-a canvas').toDataURL()"
 BAR = "document.querySelector('#bar').toDataURL()"
 SMALL = "document.querySelector('.small canvas').toDataURL()"
 LOADED = "Promise.all(layers.map(load)).then(() => 0)"
+THUMBNAILS = "[...document.querySelectorAll('.thumb canvas')]"
 EVIL = '"><img src=x onerror=alert(1)>.jpg'
 
 
@@ -83,7 +84,7 @@ CONTROLS: dict[str, tuple[Callable[[Any], None], str, str]] = {
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_every_control_changes_what_it_says_and_a_link_shows_it(
-    control: str, page: Any, show: Any, settled: Any, new_page: Any
+    *, control: str, page: Any, show: Any, settled: Any, until: Any, new_page: Any
 ) -> None:
     do, drawn, says = CONTROLS[control]
     show("registers")
@@ -96,7 +97,7 @@ def test_every_control_changes_what_it_says_and_a_link_shows_it(
     after = page.evaluate(drawn)
     assert after != before
     assert says in words(page)
-    page.wait_for_timeout(200)  # the address follows when changes pause
+    until(page, "location.hash !== ''")  # it follows when changes pause
     other = new_page()
     other.goto(page.url)
     other.evaluate("attnviz.drawn")
@@ -195,9 +196,10 @@ def test_the_table_sorts_and_marks_the_head(page: Any, show: Any, settled: Any) 
     assert page.locator(".small[aria-checked='true']").get_attribute("data-head") == str(head)
 
 
-def test_the_matrix_shows_every_head_of_every_layer(page: Any, show: Any) -> None:
+def test_the_matrix_shows_every_head_of_every_layer(page: Any, show: Any, until: Any) -> None:
     held = show("swin")
-    page.wait_for_timeout(800)
+    page.evaluate(LOADED)
+    until(page, f"{THUMBNAILS}.every((canvas) => canvas.width > 1)")
     sizes = page.locator(".thumb canvas").evaluate_all("all => all.map((c) => [c.height, c.width])")
     assert sizes == [
         [entry["keys"]["rows"], entry["keys"]["columns"]]
@@ -219,12 +221,13 @@ def test_what_cannot_be_asked_says_why(page: Any, show: Any) -> None:
     assert page.locator("#from label").all_inner_texts() == ["token", "mean"]  # no class token
 
 
-def test_a_query_goes_along_to_layers_of_another_grid(page: Any, show: Any) -> None:
+def test_a_query_goes_along_to_layers_of_another_grid(page: Any, show: Any, settled: Any) -> None:
     held = show("swin", "#layer=0&a=13,19")
     assert held.layers[0]["queries"]["rows"] == 14
     page.get_by_role("gridcell", name="layer 3, head 0").click()
     page.mouse.move(0, 0)
-    page.wait_for_timeout(200)
+    page.evaluate(LOADED)
+    settled(page)
     assert words(page).endswith("from token at row 6, column 9")
 
 
@@ -236,7 +239,8 @@ def test_an_attention_pool_is_asked_as_what_it_is(page: Any, show: Any, settled:
     assert words(page) == "layer 3, head 0 · from pool"
     assert page.locator("#view-a .reading").inner_text() != ""
     page.get_by_role("gridcell", name="layer 1, head 0").click()
-    page.wait_for_timeout(200)
+    page.evaluate(LOADED)
+    settled(page)
     assert words(page) == "layer 1, head 0 · from mean of all grid tokens"
 
 
@@ -343,3 +347,27 @@ def test_some_layers_and_heads_are_named_by_their_numbers(
     settled(page)
     assert words(page) == "layer 0, head 3 · from class token"
     assert page.locator("#table tbody th").all_inner_texts() == ["0 · 1", "0 · 3"]
+
+
+def test_the_pointer_goes_on_looking_through_layers(page: Any, show: Any, settled: Any) -> None:
+    show("swin", "#layer=3")
+    page.evaluate(LOADED)
+    page.mouse.move(*at(page, 0.99, 0.99))
+    settled(page)
+    assert words(page) == "layer 3, head 0 · from token at row 6, column 9"
+    page.keyboard.press("[")
+    page.keyboard.press("[")
+    settled(page)
+    assert words(page) == "layer 1, head 0 · from token at row 13, column 19"
+    page.mouse.move(0, 0)
+    settled(page)
+    assert words(page) == "layer 1, head 0 · from mean of all grid tokens"
+
+
+def test_the_last_token_comes_back(page: Any, show: Any, settled: Any) -> None:
+    show("registers", "#a=1,4")
+    for value, wanted in (("class", "class token"), ("mean", "mean of all grid tokens"),
+                          ("cell", "token at row 1, column 4")):  # fmt: skip
+        choose("from", value)(page)
+        settled(page)
+        assert words(page).endswith(f"from {wanted}")

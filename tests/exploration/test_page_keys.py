@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 pytest_plugins = ["browsing"]
+SPOKEN = "document.querySelector('#spoken').textContent !== ''"
 
 
 def state(page: Any) -> Any:
@@ -89,7 +90,9 @@ def test_arrows_pass_over_masked_tokens(page: Any, show: Any) -> None:
         assert part[row, column]
 
 
-def test_shift_and_arrows_read_another_token(page: Any, show: Any, settled: Any) -> None:
+def test_shift_and_arrows_read_another_token(
+    page: Any, show: Any, settled: Any, until: Any
+) -> None:
     show("registers", "#a=1,1")
     page.locator("#frame-a").focus()
     page.keyboard.press("Shift+ArrowRight")
@@ -97,7 +100,7 @@ def test_shift_and_arrows_read_another_token(page: Any, show: Any, settled: Any)
     settled(page)
     assert state(page)["a"] == "1,1"
     assert page.locator("#view-a .reading").inner_text().startswith("row 2, column 2: ")
-    page.wait_for_timeout(500)
+    until(page, SPOKEN)
     assert "read at row 2, column 2: " in page.get_by_role("status").inner_text()
 
 
@@ -188,7 +191,6 @@ def test_grids_have_one_tab_stop_and_arrows_choose_in_them(
     page.locator(".thumb[tabindex='0']").focus()
     for key in ("ArrowUp", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)
-    page.wait_for_timeout(100)
     assert focused(page) == "layer 1, head 3"
     assert (state(page)["layer"], state(page)["head"]) == (1, 3)
     page.locator("#table tbody button[tabindex='0']").focus()
@@ -198,9 +200,9 @@ def test_grids_have_one_tab_stop_and_arrows_choose_in_them(
     assert state(page)["head"] == 2
 
 
-def test_what_is_shown_is_said(page: Any, show: Any) -> None:
+def test_what_is_shown_is_said(page: Any, show: Any, until: Any) -> None:
     held = show("registers", "#a=1,1")
-    page.wait_for_timeout(600)
+    until(page, SPOKEN)
     said = page.get_by_role("status").inner_text()
     entry = [*held.layers.values()][-1]
     values = held.row(entry, 0, 0, 5 + 1 * entry["keys"]["columns"] + 1)

@@ -23,11 +23,14 @@ function layOrigins(layer) {
   const from = by("from"), all = origins(layer), asks = JSON.stringify(all);
   if (from.dataset.origins === asks) return;
   from.dataset.origins = asks;
-  from.replaceChildren(from.querySelector("legend"), ...all.map(([value, text]) => segment("from", value, text)));
+  const made = all.map(([value, text]) => segment("from", value, text));
+  from.replaceChildren(from.querySelector("legend"), ...made);
 }
 
 function check(group, value) {
-  for (const input of document.querySelectorAll(`input[name="${group}"]`)) input.checked = input.value === value;
+  for (const input of document.querySelectorAll(`input[name="${group}"]`)) {
+    input.checked = input.value === value;
+  }
 }
 
 /** Brings every control to what is chosen. */
@@ -62,13 +65,19 @@ function drawWhy() {
     : `Rollout is in this file to ${among.length > 1 ? "layers" : "layer"} ${among.join(", ")}.`);
 }
 
-/** Looks from somewhere else, in the view whose heads are shown. */
+/** Looks from somewhere else, in the view whose heads are shown; a token is the last one, or the middle. */
 function lookFrom(value) {
-  const view = activeView(), layer = layerOf(state.layer);
-  if (value !== "cell") return change({ [view]: value });
-  const next = stepFrom(layer.queries, null, [0, 0]);
-  if (queryIn(view).kind !== "cell" && next) change({ [view]: textOf({ kind: "cell", ...next }) });
+  const view = activeView(), layer = layerOf(state.layer), { kind } = queryOf(state[view]);
+  if (value !== "cell") {
+    if (kind === "cell") lastToken = state[view];
+    return change({ [view]: value });
+  }
+  const last = askable(layer, queryOf(lastToken));
+  const token = last.kind === "cell" ? last : stepFrom(layer.queries, null, [0, 0]);
+  if (kind !== "cell" && token) change({ [view]: textOf({ ...token, kind: "cell" }) });
 }
+
+let lastToken = "";
 
 function compare() {
   change(state.b ? { b: "", active: "a" } : { b: state.a, active: "b" });
@@ -88,7 +97,8 @@ function drawBar(shown, range, kept) {
   say(by("low"), said(range.low));
   say(by("high"), said(range.high));
   say(by("between"), state.scale === "log" ? "logarithmic" : "");
-  say(by("rest"), [state.b && activeView().toUpperCase(), wordsOfRest(shown), wordsOfKept(shown, kept)].filter(Boolean).join(" · ") || "\u00a0");
+  const rest = [state.b && activeView().toUpperCase(), wordsOfRest(shown), wordsOfKept(shown, kept)];
+  say(by("rest"), rest.filter(Boolean).join(" · ") || "\u00a0"); // which keeps the line's height
   const at = readingCell(activeView(), shown), tick = by("tick");
   tick.hidden = !at;
   if (!at) return;

@@ -78,7 +78,8 @@ function tapsOf(edges, size, extent) {
   if (tapsKnown.has(name)) return tapsKnown.get(name);
   if (tapsKnown.size > 16) tapsKnown.clear();
   const last = edges.length - 2;
-  const taps = { cell: new Int16Array(size), near: new Int16Array(4 * size), weight: new Float32Array(4 * size) };
+  const taps = { cell: new Int16Array(size), near: new Int16Array(4 * size) };
+  taps.weight = new Float32Array(4 * size);
   for (let i = 0; i < size; i += 1) {
     const place = (i + 0.5) / size * extent, cell = taps.cell[i] = along(edges, place);
     if (cell < 0) continue;
@@ -137,7 +138,8 @@ function paintSmooth(context, { side, map, kept, at, table }) {
   const width = Math.ceil(context.canvas.width * scale), height = Math.ceil(context.canvas.height * scale);
   const across = tapsOf(side.edges_x, width, about.image.width);
   const down = tapsOf(side.edges_y, height, about.image.height);
-  const spread = spreadOut(Float32Array.from(map, (value, i) => side.drawn[i] ? at(value) : 0), side, across, down);
+  const values = map.map((value, i) => side.drawn[i] ? at(value) : 0);
+  const spread = spreadOut(values, side, across, down);
   const share = side.drawn.includes(0) ? spreadOut(side.drawn, side, across, down) : null;
   const { canvas, context: own, image, pixels } = sheetOf(width, height);
   for (let y = 0, i = 0; y < height; y += 1) {

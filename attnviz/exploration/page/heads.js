@@ -44,6 +44,7 @@ function layHeads(layer) {
   multiples.dataset.layer = layer.layer;
   multiples.replaceChildren(...layer.heads.map(smallHead));
   multiples.style.setProperty("--shape", shapeOf(layer.keys));
+  multiples.classList.toggle("many", layer.heads.length > 12);
   if (focused) multiples.querySelector(`[data-head="${state.head}"]`)?.focus();
 }
 
@@ -64,8 +65,9 @@ function drawHeads(layer, query) {
   });
   markQuery(multiples, layer.queries, asked(layer, query));
   say(by("heads-title"), `Heads of layer ${layer.layer}`);
-  const all = layer.of === layer.heads.length ? "" : `${layer.heads.length} of its ${layer.of} heads are in this file`;
-  say(by("heads-note"), all || "number and largest weight");
+  const count = layer.heads.length;
+  say(by("heads-note"), layer.of === count ? "number and largest weight"
+    : `${count} of its ${layer.of} heads are in this file`);
 }
 
 /** Where the query lies in small maps, for the style to mark it. */
@@ -79,8 +81,11 @@ function markQuery(on, { rows, columns }, query) {
 
 /** Arrow keys in a grid of elements with one tab stop: the position that a key leads to. */
 function moved(key, at, count, columns) {
-  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: count - 1 }[key];
-  return to === undefined ? null : Math.min(Math.max(to, 0), count - 1) === to ? to : at;
+  if (key === "Home") return 0;
+  if (key === "End") return count - 1;
+  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+  if (!step) return null;
+  return at + step >= 0 && at + step < count ? at + step : at;
 }
 
 multiples.addEventListener("keydown", (event) => {

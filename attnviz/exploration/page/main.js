@@ -71,12 +71,13 @@ function summary(shown, view) {
 }
 
 function layHeader() {
-  const { path, width, height } = about.image, { spec, weights } = about.model, { verified, max_error: error } = about.check;
-  const cut = path.lastIndexOf("/") + 1;
-  by("picture-name").append(element("span", "folder", path.slice(0, cut)), element("wbr"), path.slice(cut));
+  const { path, width, height } = about.image, { spec, weights } = about.model;
+  const { verified, max_error: error } = about.check;
+  by("picture-name").textContent = path;
   const checked = verified ? `checked against the model's own output: largest error ${said(error)}`
     : "not verified: the weights do not explain the model's own output";
-  by("run").textContent = [`${width} × ${height}`, weights === "pretrained" ? spec : `${spec} (${weights} weights)`, checked].join(" · ");
+  const model = weights === "pretrained" ? spec : `${spec} (${weights} weights)`;
+  by("run").textContent = [`${width} × ${height}`, model, checked].join(" · ");
   by("run").classList.toggle("wrong", !verified);
   by("stage").style.setProperty("--shape", width / height);
 }

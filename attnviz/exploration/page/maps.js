@@ -63,7 +63,9 @@ function smallestSet(map, drawn, share) {
   const order = map.filter((_, i) => drawn[i]).sort().reverse(); // numbers alone sort ten times as fast
   const total = order.reduce((sum, value) => sum + value, 0);
   let count = 0;
-  for (let before = 0; count < order.length && before < total * (share - 1e-6); count += 1) before += order[count];
+  for (let before = 0; count < order.length && before < total * (share - 1e-6); count += 1) {
+    before += order[count];
+  }
   if (!count) return kept;
   const least = order[count - 1];
   let equal = count - order.indexOf(least); // of those that are as heavy as the last one

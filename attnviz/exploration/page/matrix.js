@@ -10,6 +10,7 @@ function layMatrix() {
   matrix.append(...layers.map((layer) => {
     const row = element("div", "row");
     row.setAttribute("role", "row");
+    row.style.setProperty("--shape", shapeOf(layer.keys));
     const label = element("span", "row-name", String(layer.layer));
     label.setAttribute("role", "rowheader");
     label.setAttribute("aria-label", `layer ${layer.layer}`);
@@ -48,7 +49,6 @@ function layerRange(layer, query, shared) {
 
 function drawRow(layer, query, shared) {
   const seen = look(layer, asked(layer, query));
-  matrix.style.setProperty("--shape", shapeOf(layer.keys));
   thumbnailsOf(layer).forEach((cell, h) => {
     const map = seen.maps[h], range = rangeOfSmall(map, layer.keys, shared);
     paintSmall(cell.firstChild, painted({ side: layer.keys, map }, range));

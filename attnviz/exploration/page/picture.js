@@ -39,13 +39,17 @@ function paintView(view, shown, range) {
   const how = painted(shown, range);
   context.drawImage(ground(canvas, shown.side), 0, 0);
   paintMap(context, how, state.alpha / 100, state.drawing === "smooth");
-  const asking = state.show === "rollout" ? endOf(state.layer).queries : layerOf(state.layer).queries;
-  if (state.show !== "received" && shown.query.kind === "cell") outline(context, asking, shown.query, unit);
+  if (state.show !== "received" && shown.query.kind === "cell") {
+    outline(context, askedSide(), shown.query, unit);
+  }
   const at = readingCell(view, shown);
   const same = at && at.row === shown.query.row && at.column === shown.query.column;
   if (at && !same) outline(context, shown.side, at, 0.75 * unit, true);
   return how.kept;
 }
+
+/** Where the tokens lie that are looked from. */
+const askedSide = () => (state.show === "rollout" ? endOf(state.layer) : layerOf(state.layer)).queries;
 
 /** The cell whose weight is read in a view: the same place in both. */
 function readingCell(view, { side }) {
@@ -53,16 +57,17 @@ function readingCell(view, { side }) {
 }
 
 function captionView(view, shown) {
-  const { words, pin, frame } = parts[view];
+  const { words, pin, frame, reading: read } = parts[view];
   const from = state.show === "received" ? "from all queries" : `from ${wordsOf(shown.query)}`;
   words.textContent = `${wordsOfMap()} · ${from}`;
   pin.setAttribute("aria-pressed", String(state.active === view));
   pin.setAttribute("aria-label", `View ${view.toUpperCase()}: show its heads`);
   const { rows, columns } = shown.side;
-  frame.setAttribute("aria-label", `Picture ${view.toUpperCase()}, ${rows} rows × ${columns} columns of tokens`);
-  parts[view].reading.textContent = readingWords(view, shown);
-  const asks = state.show !== "received" && state.pointer === "looks" && hasGrid(layerOf(state.layer).queries);
-  mark(parts[view].reading, "data-hint", asks ? "point to look from a token, click to stay there" : "point to read a weight");
+  const tokens = `${rows} rows × ${columns} columns of tokens`;
+  mark(frame, "aria-label", `Picture ${view.toUpperCase()}, ${tokens}`);
+  say(read, readingWords(view, shown));
+  const looks = state.pointer === "looks" && state.show !== "received" && hasGrid(layerOf(state.layer).queries);
+  mark(read, "data-hint", looks ? "point to look from a token, click to stay there" : "point to read a weight");
 }
 
 function readingWords(view, shown) {
@@ -108,7 +113,11 @@ function pinned(view, event) {
   else if (state.active !== view) change({ active: view });
 }
 
-const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -Infinity], End: [0, Infinity] };
+// What keys move by, as [rows, columns].
+const STEPS = {
+  ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0],
+  Home: [0, -Infinity], End: [0, Infinity],
+};
 
 /** Arrow keys: the next token in that direction that can be asked; with Shift, what is read. */
 function stepped(view, event) {

@@ -1,6 +1,9 @@
 // Saving: the large views as a PNG with their words and colour bar, their numbers as CSV.
 
-const stem = () => about.image.path.split(/[\\/]/).pop().replace(/\.[^.]*$/, "").replace(/[^\w.-]+/g, "_") || "picture";
+/** The picture's name without its ending and what a file name should not have. */
+function stem() {
+  return about.image.path.replace(/\.[^.]*$/, "").replace(/[^\w.-]+/g, "_") || "picture";
+}
 
 function fileName(ending) {
   const map = { one: `head${String(state.head).padStart(2, "0")}`, mean: "mean", max: "max" }[state.merge];
@@ -37,7 +40,8 @@ function pictureOf(shownViews) {
     context.fillStyle = ink;
     const from = state.show === "received" ? "all queries" : wordsOf(its.query);
     context.fillText(`${wordsOfMap()}, from ${from}`, left, 1.35 * GAP, width);
-    context.fillText([about.model.spec, wordsOfRest(its)].filter(Boolean).join(" · "), left, height + 5 * GAP, width);
+    const below = [about.model.spec, wordsOfRest(its)].filter(Boolean).join(" · ");
+    context.fillText(below, left, height + 5 * GAP, width);
   });
   paintBar(context, range, GAP, height + 2.5 * GAP, Math.min(width, 480));
   return sheet;
@@ -48,7 +52,7 @@ function paintSaved(canvas, shown, range) {
   paintPhoto(context, shown.side);
   paintMap(context, painted(shown, range), state.alpha / 100, state.drawing === "smooth");
   if (state.show === "received" || shown.query.kind !== "cell") return;
-  outline(context, (endOf(state.layer) && state.show === "rollout" ? endOf(state.layer) : layerOf(state.layer)).queries, shown.query, 1);
+  outline(context, askedSide(), shown.query, 1);
 }
 
 function paintBar(context, range, x, y, width) {
@@ -82,8 +86,9 @@ function numbersOf(view) {
   const cells = Array.from(map, (weight, i) => {
     const { row, column } = cellOf(side, i);
     const drawn = side.drawn[i];
-    return [view, from, "grid", row, column, ...centreOf(side, row, column), drawn ? weight : "", drawn ? kept[i] : "",
-      ...heads((h) => drawn ? seen.maps[h][i] : "")];
+    const values = [weight, kept[i], ...heads((h) => seen.maps[h][i])];
+    return [view, from, "grid", row, column, ...centreOf(side, row, column),
+      ...values.map((value) => drawn ? value : "")];
   });
   return [...outside, ...cells];
 }

@@ -98,15 +98,17 @@ function wordsOfMap() {
 /** What lies beside the drawn cells, in words. */
 function wordsOfRest({ side, beside }) {
   if (beside === null || (!side.prefix.length && beside < 5e-4)) return "";
-  const hidden = side.prefix.length === 0 || side.drawn.includes(0) ? "tokens that are not drawn" : "";
-  return `${percent(beside)} on ${[side.prefix.length && outsideWords(side.prefix), hidden].filter(Boolean).join(" and ")}`;
+  const hidden = side.prefix.length === 0 || side.drawn.includes(0);
+  const where = [side.prefix.length && outsideWords(side.prefix), hidden && "tokens that are not drawn"];
+  return `${percent(beside)} on ${where.filter(Boolean).join(" and ")}`;
 }
 
 function outsideWords(prefix) {
   const registers = prefix.filter((name) => name.startsWith("register")).length;
   const others = prefix.length - registers - (prefix.includes("class") ? 1 : 0);
-  const parts = [prefix.includes("class") && "class token", registers && (registers > 1 ? "registers" : "register"),
-    others && (others > 1 ? "other tokens" : "another token")].filter(Boolean);
+  const several = (count, one, more) => count > 1 ? more : count === 1 && one;
+  const parts = [prefix.includes("class") && "class token", several(registers, "register", "registers"),
+    several(others, "another token", "other tokens")].filter(Boolean);
   return parts.length > 1 ? `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}` : parts[0];
 }
 

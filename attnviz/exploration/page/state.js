@@ -21,7 +21,8 @@ const reading = { view: "a", x: 0, y: 0, on: false }; // where the pointer reads
 
 /** What each part of the address may say, and how it is read. */
 const one = (of) => (text) => of.includes(text) ? text : undefined;
-const share = (least) => (text) => /^\d{1,3}$/.test(text) && text >= least && text <= 100 ? Number(text) : undefined;
+const share = (least) => (text) =>
+  /^\d{1,3}$/.test(text) && text >= least && text <= 100 ? Number(text) : undefined;
 const readers = {
   layer: (text) => layers.find((layer) => String(layer.layer) === text)?.layer,
   head: (text) => layers.some(({ heads }) => heads.includes(Number(text))) ? Number(text) : undefined,
@@ -74,20 +75,20 @@ function change(changes) {
   Object.assign(state, changes);
   const layer = layerOf(state.layer);
   if (layer !== before) {
+    const pointed = views().filter((view) => preview[view]);
     Object.assign(preview, { a: null, b: null });
-    for (const view of ["a", "b"]) {
-      if (state[view]) load(layer).then(() => carry(view, before, layer));
-    }
+    load(layer).then(() => carry(before, layer, pointed));
   }
   settle();
   draw();
   remember();
 }
 
-/** The query of a view in another layer, which may have another grid. */
-function carry(view, from, to) {
-  if (state.layer !== to.layer || !state[view] || !from.arrays) return;
-  state[view] = textOf(carried(queryOf(state[view]), from, to));
+/** Takes the queries to another layer, which may have another grid; the pointer looks from there at once. */
+function carry(from, to, pointed) {
+  if (state.layer !== to.layer || !from.arrays) return;
+  for (const view of views()) state[view] = textOf(carried(queryOf(state[view]), from, to));
+  for (const view of pointed) if (reading.on) preview[view] = queryAt(reading.x, reading.y);
   draw();
   remember();
 }

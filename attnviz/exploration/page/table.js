@@ -72,7 +72,8 @@ function layTable() {
   table.tHead.replaceChildren(header);
   table.tBodies[0].replaceChildren(...rows.map((row) => tableRow(row, scales)));
   const meaning = about.statistics[sorting().column];
-  say(by("meaning"), meaning ? `${named(meaning[0])}: ${meaning[1]}` : "Sort by a column to read what it means.");
+  say(by("meaning"), meaning ? `${named(meaning[0])}: ${meaning[1]}`
+    : "Sort by a column to read what it means.");
   if (key) table.tHead.querySelector(`[data-key="${key}"]`)?.focus();
   else if (focus) currentButton()?.focus();
 }
@@ -87,7 +88,8 @@ function chooseRow(row) {
 table.addEventListener("click", (event) => {
   const key = event.target.closest("thead button")?.dataset.key;
   const row = event.target.closest("tbody tr");
-  if (key) change({ sort: state.sort === key || (key === "head" && !state.sort) ? `-${key}` : key === "head" ? "" : key });
+  const up = key === "head" ? "" : key; // the order of the model has no name
+  if (key) change({ sort: state.sort === up ? `-${key}` : up });
   else if (row) chooseRow(row);
 });
 
