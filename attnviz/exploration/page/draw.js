@@ -163,7 +163,7 @@ function paintMap(context, shown, alpha, smooth) {
   context.restore();
 }
 
-/** Outline of a cell, seen on light and on dark. */
+/** Outline around a cell, which stays free, seen on light and on dark. */
 function outline(context, side, { row, column }, unit, dashed) {
   const [x, y, width, height] = boxes(side, context.canvas.width, context.canvas.height)(row, column);
   context.save();
@@ -171,7 +171,7 @@ function outline(context, side, { row, column }, unit, dashed) {
     context.strokeStyle = colour;
     context.lineWidth = line;
     if (dashed && colour === "white") context.setLineDash([3 * unit, 3 * unit]);
-    context.strokeRect(x, y, width, height);
+    context.strokeRect(x - 2 * unit, y - 2 * unit, width + 4 * unit, height + 4 * unit);
   }
   context.restore();
 }
