@@ -10,8 +10,8 @@ import typer
 
 from attnviz.cli import console, run
 from attnviz.cli.options import (
-    Images,
     ModelOptions,
+    OneImage,
     PageOptions,
     PageOut,
     StartOptions,
@@ -33,7 +33,7 @@ _ENDINGS = (".html", ".htm")
 @with_groups
 def explore(
     *,
-    images: Images,
+    images: OneImage,
     model: ModelOptions,
     start: StartOptions,
     drawing: PageOptions,

@@ -50,6 +50,11 @@ Images = Annotated[
     list[str],
     typer.Argument(metavar="IMAGE...", help="Pictures; `-` reads one from standard input."),
 ]
+OneImage = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE", help="A picture; `-` reads it from standard input."),
+]
+"""As several, so that two are answered in words."""
 
 __all__ = [
     "BatchOptions",
@@ -69,6 +74,7 @@ __all__ = [
     "ModelsOptions",
     "NoPreview",
     "Npz",
+    "OneImage",
     "OptionalOut",
     "Out",
     "PageOptions",

@@ -54,6 +54,16 @@ class StartOptions(WhereOptions):
     """What a page has, and where it looks from at first."""
 
     layers: Annotated[str, _LAYERS] = "all"
+    query: Annotated[
+        list[str] | None,
+        option(
+            "--query",
+            "-q",
+            help="Where it looks from first: auto, cls, registerN, mean, pool or X,Y.  "
+            "[default: auto]",
+            metavar="WHERE",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
