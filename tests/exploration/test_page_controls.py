@@ -166,13 +166,13 @@ def test_a_tap_and_a_stroke_of_a_finger_look_from_there(
     assert words(page).endswith("from token at row 3, column 5")
     session = page.context.new_cdp_session(page)
 
-    def touch(kind: str, *place: float) -> None:
-        points = [dict(zip("xy", at(page, *place), strict=True))] if place else []
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [dict(zip("xy", at(page, x, y), strict=True)) for x, y in places]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
-    touch("touchStart", 0.9, 0.4)
+    touch("touchStart", (0.9, 0.4))
     for step in range(1, 8):
-        touch("touchMove", 0.9 - 0.1 * step, 0.4)
+        touch("touchMove", (0.9 - 0.1 * step, 0.4))
     settled(page)
     assert words(page).endswith("from token at row 1, column 1")  # while it is stroked
     touch("touchEnd")
