@@ -28,6 +28,7 @@ from attnviz.methods import METHODS
 Format = Literal["png", "jpg", "webp"]
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
 COMPARE, DIFFERENCE = "compare", "difference"
+_PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _OVERLAY = re.compile(
     rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
 )
@@ -72,6 +73,24 @@ def check_folder(folder: Path) -> None:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise OutputError(f"{folder}: a file is where a folder must be; choose another --out")
+
+
+def check_page(path: Path) -> None:
+    """Whether a page can be written to a path, where at most an earlier one is.
+
+    Raises:
+        OutputError: something else is there, or a file where its folder must be.
+    """
+    check_folder(path.parent)
+    if not os.path.lexists(path):
+        return
+    try:
+        with path.open("rb") as file:
+            ours = _PAGE in file.read(4096)
+    except OSError:
+        ours = False
+    if not ours:
+        raise OutputError(f"{path}: is there, and no page of attnviz explore; choose another --out")
 
 
 def make_folder(folder: Path) -> Path:

@@ -15,7 +15,7 @@ Json = Annotated[bool, option("--json", help="One JSON object a line.")]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StyleOptions:
+class LookOptions:
     """What is laid over the picture, and how."""
 
     colormap: Annotated[
@@ -28,14 +28,20 @@ class StyleOptions:
         Literal["bicubic", "nearest"],
         option("--interpolation", help="Smooth maps, or tokens as they are."),
     ] = "bicubic"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StyleOptions(LookOptions):
+    """The same, in files."""
+
     format: Annotated[
         Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
     ] = "png"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DrawingOptions(StyleOptions):
-    """How maps are drawn."""
+class ScaleOptions:
+    """What the colours stand for."""
 
     scale: Annotated[
         str,
@@ -51,6 +57,16 @@ class DrawingOptions(StyleOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
+class DrawingOptions(ScaleOptions, StyleOptions):
+    """How maps are drawn."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PageOptions(ScaleOptions, LookOptions):
+    """How maps are drawn at first, on a page."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class DifferenceOptions(StyleOptions):
     """How maps and their differences are drawn."""
 
@@ -61,13 +77,23 @@ class DifferenceOptions(StyleOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StreamOptions:
-    """What goes to standard output."""
+class ToldOptions:
+    """What goes to standard output, where there are no tables."""
 
     json: Annotated[bool, option("--json", help="JSON on stdout, one object a line.")] = False
-    csv: Annotated[bool, option("--csv", help="CSV on stdout.")] = False
     quiet: Annotated[bool, option("--quiet", help="Print the paths of files only.")] = False
     debug: Annotated[bool, option("--debug", help="Show the traceback of an error.")] = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.quiet:
+            raise UsageError("--json and --quiet exclude one another; give one of them")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StreamOptions(ToldOptions):
+    """What goes to standard output."""
+
+    csv: Annotated[bool, option("--csv", help="CSV on stdout.")] = False
 
     def __post_init__(self) -> None:
         if self.json + self.csv + self.quiet > 1:
@@ -132,6 +158,15 @@ Sources = Annotated[
 ComparedNpz = Annotated[bool, option("--npz", help="Also write what is compared: compare.npz.")]
 NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]
 Out = Annotated[Path, option("--out", "-o", help="Folder for the files.", metavar="FOLDER")]
+PageOut = Annotated[
+    Path | None,
+    option(
+        "--out",
+        "-o",
+        help="The page, or a folder for it.  [default: attnviz-out/IMAGE.html]",
+        metavar="FILE",
+    ),
+]
 OptionalOut = Annotated[
     Path | None,
     option("--out", "-o", help="Also write stats.json and stats.csv here.", metavar="FOLDER"),
