@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention, Recording, record
     from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.scores import Score, evaluate
+    from attnviz.exploration.explore import Page, explore
     from attnviz.images import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
@@ -33,12 +34,14 @@ __all__ = [
     "Model",
     "MultiHeadAttention",
     "Observation",
+    "Page",
     "Picture",
     "Recording",
     "Score",
     "compare",
     "evaluate",
     "explain",
+    "explore",
     "load_image",
     "load_mask",
     "load_model",
@@ -56,12 +59,14 @@ _HOMES = {
     "Model": "attnviz.models.model",
     "MultiHeadAttention": "attnviz.attention",
     "Observation": "attnviz.pipeline",
+    "Page": "attnviz.exploration.explore",
     "Picture": "attnviz.images",
     "Recording": "attnviz.attention",
     "Score": "attnviz.evaluation.scores",
     "compare": "attnviz.comparison.compare",
     "evaluate": "attnviz.evaluation.scores",
     "explain": "attnviz.pipeline",
+    "explore": "attnviz.exploration.explore",
     "load_image": "attnviz.images",
     "load_mask": "attnviz.images",
     "load_model": "attnviz.models",

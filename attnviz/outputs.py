@@ -17,12 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+try:
+    from isal import isal_zlib
+except ImportError:  # it is not built for every kind of processor
+    isal_zlib = None  # type: ignore[assignment]
+
 from attnviz.errors import OutputError, UsageError
 from attnviz.methods import METHODS
 
 Format = Literal["png", "jpg", "webp"]
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
 COMPARE, DIFFERENCE = "compare", "difference"
+_PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _OVERLAY = re.compile(
     rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
     r"|(layers|heads)\.(gif|webp|png|mp4)"
@@ -70,6 +76,24 @@ def check_folder(folder: Path) -> None:
             raise OutputError(f"{folder}: a file is where a folder must be; choose another --out")
 
 
+def check_page(path: Path) -> None:
+    """Whether a page can be written to a path, where at most an earlier one is.
+
+    Raises:
+        OutputError: something else is there, or a file where its folder must be.
+    """
+    check_folder(path.parent)
+    if not os.path.lexists(path):
+        return
+    try:
+        with path.open("rb") as file:
+            ours = _PAGE in file.read(4096)
+    except OSError:
+        ours = False
+    if not ours:
+        raise OutputError(f"{path}: is there, and no page of attnviz explore; choose another --out")
+
+
 def make_folder(folder: Path) -> Path:
     """Make a folder and those above it.
 
@@ -83,7 +107,9 @@ def make_folder(folder: Path) -> Path:
             f"{folder}: a file is where a folder must be; choose another --out"
         ) from error
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --out"
+        ) from error
     return folder
 
 
@@ -196,24 +222,32 @@ def encode(image: Image.Image, kind: Format) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
-    """A PNG, in about half of the time that Pillow takes, with some 15 % more bytes.
+    """A PNG, in an eighth of the time that Pillow takes at its level 1, in about as many bytes.
 
     Every row is stored as what differs from the row above (filter 2), instead of trying all five
-    filters; and zlib looks for runs alone, which is what is left in photographs.
+    filters. Pixels are the same everywhere, bytes are those of one kind of processor.
     """
     width, height = image.size
     pixels = np.asarray(image).reshape(height, 3 * width)
     rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)
     rows[:, 0], rows[0, 1:] = 2, pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    data = packer.compress(rows.data) + packer.flush()
+    data = _packed(rows.data)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in parts
     )
+
+
+def _packed(data: memoryview) -> bytes:
+    """As zlib packs it, by ISA-L where there is one: three times as fast."""
+    if isal_zlib is not None:
+        return isal_zlib.compress(data, 1)
+    # Runs alone are looked for, which is what is left in photographs.
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    return packer.compress(data) + packer.flush()
 
 
 def as_json(data: Mapping[str, Any], *, indent: int | None = None) -> str:

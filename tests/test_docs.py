@@ -67,6 +67,7 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
             continue  # the reader's own files
         command = line.replace("attnviz", f"'{sys.executable}' -m attnviz", 1)
         command = command.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
+        command = command.replace("cat.html", f"'{tmp_path / 'cat.html'}'")
         if re.match(r"attnviz (show|compare|batch)\b", line):
             folder = "batch" if " batch " in line else "out"
             command += f" -o '{tmp_path / folder}' --size 96"

@@ -95,6 +95,17 @@ def test_a_file_where_a_folder_must_be_is_an_error(tmp_path: Path, name: str) ->
         make_folder(tmp_path / name)
 
 
+def test_where_nothing_may_be_written_another_folder_is_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError, match=r"Permission denied\); choose another --out"):
+        make_folder(tmp_path / "a")
+
+
 def test_pictures_are_filed_under_their_names() -> None:
     assert folder_names(["photos/cat.jpg", "/tmp/dog.png", "-"]) == ["cat.jpg", "dog.png", "stdin"]
 
@@ -290,8 +301,15 @@ def test_lines_that_cannot_be_written_or_read_are_an_error(tmp_path: Path) -> No
         whole_lines(tmp_path)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 1), (131, 97)])
-def test_a_png_holds_every_pixel(size: tuple[int, int]) -> None:
+def test_a_png_holds_every_pixel(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], fast: bool
+) -> None:
+    if fast:
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setattr("attnviz.outputs.isal_zlib", None)
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = encode(Image.fromarray(pixels), "png")
     with Image.open(io.BytesIO(data)) as image:

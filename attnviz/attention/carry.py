@@ -77,7 +77,7 @@ def discarding(fused: Fused, share: float, spared: Tensor | None = None) -> Fuse
     """
     batch, _, queries, keys = fused.call.shape
     if batch * queries * keys <= HELD:
-        fused = replace(fused, held=_whole(fused))
+        fused = replace(fused, held=whole(fused))
     rank = torch.full((batch,), min(int(share * queries * keys), queries * keys - 1))
     upper, rank = _bin(_counts(fused, 16), rank)
     lower, _ = _bin(_counts(fused, 0, upper), rank)
@@ -85,8 +85,8 @@ def discarding(fused: Fused, share: float, spared: Tensor | None = None) -> Fuse
     return replace(fused, least=least.to(fused.call.query.device), spared=spared)
 
 
-def _whole(fused: Fused) -> Tensor:
-    """M itself, (B, Nq, Nk)."""
+def whole(fused: Fused) -> Tensor:
+    """M itself, (B, Nq, Nk): where it is small, or every row of it is wanted."""
     batch, _, queries, keys = fused.call.shape
     result = torch.empty(batch, queries, keys, device=fused.call.query.device)
     for (part, rows), matrix in _blocks(fused, lambda job: job[0].matrix(job[1]).clone()):

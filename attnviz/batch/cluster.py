@@ -25,10 +25,10 @@ from typing import Any
 from attnviz import outputs
 from attnviz.batch.connection import connected, library
 from attnviz.batch.jobs import Outcome, Settings
-from attnviz.batch.journal import FOLDER
+from attnviz.batch.journal import FOLDER, NOTES
 from attnviz.batch.local import Windows
 from attnviz.batch.run import Batch, Told
-from attnviz.batch.worker import ATTEMPTS, NOTES, SIGN, Fatal, Task, Worker, pack
+from attnviz.batch.worker import ATTEMPTS, SIGN, Fatal, Task, Worker, pack
 from attnviz.errors import AttnvizError, DeviceError, UsageError
 
 _WAIT = 10.0  # seconds for a cluster to answer

@@ -1,5 +1,6 @@
 """What is remembered of a picture."""
 
+import hashlib
 import json
 import os
 import re
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnviz import outputs
+
+_ENTRY, _RECORD, _END = '{"entry": ', ', "record": ', "}\n"
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,11 @@ class Entry:
     files: dict[str, int] = field(default_factory=dict)
     record: str | None = None
 
-    def line(self, record: dict[str, Any] | None = None) -> bytes:
-        """A line of the journal, with the record where it stands nowhere else."""
-        data: dict[str, Any] = {"entry": asdict(self)}
-        if record is not None:
-            data["record"] = record
-        return as_line(data)
+    def line(self, record: bytes | None = None) -> bytes:
+        """A line of the journal, with the line of the record where that stands nowhere else."""
+        entry = as_line(asdict(self)).decode().removesuffix("\n")
+        tail = "" if record is None else _RECORD + record.decode().removesuffix("\n")
+        return f"{_ENTRY}{entry}{tail}{_END}".encode()
 
     def public(self) -> dict[str, Any]:
         """A line of the manifest."""
@@ -68,20 +71,32 @@ def _size(folder: Path, name: str) -> int:
     return os.stat(folder / name).st_size  # noqa: PTH116 — a third of the time
 
 
-def read_line(line: bytes) -> tuple[Entry, dict[str, Any] | None]:
-    """The entry of a line of the journal, and its record if it has that.
+def read_line(line: bytes) -> tuple[Entry, bytes | None]:
+    """The entry of a line of the journal, and the line of its record if it has that.
+
+    Of the record, which is most of the line, nothing is read: it is known by its digest.
 
     Raises:
         ValueError: it is none.
     """
     try:
-        data = json.loads(line)
-        entry = data["entry"]
-        made = Entry(**{**entry, "state": tuple(entry["state"]), "size": tuple(entry["size"])})
-        record: dict[str, Any] | None = data.get("record")
+        text = line.decode().removeprefix(_ENTRY)
+        data, end = _DECODER.raw_decode(text)
+        made = Entry(**{**data, "state": tuple(data["state"]), "size": tuple(data["size"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no line of the journal") from error
+    rest = text[end:]
+    if rest == _END:
+        return made, None
+    record = f"{rest.removeprefix(_RECORD).removesuffix(_END)}\n".encode()
+    if digest(record) != made.record:
+        raise ValueError("no line of the journal")
     return made, record
+
+
+def digest(record: bytes) -> str:
+    """What a record is found by, of its line."""
+    return hashlib.blake2b(record, digest_size=16).hexdigest()
 
 
 def as_line(data: dict[str, Any]) -> bytes:

@@ -1,17 +1,13 @@
 """A page of all pictures of a batch: one file that asks nothing of the network, and thumbnails."""
 
-import base64
-import hashlib
-import json
 import math
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from attnviz import outputs
+from attnviz import outputs, pages
 from attnviz.batch.entries import Entries, read_entries
 from attnviz.batch.numbers import MEANINGS, NUMBERS
 from attnviz.batch.reading import MANIFEST, STATS
@@ -65,31 +61,8 @@ def data_of(out: Path, entries: Entries) -> dict[str, Any]:
 
 
 def page_of(data: dict[str, Any]) -> str:
-    """The page: template, style, script and data in one, under a policy that allows no more."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    style, script = (_part(name) for name in ("style.css", "script.js"))
-    policy = (
-        f"default-src 'none'; img-src 'self'; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
-    filled = {
-        "policy": policy,
-        "style": style,
-        "script": script,
-        # Nothing in it can end the element that it stands in, or begin a comment.
-        "data": text.replace("<", "\\u003c"),
-    }
-    # In one pass, so that a picture may be named as a place of the template is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], _part("page.html"))
-
-
-def _part(name: str) -> str:
-    return (_PARTS / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
+    """The page with its data, which may show pictures from its own folder."""
+    return pages.fill(_PARTS, scripts=["script.js"], images="'self'", data=pages.as_data(data))
 
 
 def _address(path: str | None) -> str | None:

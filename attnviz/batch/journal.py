@@ -10,17 +10,19 @@ up. Nothing is flushed to the disk by force: a process that is killed loses noth
 and after a power cut a picture whose files are not there in full size is done again.
 """
 
-import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from attnviz import lines, outputs
-from attnviz.batch.entry import Entry, as_line, read_line
+from attnviz.batch.entry import Entry, as_line, digest, read_line
 from attnviz.batch.reading import MANIFEST, STATS
 from attnviz.errors import OutputError
 
 FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
+NOTES = "cluster"
+"""A folder beside the journal, for what a driver and its workers tell each other during a run."""
 
 
 class Journal:
@@ -46,6 +48,7 @@ class Journal:
         try:
             outputs.remove_parts(out)
             outputs.remove_parts(out / FOLDER)
+            shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # of a driver that was killed
             lines.end_lines(self._path)
             self._lines = lines.Lines(self._path)
             self._file = self._path.open("rb")
@@ -86,14 +89,14 @@ class Journal:
             return None
         return entry
 
-    def _at(self, path: str) -> tuple[Entry, dict[str, Any] | None] | None:
+    def _at(self, path: str) -> tuple[Entry, bytes | None] | None:
         place = self._places.get(path)
         if place is None:
             return None
         return read_line(_line_at(self._file, place))
 
-    def add(self, entry: Entry, record: dict[str, Any] | None) -> None:
-        """Add a line, which is there when this returns.
+    def add(self, entry: Entry, record: bytes | None) -> None:
+        """Add a line, with that of the record; it is there when this returns.
 
         Raises:
             OutputError: it cannot be written.
@@ -138,21 +141,12 @@ class Journal:
             for path in paths:
                 entry, record = self._at(path) or (None, None)
                 if record is not None:
-                    yield as_line(record)
+                    yield record
                 elif entry is not None and entry.record is not None and old is not None:
                     yield _line_at(old, self._records[entry.record])
         finally:
             if old is not None:
                 old.close()
-
-
-def digest(record: dict[str, Any]) -> str:
-    """What a record is found by."""
-    return _digest(as_line(record))
-
-
-def _digest(line: bytes) -> str:
-    return hashlib.blake2b(line, digest_size=16).hexdigest()
 
 
 def _line_at(file: IO[bytes], place: int) -> bytes:
@@ -168,7 +162,7 @@ def _records(stats: Path) -> dict[str, int]:
     try:
         with stats.open("rb") as file:
             for line in file:
-                found[_digest(line)] = place
+                found[digest(line)] = place
                 place += len(line)
     except OSError as error:
         raise OutputError(f"{stats}: cannot be read ({error.strerror})") from error

@@ -1,12 +1,15 @@
 """The engine of one machine: readers, the model, and writers, each ahead of the next.
 
-    readers (threads)  →  the model (one thread)  →  writers (threads)
-       prepare                    ask                     finish
+    readers (threads)  →  the model  →  writers
+       prepare               ask         finish
 
-A few pictures wait between them, never more, so that memory does not grow with their number. The
-model's thread alone touches tensors; on a CPU the others work when it does not. Which pictures run
-together depends on the plan alone, not on who is faster, nor on what was done before: so a run that
-was broken off ends with the same numbers.
+A few pictures wait between them, never more, so that memory does not grow with their number. Which
+pictures run together depends on the plan alone, not on who is faster, nor on what was done before:
+so a run that was broken off ends with the same numbers.
+
+On a CPU the model runs several times at once, each on a group of its own and in few threads, and
+writes what it found before it takes the next. So no core ever waits: the threads of one run wait
+for each other after every operation, and all of them where a reader or writer takes their core.
 """
 
 import os
@@ -14,26 +17,31 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
+
+import torch
 
 from attnviz import memory
 from attnviz.batch import work
+from attnviz.batch.copies import AT_ONCE, copies
 from attnviz.batch.jobs import Answered, Outcome, Prepared, Settings
 from attnviz.batch.resume import Part
-from attnviz.batch.turns import Turns
 from attnviz.geometry import TokenGrid
 from attnviz.models.model import Model
 
 WINDOW = 128
 """Pictures, one after the other in the plan, among which those of one shape are put together."""
-MOST = {"cpu": 16}
+PART = 16
+"""A run on a CPU has at most one part in so many of a window, so that all cores have some."""
 OTHERS, UNKNOWN = 32, 8
-"""Pictures of a run at most, by the kind of device; of models that do not say what they take."""
+"""Pictures of a run at most: on other devices; of models that do not say what they take."""
 SHARE = 0.25
-"""Of the machine's memory, or the device's, that a run may take."""
+"""Of the machine's memory, or the device's, that all runs at once may take."""
 
 Windows = Iterable[Sequence[Part]]
-Ready = Prepared | Outcome | None
+Ready = Prepared | Outcome | int
 
 
 class Engine:
@@ -46,7 +54,8 @@ class Engine:
         batch: pictures of a run; None finds out what fits.
         stop: set by others, it ends the work when what was begun is finished.
         told: is given every outcome, by one thread at a time.
-        threads: that read, and that write; None takes as many as there are cores.
+        threads: that read, and that write beside another device than a CPU; None takes as many as
+            there are cores.
     """
 
     def __init__(
@@ -64,8 +73,7 @@ class Engine:
         self._batch, self._stop, self._told = batch, stop, told
         self._threads = threads or os.cpu_count() or 1
         self._slots = threading.Semaphore((batch or OTHERS) + 2 * self._threads)
-        self._turns = Turns(model.device.type)
-        self._telling = threading.Lock()
+        self._telling, self._heard = threading.Lock(), True
         self._broken: list[Exception] = []
 
     def run(self, windows: Windows) -> None:
@@ -75,34 +83,83 @@ class Engine:
             OutputError: nothing more can be written.
             AttnvizError: what `told` raised.
         """
-        readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
-        writers = ThreadPoolExecutor(self._threads, thread_name_prefix="writer")
-        try:
-            for group in self._groups(self._ready(windows, readers)):
-                for each in work.ask(group, self._model, self._settings, self._turns.alone):
-                    self._pass_on(each, writers)
-                if self._ended():
-                    break
-        finally:
-            readers.shutdown(cancel_futures=True)
-            writers.shutdown()
+        with ExitStack() as open_:
+            readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
+            open_.callback(readers.shutdown, cancel_futures=True)
+            writers = None
+            if self._model.device.type != "cpu":
+                writers = ThreadPoolExecutor(self._threads, thread_name_prefix="writer")
+                open_.callback(writers.shutdown)
+            groups = self._groups(self._ready(windows, readers))
+            with copies(self._model) as models:
+                self._share_out(groups, models, writers)
         if self._broken:
             raise self._broken[0]
+
+    def _share_out(
+        self,
+        groups: Iterator[list[Prepared]],
+        models: Sequence[Model],
+        writers: ThreadPoolExecutor | None,
+    ) -> None:
+        """Give every model one group after the other; one more waits, so that none has to."""
+        idle: SimpleQueue[Model] = SimpleQueue()
+        for model in models:
+            idle.put(model)
+        room = threading.Semaphore(len(models) + 1)
+
+        def do(group: list[Prepared]) -> None:
+            model = idle.get()
+            try:
+                self._do(group, model, writers)
+            finally:
+                idle.put(model)
+                room.release()
+
+        each = max(1, torch.get_num_threads() // len(models))
+        askers = ThreadPoolExecutor(len(models), "asker", torch.set_num_threads, (each,))
+        try:
+            for group in groups:
+                room.acquire()
+                if self._ended():
+                    break
+                askers.submit(do, group)
+        finally:
+            askers.shutdown(cancel_futures=self._ended())
+
+    def _do(self, group: list[Prepared], model: Model, writers: ThreadPoolExecutor | None) -> None:
+        """Run the model on a group, and have every picture of it written."""
+        try:
+            for each in work.ask(group, model, self._settings):
+                if self._broken:
+                    return
+                if isinstance(each, Outcome):
+                    self._tell(each)
+                elif writers is None:
+                    self._write(each)
+                else:
+                    self._slots.acquire()  # given back also by those that fail
+                    writers.submit(self._write, each).add_done_callback(self._written)
+        except Exception as error:  # told when all threads have ended
+            self._broken.append(error)
+
+    def _written(self, _: "Future[None]") -> None:
+        self._slots.release()
 
     def _ended(self) -> bool:
         return self._stop.is_set() or bool(self._broken)
 
     def _ready(self, windows: Windows, readers: ThreadPoolExecutor) -> Iterator[Ready]:
-        """Pictures in the order of the plan, read ahead; None behind each window."""
-        waiting: deque[Future[Prepared | Outcome] | Prepared | None] = deque()
+        """Pictures in the order of the plan, read ahead; before each window how many it has."""
+        waiting: deque[Future[Prepared | Outcome] | Prepared | int] = deque()
         for window in windows:
+            waiting.append(len(window))
             for part in window:
                 waiting.append(self._begun(part, readers))
                 while len(waiting) > WINDOW:  # groups of a window are full when it ends
                     yield _result(waiting.popleft())
                 if self._ended():
                     return
-            waiting.append(None)
         while waiting and not self._ended():
             yield _result(waiting.popleft())
 
@@ -110,8 +167,7 @@ class Engine:
         self, part: Part, readers: ThreadPoolExecutor
     ) -> Future[Prepared | Outcome] | Prepared:
         if part.job is not None:
-            prepare = self._turns.task(work.prepare)
-            return readers.submit(prepare, part.job, self._model, self._settings)
+            return readers.submit(work.prepare, part.job, self._model, self._settings)
         assert part.entry is not None  # it is done, so there is one
         return work.stand_in(part.entry, self._model, self._settings)
 
@@ -121,27 +177,22 @@ class Engine:
         Groups that are done already are left out.
         """
         waiting: dict[TokenGrid, list[Prepared]] = {}
+        window = 0
         for each in ready:
             full: list[list[Prepared]] = []
-            if each is None:
-                full, waiting = list(waiting.values()), {}
+            if isinstance(each, int):
+                full, waiting, window = list(waiting.values()), {}, each
             elif isinstance(each, Outcome):
                 self._tell(each)
             else:
                 grid = each.placement.grid
                 group = waiting.setdefault(grid, [])
                 group.append(each)
-                if len(group) == most(self._model, grid, self._batch):
+                if len(group) == most(self._model, grid, self._batch, window):
                     full = [waiting.pop(grid)]
-            yield from (group for group in full if any(one.job is not None for one in group))
-
-    def _pass_on(self, each: Answered | Outcome, writers: ThreadPoolExecutor) -> None:
-        """Have a picture written, as soon as not too many wait for that."""
-        if isinstance(each, Outcome):
-            self._tell(each)
-            return
-        self._slots.acquire()  # given back also by those that fail
-        writers.submit(self._turns.task(self._write), each)
+            yield from filter(_is_wanted, full)
+        if not self._ended():
+            yield from filter(_is_wanted, waiting.values())
 
     def _write(self, answered: Answered) -> None:
         try:
@@ -149,28 +200,36 @@ class Engine:
                 self._tell(work.finish(answered, self._settings, self._out))
         except Exception as error:  # told when all threads have ended
             self._broken.append(error)
-        finally:
-            self._slots.release()
 
     def _tell(self, outcome: Outcome) -> None:
+        """Tell an outcome; who has raised something is told no more."""
         with self._telling:
-            self._told(outcome)
+            if self._heard:
+                self._heard = False
+                self._told(outcome)
+                self._heard = True
 
 
-def _result(waiting: Future[Prepared | Outcome] | Prepared | None) -> Ready:
+def _result(waiting: Future[Prepared | Outcome] | Prepared | int) -> Ready:
     return waiting.result() if isinstance(waiting, Future) else waiting
 
 
-def most(model: Model, grid: TokenGrid, wanted: int | None) -> int:
-    """How many pictures of a shape run together.
+def _is_wanted(group: Sequence[Prepared]) -> bool:
+    """Whether anything of a group is to be done."""
+    return any(each.job is not None for each in group)
 
-    By all memory that there is, not by what happens to be free: another run is to put the same
-    pictures together.
+
+def most(model: Model, grid: TokenGrid, wanted: int | None, window: int = WINDOW) -> int:
+    """How many pictures of a shape run together, in a window of so many pictures.
+
+    By all memory that there is, not by what happens to be free, and not by the number of cores:
+    another run, on another machine of the same memory, is to put the same pictures together.
     """
     if wanted is not None:
         return wanted
-    each = grid.tokens * model.token_bytes
+    on_cpu = model.device.type == "cpu"
+    limit = -(-window // PART) if on_cpu else OTHERS
+    each = grid.tokens * model.token_bytes * (AT_ONCE if on_cpu else 1)
     if each == 0:
-        return UNKNOWN
-    fits = int(SHARE * memory.total(str(model.device)) / each)
-    return max(1, min(MOST.get(model.device.type, OTHERS), fits))
+        return min(limit, UNKNOWN)
+    return max(1, min(limit, int(SHARE * memory.total(str(model.device)) / each)))

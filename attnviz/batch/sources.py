@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,9 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     `out` is left aside. Where one folder is named, files lie below `out` as they do there; else as
     they do below the folder that holds all of them.
 
+    A folder below that cannot be read, or that is named as a picture and holds none, is taken for a
+    picture: that fails and is told of, and the others are done.
+
     Raises:
         UsageError: standard input.
         ImageError: a source that is not there, or cannot be read; no picture at all.
@@ -60,6 +63,7 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     finder = _Finder(out, recursive=recursive)
     for source in sources:
         finder.take(source)
+    finder.end()
     paths = {os.path.abspath(path): path for path in sorted(finder.found)}  # noqa: PTH100 — as named
     if not paths:
         raise ImageError(
@@ -84,13 +88,14 @@ class _Finder:
         self.hidden = self.others = 0
         self._recursive = recursive
         self._out = _identity(out)
+        self._alike: list[str] = []  # folders that are named as pictures are
 
     def take(self, source: str) -> None:
         """All pictures of one source."""
         if source == "-":
             raise UsageError("batch reads files; name a folder, a pattern or a list, not -")
         if os.path.isdir(source):  # noqa: PTH112 — any bytes
-            self._folder(source)
+            self._folder(source, given=True)
         elif os.path.lexists(source):
             if source.lower().endswith(".txt"):
                 self._list(source)
@@ -100,6 +105,16 @@ class _Finder:
             self._pattern(source)
         else:
             raise ImageError(f"{source}: no such file; name a folder, a pattern or a .txt list")
+
+    def end(self) -> None:
+        """When all sources are taken: what stands in a picture's place, and holds none."""
+        above: set[str] = set()
+        for path in self.found:
+            _add_above(path, above)
+        for folder in sorted(self._alike, key=len, reverse=True):  # what is below goes first
+            if folder not in above:
+                self.found.add(folder)
+                _add_above(folder, above)
 
     def _pattern(self, pattern: str) -> None:
         """Files that fit, if they are pictures, and what is in folders that fit."""
@@ -134,11 +149,11 @@ class _Finder:
         else:
             self.others += 1
 
-    def _folder(self, top: str) -> None:
+    def _folder(self, top: str, *, given: bool = False) -> None:
         """A folder and those below it; links last, and no folder that was seen before.
 
         A link that leads back into the tree is thus no loop, and what is there twice is named by
-        its own path.
+        its own path. `given`: as a source, so that it must be readable.
         """
         seen: set[object] = {self._out}
         waiting, links = [top], list[str]()
@@ -148,7 +163,8 @@ class _Finder:
             if key in seen:
                 continue
             seen.add(key)
-            for entry in self._entries(folder):
+            self._note(folder, given=given and folder == top)
+            for entry in self._entries(folder, given=given and folder == top):
                 if not _is_folder(entry):
                     self._file(entry.path)
                 elif entry.name.startswith("."):
@@ -156,12 +172,28 @@ class _Finder:
                 elif self._recursive:
                     (links if entry.is_symlink() else waiting).append(entry.path)
 
-    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+    def _note(self, folder: str, *, given: bool) -> None:
+        """A folder that may be meant as a picture; a link leads to what is noted by itself."""
+        if not given and folder.lower().endswith(SUFFIXES) and not os.path.islink(folder):  # noqa: PTH114
+            self._alike.append(folder)
+
+    def _entries(self, folder: str, *, given: bool) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as entries:
-                yield from sorted(entries, key=lambda entry: os.fsencode(entry.name))
+                return sorted(entries, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
-            raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
+            if given:
+                raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
+            self.found.add(folder)
+            return []
+
+
+def _add_above(path: str, above: set[str]) -> None:
+    """Add all folders that a path lies in."""
+    folder = os.path.dirname(path)  # noqa: PTH120
+    while folder and folder not in above:
+        above.add(folder)
+        folder = os.path.dirname(folder)  # noqa: PTH120
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -47,7 +47,7 @@ def make_thumbnail(out: Path, source: str) -> Path | None:
         small = load_image(drawing).image()
     except (ImageError, OSError):
         return None
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
     outputs.make_folder(path.parent)
     return outputs.write_whole(path, outputs.encode(small, "webp"))
 
@@ -67,10 +67,14 @@ def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove thumbnails of drawings that are no longer there, and folders that are empty then."""
+    """Remove thumbnails of drawings that are no longer there, and folders that are empty then.
+
+    And what a process that was killed had half written.
+    """
     for path in folder.glob("*/*.webp"):
         if path.relative_to(folder).as_posix() not in names:
             path.unlink(missing_ok=True)
     for sub in folder.glob("*"):
+        outputs.remove_parts(sub)
         with contextlib.suppress(OSError):  # it is not empty
             sub.rmdir()

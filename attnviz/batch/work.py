@@ -10,8 +10,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import outputs
-from attnviz.batch.entry import Entry
+from attnviz.batch.entry import Entry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
-from attnviz.batch.journal import digest
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
 from attnviz.geometry import Placement
 from attnviz.images import Picture, decode, read_file
@@ -105,13 +103,9 @@ def failure(entry: Entry, error: Exception) -> Outcome:
 
 
 def ask(
-    group: Sequence[Prepared],
-    model: Model,
-    settings: Settings,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> list[Answered | Outcome]:
-    """Run the model on a group, and ask all but stand-ins; `alone` is open while it runs."""
-    found: list[Answered | Outcome] = []
+    group: Sequence[Prepared], model: Model, settings: Settings
+) -> Iterator[Answered | Outcome]:
+    """Run the model on a group, and ask all but stand-ins, one after the other."""
     able = []
     for each in group:
         try:
@@ -119,34 +113,36 @@ def ask(
                 check_picture(each.picture, model, settings.asked, fit=settings.fit)
             able.append(each)
         except Exception as error:
-            found.append(failure(each.entry, error))
-    return found + _look(able, model, settings, alone)
+            yield failure(each.entry, error)
+    if able:
+        yield from _look(able, model, settings)
 
 
 def _look(
-    group: Sequence[Prepared],
-    model: Model,
-    settings: Settings,
-    alone: Callable[[], AbstractContextManager[None]],
-) -> list[Answered | Outcome]:
+    group: Sequence[Prepared], model: Model, settings: Settings
+) -> Iterator[Answered | Outcome]:
     """Run the model on a group; where that fails, on each by itself, to find whose fault it is."""
     try:
-        with alone():
-            seen = look_many(
-                [each.picture for each in group],
-                model,
-                settings.asked,
-                fit=settings.fit,
-                mask=settings.mask,
-                lay=lambda number, placement: _laid(group[number], placement, model),
-            )
+        seen = look_many(
+            [each.picture for each in group],
+            model,
+            settings.asked,
+            fit=settings.fit,
+            mask=settings.mask,
+            lay=lambda number, placement: _laid(group[number], placement, model),
+        )
     except Exception as error:
-        if len(group) == 1:
-            return [failure(group[0].entry, error)] if group[0].job is not None else []
+        alone = len(group) == 1 and group[0].job is not None
+        failed = [failure(group[0].entry, error)] if alone else []
     else:
-        pairs = zip(group, seen, strict=True)
-        return [_answer(each, one, settings) for each, one in pairs if each.job is not None]
-    return [one for each in group for one in _look([each], model, settings, alone)]
+        for each, one in zip(group, seen, strict=True):
+            if each.job is not None:
+                yield _answer(each, one, settings)
+        return
+    # Behind the handler: the error that it holds has the tensors of the run that failed.
+    yield from failed
+    for each in group if len(group) > 1 else ():
+        yield from _look([each], model, settings)
 
 
 def _laid(prepared: Prepared, placement: Placement, model: Model) -> NDArray[np.uint8]:
@@ -202,7 +198,7 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
         status="done",
         folder=prepared.job.folder if paths and prepared.job is not None else None,
         files={path.name: path.stat().st_size for path in sorted(paths)},
-        record=digest(record.data()),
+        record=digest(as_line(record.data())),
     )
     return Outcome(entry, record, tuple(paths))
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from attnviz import outputs
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
-from attnviz.batch.journal import FOLDER
+from attnviz.batch.journal import FOLDER, NOTES
 from attnviz.batch.local import Engine
 from attnviz.batch.resume import Part
 from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, UsageError
@@ -29,8 +29,8 @@ from attnviz.models import load_model
 from attnviz.models.model import Model
 from attnviz.pipeline import check_model
 
-NOTES, SIGN = "cluster", "sign"
-"""A folder beside the journal for the time of a run, and what in it tells that it is the same."""
+SIGN = "sign"
+"""What in the folder for notes tells that a worker sees the same as the driver."""
 ATTEMPTS = 4
 """How often a window may be begun. Ray begins it anew whenever its worker dies; one that kills them
 all, by a picture that crashes a decoder or takes all memory, would hold up the others for ever."""

@@ -13,6 +13,7 @@ from attnviz.cli.batch import batch
 from attnviz.cli.compare import compare
 from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
+from attnviz.cli.explore import explore
 from attnviz.cli.lists import methods, models
 from attnviz.cli.options import Help
 from attnviz.cli.show import show
@@ -28,7 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
 )
-for command in (show, stats, batch, video, evaluate, compare, models, methods, doctor):
+for command in (
+    show,
+    explore,
+    stats,
+    batch,
+    video,
+    evaluate,
+    compare,
+    models,
+    methods,
+    doctor,
+):
     app.command(context_settings={"help_option_names": []})(command)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         ModelOptions,
         QuestionOptions,
         ShownOptions,
+        StartOptions,
         StreamOptions,
+        ToldOptions,
         WhereOptions,
     )
     from attnviz.images import Picture
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from attnviz.targets import Head
 
 
-def load(options: ModelOptions, question: QuestionOptions) -> Model:
+def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Model:
     """The model that was asked for."""
     head = question.asked().head
     try:
@@ -121,7 +123,7 @@ def look(
     model: Model,
     options: ShownOptions,
     asked: Questions,
-    streams: StreamOptions,
+    streams: ToldOptions,
 ) -> Observation:
     """Run the model on a picture, with the mask that was asked for.
 
@@ -226,7 +228,7 @@ def _stats(record: Any) -> list[Table]:
 
 def each(
     images: Sequence[str],
-    streams: StreamOptions,
+    streams: ToldOptions,
     begin: Callable[[], Callable[[Picture, int], None]],
 ) -> ExitCode:
     """Do something with every picture; an error with one is told and the rest are done.
@@ -251,7 +253,7 @@ def each(
     return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
 
 
-def tell_error(error: AttnvizError, path: str, streams: StreamOptions) -> None:
+def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:
     """Say what is wrong with one picture of several."""
     if streams.debug:
         traceback.print_exception(error)

@@ -71,7 +71,10 @@ def overlay(
     """
     spread, seen = spread_out(scale.position(values), drawn, placement, style.interpolation)
     index = np.rint(spread * (len(style.colours) - 1)).astype(np.intp)
-    blended = _blend(picture.pixels, style.colours[index], style.alpha)
+    tints = np.float32(style.alpha) * style.colours.astype(np.float32)
+    mixed = np.take(tints, index, axis=0)
+    mixed += np.multiply(picture.pixels, np.float32(1 - style.alpha), dtype=np.float32)
+    blended = np.rint(mixed, out=mixed).astype(np.uint8)
     if not seen.all():
         blended[~seen] = _without_part(picture.pixels)[~seen]
     return Image.fromarray(blended)
@@ -88,13 +91,16 @@ def spread_out(
     Returns:
         Values (height, width) in 0…1, and True where the pixel's token is drawn.
     """
-    seen = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
     spread = _on_picture(np.where(drawn, values, 0).astype(np.float32), placement, interpolation)
-    if not drawn.all():
+    if drawn.all():
+        seen = np.zeros(spread.shape, dtype=np.bool_)
+        seen[_covered(placement)] = True
+    else:
+        seen = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
         # Dividing keeps tokens that are not drawn from bleeding into their neighbours.
         weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
         spread /= np.maximum(weight, 0.05)
-    return np.clip(spread, 0.0, 1.0), seen
+    return np.clip(spread, 0.0, 1.0, out=spread), seen
 
 
 def _on_picture(
@@ -102,27 +108,25 @@ def _on_picture(
 ) -> NDArray[np.float64]:
     """A grid of values (rows, columns) laid where its tokens lay, (height, width); 0 elsewhere."""
     result = np.zeros((placement.picture_height, placement.picture_width))
-    left, right = _pixels(placement.source.left, placement.source.right)
-    top, bottom = _pixels(placement.source.top, placement.source.bottom)
-    x0, y0 = placement.to_grid(left, top)
-    x1, y1 = placement.to_grid(right, bottom)
+    rows, columns = covered = _covered(placement)
+    x0, y0 = placement.to_grid(columns.start, rows.start)
+    x1, y1 = placement.to_grid(columns.stop, rows.stop)
     padded = Image.fromarray(np.pad(grid, _MARGIN, mode="edge"))
     box = (x0 + _MARGIN, y0 + _MARGIN, x1 + _MARGIN, y1 + _MARGIN)
-    part = padded.resize((right - left, bottom - top), _FILTERS[interpolation], box=box)
-    result[top:bottom, left:right] = np.asarray(part)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    result[covered] = np.asarray(padded.resize(size, _FILTERS[interpolation], box=box))
     return result
+
+
+def _covered(placement: Placement) -> tuple[slice, slice]:
+    """Rows and columns of the picture's pixels that the model was shown."""
+    source = placement.source
+    return slice(*_pixels(source.top, source.bottom)), slice(*_pixels(source.left, source.right))
 
 
 def _pixels(start: float, stop: float) -> tuple[int, int]:
     """First and past-the-last pixel whose centre lies in [start, stop)."""
     return math.ceil(start - 0.5), math.ceil(stop - 0.5)
-
-
-def _blend(
-    photograph: NDArray[np.uint8], colours: NDArray[np.uint8], alpha: float
-) -> NDArray[np.uint8]:
-    mixed = (1 - alpha) * photograph.astype(np.float32) + alpha * colours.astype(np.float32)
-    return np.rint(mixed).astype(np.uint8)
 
 
 def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -44,6 +44,11 @@ def check_able(observation: Observation, name: str, chosen: Sequence[int], start
     raise UsageError(f"--method {name}: {reason}; what can be asked: {', '.join(able)}")
 
 
+def reason_against(observation: Observation, name: str, layer: int) -> str | None:
+    """Why a method cannot be asked of a layer; None if it can."""
+    return _missing(observation, METHODS[name], [layer], 0)
+
+
 def _missing(
     observation: Observation, method: Method, chosen: Sequence[int], start: int
 ) -> str | None:

@@ -1,6 +1,7 @@
 """Which cell of the picture each token of a recorded call stands for: measured, never guessed."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +79,15 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
     """
     if positions is None:
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
-    places = positions.double().cpu().numpy()
+    windows, tokens, _ = positions.shape
+    found = positions.float().cpu().numpy().tobytes()
+    return _layout_of(found, windows, tokens, grid, _size(call))
+
+
+@lru_cache(maxsize=16)
+def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
+    """Cells of tokens by the bytes of their positions: most layers of a model have the same."""
+    places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
     there = np.isfinite(places).all(-1)
     cells = np.full(there.shape, -1, dtype=np.int64)
     if not there.any():
@@ -90,11 +99,11 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
     cells[there] = row * x.size + column
     found = len(np.unique(cells[there]))
     if found == 1 and there.sum() > 1:
-        raise Unplaced(f"{_size(call)} channels, not tokens: attention over features (XCiT's)")
+        raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
     if found < x.size * y.size:
-        raise Unplaced(f"{_size(call)} tokens that do not fill a lattice over the picture")
+        raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
     if x.size > 1 and y.size > 1 and abs(x.stride - y.stride) > _TOLERANCE:
-        raise Unplaced(f"{_size(call)} tokens whose cells are no squares")
+        raise Unplaced(f"{size} tokens whose cells are no squares")
     wider = x if x.size > 1 or y.size == 1 else y
     return Layout(y.size, x.size, cells, stride=wider.stride, left=x.start, top=y.start)
 

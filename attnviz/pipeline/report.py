@@ -45,7 +45,7 @@ def make_record(
             height=seen.picture.height,
         ),
         moment=moment,
-        model=_model(seen),
+        model=model_info(seen),
         tokens=_tokens(seen, answers[-1]),
         query=_query(explanation.query),
         method=explanation.method,
@@ -128,7 +128,8 @@ def _token(seen: Observation, layer: Layer, layout: Layout, token: Token) -> dic
     return said
 
 
-def _model(seen: Observation) -> records.ModelInfo:
+def model_info(seen: Observation) -> records.ModelInfo:
+    """What was run."""
     model = seen.model
     return records.ModelInfo(
         spec=model.spec,

@@ -220,6 +220,18 @@ def test_equal_folders_give_equal_bytes_and_only_what_is_new_is_made(tmp_path: P
     assert not list(out.rglob("*.part"))
 
 
+def test_half_a_thumbnail_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    folders.batch(tmp_path, ["a.png"])
+    _, thumbnail = write_gallery(tmp_path)
+    (thumbnail.parent / f".{thumbnail.name}.4711.part").write_bytes(b"half")
+    alone = tmp_path / ".attnviz" / "thumbnails" / "00" / ".0.webp.4711.part"
+    alone.parent.mkdir()
+    alone.write_bytes(b"half")
+    write_gallery(tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    assert not alone.parent.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -8,8 +8,8 @@ from typing import Any
 import batches
 import pytest
 
-from attnviz.batch.entry import Entry
-from attnviz.batch.journal import Journal, digest
+from attnviz.batch.entry import Entry, as_line, digest
+from attnviz.batch.journal import Journal
 from attnviz.errors import OutputError
 
 PATHS = ["a.png", "b\udcff.png", "c.png"]
@@ -17,14 +17,14 @@ PATHS = ["a.png", "b\udcff.png", "c.png"]
 
 def entry(path: str, record: dict[str, Any] | None) -> Entry:
     made = Entry(path, "done", "s", folder=path, file="f", state=(1, 2, 3), size=(4, 5))
-    return made.failed_as("no") if record is None else replace(made, record=digest(record))
+    return made.failed_as("no") if record is None else replace(made, record=digest(as_line(record)))
 
 
 def fill(out: Path, *, end: bool = True) -> None:
     with Journal(out) as journal:
         for number, path in enumerate(reversed(PATHS)):
             record = None if path == "c.png" else {"image": "é", "number": number}
-            journal.add(entry(path, record), record)
+            journal.add(entry(path, record), None if record is None else as_line(record))
         if end:
             journal.finish(PATHS)
             journal.tidy(PATHS)
@@ -76,7 +76,7 @@ def test_a_line_that_was_broken_off_is_passed_over(tmp_path: Path) -> None:
         with Journal(tmp_path) as journal:
             assert len(list(journal.entries(PATHS))) == 3
             record = {"image": "new"}
-            journal.add(entry("a.png", record), record)
+            journal.add(entry("a.png", record), as_line(record))
         assert json.loads(journal_file.read_bytes().splitlines()[-1])["record"] == record
 
 
@@ -89,6 +89,14 @@ def test_without_its_record_a_picture_is_not_done(tmp_path: Path) -> None:
         assert journal.get("b\udcff.png") is None
 
 
+def test_a_line_whose_record_is_another_is_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, end=False)
+    journal_file = tmp_path / ".attnviz" / "journal.jsonl"
+    journal_file.write_bytes(journal_file.read_bytes().replace(b'"number": 2', b'"number": 7'))
+    with Journal(tmp_path) as journal:
+        assert [one.path for one in journal.entries(PATHS)] == PATHS[1:]
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     with Journal(tmp_path), pytest.raises(OutputError, match="another run writes there"):
         Journal(tmp_path)
@@ -97,8 +105,13 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".attnviz").mkdir()
-    for name in (".stats.jsonl.123.part", ".attnviz/.journal.jsonl.7.part"):
+    (tmp_path / ".attnviz" / "cluster").mkdir(parents=True)  # of a driver that was killed
+    for name in (
+        ".attnviz/cluster/sign",
+        ".attnviz/cluster/3",
+        ".stats.jsonl.123.part",
+        ".attnviz/.journal.jsonl.7.part",
+    ):
         (tmp_path / name).touch()
     (tmp_path / "mine.part").touch()
     with Journal(tmp_path):

@@ -99,6 +99,37 @@ def test_files_that_were_written_are_no_pictures() -> None:
     assert not any("out" in item.path for item in plan.items)
 
 
+def test_a_folder_in_the_place_of_a_picture_is_told_of_like_a_file_that_is_none() -> None:
+    for name in ("lost.jpg", "notes.PNG", "deep.jpg/er.jpg", "plain", ".later.jpg"):
+        Path("photos", name).mkdir(parents=True)
+    Path("photos/notes.PNG/note.md").touch()
+    Path("photos/again.jpg").symlink_to("sub")
+    assert set(found("photos")) - {f"photos/{name}" for name in ("a.jpg", "b.PNG")} == {
+        "photos/lost.jpg", "photos/notes.PNG", "photos/deep.jpg/er.jpg", "photos/sub/a.jpg",
+        "photos/sub/deep/d.webp", "photos/x.jpg/y.png",
+    }  # fmt: skip
+    assert "photos/lost.jpg" in found("photos/*.jpg")
+    assert "photos/lost.jpg" not in found("photos", recursive=False)
+
+
+def test_a_folder_that_cannot_be_read_does_not_hold_up_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert set(found("photos")) == {
+        "photos/a.jpg", "photos/b.PNG", "photos/sub", "photos/x.jpg/y.png",
+    }  # fmt: skip
+    with pytest.raises(ImageError, match="photos/sub: cannot be read"):
+        find(["photos/sub"], OUT)
+
+
 @pytest.mark.parametrize(
     ("sources", "kind", "told"),
     [

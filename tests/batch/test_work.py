@@ -1,8 +1,6 @@
 """A group of pictures from files to files, as an engine of another kind would have it done."""
 
 import pickle
-import threading
-import time
 from pathlib import Path
 
 import batches
@@ -12,7 +10,6 @@ import attnviz
 from attnviz.batch import local
 from attnviz.batch.jobs import Job, Settings
 from attnviz.batch.local import most
-from attnviz.batch.turns import Turns
 from attnviz.batch.work import do
 from attnviz.geometry import TokenGrid
 from attnviz.pipeline import Drawing, Questions
@@ -40,33 +37,9 @@ def test_how_many_run_together_is_a_matter_of_all_memory(monkeypatch: pytest.Mon
     model = attnviz.load_model("random", size=32, heads=2)
     grid = TokenGrid(10, 10, 16)
     assert most(model, grid, 5) == 5
-    assert most(model, grid, None) == local.MOST["cpu"]
-    monkeypatch.setattr("attnviz.memory.total", lambda _: 4 * 300 * model.token_bytes)
+    assert most(model, grid, None) == local.WINDOW // local.PART
+    assert most(model, grid, None, 20) == 2  # of few pictures, so that all cores have some
+    monkeypatch.setattr("attnviz.memory.total", lambda _: 4 * 8 * 300 * model.token_bytes)
     assert most(model, grid, None) == 3
     monkeypatch.setattr("attnviz.memory.total", lambda _: 1)
     assert most(model, grid, None) == 1
-
-
-def test_the_model_waits_for_what_was_begun_and_then_has_its_turn(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 1024)
-    said: list[str] = []
-
-    def read() -> None:
-        time.sleep(0.05)
-        said.append("read")
-
-    def write() -> None:
-        said.append("write")
-
-    sides = Turns("cpu")
-    threading.Thread(target=sides.task(read)).start()
-    with sides.alone():
-        said.append("run")
-        after = threading.Thread(target=sides.task(write))
-        after.start()
-        time.sleep(0.05)
-        said.append("ran")
-    after.join()
-    assert said == ["read", "run", "ran", "write"]

@@ -18,7 +18,12 @@ from attnviz.cli.options.inputs import (
     RivalOptions,
     ShownOptions,
 )
-from attnviz.cli.options.questions import QuestionOptions, QuestionsOptions, WhereOptions
+from attnviz.cli.options.questions import (
+    QuestionOptions,
+    QuestionsOptions,
+    StartOptions,
+    WhereOptions,
+)
 from attnviz.cli.options.results import (
     FILMS,
     BatchOptions,
@@ -36,15 +41,23 @@ from attnviz.cli.options.results import (
     Npz,
     OptionalOut,
     Out,
+    PageOptions,
+    PageOut,
     Pictures,
     Sources,
     StreamOptions,
+    ToldOptions,
 )
 
 Images = Annotated[
     list[str],
     typer.Argument(metavar="IMAGE...", help="Pictures; `-` reads one from standard input."),
 ]
+OneImage = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE", help="A picture; `-` reads it from standard input."),
+]
+"""As several, so that two are answered in words."""
 
 ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="A film: MP4, MOV, MKV, WebM, GIF …")]
 
@@ -70,15 +83,20 @@ __all__ = [
     "ModelsOptions",
     "NoPreview",
     "Npz",
+    "OneImage",
     "OptionalOut",
     "Out",
+    "PageOptions",
+    "PageOut",
     "Pictures",
     "QuestionOptions",
     "QuestionsOptions",
     "RivalOptions",
     "ShownOptions",
     "Sources",
+    "StartOptions",
     "StreamOptions",
+    "ToldOptions",
     "WhereOptions",
     "with_groups",
 ]

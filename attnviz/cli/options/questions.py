@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from attnviz.pipeline import Questions
 
 
+_LAYERS = option("--layers", help="-1 (the last), all, or a list (0,5-11).", metavar="WHICH")
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class WhereOptions:
     """Which maps: heads, layers, and where they look from."""
@@ -22,10 +25,7 @@ class WhereOptions:
         str,
         option("--heads", help="all, a count (8), or a list (0,3,5-7).", metavar="WHICH"),
     ] = "all"
-    layers: Annotated[
-        str,
-        option("--layers", help="-1 (the last), all, or a list (0,5-11).", metavar="WHICH"),
-    ] = "-1"
+    layers: Annotated[str, _LAYERS] = "-1"
     query: Annotated[
         list[str] | None,
         option(
@@ -47,6 +47,45 @@ class WhereOptions:
     def queries(self) -> tuple[str, ...]:
         """Where from, each once."""
         return tuple(dict.fromkeys(self.query or ["auto"]))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StartOptions(WhereOptions):
+    """What a page has, and where it looks from at first."""
+
+    layers: Annotated[str, _LAYERS] = "all"
+    query: Annotated[
+        list[str] | None,
+        option(
+            "--query",
+            "-q",
+            help="Where it looks from first: auto, cls, registerN, mean, pool or X,Y.  "
+            "[default: auto]",
+            metavar="WHERE",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.queries) > 1:
+            raise UsageError("a page begins with one --query, and is asked the others; give one")
+        asked = queries.parse(self.queries[0])
+        if asked.kind in ("box", "mask"):
+            raise UsageError(
+                f"--query {asked}: a page looks from single tokens; give X,Y, mean, cls or "
+                "registerN"
+            )
+
+    def asked(self) -> Questions:
+        """As the pipeline takes it; rollout goes through all layers, whichever the page has."""
+        from attnviz.pipeline import Questions  # noqa: PLC0415 — torch, once options are checked
+
+        return Questions(
+            methods=("attention", "rollout"),
+            queries=self.queries,
+            layers=self.layers,
+            heads=self.heads,
+        )
 
 
 @dataclass(frozen=True, repr=False, eq=False)

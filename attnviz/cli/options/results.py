@@ -15,8 +15,8 @@ Json = Annotated[bool, option("--json", help="One JSON object a line.")]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ColourOptions:
-    """What is laid over the picture."""
+class LookOptions:
+    """What is laid over the picture, and how."""
 
     colormap: Annotated[
         str, option("--colormap", help="A matplotlib colour map.", metavar="NAME")
@@ -31,39 +31,35 @@ class ColourOptions:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StyleOptions(ColourOptions):
-    """What is laid over the picture, and how it is written."""
+class StyleOptions(LookOptions):
+    """The same, in files."""
 
     format: Annotated[
         Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
     ] = "png"
 
 
-Scale = Annotated[
-    str,
-    option(
-        "--scale",
-        help="Weights that the colours span: head, layer, all, LO:HI or log.",
-        metavar="RANGE",
-    ),
-]
-
-
 @dataclass(frozen=True, repr=False, eq=False)
-class ClipOptions(ColourOptions):
-    """How the frames of a clip are drawn."""
+class ScaleOptions:
+    """What the colours stand for."""
 
-    scale: Scale = "head"
+    scale: Annotated[
+        str,
+        option(
+            "--scale",
+            help="Weights that the colours span: head, layer, all, LO:HI or log.",
+            metavar="RANGE",
+        ),
+    ] = "head"
 
     def __post_init__(self) -> None:
         parse_scale(self.scale)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DrawingOptions(StyleOptions):
+class DrawingOptions(ScaleOptions, StyleOptions):
     """How maps are drawn."""
 
-    scale: Scale = "head"
     animate: Annotated[
         Literal["layers", "heads"] | None,
         option(
@@ -81,7 +77,7 @@ class DrawingOptions(StyleOptions):
     ] = None
 
     def __post_init__(self) -> None:
-        parse_scale(self.scale)
+        super().__post_init__()
         for name, value in (("--movie", self.movie), ("--fps", self.fps)):
             if value is not None and self.animate is None:
                 raise UsageError(f"{name} is of a moving picture; add --animate layers, or heads")
@@ -90,6 +86,16 @@ class DrawingOptions(StyleOptions):
         """By name, as the pipeline's `Drawing` takes them: without those that were not given."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PageOptions(ScaleOptions, LookOptions):
+    """How maps are drawn at first, on a page."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ClipOptions(ScaleOptions, LookOptions):
+    """How the frames of a clip are drawn."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -103,13 +109,23 @@ class DifferenceOptions(StyleOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StreamOptions:
-    """What goes to standard output."""
+class ToldOptions:
+    """What goes to standard output, where there are no tables."""
 
     json: Annotated[bool, option("--json", help="JSON on stdout, one object a line.")] = False
-    csv: Annotated[bool, option("--csv", help="CSV on stdout.")] = False
     quiet: Annotated[bool, option("--quiet", help="Print the paths of files only.")] = False
     debug: Annotated[bool, option("--debug", help="Show the traceback of an error.")] = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.quiet:
+            raise UsageError("--json and --quiet exclude one another; give one of them")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StreamOptions(ToldOptions):
+    """What goes to standard output."""
+
+    csv: Annotated[bool, option("--csv", help="CSV on stdout.")] = False
 
     def __post_init__(self) -> None:
         if self.json + self.csv + self.quiet > 1:
@@ -182,6 +198,15 @@ FilmOut = Annotated[
         "--out",
         "-o",
         help=f"The film ({', '.join(FILMS)}), or a folder for it.",
+        metavar="FILE",
+    ),
+]
+PageOut = Annotated[
+    Path | None,
+    option(
+        "--out",
+        "-o",
+        help="The page, or a folder for it.  [default: attnviz-out/IMAGE.html]",
         metavar="FILE",
     ),
 ]

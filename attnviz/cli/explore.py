@@ -1,0 +1,104 @@
+"""`attnviz explore`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from attnviz.cli import console, run
+from attnviz.cli.options import (
+    ModelOptions,
+    OneImage,
+    PageOptions,
+    PageOut,
+    StartOptions,
+    ToldOptions,
+    with_groups,
+)
+from attnviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attnviz.exploration.explore import Page
+    from attnviz.images import Picture
+    from attnviz.pipeline import Observation
+
+_ENDINGS = (".html", ".htm")
+
+
+@with_groups
+def explore(
+    *,
+    images: OneImage,
+    model: ModelOptions,
+    start: StartOptions,
+    drawing: PageOptions,
+    streams: ToldOptions,
+    out: PageOut = None,
+) -> None:
+    """One picture as an interactive page: where every head looks from any token, in one file."""
+    if len(images) > 1:
+        raise UsageError(f"explore takes one picture, not {len(images)}; run it once for each")
+
+    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
+
+    (name,) = outputs.folder_names(images)
+    path = _path(out or Path("attnviz-out"), name)
+    outputs.check_page(path)
+
+    def begin() -> Callable[[Picture, int], None]:
+        from attnviz.pipeline import Drawing  # noqa: PLC0415
+
+        style = Drawing(**asdict(drawing))
+        style.style()  # an unknown colour map is wrong usage, before anything runs
+        loaded = run.load(model, start)
+
+        def one(picture: Picture, _: int) -> None:
+            seen = run.look(picture, loaded, model, start.asked(), streams)
+            page = _explored(seen, start, style, streams)
+            outputs.make_folder(path.parent)
+            _tell(page, page.save(path), streams)
+
+        return one
+
+    raise typer.Exit(run.each(images, streams, begin))
+
+
+def _path(out: Path, name: str) -> Path:
+    """Where the page is written: what does not end as a page is a folder for it."""
+    named = out.suffix.lower() in _ENDINGS and not out.is_dir()
+    return out if named else out / f"{name}.html"
+
+
+def _explored(seen: Observation, start: StartOptions, style: Any, streams: ToldOptions) -> Page:
+    from attnviz.exploration.explore import explore as make  # noqa: PLC0415
+
+    with console.progress("attention", quiet=streams.quiet) as progress:
+        page = console.interruptible(
+            lambda: make(
+                seen,
+                layers=start.layers,
+                heads=start.heads,
+                query=start.queries[0],
+                drawing=style,
+                progress=progress,
+            )
+        )
+    run.warn(seen)
+    return page
+
+
+def _tell(page: Page, path: Path, streams: ToldOptions) -> None:
+    """The path alone, or how large it is and what it has."""
+    from attnviz import outputs  # noqa: PLC0415
+
+    if streams.json:
+        console.put(outputs.as_json(page.summary(str(path))))
+    elif streams.quiet:
+        console.put(str(path))
+    else:
+        console.put(f"{console.printable(str(path))}: {page.in_words()}")
