@@ -44,9 +44,20 @@ def make_thumbnail(out: Path, source: str) -> Path | None:
     try:
         if path.exists() and path.stat().st_mtime_ns >= drawing.stat().st_mtime_ns:
             return None
-        small = load_image(drawing).image()
+        image = load_image(drawing).image()
     except (ImageError, OSError):
         return None
+    return write_thumbnail(out, source, image)
+
+
+def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
+    """Write the thumbnail of a drawing whose pixels are at hand, after the drawing itself.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = out / FOLDER / thumbnail_name(source)
+    small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
     outputs.make_folder(path.parent)
     return outputs.write_whole(path, outputs.encode(small, "webp"))

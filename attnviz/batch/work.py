@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from attnviz import outputs
 from attnviz.batch.entry import Entry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
+from attnviz.batch.thumbnails import write_thumbnail
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
 from attnviz.geometry import Placement
 from attnviz.images import Picture, decode, read_file
@@ -212,7 +213,10 @@ def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, l
     outputs.remove_parts(folder)
     if prepared.shown is not None:
         before = outputs.earlier_files(folder)
-        record, paths = write_sheet(explanation, folder, settings.drawing, prepared.shown)
+        record, paths, whole = write_sheet(explanation, folder, settings.drawing, prepared.shown)
+        if settings.drawing.format == "png":  # its pixels are those that it is read back with
+            source = f"{prepared.job.folder}/{outputs.SHEET}.png"
+            write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
     else:
         before = set()  # removed by what draws them
         seen = replace(explanation.observation, picture=_again(prepared))

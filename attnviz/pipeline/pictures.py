@@ -164,10 +164,13 @@ def _at_once(
 
 def write_sheet(
     explanation: Explanation, folder: Path, drawing: Drawing, shown: Picture
-) -> tuple[Record, list[Path]]:
+) -> tuple[Record, list[Path], Image.Image]:
     """Write the sheet and `stats.json` alone; maps are drawn on `shown`, a small picture.
 
     The sheet looks as that of `write_pictures`, whose maps are drawn large first.
+
+    Returns:
+        The record, the files in the order of writing, and the sheet.
 
     Raises:
         OutputError: a file cannot be written.
@@ -181,11 +184,12 @@ def write_sheet(
     record = make_record(explanation, scales=scales, animation=animation)
     text = outputs.as_json(record.data(), indent=1) + "\n"
     name = f"{outputs.SHEET}.{drawing.format}"
-    return record, [
+    paths = [
         outputs.write_whole(folder / outputs.STATS_JSON, text.encode()),
         outputs.write_whole(folder / name, outputs.encode(whole, drawing.format)),
         *moving,
     ]
+    return record, paths, whole
 
 
 def write_numbers(record: Record, folder: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from attnviz import outputs
 from attnviz.batch import work
+from attnviz.batch.gallery import write_gallery
 from attnviz.batch.thumbnails import thumbnail_name
 from attnviz.cli import main
 from attnviz.errors import OutputError, UsageError
@@ -246,6 +247,23 @@ def test_errors_are_one_line(run: Run, arguments: list[str], code: int, told: st
     assert (found, out) == (code, "")
     assert len(err.splitlines()) == 1
     assert told in err
+
+
+def test_thumbnails_are_drawn_with_the_sheets_as_they_would_be_from_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsdecode(b"odd\xff.png")
+    shutil.copy("photos/p0.png", Path("photos") / odd)
+    decoded: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("attnviz.batch.thumbnails.load_image", decoded.append)
+        assert run("photos", "-o", "out")[0] == 0
+    assert decoded == []
+    drawn = batches.tree(Path("out/.attnviz/thumbnails"))
+    assert len(drawn) == 13
+    shutil.rmtree("out/.attnviz/thumbnails")
+    write_gallery(Path("out"))
+    assert batches.tree(Path("out/.attnviz/thumbnails")) == drawn
 
 
 def test_a_query_beside_one_picture_leaves_the_others(run: Run) -> None:
