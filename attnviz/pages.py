@@ -13,7 +13,7 @@ from typing import Any
 
 
 def fill(folder: Path, *, scripts: Sequence[str], images: str, **places: str) -> str:
-    """A page, made of `page.html`, `style.css` and the scripts of a folder.
+    """A page, made of `page.html`, `style.css` and the scripts of a folder, and of what all share.
 
     Each `{{name}}` of the template is filled once, with `policy`, `style`, `script` or one of the
     `places`: what is filled in is looked at no more, so a picture may be named as a place is.
@@ -24,7 +24,7 @@ def fill(folder: Path, *, scripts: Sequence[str], images: str, **places: str) ->
         images: where pictures may come from, as the policy says it: `'self'`.
         places: what else is filled in: HTML, JSON of `as_data`, or text that is escaped already.
     """
-    style = part(folder, "style.css")
+    style = part(Path(__file__).parent, "pages.css") + part(folder, "style.css")
     script = "\n".join(part(folder, name) for name in scripts)
     policy = (
         f"default-src 'none'; img-src {images}; style-src {_hash(style)}; "

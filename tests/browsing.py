@@ -1,4 +1,4 @@
-"""Fixtures: pages of `attnviz explore` in a browser, opened as files with the network off.
+"""Fixtures: pages in a browser, opened as files; those of `attnviz explore` with the network off.
 
 A test module has them by `pytest_plugins = ["browsing"]`.
 """
@@ -20,7 +20,7 @@ from attnviz import explore
 Show = Callable[..., Decoded]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="pip install 'attnviz[test]'")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -82,6 +82,31 @@ def until() -> Callable[[Any, str], None]:
             page.wait_for_timeout(20)
 
     return wait
+
+
+@pytest.fixture
+def refused() -> Callable[[Any], list[str]]:
+    """What the policy of a page forbids of a script, a style, a picture and a request."""
+    return _refused
+
+
+def _refused(page: Any) -> list[str]:
+    found, ran = page.evaluate(
+        """async () => {
+            const found = [];
+            document.addEventListener("securitypolicyviolation",
+                (event) => found.push(event.effectiveDirective));
+            document.body.append(Object.assign(document.createElement("script"),
+                {textContent: "window.ran = true"}));
+            document.body.insertAdjacentHTML("beforeend",
+                "<p style='color: red'>x</p><img src='http://127.0.0.1:9/a.png'>");
+            await fetch("http://127.0.0.1:9/").catch(() => 0);
+            await new Promise((done) => setTimeout(done, 100));
+            return [[...new Set(found)].sort(), window.ran !== undefined];
+        }"""
+    )
+    assert not ran
+    return [str(directive) for directive in found]
 
 
 @cache

@@ -1,8 +1,6 @@
 """The gallery in a browser, opened as a file: what a person sees, clicks and hears."""
 
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +10,15 @@ import pytest
 from attnviz.batch.entries import readable
 from attnviz.batch.gallery import write_gallery
 
-api = pytest.importorskip("playwright.sync_api", reason="pip install 'attnviz[test]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+pytest_plugins = ["browsing"]
 
 EVIL = ['"><img src=x onerror=alert(1)>.jpg', "x\ny.png", "100%#1?.png", "c:d.png", "猫 🐈.png"]
 BROKEN = {"<script>alert(1)</script>": "<b>broken</b>", "sub/late.jpg": "my/sub/late.jpg: cut off"}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    # Chromium's own sandbox wants a user that is not root.
-    options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page; what it complains of, or asks of the network, fails the test."""
-    context = browser.new_context(viewport={"width": 1000, "height": 800})
-    opened = context.new_page()
-    wrong: list[str] = []
-    opened.on("console", lambda message: wrong.append(message.text))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("dialog", lambda dialog: wrong.append(dialog.message))
-    asked: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
-    yield opened
-    context.close()
-    assert wrong == []
-    assert {url.partition(":")[0] for url in asked} == {"file"}
+def page(new_page: Callable[..., Any]) -> Any:
+    return new_page(viewport={"width": 1000, "height": 800})
 
 
 def show(page: Any, out: Path, names: list[str], **more: Any) -> list[Any]:
@@ -178,27 +152,14 @@ def test_it_can_be_used_by_keys_and_by_ear(page: Any, tmp_path: Path) -> None:
 
 
 def test_nothing_else_runs_and_nothing_is_asked_of_the_network(
-    browser: Any, tmp_path: Path
+    browser: Any, refused: Callable[[Any], list[str]], tmp_path: Path
 ) -> None:
     folders.batch(tmp_path, ["a.png"])
     write_gallery(tmp_path)
     page = browser.new_page()
     page.goto((tmp_path / "index.html").as_uri())
-    refused = page.evaluate(
-        """async () => {
-            const found = [];
-            document.addEventListener("securitypolicyviolation",
-                (event) => found.push(event.effectiveDirective));
-            document.body.append(Object.assign(document.createElement("script"),
-                {textContent: "window.ran = true"}));
-            document.body.insertAdjacentHTML("beforeend",
-                "<p style='color: red'>x</p><img src='http://127.0.0.1:9/a.png'>");
-            await fetch("http://127.0.0.1:9/").catch(() => 0);
-            await new Promise((done) => setTimeout(done, 100));
-            return [[...new Set(found)].sort(), window.ran === undefined];
-        }"""
-    )
-    assert refused == [["connect-src", "img-src", "script-src-elem", "style-src-attr"], True]
+    forbidden = ["connect-src", "img-src", "script-src-elem", "style-src-attr"]
+    assert refused(page) == forbidden
     page.close()
 
 
