@@ -17,7 +17,6 @@ behind `--` is given to `attnviz batch` as it is.
 import argparse
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -76,10 +75,10 @@ def start(line: Sequence[str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def run(line: Sequence[str], **environment: str) -> int:
+def run(line: Sequence[str]) -> int:
     """The exit code of a run; its time, and the last that it said, are printed."""
     began = time.monotonic()
-    done = subprocess.run(line, capture_output=True, env={**os.environ, **environment}, check=False)
+    done = subprocess.run(line, capture_output=True, check=False)
     said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     print(
         f"       {time.monotonic() - began:.1f} s, exit code {done.returncode}: {said}", flush=True
@@ -155,7 +154,7 @@ def ray(given: argparse.Namespace, desk: Path, promises: Promises) -> None:
     """Workers come to the same as one machine, also when one of them is killed."""
     photos, here, there, killed = (desk / name for name in ("photos", "here", "there", "killed"))
     draw(photos, given.pictures, SCALE)
-    run(command(photos, here, *given.more), OMP_NUM_THREADS="1")
+    run(command(photos, here, *given.more))
     more = [*given.more, "--engine", "ray", "--workers", str(given.workers)]
     code = run(command(photos, there, *more))
     promises(code == 0, "on a cluster it ends well", f"exit code {code}")
