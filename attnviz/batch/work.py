@@ -7,6 +7,7 @@
 `do` is the three in turn.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -207,9 +208,14 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
 def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, list[Path]]:
     """The record, and the files in the order of writing."""
     prepared, explanation = answered.prepared, answered.explanation
-    if settings.pictures == "none" or prepared.job is None:
-        return make_record(explanation), []
+    assert prepared.job is not None  # stand-ins are not asked
     folder = out / prepared.job.folder
+    if settings.pictures == "none":
+        if prepared.job.before:
+            outputs.remove(folder, prepared.job.before)
+            with contextlib.suppress(OSError):  # something else is in it
+                os.removedirs(folder)
+        return make_record(explanation), []
     outputs.remove_parts(folder)
     if prepared.shown is not None:
         before = outputs.earlier_files(folder)

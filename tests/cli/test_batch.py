@@ -266,6 +266,19 @@ def test_thumbnails_are_drawn_with_the_sheets_as_they_would_be_from_them(
     assert batches.tree(Path("out/.attnviz/thumbnails")) == drawn
 
 
+def test_without_pictures_those_of_an_earlier_run_go_and_nothing_else(run: Run) -> None:
+    run("photos", "-o", "fresh", "--pictures", "none")
+    run("photos", "-o", "out")
+    mine = Path("out/p0.png/mine.txt")
+    mine.write_text("mine")
+    assert run("photos", "-o", "out", "--pictures", "none")[0] == 0
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    found, expected = (batches.tree(Path(folder)) for folder in ("out", "fresh"))
+    assert found == expected
+    assert {path.name for path in Path("out").iterdir() if path.is_dir()} == {".attnviz", "p0.png"}
+
+
 def test_a_query_beside_one_picture_leaves_the_others(run: Run) -> None:
     code, _, err = run("photos", "-o", "out", "--query", "70,10")
     assert code == 3
