@@ -191,6 +191,7 @@ def test_grids_have_one_tab_stop_and_arrows_choose_in_them(
     page.locator(".thumb[tabindex='0']").focus()
     for key in ("ArrowUp", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)
+    settled(page)  # what has the tab stop is drawn
     assert focused(page) == "layer 1, head 3"
     assert (state(page)["layer"], state(page)["head"]) == (1, 3)
     page.locator("#table tbody button[tabindex='0']").focus()
