@@ -50,12 +50,16 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one picture; of one that failed there is no record, but a cause."""
+    """What became of one picture; of one that failed there is no record, but a cause.
+
+    `line` is the record as it stands in a file of records.
+    """
 
     entry: Entry
     record: Record | None = None
     paths: tuple[Path, ...] = ()
     cause: Exception | None = None
+    line: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from attnviz.batch.closing import close
-from attnviz.batch.entry import as_line
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
 from attnviz.batch.journal import Journal
 from attnviz.batch.local import WINDOW, Engine, Windows
@@ -102,8 +101,7 @@ class Batch:
         """
 
         def note(outcome: Outcome) -> None:
-            record = outcome.record
-            self._journal.add(outcome.entry, None if record is None else as_line(record.data()))
+            self._journal.add(outcome.entry, outcome.line)
             if outcome.entry.status == "done":
                 self._done += 1
             else:

@@ -195,14 +195,15 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
         return failure(prepared.entry, error)
     except Exception as error:
         return failure(prepared.entry, error)
+    line = as_line(record.data())
     entry = replace(
         prepared.entry,
         status="done",
         folder=prepared.job.folder if paths and prepared.job is not None else None,
         files={path.name: path.stat().st_size for path in sorted(paths)},
-        record=digest(as_line(record.data())),
+        record=digest(line),
     )
-    return Outcome(entry, record, tuple(paths))
+    return Outcome(entry, record, tuple(paths), line=line)
 
 
 def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, list[Path]]:
