@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _WIDTH = 100  # of tables that do not go to a terminal
+_GLANCE = 0.1  # seconds after which a signal that another thread was given is answered
 
 
 def printable(text: str) -> str:
@@ -101,7 +102,7 @@ def interruptible(do: Callable[[], T]) -> T:
     ends the program without waiting for it: nothing may be half written meanwhile.
     """
     try:
-        return _beside(do).result()
+        return _outcome(_beside(do))
     except KeyboardInterrupt:
         _leave()
 
@@ -121,7 +122,7 @@ def stoppable(do: Callable[[], T], stop: "Event") -> T:
 
     before = signal.signal(signal.SIGINT, interrupted)
     try:
-        return _beside(do).result()
+        return _outcome(_beside(do))
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -141,6 +142,19 @@ def _beside(do: Callable[[], T]) -> "Future[T]":
 
     Thread(target=work, daemon=True).start()
     return done
+
+
+def _outcome(done: "Future[T]") -> T:
+    """What came of it, once it did; signals are answered meanwhile.
+
+    The system may give a signal to any thread, and Python answers it in this one: which has to wake
+    up to see it, since nothing wakes it where another thread was given it.
+    """
+    from concurrent.futures import wait  # noqa: PLC0415 — `--help` does without
+
+    while not wait([done], timeout=_GLANCE).done:
+        pass
+    return done.result()
 
 
 def _leave() -> NoReturn:

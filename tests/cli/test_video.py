@@ -155,10 +155,13 @@ def test_ctrl_c_leaves_no_half_film(clip: Path) -> None:
     with subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:
         assert run.stdout is not None
         assert run.stderr is not None
-        assert run.stdout.readline() == "drawing\n"
-        run.send_signal(signal.SIGINT)
-        while "Ctrl-C again" not in run.stderr.readline():
-            assert run.poll() is None
-        run.communicate("\n", timeout=60)
+        try:
+            assert run.stdout.readline() == "drawing\n"
+            run.send_signal(signal.SIGINT)
+            while "Ctrl-C again" not in (said := run.stderr.readline()):
+                assert said, "it ended without a word"
+            run.communicate("\n", timeout=60)
+        finally:
+            run.kill()
         assert run.returncode == 130
     assert [path.name for path in Path.cwd().iterdir()] == ["clip.mp4"]
