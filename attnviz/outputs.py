@@ -1,31 +1,17 @@
 """Files out: the only module that writes them, each one whole or not at all."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 import re
-import struct
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-try:
-    from isal import isal_zlib
-except ImportError:  # it is not built for every kind of processor
-    isal_zlib = None  # type: ignore[assignment]
-
+from attnviz.encoding import FORMATS
 from attnviz.errors import OutputError, UsageError
 from attnviz.methods import METHODS
 
-Format = Literal["png", "jpg", "webp"]
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
 COMPARE, DIFFERENCE = "compare", "difference"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
@@ -35,12 +21,6 @@ _OVERLAY = re.compile(
 )
 _COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
 _PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
-_SETTINGS: dict[Format, tuple[str, dict[str, Any]]] = {
-    # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
-    "png": ("PNG", {"compress_level": 1}),
-    "jpg": ("JPEG", {"quality": 92, "subsampling": 0}),
-    "webp": ("WEBP", {"quality": 90, "method": 2}),
-}
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:
@@ -203,88 +183,19 @@ def remove_parts(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be looked at ({error.strerror})") from error
 
 
-def encode(image: Image.Image, kind: Format) -> bytes:
-    """A picture as the bytes of a file.
-
-    Raises:
-        OutputError: the format cannot hold a picture of that size.
-    """
-    if kind == "png" and image.mode == "RGB":
-        return _png(image)
-    name, options = _SETTINGS[kind]
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, name, **options)
-    except (OSError, ValueError) as error:
-        size = f"{image.width}x{image.height}"
-        raise OutputError(f"{kind} cannot hold {size} pixels; take --format png") from error
-    return buffer.getvalue()
-
-
-def _png(image: Image.Image) -> bytes:
-    """A PNG, in an eighth of the time that Pillow takes at its level 1, in about as many bytes.
-
-    Every row is stored as what differs from the row above (filter 2), instead of trying all five
-    filters. Pixels are the same everywhere, bytes are those of one kind of processor.
-    """
-    width, height = image.size
-    pixels = np.asarray(image).reshape(height, 3 * width)
-    rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)
-    rows[:, 0], rows[0, 1:] = 2, pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    data = _packed(rows.data)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in parts
-    )
-
-
-def _packed(data: memoryview) -> bytes:
-    """As zlib packs it, by ISA-L where there is one: three times as fast."""
-    if isal_zlib is not None:
-        return isal_zlib.compress(data, 1)
-    # Runs alone are looked for, which is what is left in photographs.
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return packer.compress(data) + packer.flush()
-
-
-def as_json(data: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """JSON with everything in it readable as it is."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]], *, header: bool = True) -> str:
-    """Rows of the same keys as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def as_npz(**arrays: NDArray[Any]) -> bytes:
-    """Arrays as a compressed `.npz`; equal arrays give equal bytes."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
 def earlier_files(folder: Path) -> set[str]:
     """Names of the files that an earlier run says it wrote into a folder, beside its record.
 
     What it does not say is not ours, whatever its name.
     """
-    beside = [*(f"{SHEET}.{kind}" for kind in _SETTINGS), MAPS]
+    beside = [*(f"{SHEET}.{kind}" for kind in FORMATS), MAPS]
     record = folder / STATS_JSON
     return _earlier(record, "attnviz/", parts=("heads",), pattern=_OVERLAY, beside=beside)
 
 
 def earlier_comparison(folder: Path) -> set[str]:
     """The same of an earlier comparison, whose files are others."""
-    beside = [f"{COMPARE}.{kind}" for kind in (*_SETTINGS, "npz")]
+    beside = [f"{COMPARE}.{kind}" for kind in (*FORMATS, "npz")]
     record, parts = folder / f"{COMPARE}.json", ("sides", "pairs")
     return _earlier(record, "attnviz/compare/", parts=parts, pattern=_COMPARED, beside=beside)
 

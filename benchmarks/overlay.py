@@ -17,9 +17,9 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Style, colour_table, overlay
 from attnviz.drawing.scale import Range
+from attnviz.encoding import as_image
 from attnviz.geometry import place
 from attnviz.images import Picture
-from attnviz.outputs import encode
 
 ROUNDS = 25
 PLACEMENT = place(451, 300, size=137, patch=8)
@@ -54,7 +54,7 @@ def ours(kind: str = "png") -> bytes:
         scale=Range("head", 0.0, 1.0),
         style=STYLE,
     )
-    return encode(image, kind)  # type: ignore[arg-type]  # one of the three
+    return as_image(image, kind)  # type: ignore[arg-type]  # one of the three
 
 
 def milliseconds(run: Callable[[], bytes]) -> float:

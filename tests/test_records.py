@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attnviz import outputs, records
+from attnviz import encoding, records
 from attnviz.statistics import MORE
 
 NUMBERS = {
@@ -87,7 +87,7 @@ def test_further_numbers_are_there_where_given_and_null_where_not_defined() -> N
 
 def test_rows_have_the_same_columns_and_nothing_of_layers() -> None:
     found = record(head(0, FURTHER), head(1, FURTHER), layers=[layer()])
-    rows = list(csv.DictReader(io.StringIO(outputs.as_csv(found.rows()))))
+    rows = list(csv.DictReader(io.StringIO(encoding.as_csv(found.rows()))))
     assert set(rows[0]) == set(rows[1]) >= set(MORE)
     assert "layers" not in rows[0]
     assert rows[1]["importance"] == "0.125"

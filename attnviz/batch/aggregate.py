@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnviz import outputs
+from attnviz import encoding, outputs
 from attnviz.batch.numbers import NUMBERS, asked, numbers
 from attnviz.batch.reading import STATS, each
 from attnviz.batch.record import AggregateRow, Spread
@@ -87,8 +87,8 @@ def write_aggregate(
     rows = aggregate(stats or out / STATS).rows
     if not rows:
         return []
-    lines = "".join(f"{outputs.as_json(row.data())}\n" for row in rows)
-    table = outputs.as_csv([row.row() for row in rows])
+    lines = "".join(f"{encoding.as_json(row.data())}\n" for row in rows)
+    table = encoding.as_csv([row.row() for row in rows])
     return [
         outputs.write_whole(out / f"{NAME}.jsonl", lines.encode()),
         outputs.write_whole(out / f"{NAME}.csv", table.encode()),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from attnviz import outputs
+from attnviz import encoding
 
 _ENTRY, _RECORD, _END = '{"entry": ', ', "record": ', "}\n"
 _DECODER = json.JSONDecoder()
@@ -101,5 +101,5 @@ def digest(record: bytes) -> str:
 
 def as_line(data: dict[str, Any]) -> bytes:
     """JSON in a line of UTF-8; odd bytes, of names that are no text, are escaped as surrogates."""
-    text = re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", outputs.as_json(data))
+    text = re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", encoding.as_json(data))
     return f"{text}\n".encode()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from attnviz import outputs
+from attnviz import encoding, outputs
 from attnviz.errors import ImageError
 from attnviz.images import load_image
 
@@ -60,7 +60,7 @@ def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
     small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
     outputs.make_folder(path.parent)
-    return outputs.write_whole(path, outputs.encode(small, "webp"))
+    return outputs.write_whole(path, encoding.as_image(small, "webp"))
 
 
 def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:

@@ -152,7 +152,7 @@ class _Teller:
 
     def tell(self, outcome: Outcome) -> None:
         """One picture is done, or failed."""
-        from attnviz import outputs  # noqa: PLC0415
+        from attnviz import encoding  # noqa: PLC0415
 
         record = outcome.record
         if record is None:
@@ -161,9 +161,9 @@ class _Teller:
         self._unverified += not record.check.verified
         self._less += record.tokens.fit != self._settings.fit
         if self._streams.json:
-            console.put(outputs.as_json(record.data()))
+            console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
-            console.put(outputs.as_csv(record.rows(), header=self._header).removesuffix("\n"))
+            console.put(encoding.as_csv(record.rows(), header=self._header).removesuffix("\n"))
             self._header = False
         else:
             self.paths(list(outcome.paths))

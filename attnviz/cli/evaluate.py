@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from attnviz.evaluation.pairs import Pair
+    from attnviz.evaluation.rows import EvaluationRow
     from attnviz.evaluation.run import Question
     from attnviz.evaluation.store import Store
     from attnviz.evaluation.summary import Entry
     from attnviz.models.model import Model
     from attnviz.pipeline import Observation
-    from attnviz.records import EvaluationRow
     from attnviz.targets import Head
 
 
@@ -214,7 +214,7 @@ class _Contest:
 
 def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:
     """Rows on stdout in the form that was asked for, and files where a folder was."""
-    from attnviz import outputs  # noqa: PLC0415
+    from attnviz import encoding  # noqa: PLC0415
     from attnviz.evaluation import metrics_of  # noqa: PLC0415
     from attnviz.evaluation.summary import summarise  # noqa: PLC0415
 
@@ -222,9 +222,9 @@ def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:
     rows = summarise(list(work.done.values()), metrics, seed=work.question.seed)
     paths = [] if out is None else _write(out, rows, work)
     if streams.json:
-        console.put("\n".join(outputs.as_json(row.data()) for row in rows))
+        console.put("\n".join(encoding.as_json(row.data()) for row in rows))
     elif streams.csv:
-        console.put(outputs.as_csv([row.row() for row in rows]).removesuffix("\n"))
+        console.put(encoding.as_csv([row.row() for row in rows]).removesuffix("\n"))
     elif streams.quiet:
         console.put("\n".join(map(str, paths)))
     else:
@@ -237,11 +237,11 @@ def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:
 
 def _write(out: Path, rows: list[EvaluationRow], work: _Work) -> list[Path]:
     """All files of a run, in the order of writing."""
-    from attnviz import outputs  # noqa: PLC0415
+    from attnviz import encoding, outputs  # noqa: PLC0415
     from attnviz.evaluation.plot import plot  # noqa: PLC0415
 
-    lines = "".join(outputs.as_json(row.data()) + "\n" for row in rows)
-    table = outputs.as_csv([row.row() for row in rows])
+    lines = "".join(encoding.as_json(row.data()) + "\n" for row in rows)
+    table = encoding.as_csv([row.row() for row in rows])
     return [
         *work.store.close(list(work.done)),
         outputs.write_whole(out / "evaluation.jsonl", lines.encode()),

@@ -94,10 +94,10 @@ def _explored(seen: Observation, start: StartOptions, style: Any, streams: ToldO
 
 def _tell(page: Page, path: Path, streams: ToldOptions) -> None:
     """The path alone, or how large it is and what it has."""
-    from attnviz import outputs  # noqa: PLC0415
+    from attnviz import encoding  # noqa: PLC0415
 
     if streams.json:
-        console.put(outputs.as_json(page.summary(str(path))))
+        console.put(encoding.as_json(page.summary(str(path))))
     elif streams.quiet:
         console.put(str(path))
     else:

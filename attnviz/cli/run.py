@@ -202,12 +202,12 @@ class Teller:
 
     def tell(self, record: Told, paths: list[Path], sheet: Image | None = None) -> None:
         """Tables and a preview, or a line of JSON, or rows of CSV, or the paths written."""
-        from attnviz import outputs  # noqa: PLC0415
+        from attnviz import encoding  # noqa: PLC0415
 
         if self._streams.json:
-            console.put(outputs.as_json(record.data()))
+            console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
-            console.put(outputs.as_csv(record.rows(), header=self._header).removesuffix("\n"))
+            console.put(encoding.as_csv(record.rows(), header=self._header).removesuffix("\n"))
             self._header = False
         elif self._streams.quiet:
             console.put("\n".join(map(str, paths)))

@@ -90,7 +90,7 @@ class _Teller:
 
     def tell(self, record: Record) -> None:
         """The next frame."""
-        from attnviz import outputs  # noqa: PLC0415
+        from attnviz import encoding  # noqa: PLC0415
 
         first = self._means.count == 0
         self._means.add(record)
@@ -101,9 +101,9 @@ class _Teller:
                 "--fit pad or --fit squash show them all"
             )
         if self._streams.json:
-            console.put(outputs.as_json(record.data()))
+            console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
-            console.put(outputs.as_csv(record.rows(), header=first).removesuffix("\n"))
+            console.put(encoding.as_csv(record.rows(), header=first).removesuffix("\n"))
 
     def end(self, clip: Clip, made: Made) -> None:
         """All is done."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attnviz import outputs
+from attnviz import encoding, outputs
 from attnviz.comparison.compare import Comparison
 from attnviz.comparison.naming import heads, names, shared
 from attnviz.comparison.record import ComparisonRecord
@@ -17,8 +17,8 @@ from attnviz.drawing.marks import mark
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
+from attnviz.encoding import Format
 from attnviz.images import Picture
-from attnviz.outputs import Format
 
 DIVERGING = "RdBu_r"
 FULL = Range("fixed", -1.0, 1.0)
@@ -114,21 +114,21 @@ def write_comparison(
     of_differences = {number: f"{outputs.DIFFERENCE}-{number}.{drawing.format}" for number in less}
     images = dict(zip([*files, *of_differences.values()], [*sides, *less.values()], strict=True))
     paths = [
-        outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
+        outputs.write_whole(folder / name, encoding.as_image(image, drawing.format))
         for name, image in images.items()
     ]
     record = make_record(comparison, files=files, differences=of_differences)
     paths += _write_numbers(record, folder)
     sheet = _sheet(comparison, sides, less, drawing)
     name = f"{outputs.COMPARE}.{drawing.format}"
-    paths.append(outputs.write_whole(folder / name, outputs.encode(sheet, drawing.format)))
+    paths.append(outputs.write_whole(folder / name, encoding.as_image(sheet, drawing.format)))
     outputs.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
 
 
 def _write_numbers(record: ComparisonRecord, folder: Path) -> list[Path]:
-    text = outputs.as_json(record.data(), indent=1) + "\n"
-    table = outputs.as_csv(record.rows())
+    text = encoding.as_json(record.data(), indent=1) + "\n"
+    table = encoding.as_csv(record.rows())
     return [
         outputs.write_whole(folder / f"{outputs.COMPARE}.json", text.encode()),
         outputs.write_whole(folder / f"{outputs.COMPARE}.csv", table.encode()),
@@ -145,7 +145,7 @@ def write_arrays(comparison: Comparison, folder: Path) -> Path:
         OutputError: the file cannot be written.
     """
     numbers = range(len(comparison.sides))
-    data = outputs.as_npz(
+    data = encoding.as_npz(
         maps=comparison.maps,
         drawn=comparison.drawn,
         differences=np.stack([comparison.difference(number) for number in numbers]),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attnviz import outputs
+from attnviz import encoding, outputs
 from attnviz.evaluation.summary import Entry, as_data, from_data
 
 NAME = "pictures.jsonl"
@@ -48,7 +48,7 @@ class Store:
         Raises:
             OutputError: it cannot be written.
         """
-        line = outputs.as_json({"key": key, **as_data(entry)})
+        line = encoding.as_json({"key": key, **as_data(entry)})
         self._lines[key] = line
         if self._path is not None:
             outputs.append(outputs.make_folder(self._path.parent) / NAME, line)

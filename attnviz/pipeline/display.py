@@ -3,7 +3,7 @@
 from base64 import b64encode
 from html import escape
 
-from attnviz import markup, outputs
+from attnviz import encoding, markup
 from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.pictures import Drawing
 from attnviz.pipeline.report import make_record
@@ -21,7 +21,7 @@ def png(explanation: Explanation) -> bytes:
     cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
     image = sheet(explanation, cells, style, shown=shown)
     image.thumbnail((LARGEST, LARGEST))
-    return outputs.encode(image, "png")
+    return encoding.as_image(image, "png")
 
 
 def html(explanation: Explanation) -> str:

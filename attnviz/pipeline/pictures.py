@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnviz import movies, outputs
+from attnviz import encoding, movies, outputs
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, thumbnail
+from attnviz.encoding import Format
 from attnviz.errors import UsageError
 from attnviz.images import Picture
-from attnviz.outputs import Format
 from attnviz.pipeline.animation import By, write_animation
 from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.naming import stem, title
@@ -104,7 +104,7 @@ def write_pictures(
     def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
         image = draw(picture, answer, scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
-        path = outputs.write_whole(folder / name, outputs.encode(image, drawing.format))
+        path = outputs.write_whole(folder / name, encoding.as_image(image, drawing.format))
         return Cell(thumbnail(image), title(explanation, answer), scale), path
 
     drawn = _at_once(one, explanation.answers, scales, threads or os.cpu_count() or 1)
@@ -115,7 +115,7 @@ def write_pictures(
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
     whole = sheet(explanation, cells, style)
     name = f"{outputs.SHEET}.{drawing.format}"
-    paths.append(outputs.write_whole(folder / name, outputs.encode(whole, drawing.format)))
+    paths.append(outputs.write_whole(folder / name, encoding.as_image(whole, drawing.format)))
     paths += moving
     outputs.remove(folder, before - {path.name for path in paths})
     return record, paths, whole
@@ -182,11 +182,11 @@ def write_sheet(
         explanation, folder, drawing, scales=scales, style=style, shown=shown
     )
     record = make_record(explanation, scales=scales, animation=animation)
-    text = outputs.as_json(record.data(), indent=1) + "\n"
+    text = encoding.as_json(record.data(), indent=1) + "\n"
     name = f"{outputs.SHEET}.{drawing.format}"
     paths = [
         outputs.write_whole(folder / outputs.STATS_JSON, text.encode()),
-        outputs.write_whole(folder / name, outputs.encode(whole, drawing.format)),
+        outputs.write_whole(folder / name, encoding.as_image(whole, drawing.format)),
         *moving,
     ]
     return record, paths, whole
@@ -199,8 +199,8 @@ def write_numbers(record: Record, folder: Path) -> list[Path]:
         OutputError: a file cannot be written.
     """
     outputs.make_folder(folder)
-    text = outputs.as_json(record.data(), indent=1) + "\n"
-    table = outputs.as_csv(record.rows())
+    text = encoding.as_json(record.data(), indent=1) + "\n"
+    table = encoding.as_csv(record.rows())
     return [
         outputs.write_whole(folder / outputs.STATS_JSON, text.encode()),
         outputs.write_whole(folder / outputs.STATS_CSV, table.encode()),
@@ -238,7 +238,7 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
         arrays["queries"] = np.array([str(question.query) for question in questions])
         scored = [str(q.target.target) for q in questions if q.target is not None]
         arrays |= {"targets": np.array(scored)} if scored else {}
-    data = outputs.as_npz(**arrays)
+    data = encoding.as_npz(**arrays)
     return outputs.write_whole(outputs.make_folder(folder) / outputs.MAPS, data)
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attnviz.evaluation.plot import draw, plot
-from attnviz.records import EvaluationRow
+from attnviz.evaluation.rows import EvaluationRow
 
 
 def row(metric: dict[str, float | None], **place: Any) -> EvaluationRow:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import attnviz
-from attnviz import outputs
+from attnviz import encoding
 from attnviz.cli.table import stats_tables
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import RecordingError, UsageError
@@ -321,7 +321,7 @@ def test_the_record_tells_grid_and_query_of_each_head() -> None:
     assert told == [(0, 4, 6)] * 3 + [(1, 8, 12)] * 2 + [(2, 8, 12)] * 4
     assert [head.get("query") for head in data["heads"]] == [{"kind": "mean"}] * 5 + [None] * 4
     assert [head["distance_px"] is None for head in data["heads"]] == [False] * 5 + [True] * 4
-    rows = list(csv.DictReader(io.StringIO(outputs.as_csv(record.rows()))))
+    rows = list(csv.DictReader(io.StringIO(encoding.as_csv(record.rows()))))
     assert [row["query_kind"] for row in rows] == ["mean"] * 5 + ["pool"] * 4
     title = str(stats_tables(record)[0].title)
     assert "6x4, 12x8 patches  attention from mean, pool" in title

@@ -1,0 +1,54 @@
+"""What an evaluation says: a row per map of a model, schema `attnviz/evaluation/1`."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from attnviz.records import Number
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Part):
+    """A mean over pictures, and the ends of its bootstrap interval of 95 %."""
+
+    mean: Number
+    low: Number
+    high: Number
+
+
+class EvaluationRow(_Part):
+    """One map of one model, or a baseline of it, over all pictures.
+
+    `head` is a number, `mean` or `best`; `layer` is null where it is the same for all layers,
+    `method` and `head` where no model made the map, a metric where it is not measured or defined.
+    """
+
+    schema_: Literal["attnviz/evaluation/1"] = "attnviz/evaluation/1"
+    model: str
+    weights: str
+    baseline: Literal["random weights", "gaussian", "saliency"] | None
+    method: str | None
+    layer: int | None
+    head: int | Literal["mean", "best"] | None
+    pictures: int
+    metrics: dict[str, Interval | None]
+
+    def data(self) -> dict[str, Any]:
+        """As plain data, `schema` first."""
+        data = self.model_dump()
+        return {"schema": data.pop("schema_"), **data}
+
+    def row(self) -> dict[str, Any]:
+        """Flat: the mean by the metric's own name, the ends as `auc_low` and `auc_high`."""
+        data = self.model_dump(exclude={"schema_", "metrics"})
+        for name, interval in self.metrics.items():
+            mean, low, high = (
+                (None, None, None)
+                if interval is None
+                else (interval.mean, interval.low, interval.high)
+            )
+            data |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        return data
