@@ -1,31 +1,12 @@
 """The record: one JSON object per picture, schema `attnviz/1`."""
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
-
-
-def _tidy(value: float | None) -> float | None:
-    """Eight significant digits, more than float32 holds; what is not a number is null."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.8g}")
+from attnviz.schema import Count, Maybe, Number, Part
 
 
-Number = Annotated[float, BeforeValidator(_tidy)]
-"""A number that is always there."""
-Maybe = Annotated[float | None, BeforeValidator(_tidy)]
-"""A number that is null where it is not defined, as 0/0."""
-
-Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]
-"""A number of things, which came as one of many floats."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Image(_Part):
+class Image(Part):
     """The picture as seen."""
 
     path: str
@@ -33,7 +14,7 @@ class Image(_Part):
     height: int
 
 
-class Moment(_Part):
+class Moment(Part):
     """Which frame of a clip: its number from 0, when it is shown, in seconds; and the rate."""
 
     frame: int
@@ -41,7 +22,7 @@ class Moment(_Part):
     rate: Number
 
 
-class AnimationInfo(_Part):
+class AnimationInfo(Part):
     """A moving picture of the maps: a frame a layer, or a head, so many of them a second."""
 
     by: Literal["layers", "heads"]
@@ -50,7 +31,7 @@ class AnimationInfo(_Part):
     file: str
 
 
-class ModelInfo(_Part):
+class ModelInfo(Part):
     """What was run; `heads` are those of the layer that has most."""
 
     spec: str
@@ -63,7 +44,7 @@ class ModelInfo(_Part):
     seed: int | None
 
 
-class Tokens(_Part):
+class Tokens(Part):
     """How the picture was laid into the model's input, and the grid of the last layer asked."""
 
     kind: Literal["patches", "pixels"]
@@ -77,7 +58,7 @@ class Tokens(_Part):
     masked: int
 
 
-class QueryInfo(_Part):
+class QueryInfo(Part):
     """Where we look from, in picture pixels."""
 
     kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
@@ -91,7 +72,7 @@ class QueryInfo(_Part):
     path: str | None = None
 
 
-class TargetInfo(_Part):
+class TargetInfo(Part):
     """The score whose gradient was taken: what it is of, and its value."""
 
     kind: Literal["class", "norm", "text"]
@@ -103,14 +84,14 @@ class TargetInfo(_Part):
     probability: Maybe = None
 
 
-class Check(_Part):
+class Check(Part):
     """Whether the recorded weights explain the model's own output."""
 
     verified: bool
     max_error: Maybe
 
 
-class MapInfo(_Part):
+class MapInfo(Part):
     """Numbers of the drawn weights."""
 
     minimum: Number
@@ -121,7 +102,7 @@ class MapInfo(_Part):
     area60: Number
 
 
-class ScaleInfo(_Part):
+class ScaleInfo(Part):
     """The range of weights that the colours span."""
 
     kind: str
@@ -129,7 +110,7 @@ class ScaleInfo(_Part):
     maximum: Number
 
 
-class Head(_Part):
+class Head(Part):
     """One map, of rows × columns, and the numbers of its head.
 
     `head` is null where heads are merged, and so are the numbers of a head; where layers are,
@@ -174,7 +155,7 @@ MORE_OF_A_HEAD = (
 )
 
 
-class TokenInfo(_Part):
+class TokenInfo(Part):
     """A token that stands out.
 
     `window` is there where a layer has several, `x` and `y`, the middle of its cell in picture
@@ -201,7 +182,7 @@ class HighNormToken(TokenInfo):
     norm: Number
 
 
-class LayerInfo(_Part):
+class LayerInfo(Part):
     """What concerns the heads or the tokens of a layer beside each other.
 
     The matrices are of all heads of the layer, whichever are asked for. The norms are there where
@@ -225,7 +206,7 @@ class LayerInfo(_Part):
         return data
 
 
-class Record(_Part):
+class Record(Part):
     """All that is said about one picture.
 
     `moment` is there where it is a frame of a clip, `animation` where a moving picture was made,

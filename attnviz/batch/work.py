@@ -186,9 +186,10 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
     Raises:
         OutputError: nothing more can be written.
     """
-    prepared = answered.prepared
+    prepared, job = answered.prepared, answered.prepared.job
+    assert job is not None  # stand-ins are not asked
     try:
-        record, paths = _write(answered, settings, out)
+        record, paths = _write(answered, job, settings, out)
     except OutputError as error:
         if stops(error, out):
             raise
@@ -199,21 +200,22 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
     entry = replace(
         prepared.entry,
         status="done",
-        folder=prepared.job.folder if paths and prepared.job is not None else None,
+        folder=job.folder if paths else None,
         files={path.name: path.stat().st_size for path in sorted(paths)},
         record=digest(line),
     )
     return Outcome(entry, record, tuple(paths), line=line)
 
 
-def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, list[Path]]:
+def _write(
+    answered: Answered, job: Job, settings: Settings, out: Path
+) -> tuple[Record, list[Path]]:
     """The record, and the files in the order of writing."""
     prepared, explanation = answered.prepared, answered.explanation
-    assert prepared.job is not None  # stand-ins are not asked
-    folder = out / prepared.job.folder
+    folder = out / job.folder
     if settings.pictures == "none":
-        if prepared.job.before:
-            outputs.remove(folder, prepared.job.before)
+        if job.before:
+            outputs.remove(folder, job.before)
             with contextlib.suppress(OSError):  # something else is in it
                 os.removedirs(folder)
         return make_record(explanation), []
@@ -222,7 +224,7 @@ def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, l
         before = outputs.earlier_files(folder)
         record, paths, whole = write_sheet(explanation, folder, settings.drawing, prepared.shown)
         if settings.drawing.format == "png":  # its pixels are those that it is read back with
-            source = f"{prepared.job.folder}/{outputs.SHEET}.png"
+            source = f"{job.folder}/{outputs.SHEET}.png"
             write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
     else:
         before = set()  # removed by what draws them
@@ -231,7 +233,7 @@ def _write(answered: Answered, settings: Settings, out: Path) -> tuple[Record, l
         record, paths, _ = write_pictures(large, folder, settings.drawing, threads=1)
     if settings.npz:
         paths.append(write_maps(explanation, folder))
-    outputs.remove(folder, before.union(prepared.job.before) - {path.name for path in paths})
+    outputs.remove(folder, before.union(job.before) - {path.name for path in paths})
     return record, paths
 
 

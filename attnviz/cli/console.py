@@ -11,7 +11,6 @@ import typer
 from attnviz.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from threading import Event
 
     from PIL import Image
@@ -102,7 +101,7 @@ def interruptible(do: Callable[[], T]) -> T:
     ends the program without waiting for it: nothing may be half written meanwhile.
     """
     try:
-        return _outcome(_beside(do))
+        return _beside(do)
     except KeyboardInterrupt:
         _leave()
 
@@ -122,14 +121,18 @@ def stoppable(do: Callable[[], T], stop: "Event") -> T:
 
     before = signal.signal(signal.SIGINT, interrupted)
     try:
-        return _outcome(_beside(do))
+        return _beside(do)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _beside(do: Callable[[], T]) -> "Future[T]":
-    """Begin something in a thread of its own, which does not keep the program alive."""
-    from concurrent.futures import Future  # noqa: PLC0415 — `--help` does without these
+def _beside(do: Callable[[], T]) -> T:
+    """Do something in a thread of its own, which does not keep the program alive.
+
+    Signals are answered meanwhile. The system may give one to any thread and Python answers it in
+    this one, which nothing wakes where another was given it: so it looks up now and then.
+    """
+    from concurrent.futures import Future, wait  # noqa: PLC0415 — `--help` does without these
     from threading import Thread  # noqa: PLC0415
 
     done: Future[T] = Future()
@@ -141,17 +144,6 @@ def _beside(do: Callable[[], T]) -> "Future[T]":
             done.set_exception(error)
 
     Thread(target=work, daemon=True).start()
-    return done
-
-
-def _outcome(done: "Future[T]") -> T:
-    """What came of it, once it did; signals are answered meanwhile.
-
-    The system may give a signal to any thread, and Python answers it in this one: which has to wake
-    up to see it, since nothing wakes it where another thread was given it.
-    """
-    from concurrent.futures import wait  # noqa: PLC0415 — `--help` does without
-
     while not wait([done], timeout=_GLANCE).done:
         pass
     return done.result()

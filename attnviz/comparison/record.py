@@ -2,16 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from attnviz.records import Check, Image, MapInfo, Maybe, ModelInfo, QueryInfo, TargetInfo
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from attnviz.records import Check, Image, MapInfo, ModelInfo, QueryInfo, TargetInfo
+from attnviz.schema import Maybe, Part
 
 
-class SideInfo(_Part):
+class SideInfo(Part):
     """One of the maps that are compared.
 
     `name` is what tells it from the others. `head` is a number, `mean` of several, which are
@@ -44,7 +39,7 @@ class SideInfo(_Part):
         return {key: value for key, value in data.items() if value is not None or key == "head"}
 
 
-class PairInfo(_Part):
+class PairInfo(Part):
     """How alike two sides are, given by their numbers, over the `cells` that both saw.
 
     A number is null where one of them is flat. `file` is there where the difference was drawn.
@@ -63,7 +58,7 @@ class PairInfo(_Part):
         return self.model_dump(exclude={"file"} if self.file is None else None)
 
 
-class ComparisonRecord(_Part):
+class ComparisonRecord(Part):
     """All that is said about one picture; cells are those of the first side's grid."""
 
     schema_: Literal["attnviz/compare/1"] = "attnviz/compare/1"

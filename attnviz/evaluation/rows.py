@@ -2,16 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from attnviz.records import Number
+from attnviz.schema import Number, Part, SummaryRow
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Interval(_Part):
+class Interval(Part):
     """A mean over pictures, and the ends of its bootstrap interval of 95 %."""
 
     mean: Number
@@ -19,7 +13,7 @@ class Interval(_Part):
     high: Number
 
 
-class EvaluationRow(_Part):
+class EvaluationRow(SummaryRow):
     """One map of one model, or a baseline of it, over all pictures.
 
     `head` is a number, `mean` or `best`; `layer` is null where it is the same for all layers,
@@ -36,19 +30,6 @@ class EvaluationRow(_Part):
     pictures: int
     metrics: dict[str, Interval | None]
 
-    def data(self) -> dict[str, Any]:
-        """As plain data, `schema` first."""
-        data = self.model_dump()
-        return {"schema": data.pop("schema_"), **data}
-
     def row(self) -> dict[str, Any]:
         """Flat: the mean by the metric's own name, the ends as `auc_low` and `auc_high`."""
-        data = self.model_dump(exclude={"schema_", "metrics"})
-        for name, interval in self.metrics.items():
-            mean, low, high = (
-                (None, None, None)
-                if interval is None
-                else (interval.mean, interval.low, interval.high)
-            )
-            data |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-        return data
+        return self._flat("metrics", Interval)
