@@ -86,6 +86,13 @@ def shares_memory(one: Tensor, other: Tensor) -> bool:
     return storage is not None and storage == _storage(other)
 
 
+def covers_storage(tensor: Tensor) -> bool:
+    """Whether a tensor looks at all elements of its storage, each once."""
+    elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.numel() == elements and all(step for size, step in steps if size > 1)
+
+
 def own(tensor: Tensor, written: Tensor) -> Tensor:
     """A tensor, copied if it shares memory with one that is about to be overwritten."""
     return tensor.clone() if shares_memory(tensor, written) else tensor

@@ -18,7 +18,7 @@ from attnviz.attention.recording.blocks import Blocks
 from attnviz.attention.recording.follow import Follower, Listener
 from attnviz.attention.recording.gradients import Trace, node_of
 from attnviz.attention.recording.operation import Operation, first
-from attnviz.attention.recording.origins import Origins
+from attnviz.attention.recording.token_positions import TokenPositions
 from attnviz.attention.recording.outputs import Outputs, Reader
 from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.shelf import Shelf
@@ -63,12 +63,12 @@ def record(
     stack = None if blocks is None else Blocks(blocks, kept.__len__, graph=gradients)
     recording = Recording(kept, traces if gradients else None, stack)
     shelf = Shelf(kept, traces, None if calls is None else tuple(calls), where, device)
-    origins = None if picture is None else Origins(picture)
+    positions = None if picture is None else TokenPositions(picture)
     try:
         with (
             nullcontext() if stack is None else stack.watching(),
             _uncompiled(),
-            _Watcher(shelf, recording.unread, origins, stack),
+            _Watcher(shelf, recording.unread, positions, stack),
         ):
             yield recording
     finally:
@@ -98,10 +98,10 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __init__(
-        self, shelf: Shelf, unread: list[str], origins: Origins | None, blocks: Blocks | None
+        self, shelf: Shelf, unread: list[str], positions: TokenPositions | None, blocks: Blocks | None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shelf, self._unread, self._origins = shelf, unread, origins
+        self._shelf, self._unread, self._positions = shelf, unread, positions
         self._blocks = blocks
         self._outputs = Outputs(Reader(shelf.correct, shelf.project, shelf.scale))
         self._follower = Follower(Listener(self._found, self._note, self._places), self._outputs)
@@ -125,8 +125,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 )
                 self._outputs.fused(result[0], self._keep(call, trace, args[0], args[1]))
                 places = self._places(args[0], -1)
-                if self._origins is not None and places is not None:
-                    self._origins.put(result[0], places[..., None])
+                if self._positions is not None and places is not None:
+                    self._positions.put(result[0], places[..., None])
             return result
         if _is_composite(func):
             keys = _backend(args)
@@ -150,8 +150,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         afters = self._follower.before(op), self._outputs.before(op)
         node = node_of(op) if kernels.is_kernel(op.name) else None
         result = op.func(*op.args, **op.kwargs)
-        if self._origins is not None:
-            self._origins.follow(op, result)
+        if self._positions is not None:
+            self._positions.follow(op, result)
         for after in afters:
             if after is not None:
                 after(result)
@@ -186,8 +186,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
     ) -> int:
         """A call was found by following; its output lies where its queries lie."""
-        if self._origins is not None and places is not None:
-            self._origins.put(output, places)
+        if self._positions is not None and places is not None:
+            self._positions.put(output, places)
         return self._shelf.add(call, trace)
 
     def _note(self, what: str) -> None:
@@ -195,7 +195,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._unread.append(what)
 
     def _places(self, tensor: Tensor, over: int) -> Tensor | None:
-        return None if self._origins is None else self._origins.tokens(tensor, over)
+        return None if self._positions is None else self._positions.tokens(tensor, over)
 
 
 def _is_attention(name: str) -> bool:
