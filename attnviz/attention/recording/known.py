@@ -39,6 +39,12 @@ class Known(Generic[T]):
         """All that is known of tensors that share memory with this one."""
         yield from list((self._storage(tensor) or {}).items())
 
+    def values(self) -> Iterator[T]:
+        """All that is known of tensors that still are."""
+        for weak, here in list(self._found.values()):
+            if not _gone(weak):
+                yield from here.values()
+
     def put(self, tensor: Tensor, value: T) -> None:
         """Know something of a tensor."""
         storage = _storage(tensor)
@@ -61,6 +67,20 @@ class Known(Generic[T]):
         here = self._storage(tensor)
         if here is not None:
             here[place] = value
+
+    def has_storage(self, tensor: Tensor) -> bool:
+        """Whether anything is known of the tensor's memory."""
+        return bool(self._storage(tensor))
+
+    def drop(self, tensor: Tensor, place: _Place) -> None:
+        """Nothing is known any more of a place in the tensor's storage."""
+        (self._storage(tensor) or {}).pop(place, None)
+
+    def discard(self, condition: Callable[[T], bool]) -> None:
+        """Nothing is known any more where a condition holds of what was."""
+        for _, here in self._found.values():
+            for place in [place for place, value in here.items() if condition(value)]:
+                del here[place]
 
     def forget(self, tensor: Tensor) -> None:
         """The tensor's memory was written to: nothing is known of it any more."""
