@@ -160,7 +160,7 @@ OBJECTS = join(*4 * [ELSE])
 
 @expects(
     attends(PATCHES),
-    attends(OBJECTS, shape=(0, 0)),
+    attends(OBJECTS),
     attends(OBJECTS, PATCHES),
     asks=[(("auto",), "all"), (("mean", "14,19"), "0")],
 )

@@ -1,6 +1,7 @@
 """What the command line says of a model, beside what is true of it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from attnviz.cli import main
-from panel.truth import Array, Case, Layer, query_weights, true_map
+from panel.truth import Array, Case, Layer, true_map
 
 
 def picture(width: int, height: int) -> NDArray[np.uint8]:
@@ -63,30 +64,33 @@ def run(
         return Said(code, errors, json.loads(out), dict(arrays))
 
 
-def judge(said: Said, case: Case, weights: list[Array], queries: tuple[str, ...], layers: str) -> str:
+Truth = Sequence[tuple[Layer, Array]]
+"""Every attention call of a model, with its weights (windows, heads, queries, keys)."""
+
+
+def judge(said: Said, truth: Truth, queries: tuple[str, ...], layers: str) -> str:
     """What came out, see `Case.may_be`; fails where it is wrong and nothing says so."""
     if said.code:
         lines = said.errors.strip().splitlines()
         assert lines, "an exit code without a word"
-        assert lines[-1].startswith("error: "), said.errors
+        assert "error: " in lines[-1], said.errors
         assert "fault of attnviz" not in lines[-1], lines[-1]
         return f"refused: {lines[-1]}"
     check = said.record["check"]
-    numbers = range(len(case.layers)) if layers == "all" else [int(n) for n in layers.split(",")]
+    numbers = range(len(truth)) if layers == "all" else [int(n) for n in layers.split(",")]
     drawn = [int(number) for number in said.arrays["layers"]]
     reasons = {each["layer"]: each["reason"] for each in check.get("not_drawn", [])}
-    total = len(case.layers)
-    listed = f"layers drawn {drawn}, not drawn {reasons}, of {total} in truth"
+    listed = f"layers drawn {drawn}, not drawn {reasons}, of {len(truth)} in truth"
     assert set(drawn) <= set(numbers), listed
     if check.get("places") != "assumed":
         for number in drawn:
-            _check_layer(said, number, case.layers[number], weights[number], queries)
+            _check_layer(said, number, *truth[number], queries)
     missing = [number for number in numbers if number not in drawn]
     silent = [number for number in missing if not reasons.get(number)]
     assert not silent, f"vanished without a word: layers {silent}; {listed}"
     if check.get("places") == "assumed":
         return "assumed"
-    lost = [number for number in missing if case.layers[number].can_be_drawn]
+    lost = [number for number in missing if truth[number][0].can_be_drawn]
     return f"not drawn: {[reasons[number] for number in lost]}" if lost else "right"
 
 
@@ -97,10 +101,16 @@ def _check_layer(
     maps = _maps(said, number, len(queries))  # (queries, heads, rows, columns)
     assert layer.can_be_drawn, f"layer {number} is drawn and has no place in the picture"
     expected = np.stack([true_map(query, layer, weights) for query in queries])
-    assert maps.shape == expected.shape, f"layer {number}: {maps.shape}, not {expected.shape}"
+    asked = said.arrays.get("queries", said.record["query"]["kind"])
+    message = f"layer {number}: {maps.shape}, not {expected.shape}, answering {asked}"
+    assert maps.shape == expected.shape, message
     for query, found, wanted in zip(queries, maps, expected, strict=True):
         error = np.abs(found - wanted).max() / wanted.max()
         assert error < 1e-5, f"layer {number}, query {query}: off by {error:.2g} of the maximum"
+    empty = np.bincount(layer.cells[layer.cells >= 0], minlength=layer.rows * layer.columns) == 0
+    name = "drawn" if "maps" in said.arrays else f"layer{number:02d}_drawn"
+    shown = said.arrays[name].ravel()[empty]
+    assert not shown.any(), f"layer {number}: {shown.sum()} cells are drawn that have no token"
     _check_record(said, number, layer, weights, queries)
 
 
@@ -121,20 +131,14 @@ def _check_record(
     heads = [head for head in said.record["heads"] if head["layer"] == number]
     heads_of = weights.shape[1]
     assert len(heads) == len(queries) * heads_of, f"layer {number}: {len(heads)} maps in the record"
-    x, y = (np.unique(layer.keys[..., i][np.isfinite(layer.keys[..., 0])]) for i in (0, 1))
     for i, head in enumerate(heads):
         query, of = queries[i // heads_of], i % heads_of
         assert head["head"] == of
         assert (head["rows"], head["columns"]) == (layer.rows, layer.columns)
         wanted = true_map(query, layer, weights)[of]
         row, column = np.unravel_index(wanted.argmax(), wanted.shape)
-        for axis, at, values in (("peak_x", column, x), ("peak_y", row, y)):
+        for axis, at, values in (("peak_x", column, layer.x), ("peak_y", row, layer.y)):
             half = np.diff(values).min() / 2 if len(values) > 1 else np.inf
             off = abs(head["map"][axis] - values[at])
             assert off <= half, f"layer {number}, query {query}: {axis} {off} pixels away"
 
-
-def true_rows(layer: Layer, weights: Array, query: str) -> Array:
-    """(heads, keys) of a query in a layer of one window."""
-    asking = query_weights(query, layer)
-    return np.asarray(np.einsum("wq,whqk->hk", asking, weights))

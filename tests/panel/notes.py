@@ -13,7 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_notes: list[Tensor] | None = None
+
+
+class Notes:
+    """What was noted in one run: weights of the calls, and mixtures of tokens."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.mixtures: list[Tensor] = []
+
+
+_notes: Notes | None = None
+
+
+def taking_notes() -> bool:
+    """Whether this is the oracle's run, for what a model computes for its note alone."""
+    return _notes is not None
 
 
 def note(
@@ -32,14 +47,20 @@ def note(
 def note_weights(weights: Tensor) -> None:
     """The same where the weights are at hand, (…, heads, queries, keys)."""
     if _notes is not None:
-        _notes.append(weights.detach().double().reshape(-1, *weights.shape[-3:]))
+        _notes.weights.append(weights.detach().double().reshape(-1, *weights.shape[-3:]))
 
 
-def true_weights(model: nn.Module, pixels: Tensor) -> list[Tensor]:
+def note_mixture(mixture: Tensor) -> None:
+    """Tokens are ordered, dropped or merged by what they hold: (tokens after, tokens before)."""
+    if _notes is not None:
+        _notes.mixtures.append(mixture.detach().double().reshape(mixture.shape[-2:]))
+
+
+def take_notes(model: nn.Module, pixels: Tensor) -> Notes:
     """Weights of every attention call in call order, (windows, heads, queries, keys) float64."""
     global _notes  # noqa: PLW0603 — open during one run
     before = torch.backends.mha.get_fastpath_enabled()
-    _notes = notes = []
+    _notes = notes = Notes()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with torch.enable_grad(), _hooks(model.eval()):

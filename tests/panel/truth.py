@@ -1,7 +1,7 @@
 """What is true of a model: where its tokens lie, by hand; and what follows from it.
 
 Tokens are written as arrays (windows, tokens, 3): x and y of their centre in pixels of the model's
-input, NaN for what is no part of the picture, and what they are (`CLASS` or not).
+input, NaN for what is no part of the picture, and 1 for class tokens.
 
 >>> layer = attends(join(CLS, grid(4, 6)))      # a class token, then 24 patches of 48×32 pixels
 >>> layer.rows, layer.columns
@@ -21,6 +21,8 @@ CLS: Array = np.array([[[np.nan, np.nan, 1.0]]])
 """A class token."""
 ELSE: Array = np.array([[[np.nan, np.nan, 0.0]]])
 """A register, a latent, or another token that is no part of the picture."""
+WHOLE: Array = np.array([[[np.nan, np.nan, 2.0]]])
+"""What sees all of the picture alike, such as a channel: it lies nowhere, or in the middle."""
 
 
 def grid(rows: int, columns: int, width: int = WIDTH, height: int = HEIGHT) -> Array:
@@ -50,47 +52,61 @@ def each_with(prefix: Array, of_windows: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention call: its tokens, and the grid that its keys stand on (0×0: on none)."""
+    """An attention call: its tokens, and the lattice that its keys stand on.
+
+    `x` and `y` are the lattice's coordinates; without any the call can't be drawn.
+    """
 
     queries: Array
     keys: Array
-    rows: int
-    columns: int
+    x: Array
+    y: Array
+
+    @property
+    def rows(self) -> int:
+        return len(self.y)
+
+    @property
+    def columns(self) -> int:
+        return len(self.x)
 
     @property
     def can_be_drawn(self) -> bool:
-        return bool(np.isfinite(self.keys[..., :2]).any())
+        return bool(self.x.size)
 
     @property
     def cells(self) -> NDArray[np.int64]:
         """(windows, keys) row·columns + column, −1 of tokens that are no part of the picture."""
-        x, y = self.keys[..., 0], self.keys[..., 1]
-        there = np.isfinite(x)
-        column = _rank(x[there], self.columns)
-        row = _rank(y[there], self.rows)
-        cells = np.full(x.shape, -1, dtype=np.int64)
+        there = np.isfinite(self.keys[..., 0])
+        x, y = self.keys[there][:, 0], self.keys[there][:, 1]
+        column = np.abs(x[:, None] - self.x).argmin(1)
+        row = np.abs(y[:, None] - self.y).argmin(1)
+        cells = np.full(there.shape, -1, dtype=np.int64)
         cells[there] = row * self.columns + column
         return cells
 
 
-def _rank(values: Array, count: int) -> NDArray[np.int64]:
-    """Number of each coordinate among the different ones, of which there are `count`."""
-    different = np.unique(values.round(3))
-    assert len(different) == count, (different, count)
-    return np.abs(values[:, None] - different).argmin(1)
-
-
 def attends(
-    queries: Array, keys: Array | None = None, *, shape: tuple[int, int] | None = None
+    queries: Array, keys: Array | None = None, *, on: Array | None = None, drawn: bool = True
 ) -> Layer:
     """Self-attention, or attention from `queries` to `keys`.
 
-    `shape` is needed only where the coordinates of the keys do not show the grid.
+    `on` is the lattice where the keys are not all of it; `drawn=False` says that they stand on none.
     """
     keys = queries if keys is None else keys
-    x, y = (np.unique(keys[..., i][np.isfinite(keys[..., i])].round(3)) for i in (0, 1))
-    rows, columns = shape or (len(y), len(x))
-    return Layer(queries, keys, rows, columns)
+    lattice = keys if on is None else on
+    there = np.isfinite(lattice[..., 0]) & drawn
+    x, y = (np.unique(lattice[there][:, i].round(3)) for i in (0, 1))
+    return Layer(queries, keys, x, y)
+
+
+def mixed(mixture: Array, tokens: Array) -> Array:
+    """Tokens that are means of others, (tokens after, tokens before), where those mean something."""
+    found = np.nan_to_num(tokens[0])
+    nowhere = mixture @ np.isnan(tokens[0, :, 0]) > 1e-9
+    result = mixture @ found
+    result[nowhere, :2] = np.nan
+    return result[None]
 
 
 @dataclass(frozen=True)
@@ -98,23 +114,22 @@ class Case:
     """What is expected of a model.
 
     Attributes:
-        layers: its attention calls, in call order.
+        layers: its attention calls, in call order; or what makes them of the mixtures of tokens
+            that the model noted, where its tokens move by what they hold.
         may_be: what may come out of the command line: `right`, `not drawn` (some layer that could
             be is not, and the record says why), `assumed`, `refused`.
         asks: of each run of the command line: queries, and --layers.
         size: (width, height) of the input.
         patch: what --patch says.
         within: how far a recorded position may lie from its place, in input pixels.
-        places: whether the recorder alone can know positions.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[Layer] | Callable[[list[Array]], Sequence[Layer]]
     may_be: frozenset[str]
     asks: Sequence[tuple[tuple[str, ...], str]]
     size: tuple[int, int]
     patch: int
     within: float
-    places: bool
 
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -122,12 +137,12 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 def expects(
     *layers: Layer,
+    of: Callable[[list[Array]], Sequence[Layer]] | None = None,
     may_be: str = "right",
     asks: Sequence[tuple[tuple[str, ...], str]] | None = None,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     patch: int = PATCH,
     within: float = 0.05,
-    places: bool = True,
 ) -> Callable[[Factory], Factory]:
     """Write down what is true of a model, beside it; `may_be` has several parted by commas."""
     outcomes = frozenset(each.strip() for each in may_be.split(","))
@@ -138,7 +153,7 @@ def expects(
         asks = [(("auto", "mean", point) if with_class else ("auto", point), "all")]
 
     def mark(factory: Factory) -> Factory:
-        factory.case = Case(layers, outcomes, asks, size, patch, within, places)  # type: ignore[attr-defined]
+        factory.case = Case(of or layers, outcomes, asks, size, patch, within)  # type: ignore[attr-defined]
         return factory
 
     return mark
