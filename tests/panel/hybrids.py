@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from panel.notes import note
 from panel.plain import Block
-from panel.truth import CLS, ELSE, WHOLE, attends, expects, grid, join
+from panel.truth import CLS, ELSE, WHOLE, attends, centres, expects, grid, join
 from panel.weights import seeded
 
 PATCHES = grid(4, 6)
@@ -30,7 +30,7 @@ class CrossAttention(nn.Module):
         return self.proj((attn @ v).transpose(1, 2).flatten(2))
 
 
-@expects(attends(LATENTS, PATCHES), attends(LATENTS), asks=[(("auto",), "all")])
+@expects(attends(LATENTS, PATCHES), attends(join(*5 * [WHOLE])), asks=[(("auto",), "all")])
 class Perceiver(nn.Module):
     """Latents (2103.03206) look at the picture, then at each other."""
 
@@ -70,11 +70,10 @@ class ClassAttention(nn.Module):
         return cls[:, 0]
 
 
-MAP = grid(6, 6, 48, 48) - 3.5  # 8·i + ½: three convolutions of 3×3 with stride 2, padding 1
-MAP[..., 2] = 0
+MAP = centres(6, 8, 0.5)  # three convolutions of 3×3 with stride 2, padding 1
 
 
-@expects(attends(MAP), size=(48, 48), within=1)
+@expects(attends(MAP), size=(48, 48), within=None, asks=[(("auto", "18,27"), "all")])
 class NonLocal(nn.Module):
     """A convolutional network with a non-local block (1711.07971) over its map of 6×6."""
 

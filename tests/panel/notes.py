@@ -2,16 +2,18 @@
 
 The oracle runs a model once as plainly as PyTorch can: gradients on, fast paths off, nothing
 watching. Models write `note(q, k)` beside their attention, which does nothing in any other run;
-`nn.MultiheadAttention` and what is made of it, and modules whose weights leave an `nn.Softmax`,
-are read by hooks. Attnviz has no part in it.
+`nn.MultiheadAttention` and what is made of it is read by hooks, models of a library by the softmaxes
+and fused calls that their code names. Attnviz has no part in it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 
@@ -45,9 +47,9 @@ def note(
 
 
 def note_weights(weights: Tensor) -> None:
-    """The same where the weights are at hand, (…, heads, queries, keys)."""
+    """The same where the weights are at hand, (…, queries, keys), heads behind windows."""
     if _notes is not None:
-        _notes.weights.append(weights.detach().double().reshape(-1, *weights.shape[-3:]))
+        _notes.weights.append(weights.detach().double())
 
 
 def note_mixture(mixture: Tensor) -> None:
@@ -56,14 +58,15 @@ def note_mixture(mixture: Tensor) -> None:
         _notes.mixtures.append(mixture.detach().double().reshape(mixture.shape[-2:]))
 
 
-def take_notes(model: nn.Module, pixels: Tensor) -> Notes:
-    """Weights of every attention call in call order, (windows, heads, queries, keys) float64."""
+def take_notes(model: nn.Module, pixels: Tensor, *, of_library: bool = False) -> Notes:
+    """What there is to note of a run; `of_library`: the model has no notes of its own."""
     global _notes  # noqa: PLW0603 — open during one run
     before = torch.backends.mha.get_fastpath_enabled()
     _notes = notes = Notes()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.enable_grad(), _hooks(model.eval()):
+        reading: AbstractContextManager[Any] = _Softmaxes() if of_library else _hooks(model.eval())
+        with torch.enable_grad(), reading:
             model(pixels)
     finally:
         _notes = None
@@ -78,13 +81,30 @@ def _hooks(model: nn.Module) -> Iterator[None]:
     for part in model.modules():
         if isinstance(part, nn.MultiheadAttention):
             handles.append(part.register_forward_pre_hook(_of_framework, with_kwargs=True))
-        elif isinstance(part, nn.Softmax) and part.dim == -1:
-            handles.append(part.register_forward_hook(lambda _, __, weights: note_weights(weights)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Softmaxes(TorchFunctionMode):
+    """Weights are what a softmax over the last dimension gives, and what a fused call would."""
+
+    def __torch_function__(
+        self, func: Any, _: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            mask = kwargs.get("attn_mask")
+            bias = 0.0 if mask is None else torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+            note(args[0], args[1], scale=kwargs.get("scale"), bias=bias)
+        elif func in (F.softmax, torch.softmax, Tensor.softmax):
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if dim == -1:
+                note_weights(result)
+        return result
 
 
 def _of_framework(module: nn.MultiheadAttention, args: Any, kwargs: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ import attnviz
 from attnviz.attention import AttentionCall
 from panel.judge import judge, pixels, run
 from panel.notes import take_notes
-from panel.truth import Array, Case, Layer
+from panel.truth import Array, Case, Layer, half_a_cell
 
-FILES = ["plain", "frameworks", "spellings", "pieces", "moved", "warped", "hybrids", "outputs"]
+FILES = ["plain", "frameworks", "spellings", "pieces", "moved", "warped", "hybrids", "outputs", "packaged", "packaged_more"]
 NESTED = "ignore:The PyTorch API of nested tensors:UserWarning"  # of the encoder's fast path
 MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
 
@@ -52,15 +52,14 @@ def _made(module: ModuleType, name: str) -> tuple[nn.Module, Case]:
 
 def _truth(model: nn.Module, case: Case) -> list[tuple[Layer, Array]]:
     """Every attention call of the model, and its weights."""
-    notes = take_notes(model, pixels(*case.size))
-    weights = [each.numpy() for each in notes.weights]
+    notes = take_notes(model, pixels(*case.size), of_library=case.library)
     mixtures = [each.numpy() for each in notes.mixtures]
     layers = case.layers(mixtures) if callable(case.layers) else case.layers
-    assert len(weights) == len(layers), "the oracle of this model is not complete"
-    for each, layer in zip(weights, layers, strict=True):
-        tokens = (*layer.queries.shape[:2], layer.keys.shape[1])
-        assert (len(each), *each.shape[2:]) == tokens, f"{each.shape} is not {tokens}"
-    return list(zip(layers, weights, strict=True))
+    assert len(notes.weights) == len(layers), f"the oracle is not complete: {len(notes.weights)}"
+    return [
+        (layer, weights.numpy().reshape(len(layer.queries), -1, *layer.shape))
+        for layer, weights in zip(layers, notes.weights, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("module", "name"), MODELS)
@@ -90,7 +89,9 @@ def test_the_recording_is_right_in_every_grad_mode(
     assert len(recording) == len(truth), f"{len(recording)} calls of {len(truth)}"
     for call, (layer, expected) in zip(recording, truth, strict=True):
         found = call.matrix().detach().numpy()
-        assert found.shape == expected.shape
+        if layer.can_be_drawn:
+            assert found.shape == expected.shape
+        found = found.reshape(expected.shape)  # what a head is may be open where nothing is drawn
         assert np.abs(found - expected).max() < 1e-5 * expected.max()
         _check_places(call, "query", layer.queries, case)
         _check_places(call, "key", layer.keys, case)
@@ -100,6 +101,7 @@ def _check_places(call: AttentionCall, side: str, tokens: Array, case: Case) -> 
     """Positions are the true ones; or they are None, where that may be."""
     found = getattr(call, f"{side}_positions")
     wanted = tokens[..., :2]
+    within = case.within if case.within is not None else half_a_cell(wanted)
     if found is None:
         nowhere = np.isnan(wanted).all()
         assert nowhere or case.may_be != {"right"}, f"the place of every {side} is lost"
@@ -110,4 +112,4 @@ def _check_places(call: AttentionCall, side: str, tokens: Array, case: Case) -> 
     outside = np.isnan(wanted[..., 0]) & (tokens[..., 2] != 2)
     made_up = np.isfinite(found.numpy()[..., 0]) & outside
     assert not made_up.any(), f"{made_up.sum()} tokens that lie nowhere have a {side} place"
-    assert not (off > case.within).any(), f"{side} places are off by up to {np.nanmax(off)} pixels"
+    assert not (off > within).any(), f"{side} places are off by up to {np.nanmax(off)} pixels"

@@ -44,6 +44,20 @@ def windows(tokens: Array, rows: int, columns: int, size: tuple[int, int]) -> Ar
     return parts.reshape(-1, h * w, 3)
 
 
+def strided(tokens: Array, rows: int, columns: int, size: tuple[int, int]) -> Array:
+    """A grid cut into windows of `size`, each of tokens that lie evenly over all of it."""
+    h, w = size
+    parts = tokens.reshape(h, rows // h, w, columns // w, 3).transpose(1, 3, 0, 2, 4)
+    return parts.reshape(-1, h * w, 3)
+
+
+def centres(count: int, stride: float, first: float) -> Array:
+    """A square of count × count tokens, at `first` and every `stride` pixels along both sides."""
+    at = first + stride * np.arange(count)
+    y, x = np.meshgrid(at, at, indexing="ij")
+    return np.stack([x, y, 0 * x], -1).reshape(1, -1, 3)
+
+
 def each_with(prefix: Array, of_windows: Array) -> Array:
     """Windows that each have the same tokens in front."""
     repeated = np.broadcast_to(prefix, (len(of_windows), *prefix.shape[1:]))
@@ -61,6 +75,11 @@ class Layer:
     keys: Array
     x: Array
     y: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Queries and keys of each window."""
+        return self.queries.shape[1], self.keys.shape[1]
 
     @property
     def rows(self) -> int:
@@ -121,7 +140,9 @@ class Case:
         asks: of each run of the command line: queries, and --layers.
         size: (width, height) of the input.
         patch: what --patch says.
-        within: how far a recorded position may lie from its place, in input pixels.
+        within: how far a recorded position may lie from its place, in input pixels; None of
+            models whose convolutions see less at the border: half the way to the next token.
+        library: whether its code is a library's, which takes no notes.
     """
 
     layers: Sequence[Layer] | Callable[[list[Array]], Sequence[Layer]]
@@ -129,7 +150,14 @@ class Case:
     asks: Sequence[tuple[tuple[str, ...], str]]
     size: tuple[int, int]
     patch: int
-    within: float
+    within: float | None
+    library: bool
+
+
+def half_a_cell(places: Array) -> float:
+    """Half the least distance of two coordinates of tokens, (windows, tokens, 2)."""
+    axes = [np.unique(places[..., i][np.isfinite(places[..., i])].round(3)) for i in (0, 1)]
+    return float(min((np.diff(axis).min() for axis in axes if len(axis) > 1), default=np.inf) / 2)
 
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -142,7 +170,8 @@ def expects(
     asks: Sequence[tuple[tuple[str, ...], str]] | None = None,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     patch: int = PATCH,
-    within: float = 0.05,
+    within: float | None = 0.05,
+    library: bool = False,
 ) -> Callable[[Factory], Factory]:
     """Write down what is true of a model, beside it; `may_be` has several parted by commas."""
     outcomes = frozenset(each.strip() for each in may_be.split(","))
@@ -153,7 +182,7 @@ def expects(
         asks = [(("auto", "mean", point) if with_class else ("auto", point), "all")]
 
     def mark(factory: Factory) -> Factory:
-        factory.case = Case(of or layers, outcomes, asks, size, patch, within)  # type: ignore[attr-defined]
+        factory.case = Case(of or layers, outcomes, asks, size, patch, within, library)  # type: ignore[attr-defined]
         return factory
 
     return mark

@@ -157,7 +157,7 @@ FINE = grid(8, 12) - np.array([0.5, 0.5, 0.0])  # 4·i − 2 + 3½
 COARSE = PATCHES - np.array([2.5, 2.5, 0.0])  # of these the even ones
 
 
-@expects(attends(FINE), attends(COARSE), within=3)
+@expects(attends(FINE), attends(COARSE), within=None, asks=[(("auto", "18,18"), "all")])
 class TokensToTokens(nn.Module):
     """T2T (2101.11986): overlapping patches with padding, unfolded once more after attention."""
 

@@ -10,7 +10,9 @@ def seeded(model: nn.Module, gain: float = 1.5, seed: int = 3) -> None:
     for name, parameter in model.named_parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
         with torch.no_grad():
-            if parameter.ndim > 1 and "token" not in name and "pos" not in name:
+            if name.endswith(".g"):  # the scale of a norm over channels, (1, channels, 1, 1)
+                parameter.copy_(1 + 0.1 * drawn)
+            elif parameter.ndim > 1 and "token" not in name and "pos" not in name:
                 parameter.copy_(gain * drawn / parameter[0].numel() ** 0.5)
             elif name.endswith("weight"):
                 parameter.copy_(1 + 0.1 * drawn)
