@@ -31,12 +31,12 @@ S48: dict[str, Any] = {"size": (48, 48), "library": True}
 S64: dict[str, Any] = {"size": (64, 64), "library": True, "asks": [(("auto", "26,42"), "all")]}
 
 
-def built(file: str, name: str, **settings: Any) -> nn.Module:
+def built(file: str, name: str, gain: float = 1.5, **settings: Any) -> nn.Module:
     """A model of vit-pytorch with weights of ours; the test is skipped where it isn't installed."""
     import_or_skip("vit_pytorch")
     module = importlib.import_module(f"vit_pytorch.{file}")
     model: nn.Module = getattr(module, name)(**settings)
-    seeded(model)
+    seeded(model, gain)
     return model
 
 
@@ -207,7 +207,7 @@ EIGHT, FOUR = centres(8, 16, 0.5), centres(4, 32, 0.5)
     asks=[(("auto", "34,100"), "all")],
 )  # fmt: skip
 def levit() -> nn.Module:
-    return built("levit", "LeViT", image_size=128, num_classes=5, dim=(24, 32), depth=(1, 1),
+    return built("levit", "LeViT", gain=0.8, image_size=128, num_classes=5, dim=(24, 32), depth=(1, 1),
                  heads=(2, 2), mlp_mult=2, stages=2, dim_key=8, dim_value=12)  # fmt: skip
 
 

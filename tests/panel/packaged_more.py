@@ -90,11 +90,6 @@ def deep_vit() -> nn.Module:
 
 
 @expects(*2 * [WITH_CLASS], **S48, within=None)
-def local_vit() -> nn.Module:
-    return built("local_vit", "LocalViT", **PLAIN)
-
-
-@expects(*2 * [WITH_CLASS], **S48, within=None)
 def rvt() -> nn.Module:
     """Rotary embeddings; queries by a convolution."""
     return built("rvt", "RvT", **PLAIN)

@@ -86,7 +86,9 @@ def test_the_recording_is_right_in_every_grad_mode(
         x = pixels(*case.size)
         with attnviz.record(picture=x) as recording:
             model(x)
-    assert len(recording) == len(truth), f"{len(recording)} calls of {len(truth)}"
+    if len(recording) != len(truth):
+        assert case.may_be != {"right"}, f"{len(recording)} calls of {len(truth)}"
+        return
     for call, (layer, expected) in zip(recording, truth, strict=True):
         found = call.matrix().detach().numpy()
         if layer.can_be_drawn:
