@@ -247,28 +247,42 @@ def overlaps(a: Array, b: Array) -> Array:
 
 
 def place(
-    width: int, height: int, *, size: int, patch: int, prefix: int = 0, fit: Fit = "keep"
+    width: int,
+    height: int,
+    *,
+    size: int,
+    patch: int,
+    prefix: int = 0,
+    fit: Fit = "keep",
+    shape: tuple[int, int] | None = None,
 ) -> Placement:
     """Lay a picture of `width` × `height` pixels into an input of about `size` × `size` pixels.
 
     - keep: the whole picture in its own aspect ratio on about `size`² pixels, each side rounded
       to whole patches, at least one; so the number of tokens does not depend on the shape;
-    - crop: the largest centred square;
-    - pad: the whole picture in its own aspect ratio, centred in a square;
-    - squash: the whole picture stretched to a square.
+    - crop: the largest centred part of the input's aspect ratio, a square unless `shape` is given;
+    - pad: the whole picture in its own aspect ratio, centred in the input;
+    - squash: the whole picture stretched to the input.
+
+    `shape` is the height and width of the input of all but keep, in pixels, multiples of `patch`.
 
     >>> place(451, 300, size=137, patch=8).grid
     TokenGrid(rows=14, columns=21, patch=8, prefix=0)
+    >>> place(451, 300, size=181, patch=16, fit="crop", shape=(256, 128)).source
+    Box(left=150.0, top=0.0, right=300.0, bottom=300.0)
     """
     whole = Box(0.0, 0.0, float(width), float(height))
-    side = max(1, _round(size / patch))
-    rows, columns = keep_aspect(width, height, size=size, patch=patch)
-    grid = TokenGrid(*((rows, columns) if fit == "keep" else (side, side)), patch, prefix)
+    side = max(1, _round(size / patch)) * patch
+    input_height, input_width = shape or (side, side)
+    rows, columns = input_height // patch, input_width // patch
+    if fit == "keep":
+        rows, columns = keep_aspect(width, height, size=size, patch=patch)
+    grid = TokenGrid(rows, columns, patch, prefix)
     source, target = whole, Box(0.0, 0.0, float(grid.input_width), float(grid.input_height))
     if fit == "crop":
-        source = _centred_square(width, height)
+        source = _centred(input_width, input_height, inside=(width, height))
     elif fit == "pad":
-        target = _centred_inside(width, height, side * patch)
+        target = _centred(width, height, inside=(input_width, input_height))
     return Placement(width, height, source, target, grid, fit)
 
 
@@ -291,15 +305,14 @@ def _round(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-def _centred_square(width: int, height: int) -> Box:
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2  # whole pixels, so nothing is blurred
-    return Box(float(left), float(top), float(left + side), float(top + side))
+def _centred(width: int, height: int, *, inside: tuple[int, int]) -> Box:
+    """The largest box of the aspect ratio of width × height in the middle of a rectangle.
 
-
-def _centred_inside(width: int, height: int, side: int) -> Box:
-    """Where a picture scaled to fit lies in a square input: whole pixels, so nothing is blurred."""
-    scale = side / max(width, height)
-    w, h = max(1, _round(width * scale)), max(1, _round(height * scale))
-    left, top = (side - w) // 2, (side - h) // 2
+    Its sides and its place are whole pixels, so nothing is blurred.
+    """
+    room_width, room_height = inside
+    scale = min(room_width / width, room_height / height)
+    w = min(room_width, max(1, _round(width * scale)))
+    h = min(room_height, max(1, _round(height * scale)))
+    left, top = (room_width - w) // 2, (room_height - h) // 2
     return Box(float(left), float(top), float(left + w), float(top + h))

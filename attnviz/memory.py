@@ -30,6 +30,21 @@ def total(device: str = "cpu") -> int:
     return int(psutil.virtual_memory().total)
 
 
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory has run out; torch says so by RuntimeErrors.
+
+    >>> is_exhausted(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    >>> is_exhausted(ValueError("cannot allocate heads"))
+    False
+    """
+    if isinstance(error, MemoryError | MemoryLimitError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "allocate" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    )
+
+
 def require(needed: float, what: str, advice: str, *, device: str = "cpu") -> None:
     """Go on only if about `needed` bytes can be had.
 

@@ -167,4 +167,4 @@ def load_model(
         alias=alias,
     )
     model: Model = SOURCES[find_source(spec)].load()(request)
-    return replace(model, spec=spec)
+    return replace(model, spec=spec, size_given=size is not None)

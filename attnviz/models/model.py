@@ -41,7 +41,11 @@ class Model:
         prefix: tokens before the grid, in the calls that have them.
         class_token: whether the first of these is one.
         least: the shorter side of the input has at least so many pixels with `--fit keep`.
-        fixed: the model is known to take S×S pixels and no other shape. Some that are not known to
+        own_shape: (height, width) of the input that crop, pad and squash fill; None: a square of S.
+        other_shapes: (height, width) of inputs that its parameters may be made for, to be tried
+            where it refuses the others.
+        size_given: whether S was asked for: then no other shape takes its place.
+        fixed: the model is known to take its own shape and no other. Some that are not known to
             refuse another shape when they run.
         plain: every attention call is over the prefix and then the grid, `layers` of them: nothing
             need be measured.
@@ -69,6 +73,9 @@ class Model:
     prefix: int = 0
     class_token: bool = False
     least: int = 0
+    own_shape: tuple[int, int] | None = None
+    other_shapes: tuple[tuple[int, int], ...] = ()
+    size_given: bool = False
     fixed: bool = False
     takes_mask: bool = False
     plain: bool = False
@@ -83,15 +90,27 @@ class Model:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
-    def place(self, picture: Picture, *, fit: Fit = "keep") -> Placement:
-        """How this model would see a picture; one of a single shape sees a centred square."""
+    def place(
+        self, picture: Picture, *, fit: Fit = "keep", shape: tuple[int, int] | None = None
+    ) -> Placement:
+        """How this model would see a picture; one of a single shape sees the centre.
+
+        Args:
+            picture: what is looked at.
+            fit: how it is laid into the input.
+            shape: (height, width) of the only input that it takes, where it was seen to refuse
+                others.
+        """
         patch, size = self.patch, self.size
         if fit == "keep":
             long, short = max(picture.width, picture.height), min(picture.width, picture.height)
             size = max(size, math.ceil(self.least * math.sqrt(long / short)))
-        if self.fixed:
+        if self.fixed or shape is not None:
             fit = "crop" if fit == "keep" else fit
-            patch, size = math.gcd(patch, self.size), self.size
+            shape, size = shape or self.own_shape or (self.size, self.size), self.size
+        shape = shape or self.own_shape
+        if shape is not None and fit != "keep":
+            patch = math.gcd(patch, *shape)
         return place(
             picture.width,
             picture.height,
@@ -99,6 +118,7 @@ class Model:
             patch=patch,
             prefix=self.prefix,
             fit=fit,
+            shape=shape,
         )
 
     def pixels(self, picture: Picture, placement: Placement) -> Tensor:
@@ -183,17 +203,25 @@ def no_text_tower(spec: str, why: str) -> ModelError:
     )
 
 
-def fixed_size(request: Request, own: int, *, fixed: bool) -> int:
+def fixed_size(
+    request: Request, own: int, *, fixed: bool, shape: tuple[int, int] | None = None
+) -> int:
     """The input size: what was asked for, else the model's own.
+
+    `shape` is its (height, width) where that is no square.
 
     Raises:
         UsageError: another than its own was asked of a model that takes no other.
     """
-    if fixed and request.size not in (None, own):
-        raise UsageError(
-            f"--size {request.size}: {request.spec} takes {own}x{own} pixels only; leave it out"
-        )
+    height, width = shape or (own, own)
+    if fixed and request.size is not None and (request.size, request.size) != (height, width):
+        raise UsageError(takes_only(request.spec, request.size, (height, width)))
     return request.size or own
+
+
+def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:
+    """What is said of a size that a model does not take; `shape` is its own (height, width)."""
+    return f"--size {size}: {spec} takes {shape[1]}x{shape[0]} pixels only; leave it out"
 
 
 def lay_in(

@@ -3,30 +3,51 @@
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.models import Request
+from attnviz.models.code_errors import describe
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest
+from attnviz.models.input_size import exported_shape, fitting_shapes, multiple, stated_shape
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
+    fixed_size,
     has_class_token,
     no_text_tower,
     refuse_options,
 )
-from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.module_kinds import (
+    allocate,
+    check_filled,
+    check_made,
+    ready,
+    required,
+    takes_pixels,
+    unwrap,
+)
+from attnviz.models.preprocessing import FILTERS, normalisation, shown
 from attnviz.models.weights import load_weights, seeded
 
-SIZE, MULTIPLE = 224, 32
+SIZE = 224
+NAMES = (
+    "mean", "std", "image_mean", "image_std", "input_size", "image_size", "img_size", "patch_size",
+    "interpolation", "num_prefix_tokens",
+)  # fmt: skip
+"""What a module may say of its input."""
+_SAME = {"img_size": {"input_size", "image_size", "img_size"}}
+"""Names of one thing."""
 
 
 def load(request: Request) -> Model:
@@ -41,31 +62,67 @@ def load(request: Request) -> Model:
         raise no_text_tower(request.spec, "a module of yours is shown pictures alone")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     where, name = _parts(request.spec)
-    with _here():
+    # What code of yours prints is no result.
+    with _here(), contextlib.redirect_stdout(sys.stderr):
         with seeded(request.seed):
             found = _found(request.spec, _module(request.spec, where), name)
         # Anew, since a module that was imported before draws nothing now.
         with seeded(request.seed):
-            model = _made(request.spec, name, found)
+            model = unwrap(_made(request.spec, name, found))
+    _fill(request, model)
+    module = takes_pixels(request.spec, ready(request.spec, model, device, dtype))
+    try:
+        return _described(request, model, module, device=device, dtype=dtype)
+    except ModelError as error:
+        raise ModelError(f"{request.spec}: {error}") from error
+
+
+def _fill(request: Request, model: nn.Module) -> None:
+    """Load the weights that were asked for, and see that all are there."""
+    check_made(request.spec, model)
     if request.weights is not None:
+        left = allocate(model)
+        if left:
+            raise ModelError(
+                f"{request.spec}: its buffer {left[0]} is on the meta device and in no state dict; "
+                "have the factory make it elsewhere"
+            )
         load_weights(model, request.weights)
-    classifies = request.head == "class" or _may_classify(model)
+    check_filled(request.spec, model)
+
+
+def _described(
+    request: Request, model: nn.Module, module: nn.Module, *, device: Any, dtype: Any
+) -> Model:
+    """The model, and what it says of itself or is made of; `module` is how it is called."""
     said = _said(model)
-    prefix = said.get("num_prefix_tokens", int(has_class_token(model)))
+    classifies = request.head == "class" or _may_classify(model)
+    prefix = _prefix(model, said)
+    patch = request.patch or multiple(model, said)
+    exported = exported_shape(model)
+    own = exported or stated_shape(said)
+    side = SIZE if own is None else round(math.sqrt(math.prod(own)))
+    fixed = exported is not None
+    mean, std = normalisation(_first(said, "mean", "image_mean"), _first(said, "std", "image_std"))
     return Model(
         spec=request.spec,
         weights=request.weights or "own",
-        module=model.to(device, dtype).eval().requires_grad_(False),
+        module=module,
         layers=None,
         heads=None,
         features=None,
         tokens="patches",
-        patch=request.patch or _multiple(model, said),
-        size=request.size or _size(said),
+        patch=patch,
+        size=fixed_size(request, side, fixed=fixed, shape=own),
         prefix=prefix,
         class_token=prefix > 0 and has_class_token(model),
-        mean=triple(_first(said, "mean", "image_mean"), 0.5),
-        std=triple(_first(said, "std", "image_std"), 0.5),
+        own_shape=None if request.size or own == (side, side) else own,
+        other_shapes=tuple(
+            dict.fromkeys([*([own] if own else ()), *fitting_shapes(model, patch, prefix)])
+        ),
+        fixed=fixed,
+        mean=mean,
+        std=std,
         resample=_filter(said),
         seed=request.seed,
         head="class" if classifies else "none",
@@ -112,7 +169,7 @@ def _module(spec: str, where: str) -> ModuleType:
         raise _raised(spec, f"importing {where}", error) from error
     except AttnvizError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(spec, f"importing {where}", error) from error
 
 
@@ -121,20 +178,29 @@ def _file(spec: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{spec}: no such file {path}; check the path")
     sys.path.insert(0, str(path.resolve().parent))
-    found = importlib.util.spec_from_file_location(path.stem, path)
+    name = _free_name(path)
+    found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise ModelError(f"{spec}: {path} cannot be imported; give a Python file")
     module = importlib.util.module_from_spec(found)
-    before = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module  # dataclasses and pickles look their module up
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses and pickles look their module up
     try:
         found.loader.exec_module(module)
-    except Exception as error:
-        sys.modules.pop(path.stem)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name)
         if before is not None:
-            sys.modules[path.stem] = before
+            sys.modules[name] = before
         raise _raised(spec, f"importing {path}", error) from error
     return module
+
+
+def _free_name(path: Path) -> str:
+    """What a file's module is called: as the file, unless a library has the name already."""
+    before = sys.modules.get(path.stem)
+    if before is None or getattr(before, "__file__", None) in (str(path), str(path.resolve())):
+        return path.stem
+    return f"attnviz_own_{path.stem}"
 
 
 def _found(spec: str, module: ModuleType, name: str) -> Any:
@@ -155,42 +221,74 @@ def _found(spec: str, module: ModuleType, name: str) -> Any:
 
 def _made(spec: str, name: str, value: Any) -> nn.Module:
     """The module itself, or what the factory returns when called with nothing."""
-    if not isinstance(value, nn.Module):
-        if not callable(value):
-            raise ModelError(
-                f"{spec}: {name} is {_title(value)}, neither an nn.Module nor callable; give what "
-                "is one, or returns one"
-            )
-        try:
-            value = value()
-        except Exception as error:
-            raise _raised(spec, f"calling {name}()", error) from error
-    if not isinstance(value, nn.Module):
+    if isinstance(value, nn.Module):
+        return value
+    if _is_exported(value):
+        return _exported(value)
+    if not callable(value):
         raise ModelError(
-            f"{spec}: {name}() returned {_title(value)}, not an nn.Module; have it return the model"
+            f"{spec}: {name} is {_title(value)}, neither an nn.Module nor callable; give what is "
+            "one, or returns one"
         )
-    return value
+    made = _called(spec, name, value)
+    if isinstance(made, type) and issubclass(made, nn.Module):
+        made = _called(spec, made.__name__, made)
+    if _is_exported(made):
+        return _exported(made)
+    if not isinstance(made, nn.Module):
+        if inspect.iscoroutine(made):
+            made.close()
+        raise ModelError(
+            f"{spec}: {name}() returned {_title(made)}, not an nn.Module; have it return the model "
+            "alone"
+        )
+    return made
+
+
+def _called(spec: str, name: str, factory: Any) -> Any:
+    """What a factory returns."""
+    needed = required(factory)
+    if needed:
+        raise ModelError(
+            f"{spec}: {name} needs arguments ({', '.join(needed)}), and is called with none; give a "
+            f"function that calls it, such as `def build(): return {name}(...)`"
+        )
+    try:
+        return factory()
+    except AttnvizError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _raised(spec, f"calling {name}()", error) from error
+
+
+def _is_exported(value: Any) -> bool:
+    """Whether it is a program of `torch.export`."""
+    return type(value).__name__ == "ExportedProgram" and hasattr(value, "graph_signature")
+
+
+def _exported(program: Any) -> nn.Module:
+    module: nn.Module = program.module()
+    return module
 
 
 def _title(value: Any) -> str:
     if isinstance(value, ModuleType | type):
         return value.__name__
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(type(each).__name__ for each in value)}"
+    if isinstance(value, Mapping) and value and all(torch.is_tensor(v) for v in value.values()):
+        return "a state dict (save it and give it as --weights FILE)"
     return f"a value of type {type(value).__name__}"
 
 
-def _raised(spec: str, what: str, error: Exception) -> ModelError:
+def _raised(spec: str, what: str, error: BaseException) -> ModelError:
     """A line about an error of the user's own code, with the line it came from."""
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    file, number = frames[-1]
-    reason = " ".join(str(error).split())[:200]
-    return ModelError(
-        f"{spec}: {what} raised {type(error).__name__}: {reason} ({Path(file).name}, line "
-        f"{number}); mend it, or see the traceback with --debug"
-    )
+    advice = "mend it, or see the traceback with --debug"
+    if isinstance(error, SystemExit):
+        advice = "put what a script does under `if __name__ == '__main__':`"
+    elif "relative import" in str(error):
+        advice = "give the module by its name: py:PACKAGE.MODULE:FACTORY, from the package's folder"
+    return ModelError(f"{spec}: {what} raised {describe(error)}; {advice}")
 
 
 def _may_classify(model: nn.Module) -> bool:
@@ -206,53 +304,48 @@ def _labels(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def _said(model: nn.Module) -> dict[str, Any]:
-    """What the module says of its input: its own attributes, then those of its configs."""
+    """What the module says of its input: its own attributes, then those of its configs and parts."""
     said: dict[str, Any] = {}
     for source in ("config", "default_cfg", "pretrained_cfg"):
-        value = getattr(model, source, None)
+        value = _attribute(model, source)
         said |= value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    names = (
-        "mean", "std", "image_mean", "image_std", "input_size", "image_size", "img_size",
-        "patch_size", "interpolation", "num_prefix_tokens",
-    )  # fmt: skip
-    said |= {name: getattr(model, name) for name in names if hasattr(model, name)}
-    embedding = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if said.get("patch_size") is None and embedding is not None:
-        said["patch_size"] = embedding
-    return {name: said[name] for name in names if said.get(name) is not None}
+    said |= {name: value for name in NAMES if (value := _attribute(model, name)) is not None}
+    embedding = getattr(model, "patch_embed", None)
+    for name in ("patch_size", "img_size"):
+        value = _attribute(embedding, name)
+        if value is not None and not said.keys() & _SAME.get(name, {name}):
+            said[name] = value
+    return {name: said[name] for name in NAMES if _is_data(said.get(name))}
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """An attribute; None where there is none, or it is no data."""
+    try:
+        value = getattr(owner, name, None)
+    except Exception:  # a property may raise what it likes
+        return None
+    return value if _is_data(value) or not callable(value) else None
+
+
+def _is_data(value: Any) -> bool:
+    """Whether something is said by it: a method called `mean` says nothing."""
+    return value is not None and not callable(value)
 
 
 def _first(said: dict[str, Any], *names: str) -> Any:
-    return next((_plain(said[name]) for name in names if name in said), None)
+    return next((said[name] for name in names if name in said), None)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of a tensor or an array, such as a buffer (3, 1, 1), as a list."""
-    return value.flatten().tolist() if hasattr(value, "flatten") else value
+def _prefix(model: nn.Module, said: dict[str, Any]) -> int:
+    """Tokens before the grid.
 
-
-def _sides(value: Any) -> list[int]:
-    return [int(side) for side in (value if isinstance(value, list | tuple) else [value])]
-
-
-def _size(said: dict[str, Any]) -> int:
-    """Side of a square of as many pixels as the input that the module says it has, else 224."""
-    value = _first(said, "input_size", "image_size", "img_size")
-    if value is None:
-        return SIZE
-    sides = _sides(value)[-2:]  # timm says (3, height, width)
-    return round(math.pow(math.prod(sides), 1 / len(sides)))
-
-
-def _multiple(model: nn.Module, said: dict[str, Any]) -> int:
-    """What the sides of the input are rounded to: what the module says, or embeds patches by."""
-    if "patch_size" in said:
-        return math.lcm(*_sides(_plain(said["patch_size"])))
-    convolutions = (part for part in model.modules() if isinstance(part, nn.Conv2d))
-    first = next((part for part in convolutions if part.in_channels == 3), None)
-    if first is None or first.kernel_size != first.stride:
-        return MULTIPLE
-    return math.lcm(*_sides(first.stride))
+    Raises:
+        ModelError: what it says is no number of them.
+    """
+    count = said.get("num_prefix_tokens", int(has_class_token(model)))
+    if not isinstance(count, int) or count < 0:
+        raise ModelError(f"its num_prefix_tokens is {shown(count)}; make it a number of tokens")
+    return count
 
 
 def _filter(said: dict[str, Any]) -> int:

@@ -1,6 +1,10 @@
 """What is usual in the preprocessing of pretrained models."""
 
+import math
+from collections.abc import Callable
 from typing import Any
+
+from attnviz.errors import ModelError
 
 Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -17,15 +21,79 @@ FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "h
 """Pillow's numbers."""
 
 
-def triple(values: Any, default: float) -> Triple:
-    """Three numbers from what a config says: a list of them, one for all, or nothing.
+def triple(values: Any, default: float, name: str = "mean") -> Triple:
+    """Three numbers from what a config says: one a channel, one for all, or nothing.
+
+    Args:
+        values: a number, a list, an array or a tensor of any shape, or None.
+        default: for None.
+        name: what the numbers are, in an error.
 
     >>> triple(None, 0.5)
     (0.5, 0.5, 0.5)
+    >>> triple([[[0.1]], [[0.2]], [[0.3]]], 0.5)
+    (0.1, 0.2, 0.3)
+    >>> triple([0.25], 0.5)
+    (0.25, 0.25, 0.25)
+
+    Raises:
+        ModelError: it is no number, not finite, or neither one number nor three.
     """
     if values is None:
         return default, default, default
-    if isinstance(values, int | float):
-        return float(values), float(values), float(values)
-    red, green, blue = (float(value) for value in values)
+    numbers = flatten(values, float)
+    if numbers is None or not all(map(math.isfinite, numbers)):
+        raise ModelError(
+            f"its {name} is {shown(values)}; make it one number, or three, of pixel values 0 to 1"
+        )
+    if len(numbers) not in (1, 3):
+        raise ModelError(
+            f"its {name} has {len(numbers)} numbers; give one, or three: of red, green and blue"
+        )
+    red, green, blue = numbers * (3 // len(numbers))
     return red, green, blue
+
+
+def normalisation(mean: Any, std: Any, default: float = 0.5) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of pixel values 0…1, from what a module says.
+
+    Numbers over 1 are of pixel values 0…255; those of values 0…1 cannot be.
+
+    >>> normalisation([127.5], 255)
+    ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+    Raises:
+        ModelError: they are no such numbers, or a deviation is not over 0.
+    """
+    means, deviations = triple(mean, default, "mean"), triple(std, default, "std")
+    if min(deviations) <= 0:
+        raise ModelError(f"its std is {shown(std)}; give numbers over 0")
+    if max(*means, *deviations) <= 1:
+        return means, deviations
+    if mean is None or std is None or 0 < max(means) <= 1:
+        raise ModelError(
+            f"its mean is {shown(mean)} and its std {shown(std)}: one of them is of pixel values 0 "
+            "to 255, and the other is not; give both of values 0 to 1"
+        )
+    scaled = [tuple(value / 255 for value in values) for values in (means, deviations)]
+    return triple(scaled[0], default), triple(scaled[1], default)
+
+
+def flatten(values: Any, kind: Callable[[Any], Any]) -> list[Any] | None:
+    """All numbers of nested lists, an array or a tensor; None where anything is no number."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, list | tuple):
+        parts = [flatten(value, kind) for value in values]
+        if any(part is None for part in parts):
+            return None
+        return [number for part in parts if part is not None for number in part]
+    try:
+        return None if isinstance(values, bool) else [kind(values)]
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def shown(value: Any) -> str:
+    """A value that cannot be meant, as it is named in a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -1,6 +1,7 @@
 """Which cell of the picture each token of a recorded call stands for: measured, never guessed."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,12 +26,36 @@ class Layer:
         queries, keys: the cell of every token, (windows, tokens).
         tokens: the queries' after the block that the call is in, (1, queries, features); None
             where they were not kept, or that block makes something else of them.
+        assumed: why the tokens' places are taken from their number alone; None where they were
+            measured.
     """
 
     call: AttentionCall
     queries: Layout
     keys: Layout
     tokens: Tensor | None = None
+    assumed: str | None = None
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Numbers of the tokens before the grid that are queries and keys: class token, registers.
+
+        Where none stand before it, those behind it. The class token is the first of them.
+        """
+        count = min(self.queries.cells.shape[1], self.keys.cells.shape[1])
+        outside = [side.cells[:, :count] < 0 for side in (self.queries, self.keys)]
+        if any(side.all() for side in outside):  # of an attention pool, or of class attention
+            alone = [~side.on_picture.any() for side in (self.queries, self.keys)]
+            outside = [side for side, none in zip(outside, alone, strict=True) if not none]
+            if not outside:
+                return ()
+        here = np.all([side.all(0) for side in outside], axis=0)
+        before = int(here.argmin()) if not here.all() else count
+        if before:
+            return tuple(range(before))
+        behind = int(here[::-1].argmin())
+        same = self.queries.cells.shape == self.keys.cells.shape
+        return tuple(range(count - behind, count)) if same else ()
 
     def without_tensors(self) -> "Layer":
         """With a call of no items: how many heads there are is what is left of it."""
@@ -39,27 +64,34 @@ class Layer:
             torch.empty((0, *each.shape[1:]), dtype=each.dtype)
             for each in (call.query, call.key, call.value)
         )
-        return Layer(AttentionCall(query, key, value, call.scale), self.queries, self.keys)
+        small = AttentionCall(query, key, value, call.scale)
+        return replace(self, call=small, tokens=None)
 
 
-class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call is no layer
+class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call is not drawn
     """Why the tokens of a call are no places of the picture."""
 
 
-def find_layer(call: AttentionCall, grid: TokenGrid) -> Layer:
+class PositionsLost(Unplaced):
+    """Where tokens lie is not known: an operator lost it, or the picture left PyTorch."""
+
+
+def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = ()) -> Layer:
     """A call as a layer over a picture that was given as the pixels of `grid`.
 
-    Where tokens lie was traced from the picture (`record(picture=…)`). Where that came to no end, a
-    call of as many queries and keys as the grid has tokens is taken for the grid itself.
+    Where tokens lie was traced from the picture (`record(picture=…)`); `operators` are the names of
+    those that lost positions (`Recording.operators`).
 
     Raises:
+        PositionsLost: where tokens lie is not known.
         Unplaced: its tokens are no places: channels, say, or not on a lattice.
     """
+    for positions in (call.key_positions, call.query_positions):
+        operator = _lost_by(positions, operators)
+        if operator is not None:
+            raise PositionsLost(f"{_size(call)} tokens whose places {operator} lost")
     if call.query_positions is None and call.key_positions is None:
-        if call.shape[0] == 1 and call.shape[2:] == (grid.tokens, grid.tokens):
-            whole = Layout.whole(grid)
-            return Layer(call, whole, whole)
-        raise Unplaced(f"{_size(call)} tokens that do not come from the picture alone")
+        raise PositionsLost(f"{_size(call)} tokens that are not seen to come from the picture")
     keys = _layout(call.key_positions, grid, call)
     if not keys.on_picture.any():
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
@@ -68,6 +100,25 @@ def find_layer(call: AttentionCall, grid: TokenGrid) -> Layer:
         nowhere = np.full((windows, queries), -1, dtype=np.int64)
         return Layer(call, Layout(keys.rows, keys.columns, nowhere), keys)
     return Layer(call, _layout(call.query_positions, grid, call), keys)
+
+
+def assume_layer(call: AttentionCall, grid: TokenGrid, reason: str) -> Layer | None:
+    """A call whose tokens are taken for the grid itself; None if they are not as many."""
+    if call.shape[0] != 1 or call.shape[2:] != (grid.tokens, grid.tokens):
+        return None
+    whole = Layout.whole(grid)
+    return Layer(call, whole, whole, assumed=reason)
+
+
+def _lost_by(positions: Tensor | None, operators: Sequence[str]) -> str | None:
+    """The operator that lost some of the positions, (windows, tokens, 2); None if none did."""
+    if positions is None or not operators:  # nothing was lost in the whole run
+        return None
+    lost = positions[..., 0].isinf()
+    if not bool(lost.any()):
+        return None
+    number = int(positions[..., 1][lost].max())
+    return operators[number] if 0 <= number < len(operators) else operators[0]
 
 
 def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> Layout:
@@ -97,6 +148,9 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
         for axis, length in enumerate((grid.input_width, grid.input_height))
     )
     cells[there] = row * x.size + column
+    alone = there.sum() == 1 and there.size > 1 and grid.grid_tokens > 1
+    if alone:
+        raise Unplaced(f"{size} tokens of which one lies on the picture")
     found = len(np.unique(cells[there]))
     if found == 1 and there.sum() > 1:
         raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
@@ -104,6 +158,9 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
         raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
     if x.size > 1 and y.size > 1 and abs(x.stride - y.stride) > _TOLERANCE:
         raise Unplaced(f"{size} tokens whose cells are no squares")
+    for one, other, length in ((x, y, grid.input_width), (y, x, grid.input_height)):
+        if one.size == 1 and other.size > 1 and length > 2 * other.stride:
+            raise Unplaced(f"{size} tokens that are whole rows or columns of the picture")
     wider = x if x.size > 1 or y.size == 1 else y
     return Layout(y.size, x.size, cells, stride=wider.stride, left=x.start, top=y.start)
 

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attnviz.errors import MemoryLimitError
+from attnviz import memory
 from attnviz.geometry import Fit, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
+from attnviz.pipeline.forward_errors import ForwardError
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.running import ShapeError, Shown
+from attnviz.pipeline.running import Shown
 
 _ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models that were seen to take one picture at a time only."""
@@ -58,7 +59,7 @@ def observe_many(
         lay=lay,
     )  # fmt: skip
     found: dict[int, Observation] = {}
-    for placements in _groups(pictures, model, fit, masks):
+    for placements in _groups(shown):
         if gradients or model.module in _ONE_BY_ONE:
             found |= {number: shown.alone(number) for number in placements}
         else:
@@ -66,18 +67,13 @@ def observe_many(
     return [found[number] for number in range(len(pictures))]
 
 
-def _groups(
-    pictures: Sequence[Picture],
-    model: Model,
-    fit: Fit,
-    masks: Sequence[NDArray[np.bool_] | None],
-) -> list[dict[int, Placement]]:
+def _groups(shown: Shown) -> list[dict[int, Placement]]:
     """Placements by the numbers of the pictures, those of one shape together."""
     groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
-    for number, picture in enumerate(pictures):
-        placement = model.place(picture, fit=fit)
+    for number in range(len(shown.pictures)):
+        placement = shown.placement(number)
         # A model may compute another way where it is given a mask, though it is all True.
-        key = placement.grid, masks[number] is not None
+        key = placement.grid, shown.masks[number] is not None
         groups.setdefault(key, {})[number] = placement
     return list(groups.values())
 
@@ -89,10 +85,10 @@ def _together(shown: Shown, placements: dict[int, Placement]) -> dict[int, Obser
         return {first: shown.alone(first)}
     try:
         return shown.at_once(placements)
-    except ShapeError:
+    except ForwardError:
         halves = None
     except Exception as error:
-        if not _is_too_large(error):
+        if not memory.is_exhausted(error):
             raise
         halves = _halves(placements)
     # Behind the handlers: the error that they hold has the tensors of the run that failed.
@@ -110,17 +106,17 @@ def _after_all(shown: Shown, placements: dict[int, Placement]) -> dict[int, Obse
     if seen.placement.grid == placements[first].grid:
         _ONE_BY_ONE.add(shown.model.module)
         return {first: seen, **{number: shown.alone(number) for number in rest}}
-    centres = {n: shown.model.place(shown.pictures[n], fit="crop") for n in rest}
+    grid = seen.placement.grid
+    shape = grid.input_height, grid.input_width
+    alike = {n: shown.model.place(shown.pictures[n], fit=shown.fit, shape=shape) for n in rest}
     try:
-        return {first: seen, **shown.at_once(centres)}
-    except (ShapeError, MemoryError, MemoryLimitError, torch.OutOfMemoryError):
-        return {first: seen, **{number: shown.alone(number) for number in rest}}
-
-
-def _is_too_large(error: Exception) -> bool:
-    """Whether a run might fit into memory with fewer pictures."""
-    kinds = (MemoryError, MemoryLimitError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "allocate" in str(error)
+        return {first: seen, **shown.at_once(alike)}
+    except ForwardError:
+        pass
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+    return {first: seen, **{number: shown.alone(number) for number in rest}}
 
 
 def _halves(placements: dict[int, Placement]) -> list[dict[int, Placement]]:

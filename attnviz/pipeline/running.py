@@ -1,7 +1,7 @@
 """The expensive step: run the model once and keep its attention calls."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,17 @@ from attnviz.attention import AttentionCall, Block, Recording, record
 from attnviz.errors import AttnvizError, RecordingError, UsageError
 from attnviz.geometry import Fit, Placement, TokenGrid
 from attnviz.images import Picture
+from attnviz.models.code_errors import describe, message
+from attnviz.models.input_size import Shape, shapes_in
 from attnviz.models.model import Model
+from attnviz.pipeline.forward_errors import (
+    ForwardError,
+    UnevenError,
+    explain,
+    out_of_memory,
+    refused_size,
+    takes_other_shapes,
+)
 from attnviz.pipeline.layers import Layer, Unplaced, find_layer
 from attnviz.pipeline.observation import Observation, Run
 from attnviz.selection import choose_layers, parse_layers
@@ -47,20 +57,13 @@ def observe(
     Raises:
         UsageError: the mask leaves no token, the model takes none, or has no such layer.
         MemoryLimitError: so many tokens do not fit; nothing was begun.
-        RecordingError: the model made no attention call.
+        ModelError: the model does not run on the picture; says why.
+        RecordingError: it made no attention call.
     """
     shown = Shown(
         (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
     )
     return shown.alone(0)
-
-
-class ShapeError(Exception):
-    """The model does not run on an input of this shape, or on several at once."""
-
-
-class UnevenError(ShapeError):
-    """What the model did cannot be told apart into what it did with each picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +86,74 @@ class Shown:
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
 
     def alone(self, number: int) -> Observation:
-        """Run the model on one picture; where it does not take its shape, on the centre."""
-        picture, fit = self.pictures[number], self.fit
-        placement = self.model.place(picture, fit=fit)
-        try:
-            return self.at_once({number: placement})[number]
-        except ShapeError as error:
-            own = self.model.place(picture, fit="crop")
-            if fit != "keep" or own.grid == placement.grid:
-                raise RecordingError(f"{error}; take its own --size, and no --fit") from error
+        """Run the model on one picture; where it does not take its shape, on one that it does.
+
+        Raises:
+            UsageError: it takes another size than was asked for.
+            ModelError: it runs on none; says why.
+        """
+        failures: list[ForwardError] = []
+        model = self.model
+        for placement, asked in self._placements(number, failures):
             try:
-                return self.at_once({number: own})[number]
-            except ShapeError as again:
-                raise RecordingError(f"{again}; take the model's own --size") from again
+                seen = self.at_once({number: placement})[number]
+            except ForwardError as error:
+                failures.append(error)
+                continue
+            except Exception as error:
+                if isinstance(error, AttnvizError) or not memory.is_exhausted(error):
+                    raise
+                raise out_of_memory(model, _shape(placement)) from error
+            if model.size_given and not asked:
+                raise refused_size(model, _shape(placement)) from failures[0]
+            return seen
+        raise explain(model, failures, gradients=self.gradients) from failures[0].error
+
+    def placement(self, number: int) -> Placement:
+        """How a picture is laid at first.
+
+        As many tokens as the model's own grid has, in other rows and columns, would have the
+        positions of other tokens and no error would say so: then it is seen whether the model
+        takes other grids at all.
+        """
+        model, picture = self.model, self.pictures[number]
+        found = model.place(picture, fit=self.fit)
+        own = model.place(picture, fit="crop")
+        if found.fit != "keep" or model.plain or found.grid == own.grid:
+            return found
+        alike = found.grid.tokens == own.grid.tokens and found.grid.patch == own.grid.patch
+        if alike and not takes_other_shapes(model, _shape(own)):
+            return own
+        return found
+
+    def _placements(
+        self, number: int, failures: Sequence[ForwardError]
+    ) -> Iterator[tuple[Placement, bool]]:
+        """A picture as it is laid at first, at the model's own size, and in shapes that it may take.
+
+        Beside each is whether it has the size that was asked for. Of the last some are what
+        `failures`, which grow meanwhile, speak of.
+        """
+        model, picture = self.model, self.pictures[number]
+        first = self.placement(number)
+        yield first, True
+        centre = model.place(picture, fit="crop")
+        if self.fit == "keep" and centre.grid != first.grid:
+            yield centre, True
+        if model.fixed:
+            return
+        text = " ".join(message(each.error) for each in failures)
+        spoken = shapes_in(text, model.module, model.patch, model.prefix)
+        tried = {each.shape for each in failures}
+        for shape in dict.fromkeys([*model.other_shapes, *spoken]):
+            if shape not in tried:
+                yield model.place(picture, fit=self.fit, shape=shape), False
 
     def at_once(self, placements: Mapping[int, Placement]) -> dict[int, Observation]:
         """Run the model once on some of the pictures, by number, whose grids are the same.
 
         Raises:
-            ShapeError: it does not run on this shape, or on several pictures.
+            ForwardError: it does not run on this shape, or on several pictures.
         """
         grid = next(iter(placements.values())).grid
         _check_memory(self.model, grid, len(placements), gradients=self.gradients)
@@ -117,7 +169,8 @@ class Shown:
         found = _Found(grid, parse_layers(self.layers), len(placements))
         run = self._run((pixels.requires_grad_(self.gradients), *arguments), found)
         if found.uneven:
-            raise UnevenError(f"{self.model.spec} cannot take several pictures at once")
+            line = f"{self.model.spec} cannot take several pictures at once"
+            raise UnevenError(line, (grid.input_height, grid.input_width))
         if not run.recording:
             raise RecordingError(f"{self.model.spec} {found.instead(run.recording)}")
         unread = found.unread(run.recording)
@@ -174,13 +227,11 @@ class Shown:
                 output = self.model.module(*inputs)
         except (AttnvizError, MemoryError):
             raise
-        except Exception as error:  # models refuse shapes by any kind of error
-            if "allocate" in str(error) or isinstance(error, torch.OutOfMemoryError):
+        except (Exception, SystemExit) as error:  # why is looked into when no other shape is left
+            if memory.is_exhausted(error):
                 raise
-            size = f"{pixels.shape[3]}x{pixels.shape[2]}"
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            line = f"{self.model.spec} cannot take {size} pixels ({reason})"
-            raise ShapeError(line) from error
+            line = f"{self.model.spec}: {describe(error)}"
+            raise ForwardError(line, (pixels.shape[2], pixels.shape[3])) from error
         return Run(made, inputs, output)
 
 
@@ -261,6 +312,11 @@ def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bo
     fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
     advice = f"take --size {fits} or smaller"
     memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))
+
+
+def _shape(placement: Placement) -> Shape:
+    """Height and width of the input."""
+    return placement.grid.input_height, placement.grid.input_width
 
 
 def _unmasked(

@@ -8,7 +8,7 @@ outputs     what becomes of an output: heads, projection, LayerScale
 products    q·kᵀ, and what becomes of it up to the softmax
 terms       the same in the terms of an attention call
 axes        which axes the dimensions of a view are
-origins     where in the picture every token comes from
+positions     where in the picture every token comes from
 shelf       what is kept
 gradients   where calls stand in autograd's graph
 blocks      the parts of a model's stack, one for each call

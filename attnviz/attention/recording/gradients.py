@@ -5,7 +5,7 @@ the running operator is the last that was made; so its number, which holds nothi
 to find the node again behind a score.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,41 @@ class Trace:
     lay: Lay
 
 
+@dataclass(frozen=True)
+class JoinedTrace:
+    """How the output of a call came to be that was made in pieces, side by side along `dim`.
+
+    `sizes` are those of the pieces' outputs along it.
+    """
+
+    parts: "tuple[Trace | JoinedTrace, ...]"
+    dim: int
+    sizes: tuple[int, ...]
+
+    @property
+    def leaves(self) -> tuple[Trace, ...]:
+        """The traces of all pieces."""
+        found: tuple[Trace, ...] = ()
+        for part in self.parts:
+            found += (part,) if isinstance(part, Trace) else part.leaves
+        return found
+
+    def lay(self, gradients: Iterator[Tensor | None]) -> Tensor | None:
+        """The gradient at the output of those at the pieces', laid out; None if all are None."""
+        found = [
+            next(gradients) if isinstance(part, Trace) else part.lay(gradients)
+            for part in self.parts
+        ]
+        like = next((gradient for gradient in found if gradient is not None), None)
+        if like is None:
+            return None
+        parts = []
+        for size, gradient in zip(self.sizes, found, strict=True):
+            shape = (*like.shape[: self.dim], size, *like.shape[self.dim + 1 :])
+            parts.append(like.new_zeros(shape) if gradient is None else gradient)
+        return torch.cat(parts, self.dim)
+
+
 def node_of(op: Operation) -> int | None:
     """The number of autograd's node for an operation that is about to run; None: it has none."""
     if not torch.is_grad_enabled():
@@ -45,7 +80,9 @@ def node_of(op: Operation) -> int | None:
     return following - 1
 
 
-def gradients(score: Tensor, traces: Mapping[int, Trace | None]) -> dict[int, Tensor]:
+def gradients(
+    score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]
+) -> dict[int, Tensor]:
     """∂score/∂output of calls, (B, Hv, Nq, Dv) by their numbers; see `Recording.gradients`.
 
     The backward pass goes no further than to the outputs that are asked for.
@@ -57,19 +94,45 @@ def gradients(score: Tensor, traces: Mapping[int, Trace | None]) -> dict[int, Te
             "the score depends on nothing that requires gradients; call pixels.requires_grad_() "
             "and run the model without torch.no_grad()"
         )
-    known = {number: _checked(number, trace) for number, trace in traces.items()}
-    nodes = _nodes(score.grad_fn, {trace.node for trace in known.values()})
+    pieces = {
+        number: trace.leaves if isinstance(trace, JoinedTrace) else (trace,)
+        for number, trace in traces.items()
+    }
+    known = {
+        (number, i): _checked(number, trace)
+        for number, leaves in pieces.items()
+        for i, trace in enumerate(leaves)
+    }
+    laid = _laid(score, known)
+    found: dict[int, Tensor | None] = {}
+    for number, trace in traces.items():
+        of_pieces = (laid.get((number, i)) for i in range(len(pieces[number])))
+        if isinstance(trace, JoinedTrace):
+            found[number] = trace.lay(of_pieces)
+        else:
+            found[number] = next(of_pieces)
+    return {number: gradient for number, gradient in found.items() if gradient is not None}
+
+
+_Piece = tuple[int, int]
+"""Number of a call, and of a piece of it."""
+
+
+def _laid(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
+    """∂score/∂output of pieces of calls, laid out as calls' outputs are."""
+    assert score.grad_fn is not None
+    nodes = _nodes(score.grad_fn, {trace.node for trace in traces.values()})
     edges = {
-        number: GradientEdge(_the_one(nodes[trace.node], number, trace), 0)
-        for number, trace in known.items()
+        piece: GradientEdge(_the_one(nodes[trace.node], piece[0], trace), 0)
+        for piece, trace in traces.items()
         if trace.node in nodes
     }
     if not edges:
         return {}
     found = torch.autograd.grad(score, list(edges.values()), retain_graph=True, allow_unused=True)
     return {
-        number: known[number].lay(gradient)
-        for number, gradient in zip(edges, found, strict=True)
+        piece: traces[piece].lay(gradient)
+        for piece, gradient in zip(edges, found, strict=True)
         if gradient is not None
     }
 

@@ -39,6 +39,12 @@ class Known(Generic[T]):
         """All that is known of tensors that share memory with this one."""
         yield from list((self._storage(tensor) or {}).items())
 
+    def values(self) -> Iterator[T]:
+        """All that is known of tensors that still are."""
+        for weak, here in list(self._found.values()):
+            if not _gone(weak):
+                yield from here.values()
+
     def put(self, tensor: Tensor, value: T) -> None:
         """Know something of a tensor."""
         storage = _storage(tensor)
@@ -62,6 +68,20 @@ class Known(Generic[T]):
         if here is not None:
             here[place] = value
 
+    def has_storage(self, tensor: Tensor) -> bool:
+        """Whether anything is known of the tensor's memory."""
+        return bool(self._storage(tensor))
+
+    def drop(self, tensor: Tensor, place: _Place) -> None:
+        """Nothing is known any more of a place in the tensor's storage."""
+        (self._storage(tensor) or {}).pop(place, None)
+
+    def discard(self, condition: Callable[[T], bool]) -> None:
+        """Nothing is known any more where a condition holds of what was."""
+        for _, here in self._found.values():
+            for place in [place for place, value in here.items() if condition(value)]:
+                del here[place]
+
     def forget(self, tensor: Tensor) -> None:
         """The tensor's memory was written to: nothing is known of it any more."""
         storage = _storage(tensor)
@@ -84,6 +104,13 @@ def shares_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors look at the same storage."""
     storage = _storage(one)
     return storage is not None and storage == _storage(other)
+
+
+def covers_storage(tensor: Tensor) -> bool:
+    """Whether a tensor looks at all elements of its storage, each once."""
+    elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.numel() == elements and all(step for size, step in steps if size > 1)
 
 
 def own(tensor: Tensor, written: Tensor) -> Tensor:

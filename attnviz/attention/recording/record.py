@@ -16,12 +16,12 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import kernels
 from attnviz.attention.recording.blocks import Blocks
 from attnviz.attention.recording.follow import Follower, Listener
-from attnviz.attention.recording.gradients import Trace, node_of
+from attnviz.attention.recording.gradients import JoinedTrace, Trace, node_of
 from attnviz.attention.recording.operation import Operation, first
-from attnviz.attention.recording.origins import Origins
+from attnviz.attention.recording.token_positions import TokenPositions
 from attnviz.attention.recording.outputs import Outputs, Reader
 from attnviz.attention.recording.recorded import Recording
-from attnviz.attention.recording.shelf import Shelf
+from attnviz.attention.recording.call_store import CallStore
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def record(
     *,
     calls: Sequence[int] | None = None,
     where: Callable[[AttentionCall], bool] | None = None,
+    describe: Callable[[AttentionCall], Any] | None = None,
     device: str | torch.device | None = None,
     picture: Tensor | None = None,
     gradients: bool = False,
@@ -46,6 +47,8 @@ def record(
     Args:
         calls: numbers of the calls to keep, negative from the end; all unless given.
         where: calls for which it is False are neither counted nor kept.
+        describe: asked of every call that counts, in its last form, kept or not; what it returns
+            is in `Recording.descriptions`.
         device: where to keep them; where they are, unless given.
         picture: (B, 3, H, W) that the model is about to be given: calls then know where in it
             their tokens lie (`AttentionCall.query_positions`).
@@ -59,20 +62,23 @@ def record(
     >>> recording[-1].rows([0])              # (batch, heads, 1, keys)
     """
     kept: list[AttentionCall | None] = []
-    traces: list[Trace | None] = []
+    traces: list[Trace | JoinedTrace | None] = []
     stack = None if blocks is None else Blocks(blocks, kept.__len__, graph=gradients)
     recording = Recording(kept, traces if gradients else None, stack)
-    shelf = Shelf(kept, traces, None if calls is None else tuple(calls), where, device)
-    origins = None if picture is None else Origins(picture)
+    wanted = None if calls is None else tuple(calls)
+    store = CallStore(kept, traces, recording.descriptions, wanted, where, device, describe)
+    positions = None if picture is None else TokenPositions(picture)
+    if positions is not None:
+        recording.operators = positions.operators
     try:
         with (
             nullcontext() if stack is None else stack.watching(),
             _uncompiled(),
-            _Watcher(shelf, recording.unread, origins, stack),
+            _Watcher(store, recording.unread, positions, stack),
         ):
             yield recording
     finally:
-        shelf.close()
+        store.close()
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -98,12 +104,12 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __init__(
-        self, shelf: Shelf, unread: list[str], origins: Origins | None, blocks: Blocks | None
+        self, store: CallStore, unread: list[str], positions: TokenPositions | None, blocks: Blocks | None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shelf, self._unread, self._origins = shelf, unread, origins
+        self._store, self._unread, self._positions = store, unread, positions
         self._blocks = blocks
-        self._outputs = Outputs(Reader(shelf.correct, shelf.project, shelf.scale))
+        self._outputs = Outputs(Reader(store.correct, store.project, store.scale, store.join))
         self._follower = Follower(Listener(self._found, self._note, self._places), self._outputs)
 
     def __torch_dispatch__(
@@ -125,8 +131,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 )
                 self._outputs.fused(result[0], self._keep(call, trace, args[0], args[1]))
                 places = self._places(args[0], -1)
-                if self._origins is not None and places is not None:
-                    self._origins.put(result[0], places[..., None])
+                if self._positions is not None and places is not None:
+                    self._positions.put(result[0], places[..., None])
             return result
         if _is_composite(func):
             keys = _backend(args)
@@ -142,7 +148,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._note(f"{op.name} of nested tensors")
             return op.func(*op.args, **op.kwargs)
         for tensor in op.written:
-            self._shelf.written(tensor)
+            self._store.written(tensor)
             if self._blocks is not None:
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
@@ -150,8 +156,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         afters = self._follower.before(op), self._outputs.before(op)
         node = node_of(op) if kernels.is_kernel(op.name) else None
         result = op.func(*op.args, **op.kwargs)
-        if self._origins is not None:
-            self._origins.follow(op, result)
+        if self._positions is not None:
+            self._positions.follow(op, result)
         for after in afters:
             if after is not None:
                 after(result)
@@ -180,22 +186,22 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         places = [self._places(tensor, -1) for tensor in (query, key)]
         found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
         call = replace(call, query_positions=found[0], key_positions=found[1])
-        return self._shelf.add(call, trace)
+        return self._store.add(call, trace, self._outputs.may_be_joined)
 
     def _found(
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
     ) -> int:
         """A call was found by following; its output lies where its queries lie."""
-        if self._origins is not None and places is not None:
-            self._origins.put(output, places)
-        return self._shelf.add(call, trace)
+        if self._positions is not None and places is not None:
+            self._positions.put(output, places)
+        return self._store.add(call, trace, self._outputs.may_be_joined)
 
     def _note(self, what: str) -> None:
         if what not in self._unread:
             self._unread.append(what)
 
     def _places(self, tensor: Tensor, over: int) -> Tensor | None:
-        return None if self._origins is None else self._origins.tokens(tensor, over)
+        return None if self._positions is None else self._positions.tokens(tensor, over)
 
 
 def _is_attention(name: str) -> bool:

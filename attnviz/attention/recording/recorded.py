@@ -1,14 +1,14 @@
 """What `record` gives back."""
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.display import call_table
 from attnviz.attention.recording.blocks import Block, Blocks
-from attnviz.attention.recording.gradients import Trace, gradients
+from attnviz.attention.recording.gradients import JoinedTrace, Trace, gradients
 from attnviz.errors import RecordingError, UsageError
 
 
@@ -17,16 +17,21 @@ class Recording(Sequence[AttentionCall]):
 
     Attributes:
         unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
+        descriptions: what `record(describe=…)` said of each call.
+        operators: names of operators that lost the positions of tokens: where x of a position is
+            infinite, y is a number of this list.
     """
 
     def __init__(
         self,
         calls: Sequence[AttentionCall | None] = (),
-        traces: Sequence[Trace | None] | None = None,
+        traces: Sequence[Trace | JoinedTrace | None] | None = None,
         blocks: Blocks | None = None,
     ) -> None:
         self._calls, self._traces, self._blocks = calls, traces, blocks
         self.unread: list[str] = []
+        self.descriptions: list[Any] = []
+        self.operators: list[str] = []
 
     def __len__(self) -> int:
         return len(self._calls)

@@ -1,0 +1,174 @@
+"""Arithmetic of positions x + iy, of which some are nowhere and some were lost."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOWHERE = complex(float("nan"), float("nan"))
+"""The position of what is no part of the picture."""
+_REMEMBERED = 64
+"""So many results of the same arithmetic are remembered."""
+
+
+class Memo:
+    """Results by the memory of the positions that they were computed from.
+
+    Blocks of a model pass the same positions on, so that the same is computed in each.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, tuple[Any, Tensor]] = {}
+
+    def get(self, positions: Tensor | Sequence[Tensor], rest: Hashable, do: Callable[[], Tensor]) -> Tensor:
+        """The result for these positions and what else it depends on, computed once."""
+        sources = (positions,) if isinstance(positions, Tensor) else tuple(positions)
+        key = (*map(_layout, sources), rest)
+        if key not in self._found:
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[key] = sources, do()  # sources stay, so that their memory is no other's
+        return self._found[key][1]
+
+
+def _layout(tensor: Tensor) -> Hashable:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of positions look at the same memory in the same way."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape[-other.ndim :] == other.shape[-one.ndim :]
+        and varying(one) == varying(other)
+        and all(one.stride(dim) == other.stride(dim) for dim in varying(one))
+    ) or (not varying(one) and not varying(other) and one.data_ptr() == other.data_ptr())
+
+
+def varying(positions: Tensor) -> frozenset[int]:
+    """Dimensions, numbered from the end, along which positions may differ."""
+    steps = zip(positions.shape, positions.stride(), strict=True)
+    return frozenset(
+        dim - positions.ndim for dim, (size, step) in enumerate(steps) if size > 1 and step
+    )
+
+
+def compact(positions: Tensor) -> Tensor:
+    """Positions with size 1 where they do not differ."""
+    for dim, (size, step) in enumerate(zip(positions.shape, positions.stride(), strict=True)):
+        if size > 1 and step == 0:
+            positions = positions.narrow(dim, 0, 1)
+    return positions
+
+
+def lost_at(positions: Tensor) -> Tensor:
+    """Which positions were lost."""
+    return positions.real.isinf()
+
+
+def mean_over(positions: Tensor, dims: int | Sequence[int]) -> Tensor:
+    """Mean over dimensions, which stay, of what lies somewhere; lost if a part of it is."""
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    for dim in dims:
+        if positions.shape[dim] and positions.stride(dim) == 0:
+            positions = positions.narrow(dim, 0, 1)
+    dims = tuple(dim % positions.ndim for dim in dims if positions.shape[dim] != 1)
+    if not dims:
+        return positions
+    parts = torch.view_as_real(positions.resolve_conj()).nanmean(dims, keepdim=True)
+    return torch.view_as_complex(parts)
+
+
+def spans_picture(positions: Tensor, dims: Sequence[int], width: int, height: int) -> Tensor:
+    """Whether positions along dimensions, which stay, lie over more than half of both sides."""
+    dims = [dim % positions.ndim for dim in dims]
+    parts = []
+    for part, side in ((positions.real, width), (positions.imag, height)):
+        low = torch.where(part.isfinite(), part, torch.inf).amin(dims, keepdim=True)
+        high = torch.where(part.isfinite(), part, -torch.inf).amax(dims, keepdim=True)
+        parts.append(high - low > side / 2)
+    return parts[0] & parts[1]
+
+
+def average(parts: Sequence[Tensor]) -> Tensor:
+    """Mean of positions of one shape, where they lie somewhere; the first where all are the same.
+
+    What one of them lost is lost.
+    """
+    first = torch.view_as_real(parts[0].resolve_conj())
+    others = [torch.view_as_real(part.resolve_conj()) for part in parts[1:]]
+    if all(torch.equal(first.nan_to_num(-1, -2), o.nan_to_num(-1, -2)) for o in others):
+        return parts[0]
+    stacked = torch.stack([first, *others])
+    mean = stacked.nanmean(0)
+    lost = stacked[..., 0].isinf()
+    number = torch.where(lost, stacked[..., 1], -1).amax(0)
+    any_lost = lost.any(0)
+    x = torch.where(any_lost, torch.inf, mean[..., 0])
+    y = torch.where(any_lost, number, mean[..., 1])
+    return torch.complex(x, y)
+
+
+def sampled(positions: Tensor, dim: int, at: Tensor) -> Tensor:
+    """Positions at fractions of an index along a dimension, on the same straight line outside."""
+    size = positions.shape[dim]
+    if size < 2:
+        return positions.expand(*positions.shape[:dim], len(at), *positions.shape[dim:][1:])
+    low = at.floor().clamp(0, size - 2)
+    part = (at - low).to(positions.device, positions.real.dtype)
+    low = low.long().to(positions.device)
+    before, after = positions.index_select(dim, low), positions.index_select(dim, low + 1)
+    part = part.reshape(-1, *[1] * (-dim - 1))
+    between = torch.view_as_real(before) * (1 - part[..., None])
+    between = between + torch.view_as_real(after) * part[..., None]
+    exact = (part == 0).expand(before.shape)
+    return torch.where(exact, before, torch.view_as_complex(between))
+
+
+def extended(positions: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """Positions with padding along a dimension, which goes on where they are evenly spaced.
+
+    Else padding lies nowhere. Negative numbers cut off.
+    """
+    start, stop = max(-before, 0), positions.shape[dim] - max(-after, 0)
+    positions = positions.narrow(dim, start, max(stop - start, 0))
+    before, after = max(before, 0), max(after, 0)
+    if not before and not after:
+        return positions
+    size = positions.shape[dim]
+    if size > 1 and positions.stride(dim) and _evenly_spaced(positions, dim):
+        return sampled(positions, dim - positions.ndim if dim >= 0 else dim, torch.arange(-before, size + after).float())
+    shape = list(positions.shape)
+    nowhere = torch.full((), NOWHERE, device=positions.device)
+    parts = []
+    for count in (before, after):
+        shape[dim] = count
+        parts.append(nowhere.expand(shape))
+    return torch.cat([parts[0], positions, parts[1]], dim)
+
+
+def _evenly_spaced(positions: Tensor, dim: int) -> bool:
+    """Whether positions go along a dimension in equal steps."""
+    positions = compact(positions)
+    size = positions.shape[dim]
+    steps = positions.narrow(dim, 1, size - 1) - positions.narrow(dim, 0, size - 1)
+    off = (steps - steps.narrow(dim, 0, 1)).abs()
+    return bool((off <= 1e-3).all())
+
+
+def windowed(
+    positions: Tensor, dim: int, starts: Sequence[int], steps: Sequence[int]
+) -> Tensor:
+    """Means over windows along a dimension, negative; outside, positions go on straight.
+
+    `starts` are where windows begin, `steps` what is added for each of a window's elements.
+    """
+    at = torch.tensor(starts)[:, None] + torch.tensor(steps)[None]  # (windows, elements)
+    size = positions.shape[dim]
+    if size > 1 and bool(((at < 0) | (at >= size)).any()):
+        found = sampled(positions, dim, at.flatten().float())
+    else:
+        found = positions.index_select(dim, at.flatten().clamp(0, size - 1).to(positions.device))
+    found = found.unflatten(dim, at.shape)
+    return mean_over(found, dim).squeeze(dim)

@@ -1,0 +1,455 @@
+"""What every operator does to positions: a table by the names of PyTorch's operators.
+
+A rule is given the positions of the arguments and the result of an operation, and returns the
+positions of its result or of its first results. None is returned where it knows no answer: then
+positions are lost there, by the name of the operator. Operators that PyTorch itself marks as
+pointwise (`torch.Tag.pointwise`) need no rule, and all others that have none lose positions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.recording import position_windows as windows
+from attnviz.attention.recording.kernels import HEADS_FIRST, TOKENS_FIRST
+from attnviz.attention.recording.operation import Operation, first
+from attnviz.attention.recording.position_math import (
+    NOWHERE,
+    average,
+    compact,
+    extended,
+    mean_over,
+    same_memory,
+    varying,
+)
+
+if TYPE_CHECKING:
+    from attnviz.attention.recording.token_positions import TokenPositions
+
+Rule = Callable[["TokenPositions", Operation, Any], Any]
+"""From what is known, an operation and its result: where that lies."""
+
+
+def pointwise(known: "TokenPositions", op: Operation, result: Any) -> Tensor | None:
+    """The result lies where its operands do; between them where they lie at different places.
+
+    An operand that is the same for all places (a gate, a mean) moves nothing, nor do masks and
+    whole numbers beside floating-point operands.
+    """
+    result = first(result)
+    if not isinstance(result, Tensor):
+        return None
+    operands = [each for each in op.flat if isinstance(each, Tensor)]
+    content = [each for each in operands if each.is_floating_point() or each.is_complex()]
+    found = combined(known, content, result)
+    return combined(known, operands, result) if found is None else found
+
+
+def combined(known: "TokenPositions", operands: Sequence[Tensor], result: Tensor) -> Tensor | None:
+    """Where the result of operands that broadcast to it lies; None if none is of the picture."""
+    placed: list[Tensor] = []
+    lost: list[tuple[Tensor, Tensor]] = []
+    for operand in operands:
+        positions = known.get(operand)
+        if positions is None or operand.ndim > result.ndim:
+            continue
+        if known.is_lost(positions):
+            lost.append((operand, positions))
+        else:
+            placed.append(positions)
+    differ = frozenset[int]().union(*map(varying, placed))
+    for operand, positions in lost:
+        told_apart = {d for d in range(-operand.ndim, 0) if operand.shape[d] > 1}
+        if not placed or differ & told_apart:
+            return _expanded(positions, result)
+    if not placed:
+        return None
+    # An operand that varies along fewer dimensions is the same for many places.
+    most = [p for p in placed if not any(varying(p) < varying(other) for other in placed)]
+    found = most[0]
+    for other in most[1:]:
+        found = _between(known, found, other, result)
+    return _expanded(found, result)
+
+
+def _between(known: "TokenPositions", one: Tensor, other: Tensor, result: Tensor) -> Tensor:
+    """The mean of two operands' positions."""
+    if same_memory(one, other):
+        return one if one.ndim >= other.ndim else other
+    dims = max(one.ndim, other.ndim)
+    small = [compact(p.reshape((1,) * (dims - p.ndim) + tuple(p.shape))) for p in (one, other)]
+    found = known.combined.get(
+        [one, other],
+        None,
+        lambda: average(torch.broadcast_tensors(*small)),
+    )
+    if found is small[0] or same_memory(found, one):
+        return one
+    return found
+
+
+def _expanded(positions: Tensor, result: Tensor) -> Tensor | None:
+    """Positions that broadcast to a result's shape, expanded to it."""
+    if positions.ndim > result.ndim:
+        return None
+    try:
+        return positions.expand(result.shape)
+    except RuntimeError:
+        return None
+
+
+def _first_stays(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """The first result lies where the first argument does; others are no tokens."""
+    positions = known.get(op.args[0])
+    return None if positions is None else (_expanded(positions, first(result)),)
+
+
+def _moved(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """What moves elements moves positions."""
+    positions = known.get(op.args[0])
+    return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
+
+
+def _reshaped(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    shape = tuple(result.shape)
+    return known.reshaped.get(positions, shape, lambda: reshape(positions, shape))
+
+
+def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A reshape that copies no features which lie at the same place."""
+    same = 0  # last dimensions that stay
+    while same < min(positions.ndim, len(shape)) and positions.shape[-1 - same] == shape[-1 - same]:
+        same += 1
+    for dim in range(positions.ndim - same, positions.ndim):
+        if positions.stride(dim) == 0 and positions.shape[dim]:
+            positions = positions.narrow(dim, 0, 1)
+    kept = positions.shape[positions.ndim - same :]
+    return positions.reshape((*shape[: len(shape) - same], *kept)).expand(shape)
+
+
+def _joined(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`cat` and `stack`: what is not of the picture lies nowhere."""
+    parts = []
+    for part in op.args[0]:
+        positions = known.get(part)
+        if positions is None:
+            positions = torch.full((), NOWHERE, device=part.device).expand(part.shape)
+        parts.append(positions)
+    dim = op.get(1, "dim", 0)
+    if op.name == "stack":
+        return op.func(parts, dim)
+    return _cat(parts, dim)
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    """Positions side by side, without copies of features that lie at the same place."""
+    parts = [part for part in parts if part.ndim > 1 or part.numel()]  # as torch.cat does
+    dim %= parts[0].ndim
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    for other in range(parts[0].ndim):
+        if other != dim and all(p.stride(other) == 0 and p.shape[other] for p in parts):
+            parts = [part.narrow(other, 0, 1) for part in parts]
+    return torch.cat(parts, dim).expand(shape)
+
+
+def _padded(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    pad = op.args[1]
+    for number in range(len(pad) // 2):
+        positions = extended(positions, positions.ndim - 1 - number, *pad[2 * number : 2 * number + 2])
+    return positions
+
+
+def _by_parts(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """Operators that move elements, and know real numbers only."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    parts = [
+        op.func(part.contiguous(), *op.args[1:], **op.kwargs)
+        for part in (positions.real, positions.imag)
+    ]
+    return torch.complex(*parts)
+
+
+def _unfolded(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`im2col`, whose padding goes on where the picture ends."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    kernel, dilation, padding, stride = op.args[1:5]
+    for dim, each in ((-2, padding[0]), (-1, padding[-1])):
+        if each:
+            positions = extended(positions, positions.ndim + dim, each, each)
+    parts = [
+        op.func(part.contiguous(), kernel, dilation, [0, 0], stride)
+        for part in (positions.real, positions.imag)
+    ]
+    return torch.complex(*parts)
+
+
+def _averaged(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """Reductions lie in the middle of what they were taken over; of all the picture, nowhere."""
+    positions, result = known.get(op.args[0]), first(result)
+    if positions is None:
+        return None
+    number = 2 if op.name in ("norm", "linalg_vector_norm") else 1
+    dims = op.get(number, "dim", None)
+    dims = [dims] if isinstance(dims, int) else list(dims or range(positions.ndim))
+    found = centre(known, positions, dims)
+    if found.ndim != result.ndim:
+        kept = [s for d, s in enumerate(found.shape) if d not in {x % positions.ndim for x in dims}]
+        found = found.reshape(kept)
+    return (found,) if found.shape == result.shape else None
+
+
+def centre(known: "TokenPositions", positions: Tensor, dims: Sequence[int]) -> Tensor:
+    """Mean over dimensions, which stay; nowhere if they lie all over the picture."""
+    found = mean_over(positions, dims)
+    ndim = positions.ndim
+    moving = [d for d in dims if d % ndim - ndim in varying(positions)]
+    if not moving:
+        return found
+    small = compact(positions)
+    nowhere = torch.full((), NOWHERE, device=positions.device)
+    everywhere = known.spans_picture(small, moving)
+    return torch.where(everywhere, nowhere, compact(found)).expand(found.shape)
+
+
+def _product(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """`mm` and its like: a row of the left operand, or else a column of the right one."""
+    left, right = op.args[-2], op.args[-1]
+    if op.name in ("addmm", "baddbmm", "_addmm_activation"):
+        left, right = op.args[1], op.args[2]
+    if op.name == "linear":
+        left, right = op.args[0], op.args[1].mT
+    positions = known.get(left)
+    if positions is not None:
+        return _expanded(centre(known, positions, [-1]), result)
+    positions = known.get(right)
+    if positions is None:
+        return None
+    return _expanded(centre(known, positions, [-2]), result)
+
+
+def _attention(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """The output of an attention call lies where its queries lie."""
+    query = op.args[0] if op.args else op.kwargs.get("query", op.kwargs.get("q"))
+    positions = known.get(query)
+    if positions is None:
+        return None
+    return (mean_over(positions, -1).expand(first(result).shape),)
+
+
+def _split_heads(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """The fast path's (B, N, 3·C) → three times (B, H, N, C/H)."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    tokens = mean_over(positions, -1)[:, None]  # (B, 1, N, 1)
+    return tuple(tokens.expand(each.shape) for each in result)
+
+
+def _complex_view(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    if op.name == "view_as_complex":
+        return positions[..., 0]
+    return positions[..., None].expand(result.shape)
+
+
+def _chosen(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """`where`: every element is one of two."""
+    condition, *two = op.args
+    if len(two) != 2:
+        return None
+    positions = [_or_nowhere(known, each, result) for each in two]
+    return torch.where(condition, *positions)
+
+
+def _or_nowhere(known: "TokenPositions", value: Any, like: Tensor) -> Tensor:
+    """Positions of a value, expanded; constants lie nowhere."""
+    found = known.get(value)
+    if found is None:
+        found = torch.full((), NOWHERE, device=like.device)
+    return found.expand(like.shape)
+
+
+def _written(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """`copy_`: what is written to lies where its source does."""
+    return _or_nowhere(known, op.args[1] if len(op.args) > 1 else None, result)
+
+
+def _nowhere(_: "TokenPositions", __: Operation, result: Any) -> Any:
+    """What is filled with constants, or is made of all the picture."""
+    result = first(result)
+    return (torch.full((), NOWHERE, device=result.device).expand(result.shape),)
+
+
+def _scattered(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`scatter`, `index_put` and their like: positions are put at the same places."""
+    base = _or_nowhere(known, op.args[0], op.args[0]).clone()
+    if op.name.startswith("index_put"):
+        indices, values = op.args[1], op.args[2]
+        if op.get(3, "accumulate", False):
+            return None
+        source = known.get(values)
+        if source is None:
+            source = torch.full((), NOWHERE, device=base.device).expand(values.shape)
+        return torch.ops.aten.index_put(base, indices, source)
+    source = op.args[-1]
+    if not isinstance(source, Tensor):
+        source = torch.full((), 0.0, device=base.device)
+    positions = known.get(source)
+    if positions is None:
+        positions = torch.full((), NOWHERE, device=base.device).expand(source.shape)
+    if op.name.startswith("scatter"):
+        dim, index = op.args[1:3]
+        if op.kwargs or len(op.args) > 4:
+            return None
+        return torch.scatter(base, dim, index, positions.expand(index.shape).contiguous())
+    if op.name.startswith("masked_scatter"):
+        return base.masked_scatter(op.args[1], positions.contiguous())
+    if op.name.startswith("index_copy"):
+        return base.index_copy(op.args[1], op.args[2], positions.contiguous())
+    return None
+
+
+def _slice_written(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`slice_scatter` and `select_scatter`, which return a new tensor."""
+    base, source = op.args[:2]
+    target = _or_nowhere(known, base, base).clone()
+    return op.func(target, _or_nowhere(known, source, source).contiguous(), *op.args[2:], **op.kwargs)
+
+
+def _merged(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`scatter_reduce`, `scatter_add` and `index_add`: what is put together lies in between."""
+    base = _or_nowhere(known, op.args[0], op.args[0])
+    if op.name.startswith("index_add"):
+        dim, index, source = op.args[1:4]
+    else:
+        dim, index, source = op.args[1:4]
+    positions = _or_nowhere(known, source, source)
+    keeps = op.kwargs.get("include_self", True)
+    start = torch.view_as_real(base.resolve_conj()).nan_to_num(0.0)
+    count = base.real.isfinite().float()
+    if not keeps:
+        return None
+    parts = torch.view_as_real(positions.resolve_conj()).nan_to_num(0.0)
+    there = positions.real.isfinite().float()
+    add = torch.index_add if op.name.startswith("index_add") else torch.scatter_add
+    sums = [add(start[..., i].contiguous(), dim, index, parts[..., i].contiguous()) for i in (0, 1)]
+    counts = add(count, dim, index, there)
+    return torch.complex(sums[0] / counts, sums[1] / counts)
+
+
+def _ordered(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """`sort`, `topk` and their like: values are moved to where the indices say."""
+    positions = known.get(op.args[0])
+    if positions is None or not isinstance(result, tuple | list):
+        return None
+    number = {"topk": 2, "kthvalue": 2}.get(op.name, 1)
+    dim = op.get(number, "dim", -1)
+    if isinstance(dim, bool):  # sort.stable has its flag first
+        dim = op.kwargs.get("dim", -1)
+    values, indices = result[:2]
+    if indices.ndim < positions.ndim:
+        found = positions.gather(dim, indices.unsqueeze(dim)).squeeze(dim)
+    else:
+        found = positions.gather(dim, indices)
+    return (found.expand(values.shape),)
+
+
+def _along(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """What mixes along a dimension changes no places where these are the same along it."""
+    positions = known.get(op.args[0])
+    dim = op.get(1, "dim", None)
+    if positions is None or not isinstance(dim, int):
+        return None
+    return positions if positions.stride(dim) == 0 or positions.shape[dim] == 1 else None
+
+
+def _transformed(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """Fourier transforms along tokens mix all of them, and lie nowhere."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    dims = [d % positions.ndim for d in op.args[1]]
+    if any(positions.stride(d) and positions.shape[d] > 1 for d in dims):
+        return _nowhere(known, op, result)
+    for dim in dims:
+        positions = positions.narrow(dim, 0, 1)
+    return positions.expand(result.shape)
+
+
+def _halves(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """`glu`: one half gates the other."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    return average(positions.chunk(2, op.get(1, "dim", -1))).expand(result.shape)
+
+
+def _looked_up(known: "TokenPositions", op: Operation, result: Any) -> Any:
+    """`embedding`: rows lie where their indices do."""
+    positions = known.get(op.args[1])
+    return None if positions is None else positions[..., None].expand(result.shape)
+
+
+CONSTANT = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones "
+    "new_empty new_full new_empty_strided empty_strided _local_scalar_dense is_nonzero "
+    "_assert_async _has_same_storage_numel sym_size".split()
+)
+"""Operators that take no more than shapes or single numbers of what they are given."""
+
+RULES: dict[str, Rule] = {
+    name: rule
+    for names, rule in {
+        "detach alias lift_fresh lift clone _to_copy contiguous _conj _neg_view resolve_conj "
+        "_softmax _safe_softmax softmax _masked_softmax _log_softmax native_layer_norm "
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+        "_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm miopen_batch_norm "
+        "native_group_norm _fused_rms_norm rms_norm native_dropout hardswish hardswish_ "
+        "rrelu_with_noise tril triu log_sigmoid_forward renorm real": _first_stays,
+        "prelu _prelu_kernel rsub complex polar": pointwise,
+        "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
+        "unsafe_split unsafe_split_with_sizes chunk narrow unbind roll flip repeat index "
+        "index_select gather unfold diagonal pixel_shuffle pixel_unshuffle channel_shuffle "
+        "repeat_interleave take movedim": _moved,
+        "view _unsafe_view reshape _reshape_alias": _reshaped,
+        "cat stack": _joined,
+        "constant_pad_nd": _padded,
+        "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+        "replication_pad3d": _by_parts,
+        "im2col": _unfolded,
+        "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
+        "median nanmedian": _averaged,
+        "mm bmm addmm baddbmm _addmm_activation linear matmul": _product,
+        "_transform_bias_rescale_qkv": _split_heads,
+        "view_as_complex view_as_real": _complex_view,
+        "where": _chosen,
+        "copy_": _written,
+        "fill_ zero_ normal_ uniform_ bernoulli_ random_ exponential_": _nowhere,
+        "scatter scatter_ index_put index_put_ _index_put_impl_ masked_scatter masked_scatter_ "
+        "index_copy index_copy_": _scattered,
+        "slice_scatter select_scatter diagonal_scatter": _slice_written,
+        "scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_": _merged,
+        "sort topk kthvalue mode": _ordered,
+        "cumsum cumprod logcumsumexp cummax cummin cumsum_": _along,
+        "_fft_r2c _fft_c2c _fft_c2r": _transformed,
+        "glu": _halves,
+        "embedding": _looked_up,
+    }.items()
+    for name in names.split()
+} | windows.RULES | dict.fromkeys(HEADS_FIRST | TOKENS_FIRST, _attention)
+"""By the name of the operator."""

@@ -1,0 +1,208 @@
+"""Where in the picture every token of a running model comes from.
+
+Beside each tensor that is made of the picture goes another of the same shape: the positions x + iy
+that its elements come from, in pixels of the model's input. What moves elements (views, windows,
+shifts, padding) moves positions; what mixes elements gives the mean of their positions. So the
+layout of tokens is measured, for any model, never guessed from name or size.
+
+An element can also be
+- `NOWHERE`, NaN: a constant (a class token, padding), or a mean over the whole picture;
+- lost, x infinite: an operator without a rule made it, and y is that operator's number.
+
+A tensor that is not known at all does not depend on the picture, as far as PyTorch was told.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.recording.known import Known, covers_storage
+from attnviz.attention.recording.operation import Operation
+from attnviz.attention.recording.position_math import (
+    NOWHERE,
+    Memo,
+    lost_at,
+    mean_over,
+    same_memory,
+    spans_picture,
+)
+from attnviz.attention.recording.position_rules import CONSTANT, RULES, pointwise
+
+_OUTSIDE = 0.25
+"""Input pixels: a token whose centre is further outside of the picture lies nowhere."""
+
+
+class TokenPositions:
+    """Positions of the elements of tensors, starting with a picture (B, C, H, W).
+
+    Attributes:
+        operators: names of the operators that lost positions; lost elements hold their numbers.
+        reshaped, combined: what rules found of the same positions before.
+    """
+
+    def __init__(self, picture: Tensor) -> None:
+        self.height, self.width = picture.shape[-2:]
+        y = torch.arange(self.height, device=picture.device) + 0.5
+        x = torch.arange(self.width, device=picture.device) + 0.5
+        lattice = torch.complex(x.expand(self.height, -1), y[:, None].expand(-1, self.width))
+        self.operators: list[str] = []
+        self._known: Known[Tensor] = Known()
+        self._known.put(picture, lattice.expand(picture.shape))
+        self._lost: dict[str, Tensor] = {}
+        self._tokens = Memo()
+        self.reshaped = Memo()
+        self.combined = Memo()
+
+    def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
+        """Positions of tokens: the mean over the dimension of their channels; None if unknown.
+
+        A token whose mean lies outside of the picture is padding, and lies nowhere.
+        """
+        found = self.get(tensor)
+        if found is None:
+            return None
+        mean = mean_over(found, over).squeeze(over)
+        return self._tokens.get(mean, (), lambda: self._inside(mean))
+
+    def _inside(self, positions: Tensor) -> Tensor:
+        """Positions, of which those outside of the picture are NOWHERE."""
+        x, y = positions.real, positions.imag
+        inside = (x >= -_OUTSIDE) & (x <= self.width + _OUTSIDE)
+        inside &= (y >= -_OUTSIDE) & (y <= self.height + _OUTSIDE)
+        nowhere = torch.full((), NOWHERE, device=positions.device)
+        return torch.where(inside | lost_at(positions), positions, nowhere)
+
+    def put(self, tensor: Tensor, positions: Tensor) -> None:
+        """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
+        self._known.put(tensor, positions.expand(tensor.shape))
+
+    def get(self, tensor: object) -> Tensor | None:
+        """Where the elements of a tensor come from; None: not from the picture."""
+        found = self._known.get(tensor)
+        if found is None and isinstance(tensor, Tensor):
+            found = self._in_memory(tensor)
+        return found
+
+    def spans_picture(self, positions: Tensor, dims: list[int]) -> Tensor:
+        """Whether elements along dimensions lie all over the picture, keeping the dimensions."""
+        return spans_picture(positions, dims, self.width, self.height)
+
+    def lost(self, operator: str, like: Tensor) -> Tensor:
+        """Positions that an operator lost."""
+        if operator not in self._lost:
+            self.operators.append(operator)
+            number = len(self.operators) - 1
+            self._lost[operator] = torch.full((), complex(float("inf"), number))
+        return self._lost[operator].to(like.device).expand(like.shape)
+
+    def is_lost(self, positions: Tensor) -> bool:
+        """Whether all of a tensor's positions were lost at once."""
+        return any(same_memory(positions, lost) for lost in self._lost.values())
+
+    def follow(self, op: Operation, result: Any) -> None:
+        """Where the result of an operation comes from."""
+        if all(self.get(argument) is None for argument in op.flat):
+            for tensor in op.written:  # constants, over what may have been known
+                self._write(tensor, None)
+            return
+        if op.name in CONSTANT:
+            return
+        results = result if isinstance(result, tuple | list) else (result,)
+        for tensor, positions in self._found(op, result, results):
+            if any(tensor is written for written in op.written):
+                self._write(tensor, positions)
+            elif positions is not None:
+                self._known.put(tensor, positions)
+
+    def _found(
+        self, op: Operation, result: Any, results: Any
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Each result with where it comes from."""
+        rule = RULES.get(op.name) or (pointwise if op.is_pointwise else None)
+        found = None if rule is None else rule(self, op, result)
+        if found is None and op.func.is_view:
+            found = [self._viewed(op.args[0], each) for each in results]
+        if found is None:  # no rule, or it does not know such arguments
+            found = [self.lost(op.name, e) if isinstance(e, Tensor) else None for e in results]
+        several = found if isinstance(found, tuple | list) else (found,)
+        for each, positions in zip(results, several, strict=False):
+            if isinstance(each, Tensor):
+                yield each, positions
+
+    def _viewed(self, source: Tensor, view: Any) -> Tensor | None:
+        """Positions of any view, by the memory that it looks at."""
+        positions = self.get(source)
+        if positions is None or source.dtype != view.dtype:
+            return None if positions is None else self.lost("a view as another type", view)
+        flat = self._flat(source)
+        _fill(_place(flat, source), positions)
+        return _place(flat, view)
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        """Positions of all of a tensor's storage, of which nothing is known."""
+        count = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return torch.full((count,), NOWHERE, device=tensor.device)
+
+    def _write(self, tensor: Tensor, positions: Tensor | None) -> None:
+        """Memory was overwritten: other tensors that look at it have changed as well."""
+        before = self._known.get(tensor)
+        if before is not None and positions is not None and same_memory(before, positions):
+            return
+        entries = list(self._known.of_storage(tensor))
+        if positions is None:
+            if not entries:
+                return
+            positions = torch.full((), NOWHERE, device=tensor.device).expand(tensor.shape)
+        if not covers_storage(tensor):
+            flat = self._flat(tensor)
+            for (offset, shape, stride, dtype), known in entries:
+                if dtype == tensor.dtype:
+                    _fill(flat.as_strided(shape, stride, offset), known)
+            _fill(_place(flat, tensor), positions)
+            self._known.forget(tensor)
+            self._known.put(tensor, positions)
+            self._known.change(tensor, (0, tuple(flat.shape), (1,), tensor.dtype), flat)
+        else:
+            self._known.forget(tensor)
+            self._known.put(tensor, positions)
+
+    def _in_memory(self, tensor: Tensor) -> Tensor | None:
+        """Positions of a view that no operation was seen to make, of memory that is known."""
+        for (offset, shape, stride, dtype), known in self._known.of_storage(tensor):
+            if dtype != tensor.dtype or offset:
+                continue
+            if len(shape) == 1 and stride == (1,):
+                last = tensor.storage_offset() + sum(
+                    (size - 1) * step
+                    for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+                )
+                if last < shape[0]:
+                    return _place(known, tensor)
+            elif known.numel() == tensor.numel() and covers_storage(tensor) and _dense(stride, shape):
+                return known.reshape(tensor.shape) if tensor.is_contiguous() else None
+        return None
+
+
+def _place(flat: Tensor, tensor: Tensor) -> Tensor:
+    """What flat positions of a storage are for a tensor that looks at it."""
+    return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _fill(place: Tensor, positions: Tensor) -> None:
+    """Write positions into a place that may be expanded, so that elements share memory."""
+    for dim, step in enumerate(place.stride()):
+        if step == 0 and place.shape[dim]:
+            place, positions = place.narrow(dim, 0, 1), positions.narrow(dim, 0, 1)
+    place.copy_(positions)
+
+
+def _dense(stride: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether memory is read in order."""
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and step != expected:
+            return False
+        expected *= size
+    return True
