@@ -6,29 +6,46 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PROBES = 2
+PROBES = 1
 """Random directions of a token's features that are asked for their gradient."""
-SHARE = 0.1
+SHARE = 0.3
 """Pixels that matter less than this share of the one that matters most don't count."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Of each token: the middle of what it sees (tokens, 2), NaN where it sees nothing; and how wide
-    that is, the root mean square distance from the middle in pixels."""
+    """Of each token, the middle of what it sees and how wide that is, in pixels.
+
+    Attributes:
+        middle: (tokens, 2), NaN where it sees nothing.
+        spread: (tokens,), the root mean square distance from the middle.
+    """
 
     middle: Tensor
     spread: Tensor
 
     @property
     def cell(self) -> float:
-        """Median distance between tokens that are neighbours, in pixels; infinite if there are none."""
+        """Distance of tokens that are neighbours, in pixels; infinite if there are none.
+
+        Three of four are no farther from the next: those at a border see less, and lie closer.
+        """
         there = self.middle[self.middle.isfinite().all(-1)]
         distances = torch.cdist(there, there)
         distances[distances < 0.1] = torch.inf
         nearest = distances.amin(1) if len(there) else distances.new_full((1,), torch.inf)
         nearest = nearest[nearest.isfinite()]
-        return float(nearest.median()) if len(nearest) else float("inf")
+        return float(nearest.quantile(0.75)) if len(nearest) else float("inf")
+
+    def wrong(self, found: Tensor) -> Tensor:
+        """How far positions (tokens, 2) lie outside of what they may be, in pixels; 0 if they do not.
+
+        A token that sees a place lies half a cell from its middle at most, along each side. One that
+        sees more than a cell, or parts that lie apart, lies within what it sees.
+        """
+        away = (found - self.middle).abs().amax(-1)
+        may = torch.where(self.spread <= self.cell, self.cell / 2, self.spread)
+        return torch.where(away > may, away, 0.0)
 
 
 def places_of(chain: Callable[[Tensor], Tensor], picture: Tensor) -> Places:

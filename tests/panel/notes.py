@@ -24,6 +24,11 @@ class Notes:
         self.weights: list[Tensor] = []
         self.mixtures: list[Tensor] = []
 
+    def join(self, together: int) -> None:
+        """So many calls after each other are the heads of one, (…, heads, queries, keys)."""
+        groups = range(0, len(self.weights), together)
+        self.weights = [torch.cat(self.weights[i : i + together], -3) for i in groups]
+
 
 _notes: Notes | None = None
 

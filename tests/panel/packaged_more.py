@@ -40,9 +40,9 @@ def vit_for_small_data() -> nn.Module:
     return built("vit_for_small_dataset", "ViT", **PLAIN)
 
 
-@expects(*4 * [WITH_CLASS], **S48)
+@expects(*2 * [WITH_CLASS], **S48, together=2)
 def parallel_vit() -> nn.Module:
-    """Two attentions beside each other in a block: they are two, since their sum goes on."""
+    """Two attentions of two heads in a block, whose sum goes on: as one of four heads would be."""
     return built("parallel_vit", "ViT", **PLAIN)
 
 

@@ -143,6 +143,7 @@ class Case:
         within: how far a recorded position may lie from its place, in input pixels; None of
             models whose convolutions see less at the border: half the way to the next token.
         library: whether its code is a library's, which takes no notes.
+        together: so many calls are one, whose heads they are.
     """
 
     layers: Sequence[Layer] | Callable[[list[Array]], Sequence[Layer]]
@@ -152,6 +153,7 @@ class Case:
     patch: int
     within: float | None
     library: bool
+    together: int
 
 
 def half_a_cell(places: Array) -> float:
@@ -172,6 +174,7 @@ def expects(
     patch: int = PATCH,
     within: float | None = 0.05,
     library: bool = False,
+    together: int = 1,
 ) -> Callable[[Factory], Factory]:
     """Write down what is true of a model, beside it; `may_be` has several parted by commas."""
     outcomes = frozenset(each.strip() for each in may_be.split(","))
@@ -182,7 +185,7 @@ def expects(
         asks = [(("auto", "mean", point) if with_class else ("auto", point), "all")]
 
     def mark(factory: Factory) -> Factory:
-        factory.case = Case(of or layers, outcomes, asks, size, patch, within, library)  # type: ignore[attr-defined]
+        factory.case = Case(of or layers, outcomes, asks, size, patch, within, library, together)  # type: ignore[attr-defined]
         return factory
 
     return mark
