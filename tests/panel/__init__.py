@@ -1,0 +1,1 @@
+"""Small models as people write them, each with what is true of it."""
