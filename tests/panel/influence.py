@@ -8,7 +8,7 @@ from torch import Tensor
 
 PROBES = 1
 """Random directions of a token's features that are asked for their gradient."""
-SHARE = 0.3
+SHARE = 0.15
 """Pixels that matter less than this share of the one that matters most don't count."""
 
 

@@ -54,11 +54,13 @@ class Listener:
             call's number.
         unread: told what looked like attention and is not read.
         places: knows where tokens lie.
+        of_channels: knows whether the features of what is taken for tokens are the tokens.
     """
 
     found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
     unread: Callable[[str], None]
     places: Places
+    of_channels: Callable[[Tensor, int], bool]
 
 
 class Follower:
@@ -276,6 +278,7 @@ class Follower:
             keys=(Axis(right.shape[2]),),
             query_places=places[0],
             key_places=places[1],
+            of_channels=self._tell.of_channels(op.args[-2], -1),
         )
         return Scores(product, product.dims)
 
@@ -296,7 +299,9 @@ class Follower:
             output = result.detach() if result.ndim == 3 else result.detach()[None]
             met = Met(weights, value.detach(), output.mT if turned else output, turned)
             call = attention_call(weights, met.value, met.output)
-            places = output_places(weights, turned, result.ndim)
+            places = None if weights.scores.product.of_channels else output_places(
+                weights, turned, result.ndim
+            )
             number = self._tell.found(call, result, places, trace)
             self._known.forget(result)
             self._outputs.by_hand(result, number, met)

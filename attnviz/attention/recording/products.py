@@ -18,7 +18,10 @@ Axes = tuple[Axis, ...]
 
 @dataclass(frozen=True)
 class Product:
-    """q·kᵀ as it was computed: (b, n, D) and (b, m, D), and where their tokens lie, (b, n, 1)."""
+    """q·kᵀ as it was computed: (b, n, D) and (b, m, D), and where their tokens lie, (b, n, 1).
+
+    `of_channels` says that the features lie at different places, so that they are the tokens.
+    """
 
     query: Tensor
     key: Tensor
@@ -27,6 +30,7 @@ class Product:
     keys: Axes
     query_places: Tensor | None = None
     key_places: Tensor | None = None
+    of_channels: bool = False
 
     def role(self, leaf: Axis) -> Literal["batch", "query", "key"]:
         """What a part of an axis is to the product."""
