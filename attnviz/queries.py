@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -129,13 +131,15 @@ def token_weights(
     taking_part: NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
     *,
+    prefix: Sequence[int] = (0,),
     has_class_token: bool = False,
 ) -> NDArray[np.float64]:
     """Weights over the query tokens of a layer, (windows, tokens), that sum to 1.
 
-    `cls` takes the first token, a register its own, `pool` and `all` all tokens alike; else a token
-    has the weight of its cell (`weights`), shared where several stand for one cell. `placement` is
-    on the layout's cells. `taking_part` is (windows, tokens); tokens that do not have weight 0.
+    `cls` takes the class token, a register its own, in every window; `pool` and `all` all tokens
+    alike; else a token has the weight of its cell (`weights`), shared where several stand for one
+    cell. `placement` is on the layout's cells. `taking_part` is (windows, tokens); tokens that do
+    not have weight 0. `prefix` are the numbers of class token and registers.
 
     Raises:
         UsageError: nothing that takes part lies where the query points.
@@ -147,7 +151,7 @@ def token_weights(
     if query.kind in ("cls", "register"):
         number = 0 if query.kind == "cls" else int(query.numbers[0]) + has_class_token
         result[:] = 0
-        result[0, number] = 1
+        result[:, prefix[number]] = 1 / len(result)
         return result
     assert placement is not None  # `resolve` has seen queries on the picture
     tokens = layout.count(taking_part)

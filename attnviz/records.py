@@ -84,11 +84,25 @@ class TargetInfo(Part):
     probability: Maybe = None
 
 
+class NotDrawn(Part):
+    """An attention call that no map shows; `layer` is null where it could not be recorded."""
+
+    layer: int | None
+    reason: str
+
+
 class Check(Part):
-    """Whether the recorded weights explain the model's own output."""
+    """Whether maps can be trusted: what explains the model's output, and what is not drawn.
+
+    `places` says whether it was measured where tokens lie, or is assumed from their number, with
+    the reason.
+    """
 
     verified: bool
     max_error: Maybe
+    places: Literal["measured", "assumed"] = "measured"
+    places_reason: str | None = None
+    not_drawn: list[NotDrawn] = []
 
 
 class MapInfo(Part):

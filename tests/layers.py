@@ -10,6 +10,7 @@ from attnviz.geometry import Layout, place
 from attnviz.images import Picture
 from attnviz.models.model import Model
 from attnviz.pipeline import Layer
+from attnviz.pipeline.inspection import Calls
 
 ROWS, COLUMNS, PATCH = 8, 12, 8
 Cells = NDArray[np.int64]
@@ -102,4 +103,6 @@ def observation(
     placement = place(192, 128, size=78, patch=PATCH)
     taking_part = np.ones(ROWS * COLUMNS, dtype=np.bool_) if part is None else part.ravel()
     picture, numbered = Picture("made.png", pixels), dict(enumerate(layers))
-    return attnviz.Observation(picture, model, placement, len(layers), numbered, taking_part)
+    return attnviz.Observation(
+        picture, model, placement, Calls(len(layers), {}, {}), numbered, taking_part
+    )

@@ -11,6 +11,7 @@ import typer
 
 import attnviz
 from attnviz.cli import console, run
+from attnviz.cli.notes import check_notes
 from attnviz.cli.options import (
     BatchOptions,
     DrawingOptions,
@@ -144,6 +145,7 @@ class _Teller:
         self._streams, self._settings, self._out = streams, settings, out
         self._header, self._errors, self._unverified = True, 0, 0
         self._less = 0
+        self._notes: dict[str, int] = {}
 
     @property
     def quiet(self) -> bool:
@@ -160,6 +162,8 @@ class _Teller:
             return
         self._unverified += not record.check.verified
         self._less += record.tokens.fit != self._settings.fit
+        for line in check_notes(record.check, record.model.layers):
+            self._notes[line] = self._notes.get(line, 0) + 1
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
@@ -196,6 +200,8 @@ class _Teller:
                 f"note: of {self._less} pictures the model was shown the centre, at the size that "
                 "it takes; --fit pad or --fit squash show it all"
             )
+        for line, pictures in self._notes.items():
+            console.say(f"{line} (in {pictures} pictures)")
         if not self._streams.quiet:
             aside = [f"{n} {what}" for n, what in ((plan.hidden, "hidden"), (plan.others, "other"))]
             left = f"; left aside {aside[0]}, {aside[1]} files" if plan.hidden + plan.others else ""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnviz.cli import console
+from attnviz.cli.notes import check_notes
 from attnviz.errors import AttnvizError, ExitCode, ModelError
 from attnviz.methods import without_score
 from attnviz.selection import parse_heads
@@ -137,8 +138,8 @@ def look(
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
-    for what in seen.unread:
-        console.note(f"note: not read: {what}")
+    for line in check_notes(pipeline.check_of(seen, list(seen.layers)), seen.count):
+        console.say(line)
     return seen
 
 

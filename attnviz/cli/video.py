@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnviz.cli import console, run
+from attnviz.cli.notes import check_notes
 from attnviz.cli.options import (
     FILMS,
     ClipFile,
@@ -100,6 +101,8 @@ class _Teller:
                 f"{record.tokens.input_height} pixels only: it is shown the centre of the frames; "
                 "--fit pad or --fit squash show them all"
             )
+        for line in check_notes(record.check, record.model.layers) if first else ():
+            console.say(line)
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
         elif self._streams.csv:

@@ -124,7 +124,7 @@ def explore(
         OutputError: the page would be larger than 50 MB.
     """
     drawing = drawing or Drawing()
-    chosen = sorted(choose_layers(parse_layers(layers), observation.count))
+    chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
     of_layers = {n: _heads(observation, heads, n) for n in chosen}
     about = _about(observation, drawing)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attnviz.geometry import Layout
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import begins_outside
+from attnviz.pipeline.question import class_token_of
 
 Role = Literal["queries", "keys"]
 
@@ -103,7 +103,7 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> Side:
     layout: Layout = getattr(layer, role)
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
     there = bool(layout.on_picture.any())
-    class_token = observation.model.class_token and begins_outside(layer)
+    class_token = class_token_of(observation, layer)
     return Side(
         role=role,
         layout=layout,
@@ -122,22 +122,24 @@ def order_of(layout: Layout) -> NDArray[np.intp]:
     return np.argsort(layout.cells, axis=1, kind="stable")
 
 
-def _names(layout: Layout, *, class_token: bool) -> tuple[str, ...]:
+def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
     """Of tokens that lie nowhere, in their order."""
     if layout.windows > 1:
         return ()
     there = layout.on_picture[0]
-    outside = np.flatnonzero(~there)
-    first = int(class_token)
-    if not there.any():
-        rest = [f"pool {i}" for i in range(len(outside) - first)]
-        return ("class",)[:first] + (("pool",) if len(rest) == 1 else tuple(rest))
-    before = int(there.argmax())
-    return (
-        *("class",)[:first],
-        *(f"register {i}" for i in range(before - first)),
-        *(f"other {i}" for i in range(len(outside) - before)),
-    )
+    outside = [int(number) for number in np.flatnonzero(~there)]
+    before = int(there.argmax()) if there.any() else 0
+    rest = [number for number in outside if number != class_token]
+    kinds = {
+        number: "pool" if not there.any() else "register" if number < before else "other"
+        for number in rest
+    }
+    alone = not there.any() and len(rest) == 1
+    names: dict[int, str] = {} if class_token is None else {class_token: "class"}
+    for kind in ("pool", "register", "other"):
+        for i, number in enumerate(n for n in rest if kinds[n] == kind):
+            names[number] = kind if alone else f"{kind} {i}"
+    return tuple(names[number] for number in outside)
 
 
 def _edges(observation: Observation, layout: Layout) -> tuple[list[float], list[float]]:

@@ -43,7 +43,7 @@ def _place(observation: Observation, number: int, query: Query) -> dict[str, Any
     if query.kind in ("mean", "pool"):
         return {"kind": query.kind}
     layout = observation.layers[number].queries
-    token = int(token_weights(observation, layout, query, None).argmax())
+    token = int(token_weights(observation, observation.layers[number], query, None).argmax())
     cell = int(layout.cells.ravel()[token])
     if cell >= 0:
         row, column = divmod(cell, layout.columns)

@@ -148,9 +148,23 @@ def has_class_token(module: nn.Module) -> bool:
     True
     """
     return any(
-        name.rpartition(".")[2] in CLASS_TOKENS and not is_of_head(name)
-        for name, _ in module.named_parameters()
+        is_class_token(name, parameter) and not is_of_head(name)
+        for name, parameter in module.named_parameters()
     )
+
+
+def is_class_token(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is one: so named, and one vector.
+
+    >>> is_class_token("encoder.cls", torch.zeros(1, 1, 32))
+    True
+    """
+    last = name.rpartition(".")[2].lower()
+    if last in CLASS_TOKENS:
+        return True
+    named = "cls" in last.split("_") or "class" in last.split("_")
+    other = {"pos", "position", "positions", "weight", "bias", "head"} & set(last.split("_"))
+    return named and not other and parameter.numel() == parameter.shape[-1]
 
 
 def is_of_head(name: str) -> bool:

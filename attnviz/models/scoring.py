@@ -58,6 +58,8 @@ def score(
     output: Any,
     target: Target,
     weights: Tensor | NDArray[np.float64] | None = None,
+    *,
+    class_token: int = 0,
 ) -> Scored:
     """The score of a target, from what a model gave for one picture.
 
@@ -73,6 +75,7 @@ def score(
             map (1, F, h, w), or what has these as `logits` or `last_hidden_state`.
         target: as `resolve` gave it; any other is resolved first.
         weights: (N,) of the query over tokens, or over the map's places row by row; sum to 1.
+        class_token: its number among the tokens, of a model that has one.
 
     >>> score(model, model.module(pixels), Target("auto")).target.label
     'tabby, tabby cat'
@@ -94,7 +97,7 @@ def score(
     vector = (
         pooled[0].float()
         if target.query is None and isinstance(pooled, Tensor) and not model.class_token
-        else _pooled(model, _state(model, output), target, weights)
+        else _pooled(model, _state(model, output), target, weights, class_token)
     )
     value = torch.linalg.vector_norm(vector)
     return Scored(replace(target, kind="norm"), _finite(model, value))
@@ -206,11 +209,15 @@ def _state(model: Model, output: Any) -> Tensor:
 
 
 def _pooled(
-    model: Model, state: Tensor, target: Target, weights: Tensor | NDArray[np.float64] | None
+    model: Model,
+    state: Tensor,
+    target: Target,
+    weights: Tensor | NDArray[np.float64] | None,
+    class_token: int,
 ) -> Tensor:
     """The vector whose norm is taken, (F,) in float32."""
     if target.query is None:
-        return _own(model, state)
+        return _own(model, state, class_token)
     if state.ndim == 2:
         raise UsageError(
             f"--target {target}: {model.spec} gives one vector of a picture, and no tokens; give "
@@ -227,7 +234,7 @@ def _pooled(
     return share @ tokens
 
 
-def _own(model: Model, state: Tensor) -> Tensor:
+def _own(model: Model, state: Tensor, class_token: int) -> Tensor:
     """The model's own pooling: the class token, else the mean of the grid, (F,)."""
     values = state[0].float()
     if values.ndim == 1:
@@ -235,7 +242,7 @@ def _own(model: Model, state: Tensor) -> Tensor:
     if values.ndim == 3:  # a map holds no other tokens
         return values.mean((1, 2))
     if model.class_token:
-        return values[0]
+        return values[class_token]
     grid = values[model.prefix :] if len(values) > model.prefix else values
     return grid.mean(0)
 

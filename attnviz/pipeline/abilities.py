@@ -55,6 +55,10 @@ def _missing(
     """Why a method cannot be asked of these layers; None if it can."""
     for last in chosen:
         numbers = layers_of(method, last, start)
+        not_drawn = observation.calls.not_drawn
+        between = next((number for number in numbers if number in not_drawn), None)
+        if between is not None:
+            return f"layer {between} is not drawn ({not_drawn[between]})"
         if any(number not in observation.layers for number in numbers):
             return f"of the layers {numbers[0]} to {last} not all were kept"
         reason = _lacking(observation, method, numbers)

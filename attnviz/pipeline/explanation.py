@@ -13,7 +13,7 @@ from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.question import ALL, resolve
 from attnviz.queries import Query
-from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
+from attnviz.selection import choose_heads, parse_heads
 from attnviz.targets import Target
 
 
@@ -61,7 +61,7 @@ def explain(
     entry = find_method(method)
     settings = _settings(method, entry, options, start_layer)
     start = settings.get("start_layer", 0)
-    chosen = choose_layers(parse_layers(layers), observation.count)
+    chosen = observation.calls.choose(layers)
     observation.require(chosen)
     if start > min(chosen):
         raise UsageError(

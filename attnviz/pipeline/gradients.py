@@ -13,7 +13,7 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.models import scoring
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.observation import Observation, Run
-from attnviz.pipeline.question import mask_of, resolve, token_weights
+from attnviz.pipeline.question import class_token_of, mask_of, resolve, token_weights
 from attnviz.targets import Target
 
 
@@ -175,11 +175,12 @@ def _alone(scored: Scored) -> Scored:
 
 def _score(observation: Observation, output: object, target: Target) -> Scored:
     weights = None
+    number = max(observation.layers)
+    layer = observation.layers[number]
     if target.query is not None:
-        number = max(observation.layers)
-        layer = observation.layers[number]
         query = resolve(observation, target.query, [number])[0]
         mask = mask_of(query, observation.picture)
-        found = token_weights(observation, layer.queries, query, mask)
+        found = token_weights(observation, layer, query, mask)
         weights = torch.from_numpy(found[0]).to(observation.model.device)
-    return scoring.score(observation.model, output, target, weights)
+    class_token = class_token_of(observation, layer) or 0
+    return scoring.score(observation.model, output, target, weights, class_token=class_token)

@@ -16,6 +16,7 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.geometry import Box, Layout, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
+from attnviz.pipeline.inspection import Calls
 from attnviz.pipeline.layers import Layer
 from attnviz.statistics import More
 
@@ -42,7 +43,7 @@ class Observation:
     Attributes:
         picture, model: what was run.
         placement: how the picture lies in the input, on the model's own grid.
-        count: of the model's layers: attention calls whose keys are places of the picture.
+        calls: all attention calls of the model, which of them are drawn, and why others are not.
         layers: those that were kept, by their number in call order.
         taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
         unread: what else the model did that looks like attention, in words.
@@ -54,7 +55,7 @@ class Observation:
     picture: Picture
     model: Model
     placement: Placement
-    count: int
+    calls: Calls
     layers: Mapping[int, Layer]
     taking_part: NDArray[np.bool_]
     unread: tuple[str, ...] = ()
@@ -63,6 +64,17 @@ class Observation:
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
     checked: Mapping[int, float] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of the model's attention calls, drawn or not."""
+        return self.calls.count
+
+    @property
+    def assumed(self) -> Mapping[int, str]:
+        """Layers whose tokens' places are assumed, not measured, and why."""
+        found = {number: layer.assumed for number, layer in self.layers.items()}
+        return {number: reason for number, reason in found.items() if reason is not None}
 
     def __repr__(self) -> str:
         grid = self.placement.grid

@@ -28,7 +28,7 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
     found = []
     for number in layers:
         layer = observation.layers[number]
-        prefix = _prefix(layer)
+        prefix = len(layer.prefix)
         has_class_token = observation.model.class_token and prefix > 0
         found.append(
             queries.resolve(
@@ -40,20 +40,6 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
             )
         )
     return found
-
-
-def _prefix(layer: Layer) -> int:
-    """How many tokens stand before the grid, among the queries and among the keys."""
-    sides = (layer.queries, layer.keys)
-    if any(side.windows > 1 or not side.on_picture.any() for side in sides):
-        return int(begins_outside(layer))
-    return min(int(side.on_picture[0].argmax()) for side in sides)
-
-
-def begins_outside(layer: Layer) -> bool:
-    """Whether token 0 lies outside the picture, as query and as key: where a class token is."""
-    sides = (layer.queries, layer.keys)
-    return all(side.windows == 1 and not side.on_picture[0, 0] for side in sides)
 
 
 def read(
@@ -87,7 +73,7 @@ def _reading(
     layer = observation.layers[number]
     device = layer.call.query.device
     weights = [
-        token_weights(observation, layer.queries, query, masks.get(query)) for query in asked
+        token_weights(observation, layer, query, masks.get(query)) for query in asked
     ]
     return Reading(
         call=layer.call,
@@ -101,17 +87,24 @@ def _reading(
 
 
 def token_weights(
-    observation: Observation, layout: Layout, query: Query, mask: NDArray[np.bool_] | None
+    observation: Observation, layer: Layer, query: Query, mask: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
-    """Weights of a question over the tokens of a layout, (windows, tokens)."""
+    """Weights of a question over the queries of a layer, (windows, tokens)."""
+    layout = layer.queries
     return queries.token_weights(
         query,
         layout,
         observation.placed(layout) if layout.on_picture.any() else None,
         observation.tokens_taking_part(layout),
         mask,
+        prefix=layer.prefix,
         has_class_token=observation.model.class_token,
     )
+
+
+def class_token_of(observation: Observation, layer: Layer) -> int | None:
+    """Number of the class token among the tokens of a layer; None if it has none."""
+    return layer.prefix[0] if observation.model.class_token and layer.prefix else None
 
 
 def mask_of(query: Query, picture: Picture) -> NDArray[np.bool_] | None:

@@ -13,7 +13,7 @@ from attnviz.models.scoring import Scored
 from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import begins_outside
+from attnviz.pipeline.question import class_token_of
 from attnviz.queries import Query
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
@@ -51,7 +51,7 @@ def make_record(
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
-        check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors.values())),
+        check=check_of(seen, explanation.layers),
         heads=[
             _head(explanation, answer, scale, file)
             for answer, scale, file in zip(
@@ -63,6 +63,22 @@ def make_record(
         ],
         animation=animation,
         layers=[_layer(seen, number, more) for number, more in explanation.more.items()] or None,
+    )
+
+
+def check_of(seen: Observation, layers: Sequence[int]) -> records.Check:
+    """Whether what is drawn of some layers can be trusted, and what is not drawn at all."""
+    assumed = [reason for number, reason in seen.assumed.items() if number in layers]
+    not_drawn = [
+        records.NotDrawn(layer=number, reason=reason)
+        for number, reason in seen.calls.not_drawn.items()
+    ]
+    return records.Check(
+        verified=not seen.unexplained,
+        max_error=max(seen.errors.values()),
+        places="assumed" if assumed else "measured",
+        places_reason=assumed[0] if assumed else None,
+        not_drawn=[*not_drawn, *(records.NotDrawn(layer=None, reason=u) for u in seen.unread)],
     )
 
 
@@ -115,10 +131,9 @@ def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
 
 def _token(seen: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
     """Which token it is, and where its cell lies on the picture, if it does."""
-    class_token = seen.model.class_token and begins_outside(layer)
     said: dict[str, Any] = {
         "token": token.token,
-        "kind": token.kind(class_token=class_token),
+        "kind": token.kind(class_token=class_token_of(seen, layer)),
         "window": token.window if layout.windows > 1 else None,
     }
     if token.cell >= 0:

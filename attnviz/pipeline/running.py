@@ -9,24 +9,24 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz import memory
-from attnviz.attention import AttentionCall, Block, Recording, record
-from attnviz.errors import AttnvizError, RecordingError, UsageError
+from attnviz.attention import Block
+from attnviz.errors import AttnvizError, UsageError
 from attnviz.geometry import Fit, Placement, TokenGrid
 from attnviz.images import Picture
-from attnviz.models.code_errors import describe, message
+from attnviz.models.code_errors import message
 from attnviz.models.input_size import Shape, shapes_in
 from attnviz.models.model import Model
 from attnviz.pipeline.forward_errors import (
     ForwardError,
-    UnevenError,
     explain,
     out_of_memory,
     refused_size,
     takes_other_shapes,
 )
-from attnviz.pipeline.layers import Layer, Unplaced, find_layer
+from attnviz.pipeline.inspection import Calls, part_of, place_layer
+from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation, Run
-from attnviz.selection import choose_layers, parse_layers
+from attnviz.pipeline.recorded_run import RunRequest, run_recorded
 
 GRAPH = 5
 """Times the memory that a run takes where its graph is kept: every step of every block is."""
@@ -166,43 +166,48 @@ class Shown:
             arguments = (torch.from_numpy(mask).to(self.model.device),)
         lay = self.lay or (lambda n, placement: self.model.lay(self.pictures[n], placement))
         pixels = self.model.normalised([lay(*each) for each in placements.items()])
-        found = _Found(grid, parse_layers(self.layers), len(placements))
-        run = self._run((pixels.requires_grad_(self.gradients), *arguments), found)
-        if found.uneven:
-            line = f"{self.model.spec} cannot take several pictures at once"
-            raise UnevenError(line, (grid.input_height, grid.input_width))
-        if not run.recording:
-            raise RecordingError(f"{self.model.spec} {found.instead(run.recording)}")
-        unread = found.unread(run.recording)
+        request = RunRequest(
+            model=self.model,
+            inputs=(pixels.requires_grad_(self.gradients), *arguments),
+            grid=grid,
+            layers=self.layers,
+            gradients=self.gradients,
+            blocks=self.tokens or self.gradients,
+        )
+        run, calls = run_recorded(request)
         return {
-            number: replace(
-                self._seen(number, placements[number], parts[number], run, (i, len(placements))),
-                unread=unread,
-            )
-            for i, number in enumerate(placements)
+            number: self._seen(placement, parts[number], number, run, calls, (i, len(placements)))
+            for i, (number, placement) in enumerate(placements.items())
         }
 
-    def _seen(
+    def _seen(  # noqa: PLR0917
         self,
-        number: int,
         placement: Placement,
         taking_part: NDArray[np.bool_],
+        number: int,
         run: Run,
+        calls: Calls,
         part: tuple[int, int],
     ) -> Observation:
         """What concerns one picture of a run; `part` is which one, and of how many."""
         recording = run.recording
         blocks = recording.blocks if self.tokens or self.gradients else {}
+        layers = {}
+        for n in calls.choose(self.layers):
+            call = part_of(recording[n], *part)
+            layer = place_layer(
+                call, placement.grid, recording.operators, calls.assumed.get(n),
+                plain=self.model.plain,
+            )  # fmt: skip
+            layers[n] = _with_tokens(layer, blocks.get(n), part)
         return Observation(
             self.pictures[number],
             self.model,
             placement,
-            len(recording),
-            {
-                n: _layer(recording[n], blocks.get(n), part, placement.grid)
-                for n in choose_layers(parse_layers(self.layers), len(recording))
-            },
+            calls,
+            layers,
             taking_part,
+            unread=tuple(recording.unread),
             run=run if self.gradients else None,
         )
 
@@ -212,98 +217,15 @@ class Shown:
             return np.ones(placement.grid.tokens, dtype=np.bool_)
         return _unmasked(placement, mask, takes_mask=self.model.takes_mask)
 
-    def _run(self, inputs: tuple[torch.Tensor, ...], found: "_Found") -> Run:
-        """Every layer of one run of the model."""
-        pixels = inputs[0]
-        watching = record(
-            calls=found.wanted,
-            where=found,
-            picture=None if self.model.plain else pixels,  # where tokens lie is measured
-            gradients=self.gradients,
-            blocks=self.model.module if self.tokens or self.gradients else None,
-        )
-        try:
-            with torch.set_grad_enabled(self.gradients), watching as made:
-                output = self.model.module(*inputs)
-        except (AttnvizError, MemoryError):
-            raise
-        except (Exception, SystemExit) as error:  # why is looked into when no other shape is left
-            if memory.is_exhausted(error):
-                raise
-            line = f"{self.model.spec}: {describe(error)}"
-            raise ForwardError(line, (pixels.shape[2], pixels.shape[3])) from error
-        return Run(made, inputs, output)
 
-
-def _layer(
-    call: AttentionCall, block: Block | None, part: tuple[int, int], grid: TokenGrid
-) -> Layer:
-    """One picture's part of a call, with the tokens after its block where these are its queries."""
+def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> Layer:
+    """A layer with the tokens after its block, where these are its queries."""
     number, count = part
-    layer = find_layer(_part(call, number, count), grid)
     if block is None or len(block.output) % count:
         return layer
     each = len(block.output) // count
     tokens = block.output.detach()[number * each : (number + 1) * each]
     return replace(layer, tokens=tokens) if tokens.shape[:2] == layer.queries.cells.shape else layer
-
-
-def _part(call: AttentionCall, number: int, count: int) -> AttentionCall:
-    """A picture's part of a call over `count` of them: its windows follow one another."""
-    windows = len(call.query) // count
-    return call if count == 1 else call.batch(slice(number * windows, (number + 1) * windows))
-
-
-@dataclass
-class _Found:
-    """Tells the calls that are layers from those that are not, while the model runs."""
-
-    grid: TokenGrid
-    wanted: tuple[int, ...] | None
-    pictures: int = 1
-
-    def __post_init__(self) -> None:
-        self._others: list[str] = []
-        self.uneven = False
-        """Whether a call was not the same for every picture."""
-
-    def __call__(self, call: AttentionCall) -> bool:
-        """Whether a call is a layer."""
-        if not _is_even(call, self.pictures):
-            self.uneven = True
-            return False
-        try:
-            find_layer(_part(call, 0, self.pictures), self.grid)
-        except Unplaced as reason:
-            if str(reason) not in self._others:
-                self._others.append(str(reason))
-            return False
-        return True
-
-    def unread(self, recording: Recording) -> tuple[str, ...]:
-        """What looked like attention and is none over the picture, the first few."""
-        return tuple([*self._others, *recording.unread][:3])
-
-    def instead(self, recording: Recording) -> str:
-        """What a model did that made no attention over the picture."""
-        said = self.unread(recording)
-        if not said:
-            return "made no attention call: it is convolutional, or its attention has no softmax"
-        return f"made no attention call over the picture, but {'; '.join(said)}"
-
-
-def _is_even(call: AttentionCall, pictures: int) -> bool:
-    """Whether a call's batch are as many windows of each picture, one picture after the other."""
-    if len(call.query) % pictures:
-        return False
-    if pictures == 1 or len(call.query) == pictures:
-        return True
-    for positions in (call.query_positions, call.key_positions):
-        if positions is not None:
-            each = positions.reshape(pictures, -1)
-            if not torch.equal(each.nan_to_num(-1), each[:1].expand_as(each).nan_to_num(-1)):
-                return False
-    return True
 
 
 def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:

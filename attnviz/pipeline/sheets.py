@@ -109,7 +109,9 @@ def heading(explanation: Explanation) -> str:
     seen = explanation.observation
     grids = [answer.placement.grid for answer in explanation.answers]
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
+    assumed = next((seen.assumed[n] for n in explanation.layers if n in seen.assumed), None)
+    mark = "" if assumed is None else f"  ·  PLACES ASSUMED: {assumed}"
     return (
         f"{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
-        f"{sizes} {seen.model.tokens}"
+        f"{sizes} {seen.model.tokens}{mark}"
     )

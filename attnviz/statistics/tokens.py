@@ -43,16 +43,16 @@ class Token:
     head: int | None = None
     before: bool = False
 
-    def kind(self, *, class_token: bool) -> Kind:
-        """What it is, in a layer whose token 0 is a class token or is not.
+    def kind(self, *, class_token: int | None) -> Kind:
+        """What it is, in a layer whose class token has this number.
 
         `other` lies behind the picture (detection tokens) or pads a window.
         """
         if self.cell >= 0:
             return "cell"
-        if not self.before:
-            return "other"
-        return "cls" if class_token and self.token == 0 else "prefix"
+        if self.token == class_token:
+            return "cls"
+        return "prefix" if self.before else "other"
 
 
 @dataclass(frozen=True)

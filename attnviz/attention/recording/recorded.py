@@ -51,6 +51,10 @@ class Recording(Sequence[AttentionCall]):
             raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
         return call
 
+    def kept(self, number: int) -> bool:
+        """Whether a call is there to be asked, or its tensors were let go."""
+        return self._calls[number] is not None
+
     def __repr__(self) -> str:
         return f"Recording({len(self)} attention calls)"
 
