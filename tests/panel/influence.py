@@ -44,11 +44,11 @@ class Places:
         return float(nearest.quantile(0.75)) if len(nearest) else float("inf")
 
     def wrong(self, found: Tensor) -> Tensor:
-        """How far positions (tokens, 2) lie outside of what they may be, in pixels; 0 if they do not.
+        """How far positions (tokens, 2) are away where that is too far, in pixels; else 0.
 
-        A token that sees a place lies half a cell from its middle at most, along each side, and what
-        the middle is in doubt by. One that sees more than a cell, or parts that lie apart, lies
-        within what it sees.
+        A token that sees a place lies half a cell from its middle at most, along each side, and
+        what the middle is in doubt by. One that sees more than a cell, or parts that lie apart,
+        lies within what it sees.
         """
         away = (found - self.middle).abs().amax(-1)
         compact = self.spread <= min(self.cell, 1.3 * float(self.spread.nanmedian()))

@@ -106,7 +106,16 @@ FINE = windows(centres(14, 4, 0.5), 14, 14, (7, 7))
 )  # fmt: skip
 def sep_vit() -> nn.Module:
     """A token for each window; these attend to each other, too, by what they have seen of these."""
-    return built("sep_vit", "SepViT", num_classes=5, dim=24, depth=(1, 1), heads=(2, 2), dim_head=12)
+    return built(
+        "sep_vit",
+        "SepViT",
+        num_classes=5,
+        dim=24,
+        depth=(1, 1),
+        heads=(2, 2),
+        dim_head=12,
+        gain=1.0,
+    )
 
 
 @expects(
@@ -123,7 +132,9 @@ def scalable_vit() -> nn.Module:
                  **settings, **keys)  # fmt: skip
 
 
-@expects(*2 * [attends(centres(12, 4, 0.5))], **S48 | {"asks": [(("auto", "17,29"), "all")]}, within=None)
+@expects(
+    *2 * [attends(centres(12, 4, 0.5))], **S48 | {"asks": [(("auto", "17,29"), "all")]}, within=None
+)
 def cct() -> nn.Module:
     """A convolution and a pool make the tokens; they are pooled by their own weights."""
     return built("cct", "CCT", img_size=48, embedding_dim=24, n_conv_layers=1, kernel_size=7,
