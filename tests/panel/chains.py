@@ -147,9 +147,7 @@ def masked_scatter(_: Random) -> Step:
 def conv(rng: Random) -> Step:
     size, out = rng.choice((3, 5)), rng.choice((3, 4))
     seed = rng.randrange(999)
-    return Step(
-        f"conv{size}", lambda x: convolve(x, size, positive(Random(seed), out, x.shape[1]))
-    )
+    return Step(f"conv{size}", lambda x: convolve(x, size, positive(Random(seed), out, x.shape[1])))
 
 
 def average(_: Random) -> Step:
@@ -221,7 +219,9 @@ def subset(rng: Random) -> Step:
     dim = rng.choice((2, 3))
     return Step(
         f"index_select({dim}, every other four)",
-        lambda x: x.index_select(dim, torch.arange(x.shape[dim])[torch.arange(x.shape[dim]) % 8 < 4]),
+        lambda x: x.index_select(
+            dim, torch.arange(x.shape[dim])[torch.arange(x.shape[dim]) % 8 < 4]
+        ),
     )
 
 

@@ -2,24 +2,22 @@
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from panel.chains import DROPS, HEIGHT, MIXES, MOVES, PATCH, Maker, Step, order, positive
+from panel.chains import DROPS, MIXES, MOVES, PATCH, Maker, Step, order, positive
 
 # Warps
 
 
 def grid_sample(rng: Random) -> Step:
-    theta = torch.tensor(
-        [
-            [rng.choice((-1, 1)) * rng.uniform(0.5, 1.1), rng.choice((0, 0.3)), rng.uniform(-0.3, 0.3)],
-            [rng.choice((0, -0.3)), rng.choice((-1, 1)) * rng.uniform(0.5, 1.1), 0],
-        ]
-    )  # fmt: skip
-    settings = {
+    across, down = (rng.choice((-1, 1)) * rng.uniform(0.5, 1.1) for _ in range(2))
+    shear, shift = rng.choice((0, 0.3)), rng.uniform(-0.3, 0.3)
+    theta = torch.tensor([[across, shear, shift], [-shear, down, 0.0]])
+    settings: dict[str, Any] = {
         "mode": rng.choice(("bilinear", "nearest")),
         "padding_mode": rng.choice(("zeros", "border", "reflection")),
         "align_corners": rng.random() < 0.5,
@@ -34,9 +32,11 @@ def grid_sample(rng: Random) -> Step:
 
 def interpolate(rng: Random) -> Step:
     mode = rng.choice(("nearest", "nearest-exact", "bilinear", "bicubic", "area"))
-    settings = {"scale_factor": rng.choice((0.5, 0.75, 1.5, 2)), "mode": mode}
+    settings: dict[str, Any] = {"scale_factor": rng.choice((0.5, 0.75, 1.5, 2)), "mode": mode}
     if mode in ("bilinear", "bicubic"):
-        settings |= rng.choice(({"align_corners": True}, {"align_corners": False}, {"antialias": True}))
+        settings |= rng.choice(
+            ({"align_corners": True}, {"align_corners": False}, {"antialias": True})
+        )
     return Step(f"interpolate({settings})", lambda x: F.interpolate(x, **settings))
 
 
@@ -60,7 +60,8 @@ def fft(_: Random) -> Step:
 def median(_: Random) -> Step:
     def run(x: Tensor) -> Tensor:
         around = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
-        return around.flatten(4).median(-1).values
+        found: Tensor = around.flatten(4).median(-1).values
+        return found
 
     return Step("median(3x3)", run)
 
@@ -74,7 +75,9 @@ def solve(_: Random) -> Step:
 
 
 def shifted_by_solving(_: Random) -> Step:
-    return Step("linalg.solve(reversal)", lambda x: torch.linalg.solve(torch.eye(x.shape[2]).flip(0), x))
+    return Step(
+        "linalg.solve(reversal)", lambda x: torch.linalg.solve(torch.eye(x.shape[2]).flip(0), x)
+    )
 
 
 OTHERS: list[Maker] = [running_sum, sort, fft, median, solve, shifted_by_solving]
@@ -100,7 +103,7 @@ def by_reshape(rng: Random) -> Step:
         x = x[..., : rows * PATCH, : columns * PATCH]
         x = x.reshape(1, -1, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
         x = x.reshape(1, rows * columns, -1)
-        return x @ positive(Random(seed), x.shape[-1], 5)
+        return F.linear(x, positive(Random(seed), 5, x.shape[-1]))
 
     return Step("patches(reshape)", run)
 
@@ -121,7 +124,7 @@ def by_view(rng: Random) -> Step:
     def run(x: Tensor) -> Tensor:
         x = x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5)
         x = x.flatten(3).flatten(1, 2)
-        return x @ positive(Random(seed), x.shape[-1], 5)
+        return F.linear(x, positive(Random(seed), 5, x.shape[-1]))
 
     return Step("patches(Tensor.unfold)", run)
 
@@ -138,7 +141,8 @@ def shuffled(rng: Random) -> Step:
 def dropped(rng: Random) -> Step:
     seed = rng.randrange(99)
     return Step(
-        f"tokens[some {seed}]", lambda x: x[:, order(Random(seed), x.shape[1])[: x.shape[1] // 2 + 1]]
+        f"tokens[some {seed}]",
+        lambda x: x[:, order(Random(seed), x.shape[1])[: x.shape[1] // 2 + 1]],
     )
 
 
@@ -206,10 +210,9 @@ class Chain:
     steps: tuple[Step, ...]
 
     def __call__(self, picture: Tensor) -> Tensor:
-        x = picture
         for step in self.steps:
-            x = step.run(x)
-        return x
+            picture = step.run(picture)
+        return picture
 
     def __str__(self) -> str:
         return " | ".join(step.name for step in self.steps)

@@ -1,4 +1,8 @@
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index"
+# Models are written as people write them, who annotate no more than they like.
 """Models in which attention is one part among others: convolutions, latents, levels, streams."""
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +85,7 @@ class NonLocal(nn.Module):
         super().__init__()
         widths = (3, 8, dim, dim)
         self.stem = nn.Sequential()
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             self.stem.extend([nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()])
         self.theta, self.phi, self.g = (nn.Conv2d(dim, dim // 2, 1) for _ in range(3))
         self.w = nn.Conv2d(dim // 2, dim, 1)

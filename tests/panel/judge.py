@@ -39,29 +39,29 @@ class Said:
     arrays: dict[str, Any]
 
 
-def run(
-    command: str,
-    spec: str,
-    case: Case,
-    queries: tuple[str, ...],
-    layers: str,
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> Said:
-    """`attnviz stats … --json --npz`, on a picture that is as large as the input."""
-    width, height = case.size
-    file = folder / "picture.png"
-    Image.fromarray(picture(width, height)).save(file)
-    size = round((width * height) ** 0.5)
-    words = [command, str(file), "-m", spec, "--layers", layers, "--json", "--npz"]
-    words += ["-o", str(folder / "out"), "--patch", str(case.patch), "--size", str(size)]
-    capsys.readouterr()
-    code = main([*words, *(word for query in queries for word in ("-q", query))])
-    out, errors = capsys.readouterr()
-    if code:
-        return Said(code, errors, {}, {})
-    with np.load(folder / "out" / file.name / "maps.npz") as arrays:
-        return Said(code, errors, json.loads(out), dict(arrays))
+@dataclass(frozen=True)
+class CommandLine:
+    """Runs commands on a picture that is as large as the input, and reads what they give."""
+
+    folder: Path
+    capsys: pytest.CaptureFixture[str]
+    command: str = "stats"
+
+    def ask(self, spec: str, case: Case, queries: Sequence[str], layers: str) -> Said:
+        """`attnviz stats … --json --npz` with these queries of these layers."""
+        width, height = case.size
+        file, out = self.folder / "picture.png", self.folder / "out"
+        Image.fromarray(picture(width, height)).save(file)
+        size = round((width * height) ** 0.5)
+        words = [self.command, str(file), "-m", spec, "--layers", layers, "--json", "--npz"]
+        words += ["-o", str(out), "--patch", str(case.patch), "--size", str(size)]
+        self.capsys.readouterr()
+        code = main([*words, *(word for query in queries for word in ("-q", query))])
+        printed, errors = self.capsys.readouterr()
+        if code:
+            return Said(code, errors, {}, {})
+        with np.load(out / file.name / "maps.npz") as arrays:
+            return Said(code, errors, json.loads(printed), dict(arrays))
 
 
 Truth = Sequence[tuple[Layer, Array]]
@@ -141,4 +141,3 @@ def _check_record(
             half = np.diff(values).min() / 2 if len(values) > 1 else np.inf
             off = abs(head["map"][axis] - values[at])
             assert off <= half, f"layer {number}, query {query}: {axis} {off} pixels away"
-

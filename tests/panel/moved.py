@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index"
+# Models are written as people write them, who annotate no more than they like.
 """Tokens that stand in another order than the patches, of which some are missing or merged."""
 
 import torch

@@ -2,8 +2,8 @@
 
 The oracle runs a model once as plainly as PyTorch can: gradients on, fast paths off, nothing
 watching. Models write `note(q, k)` beside their attention, which does nothing in any other run;
-`nn.MultiheadAttention` and what is made of it is read by hooks, models of a library by the softmaxes
-and fused calls that their code names. Attnviz has no part in it.
+`nn.MultiheadAttention` and what is made of it is read by hooks, models of a library by the
+softmaxes and fused calls that their code names. Attnviz has no part in it.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-
 
 
 class Notes:
@@ -82,10 +81,11 @@ def take_notes(model: nn.Module, pixels: Tensor, *, of_library: bool = False) ->
 @contextmanager
 def _hooks(model: nn.Module) -> Iterator[None]:
     """Modules of libraries, which have no notes of their own."""
-    handles: list[Any] = []
-    for part in model.modules():
-        if isinstance(part, nn.MultiheadAttention):
-            handles.append(part.register_forward_pre_hook(_of_framework, with_kwargs=True))
+    handles = [
+        part.register_forward_pre_hook(_of_framework, with_kwargs=True)
+        for part in model.modules()
+        if isinstance(part, nn.MultiheadAttention)
+    ]
     try:
         yield
     finally:

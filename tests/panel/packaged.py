@@ -1,6 +1,6 @@
 """vit-pytorch's models, built small: https://github.com/lucidrains/vit-pytorch (MIT).
 
-Where their convolutions have padding, centres are those of what a token would see without the border.
+Where their convolutions have padding, centres are of what a token would see without a border.
 """
 
 import importlib
@@ -207,8 +207,9 @@ EIGHT, FOUR = centres(8, 16, 0.5), centres(4, 32, 0.5)
     asks=[(("auto", "34,100"), "all")],
 )  # fmt: skip
 def levit() -> nn.Module:
-    return built("levit", "LeViT", gain=0.8, image_size=128, num_classes=5, dim=(24, 32), depth=(1, 1),
-                 heads=(2, 2), mlp_mult=2, stages=2, dim_key=8, dim_value=12)  # fmt: skip
+    return built("levit", "LeViT", gain=0.8, image_size=128, num_classes=5, dim=(24, 32),
+                 depth=(1, 1), heads=(2, 2), mlp_mult=2, stages=2, dim_key=8,
+                 dim_value=12)  # fmt: skip
 
 
 @expects(

@@ -99,14 +99,23 @@ FINE = windows(centres(14, 4, 0.5), 14, 14, (7, 7))
 
 
 @expects(
-    attends(each_with(ELSE, FINE)), attends(centres(2, 28, 12.5)),
+    attends(each_with(ELSE, FINE)), attends(join(*4 * [WHOLE])),
     attends(join(ELSE, centres(7, 8, 0.5))),
-    size=(56, 56), library=True, within=None, may_be="right, not drawn",
+    size=(56, 56), library=True, within=None,
     asks=[(("auto", "25,33"), "0,2")],
 )  # fmt: skip
 def sep_vit() -> nn.Module:
-    """A token for each window; these attend to each other, too."""
-    return built("sep_vit", "SepViT", num_classes=5, dim=24, depth=(1, 1), heads=(2, 2), dim_head=12)
+    """A token for each window; these attend to each other, too, by what they have seen of these."""
+    return built(
+        "sep_vit",
+        "SepViT",
+        num_classes=5,
+        dim=24,
+        depth=(1, 1),
+        heads=(2, 2),
+        dim_head=12,
+        gain=1.0,
+    )
 
 
 @expects(
@@ -123,7 +132,9 @@ def scalable_vit() -> nn.Module:
                  **settings, **keys)  # fmt: skip
 
 
-@expects(*2 * [attends(centres(12, 4, 0.5))], **S48 | {"asks": [(("auto", "17,29"), "all")]}, within=None)
+@expects(
+    *2 * [attends(centres(12, 4, 0.5))], **S48 | {"asks": [(("auto", "17,29"), "all")]}, within=None
+)
 def cct() -> nn.Module:
     """A convolution and a pool make the tokens; they are pooled by their own weights."""
     return built("cct", "CCT", img_size=48, embedding_dim=24, n_conv_layers=1, kernel_size=7,

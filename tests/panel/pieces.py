@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index"
+# Models are written as people write them, who annotate no more than they like.
 """One attention made in pieces: queries in chunks, heads in a loop, windows in a loop.
 
 Pieces of one attention are one layer, with all its heads and queries, as if it had been one call.
@@ -103,7 +105,9 @@ class HeadModules(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if taking_notes():
-            q, k = (torch.stack([getattr(h, n)(x) for h in self.heads], 1) for n in ("query", "key"))
+            q, k = (
+                torch.stack([getattr(h, n)(x) for h in self.heads], 1) for n in ("query", "key")
+            )
             note(q, k)
         return self.proj(torch.cat([head(x) for head in self.heads], dim=-1))
 

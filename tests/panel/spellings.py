@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index"
+# Models are written as people write them, who annotate no more than they like.
 """The same attention, spelled in the ways that people spell it."""
 
 import math
@@ -158,8 +160,7 @@ class Annotated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            lin(x).view(x.size(0), -1, self.h, self.d_k).transpose(1, 2)
-            for lin in self.linears[:3]
+            lin(x).view(x.size(0), -1, self.h, self.d_k).transpose(1, 2) for lin in self.linears[:3]
         )
         note(q, k)
         mask = torch.ones(x.size(0), 1, 1, x.size(1), dtype=torch.bool, device=x.device)
@@ -183,7 +184,9 @@ class RelativeBias(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.table = nn.Parameter(torch.zeros(7 * 11, heads))
-        y, x = (t.flatten() for t in torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij"))
+        y, x = (
+            t.flatten() for t in torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+        )
         index = (y[:, None] - y + 3) * 11 + (x[:, None] - x + 5)
         self.register_buffer("index", index)
 
@@ -234,7 +237,9 @@ class Rotary(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        y, x = (t.flatten() for t in torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij"))
+        y, x = (
+            t.flatten() for t in torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+        )
         speed = 10 ** -torch.arange(0, 1, 1 / 3)
         angle = torch.cat([x[:, None] * speed, y[:, None] * speed], -1).repeat(1, 2)  # (24, 12)
         self.register_buffer("cos", angle.cos(), persistent=False)
@@ -245,7 +250,7 @@ class Rotary(nn.Module):
         return x * self.cos + torch.cat((-b, a), dim=-1) * self.sin
 
     def forward(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
+        b, n, _ = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = self.rotate(q), self.rotate(k)
         note(q, k)

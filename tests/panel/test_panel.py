@@ -4,77 +4,74 @@ Or it says, by name, what is lost: a layer that is not drawn, places that are as
 out is written beside each model.
 """
 
-import importlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
 import attnviz
 from attnviz.attention import AttentionCall
-from panel.judge import judge, pixels, run
-from panel.notes import take_notes
-from panel.truth import Array, Case, Layer, half_a_cell
+from panel import frameworks, plain
+from panel.judge import CommandLine, judge, picture, pixels
+from panel.models import find_models, made, truth_of
+from panel.truth import Array, Case, half_a_cell
 
-FILES = ["plain", "frameworks", "spellings", "pieces", "moved", "warped", "hybrids", "outputs", "packaged", "packaged_more"]
 NESTED = "ignore:The PyTorch API of nested tensors:UserWarning"  # of the encoder's fast path
 MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
 
 
-def _models() -> list[Any]:
-    """Every marked factory of every file, as (module, name)."""
-    found = []
-    for file in FILES:
-        module = importlib.import_module(f"panel.{file}")
-        for name, value in vars(module).items():
-            case = getattr(value, "case", None)
-            if isinstance(case, Case) and value.__module__ == module.__name__:
-                found.append(pytest.param(module, name, id=f"{file}-{name}"))
-    return found
-
-
-MODELS = _models()
+MODELS = find_models()
 pytestmark = pytest.mark.filterwarnings(NESTED)
-
-
-def _made(module: ModuleType, name: str) -> tuple[nn.Module, Case]:
-    factory = getattr(module, name)
-    try:
-        model: nn.Module = factory()
-    except ModuleNotFoundError as error:
-        pytest.skip(f"{error.name} is not installed")
-    return model.eval(), factory.case
-
-
-def _truth(model: nn.Module, case: Case) -> list[tuple[Layer, Array]]:
-    """Every attention call of the model, and its weights."""
-    notes = take_notes(model, pixels(*case.size), of_library=case.library)
-    mixtures = [each.numpy() for each in notes.mixtures]
-    layers = case.layers(mixtures) if callable(case.layers) else case.layers
-    notes.join(case.together)
-    assert len(notes.weights) == len(layers), f"the oracle is not complete: {len(notes.weights)}"
-    each = [
-        weights.numpy().reshape(len(layer.queries), -1, *layer.shape)
-        for layer, weights in zip(layers, notes.weights, strict=True)
-    ]
-    return list(zip(layers, each, strict=True))
 
 
 @pytest.mark.parametrize(("module", "name"), MODELS)
 def test_the_command_line_is_right_or_says_what_is_not(
     module: ModuleType, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, case = _made(module, name)
-    truth = _truth(model, case)
+    model, case = made(module, name)
+    truth = truth_of(model, case)
     spec = f"py:{module.__file__}:{name}"
     for queries, layers in case.asks:
-        said = run("stats", spec, case, queries, layers, tmp_path, capsys)
+        said = CommandLine(tmp_path, capsys).ask(spec, case, queries, layers)
         found = judge(said, truth, queries, layers)
         assert found.partition(":")[0] in case.may_be, found
+
+
+@pytest.mark.parametrize("name", ["ClassTokenFirst", "NoClassToken", "Registers"])
+def test_overlays_are_drawn_of_the_same_maps(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, case = made(plain, name)
+    truth = truth_of(model, case)
+    for queries, layers in case.asks:
+        line = CommandLine(tmp_path, capsys, "show")
+        said = line.ask(f"py:{plain.__file__}:{name}", case, queries, layers)
+        assert judge(said, truth, queries, layers) == "right"
+        files = [head["file"] for head in said.record["heads"]]
+        assert len(set(files)) == len(queries) * sum(len(weights[0]) for _, weights in truth)
+        assert all((tmp_path / "out" / "picture.png" / file).is_file() for file in files)
+
+
+def test_the_program_says_the_same_as_the_function_it_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, case = made(frameworks, "encoder_norm_first")
+    spec = f"py:{frameworks.__file__}:encoder_norm_first"
+    within = CommandLine(tmp_path, capsys).ask(spec, case, ["mean"], "all")
+    Image.fromarray(picture(*case.size)).save(tmp_path / "picture.png")
+    line = [sys.executable, "-m", "attnviz", "stats", str(tmp_path / "picture.png"), "-m", spec]
+    line += ["--layers", "all", "-q", "mean", "--json", "--patch", "8", "--size", "39"]
+    paths = [str(Path(__file__).parents[1]), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(done.stdout) == within.record
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -82,8 +79,8 @@ def test_the_command_line_is_right_or_says_what_is_not(
 def test_the_recording_is_right_in_every_grad_mode(
     module: ModuleType, name: str, mode: str
 ) -> None:
-    model, case = _made(module, name)
-    truth = _truth(model, case)
+    model, case = made(module, name)
+    truth = truth_of(model, case)
     with MODES[mode]():
         x = pixels(*case.size)
         with attnviz.record(picture=x) as recording:

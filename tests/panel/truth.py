@@ -110,7 +110,7 @@ def attends(
 ) -> Layer:
     """Self-attention, or attention from `queries` to `keys`.
 
-    `on` is the lattice where the keys are not all of it; `drawn=False` says that they stand on none.
+    `on` is the lattice where the keys are not all of it; `drawn=False`: they stand on none.
     """
     keys = queries if keys is None else keys
     lattice = keys if on is None else on
@@ -120,12 +120,12 @@ def attends(
 
 
 def mixed(mixture: Array, tokens: Array) -> Array:
-    """Tokens that are means of others, (tokens after, tokens before), where those mean something."""
+    """Tokens that are means of others, (tokens after, tokens before)."""
     found = np.nan_to_num(tokens[0])
     nowhere = mixture @ np.isnan(tokens[0, :, 0]) > 1e-9
     result = mixture @ found
     result[nowhere, :2] = np.nan
-    return result[None]
+    return np.asarray(result[None])
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def query_weights(query: str, layer: Layer) -> Array:
         px, py = (float(number) + 0.5 for number in query.split(","))
         distance = np.where(there, np.hypot(x - px, y - py), np.inf)
         chosen = (distance < distance.min() + 1e-3).astype(float)
-    return chosen / chosen.sum()
+    return np.asarray(chosen / chosen.sum())
 
 
 def _each_place_alike(x: Array, y: Array, there: NDArray[np.bool_]) -> Array:

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index"
+# Models are written as people write them, who annotate no more than they like.
 """Pictures that a model moves, cuts, warps or adds to before it makes tokens of them."""
 
 import numpy as np
@@ -123,7 +125,7 @@ TURNED[0, :, :2] = ((PATCHES[0, :, :2] / _CENTRE - 1) @ _R.T + 1) * _CENTRE
 class Turned(Affine):
     """By 20 degrees: what its tokens lie on is no lattice of rows and columns."""
 
-    theta = tuple((float(a), float(b), 0.0) for a, b in _R)  # type: ignore[assignment]
+    theta = tuple((float(a), float(b), 0.0) for a, b in _R)
 
 
 @expects(*2 * [attends(PATCHES)])
