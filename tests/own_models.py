@@ -333,6 +333,19 @@ def exported_tall() -> Any:
     return torch.export.export(Net((96, 48)).eval(), (torch.zeros(1, 3, 96, 48),)).module()
 
 
+def exported_any() -> Any:
+    """Of any height and width."""
+    dim: Any = torch.export.Dim
+    sides = {2: 8 * dim("rows", min=1, max=512), 3: 8 * dim("columns", min=1, max=512)}
+    example = (torch.zeros(1, 3, 64, 48),)
+    return torch.export.export(Net().eval(), example, dynamic_shapes=(sides,)).module()
+
+
+def exported_in_training() -> Any:
+    model = nn.Sequential(Net((64, 64)), nn.Dropout(0.5)).train()
+    return torch.export.export(model, (torch.zeros(1, 3, 64, 64),)).module()
+
+
 def meta() -> nn.Module:
     with torch.device("meta"):
         return Net()
@@ -517,6 +530,7 @@ mean_text = _with(mean="imagenet")
 mean_empty = _with(mean=[])
 mean_nan = _with(mean=float("nan"))
 mean_words = _with(mean=("a", "b", "c"))
+mean_mixed = _with(mean=[0.5, 0.5, 0.5], std=[58.0, 57.0, 57.0])
 std_zero = _with(std=[0.5, 0.0, 0.5])
 std_negative = _with(std=-0.5)
 size_text = _with(image_size="large")

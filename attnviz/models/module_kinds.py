@@ -110,6 +110,7 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
             "it after model.eval()"
         )
     try:
+        _own_tensors(model)
         model.to(device)
         _cast(model, dtype)
     except Exception as error:  # of tensors that live elsewhere, or of methods of their own
@@ -119,7 +120,6 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
         ) from error
     with contextlib.suppress(NotImplementedError):  # what was exported is as it was then
         model.eval()
-    _own_tensors(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
