@@ -51,7 +51,8 @@ def _described(
 ) -> Model:
     """The model, and what it and its data config say."""
     fixed = _is_fixed(model)
-    own = round(math.prod(config["input_size"][-2:]) ** 0.5)
+    shape = tuple(config["input_size"][-2:])
+    own = round(math.prod(shape) ** 0.5)
     prefix = _prefix(model)
     layers, heads = _layers(model)
     width: Any = getattr(model, "num_features", None)
@@ -65,9 +66,10 @@ def _described(
         features=features,
         tokens="patches",
         patch=_multiple(request.spec, model),
-        size=fixed_size(request, own, fixed=fixed),
+        size=fixed_size(request, own, fixed=fixed, shape=shape),
         prefix=prefix,
         class_token=prefix > 0 and has_class_token(model),
+        own_shape=None if request.size or shape == (own, own) else shape,
         fixed=fixed,
         mean=triple(config["mean"], 0.5),
         std=triple(config["std"], 0.5),

@@ -13,7 +13,8 @@ from attnviz.attention import Recording, record
 from attnviz.errors import AttnvizError, RecordingError
 from attnviz.geometry import TokenGrid
 from attnviz.models.model import Model
-from attnviz.pipeline.forward_errors import ForwardError, UnevenError, describe
+from attnviz.models.code_errors import describe
+from attnviz.pipeline.forward_errors import ForwardError, UnevenError
 from attnviz.pipeline.inspection import CallReport, Calls, Inspector
 from attnviz.pipeline.observation import Run
 from attnviz.selection import parse_layers
@@ -41,11 +42,6 @@ class RunRequest:
     layers: str
     gradients: bool
     blocks: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        return self.grid.input_height, self.grid.input_width
 
 
 def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
@@ -103,10 +99,10 @@ def _run(
     except (Exception, SystemExit) as error:  # why is looked into when no other shape is left
         if memory.is_exhausted(error):
             raise
-        raise ForwardError(f"{model.spec}: {describe(error)}", request.shape) from error
+        raise ForwardError(f"{model.spec}: {describe(error)}", pixels.detach()) from error
     if inspector.uneven:
         line = f"{model.spec} cannot take several pictures at once"
-        raise UnevenError(line, request.shape)
+        raise UnevenError(line, pixels.detach())
     return Run(made, request.inputs, output), made.descriptions
 
 
