@@ -85,10 +85,20 @@ class TargetInfo(Part):
 
 
 class Check(Part):
-    """Whether the recorded weights explain the model's own output."""
+    """Whether the recorded weights explain the model's own output, and what its weights are.
+
+    `loaded` is the share of the parameters which maps need that a checkpoint filled, null where
+    none was read; `load_notes`, there where something should be known of that, name what was left.
+    """
 
     verified: bool
     max_error: Maybe
+    loaded: Maybe = None
+    load_notes: list[str] | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As plain data; notes are left out where there are none."""
+        return _without(self.model_dump(), ("load_notes",))
 
 
 class MapInfo(Part):
@@ -235,6 +245,7 @@ class Record(Part):
             for given, head in zip(self.heads, data["heads"], strict=True)
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
+        data["check"] = self.check.data()
         parts = _without(data, ("moment", "query", "options", "target", "animation"))
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from attnviz.attention.recording import record
 from attnviz.errors import ModelError
 from attnviz.models.layouts import digitless, foreign
 from attnviz.models.model import Model
 from attnviz.models.vision import Pooled
-from attnviz.models.weights import SHOWN, few
+from attnviz.models.weights import FLOATS, SHOWN, few, is_finite
 
 MASK_TOKENS = ("mask_token",)
 """What parameters are called that stand for patches which are hidden in training alone."""
@@ -50,6 +51,50 @@ class Filling:
         return tuple(said)
 
 
+@contextlib.contextmanager
+def loading() -> Iterator[list[tuple[nn.Module, dict[str, torch.dtype]]]]:
+    """The state dicts that modules are given which are made inside: what they have, and its types.
+
+    For libraries that say nothing of what was missing. A module must hold another to be seen.
+    """
+    given: list[tuple[nn.Module, dict[str, torch.dtype]]] = []
+    seen: dict[int, nn.Module] = {}
+    hooks: list[Any] = []
+
+    def before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        if not prefix:
+            given.append((module, {name: value.dtype for name, value in state.items()}))
+
+    def made(module: nn.Module, *_: Any) -> None:
+        if id(module) not in seen:
+            seen[id(module)] = module
+            register: Any = module.register_load_state_dict_pre_hook
+            hooks.append(register(before_loading))
+
+    hooks.append(register_module_module_registration_hook(made))
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def filling_of(module: nn.Module, given: Mapping[str, torch.dtype]) -> Filling:
+    """What a state dict of these names and types filled of a module that was given it."""
+    expected = module.state_dict()
+    unfilled = {name: "is missing" for name in expected if name not in given}
+    for name, tensor in expected.items():
+        if not tensor.is_floating_point() or name in unfilled:
+            continue
+        if given[name] not in FLOATS:
+            kind = str(given[name]).removeprefix("torch.")
+            unfilled[name] = f"is {kind} where dense floats are needed"
+        elif not is_finite(tensor):
+            unfilled[name] = "holds NaN or infinity"
+    unused = tuple(name for name in given if name not in expected)
+    return Filling(unfilled, unused, tuple(n for n in unused if given[n].is_floating_point))
+
+
 class Reach(IntEnum):
     """How far numbers of some tensors get: to no map, to a head that no map needs, or to maps."""
 
@@ -62,8 +107,8 @@ def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
     """How far tensors of a model matter, measured: what NaN in them turns to NaN.
 
     The model runs once over an empty picture, on the device that it is on. Maps are made of the
-    attention calls and of the tokens that the model gives; its logits, and the vector that it pools
-    itself, are a head's.
+    attention calls and of the tokens that the model gives; its logits, its embedding beside texts,
+    and the vector that it pools itself, are a head's.
     """
     if not tensors:
         return Reach.NOTHING
@@ -77,7 +122,7 @@ def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
         return Reach.MAPS
     state = output.last_hidden_state if isinstance(output, Pooled) else output
     if _has_nan(state):
-        return Reach.HEAD if model.head == "class" else Reach.MAPS
+        return Reach.MAPS if model.head == "none" else Reach.HEAD
     return Reach.HEAD if _has_nan(getattr(output, "pooler_output", None)) else Reach.NOTHING
 
 
@@ -149,8 +194,8 @@ def does_not_fit(model: Model, whole: nn.Module, filling: Filling) -> ModelError
     near = get_close_matches(names[0], unused, n=1, cutoff=0.0)
     instead = f", and there is {near[0]}, which fits nowhere" if near else ""
     return ModelError(
-        f"{spec}: its weights do not fit its config: {few(whys)}{instead}; give a folder whose "
-        "files transformers' save_pretrained wrote together"
+        f"{spec}: its weights do not fit its config: {few(whys)}{instead}; give one whose "
+        "config and weights were saved together, by save_pretrained"
     )
 
 

@@ -47,8 +47,9 @@ def load(request: Request) -> Model:
         # Anew, since a module that was imported before draws nothing now.
         with seeded(request.seed):
             model = _made(request.spec, name, found)
+    notes: tuple[str, ...] = ()
     if request.weights is not None:
-        load_weights(model, request.weights)
+        notes = load_weights(model, request.weights)
     classifies = request.head == "class" or _may_classify(model)
     said = _said(model)
     prefix = said.get("num_prefix_tokens", int(has_class_token(model)))
@@ -70,6 +71,8 @@ def load(request: Request) -> Model:
         seed=request.seed,
         head="class" if classifies else "none",
         labels=_labels(model) if classifies else None,
+        loaded=None if request.weights is None else 1.0,
+        notes=notes,
         device=device,
         dtype=dtype,
     )

@@ -110,7 +110,8 @@ def _follow(
     kind: Any, config: Any, state: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> tuple[Filling, int]:
     """Where each tensor of a checkpoint goes, and how many tensors the model has."""
-    given = [state[name] for name in names.values()]
+    files = list(names.values())
+    given = [state[name] for name in files]
     marks = {name: _mark(number, given[number].shape) for number, name in enumerate(names)}
     model, info = _filled(kind, config, marks)
     shapes = {name: (found, wanted) for name, found, wanted in info["mismatched_keys"]}
@@ -120,7 +121,7 @@ def _follow(
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point()
     }
-    used = {list(names.values())[number] for numbers in sources.values() for number in numbers}
+    used = {files[number] for numbers in sources.values() for number in numbers}
     used |= {names[name] for name in shapes if name in names}
     counts = {name.rpartition(".")[2] for name, tensor in state.items() if _counts(tensor)}
     filling = Filling(

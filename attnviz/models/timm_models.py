@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,15 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.filling import (
+    Filling,
+    Reach,
+    checked,
+    filling_of,
+    loading,
+    reach,
+    unfilled_tensors,
+)
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
@@ -21,7 +31,7 @@ from attnviz.models.model import (
     token_bytes,
 )
 from attnviz.models.preprocessing import FILTERS, triple
-from attnviz.models.weights import load_weights, seeded
+from attnviz.models.weights import few, load_weights, seeded
 
 
 def load(request: Request) -> Model:
@@ -35,21 +45,48 @@ def load(request: Request) -> Model:
     pretrained = request.weights is None and not request.random_weights
     _check_name(library, name, pretrained=pretrained)
     hub = name.partition(":")[2] or f"timm/{name}"
-    model = tried(
+    model, filling = tried(
         request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
     )
     if request.head == "class" and not _classifies(model):
         raise no_class_head(request.spec, "timm says that it has no classes")
     if request.weights is not None:
-        load_weights(model, request.weights)
-    config: dict[str, Any] = library.data.resolve_model_data_config(model)
-    return _described(request, model, config, device=device, dtype=dtype)
+        notes = load_weights(model, request.weights)
+        described = replace(_described(library, request, model), loaded=1.0, notes=notes)
+    elif filling is not None:
+        described = _checked(library, request, model, filling)
+    else:
+        described = _described(library, request, model)
+    return replace(described, module=model.to(device, dtype), device=device, dtype=dtype)
 
 
-def _described(
-    request: Request, model: nn.Module, config: dict[str, Any], *, device: Any, dtype: Any
-) -> Model:
+def _checked(library: Any, request: Request, model: nn.Module, filling: Filling) -> Model:
+    """The model, of which all is filled that maps need.
+
+    timm leaves a class head as it was drawn where the checkpoint has another number of classes, and
+    then does not look at other weights either.
+    """
+    described = _described(library, request, model)
+    left = unfilled_tensors(described, model, filling)
+    reached = reach(described, list(left.values()))
+    if reached == Reach.HEAD:
+        why = f"its checkpoint has not all of it: {few(list(left))}"
+        reset: Any = getattr(model, "reset_classifier", None)
+        if request.head == "class" or reset is None:
+            raise no_class_head(request.spec, why)
+        reset(0)
+        described = replace(_described(library, request, model), notes=(f"no class head ({why})",))
+        filling = replace(
+            filling, unfilled={n: w for n, w in filling.unfilled.items() if n in model.state_dict()}
+        )
+        left = unfilled_tensors(described, model, filling)
+        reached = reach(described, list(left.values()))
+    return checked(described, model, filling, reached)
+
+
+def _described(library: Any, request: Request, model: nn.Module) -> Model:
     """The model, and what it and its data config say."""
+    config: dict[str, Any] = library.data.resolve_model_data_config(model)
     fixed = _is_fixed(model)
     own = round(math.prod(config["input_size"][-2:]) ** 0.5)
     prefix = _prefix(model)
@@ -59,7 +96,7 @@ def _described(
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
-        module=model.to(device, dtype).eval().requires_grad_(False),
+        module=model.eval().requires_grad_(False),
         layers=layers,
         heads=heads,
         features=features,
@@ -76,8 +113,6 @@ def _described(
         token_bytes=token_bytes(layers, features) if layers and features else 0,
         head="class" if _classifies(model) else "none",
         labels=_labels(request.spec, model) if _classifies(model) else None,
-        device=device,
-        dtype=dtype,
     )
 
 
@@ -112,20 +147,27 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
         )
 
 
-def _create(library: Any, name: str, seed: int, *, pretrained: bool) -> nn.Module:
-    """The model, made for inputs of any shape where its architecture knows how.
+def _create(
+    library: Any, name: str, seed: int, *, pretrained: bool
+) -> tuple[nn.Module, Filling | None]:
+    """The model, made for inputs of any shape where its architecture knows how, and its filling.
 
     One that does not know the argument says so before weights are loaded.
     """
+
+    def make(**arguments: bool) -> tuple[nn.Module, Filling | None]:
+        with seeded(seed), loading() as given:
+            model: nn.Module = library.create_model(name, pretrained=pretrained, **arguments)
+        # timm reads files of NumPy weight by weight, and raises where one is missing.
+        types = next((types for module, types in given if module is model), None)
+        if types is None:
+            types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        return model, filling_of(model, types) if pretrained else None
+
     try:
-        with seeded(seed):
-            model: nn.Module = library.create_model(
-                name, pretrained=pretrained, dynamic_img_size=True
-            )
+        return make(dynamic_img_size=True)
     except TypeError:
-        with seeded(seed):
-            model = library.create_model(name, pretrained=pretrained)
-    return model
+        return make()
 
 
 def _classifies(model: nn.Module) -> bool:

@@ -72,7 +72,7 @@ def fit_names(
     if not renamed:
         return state, ()
     own, given = next((own, given) for own, given in renamed.items() if own != given)
-    note = f"the names in {path} are read without a prefix: {given} as {own}"
+    note = f"the names in {Path(path).name} are read without a prefix: {given} as {own}"
     return {own: state[given] for own, given in renamed.items()}, (note,)
 
 

@@ -51,7 +51,7 @@ def make_record(
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
-        check=records.Check(verified=not seen.unexplained, max_error=max(seen.errors.values())),
+        check=check_info(seen),
         heads=[
             _head(explanation, answer, scale, file)
             for answer, scale, file in zip(
@@ -140,6 +140,16 @@ def model_info(seen: Observation) -> records.ModelInfo:
         dtype=str(model.dtype).removeprefix("torch."),
         features=model.features,
         seed=model.seed,
+    )
+
+
+def check_info(seen: Observation) -> records.Check:
+    """Whether what was recorded explains the model's output, and what its weights are."""
+    return records.Check(
+        verified=not seen.unexplained,
+        max_error=max(seen.errors.values()),
+        loaded=seen.model.loaded,
+        load_notes=list(seen.model.notes) or None,
     )
 
 
