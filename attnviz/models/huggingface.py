@@ -15,7 +15,7 @@ from attnviz.models.aliases import Alias
 from attnviz.models.checkpoints import read_checkpoint
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import optional, tried
-from attnviz.models.filling import Filling, Reach, checked, reach, unfilled_tensors
+from attnviz.models.filling import Filling
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     CLASS_TOKENS,
@@ -26,6 +26,7 @@ from attnviz.models.model import (
     no_class_head,
     refuse_options,
 )
+from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
@@ -97,7 +98,7 @@ def _made(request: Request, checkpoint: Checkpoint, head: Found) -> tuple[Model,
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
     if head == "class" and reached == Reach.HEAD:
-        why = f"its checkpoint has not all of it: {few(list(left))}"
+        why = f"its checkpoint has no usable {few(list(left))}"
         if request.head == "class":
             raise no_class_head(request.spec, why)
         bare, whole = _made(request, checkpoint, "none")

@@ -19,12 +19,12 @@ _FOREIGN = (
     (
         r"(^|\.)blocks\.\d+\.attn\.(qkv|q_proj|q)\.weight$",
         "timm's names",
-        "give -m timm:NAME --weights FILE, NAME being timm's, such as vit_small_patch16_224",
+        "give -m timm:NAME --weights {file}, NAME being timm's, such as vit_small_patch16_224",
     ),
     (
         r"(^|\.)encoder_layer_\d+\.self_attention\.in_proj_weight$",
         "torchvision's names",
-        "give -m torchvision:NAME --weights FILE, NAME being torchvision's, such as vit_b_16",
+        "give -m torchvision:NAME --weights {file}, NAME being torchvision's, such as vit_b_16",
     ),
     (
         r"(^|\.)resblocks\.\d+\.attn\.in_proj_weight$",
@@ -34,17 +34,17 @@ _FOREIGN = (
 )
 
 
-def foreign(names: Iterable[str]) -> tuple[str, str] | None:
-    """Whose names these are, with one of them, and what to type; None of names not known.
+def foreign(names: Iterable[str], file: str) -> tuple[str, str] | None:
+    """Whose names those in a file are, with one of them, and what to type; None if not known.
 
-    >>> foreign(["blocks.0.attn.qkv.weight"])[0]
+    >>> foreign(["blocks.0.attn.qkv.weight"], "vit.pt")[0]
     "timm's names (blocks.0.attn.qkv.weight)"
     """
     names = list(names)
     for pattern, whose, advice in _FOREIGN:
         found = next((name for name in names if re.search(pattern, name)), None)
         if found is not None:
-            return f"{whose} ({found})", advice
+            return f"{whose} ({found})", advice.format(file=file)
     return None
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError
 from attnviz.models import layouts
-from attnviz.models.filling import Filling
+from attnviz.models.filling import MISSING, NOT_FINITE, Filling, not_floats
 from attnviz.models.weights import FLOATS, is_finite
 
 MARK = 2**20
@@ -50,12 +50,12 @@ def load_pretrained(
     names, filling = _read_names(spec, kind, config, state)
     model, _ = _filled(kind, config, {name: state[given] for name, given in names.items()})
     faulty = {
-        name: "holds NaN or infinity"
+        name: NOT_FINITE
         for name, tensor in model.named_parameters()
         if name not in filling.unfilled and not is_finite(tensor.detach())
     }
     faulty |= {
-        name: "holds NaN"
+        name: NOT_FINITE
         for name, tensor in model.named_buffers()
         if name not in filling.unfilled and tensor.is_floating_point() and tensor.isnan().any()
     }
@@ -126,6 +126,7 @@ def _follow(
     counts = {name.rpartition(".")[2] for name, tensor in state.items() if _counts(tensor)}
     filling = Filling(
         {name: why for name, why in unfilled.items() if why},
+        {name: [files[number] for number in numbers] for name, numbers in sources.items()},
         tuple(name for name in state if name not in used and not _counts(state[name])),
         tuple(sorted(n for n in info["unexpected_keys"] if n.rpartition(".")[2] not in counts)),
     )
@@ -139,9 +140,8 @@ def _why(shapes: tuple[Any, Any] | None, sources: Sequence[Tensor]) -> str:
         return f"is {found} where {wanted} is needed"
     for tensor in sources:
         if tensor.dtype not in FLOATS or tensor.layout != torch.strided:
-            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-            return f"is {str(kind).removeprefix('torch.')} where dense floats are needed"
-    return "" if sources else "is missing"
+            return not_floats(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+    return "" if sources else MISSING
 
 
 def _counts(tensor: Tensor) -> bool:

@@ -11,15 +11,7 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
-from attnviz.models.filling import (
-    Filling,
-    Reach,
-    checked,
-    filling_of,
-    loading,
-    reach,
-    unfilled_tensors,
-)
+from attnviz.models.filling import Filling, filling_of, loading
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
@@ -30,6 +22,7 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
+from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
 from attnviz.models.weights import few, load_weights, seeded
 
@@ -70,7 +63,7 @@ def _checked(library: Any, request: Request, model: nn.Module, filling: Filling)
     left = unfilled_tensors(described, model, filling)
     reached = reach(described, list(left.values()))
     if reached == Reach.HEAD:
-        why = f"its checkpoint has not all of it: {few(list(left))}"
+        why = f"its checkpoint has no usable {few(list(left))}"
         reset: Any = getattr(model, "reset_classifier", None)
         if request.head == "class" or reset is None:
             raise no_class_head(request.spec, why)

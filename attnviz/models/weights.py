@@ -120,7 +120,7 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
             faults.append(f"{key} holds NaN, infinity, or more than float32 can")
     if faults:
         told = few(sorted(faults), SHOWN, "; ")
-        whose, advice = layouts.foreign(state.keys() - expected.keys()) or ("", _FIT)
+        whose, advice = layouts.foreign(state.keys() - expected.keys(), path) or ("", _FIT)
         has = f"has {whose}: " if whose else ""
         raise ModelError(f"{path} does not fit the model: {has}{told}; {advice}")
 
