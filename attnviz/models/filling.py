@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from attnviz.models.weights import FLOATS, few, is_finite
@@ -50,18 +50,18 @@ class Filling:
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[list[tuple[nn.Module, dict[str, torch.dtype]]]]:
-    """The state dicts that modules are given which are made inside: what they have, and its types.
+def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
+    """The state dicts that modules are given which are made inside, as tensors without numbers.
 
     For libraries that say nothing of what was missing. A module must hold another to be seen.
     """
-    given: list[tuple[nn.Module, dict[str, torch.dtype]]] = []
+    given: list[tuple[nn.Module, dict[str, Tensor]]] = []
     seen: dict[int, nn.Module] = {}
     hooks: list[Any] = []
 
     def before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         if not prefix:
-            given.append((module, {name: value.dtype for name, value in state.items()}))
+            given.append((module, {name: value.to("meta") for name, value in state.items()}))
 
     def made(module: nn.Module, *_: Any) -> None:
         if id(module) not in seen:
@@ -77,21 +77,35 @@ def loading() -> Iterator[list[tuple[nn.Module, dict[str, torch.dtype]]]]:
             hook.remove()
 
 
-def filling_of(module: nn.Module, given: Mapping[str, torch.dtype]) -> Filling:
-    """What a state dict of these names and types filled of a module that was given it."""
+def filling_of(module: nn.Module, given: Mapping[str, Tensor]) -> Filling:
+    """What a state dict of such tensors filled of a module that was given it."""
     expected = module.state_dict()
-    unfilled = {name: MISSING for name in expected if name not in given}
-    for name, tensor in expected.items():
-        if not tensor.is_floating_point() or name in unfilled:
-            continue
-        if given[name] not in FLOATS:
-            unfilled[name] = not_floats(given[name])
-        elif not is_finite(tensor):
-            unfilled[name] = NOT_FINITE
-    floats = [name for name, kind in given.items() if kind.is_floating_point]
-    unused = tuple(name for name in floats if name not in expected)
+    whys = {
+        name: _why(tensor, given.get(name))
+        for name, tensor in expected.items()
+        if tensor.is_floating_point() or name not in given
+    }
+    unfilled = {name: why for name, why in whys.items() if why}
+    unused = tuple(n for n, t in given.items() if t.is_floating_point() and n not in expected)
     sources = {name: [name] for name in expected if name not in unfilled}
     return Filling(unfilled, sources, unused, unused)
+
+
+def _why(tensor: Tensor, given: Tensor | None) -> str:
+    """Why a tensor was not filled; empty where it was."""
+    if given is None:
+        return MISSING
+    if given.shape != tensor.shape:
+        return not_shaped(given.shape, tensor.shape)
+    if given.dtype not in FLOATS:
+        return not_floats(given.dtype)
+    return "" if is_finite(tensor) else NOT_FINITE
+
+
+def not_shaped(found: Sequence[int], needed: Sequence[int]) -> str:
+    """Why weights of another shape fill nothing."""
+    said, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, needed))
+    return f"is {said} where {wanted} is needed"
 
 
 def not_floats(kind: torch.dtype | torch.layout) -> str:

@@ -98,12 +98,17 @@ def checked(model: Model, whole: nn.Module, filling: Filling, reached: Reach) ->
     if reached == Reach.MAPS:
         raise does_not_fit(model, whole, filling)
     if more := misplaced(model, whole, filling):
-        raise ModelError(
-            f"{model.spec}: its weights have {few(more)}, for which the model that its config "
-            "describes has no place; mend the config (its number of layers, or what is left out of "
-            "them), or give the one that was saved with them"
-        )
+        raise no_place(model.spec, more)
     return replace(model, loaded=1.0, notes=(*model.notes, *filling.notes()))
+
+
+def no_place(spec: str, names: Sequence[str]) -> ModelError:
+    """What is said of a checkpoint that has layers, or parts of them, which the model lacks."""
+    return ModelError(
+        f"{spec}: its weights have {few(names)}, for which the model that its config describes has "
+        "no place; mend the config (its number of layers, or what is left out of them), or give "
+        "the one that was saved with them"
+    )
 
 
 def does_not_fit(model: Model, whole: nn.Module, filling: Filling) -> ModelError:

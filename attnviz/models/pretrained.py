@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError
 from attnviz.models import layouts
-from attnviz.models.filling import MISSING, NOT_FINITE, Filling, not_floats
+from attnviz.models.filling import MISSING, NOT_FINITE, Filling, not_floats, not_shaped
 from attnviz.models.weights import FLOATS, is_finite
 
 MARK = 2**20
@@ -136,8 +136,7 @@ def _follow(
 def _why(shapes: tuple[Any, Any] | None, sources: Sequence[Tensor]) -> str:
     """Why a tensor is not filled; empty where it is."""
     if shapes is not None:
-        found, wanted = ("x".join(map(str, shape)) or "a number" for shape in shapes)
-        return f"is {found} where {wanted} is needed"
+        return not_shaped(*shapes)
     for tensor in sources:
         if tensor.dtype not in FLOATS or tensor.layout != torch.strided:
             return not_floats(tensor.dtype if tensor.layout == torch.strided else tensor.layout)

@@ -1,5 +1,6 @@
 """`timm:NAME`: the library timm, PyTorch Image Models."""
 
+import logging
 import math
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
-from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
+from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
 from attnviz.models.weights import few, load_weights, seeded
 
@@ -38,28 +39,36 @@ def load(request: Request) -> Model:
     pretrained = request.weights is None and not request.random_weights
     _check_name(library, name, pretrained=pretrained)
     hub = name.partition(":")[2] or f"timm/{name}"
-    model, filling = tried(
+    model, filling, error = tried(
         request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
     )
     if request.head == "class" and not _classifies(model):
         raise no_class_head(request.spec, "timm says that it has no classes")
+    described = _described(library, request, model)
     if request.weights is not None:
         notes = load_weights(model, request.weights)
-        described = replace(_described(library, request, model), loaded=1.0, notes=notes)
-    elif filling is not None:
-        described = _checked(library, request, model, filling)
-    else:
-        described = _described(library, request, model)
+        described = replace(described, loaded=1.0, notes=notes)
+    if error is not None:
+        raise _refused(described, filling) from error
+    if pretrained:
+        described = _checked(library, request, described, filling)
     return replace(described, module=model.to(device, dtype), device=device, dtype=dtype)
 
 
-def _checked(library: Any, request: Request, model: nn.Module, filling: Filling) -> Model:
+def _refused(described: Model, filling: Filling) -> ModelError:
+    """What is said of weights that PyTorch refuses."""
+    if filling.unfilled:
+        return does_not_fit(described, described.module, filling)
+    return no_place(described.spec, filling.unused)
+
+
+def _checked(library: Any, request: Request, described: Model, filling: Filling) -> Model:
     """The model, of which all is filled that maps need.
 
     timm leaves a class head as it was drawn where the checkpoint has another number of classes, and
     then does not look at other weights either.
     """
-    described = _described(library, request, model)
+    model = described.module
     left = unfilled_tensors(described, model, filling)
     reached = reach(described, list(left.values()))
     if reached == Reach.HEAD:
@@ -112,6 +121,7 @@ def _described(library: Any, request: Request, model: nn.Module) -> Model:
 def _library(spec: str) -> Any:
     """The library timm; bars of downloads only where stderr is a terminal."""
     library: Any = optional("timm", "timm", spec)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # what does not fit is told by attnviz
     if not sys.stderr.isatty():
         optional("huggingface_hub.utils", "timm", spec).disable_progress_bars()
     return library
@@ -142,20 +152,24 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
 
 def _create(
     library: Any, name: str, seed: int, *, pretrained: bool
-) -> tuple[nn.Module, Filling | None]:
-    """The model, made for inputs of any shape where its architecture knows how, and its filling.
+) -> tuple[nn.Module, Filling, RuntimeError | None]:
+    """The model, what of it was filled, and what PyTorch says of weights that do not fit.
 
-    One that does not know the argument says so before weights are loaded.
+    Made for inputs of any shape where its architecture knows how: one that does not know the
+    argument says so before weights are loaded.
     """
 
-    def make(**arguments: bool) -> tuple[nn.Module, Filling | None]:
+    def make(**arguments: bool) -> tuple[nn.Module, Filling, RuntimeError | None]:
         with seeded(seed), loading() as given:
-            model: nn.Module = library.create_model(name, pretrained=pretrained, **arguments)
+            try:
+                model: nn.Module = library.create_model(name, pretrained=pretrained, **arguments)
+            except RuntimeError as error:
+                if not given:
+                    raise
+                return given[-1][0], filling_of(*given[-1]), error
         # timm reads files of NumPy weight by weight, and raises where one is missing.
-        types = next((types for module, types in given if module is model), None)
-        if types is None:
-            types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        return model, filling_of(model, types) if pretrained else None
+        state = next((state for module, state in given if module is model), model.state_dict())
+        return model, filling_of(model, state), None
 
     try:
         return make(dynamic_img_size=True)
