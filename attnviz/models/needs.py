@@ -19,8 +19,10 @@ from attnviz.models.filling import MISSING, NOT_FINITE, Filling
 from attnviz.models.layouts import digitless, foreign
 from attnviz.models.model import Model
 from attnviz.models.vision import Pooled
-from attnviz.models.weights import SHOWN, few
+from attnviz.models.weights import few
 
+SHOWN = 3
+"""Weights that are named in a line."""
 MASK_TOKENS = ("mask_token",)
 """What parameters are called that stand for patches which are hidden in training alone."""
 

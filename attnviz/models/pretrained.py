@@ -48,7 +48,10 @@ def load_pretrained(
             f"{spec}: its weights have {both[0]} and {base}{both[0]}; save one of the two alone"
         )
     names, filling = _read_names(spec, kind, config, state)
-    model, _ = _filled(kind, config, {name: state[given] for name, given in names.items()})
+    tensors = {name: state[given] for name, given in names.items()}
+    model, _ = _filled(
+        kind, config, {n: t for n, t in tensors.items() if t.layout == torch.strided}
+    )
     faulty = {
         name: NOT_FINITE
         for name, tensor in model.named_parameters()
