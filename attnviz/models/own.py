@@ -62,16 +62,17 @@ def load(request: Request) -> Model:
         # Anew, since a module that was imported before draws nothing now.
         with seeded(request.seed):
             model = unwrap(_made(request.spec, name, found))
-    _fill(request, model)
+    notes = _fill(request, model)
     module = takes_pixels(request.spec, ready(request.spec, model, device, dtype))
     try:
-        return _described(request, model, module, device=device, dtype=dtype)
+        return _described(request, model, module, notes, device=device, dtype=dtype)
     except ModelError as error:
         raise ModelError(f"{request.spec}: {error}") from error
 
 
-def _fill(request: Request, model: nn.Module) -> None:
-    """Load the weights that were asked for, and see that all are there."""
+def _fill(request: Request, model: nn.Module) -> tuple[str, ...]:
+    """Load the weights that were asked for, and see that all are there; what is to be known."""
+    notes: tuple[str, ...] = ()
     check_made(request.spec, model)
     if request.weights is not None:
         left = allocate(model)
@@ -80,12 +81,19 @@ def _fill(request: Request, model: nn.Module) -> None:
                 f"{request.spec}: its buffer {left[0]} is on the meta device and in no state dict; "
                 "have the factory make it elsewhere"
             )
-        load_weights(model, request.weights)
+        notes = load_weights(model, request.weights)
     check_filled(request.spec, model)
+    return notes
 
 
 def _described(
-    request: Request, model: nn.Module, module: nn.Module, *, device: Any, dtype: Any
+    request: Request,
+    model: nn.Module,
+    module: nn.Module,
+    notes: tuple[str, ...],
+    *,
+    device: Any,
+    dtype: Any,
 ) -> Model:
     """The model, and what it says of itself or is made of; `module` is how it is called."""
     said = stated(model)
@@ -120,6 +128,8 @@ def _described(
         seed=request.seed,
         head="class" if classifies else "none",
         labels=labels(model) if classifies else None,
+        loaded=None if request.weights is None else 1.0,
+        notes=notes,
         device=device,
         dtype=dtype,
     )

@@ -12,8 +12,8 @@ from attnviz import memory
 from attnviz.attention import Recording, record
 from attnviz.errors import AttnvizError, RecordingError
 from attnviz.geometry import TokenGrid
-from attnviz.models.model import Model
 from attnviz.models.code_errors import describe
+from attnviz.models.model import Model
 from attnviz.pipeline.forward_errors import ForwardError, UnevenError
 from attnviz.pipeline.inspection import CallReport, Calls, Inspector
 from attnviz.pipeline.observation import Run
@@ -77,9 +77,7 @@ def _numbers(layers: str) -> tuple[int, ...] | None:
     return parse_layers(layers)
 
 
-def _run(
-    request: RunRequest, wanted: Sequence[int] | None
-) -> tuple[Run, Sequence[CallReport]]:
+def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
     """One run, and what is known of each of its calls."""
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, len(pixels), plain=model.plain)
