@@ -106,7 +106,7 @@ class Check(Part):
     places_reason: str | None = None
     loaded: Maybe = None
     load_notes: list[str] | None = None
-    not_drawn: list[NotDrawn] = []
+    not_drawn: tuple[NotDrawn, ...] = ()
 
     def data(self) -> dict[str, Any]:
         """As plain data; reasons and notes are left out where there are none."""

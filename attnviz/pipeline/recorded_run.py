@@ -56,12 +56,13 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
     """
     module = request.model.module
     with _without_fast_paths(module in _LOSES_PLACES):
-        run, reports = _run(request, _numbers(request.layers))
-    if any(report.lost for report in reports) or any("nested" in u for u in run.recording.unread):
-        if not request.model.plain and _may_take_fast_paths(module):
-            with _without_fast_paths(True):
-                run, reports = _run(request, _numbers(request.layers))
-            _LOSES_PLACES.add(module)
+        run, reports = _run(request, parse_layers(request.layers))
+    hidden = any("nested" in line for line in run.recording.unread)
+    lost = hidden or any(report.lost for report in reports)
+    if lost and not request.model.plain and _may_take_fast_paths(module):
+        _LOSES_PLACES.add(module)
+        with _without_fast_paths(True):
+            run, reports = _run(request, parse_layers(request.layers))
     calls = Calls.of(reports, _depend(request, reports))
     if not calls.drawn:
         raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
@@ -71,10 +72,6 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
         with _without_fast_paths(module in _LOSES_PLACES):
             run, _ = _run(request, kept)
     return run, calls
-
-
-def _numbers(layers: str) -> tuple[int, ...] | None:
-    return parse_layers(layers)
 
 
 def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:

@@ -71,10 +71,7 @@ def check_info(seen: Observation, layers: Sequence[int] | None = None) -> record
     assumed = [
         reason for number, reason in seen.assumed.items() if layers is None or number in layers
     ]
-    not_drawn = [
-        records.NotDrawn(layer=number, reason=reason)
-        for number, reason in seen.calls.not_drawn.items()
-    ]
+    calls = [*seen.calls.not_drawn.items(), *((None, what) for what in seen.unread)]
     return records.Check(
         verified=not seen.unexplained,
         max_error=max(seen.errors.values()),
@@ -82,7 +79,7 @@ def check_info(seen: Observation, layers: Sequence[int] | None = None) -> record
         places_reason=assumed[0] if assumed else None,
         loaded=seen.model.loaded,
         load_notes=list(seen.model.notes) or None,
-        not_drawn=[*not_drawn, *(records.NotDrawn(layer=None, reason=u) for u in seen.unread)],
+        not_drawn=tuple(records.NotDrawn(layer=n, reason=reason) for n, reason in calls),
     )
 
 

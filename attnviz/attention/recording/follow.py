@@ -96,7 +96,7 @@ class Follower:
             return lambda result: self._put_each(result, Foreign(reason))
         if isinstance(node, Foreign) and op.func.is_view:
             return lambda result: self._put_each(result, node)
-        if not op.is_pointwise or isinstance(changed, Foreign):
+        if not op.is_pointwise or not isinstance(changed, Scores | Weights):
             return None
         return lambda result: self._put_if(first(result), changed)
 

@@ -72,12 +72,8 @@ def _equal(tensors: Sequence[Tensor | None]) -> bool:
 def _queries(calls: Sequence[AttentionCall]) -> AttentionCall | None:
     """Pieces of the queries over the same keys."""
     first = calls[0]
-    same = (
-        lambda call: call.key,
-        lambda call: call.value,
-        lambda call: call.key_positions,
-    )
-    if not all(_equal([part(call) for call in calls]) for part in same) or first.causal:
+    keys = [[getattr(call, name) for call in calls] for name in ("key", "value", "key_positions")]
+    if first.causal or not all(map(_equal, keys)):
         return None
     queries = _scaled(calls)
     bias = _bias(calls, 2)
@@ -142,7 +138,7 @@ def _fit(tensors: Sequence[Tensor], dim: int) -> bool:
     return len(shapes) == 1
 
 
-def _bias(calls: Sequence[AttentionCall], dim: int) -> Tensor | None | Literal[False]:
+def _bias(calls: Sequence[AttentionCall], dim: int) -> Tensor | Literal[False] | None:
     """The bias of all; None if there is none, False if it cannot be put together."""
     found = [call.bias for call in calls]
     if all(bias is None for bias in found):
@@ -158,20 +154,16 @@ def _bias(calls: Sequence[AttentionCall], dim: int) -> Tensor | None | Literal[F
     ]
     if all(bias.shape[dim] == 1 for bias in full) and _equal(full):
         return full[0]
-    shape = torch.broadcast_shapes(*(_without(bias.shape, dim) for bias in full))
+    sizes = [max(of_dim) for of_dim in zip(*(bias.shape for bias in full), strict=True)]
     parts = []
     for call, bias in zip(calls, full, strict=True):
-        sizes = [*shape[:dim], call.shape[dim], *shape[dim:]]
+        sizes[dim] = call.shape[dim]
         parts.append(bias.expand(sizes))
     return torch.cat(parts, dim)
 
 
 def _four(bias: Tensor) -> Tensor:
     return bias.reshape((1,) * (4 - bias.ndim) + tuple(bias.shape))
-
-
-def _without(shape: torch.Size, dim: int) -> tuple[int, ...]:
-    return tuple(size for number, size in enumerate(shape) if number != dim)
 
 
 def _outputs(calls: Sequence[AttentionCall], dim: int) -> Tensor:
@@ -189,8 +181,7 @@ def _positions(
     device = calls[0].query.device
     parts = []
     for call, positions in zip(calls, found, strict=True):
-        if positions is None:
-            count = call.shape[2] if dim else shape[1]
-            positions = torch.full((call.shape[0], count, 2), torch.nan, device=device)
-        parts.append(positions)
+        count = call.shape[2] if dim else shape[1]
+        nowhere = torch.full((call.shape[0], count, 2), torch.nan, device=device)
+        parts.append(nowhere if positions is None else positions)
     return torch.cat(parts, dim)

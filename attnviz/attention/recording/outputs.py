@@ -69,6 +69,10 @@ class Projected:
     features: Axis
 
 
+OutputNode = Output | Projected
+"""What is known of a tensor on the way from a call's output."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """Who is told what becomes of outputs.
@@ -92,7 +96,7 @@ class Outputs:
 
     def __init__(self, reader: Reader) -> None:
         self._tell = reader
-        self._known: Known[Output | Projected] = Known()
+        self._known: Known[OutputNode] = Known()
         self._patience = 0
         self._operations = 0
         self._last_seen: dict[int, int] = {}
@@ -130,7 +134,7 @@ class Outputs:
         self._known.forget(tensor)
         self._put(tensor, output)
 
-    def _put(self, tensor: Tensor, node: Output | Projected) -> None:
+    def _put(self, tensor: Tensor, node: OutputNode) -> None:
         self._known.put(tensor, node)
         self._patience = _PATIENCE
         if isinstance(node, Output):
@@ -161,7 +165,7 @@ class Outputs:
     def _forget_beside(self, written: Tensor) -> None:
         """A slice is about to be filled: what is known of other slices still holds."""
         shape, stride = tuple(written.shape), tuple(written.stride())
-        for place, node in list(self._known.of_storage(written)):
+        for place, _ in list(self._known.of_storage(written)):
             offset, other, steps, _ = place
             differ = sum(a != b for a, b in zip(shape, other, strict=False))
             if (
@@ -182,7 +186,7 @@ class Outputs:
         """The only element along a dimension."""
         return self._viewed(op) if op.args[0].shape[op.args[1]] == 1 else None
 
-    def _seen(self, node: Output | Projected, result: Tensor) -> None:
+    def _seen(self, node: OutputNode, result: Tensor) -> None:
         """A view that keeps the order of the elements."""
         dims = regroup(node.dims, result.shape)
         if dims is None:
@@ -294,9 +298,7 @@ class Outputs:
         found = replace(first, number=number, dims=dims, heads=made + first.heads, met=None)
         return lambda result: self._put(result, found)
 
-    def _joined(
-        self, nodes: "Sequence[Output | Projected]", dim: int
-    ) -> "Output | Projected | None":
+    def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
         """What several nodes are, put side by side along a dimension."""
         first = nodes[0]
         if len({(type(node), len(node.dims)) for node in nodes}) > 1:
@@ -317,7 +319,7 @@ class Outputs:
         """What was known of pieces ends where they are joined."""
         self._known.discard(lambda node: node.number in numbers)
 
-    def _node(self, tensor: Any) -> "Output | Projected | None":
+    def _node(self, tensor: Any) -> "OutputNode | None":
         """What is known of a tensor, or of the slices that fill its memory."""
         found = self._known.get(tensor)
         if found is not None or not isinstance(tensor, Tensor):
@@ -362,37 +364,35 @@ class Outputs:
 
 
 def _sizes(dims: Dims) -> tuple[int, ...]:
+    """Of a tensor of these dimensions."""
     return tuple(math.prod(axis.size for axis in dim) for dim in dims)
 
 
-def _axis(node: Output | Projected, dim: int) -> joining.Axis | None:
+def _axis(node: OutputNode, dim: int) -> joining.Axis | None:
     """What a dimension of a call's output is to the call; None where that cannot be told."""
     here = node.dims[dim]
-    if here and all(axis in node.queries for axis in here):
-        return "queries"
-    if here and isinstance(node, Output) and all(axis in node.heads for axis in here):
-        return "heads"
-    of_dim, of_queries = leaves([here]), leaves([node.queries])
+    of_heads = node.heads if isinstance(node, Output) else ()
+    for axes, name in ((node.queries, "queries"), (of_heads, "heads")):
+        if here and all(axis in axes for axis in here):  # also where its size is 1
+            return name  # type: ignore[return-value]
+    of_dim, queries, heads = leaves([here]), leaves([node.queries]), leaves([of_heads])
     if not of_dim:  # one item, or one query
-        if dim == 0:
-            return "items"
-        return None if of_queries else "queries"
-    if of_dim == of_queries:
-        return "queries"
-    features = leaves([(node.features,)] if isinstance(node, Projected) else [node.features])
-    if isinstance(node, Projected):
-        return None if set(of_dim) & {*features, *of_queries} else "items"
-    heads = leaves([node.heads])
-    if of_dim in (heads, heads + features):
-        return "heads"
-    return None if set(of_dim) & {*features, *of_queries, *heads} else "items"
+        return "items" if dim == 0 else None if queries else "queries"
+    features = leaves([node.features] if isinstance(node, Output) else [(node.features,)])
+    known: dict[joining.Axis, list[list[Axis]]] = {
+        "queries": [queries],
+        "heads": [heads, heads + features] if isinstance(node, Output) else [],
+    }
+    found = next((name for name, parts in known.items() if of_dim in parts), None)
+    beside = set(of_dim) & {*queries, *heads, *features}
+    return found or (None if beside else "items")
 
 
 def _side_by_side(
-    nodes: Sequence[Output | Projected], dim: int, axis: joining.Axis, number: int
-) -> Output | Projected:
+    nodes: Sequence[OutputNode], dim: int, axis: joining.Axis, number: int
+) -> OutputNode:
     """The node of outputs that were put side by side."""
-    first, made = nodes[0], Axis(sum(_sizes([node.dims[dim]])[0] for node in nodes))
+    first, made = nodes[0], Axis(sum(_sizes((node.dims[dim],))[0] for node in nodes))
     here: Axes = (made,)
     changes: dict[str, Any] = {"number": number}
     if axis == "queries":
@@ -425,7 +425,7 @@ def _tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
     return None
 
 
-def _secured(node: Output | Projected, written: Tensor) -> Output | Projected:
+def _secured(node: OutputNode, written: Tensor) -> OutputNode:
     """A node, with copies of what it knows in memory that is about to be overwritten."""
     if isinstance(node, Projected) or node.met is None:
         return node

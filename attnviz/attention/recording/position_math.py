@@ -95,8 +95,9 @@ def spans_picture(positions: Tensor, dims: Sequence[int], width: int, height: in
 
 def step_of(values: Tensor) -> float:
     """The median distance of different coordinates; 0 if there is but one."""
-    different = (values[values.isfinite()] * 4).round().unique() / 4
-    return float(different.diff().median()) if len(different) > 1 else 0.0
+    steps = (values[values.isfinite()] * 4).round().sort().values.diff() / 4
+    steps = steps[steps > 0]
+    return float(steps.median()) if len(steps) else 0.0
 
 
 def average(parts: Sequence[Tensor]) -> Tensor:
@@ -200,7 +201,10 @@ def windowed(
     if before or after:
         positions = extended(positions, positions.ndim + dim, before, after)
     found = positions.index_select(dim, (at.flatten() + before).to(positions.device))
-    found = found.unflatten(dim, at.shape)
+    shape = list(found.shape)
+    axis = dim % len(shape)
+    shape[axis : axis + 1] = at.shape
+    found = found.reshape(shape)
     mean = mean_over(found, dim).squeeze(dim)
     if weights is None:
         return mean

@@ -70,11 +70,11 @@ def combined(known: "TokenPositions", operands: Sequence[Tensor], result: Tensor
     most = [p for p in placed if not any(varying(p) < varying(other) for other in placed)]
     found = most[0]
     for other in most[1:]:
-        found = _between(known, found, other, result)
+        found = _between(known, found, other)
     return _expanded(found, result)
 
 
-def _between(known: "TokenPositions", one: Tensor, other: Tensor, result: Tensor) -> Tensor:
+def _between(known: "TokenPositions", one: Tensor, other: Tensor) -> Tensor:
     """The mean of two operands' positions."""
     if same_memory(one, other):
         return one if one.ndim >= other.ndim else other
@@ -83,11 +83,17 @@ def _between(known: "TokenPositions", one: Tensor, other: Tensor, result: Tensor
     found = known.combined.get(
         [one, other],
         None,
-        lambda: average(torch.broadcast_tensors(*small)),
+        lambda: average(_broadcast(small)),
     )
     if found is small[0] or same_memory(found, one):
         return one
     return found
+
+
+def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of as many dimensions each, expanded to one shape."""
+    shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+    return [part.expand(shape) for part in parts]
 
 
 def _expanded(positions: Tensor, result: Tensor) -> Tensor | None:
@@ -357,33 +363,38 @@ def _nowhere(_: "TokenPositions", __: Operation, result: Any) -> Any:
     return (torch.full((), NOWHERE, device=result.device).expand(result.shape),)
 
 
-def _scattered(known: "TokenPositions", op: Operation, _: Any) -> Any:
-    """`scatter`, `index_put` and their like: positions are put at the same places."""
+def _indices_filled(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`index_put`: positions are put at the same places."""
+    if op.get(3, "accumulate", False):
+        return None
     base = _or_nowhere(known, op.args[0], op.args[0]).clone()
-    if op.name.startswith("index_put"):
-        indices, values = op.args[1], op.args[2]
-        if op.get(3, "accumulate", False):
-            return None
-        source = known.get(values)
-        if source is None:
-            source = torch.full((), NOWHERE, device=base.device).expand(values.shape)
-        return torch.ops.aten.index_put(base, indices, source)
-    source = op.args[-1]
-    if not isinstance(source, Tensor):
-        source = torch.full((), 0.0, device=base.device)
-    positions = known.get(source)
-    if positions is None:
-        positions = torch.full((), NOWHERE, device=base.device).expand(source.shape)
-    if op.name.startswith("scatter"):
-        dim, index = op.args[1:3]
-        if op.kwargs or len(op.args) > 4:
-            return None
-        return torch.scatter(base, dim, index, positions.expand(index.shape).contiguous())
-    if op.name.startswith("masked_scatter"):
-        return base.masked_scatter(op.args[1], positions.contiguous())
-    if op.name.startswith("index_copy"):
-        return base.index_copy(op.args[1], op.args[2], positions.contiguous())
-    return None
+    values = op.args[2]
+    return torch.ops.aten.index_put(base, op.args[1], _or_nowhere(known, values, values))
+
+
+def _scattered(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`scatter` of values or of a number: positions are put at the same places."""
+    dim, index, source = op.args[1:4]
+    if op.kwargs or len(op.args) > 4:
+        return None
+    base = _or_nowhere(known, op.args[0], op.args[0]).clone()
+    nowhere = torch.full((), NOWHERE, device=base.device).expand(index.shape)
+    positions = _or_nowhere(known, source, source) if isinstance(source, Tensor) else nowhere
+    return torch.scatter(base, dim, index, positions.contiguous())
+
+
+def _masked_filled(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`masked_scatter` takes elements of its source in their order."""
+    base, mask, source = op.args
+    positions = _or_nowhere(known, source, source).contiguous()
+    return _or_nowhere(known, base, base).clone().masked_scatter(mask, positions)
+
+
+def _copied_to(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """`index_copy`."""
+    base, dim, index, source = op.args
+    positions = _or_nowhere(known, source, source).contiguous()
+    return _or_nowhere(known, base, base).clone().index_copy(dim, index, positions)
 
 
 def _slice_written(known: "TokenPositions", op: Operation, _: Any) -> Any:
@@ -397,23 +408,18 @@ def _slice_written(known: "TokenPositions", op: Operation, _: Any) -> Any:
 
 def _merged(known: "TokenPositions", op: Operation, _: Any) -> Any:
     """`scatter_reduce`, `scatter_add` and `index_add`: what is put together lies in between."""
-    base = _or_nowhere(known, op.args[0], op.args[0])
-    if op.name.startswith("index_add"):
-        dim, index, source = op.args[1:4]
-    else:
-        dim, index, source = op.args[1:4]
-    positions = _or_nowhere(known, source, source)
-    keeps = op.kwargs.get("include_self", True)
-    start = torch.view_as_real(base.resolve_conj()).nan_to_num(0.0)
-    count = base.real.isfinite().float()
-    if not keeps:
+    if not op.kwargs.get("include_self", True):
         return None
-    parts = torch.view_as_real(positions.resolve_conj()).nan_to_num(0.0)
-    there = positions.real.isfinite().float()
+    dim, index, source = op.args[1:4]
     add = torch.index_add if op.name.startswith("index_add") else torch.scatter_add
-    sums = [add(start[..., i].contiguous(), dim, index, parts[..., i].contiguous()) for i in (0, 1)]
-    counts = add(count, dim, index, there)
-    return torch.complex(sums[0] / counts, sums[1] / counts)
+    planes = []
+    for tensor in (op.args[0], source):
+        positions = _or_nowhere(known, tensor, tensor)
+        there = positions.real.isfinite()
+        parts = (positions.real, positions.imag, there.float())
+        planes.append([torch.where(there, part, 0.0).contiguous() for part in parts])
+    x, y, count = (add(base, dim, index, more) for base, more in zip(*planes, strict=True))
+    return torch.complex(x / count, y / count)
 
 
 def _ordered(known: "TokenPositions", op: Operation, result: Any) -> Any:
@@ -433,7 +439,7 @@ def _ordered(known: "TokenPositions", op: Operation, result: Any) -> Any:
     return (found.expand(values.shape),)
 
 
-def _along(known: "TokenPositions", op: Operation, result: Any) -> Any:
+def _along(known: "TokenPositions", op: Operation, _: Any) -> Any:
     """What mixes along a dimension changes no places where these are the same along it."""
     positions = known.get(op.args[0])
     dim = op.get(1, "dim", None)
@@ -470,26 +476,12 @@ def _looked_up(known: "TokenPositions", op: Operation, result: Any) -> Any:
 
 
 CONSTANT = frozenset(
-    [
-        "zeros_like",
-        "ones_like",
-        "empty_like",
-        "full_like",
-        "rand_like",
-        "randn_like",
-        "randint_like",
-        "new_zeros",
-        "new_ones",
-        "new_empty",
-        "new_full",
-        "new_empty_strided",
-        "empty_strided",
-        "_local_scalar_dense",
-        "is_nonzero",
-        "_assert_async",
+    (
+        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
+        *("randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"),
+        *("empty_strided", "_local_scalar_dense", "is_nonzero", "_assert_async", "sym_size"),
         "_has_same_storage_numel",
-        "sym_size",
-    ]
+    )
 )
 """Operators that take no more than shapes or single numbers of what they are given."""
 
@@ -511,8 +503,8 @@ RULES: dict[str, Rule] = (
             "view _unsafe_view reshape _reshape_alias": _reshaped,
             "cat stack": _joined,
             "constant_pad_nd": _padded,
-            "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-            "replication_pad3d": _by_parts,
+            "reflection_pad1d reflection_pad2d reflection_pad3d "
+            "replication_pad1d replication_pad2d replication_pad3d": _by_parts,
             "im2col": _unfolded,
             "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
             "median nanmedian": _averaged,
