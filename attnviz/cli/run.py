@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InputOptions,
         ModelOptions,
         QuestionOptions,
+        ReadingOptions,
         ShownOptions,
         StartOptions,
         StreamOptions,
@@ -228,6 +229,7 @@ def _stats(record: Any) -> list[Table]:
 
 def each(
     images: Sequence[str],
+    reading: ReadingOptions,
     streams: ToldOptions,
     begin: Callable[[], Callable[[Picture, int], None]],
 ) -> ExitCode:
@@ -242,7 +244,8 @@ def each(
     failed: list[ExitCode] = []
     for number, path in enumerate(images):
         try:
-            picture = load_image(path)
+            picture = load_image(path, reading.range)
+            say_notes(picture)
             if do is not None:
                 do(picture, number)
         except AttnvizError as error:
@@ -251,6 +254,12 @@ def each(
     if not failed:
         return ExitCode.DONE
     return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
+
+
+def say_notes(picture: Picture) -> None:
+    """Say what should be known of how a picture was read."""
+    for note in picture.notes:
+        console.say(f"note: {picture.path}: {note}")
 
 
 def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:
