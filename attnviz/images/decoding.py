@@ -74,6 +74,7 @@ def _decode(data: bytes, path: str) -> Opened:
     found = None if reader is None else reader(image, data, path)
     if found is not None:
         return Opened(found.image, found.samples, (*found.notes, *notes))
+    notes = (*notes, *_halved(image))
     image = upright(_opened(data))
     if is_wide(image):
         return Opened(samples=_samples(image), notes=notes)
@@ -88,6 +89,14 @@ def _samples(image: Image.Image) -> Samples:
     if image.mode == "I":
         return Samples(values, "signed", 32)
     return Samples(values, "unsigned", 16)
+
+
+def _halved(image: Image.Image) -> tuple[Note, ...]:
+    """What to say of other formats of 16 bits, of which Pillow keeps 8."""
+    decoders = [tile.codec_name for tile in getattr(image, "tile", ())]
+    if "SGI16" not in decoders:
+        return ()
+    return (Note("bits", "8 of 16 bits are read; save it as PNG or TIFF to have all"),)
 
 
 def _frames(data: bytes, path: str) -> tuple[Note, ...]:

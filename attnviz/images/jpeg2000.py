@@ -1,8 +1,8 @@
 """JPEG 2000 of more than 8 bits, or of other bands than Pillow takes them for.
 
-Pillow spreads grey samples over 16 bits, which is undone here, and keeps 8 bits of coloured ones;
-the rest takes imagecodecs (`attnviz[codecs]`). Marker SIZ and box cdef: ISO/IEC 15444-1, A.5.1 and
-I.5.3.6.
+Pillow spreads grey samples over 16 bits, which is undone here. Of coloured ones it keeps 8 bits,
+rounded so that white turns black, which is left to imagecodecs (`attnviz[codecs]`). Marker SIZ and
+boxes colr and cdef: ISO/IEC 15444-1, A.5.1, I.5.3.3 and I.5.3.6.
 """
 
 import struct
@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnviz.errors import MissingExtraError
-from attnviz.images.notes import Note
+from attnviz.errors import ImageError, MissingExtraError
 from attnviz.images.opened import Opened, of_bands, upright
 from attnviz.images.values import Samples
 
 _SIZ = b"\xff\x4f\xff\x51"
 _BANDS = 40  # where in the codestream the number of bands stands
-_FAMILIAR = (16, 17)
-"""Colour spaces whose samples are colours as they are: sRGB and grey, by `enumcs`."""
+_FAMILIAR = (None, 0, 16, 17)
+"""Colour spaces whose samples are colours as they are: not named, sRGB, grey."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class _Header:
         bits: of a sample of the first.
         signed: whether it may be below 0.
         alpha: whether the last band is one.
-        familiar: whether samples are grey, or red, green and blue.
+        space: number of the colour space; None where there is a profile, or nothing.
     """
 
     bands: int
     bits: int
     signed: bool
     alpha: bool
-    familiar: bool
+    space: int | None
 
 
 def is_jpeg2000(data: bytes) -> bool:
@@ -53,22 +52,25 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
     """A file of which Pillow reads less than there is, else None.
 
     Raises:
-        MissingExtraError: Pillow does not read it, and imagecodecs is not installed.
+        ImageError: of more than 8 bits in a colour space of its own.
+        MissingExtraError: imagecodecs is needed, and not installed.
     """
     header = _header(data)
     if image is not None and header.bits > 8 and image.mode == "I;16":
         return Opened(samples=_grey(image, header))
-    plain = header.bits <= 8 and header.bands - header.alpha in (1, 3)
-    if header.bands == 4 and image is not None and image.mode == "CMYK":
-        plain = header.bits <= 8
-    if image is not None and plain:
-        return None
-    codecs = _imagecodecs() if header.familiar or image is None else None
-    if codecs is not None:
-        return _exactly(codecs.jpeg2k_decode(data), header)
-    if image is None:
-        raise MissingExtraError(f"{path}: JPEG 2000 of {header.bands} bands", "codecs")
-    return _nearly(image, header)
+    if image is not None and header.bits <= 8:
+        dropped = not header.alpha and image.mode in ("LA", "RGBA")
+        return _without_alpha(image, header) if dropped else None
+    if header.space not in _FAMILIAR:
+        raise ImageError(
+            f"{path}: JPEG 2000 of {header.bits} bits in colour space {header.space}; save it as "
+            "TIFF, in RGB"
+        )
+    codecs = _imagecodecs()
+    if codecs is None:
+        what = f"{path}: JPEG 2000 of {header.bands} bands of {header.bits} bits"
+        raise MissingExtraError(what, "codecs")
+    return _exactly(codecs.jpeg2k_decode(data), header)
 
 
 def _grey(image: Image.Image, header: _Header) -> Samples:
@@ -95,17 +97,10 @@ def _exactly(values: NDArray[Any], header: _Header) -> Opened:
     return Opened(samples=samples, notes=of_bands(bands.shape[2], colours))
 
 
-def _nearly(image: Image.Image, header: _Header) -> Opened:
-    """The high bits, as Pillow reads them; a band that is no transparency is none."""
-    image = upright(image)
-    notes: tuple[Note, ...] = ()
-    if not header.alpha and image.mode in ("LA", "RGBA"):
-        image = image.convert(image.mode[:-1])
-        notes = of_bands(header.bands, header.bands - 1)
-    if header.bits > 8:
-        text = f"8 of {header.bits} bits are read; pip install 'attnviz[codecs]' reads all"
-        notes = (*notes, Note("bits", text))
-    return Opened(image, notes=notes)
+def _without_alpha(image: Image.Image, header: _Header) -> Opened:
+    """The first bands, of a picture whose last is no transparency."""
+    colours = header.bands - 1
+    return Opened(upright(image).convert(image.mode[:-1]), notes=of_bands(header.bands, colours))
 
 
 def _imagecodecs() -> ModuleType | None:
@@ -120,13 +115,13 @@ def _header(data: bytes) -> _Header:
     start = max(0, data.find(_SIZ))
     bands, depth = struct.unpack_from(">HB", data, start + _BANDS)
     colour = data.find(b"colr", 0, start)
-    space = struct.unpack_from(">I", data, colour + 7)[0] if colour >= 0 else _FAMILIAR[0]
+    by_number = colour >= 0 and data[colour + 4] == 1
     return _Header(
         bands,
         bits=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         alpha=_has_alpha(data[:start], bands),
-        familiar=space in _FAMILIAR,
+        space=struct.unpack_from(">I", data, colour + 7)[0] if by_number else None,
     )
 
 

@@ -5,6 +5,7 @@ takes signed samples for unsigned, mixes up 16-bit planes, or refuses. What tiff
 for without imagecodecs (`attnviz[codecs]`: LZW, Zstandard …) is Pillow's where that is exact.
 """
 
+import contextlib
 import io
 import logging
 import sys
@@ -53,10 +54,8 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
         ImageError: of a kind that cannot be drawn.
         MissingExtraError: compressed in a way that takes imagecodecs.
     """
-    plain = isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image)
-    if image is not None and plain:
-        several = int(getattr(image, "n_frames", 1)) > 1
-        pages = _pages(data) if several else ()
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image):
+        pages = _pages(data) if image.tag_v2.next else ()
         return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
     import tifffile  # noqa: PLC0415 — not for plain pictures
 
@@ -82,9 +81,8 @@ def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
     return max(bits) <= 8 and all(_KINDS.get(kind) == "unsigned" for kind in kinds)
 
 
-def _left_aside(image: Image.Image) -> tuple[Note, ...]:
+def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
     """What to say of a plain picture's further bands."""
-    assert isinstance(image, TiffImagePlugin.TiffImageFile)
     tags = image.tag_v2
     count, colours = int(tags.get(_COUNT, 1)), len(image.getbands())
     if image.mode == "RGBA" and count == 4 and _EXTRA not in tags:
@@ -96,17 +94,21 @@ def _left_aside(image: Image.Image) -> tuple[Note, ...]:
 
 
 def _pages(data: bytes) -> tuple[Note, ...]:
+    """The same, of a picture that Pillow reads, whatever tifffile makes of it."""
     import tifffile  # noqa: PLC0415 — not for pictures of one page
 
     _hush()
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(data)) as file:
         return _further(file)
+    return ()
 
 
 def _further(file: "TiffFile") -> tuple[Note, ...]:
     """What to say of further pages; overviews and masks of the first are none."""
-    kinds = (int(getattr(page, "subfiletype", 0)) for page in file.pages)
-    count = sum(not kind & (_REDUCED | _MASK) for kind in kinds)
+    count = 0
+    with contextlib.suppress(Exception):  # the first is whole, whatever the others are
+        for page in file.pages:
+            count += not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
     return (Note("frames", f"{count} pages: the first is drawn"),) if count > 1 else ()
 
 

@@ -1,5 +1,6 @@
 """Samples of any type as 8 bits: which values span black to white, and what is to be said of it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,6 +137,8 @@ def _narrow(finite: NDArray[Any], own: Span, span: Span) -> list[Note]:
         return [Note("narrow", f"values {_used(own, used, span)}; add {_typed(own)}")]
     if finite.size >= 1000:  # of fewer, percentiles are a matter of single values
         most_low, most_high = (float(each) for each in np.percentile(finite, PERCENTS))
+        if finite.dtype.kind in "iu":
+            most_low, most_high = math.floor(most_low), math.ceil(most_high)
         most = most_low, most_high
         used = _share(most, span)
         if used < NARROW_MOST:
