@@ -27,7 +27,9 @@ def of_bands(count: int, drawn: int) -> tuple[Note, ...]:
     """What to say of a picture of `count` bands of which the first so many are drawn."""
     if count <= drawn:
         return ()
-    which = "the first is drawn, in grey" if drawn == 1 else "the first three are drawn"
+    which = {1: "the first is drawn, in grey", 3: "the first three are drawn"}.get(
+        drawn, f"the first {drawn} are drawn"
+    )
     return (Note("bands", f"{count} bands: {which}"),)
 
 

@@ -90,7 +90,8 @@ def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
         return (Note("bands", text),)
     if count <= colours or tags.get(_PHOTOMETRIC) == _PALETTE:
         return ()
-    return of_bands(count - image.mode.endswith(("A", "a")), 1 if colours < 3 else 3)
+    drawn = 1 if colours < 3 else colours if image.mode == "CMYK" else 3
+    return of_bands(count - image.mode.endswith(("A", "a")), drawn)
 
 
 def _pages(data: bytes) -> tuple[Note, ...]:
@@ -195,8 +196,12 @@ def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: s
     """The first page as Pillow reads it, all of its bits where that can be had.
 
     Raises:
+        ImageError: of colours that nobody reads.
         MissingExtraError: it cannot.
     """
+    if image is None and page.photometric not in _DRAWN:
+        colours = getattr(page.photometric, "name", page.photometric)
+        raise ImageError(f"{path}: a TIFF of {page.bitspersample}-bit {colours}; save it as RGB")
     interleaved = page.samplesperpixel == 1 or page.planarconfig == 1
     if image is None or not interleaved:
         compression = getattr(page.compression, "name", page.compression)

@@ -272,6 +272,25 @@ def test_gdals_values_for_nothing_are_black_and_count_nowhere(tmp_path: Path, ki
     assert said(picture)[0].startswith("25 % of the values are no numbers")
 
 
+def test_a_band_beside_the_four_inks_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    values = random(8, 9, 5, kind="uint8")
+    tifffile.imwrite(path, values, photometric="separated", extrasamples=["unspecified"])
+    assert said(load_image(path)) == ["5 bands: the first 4 are drawn"]
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_inks_of_16_bits_are_told_and_others_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    values = random(8, 9, 4).astype(kind)
+    tifffile.imwrite(path, values, photometric="separated", extrasamples=())
+    if kind == "uint16":
+        assert said(load_image(path)) == ["8 of 16 bits are read; save it as RGB to have all"]
+    else:
+        with pytest.raises(ImageError, match="32-bit SEPARATED; save it as RGB"):
+            load_image(path)
+
+
 def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     path = measured.tiff(tmp_path / "a.tif", np.ones((4, 4), dtype=np.complex64))
     with pytest.raises(ImageError, match="complex numbers; save their magnitude"):
