@@ -19,9 +19,11 @@ from attnviz.images.picture import (
     load_mask,
     load_mask_colours,
 )
+from attnviz.images.values import NARROW
 
 __all__ = [
     "KINDS",
+    "NARROW",
     "STDIN",
     "SUFFIXES",
     "Note",

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import batches
 import measured
 import numpy as np
+import pictures
 import pytest
 import tifffile
 from PIL import Image
@@ -164,7 +164,7 @@ def test_video_takes_no_range(run: Run) -> None:
 
 
 def test_the_record_of_an_ordinary_picture_is_as_it_was(run: Run) -> None:
-    batches.pictures.noise(64, 48).save("plain.png")
+    pictures.noise(64, 48).save("plain.png")
     code, out, err = run("stats", "plain.png", *SMALL, "--json")
     assert (code, err) == (0, "")
     assert list(json.loads(out)["image"]) == ["path", "width", "height"]
@@ -173,7 +173,7 @@ def test_the_record_of_an_ordinary_picture_is_as_it_was(run: Run) -> None:
 
 
 def test_ordinary_pictures_take_a_range_too(run: Run) -> None:
-    image = batches.pictures.noise(64, 48)
+    image = pictures.noise(64, 48)
     image.save("plain.png")
     pixels, _, _ = drawn(run, "plain.png", "--range", "20:180")
     assert np.array_equal(pixels, measured.as_8_bit(np.asarray(image), 20, 180))
@@ -217,7 +217,7 @@ def test_a_batch_says_each_kind_of_note_once_and_counts_the_others(run: Run) -> 
     for number in range(3):
         xray(folder / f"x{number}.png")
     z_scored(folder / "z.tif")
-    batches.pictures.noise(64, 48).save(folder / "plain.png")
+    pictures.noise(64, 48).save(folder / "plain.png")
     code, out, err = run("batch", "photos", *SMALL, "-o", "out", "--json")
     assert code == 0
     notes = [line for line in err.splitlines() if "note: " in line]
@@ -233,10 +233,10 @@ def test_a_batch_says_each_kind_of_note_once_and_counts_the_others(run: Run) -> 
     assert ranges["x0.png"] == [0, 65535]
 
 
-@pytest.mark.parametrize("pictures", ["sheet", "heads", "none"])
-def test_a_batch_draws_and_records_the_range(run: Run, pictures: str) -> None:
+@pytest.mark.parametrize("drawn", ["sheet", "heads", "none"])
+def test_a_batch_draws_and_records_the_range(run: Run, drawn: str) -> None:
     code, out, _ = run(
-        "batch", "ct.tif", *SMALL, "--json", "--range", "-1000:400", "--pictures", pictures
+        "batch", "ct.tif", *SMALL, "--json", "--range", "-1000:400", "--pictures", drawn
     )
     assert code == 0
     record = json.loads(out)
@@ -244,7 +244,7 @@ def test_a_batch_draws_and_records_the_range(run: Run, pictures: str) -> None:
     _, shown, _ = run("stats", "ct.tif", *SMALL, "--json", "--range", "-1000:400")
     mine, theirs = (head["entropy"] for head in (record["heads"][0], json.loads(shown)["heads"][0]))
     assert mine == pytest.approx(theirs, rel=1e-5)
-    if pictures == "heads":
+    if drawn == "heads":
         path = Path("attnviz-out/ct.tif", record["heads"][0]["file"])
         assert path.is_file()
 
