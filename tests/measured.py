@@ -10,13 +10,18 @@ import tifffile
 from numpy.typing import NDArray
 
 _COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by the number of channels
+_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))  # fmt: skip # noqa: E501
+"""Of Adam7: the first row and column of each pass, and the steps between them."""
 
 
-def png16(path: Path, values: NDArray[Any], *chunks: tuple[bytes, bytes]) -> Path:
+def png16(
+    path: Path, values: NDArray[Any], *chunks: tuple[bytes, bytes], interlaced: bool = False
+) -> Path:
     """A PNG of 16 bits: (height, width, 1 to 4) values, and further chunks before the samples."""
     height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, _COLOURS[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, _COLOURS[channels], 0, 0, interlaced)
+    passes = [values[y::dy, x::dx] for y, x, dy, dx in _PASSES] if interlaced else [values]
+    rows = b"".join(_filtered(each) for each in passes if each.size)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
@@ -26,6 +31,18 @@ def png16(path: Path, values: NDArray[Any], *chunks: tuple[bytes, bytes]) -> Pat
         )
     )
     return path
+
+
+def _filtered(values: NDArray[Any]) -> bytes:
+    """Rows of a PNG: as they are, less the pixel before, less the row above, and so on."""
+    lines = values.astype(">u2").reshape(len(values), -1).view(np.uint8)
+    step, above, found = 2 * values.shape[2], np.zeros_like(lines[0]), []
+    for number, line in enumerate(lines):
+        before = np.concatenate([np.zeros(step, np.uint8), line[:-step]])
+        less = (np.zeros_like(line), before, above)[number % 3]
+        found.append(bytes([number % 3]) + (line - less).tobytes())
+        above = line
+    return b"".join(found)
 
 
 def tiff(path: Path, values: NDArray[Any], **options: Any) -> Path:

@@ -75,7 +75,7 @@ def _decode(data: bytes, path: str) -> Opened:
     if found is not None:
         return Opened(found.image, found.samples, (*found.notes, *notes))
     notes = (*notes, *_halved(image))
-    image = upright(_opened(data))
+    image = upright(image if reader is None else _opened(data))  # which a reader may have changed
     if is_wide(image):
         return Opened(samples=_samples(image), notes=notes)
     return Opened(image, notes=notes)

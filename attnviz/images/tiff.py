@@ -33,6 +33,7 @@ _DRAWN = (_WHITE_IS_ZERO, 1, _RGB, _PALETTE)
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # of extra samples: colours multiplied by alpha, or not
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType: pages that are none of their own
 _KINDS: dict[int, Any] = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}
+_SILENT = logging.NullHandler()
 _LOW = {"little": ";16B", "big": ";16L"}[sys.byteorder]
 """Pillow's raw mode that takes the low byte of a sample of this machine for the high one."""
 
@@ -71,7 +72,7 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
 
 def _hush() -> None:
     """What tifffile logs of odd files is no news, or told as an error here."""
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    logging.getLogger("tifffile").addHandler(_SILENT)
 
 
 def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:

@@ -16,6 +16,8 @@ NARROW_MOST = 1 / 10
 """So are they where all but 1 % use less than this: a burned-in letter hides nothing."""
 _FITS = ((0.0, 255.0), (0.0, 65535.0))
 """What samples of 32 bits and more stand for where they reach a fifth of it, and not beyond."""
+_ENOUGH = 1_000_000
+"""Values that tell how most of them are spread."""
 _ROWS = 1 << 20
 """Values that are scaled at once: float64 takes eight times the memory of 8 bits."""
 
@@ -136,7 +138,8 @@ def _narrow(finite: NDArray[Any], own: Span, span: Span) -> list[Note]:
     if used < NARROW:
         return [Note("narrow", f"values {_used(own, used, span)}; add {_typed(own)}")]
     if finite.size >= 1000:  # of fewer, percentiles are a matter of single values
-        most_low, most_high = (float(each) for each in np.percentile(finite, PERCENTS))
+        some = finite.reshape(-1)[:: max(1, finite.size // _ENOUGH)]
+        most_low, most_high = (float(each) for each in np.percentile(some, PERCENTS))
         if finite.dtype.kind in "iu":
             most_low, most_high = math.floor(most_low), math.ceil(most_high)
         most = most_low, most_high

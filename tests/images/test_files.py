@@ -50,10 +50,11 @@ def on_white(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
 # PNG and its kin
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_all_16_bits_of_a_png_are_read(tmp_path: Path, channels: int) -> None:
+def test_all_16_bits_of_a_png_are_read(tmp_path: Path, channels: int, interlaced: bool) -> None:
     values = random(HEIGHT, WIDTH, channels)
-    path = measured.png16(tmp_path / "a.png", values)
+    path = measured.png16(tmp_path / "a.png", values, interlaced=interlaced)
     colours = 3 if channels > 2 else 1
     assert np.array_equal(samples(path), values[..., :colours])
     picture = load_image(path)
