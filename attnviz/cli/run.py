@@ -258,8 +258,9 @@ def each(
 
 def say_notes(picture: Picture) -> None:
     """Say what should be known of how a picture was read."""
+    where = "standard input" if picture.path == "-" else picture.path
     for note in picture.notes:
-        console.say(f"note: {picture.path}: {note}")
+        console.say(f"note: {where}: {note}")
 
 
 def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:

@@ -93,8 +93,8 @@ def _samples(image: Image.Image) -> Samples:
 
 def _halved(image: Image.Image) -> tuple[Note, ...]:
     """What to say of other formats of 16 bits, of which Pillow keeps 8."""
-    decoders = [tile.codec_name for tile in getattr(image, "tile", ())]
-    if "SGI16" not in decoders:
+    decoders = str([(tile.codec_name, tile.args) for tile in getattr(image, "tile", ())])
+    if is_wide(image) or not ("SGI16" in decoders or ";16" in decoders):
         return ()
     return (Note("bits", "8 of 16 bits are read; save it as PNG or TIFF to have all"),)
 
