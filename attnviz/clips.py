@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.images import Picture
+from attnviz.images import NARROW, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,8 @@ _CONTAINERS = (
 """What clips lie in, by FFmpeg's names: playlists, which lead to other files, are none."""
 _RATE = Fraction(25)
 """Frames a second of a clip that says nothing."""
+_VIDEO_BITS = 10
+"""Bits of a sample up to which clips are filmed, and not measured."""
 _FINEST = 10_000_000
 """Units of time in a second."""
 
@@ -53,6 +55,7 @@ class Clip:
         steady: whether frames come at one rate, whose times can be told exactly.
         expected: about how many frames there are; 0 where the file does not say.
         sounds: the codec of each of its sound tracks.
+        notes: what should be known of its frames.
     """
 
     path: str
@@ -63,6 +66,7 @@ class Clip:
     steady: bool
     expected: int
     sounds: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -121,8 +125,9 @@ def open_clip(path: str | Path) -> Clip:
         first = next(_decoded(container, stream, path), None)
         if first is None:
             raise ImageError(f"{path}: no frame in it can be decoded; make the clip again")
-        height, width = _as_seen(first, stream).shape[:2]
-        return replace(clip, width=width, height=height)
+        seen = _as_seen(first, stream)
+        height, width = seen.shape[:2]
+        return replace(clip, width=width, height=height, notes=_deep(first, seen))
 
 
 def frames(clip: Clip) -> Iterator[Frame]:
@@ -147,6 +152,16 @@ def frames(clip: Clip) -> Iterator[Frame]:
             held = Frame(number, Picture(clip.path, seen), pts, clock.lasts(frame.duration))
         if held is not None:
             yield held
+
+
+def _deep(frame: VideoFrame, seen: NDArray[np.uint8]) -> tuple[str, ...]:
+    """What to say of measured values in a clip, of which 8 bits are too few to see them."""
+    bits = max(one.bits for one in frame.format.components)
+    used = (int(seen.max()) - int(seen.min())) / 255
+    if bits <= _VIDEO_BITS or used >= NARROW:
+        return ()
+    share = f"{100 * used:.0f} % of what its {bits} bits span"
+    return (f"its first frame uses {share}; spread its values over 8 bits, and save it again",)
 
 
 class _Clock:

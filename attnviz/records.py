@@ -3,15 +3,29 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from attnviz.schema import Count, Maybe, Number, Part
 
 
 class Image(Part):
-    """The picture as seen."""
+    """The picture as seen.
+
+    `range` are the values that are black and white; it is there where the file is no ordinary one
+    of 8 bits, or a range was asked for.
+    """
 
     path: str
     width: int
     height: int
+    range: tuple[Number, Number] | None = None
+
+    @model_serializer(mode="wrap")
+    def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = fields(self)
+        if self.range is None:
+            del data["range"]
+        return data
 
 
 class Moment(Part):

@@ -174,3 +174,27 @@ def test_a_clip_that_is_taken_for_a_picture_is_told_where_clips_go(tmp_path: Pat
     path = make_clip(tmp_path / "a.mp4", 2)
     with pytest.raises(ImageError, match=r"a clip, no picture; try `attnviz video "):
         load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "told"),
+    [("gray16le", 4095, True), ("gray16le", 65535, False), ("gray", 16, False)],
+)
+def test_measured_values_that_8_bits_are_too_few_for_are_told(
+    tmp_path: Path, kind: str, largest: int, told: bool
+) -> None:
+    import av  # noqa: PLC0415
+
+    path = tmp_path / "a.mkv"
+    type_ = np.uint16 if kind == "gray16le" else np.uint8
+    values: Any = np.linspace(0, largest, 48 * 64).reshape(48, 64).astype(type_)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, kind
+        frame = av.VideoFrame.from_ndarray(values, format=kind)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    notes = open_clip(path).notes
+    assert [note.startswith("its first frame uses 6 % of what its 16 bits") for note in notes] == (
+        [True] if told else []
+    )

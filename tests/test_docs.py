@@ -63,7 +63,7 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
     examples = [line.split("#")[0] for line in lines if line.startswith("attnviz")]
     assert len(examples) >= 8
     for line in examples:
-        if "photo.jpg" in line or "clip.mp4" in line:
+        if any(name in line for name in ("photo.jpg", "clip.mp4", "ct.tif")):
             continue  # the reader's own files
         command = line.replace("attnviz", f"'{sys.executable}' -m attnviz", 1)
         command = command.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
@@ -113,6 +113,16 @@ def test_the_python_of_the_page_of_moving_pictures_runs(monkeypatch: pytest.Monk
     assert found is not None
     monkeypatch.chdir(ROOT)
     exec(found[1], {})
+
+
+def test_the_python_of_the_page_of_pictures_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("import attnviz\n" + found[1], names)
+    assert names["picture"].range == (20, 180)
 
 
 def test_the_record_is_documented_field_by_field(

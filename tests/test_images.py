@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from attnviz.errors import AttnvizError, ImageError, MissingExtraError
-from attnviz.images import Picture, _to_rgb, load_image, load_mask
+from attnviz.images import Picture, load_image, load_mask
+from attnviz.images.colours import to_rgb
 
 Pixels = NDArray[np.uint8]
 WIDTH, HEIGHT = 32, 24
@@ -247,7 +248,7 @@ def test_damaged_exif_does_not_lose_the_picture(tmp_path: Path) -> None:
 
 
 def rgb(image: Image.Image) -> Pixels:
-    return np.asarray(_to_rgb(image))
+    return np.asarray(to_rgb(image))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "CMYK", "RGBA", "LA", "P"])
@@ -319,7 +320,7 @@ def test_larger_32_bit_samples_run_to_their_maximum(tmp_path: Path) -> None:
         ([0.0, 257.0, 65535.0], [0, 1, 255]),
         ([0.0, 0.0, 0.0], [0, 0, 0]),
         ([float("nan"), -1.0, 1.0], [0, 0, 255]),
-        ([0.0, float("inf"), 1.0], [0, 255, 0]),
+        ([0.0, float("inf"), 1.0], [0, 255, 255]),
     ],
 )
 def test_float_samples_run_to_1_or_255_or_65535(

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from attnviz.batch.entry import Entry
 from attnviz.errors import UsageError
 from attnviz.geometry import Fit, Placement
-from attnviz.images import Picture
+from attnviz.images import Note, Picture
 from attnviz.pipeline import Drawing, Explanation, Questions
+from attnviz.ranges import FULL
 from attnviz.records import Record
 
 Pictures = Literal["sheet", "heads", "none"]
@@ -31,6 +32,7 @@ class Settings:
     mask: str | None = None
     pictures: Pictures = "sheet"
     npz: bool = False
+    range: str = FULL
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Job:
 class Outcome:
     """What became of one picture; of one that failed there is no record, but a cause.
 
-    `line` is the record as it stands in a file of records.
+    `line` is the record as it stands in a file of records, `notes` say how the picture was read.
     """
 
     entry: Entry
@@ -60,6 +62,7 @@ class Outcome:
     paths: tuple[Path, ...] = ()
     cause: Exception | None = None
     line: bytes | None = None
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,7 @@ class Prepared:
 
     Attributes:
         entry: what is known of it so far.
-        picture: its name and size; its pixels are not kept.
+        picture: its name, size and notes; its pixels are not kept.
         placement, laid: the input, (input_height, input_width, 3).
         shown: the small picture that the sheet is drawn on, if there is to be one.
         job: None of a stand-in.

@@ -64,11 +64,11 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
-        picture = decode(data, job.path)
+        picture = decode(data, job.path, settings.range)
         placement = model.place(picture, fit=settings.fit)
         return Prepared(
             replace(entry, size=(picture.width, picture.height)),
-            _bare(job.path, picture.width, picture.height),
+            replace(picture, pixels=_blank(picture.width, picture.height)),
             placement,
             model.lay(picture, placement),
             small(picture) if settings.pictures == "sheet" else None,
@@ -83,15 +83,15 @@ def stand_in(entry: Entry, model: Model, settings: Settings) -> Prepared:
 
     Models compute with a group as a whole, and may round otherwise with fewer.
     """
-    picture = _bare(entry.path, *entry.size)
+    picture = Picture(entry.path, _blank(*entry.size))
     placement = model.place(picture, fit=settings.fit)
     shape = placement.grid.input_height, placement.grid.input_width, 3
     return Prepared(entry, picture, placement, np.zeros(shape, dtype=np.uint8))
 
 
-def _bare(path: str, width: int, height: int) -> Picture:
-    """A picture of that size whose pixels take no memory."""
-    return Picture(path, np.broadcast_to(np.uint8(0), (height, width, 3)))
+def _blank(width: int, height: int) -> NDArray[np.uint8]:
+    """Pixels of a picture of that size, which take no memory."""
+    return np.broadcast_to(np.uint8(0), (height, width, 3))
 
 
 def failure(entry: Entry, error: Exception) -> Outcome:
@@ -133,7 +133,7 @@ def _look(
             settings.asked,
             fit=settings.fit,
             mask=settings.mask,
-            lay=lambda number, placement: _laid(group[number], placement, model),
+            lay=lambda number, placement: _laid(group[number], placement, model, settings),
         )
     except Exception as error:
         alone = len(group) == 1 and group[0].job is not None
@@ -149,17 +149,19 @@ def _look(
         yield from _look([each], model, settings)
 
 
-def _laid(prepared: Prepared, placement: Placement, model: Model) -> NDArray[np.uint8]:
+def _laid(
+    prepared: Prepared, placement: Placement, model: Model, settings: Settings
+) -> NDArray[np.uint8]:
     """The input; laid anew where the model takes another shape than the picture's."""
     if placement == prepared.placement:
         return prepared.laid
     if prepared.job is None:
         shape = placement.grid.input_height, placement.grid.input_width, 3
         return np.zeros(shape, dtype=np.uint8)
-    return model.lay(_again(prepared), placement)
+    return model.lay(_again(prepared, settings), placement)
 
 
-def _again(prepared: Prepared) -> Picture:
+def _again(prepared: Prepared, settings: Settings) -> Picture:
     """The picture, read once more.
 
     Raises:
@@ -169,7 +171,7 @@ def _again(prepared: Prepared) -> Picture:
     data, _ = read_file(path)
     if hashlib.sha256(data).hexdigest() != prepared.entry.file:
         raise ImageError(f"{path}: was changed while it was looked at; run again")
-    return decode(data, path)
+    return decode(data, path, settings.range)
 
 
 def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answered | Outcome:
@@ -206,7 +208,7 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
         files={path.name: path.stat().st_size for path in sorted(paths)},
         record=digest(line),
     )
-    return Outcome(entry, record, tuple(paths), line=line)
+    return Outcome(entry, record, tuple(paths), line=line, notes=prepared.picture.notes)
 
 
 def _write(
@@ -230,7 +232,7 @@ def _write(
             write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
     else:
         before = set()  # removed by what draws them
-        seen = replace(explanation.observation, picture=_again(prepared))
+        seen = replace(explanation.observation, picture=_again(prepared, settings))
         large = replace(explanation, observation=seen)
         record, paths, _ = write_pictures(large, folder, settings.drawing, threads=1)
     if settings.npz:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from attnviz.cli.options import (
     ModelOptions,
     Out,
     QuestionOptions,
+    ReadingOptions,
     Sources,
     StreamOptions,
     with_groups,
@@ -42,6 +44,7 @@ def batch(
     sources: Sources,
     many: BatchOptions,
     model: ModelOptions,
+    reading: ReadingOptions,
     question: QuestionOptions,
     drawing: DrawingOptions,
     where: EngineOptions,
@@ -60,7 +63,7 @@ def batch(
 
         require_pyarrow()  # before hours of work
     cluster = where.cluster()
-    settings = _settings(many, model, question, drawing)
+    settings = _settings(many, model, reading, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
     stop = Event()
     with Journal(out) as journal:
@@ -99,7 +102,11 @@ def _show_aggregate(out: Path) -> None:
 
 
 def _settings(
-    many: BatchOptions, model: ModelOptions, question: QuestionOptions, drawing: DrawingOptions
+    many: BatchOptions,
+    model: ModelOptions,
+    reading: ReadingOptions,
+    question: QuestionOptions,
+    drawing: DrawingOptions,
 ) -> Settings:
     """What is done with every picture, and the digest of all that changes it."""
     from attnviz.batch.jobs import Settings  # noqa: PLC0415
@@ -114,12 +121,15 @@ def _settings(
         "attnviz": attnviz.__version__,
         "question": asdict(asked),
         "input": asdict(model),
+        "range": reading.range,
         "pictures": many.pictures,
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
     digest = key_of(said, run.identities(model.model, model, question.queries))
-    return Settings(asked, style, digest, model.fit, model.mask, many.pictures, many.npz)
+    return Settings(
+        asked, style, digest, model.fit, model.mask, many.pictures, many.npz, reading.range
+    )
 
 
 def _work(todo: Batch, begin: Callable[[], Callable[[Told], None]], teller: _Teller) -> None:
@@ -145,7 +155,8 @@ class _Teller:
         self._streams, self._settings, self._out = streams, settings, out
         self._header, self._errors, self._unverified = True, 0, 0
         self._less = 0
-        self._notes: dict[str, int] = {}
+        self._notes: Counter[str] = Counter()
+        self._checks: Counter[str] = Counter()
 
     @property
     def quiet(self) -> bool:
@@ -160,10 +171,10 @@ class _Teller:
         if record is None:
             self._fail(outcome)
             return
+        self._note(outcome)
         self._unverified += not record.check.verified
         self._less += record.tokens.fit != self._settings.fit
-        for line in check_notes(record.check, record.model.layers):
-            self._notes[line] = self._notes.get(line, 0) + 1
+        self._checks.update(check_notes(record.check, record.model.layers))
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
@@ -176,6 +187,13 @@ class _Teller:
         """Files were written."""
         if self._streams.quiet and paths:
             console.put("\n".join(map(str, paths)))
+
+    def _note(self, outcome: Outcome) -> None:
+        """Say the first note of each kind; of the others how many there were, at the end."""
+        for note in outcome.notes:
+            self._notes[note.kind] += 1
+            if self._notes[note.kind] == 1:
+                console.say(f"note: {outcome.entry.path}: {note}")
 
     def _fail(self, outcome: Outcome) -> None:
         self._errors += 1
@@ -190,6 +208,8 @@ class _Teller:
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
         """What is to be known when all is done."""
+        from attnviz.images import KINDS  # noqa: PLC0415 — numpy, once there are pictures
+
         if self._unverified:
             console.say(
                 f"warning: in {self._unverified} pictures the recorded weights do not explain the "
@@ -200,8 +220,11 @@ class _Teller:
                 f"note: of {self._less} pictures the model was shown the centre, at the size that "
                 "it takes; --fit pad or --fit squash show it all"
             )
-        for line, pictures in self._notes.items():
-            console.say(f"{line} (in {pictures} pictures)")
+        for line, number in self._checks.items():
+            console.say(f"{line} (in {number} pictures)")
+        for kind, number in self._notes.items():
+            if number > 1:
+                console.say(f"note: of {number} pictures: {KINDS[kind]}")
         if not self._streams.quiet:
             aside = [f"{n} {what}" for n, what in ((plan.hidden, "hidden"), (plan.others, "other"))]
             left = f"; left aside {aside[0]}, {aside[1]} files" if plan.hidden + plan.others else ""

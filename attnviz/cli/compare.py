@@ -17,6 +17,7 @@ from attnviz.cli.options import (
     NoPreview,
     Out,
     QuestionsOptions,
+    ReadingOptions,
     RivalOptions,
     StreamOptions,
     with_groups,
@@ -39,6 +40,7 @@ def compare(
     *,
     images: Images,
     rivals: RivalOptions,
+    reading: ReadingOptions,
     where: QuestionsOptions,
     drawing: DifferenceOptions,
     streams: StreamOptions,
@@ -51,7 +53,7 @@ def compare(
     from attnviz import outputs  # noqa: PLC0415 — not for `--help`
 
     folders = [out / name for name in outputs.folder_names(images)]
-    work = _Work(images, rivals, where, streams)
+    work = _Work(images, rivals, reading, where, streams)
     work.each(lambda _, number: outputs.check_folder(folders[number]))  # before any model is loaded
     if work.left:
         preview = not no_preview
@@ -118,12 +120,15 @@ class _Work:
         self,
         images: list[str],
         rivals: RivalOptions,
+        reading: ReadingOptions,
         where: QuestionsOptions,
         streams: StreamOptions,
     ) -> None:
         self.left = dict(enumerate(images))
         self.sides: dict[int, list[Side]] = {number: [] for number in self.left}
         self._rivals, self._where, self._streams = rivals, where, streams
+        self._reading = reading
+        self._noted: set[int] = set()
         self._failed: list[ExitCode] = []
         self._read_once: dict[int, Picture] = {}
 
@@ -145,7 +150,10 @@ class _Work:
 
         if number in self._read_once:
             return self._read_once[number]
-        picture = load_image(path)
+        picture = load_image(path, self._reading.range)
+        if number not in self._noted:  # it is read anew for every model
+            self._noted.add(number)
+            run.say_notes(picture)
         if not Path(path).is_file():  # standard input, or a pipe by its name
             self._read_once[number] = picture
         return picture

@@ -24,6 +24,7 @@ EXTRAS = {
     "torchvision": "timm",
     "pillow_heif": "heic",
     "av": "video",
+    "imagecodecs": "codecs",
     "pyarrow": "parquet",
     "ray": "ray",
 }

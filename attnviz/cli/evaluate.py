@@ -18,6 +18,7 @@ from attnviz.cli.options import (
     ModelsOptions,
     Pictures,
     QuestionsOptions,
+    ReadingOptions,
     StreamOptions,
     WhereOptions,
     with_groups,
@@ -47,6 +48,7 @@ def evaluate(
     many: ModelsOptions,
     where: QuestionsOptions,
     inputs: InputOptions,
+    reading: ReadingOptions,
     limit: Limit = None,
     streams: StreamOptions,
     out: EvaluationOut = None,
@@ -62,7 +64,14 @@ def evaluate(
     from attnviz.evaluation.run import Question  # noqa: PLC0415 — not for `--help`
     from attnviz.evaluation.store import Store  # noqa: PLC0415
 
-    question = Question(where.asked(), groups, fit=inputs.fit, mask=inputs.mask, seed=inputs.seed)
+    question = Question(
+        where.asked(),
+        groups,
+        fit=inputs.fit,
+        mask=inputs.mask,
+        seed=inputs.seed,
+        range=reading.range,
+    )
     work = _Work(question, inputs, where, streams, Store(out))
     pairs = work.pairs(images, masks, limit)
     for spec in many.models:
@@ -88,6 +97,7 @@ class _Work:
         self._inputs, self._where, self._streams = inputs, where, streams
         self._failed: list[ExitCode] = []
         self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     def pairs(self, images: list[str], masks: str | None, limit: int | None) -> list[Pair]:
         """The pictures to do, with their masks; those that have none are told."""
@@ -142,6 +152,9 @@ class _Work:
         self.done[key] = self.store.get(key) or entry
 
     def _note(self, seen: Observation) -> None:
+        if seen.picture.path not in self._noted:  # with another model they are the same
+            self._noted.add(seen.picture.path)
+            run.say_notes(seen.picture)
         run.warn(seen)
         less = run.shown_less(seen)
         if seen.placement.fit != self._inputs.fit and less not in self._told:

@@ -14,6 +14,7 @@ from attnviz.cli.options import (
     OneImage,
     PageOptions,
     PageOut,
+    ReadingOptions,
     StartOptions,
     ToldOptions,
     with_groups,
@@ -35,6 +36,7 @@ def explore(
     *,
     images: OneImage,
     model: ModelOptions,
+    reading: ReadingOptions,
     start: StartOptions,
     drawing: PageOptions,
     streams: ToldOptions,
@@ -65,7 +67,7 @@ def explore(
 
         return one
 
-    raise typer.Exit(run.each(images, streams, begin))
+    raise typer.Exit(run.each(images, reading, streams, begin))
 
 
 def _path(out: Path, name: str) -> Path:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         InputOptions,
         ModelOptions,
         QuestionOptions,
+        ReadingOptions,
         ShownOptions,
         StartOptions,
         StreamOptions,
@@ -235,6 +236,7 @@ def _stats(record: Any) -> list[Table]:
 
 def each(
     images: Sequence[str],
+    reading: ReadingOptions,
     streams: ToldOptions,
     begin: Callable[[], Callable[[Picture, int], None]],
 ) -> ExitCode:
@@ -249,7 +251,8 @@ def each(
     failed: list[ExitCode] = []
     for number, path in enumerate(images):
         try:
-            picture = load_image(path)
+            picture = load_image(path, reading.range)
+            say_notes(picture)
             if do is not None:
                 do(picture, number)
         except AttnvizError as error:
@@ -258,6 +261,13 @@ def each(
     if not failed:
         return ExitCode.DONE
     return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
+
+
+def say_notes(picture: Picture) -> None:
+    """Say what should be known of how a picture was read."""
+    where = "standard input" if picture.path == "-" else picture.path
+    for note in picture.notes:
+        console.say(f"note: {where}: {note}")
 
 
 def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:

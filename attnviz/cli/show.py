@@ -16,6 +16,7 @@ from attnviz.cli.options import (
     Npz,
     Out,
     QuestionOptions,
+    ReadingOptions,
     StreamOptions,
     with_groups,
 )
@@ -31,6 +32,7 @@ def show(
     *,
     images: Images,
     model: ModelOptions,
+    reading: ReadingOptions,
     question: QuestionOptions,
     drawing: DrawingOptions,
     streams: StreamOptions,
@@ -64,4 +66,4 @@ def show(
 
         return one
 
-    raise typer.Exit(run.each(images, streams, begin))
+    raise typer.Exit(run.each(images, reading, streams, begin))

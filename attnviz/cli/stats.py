@@ -13,6 +13,7 @@ from attnviz.cli.options import (
     Npz,
     OptionalOut,
     QuestionOptions,
+    ReadingOptions,
     StreamOptions,
     with_groups,
 )
@@ -29,6 +30,7 @@ def stats(
     *,
     images: Images,
     model: ModelOptions,
+    reading: ReadingOptions,
     question: QuestionOptions,
     streams: StreamOptions,
     out: OptionalOut = None,
@@ -61,4 +63,4 @@ def stats(
 
         return one
 
-    raise typer.Exit(run.each(images, streams, begin))
+    raise typer.Exit(run.each(images, reading, streams, begin))

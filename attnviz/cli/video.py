@@ -49,6 +49,8 @@ def video(
     shot = open_clip(clip)
     if path.exists() and path.samefile(clip):
         raise UsageError(f"{path}: is the clip itself; choose another --out")
+    for note in shot.notes:
+        console.say(f"note: {clip}: {note}")
     outputs.make_folder(path.parent)
 
     from attnviz.pipeline import Drawing  # noqa: PLC0415 — torch, once all is there

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from attnviz import records
 from attnviz.comparison.compare import Comparison
 from attnviz.comparison.naming import names
 from attnviz.comparison.record import ComparisonRecord, PairInfo
-from attnviz.pipeline import readable
+from attnviz.pipeline.report import image_info
 
 
 def make_record(
@@ -25,9 +24,7 @@ def make_record(
     picture, sides = comparison.picture, comparison.sides
     drawn: Sequence[str | None] = files or [None] * len(sides)
     return ComparisonRecord(
-        image=records.Image(
-            path=readable(picture.path), width=picture.width, height=picture.height
-        ),
+        image=image_info(picture),
         sides=[
             side.said.model_copy(update={"name": name, "file": file})
             for side, name, file in zip(sides, names(sides), drawn, strict=True)

@@ -11,6 +11,7 @@ from attnviz.geometry import Fit
 from attnviz.images import Picture, load_image
 from attnviz.models.model import Model
 from attnviz.pipeline import Observation, Questions, answer, look, readable
+from attnviz.ranges import FULL
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Question:
     fit: Fit = "keep"
     mask: str | None = None
     seed: int = 0
+    range: str = FULL
 
 
 def examine(
@@ -38,7 +40,7 @@ def examine(
     Raises:
         AttnvizError: whatever can be wrong with a picture, a mask, or the question.
     """
-    picture = load_image(pair.image)
+    picture = load_image(pair.image, question.range)
     objects = None
     if MASKS in question.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)

@@ -6,16 +6,14 @@ from typing import Any
 
 from attnviz import records
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.report import check_info, model_info, readable
+from attnviz.pipeline.report import check_info, image_info, model_info, readable
 
 
 def told(observation: Observation) -> dict[str, Any]:
     """Picture, model and self-check, as the record has them."""
     picture = observation.picture
     return {
-        "image": records.Image(
-            path=readable(picture.path), width=picture.width, height=picture.height
-        ).model_dump(),
+        "image": image_info(picture).model_dump(),
         "model": model_info(observation).model_dump(),
         "check": check_info(observation).data(),
     }

@@ -9,6 +9,7 @@ from typing import Any
 from attnviz import records
 from attnviz.drawing.scale import Range
 from attnviz.geometry import Layout
+from attnviz.images import Picture
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.layers import Layer
@@ -39,11 +40,7 @@ def make_record(
     """
     seen, answers = explanation.observation, explanation.answers
     return records.Record(
-        image=records.Image(
-            path=readable(seen.picture.path),
-            width=seen.picture.width,
-            height=seen.picture.height,
-        ),
+        image=image_info(seen.picture),
         moment=moment,
         model=model_info(seen),
         tokens=_tokens(seen, answers[-1]),
@@ -142,6 +139,16 @@ def _token(seen: Observation, layer: Layer, layout: Layout, token: Token) -> dic
         if seen.drawn_on(layout)[row, column]:
             said["x"], said["y"] = seen.placed(layout).visible_centre(row, column)
     return said
+
+
+def image_info(picture: Picture) -> records.Image:
+    """The picture as seen."""
+    return records.Image(
+        path=readable(picture.path),
+        width=picture.width,
+        height=picture.height,
+        range=picture.range,
+    )
 
 
 def model_info(seen: Observation) -> records.ModelInfo:

@@ -15,6 +15,7 @@ from attnviz.cli.options.inputs import (
     InputOptions,
     ModelOptions,
     ModelsOptions,
+    ReadingOptions,
     RivalOptions,
     ShownOptions,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Pictures",
     "QuestionOptions",
     "QuestionsOptions",
+    "ReadingOptions",
     "RivalOptions",
     "ShownOptions",
     "Sources",

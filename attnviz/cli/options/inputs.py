@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from attnviz import models
 from attnviz.cli.options.groups import option
 from attnviz.errors import UsageError
+from attnviz.ranges import FULL, PERCENTS, parse_range
 
 _WEIGHTS = "State dict for the model: .safetensors, or .pt, which is never unpickled freely"
 
@@ -83,6 +84,24 @@ class InputOptions(ShownOptions):
     def __post_init__(self) -> None:
         if self.weights is not None and self.random_weights:
             raise UsageError("--weights and --random-weights exclude one another; give one")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ReadingOptions:
+    """How picture files are read."""
+
+    range: Annotated[
+        str,
+        option(
+            "--range",
+            help="Values that are black and white, of pictures of more than 8 bits: full (of the "
+            f"file's type), percentile ({PERCENTS[0]} to {PERCENTS[1]}), or LO:HI.",
+            metavar="VALUES",
+        ),
+    ] = FULL
+
+    def __post_init__(self) -> None:
+        parse_range(self.range)
 
 
 _MODEL = option("--model", "-m", help="A model that `attnviz models` lists.", metavar="SPEC")

@@ -1,0 +1,98 @@
+"""Files that pictures lie in, as bytes."""
+
+import hashlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+from attnviz.errors import ImageError
+
+STDIN = "-"
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
+    ".jp2", ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
+"""Of the files in a folder that are taken for pictures, and of masks the first that is there."""
+
+
+def read(path: str) -> bytes:
+    """What a file holds, or standard input where it is named `-`.
+
+    Raises:
+        ImageError: missing, a folder, empty or unreadable.
+    """
+    if path == STDIN:
+        data = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+    else:
+        try:
+            with open(path, "rb", opener=_without_waiting) as file:
+                data = b"" if _endless(file.fileno()) else file.read()
+        except FileNotFoundError as error:
+            raise ImageError(f"{path}: no such file; check the path") from error
+        except IsADirectoryError as error:
+            raise ImageError(f"{path}: a folder; name the pictures in it: {path}/*.jpg") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{path}: cannot be read ({reason})") from error
+    if not data:
+        where = "standard input" if path == STDIN else path
+        raise ImageError(f"{where}: empty; give a JPEG, PNG, WebP or another picture")
+    return data
+
+
+def read_file(path: str) -> tuple[bytes, os.stat_result]:
+    """What a file holds, and what was known of it before it was read.
+
+    Raises:
+        ImageError: missing, empty, unreadable, or no file: a pipe, a socket, a device.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 — any bytes
+    except (OSError, ValueError):
+        return read(path), os.stat_result([0] * 10)  # which says what is wrong
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path}: a pipe, a socket or a device; name a file")
+    return read(path), found
+
+
+def pictures_in(folder: str | Path) -> list[str]:
+    """Paths of the pictures in a folder, not of those in its subfolders, sorted by name.
+
+    Raises:
+        ImageError: there is none, or the folder cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 — names as they are, also odd bytes
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
+    paths = [Path(folder) / name for name in names if not name.startswith(".")]
+    found = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise ImageError(
+            f"{folder}: no picture in it; name a folder with {', '.join(SUFFIXES[:4])} …"
+        )
+    return found
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of what a file holds: whether it is the same picture as before.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return hashlib.sha256(read(str(path))).hexdigest()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe that nobody writes to is empty, and not waited for."""
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(number, True)
+    return number
+
+
+def _endless(number: int) -> bool:
+    """Whether a file is a device, such as /dev/zero: neither a file, nor a pipe."""
+    mode = os.fstat(number).st_mode
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
