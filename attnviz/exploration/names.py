@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from attnviz import records
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.report import check_info, image_info, model_info, readable
 
