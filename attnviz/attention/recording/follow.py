@@ -21,6 +21,7 @@ from attnviz.attention.recording.known import Known
 from attnviz.attention.recording.operation import After, Operation, first, order_of
 from attnviz.attention.recording.outputs import Met, Outputs
 from attnviz.attention.recording.products import (
+    Exponentials,
     Foreign,
     Mixing,
     Node,
@@ -54,11 +55,13 @@ class Listener:
             call's number.
         unread: told what looked like attention and is not read.
         places: knows where tokens lie.
+        of_channels: knows whether the features of what is taken for tokens are the tokens.
     """
 
     found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
     unread: Callable[[str], None]
     places: Places
+    of_channels: Callable[[Tensor, int], bool]
 
 
 class Follower:
@@ -151,7 +154,39 @@ class Follower:
                 return self._changed(node, tensor, "times", operand)
         return None
 
+    def _exponentiated(self, _: Operation, nodes: "Nodes") -> After | None:
+        """exp of scores: a softmax that is written out may begin."""
+        node = nodes[0]
+        if not isinstance(node, Scores):
+            return None
+        return lambda result: self._put(result, Exponentials(node, node.dims, object()))
+
+    def _summed(self, op: Operation, nodes: "Nodes") -> After | None:
+        """The sum of exponentials along one dimension, which stays."""
+        node, dims = nodes[0], op.get(1, "dim")
+        if not isinstance(node, Exponentials) or node.summed is not None:
+            return None
+        dim = dims[0] if isinstance(dims, list | tuple) and len(dims) == 1 else dims
+        if not isinstance(dim, int) or not op.get(2, "keepdim", False):
+            return None
+        found = replace(node, summed=dim % op.args[0].ndim)
+        return lambda result: self._known.put(result, found)
+
+    def _normalised(self, op: Operation, nodes: "Nodes") -> After | None:
+        """Exponentials over their sum: a softmax that was written out."""
+        above, below = nodes[:2]
+        if not isinstance(above, Exponentials) or above.summed is not None:
+            return None
+        if not isinstance(below, Exponentials) or below.summed is None:
+            return None
+        if above.mark is not below.mark:
+            return None
+        return self._softmax_of(op.args[0].log(), above.scores, below.summed)
+
     def _divided(self, op: Operation, nodes: "Nodes") -> After | None:
+        after = self._normalised(op, nodes)
+        if after is not None:
+            return after
         if not isinstance(nodes[0], Scores) or op.kwargs.get("rounding_mode"):
             return None
         return self._changed(nodes[0], op.args[0], "times", 1 / op.args[1])
@@ -276,6 +311,7 @@ class Follower:
             keys=(Axis(right.shape[2]),),
             query_places=places[0],
             key_places=places[1],
+            of_channels=self._tell.of_channels(op.args[-2], -1),
         )
         return Scores(product, product.dims)
 
@@ -296,7 +332,9 @@ class Follower:
             output = result.detach() if result.ndim == 3 else result.detach()[None]
             met = Met(weights, value.detach(), output.mT if turned else output, turned)
             call = attention_call(weights, met.value, met.output)
-            places = output_places(weights, turned, result.ndim)
+            places = None if weights.scores.product.of_channels else output_places(
+                weights, turned, result.ndim
+            )
             number = self._tell.found(call, result, places, trace)
             self._known.forget(result)
             self._outputs.by_hand(result, number, met)
@@ -341,6 +379,8 @@ _HANDLERS: dict[str, Callable[[Follower, Operation, Nodes], After | None]] = {
         "clone detach alias _to_copy native_dropout": Follower._copied,  # noqa: SLF001
         "mul mul_": Follower._multiplied,  # noqa: SLF001
         "div div_": Follower._divided,  # noqa: SLF001
+        "exp exp_": Follower._exponentiated,  # noqa: SLF001
+        "sum": Follower._summed,  # noqa: SLF001
         "add add_ sub sub_": Follower._added,  # noqa: SLF001
         "masked_fill masked_fill_": Follower._masked,  # noqa: SLF001
         "_softmax _safe_softmax softmax": Follower._softmax,  # noqa: SLF001

@@ -91,6 +91,12 @@ def spans_picture(positions: Tensor, dims: Sequence[int], width: int, height: in
     return parts[0] & parts[1]
 
 
+def step_of(values: Tensor) -> float:
+    """The median distance of different coordinates; 0 if there is but one."""
+    different = (values[values.isfinite()] * 4).round().unique() / 4
+    return float(different.diff().median()) if len(different) > 1 else 0.0
+
+
 def average(parts: Sequence[Tensor]) -> Tensor:
     """Mean of positions of one shape, where they lie somewhere; the first where all are the same.
 
@@ -110,8 +116,11 @@ def average(parts: Sequence[Tensor]) -> Tensor:
     return torch.complex(x, y)
 
 
-def sampled(positions: Tensor, dim: int, at: Tensor) -> Tensor:
-    """Positions at fractions of an index along a dimension, on the same straight line outside."""
+def sampled(positions: Tensor, dim: int, at: Tensor, *, nearest: bool = False) -> Tensor:
+    """Positions at fractions of an index along a dimension, on the same straight line outside.
+
+    `nearest`: where neighbours lie apart, it is the nearest of them.
+    """
     size = positions.shape[dim]
     if size < 2:
         return positions.expand(*positions.shape[:dim], len(at), *positions.shape[dim:][1:])
@@ -122,8 +131,16 @@ def sampled(positions: Tensor, dim: int, at: Tensor) -> Tensor:
     part = part.reshape(-1, *[1] * (-dim - 1))
     between = torch.view_as_real(before) * (1 - part[..., None])
     between = between + torch.view_as_real(after) * part[..., None]
-    exact = (part == 0).expand(before.shape)
-    return torch.where(exact, before, torch.view_as_complex(between))
+    part = part.expand(before.shape)
+    found = torch.where((part == 0) | after.real.isnan(), before, torch.view_as_complex(between))
+    found = torch.where(before.real.isnan() & (part > 0), after, found)
+    if not nearest:
+        return found
+    near = torch.where(part < 0.5, before, after)
+    steps = (after - before).abs()
+    usual = steps[steps.isfinite()]
+    apart = steps > (1.5 * usual.median() + 0.5 if len(usual) else torch.inf)
+    return torch.where(apart, near, found)
 
 
 def extended(positions: Tensor, dim: int, before: int, after: int) -> Tensor:
@@ -158,17 +175,53 @@ def _evenly_spaced(positions: Tensor, dim: int) -> bool:
 
 
 def windowed(
-    positions: Tensor, dim: int, starts: Sequence[int], steps: Sequence[int]
+    positions: Tensor,
+    dim: int,
+    starts: Sequence[int],
+    steps: Sequence[int],
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Means over windows along a dimension, negative; outside, positions go on straight.
 
-    `starts` are where windows begin, `steps` what is added for each of a window's elements.
+    `starts` are where windows begin, `steps` what is added for each of a window's elements. Where
+    a window sees parts that lie apart, `weights` of its elements count.
     """
+    if positions.shape[dim] == 1:  # all at one place, or of a single row
+        return positions
     at = torch.tensor(starts)[:, None] + torch.tensor(steps)[None]  # (windows, elements)
     size = positions.shape[dim]
-    if size > 1 and bool(((at < 0) | (at >= size)).any()):
-        found = sampled(positions, dim, at.flatten().float())
-    else:
-        found = positions.index_select(dim, at.flatten().clamp(0, size - 1).to(positions.device))
+    before, after = max(-int(at.min()), 0), max(int(at.max()) - size + 1, 0)
+    if before or after:
+        positions = extended(positions, positions.ndim + dim, before, after)
+    found = positions.index_select(dim, (at.flatten() + before).to(positions.device))
     found = found.unflatten(dim, at.shape)
-    return mean_over(found, dim).squeeze(dim)
+    mean = mean_over(found, dim).squeeze(dim)
+    if weights is None:
+        return mean
+    return torch.where(_apart(found, dim), weighted_mean(found, dim, weights), mean)
+
+
+def weighted_mean(positions: Tensor, dim: int, weights: Tensor) -> Tensor:
+    """Mean along a dimension, negative, of what lies somewhere, with weights ≥ 0 along it."""
+    share = weights.reshape(-1, *[1] * (-dim - 1)).to(positions.device) * positions.real.isfinite()
+    parts = [
+        (torch.where(share > 0, part, 0.0) * share).sum(dim) / share.sum(dim)
+        for part in (positions.real, positions.imag)
+    ]
+    lost = positions.real.isinf().any(dim)
+    number = torch.where(positions.real.isinf(), positions.imag, -1).amax(dim)
+    x = torch.where(lost, torch.inf, parts[0])
+    return torch.complex(x, torch.where(lost, number, parts[1]))
+
+
+def _apart(windows: Tensor, dim: int) -> Tensor:
+    """Which windows see parts that lie apart, as at the seam of a picture that was rolled."""
+    count = windows.shape[dim] - 1
+    nothing = torch.zeros((), dtype=torch.bool, device=windows.device)
+    if count < 1:
+        return nothing
+    steps = (windows.narrow(dim, 1, count) - windows.narrow(dim, 0, count)).abs()
+    usual = steps[steps.isfinite()]
+    if not len(usual):
+        return nothing
+    return (steps.nan_to_num(0.0, 0.0) > 1.5 * usual.median() + 0.5).any(dim)

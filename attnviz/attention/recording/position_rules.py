@@ -112,6 +112,14 @@ def _moved(known: "TokenPositions", op: Operation, _: Any) -> Any:
     return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
 
 
+def _picked(known: "TokenPositions", op: Operation, _: Any) -> Any:
+    """What picks elements in any order; padding, which went on straight before, lies nowhere."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    return op.func(known.within(positions), *op.args[1:], **op.kwargs)
+
+
 def _reshaped(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
     positions = known.get(op.args[0])
     if positions is None:
@@ -225,28 +233,80 @@ def centre(known: "TokenPositions", positions: Tensor, dims: Sequence[int]) -> T
 
 
 def _product(known: "TokenPositions", op: Operation, result: Any) -> Any:
-    """`mm` and its like: a row of the left operand, or else a column of the right one."""
+    """`mm` and its like: a row of the left operand, or else a column of the right one.
+
+    A row that lies nowhere, being a mean over the whole picture (attention over channels), leaves
+    it to columns that lie at different places.
+    """
     left, right = op.args[-2], op.args[-1]
     if op.name in ("addmm", "baddbmm", "_addmm_activation"):
         left, right = op.args[1], op.args[2]
     if op.name == "linear":
         left, right = op.args[0], op.args[1].mT
-    positions = known.get(left)
-    if positions is not None:
-        return _expanded(centre(known, positions, [-1]), result)
-    positions = known.get(right)
-    if positions is None:
+    rows, columns = known.get(left), known.get(right)
+    if rows is None and columns is None:
         return None
-    return _expanded(centre(known, positions, [-2]), result)
+    if columns is None:
+        return _expanded(mixed(known, rows, right, -1), result)
+    found = _expanded(mixed(known, columns, left if rows is None else None, -2), result)
+    if rows is None:
+        return found
+    by_row = _expanded(centre(known, rows, [-1]), result)
+    if by_row is None or found is None or -1 not in varying(columns):
+        return by_row
+    return torch.where(compact(by_row).real.isnan(), compact(found), compact(by_row)).expand(
+        result.shape
+    )
+
+
+_SPARSE = 0.25
+"""A linear map of which fewer of its inputs count for an output moves more than it mixes."""
+
+
+def mixed(
+    known: "TokenPositions", positions: Tensor | None, weights: Tensor | None, dim: int
+) -> Tensor:
+    """Where a linear map along a dimension, −1 or −2, puts its outputs.
+
+    `weights` are those of the map, (…, inputs, outputs) for −1 and (…, outputs, inputs) for −2;
+    None where they are not constant. Where they are sparse (a shuffle, a shift, a banded filter)
+    each output lies in the weighted middle of its inputs, else in the middle of all.
+    """
+    assert positions is not None
+    if weights is None or dim not in varying(positions):
+        return centre(known, positions, [dim])
+    size = weights.detach().abs().float()
+    inputs = -2 if dim == -1 else -1
+    count = size.sum(inputs) ** 2 / (size**2).sum(inputs).clamp_min(1e-30)
+    if bool(count.median() > _SPARSE * size.shape[inputs]):
+        return centre(known, positions, [dim])
+    there = positions.real.isfinite()
+    planes = [positions.real, positions.imag, there.float()]
+    planes = [torch.where(there, plane, 0.0) for plane in planes]
+    x, y, share = (p @ size if dim == -1 else size @ p for p in planes)
+    found = torch.complex(x / share, y / share)
+    if bool(positions.real.isinf().any()):
+        lost = positions.real.isinf().float()
+        some = (lost @ size if dim == -1 else size @ lost) > 0
+        number = positions.imag[positions.real.isinf()].max()
+        found = torch.where(some, torch.complex(torch.tensor(torch.inf), number.float()), found)
+    return found
 
 
 def _attention(known: "TokenPositions", op: Operation, result: Any) -> Any:
-    """The output of an attention call lies where its queries lie."""
-    query = op.args[0] if op.args else op.kwargs.get("query", op.kwargs.get("q"))
-    positions = known.get(query)
+    """The output of an attention call lies where its queries lie; over channels, its values."""
+    names = ("query", "q"), ("value", "v")
+    query, value = (
+        op.args[2 * i] if len(op.args) > 2 * i else next(map(op.kwargs.get, each), None)
+        for i, each in enumerate(names)
+    )
+    positions, of_values = known.get(query), known.get(value)
     if positions is None:
         return None
-    return (mean_over(positions, -1).expand(first(result).shape),)
+    shape = first(result).shape
+    if -1 in varying(positions) and of_values is not None and op.name in HEADS_FIRST:
+        return (centre(known, of_values, [-2]).expand(shape),)
+    return (mean_over(positions, -1).expand(shape),)
 
 
 def _split_heads(known: "TokenPositions", op: Operation, result: Any) -> Any:
@@ -286,7 +346,7 @@ def _or_nowhere(known: "TokenPositions", value: Any, like: Tensor) -> Tensor:
 
 def _written(known: "TokenPositions", op: Operation, result: Any) -> Any:
     """`copy_`: what is written to lies where its source does."""
-    return _or_nowhere(known, op.args[1] if len(op.args) > 1 else None, result)
+    return known.within(_or_nowhere(known, op.args[1] if len(op.args) > 1 else None, result))
 
 
 def _nowhere(_: "TokenPositions", __: Operation, result: Any) -> Any:
@@ -423,9 +483,9 @@ RULES: dict[str, Rule] = {
         "rrelu_with_noise tril triu log_sigmoid_forward renorm real": _first_stays,
         "prelu _prelu_kernel rsub complex polar": pointwise,
         "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
-        "unsafe_split unsafe_split_with_sizes chunk narrow unbind roll flip repeat index "
-        "index_select gather unfold diagonal pixel_shuffle pixel_unshuffle channel_shuffle "
-        "repeat_interleave take movedim": _moved,
+        "unsafe_split unsafe_split_with_sizes chunk narrow unbind flip repeat unfold diagonal "
+        "pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave movedim": _moved,
+        "roll index index_select gather take": _picked,
         "view _unsafe_view reshape _reshape_alias": _reshaped,
         "cat stack": _joined,
         "constant_pad_nd": _padded,

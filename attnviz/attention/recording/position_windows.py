@@ -39,7 +39,8 @@ def _convolved(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
             positions = sampled(positions, dim, at)
         else:
             starts, steps = range(-p, -p + size * s, s), range(0, reach + 1, d)
-            positions = windowed(positions, dim, starts, steps)
+            size = weight.detach().abs().float().movedim(2 + i, 0).flatten(1).sum(1)
+            positions = windowed(positions, dim, starts, steps, size)
     return positions.expand(result.shape)
 
 
@@ -108,7 +109,7 @@ def _resized(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
         else:
             at = (at + 0.5) * (1 / factors[i] if factors[i] else n / m) - 0.5
         if n > 1:
-            positions = sampled(positions, dim, at)
+            positions = sampled(positions, dim, at, nearest="nearest" in op.name)
     return positions.expand(result.shape)
 
 

@@ -18,7 +18,10 @@ Axes = tuple[Axis, ...]
 
 @dataclass(frozen=True)
 class Product:
-    """q·kᵀ as it was computed: (b, n, D) and (b, m, D), and where their tokens lie, (b, n, 1)."""
+    """q·kᵀ as it was computed: (b, n, D) and (b, m, D), and where their tokens lie, (b, n, 1).
+
+    `of_channels` says that the features lie at different places, so that they are the tokens.
+    """
 
     query: Tensor
     key: Tensor
@@ -27,6 +30,7 @@ class Product:
     keys: Axes
     query_places: Tensor | None = None
     key_places: Tensor | None = None
+    of_channels: bool = False
 
     def role(self, leaf: Axis) -> Literal["batch", "query", "key"]:
         """What a part of an axis is to the product."""
@@ -164,15 +168,34 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Exponentials:
+    """exp of scores, on the way to a softmax that is written out; `dims` are its dimensions.
+
+    `summed` is the dimension that was summed, of the tensor of the sums; `mark` is the same object
+    for both.
+    """
+
+    scores: Scores
+    dims: Dims
+    mark: object
+    summed: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return _shape(self.dims)
+
+
+@dataclass(frozen=True)
 class Foreign:
     """Weights that are no softmax of q·kᵀ, and why."""
 
     reason: str
 
 
-Node = Scores | Weights | Foreign
+Node = Scores | Weights | Exponentials | Foreign
 """What is known of a tensor on its way from q·kᵀ to the output of attention."""
-N = TypeVar("N", Scores, Weights, Foreign, Node)
+N = TypeVar("N", Scores, Weights, Exponentials, Foreign, Node)
 
 
 _UNFOLLOWED = 4
@@ -185,6 +208,8 @@ def altered(node: Node, operator: str) -> Node:
         return node.lost()
     if isinstance(node, Weights):
         return replace(node, altered=operator)
+    if isinstance(node, Exponentials):
+        return Foreign("exponentials of scores that are no softmax of them")
     return Foreign("scores that many operations altered before their softmax")
 
 
@@ -204,7 +229,7 @@ def _secured(part: Any, written: Tensor) -> Any:
         return own(part, written)
     if isinstance(part, tuple):
         return tuple(_secured(each, written) for each in part)
-    if isinstance(part, Scores | Weights | Product | Change | Mixing):
+    if isinstance(part, Scores | Weights | Exponentials | Product | Change | Mixing):
         parts = {field.name: getattr(part, field.name) for field in fields(part)}
         return replace(part, **{name: _secured(each, written) for name, each in parts.items()})
     return part

@@ -110,7 +110,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._store, self._unread, self._positions = store, unread, positions
         self._blocks = blocks
         self._outputs = Outputs(Reader(store.correct, store.project, store.scale, store.join))
-        self._follower = Follower(Listener(self._found, self._note, self._places), self._outputs)
+        listener = Listener(self._found, self._note, self._places, self._of_channels)
+        self._follower = Follower(listener, self._outputs)
 
     def __torch_dispatch__(
         self,
@@ -199,6 +200,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, what: str) -> None:
         if what not in self._unread:
             self._unread.append(what)
+
+    def _of_channels(self, tensor: Tensor, over: int) -> bool:
+        return self._positions is not None and self._positions.differ_by_feature(tensor, over)
 
     def _places(self, tensor: Tensor, over: int) -> Tensor | None:
         return None if self._positions is None else self._positions.tokens(tensor, over)

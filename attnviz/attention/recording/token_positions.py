@@ -23,15 +23,18 @@ from attnviz.attention.recording.operation import Operation
 from attnviz.attention.recording.position_math import (
     NOWHERE,
     Memo,
+    compact,
     lost_at,
     mean_over,
     same_memory,
     spans_picture,
+    step_of,
+    varying,
 )
 from attnviz.attention.recording.position_rules import CONSTANT, RULES, pointwise
 
 _OUTSIDE = 0.25
-"""Input pixels: a token whose centre is further outside of the picture lies nowhere."""
+"""Input pixels: a token whose cell reaches no further into the picture lies nowhere."""
 
 
 class TokenPositions:
@@ -52,6 +55,7 @@ class TokenPositions:
         self._known.put(picture, lattice.expand(picture.shape))
         self._lost: dict[str, Tensor] = {}
         self._tokens = Memo()
+        self._cuts = Memo()
         self.reshaped = Memo()
         self.combined = Memo()
 
@@ -67,12 +71,25 @@ class TokenPositions:
         return self._tokens.get(mean, (), lambda: self._inside(mean))
 
     def _inside(self, positions: Tensor) -> Tensor:
-        """Positions, of which those outside of the picture are NOWHERE."""
+        """Positions of tokens, of which those whose cell does not touch the picture are NOWHERE."""
+        cell = [step_of(part) for part in (positions.real, positions.imag)]
+        margins = [max(step / 2 - _OUTSIDE, _OUTSIDE) for step in cell]
+        return self._cut(positions, *margins)
+
+    def _cut(self, positions: Tensor, across: float, down: float) -> Tensor:
+        """Positions that are further outside of the picture than this are NOWHERE."""
         x, y = positions.real, positions.imag
-        inside = (x >= -_OUTSIDE) & (x <= self.width + _OUTSIDE)
-        inside &= (y >= -_OUTSIDE) & (y <= self.height + _OUTSIDE)
+        inside = (x >= -across) & (x <= self.width + across)
+        inside &= (y >= -down) & (y <= self.height + down)
         nowhere = torch.full((), NOWHERE, device=positions.device)
         return torch.where(inside | lost_at(positions), positions, nowhere)
+
+    def within(self, positions: Tensor) -> Tensor:
+        """Positions of elements, of which those outside of the picture are NOWHERE."""
+        small = compact(positions)
+        found = self._cuts.get(small, (), lambda: self._inside(small))
+        same = torch.equal(found.real.nan_to_num(-1), small.real.nan_to_num(-1))
+        return positions if same else found.expand(positions.shape)
 
     def put(self, tensor: Tensor, positions: Tensor) -> None:
         """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
@@ -125,11 +142,19 @@ class TokenPositions:
         if found is None and op.func.is_view:
             found = [self._viewed(op.args[0], each) for each in results]
         if found is None:  # no rule, or it does not know such arguments
-            found = [self.lost(op.name, e) if isinstance(e, Tensor) else None for e in results]
+            found = [
+                self.lost(op.name, e) if isinstance(e, Tensor) and not e.is_nested else None
+                for e in results
+            ]
         several = found if isinstance(found, tuple | list) else (found,)
         for each, positions in zip(results, several, strict=False):
-            if isinstance(each, Tensor):
+            if isinstance(each, Tensor) and not each.is_nested:
                 yield each, positions
+
+    def differ_by_feature(self, tensor: Tensor, over: int) -> bool:
+        """Whether the features of tokens, a dimension, lie at different places: tokens are none."""
+        positions = self.get(tensor)
+        return positions is not None and over % tensor.ndim - tensor.ndim in varying(positions)
 
     def _viewed(self, source: Tensor, view: Any) -> Tensor | None:
         """Positions of any view, by the memory that it looks at."""
