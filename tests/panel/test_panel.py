@@ -86,7 +86,9 @@ def test_the_recording_is_right_in_every_grad_mode(
         with attnviz.record(picture=x) as recording:
             model(x)
     if len(recording) != len(truth):
-        named = any("nested tensors" in line for line in recording.unread)  # and the run is repeated
+        named = any(
+            "nested tensors" in line for line in recording.unread
+        )  # and the run is repeated
         assert named or case.may_be != {"right"}, f"{len(recording)} calls of {len(truth)}"
         return
     for call, (layer, expected) in zip(recording, truth, strict=True):
