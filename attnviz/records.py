@@ -94,15 +94,23 @@ class NotDrawn(Part):
 class Check(Part):
     """Whether maps can be trusted: what explains the model's output, and what is not drawn.
 
-    `places` says whether it was measured where tokens lie, or is assumed from their number, with
-    the reason.
+    `places` says whether it was measured where tokens lie, or is assumed from their number, for
+    `places_reason`. `loaded` is the share of the parameters which maps need that a checkpoint
+    filled, null where none was read; `load_notes`, there where something should be known of that,
+    name what was left. `not_drawn` are attention calls that no map shows.
     """
 
     verified: bool
     max_error: Maybe
     places: Literal["measured", "assumed"] = "measured"
     places_reason: str | None = None
+    loaded: Maybe = None
+    load_notes: list[str] | None = None
     not_drawn: list[NotDrawn] = []
+
+    def data(self) -> dict[str, Any]:
+        """As plain data; reasons and notes are left out where there are none."""
+        return _without(self.model_dump(), ("load_notes", "places_reason"))
 
 
 class MapInfo(Part):
@@ -249,6 +257,7 @@ class Record(Part):
             for given, head in zip(self.heads, data["heads"], strict=True)
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
+        data["check"] = self.check.data()
         parts = _without(data, ("moment", "query", "options", "target", "animation"))
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 

@@ -15,9 +15,10 @@ class Net(nn.Module):
     """Patches by a convolution, positions of one input if it has a size, one attention."""
 
     def __init__(
-        self, size: tuple[int, int] | None = None, patch: int = 8, channels: int = 3, width: int = 16
+        self, size: tuple[int, int] | None = None, patch: int = 8, channels: int = 3
     ) -> None:
         super().__init__()
+        width = 16
         self.embed = nn.Conv2d(channels, width, patch, patch)
         if size is not None:
             tokens = (size[0] // patch) * (size[1] // patch)
@@ -30,7 +31,7 @@ class Net(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         x = self.embed(pixels).flatten(2).mT
         return x + self.pos_embed if self.has_positions else x
 
@@ -51,10 +52,9 @@ class Tall(Net):
 
 
 class TallConfig(Net):
-    default_cfg = {"input_size": (3, 256, 128)}
-
     def __init__(self) -> None:
         super().__init__((256, 128), 16)
+        self.default_cfg = {"input_size": (3, 256, 128)}
 
 
 class Silent(Net):
@@ -76,7 +76,7 @@ class Map(Net):
         super().__init__()
         self.positions = nn.Parameter(torch.randn(1, 16, 16, 8))
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         return (self.embed(pixels) + self.positions).flatten(2).mT
 
 
@@ -88,7 +88,7 @@ class WithClass(Net):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, 16))
         self.where = nn.Embedding(37, 16)
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         x = self.embed(pixels).flatten(2).mT
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         return x + self.where(torch.arange(x.shape[1]))
@@ -101,7 +101,7 @@ class Hidden(Net):
         super().__init__()
         self.codes = [torch.randn(1, 49, 16)]
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         return self.embed(pixels).flatten(2).mT + self.codes[0]
 
 
@@ -113,7 +113,7 @@ class Unfolded(Net):
         self.embed = nn.Linear(3 * 4 * 4, 16)  # type: ignore[assignment]
         self.pos_embedding = nn.Parameter(torch.randn(1, 100, 16))
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         b, c, h, w = pixels.shape
         x = pixels.reshape(b, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5)
         return self.embed(x.reshape(b, -1, c * 16)) + self.pos_embedding
@@ -128,9 +128,18 @@ class Interpolated(Net):
         super().__init__()
         self.pos = nn.Parameter(torch.randn(1, 16, 16, 8))
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         x = self.embed(pixels)
         return (x + F.interpolate(self.pos, x.shape[2:], mode="bilinear")).flatten(2).mT
+
+
+class Square(Net):
+    """A picture of 4:1 has as many tokens, 16×4, as its own input has, 8×8."""
+
+    image_size = 64
+
+    def __init__(self) -> None:
+        super().__init__((64, 64))
 
 
 class Asserting(Net):
@@ -190,9 +199,7 @@ class ByName(Net):
 class SecondPlace(Net):
     """As models of pictures and texts in transformers."""
 
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None
-    ) -> Any:
+    def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None) -> Any:
         assert input_ids is None
         assert pixel_values is not None
         return super().forward(pixel_values)
@@ -224,31 +231,31 @@ class InnerArguments(Net):
 
 
 class OtherDevice(Net):
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         x = super().tokens(pixels)
         return x + torch.zeros(x.shape[1:], device="meta")
 
 
 class NeedsCuda(Net):
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         x = super().tokens(pixels)
         return x + torch.zeros(x.shape[1:]).cuda()
 
 
 class Double(Net):
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         return super().tokens(pixels).double()
 
 
 class AlwaysFloat(Net):
     """Right in float32 only."""
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         return super().tokens(pixels).float()
 
 
 class Broken(Net):
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         return {"x": super().tokens(pixels)}["y"]  # the fault
 
 
@@ -262,7 +269,7 @@ class Widths(Net):
 
 class Leaves(Net):
     def forward(self, pixels: Tensor) -> Any:
-        raise SystemExit(5)
+        raise SystemExit(len(pixels))
 
 
 class Greedy(Net):
@@ -273,8 +280,18 @@ class Greedy(Net):
 class Strange(Net):
     """Says so with an error of no text."""
 
+    def attend(self, x: Tensor) -> Tensor:
+        assert x is None
+        return x
+
+
+class OfPixels(Net):
+    """Fails by what the pixels are."""
+
     def forward(self, pixels: Tensor) -> Any:
-        raise NotImplementedError
+        if pixels.std() > 0:
+            raise ValueError(f"not blank: {pixels.dtype}")
+        return super().forward(pixels)
 
 
 # Outputs.
@@ -316,6 +333,19 @@ def exported_tall() -> Any:
     return torch.export.export(Net((96, 48)).eval(), (torch.zeros(1, 3, 96, 48),)).module()
 
 
+def exported_any() -> Any:
+    """Of any height and width."""
+    dim: Any = torch.export.Dim
+    sides = {2: 8 * dim("rows", min=1, max=512), 3: 8 * dim("columns", min=1, max=512)}
+    example = (torch.zeros(1, 3, 64, 48),)
+    return torch.export.export(Net().eval(), example, dynamic_shapes=(sides,)).module()
+
+
+def exported_in_training() -> Any:
+    model = nn.Sequential(Net((64, 64)), nn.Dropout(0.5)).train()
+    return torch.export.export(model, (torch.zeros(1, 3, 64, 64),)).module()
+
+
 def meta() -> nn.Module:
     with torch.device("meta"):
         return Net()
@@ -327,11 +357,11 @@ def partly_meta() -> nn.Module:
     return model
 
 
-def quantised() -> nn.Module:
+def quantised() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: nn.Module = torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear})
-    return made
+        made: Any = torch.ao.quantization
+        return made.quantize_dynamic(Net(), {nn.Linear})
 
 
 class Int8(Net):
@@ -344,13 +374,14 @@ class Int8(Net):
         self.scale = nn.Parameter(torch.full((48, 1), 0.01))
 
     def attend(self, x: Tensor) -> Tensor:
-        qkv = F.linear(x, self.packed.to(x.dtype) * self.scale)
+        qkv: Any = F.linear(x, self.packed.to(x.dtype) * self.scale)
         q, k, v = qkv.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def traced() -> Any:
-    return torch.jit.trace(Net((64, 64)).eval(), torch.zeros(1, 3, 64, 64))
+    jit: Any = torch.jit
+    return jit.trace(Net((64, 64)).eval(), torch.zeros(1, 3, 64, 64))
 
 
 class Scripted(nn.Module):
@@ -453,7 +484,7 @@ class Complex(Net):
         super().__init__()
         self.turn = nn.Parameter(torch.full((16,), 1j, dtype=torch.complex64))
 
-    def tokens(self, pixels: Tensor) -> Tensor:
+    def tokens(self, pixels: Tensor) -> Any:
         return (super().tokens(pixels) * self.turn).imag
 
 
@@ -499,6 +530,7 @@ mean_text = _with(mean="imagenet")
 mean_empty = _with(mean=[])
 mean_nan = _with(mean=float("nan"))
 mean_words = _with(mean=("a", "b", "c"))
+mean_mixed = _with(mean=[0.5, 0.5, 0.5], std=[58.0, 57.0, 57.0])
 std_zero = _with(std=[0.5, 0.0, 0.5])
 std_negative = _with(std=-0.5)
 size_text = _with(image_size="large")

@@ -14,12 +14,16 @@ FITS: st.SearchStrategy[Fit] = st.sampled_from(get_args(Fit))
 
 @st.composite
 def placements(draw: st.DrawFn) -> Placement:
+    patch = draw(st.sampled_from([1, 7, 8, 14, 16]))
+    tokens = st.integers(1, 40)
+    own = st.tuples(tokens, tokens).map(lambda grid: (grid[0] * patch, grid[1] * patch))
     return place(
         draw(SIDES),
         draw(SIDES),
         size=draw(st.integers(1, 300)),
-        patch=draw(st.sampled_from([1, 7, 8, 14, 16])),
+        patch=patch,
         fit=draw(FITS),
+        shape=draw(st.none() | own),
     )
 
 
@@ -126,6 +130,63 @@ def test_crop_takes_the_centre_and_pad_leaves_room() -> None:
     pad = place(700, 350, size=224, patch=16, fit="pad")
     assert pad.target == (0, 56, 224, 168)
     assert pad.token_at(0, 0) == (3, 0)
+
+
+@given(placements())
+def test_the_inverse_is_exact_at_every_token_of_an_input_of_any_shape(placement: Placement) -> None:
+    """Corners of tokens, there and back, in units in the last place."""
+    grid = placement.grid
+    for row, column in ((0, 0), (grid.rows, 0), (grid.rows // 2, grid.columns), (grid.rows,) * 2):
+        x, y = float(column * grid.patch), float(row * grid.patch)
+        there = placement.to_input(*placement.to_picture(x, y))
+        assert there == pytest.approx((x, y), rel=1e-12, abs=1e-9)
+
+
+@given(SIDES, SIDES, st.integers(1, 60), st.integers(1, 60))
+def test_crop_of_an_own_shape_is_the_largest_part_of_its_aspect_ratio(
+    width: int, height: int, rows: int, columns: int
+) -> None:
+    shape = rows * 16, columns * 16
+    placement = place(width, height, size=1, patch=16, fit="crop", shape=shape)
+    source, grid = placement.source, placement.grid
+    assert (grid.rows, grid.columns) == (rows, columns)
+    assert placement.target == (0, 0, shape[1], shape[0])
+    exact = min(width / columns, height / rows)  # picture pixels of a token's side
+    assert abs(source.width - max(1, exact * columns)) <= 0.5 + 1e-9
+    assert abs(source.height - max(1, exact * rows)) <= 0.5 + 1e-9
+    assert source.width == width or source.height == height
+    for near, far in ((source.left, width - source.right), (source.top, height - source.bottom)):
+        assert 0 <= far - near <= 1  # centred on whole pixels
+
+
+@given(SIDES, SIDES, st.integers(1, 60), st.integers(1, 60))
+def test_pad_to_an_own_shape_keeps_the_whole_picture_and_its_aspect_ratio(
+    width: int, height: int, rows: int, columns: int
+) -> None:
+    shape = rows * 16, columns * 16
+    placement = place(width, height, size=1, patch=16, fit="pad", shape=shape)
+    target = placement.target
+    assert placement.source == (0, 0, width, height)
+    exact = min(shape[1] / width, shape[0] / height)  # input pixels of a picture pixel
+    assert abs(target.width - max(1, exact * width)) <= 0.5 + 1e-9
+    assert abs(target.height - max(1, exact * height)) <= 0.5 + 1e-9
+    assert target.width == shape[1] or target.height == shape[0]
+
+
+def test_an_own_shape_of_128_by_256() -> None:
+    crop = place(700, 300, size=181, patch=16, fit="crop", shape=(256, 128))
+    assert (crop.grid.rows, crop.grid.columns) == (16, 8)
+    assert crop.source == (275, 0, 425, 300)
+    assert crop.token_at(275, 0) == (0, 0)
+    assert crop.token_at(424.9, 299.9) == (15, 7)
+    assert crop.token_at(274.9, 0) is None
+    pad = place(700, 350, size=181, patch=16, fit="pad", shape=(256, 128))
+    assert pad.target == (0, 96, 128, 160)
+    squash = place(700, 300, size=181, patch=16, fit="squash", shape=(256, 128))
+    assert squash.source == (0, 0, 700, 300)
+    assert squash.token_box(15, 7) == pytest.approx((612.5, 281.25, 700, 300))
+    keep = place(700, 300, size=181, patch=16, fit="keep", shape=(256, 128))
+    assert keep == place(700, 300, size=181, patch=16)
 
 
 def test_centres_run_row_by_row() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz import outputs
+from attnviz import memory, outputs
 from attnviz.batch.entry import Entry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
 from attnviz.batch.thumbnails import write_thumbnail
@@ -97,9 +97,11 @@ def _bare(path: str, width: int, height: int) -> Picture:
 def failure(entry: Entry, error: Exception) -> Outcome:
     """A picture that failed."""
     told = str(error)
-    if isinstance(error, MemoryError) or "allocate" in told:
+    if isinstance(error, AttnvizError):
+        pass
+    elif memory.is_exhausted(error):
         told = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
-    elif not isinstance(error, AttnvizError):
+    else:
         told = f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
     return Outcome(entry.failed_as(told), cause=error)
 

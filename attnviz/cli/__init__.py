@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import attnviz
+from attnviz import memory
 from attnviz.cli import console
 from attnviz.cli.batch import batch
 from attnviz.cli.compare import compare
@@ -80,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except Exception as error:
-        # torch says so by a RuntimeError
-        if isinstance(error, MemoryError) or "allocate" in str(error):
+        if memory.is_exhausted(error):
             advice = "out of memory; take a smaller --size, a smaller picture or fewer --layers"
             return _told(error, advice, arguments)
         name = type(error).__name__

@@ -41,4 +41,6 @@ def _not_drawn(check: Check, layers: int) -> str:
         where = f"layer {', '.join(map(str, numbers))} of 0 to {layers - 1}: " if numbers else ""
         parts.append(f"{where}{reason}")
     more = len(reasons) - _REASONS
-    return "; ".join(parts) + (f"; and for {more} more reasons, see check.not_drawn" if more > 0 else "")
+    return "; ".join(parts) + (
+        f"; and for {more} more reasons, see check.not_drawn" if more > 0 else ""
+    )

@@ -54,10 +54,16 @@ def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Mod
 def load_spec(
     spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
 ) -> Model:
-    """A model by its spec; `random` is built with as many heads as `--heads` counts."""
+    """A model by its spec, with what should be known of its checkpoint said.
+
+    `random` is built with as many heads as `--heads` counts.
+    """
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
 
-    return load_model(**arguments(spec, options, question, head=head))
+    model = load_model(**arguments(spec, options, question, head=head))
+    for note in model.notes:
+        console.say(f"note: {spec}: {note}")
+    return model
 
 
 def arguments(
@@ -138,7 +144,7 @@ def look(
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
-    for line in check_notes(pipeline.check_of(seen, list(seen.layers)), seen.count):
+    for line in check_notes(pipeline.check_info(seen), seen.count):
         console.say(line)
     return seen
 

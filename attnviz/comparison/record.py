@@ -32,7 +32,7 @@ class SideInfo(Part):
 
     def data(self) -> dict[str, Any]:
         """As plain data; parts that do not apply are left out."""
-        data = self.model_dump()
+        data = {**self.model_dump(), "check": self.check.data()}
         for name in ("query", "target"):
             part = getattr(self, name)
             data[name] = None if part is None else part.model_dump(exclude_none=True)

@@ -24,7 +24,7 @@ from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import Drawing
 from attnviz.pipeline.question import read
 from attnviz.pipeline.report import readable
-from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
+from attnviz.selection import choose_heads, parse_heads
 from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"

@@ -6,20 +6,18 @@ from typing import Any
 
 from attnviz import records
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.report import model_info, readable
+from attnviz.pipeline.report import check_info, model_info, readable
 
 
 def told(observation: Observation) -> dict[str, Any]:
     """Picture, model and self-check, as the record has them."""
-    picture, errors = observation.picture, observation.errors
+    picture = observation.picture
     return {
         "image": records.Image(
             path=readable(picture.path), width=picture.width, height=picture.height
         ).model_dump(),
         "model": model_info(observation).model_dump(),
-        "check": records.Check(
-            verified=not observation.unexplained, max_error=max(errors.values())
-        ).model_dump(),
+        "check": check_info(observation).data(),
     }
 
 

@@ -27,7 +27,8 @@ def describe(error: BaseException) -> str:
 
 def message(error: BaseException) -> str:
     """What an error says, on one line; its kind where it says nothing."""
-    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(text.split())[:LONGEST] or type(error).__name__
 
 
 def place(error: BaseException) -> str | None:

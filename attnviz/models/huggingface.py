@@ -3,17 +3,19 @@
 import json
 import logging
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import Request, configs
 from attnviz.models.aliases import Alias
+from attnviz.models.checkpoints import read_checkpoint
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import optional, tried
+from attnviz.models.filling import Filling
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     CLASS_TOKENS,
@@ -24,13 +26,31 @@ from attnviz.models.model import (
     no_class_head,
     refuse_options,
 )
+from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
+from attnviz.models.pretrained import load_pretrained
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
-from attnviz.models.weights import load_weights, seeded
+from attnviz.models.weights import few, load_weights, seeded
 
 Found = Literal["none", "class", "text"]
 PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read of a checkpoint, before a model is made of it.
+
+    Attributes:
+        config: of transformers.
+        processing: what it says of its preprocessing.
+        state: its weights; None where they are drawn, or come from a file of their own.
+    """
+
+    library: Any
+    config: Any
+    processing: dict[str, Any]
+    state: dict[str, Tensor] | None
 
 
 def load(request: Request) -> Model:
@@ -51,25 +71,47 @@ def load(request: Request) -> Model:
     _check_kind(library, request.spec, config)
     head = _head(request, config)
     tokenizer = find_tokenizer(library, request.spec, name, revision) if head == "text" else None
-    model = tried(request.spec, name, lambda: _model(library, request, config, head))
-    if head == "none":
-        model = find_vision(request.spec, model)
+    drawn = request.random_weights or request.weights is not None
+    state = None if drawn else read_checkpoint(request.spec, name, revision)
+    if alias is None:
+        tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
+    library.logging.disable_progress_bar()  # what is here is loaded at once
+    model, whole = _made(request, Checkpoint(library, config, processing, state), head)
+    module = model.module.to(device, dtype)
+    model = replace(model, module=module, device=device, dtype=dtype)
+    return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
+
+
+def _made(request: Request, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
+    """The model, of which all is filled that maps need, and the module that it is a part of."""
+    name, _ = _name(request.spec)
+    whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
+    part = find_vision(request.spec, whole) if head == "none" else whole
+    notes: tuple[str, ...] = ()
     if request.weights is not None:
-        load_weights(model, request.weights)
-    described = _described(request, head, model, processing, device=device, dtype=dtype)
-    if head == "text":
-        return replace(described, texts=Texts(request.spec, model, tokenizer))
-    return described
+        notes = load_weights(part, request.weights)
+    model = _described(request, head, part, checkpoint.processing)
+    if filling is None:
+        return replace(model, loaded=None if request.random_weights else 1.0, notes=notes), whole
+    left = unfilled_tensors(model, whole, filling)
+    reached = reach(model, list(left.values()))
+    if head == "text" and reached != Reach.MAPS:
+        check_complete(request.spec, filling.unfilled)
+    if head == "class" and reached == Reach.HEAD:
+        why = f"its checkpoint has no usable {few(list(left))}"
+        if request.head == "class":
+            raise no_class_head(request.spec, why)
+        bare, whole = _made(request, checkpoint, "none")
+        return replace(bare, notes=(f"no class head ({why})", *bare.notes)), whole
+    if reached == Reach.HEAD and isinstance(model.module, Vision):
+        model.module.pools = False
+        note = "it pools its tokens by weights that its checkpoint has not: its norm is their mean"
+        model = replace(model, notes=(note,))
+    return checked(model, whole, filling, reached), whole
 
 
 def _described(
-    request: Request,
-    head: Found,
-    model: nn.Module,
-    processing: dict[str, Any],
-    *,
-    device: Any,
-    dtype: Any,
+    request: Request, head: Found, model: nn.Module, processing: dict[str, Any]
 ) -> Model:
     """The model, and what its config and its preprocessing say."""
     vision = find_vision(request.spec, model) if head == "text" else model
@@ -84,7 +126,7 @@ def _described(
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
-        module=module.to(device, dtype).eval().requires_grad_(False),
+        module=module.float().eval().requires_grad_(False),
         layers=configs.count(config, "num_hidden_layers"),
         heads=configs.count(config, "num_attention_heads"),
         features=configs.count(config, "hidden_size"),
@@ -102,8 +144,6 @@ def _described(
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
-        device=device,
-        dtype=dtype,
     )
 
 
@@ -121,6 +161,7 @@ def _library(spec: str) -> Any:
     """The library transformers, silent; bars of downloads only where stderr is a terminal."""
     library: Any = optional("transformers", "hf", spec)
     library.logging.set_verbosity_error()
+    library.logging.enable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries, told at the end
     if not sys.stderr.isatty():
         library.logging.disable_progress_bar()
@@ -167,27 +208,52 @@ def _head(request: Request, config: Any) -> Found:
     return "class" if classifies and request.head != "none" else "none"
 
 
-def _model(library: Any, request: Request, config: Any, head: Found) -> nn.Module:
-    """The model with its weights, or the same architecture with random ones."""
+def _model(
+    request: Request, checkpoint: Checkpoint, head: Found
+) -> tuple[nn.Module, Filling | None]:
+    """The model with its weights and what they filled, or the same architecture with random ones.
+
+    What is drawn comes from the seed, also of heads that the checkpoint has not.
+    """
+    library, config = checkpoint.library, checkpoint.config
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0  # MAE: to look, all patches are kept
     kind = library.AutoModelForImageClassification if head == "class" else library.AutoModel
-    if request.random_weights:
-        with seeded(request.seed):
-            fresh: nn.Module = kind.from_config(config)
-        return fresh
-    name, revision = _name(request.spec)
-    model: nn.Module
-    model, info = kind.from_pretrained(
-        name,
-        revision=revision,
-        config=config,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    if head == "text":
-        check_complete(request.spec, info["missing_keys"])
-    return model
+    with seeded(request.seed):
+        if checkpoint.state is not None:
+            return load_pretrained(request.spec, _class(kind, config), config, checkpoint.state)
+        fresh: nn.Module = kind.from_config(config)
+        return fresh, None
+
+
+def _class(kind: Any, config: Any) -> Any:
+    """The class that an auto class of transformers makes of a config."""
+    from transformers.models.auto import auto_factory  # noqa: PLC0415 — imported in `_library`
+
+    choose: Any = auto_factory._get_model_class  # noqa: SLF001
+    mapping = kind._model_mapping  # noqa: SLF001 — there is no other way without a name on the hub
+    if type(config) not in mapping:
+        raise ValueError(f"transformers has no plain model of type {config.model_type!r}")
+    return choose(config, mapping)
+
+
+def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> None:
+    """Refuse a config that says how wide layers are and not how many heads they have.
+
+    Weights of any number of heads have the same shapes, and transformers takes a number of its own.
+
+    Raises:
+        ModelError: it is such a config.
+    """
+    said, _ = type(config).get_config_dict(name, revision=revision)
+    heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
+    if "hidden_size" not in said or heads in said or not hasattr(config, heads):
+        return
+    if said["hidden_size"] != getattr(type(config)(), "hidden_size", None):
+        raise ModelError(
+            f"{spec}: its config.json says how wide layers are, and not how many heads they have; "
+            f'add "{heads}" to it'
+        )
 
 
 def _prefix(model: nn.Module) -> int:

@@ -1,10 +1,12 @@
 """How large a model's input is: what its module says, and what its parameters are made for."""
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError
@@ -49,20 +51,37 @@ def multiple(model: nn.Module, said: dict[str, Any]) -> int:
     """
     if "patch_size" in said:
         return math.lcm(*_sides(said["patch_size"], "patch_size", "a number or (height, width)"))
-    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    convolutions = list(_convolutions(model))
     if not convolutions:
-        return next(_linear_patches(model), MULTIPLE)
-    first = next((part for part in convolutions if part.in_channels == 3), convolutions[0])
-    return math.lcm(*first.stride) if first.kernel_size == first.stride else MULTIPLE
+        return next((side for channels, side in linear_patches(model) if channels == 3), MULTIPLE)
+    first = next((each for each in convolutions if each.channels == 3), convolutions[0])
+    return math.lcm(*first.stride) if first.kernel == first.stride else MULTIPLE
 
 
 def exported_shape(model: nn.Module) -> Shape | None:
     """The input that a program of `torch.export` was made for; None of any other module."""
-    for node in getattr(getattr(model, "graph", None), "nodes", ()):
-        shape = getattr(node.meta.get("val"), "shape", ()) if node.op == "placeholder" else ()
+    for node in graph_nodes(model):
+        shape = _shape_of(node) if node.op == "placeholder" else ()
         if len(shape) == 4 and all(type(side) is int for side in shape[2:]):
             return int(shape[2]), int(shape[3])
     return None
+
+
+def graph_nodes(model: nn.Module) -> list[Any]:
+    """Operations of a program of `torch.export`; none of any other module."""
+    return list(model.graph.nodes) if isinstance(model, torch.fx.GraphModule) else []
+
+
+def linear_patches(model: nn.Module) -> Iterator[tuple[int, int]]:
+    """Channels and side of the patches that a first linear layer may take in one piece.
+
+    Three channels come first.
+    """
+    first = next((part for part in model.modules() if isinstance(part, nn.Linear)), None)
+    for channels in (3, 1, 4, 6, 2):
+        side = math.isqrt(first.in_features // channels) if first is not None else 0
+        if first is not None and side > 1 and channels * side * side == first.in_features:
+            yield channels, side
 
 
 def fitting_shapes(model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
@@ -70,15 +89,31 @@ def fitting_shapes(model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ..
     return _shapes(_grids(model, prefix), _patches(model, patch))
 
 
-def shapes_in(text: str, model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
-    """Inputs that an error may speak of: sides of pixels, or numbers of tokens."""
-    patches = _patches(model, patch)
-    pairs = re.findall(r"(\d+)\s*[*x×,]\s*(\d+)", text)
+def shapes_in(texts: Sequence[str], model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
+    """Inputs that errors may speak of: sides of pixels, or numbers of tokens.
+
+    Of several errors, on inputs of other shapes, only what all speak of: that is the model's.
+    """
+    pairs = _common([re.findall(r"(\d+)\s*[*x×,]\s*(\d+)", text) for text in texts])
     found = [(int(height), int(width)) for height, width in pairs]
-    numbers = [int(number) for number in dict.fromkeys(re.findall(r"\d+", text)) if len(number) < 8]
+    numbers = [int(n) for n in _common([re.findall(r"\d+", text) for text in texts]) if len(n) < 6]
     found += [(side, side) for side in numbers if side % patch == 0 and side > patch]
-    grids = [grid for number in numbers for grid in _square(number, prefix)]
-    return tuple(dict.fromkeys([*filter(_is_usable, found), *_shapes(grids, patches)]))
+    grids = [grid for number in numbers for grid in square_grids(number, prefix)]
+    tokens = _shapes(grids, _patches(model, patch))
+    return tuple(dict.fromkeys([*filter(_is_usable, found), *tokens]))[:_MOST]
+
+
+def _common(found: Sequence[Sequence[Any]]) -> list[Any]:
+    """What is in all of some lists, in the order of the first."""
+    return [each for each in dict.fromkeys(found[0]) if all(each in other for other in found)]
+
+
+def square_grids(tokens: int, prefix: int) -> Iterator[Shape]:
+    """Square grids of so many tokens with others beside them."""
+    for extra in dict.fromkeys((prefix, *_EXTRA)):
+        side = math.isqrt(max(0, tokens - extra))
+        if side > 1 and side * side == tokens - extra:
+            yield side, side
 
 
 def position_count(model: nn.Module) -> tuple[str, int] | None:
@@ -101,21 +136,40 @@ def _sides(value: Any, name: str, wanted: str) -> list[int]:
     return [int(side) for side in sides]
 
 
-def _linear_patches(model: nn.Module) -> Iterator[int]:
-    """Sides of square patches of three channels that a first linear layer takes in one piece."""
-    first = next((part for part in model.modules() if isinstance(part, nn.Linear)), None)
-    side = math.isqrt(first.in_features // 3) if first is not None else 0
-    if first is not None and side > 1 and 3 * side * side == first.in_features:
-        yield side
+class _Convolution(NamedTuple):
+    """Of a convolution, what tells whether it embeds patches."""
+
+    channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def _convolutions(model: nn.Module) -> Iterator[_Convolution]:
+    """Those over two dimensions, as modules or as operations of an exported program."""
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d):
+            yield _Convolution(part.in_channels, part.kernel_size, part.stride)
+    for node in graph_nodes(model):
+        if node.target is torch.ops.aten.conv2d.default:
+            _, channels, *kernel = _shape_of(node.args[1])
+            stride = tuple(node.args[3]) if len(node.args) > 3 else (1, 1)
+            yield _Convolution(channels, tuple(kernel), stride * (2 // len(stride)))
+
+
+def _shape_of(node: Any) -> tuple[Any, ...]:
+    """Shape of what an operation of an exported program makes."""
+    return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
 def _patches(model: nn.Module, patch: int) -> list[int]:
-    """Sides that patches may have: as known, and those of kernels over pixels.
+    """Sides that patches may have: as known, and those of kernels and linear layers over pixels.
 
     Of a scripted module the kernels are all that can be seen.
     """
-    kernels = (tensor.shape for _, tensor in _tensors(model) if tensor.ndim == 4)
+    kernels = [tuple(tensor.shape) for _, tensor in _tensors(model) if tensor.ndim == 4]
     sides = [k[2] for k in kernels if k[1] in (1, 3) and k[2] == k[3] and k[2] > 3]
+    if not kernels:
+        sides = [side for _, side in linear_patches(model)]
     return list(dict.fromkeys([patch, *sides[:2]]))
 
 
@@ -129,22 +183,13 @@ def _grids(model: nn.Module, prefix: int) -> Iterator[Shape]:
         if len(shape) == 4 and shape[0] == 1 and _is_of_positions(name):
             yield from ((shape[2], shape[3]), (shape[1], shape[2]))
         elif (len(shape) == 3 and 1 in shape[:2]) or (len(shape) == 2 and _is_table(model, name)):
-            yield from _square(max(shape[:-1]), prefix)
-
-
-def _square(tokens: int, prefix: int) -> Iterator[Shape]:
-    """Square grids of so many tokens with others beside them."""
-    for extra in dict.fromkeys((prefix, *_EXTRA)):
-        side = math.isqrt(max(0, tokens - extra))
-        if side > 1 and side * side == tokens - extra:
-            yield side, side
+            yield from square_grids(max(shape[:-1]), prefix)
 
 
 def _shapes(grids: Iterable[Shape], patches: list[int]) -> tuple[Shape, ...]:
     """Grids in pixels, the first few."""
-    found = (
-        (rows * patch, columns * patch) for rows, columns in dict.fromkeys(grids) for patch in patches
-    )
+    pairs = itertools.product(dict.fromkeys(grids), patches)
+    found = ((rows * patch, columns * patch) for (rows, columns), patch in pairs)
     return tuple(dict.fromkeys(filter(_is_usable, found)))[:_MOST]
 
 

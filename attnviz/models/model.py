@@ -58,6 +58,9 @@ class Model:
             (batch, features) of length 1, `none` tokens or features. A module of `py:` that does
             not say that it has none is taken to give logits until it has run.
         labels: of the classes, in their order; None where there is no class head, or no names.
+        loaded: share of the parameters which maps need that a checkpoint filled; None where none
+            was read.
+        notes: what should be known of how the checkpoint was read, in short sentences.
         texts: of a head `text`, n texts to their embeddings (n, features), of length 1.
     """
 
@@ -86,6 +89,8 @@ class Model:
     token_bytes: int = 0
     head: Literal["none", "class", "text"] = "none"
     labels: tuple[str, ...] | None = None
+    loaded: float | None = None
+    notes: tuple[str, ...] = ()
     texts: Callable[[Sequence[str]], Tensor] | None = field(default=None, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

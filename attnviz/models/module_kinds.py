@@ -1,5 +1,6 @@
 """Modules of every kind, made ready to be run and watched: what is wrapped, exported, unloaded."""
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attnviz.errors import ModelError
 from attnviz.models.code_errors import message
+from attnviz.models.input_size import graph_nodes
 
 PIXELS = "pixel_values"
 """What transformers calls the pixels, wherever they stand among the arguments."""
@@ -52,8 +54,8 @@ def check_filled(spec: str, model: nn.Module) -> None:
     empty = [name for name, tensor in tensors if tensor.is_meta]
     if empty:
         raise ModelError(
-            f"{spec}: its weights are on the meta device ({_first_of(empty)}); give --weights FILE, "
-            "or have the factory load them"
+            f"{spec}: its weights are on the meta device ({_first_of(empty)}); give --weights "
+            "FILE, or have the factory load them"
         )
     check_made(spec, model)
 
@@ -108,6 +110,7 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
             "it after model.eval()"
         )
     try:
+        _own_tensors(model)
         model.to(device)
         _cast(model, dtype)
     except Exception as error:  # of tensors that live elsewhere, or of methods of their own
@@ -115,11 +118,22 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
             f"{spec}: cannot be moved to {device} in {str(dtype).removeprefix('torch.')} "
             f"({message(error)}); have the factory give it on the CPU in float32"
         ) from error
-    if _graph(model) is None:  # what was exported is as it was then, and refuses to be asked
+    with contextlib.suppress(NotImplementedError):  # what was exported is as it was then
         model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def _own_tensors(model: nn.Module) -> None:
+    """Copies of what was made in inference mode, which no gradient can go through."""
+    for owner in model.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            if parameter.is_inference():
+                setattr(owner, name, nn.Parameter(parameter.clone(), requires_grad=False))
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            if buffer.is_inference():
+                setattr(owner, name, buffer.clone())
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
@@ -133,14 +147,9 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _graph(model: nn.Module) -> Any:
-    """The graph of a program of `torch.export`; None of any other module."""
-    return model.graph if hasattr(model, "graph") and hasattr(model, "module_call_graph") else None
-
-
 def _is_training(model: nn.Module) -> bool:
     """Whether an exported program drops out at random, or normalises by what it is given."""
-    for node in getattr(_graph(model), "nodes", ()):
+    for node in graph_nodes(model):
         arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
         given = zip(arguments, node.args, strict=False)
         if any(each.name in ("train", "training") and value is True for each, value in given):
@@ -172,8 +181,8 @@ def takes_pixels(spec: str, model: nn.Module) -> nn.Module:
     others = [each for each in wanted if each != first]
     if others:
         raise ModelError(
-            f"{spec}: its forward needs more than pixels ({', '.join(others)}); give a factory whose "
-            "module's forward takes pixels alone and gives it the rest"
+            f"{spec}: its forward needs more than pixels ({', '.join(others)}); give a factory "
+            "whose module's forward takes pixels alone and gives it the rest"
         )
     return model if name is None or by_place[:1] == [parameters[name]] else ByName(model, name)
 

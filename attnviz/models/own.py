@@ -16,11 +16,11 @@ from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.models import Request
+from attnviz.models.attributes import first, labels, may_classify, prefix_count, stated
 from attnviz.models.code_errors import describe
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest
 from attnviz.models.input_size import exported_shape, fitting_shapes, multiple, stated_shape
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
     fixed_size,
@@ -37,17 +37,10 @@ from attnviz.models.module_kinds import (
     takes_pixels,
     unwrap,
 )
-from attnviz.models.preprocessing import FILTERS, normalisation, shown
+from attnviz.models.preprocessing import FILTERS, normalisation
 from attnviz.models.weights import load_weights, seeded
 
 SIZE = 224
-NAMES = (
-    "mean", "std", "image_mean", "image_std", "input_size", "image_size", "img_size", "patch_size",
-    "interpolation", "num_prefix_tokens",
-)  # fmt: skip
-"""What a module may say of its input."""
-_SAME = {"img_size": {"input_size", "image_size", "img_size"}}
-"""Names of one thing."""
 
 
 def load(request: Request) -> Model:
@@ -69,16 +62,17 @@ def load(request: Request) -> Model:
         # Anew, since a module that was imported before draws nothing now.
         with seeded(request.seed):
             model = unwrap(_made(request.spec, name, found))
-    _fill(request, model)
+    notes = _fill(request, model)
     module = takes_pixels(request.spec, ready(request.spec, model, device, dtype))
     try:
-        return _described(request, model, module, device=device, dtype=dtype)
+        return _described(request, model, module, notes, device=device, dtype=dtype)
     except ModelError as error:
         raise ModelError(f"{request.spec}: {error}") from error
 
 
-def _fill(request: Request, model: nn.Module) -> None:
-    """Load the weights that were asked for, and see that all are there."""
+def _fill(request: Request, model: nn.Module) -> tuple[str, ...]:
+    """Load the weights that were asked for, and see that all are there; what is to be known."""
+    notes: tuple[str, ...] = ()
     check_made(request.spec, model)
     if request.weights is not None:
         left = allocate(model)
@@ -87,23 +81,30 @@ def _fill(request: Request, model: nn.Module) -> None:
                 f"{request.spec}: its buffer {left[0]} is on the meta device and in no state dict; "
                 "have the factory make it elsewhere"
             )
-        load_weights(model, request.weights)
+        notes = load_weights(model, request.weights)
     check_filled(request.spec, model)
+    return notes
 
 
 def _described(
-    request: Request, model: nn.Module, module: nn.Module, *, device: Any, dtype: Any
+    request: Request,
+    model: nn.Module,
+    module: nn.Module,
+    notes: tuple[str, ...],
+    *,
+    device: Any,
+    dtype: Any,
 ) -> Model:
     """The model, and what it says of itself or is made of; `module` is how it is called."""
-    said = _said(model)
-    classifies = request.head == "class" or _may_classify(model)
-    prefix = _prefix(model, said)
+    said = stated(model)
+    classifies = request.head == "class" or may_classify(model)
+    prefix = prefix_count(model, said)
     patch = request.patch or multiple(model, said)
     exported = exported_shape(model)
     own = exported or stated_shape(said)
     side = SIZE if own is None else round(math.sqrt(math.prod(own)))
     fixed = exported is not None
-    mean, std = normalisation(_first(said, "mean", "image_mean"), _first(said, "std", "image_std"))
+    mean, std = normalisation(first(said, "mean", "image_mean"), first(said, "std", "image_std"))
     return Model(
         spec=request.spec,
         weights=request.weights or "own",
@@ -123,10 +124,12 @@ def _described(
         fixed=fixed,
         mean=mean,
         std=std,
-        resample=_filter(said),
+        resample=FILTERS.get(str(said.get("interpolation")), FILTERS["bicubic"]),
         seed=request.seed,
         head="class" if classifies else "none",
-        labels=_labels(model) if classifies else None,
+        labels=labels(model) if classifies else None,
+        loaded=None if request.weights is None else 1.0,
+        notes=notes,
         device=device,
         dtype=dtype,
     )
@@ -139,6 +142,11 @@ def _parts(spec: str) -> tuple[str, str]:
         raise UsageError(
             f"--model {spec!r} is not complete; give py:MODULE:FACTORY, such as py:nets.vit:build, "
             "or py:FILE.py:FACTORY"
+        )
+    if name.endswith(")"):
+        raise UsageError(
+            f"--model {spec!r} calls it; give the name alone, which is called with nothing: "
+            f"py:{where}:{name.partition('(')[0]}"
         )
     return where, name
 
@@ -157,7 +165,9 @@ def _here() -> Iterator[None]:
 def _module(spec: str, where: str) -> ModuleType:
     """Import a module by its name or its file."""
     if where.endswith(".py"):
-        return _file(spec, Path(where))
+        return _file(spec, Path(where).expanduser())
+    if not where.isidentifier() and Path(where).expanduser().exists():
+        raise ModelError(f"{spec}: {where} is no Python file; give py:FILE.py:FACTORY")
     try:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
@@ -250,8 +260,8 @@ def _called(spec: str, name: str, factory: Any) -> Any:
     needed = required(factory)
     if needed:
         raise ModelError(
-            f"{spec}: {name} needs arguments ({', '.join(needed)}), and is called with none; give a "
-            f"function that calls it, such as `def build(): return {name}(...)`"
+            f"{spec}: {name} needs arguments ({', '.join(needed)}), and is called with none; give "
+            f"a function that calls it, such as `def build(): return {name}(...)`"
         )
     try:
         return factory()
@@ -289,64 +299,3 @@ def _raised(spec: str, what: str, error: BaseException) -> ModelError:
     elif "relative import" in str(error):
         advice = "give the module by its name: py:PACKAGE.MODULE:FACTORY, from the package's folder"
     return ModelError(f"{spec}: {what} raised {describe(error)}; {advice}")
-
-
-def _may_classify(model: nn.Module) -> bool:
-    """Whether nothing says that it gives no logits; what it gives is seen when it runs."""
-    without_head = isinstance(getattr(model, "head", None), nn.Identity)
-    return not without_head and getattr(model, "num_classes", None) != 0
-
-
-def _labels(model: nn.Module) -> tuple[str, ...] | None:
-    """Names of its classes, from its own `labels` or its config's `id2label`."""
-    config = getattr(model, "config", None)
-    return labels_of(getattr(model, "labels", None)) or labels_of(getattr(config, "id2label", None))
-
-
-def _said(model: nn.Module) -> dict[str, Any]:
-    """What the module says of its input: its own attributes, then those of its configs and parts."""
-    said: dict[str, Any] = {}
-    for source in ("config", "default_cfg", "pretrained_cfg"):
-        value = _attribute(model, source)
-        said |= value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    said |= {name: value for name in NAMES if (value := _attribute(model, name)) is not None}
-    embedding = getattr(model, "patch_embed", None)
-    for name in ("patch_size", "img_size"):
-        value = _attribute(embedding, name)
-        if value is not None and not said.keys() & _SAME.get(name, {name}):
-            said[name] = value
-    return {name: said[name] for name in NAMES if _is_data(said.get(name))}
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    """An attribute; None where there is none, or it is no data."""
-    try:
-        value = getattr(owner, name, None)
-    except Exception:  # a property may raise what it likes
-        return None
-    return value if _is_data(value) or not callable(value) else None
-
-
-def _is_data(value: Any) -> bool:
-    """Whether something is said by it: a method called `mean` says nothing."""
-    return value is not None and not callable(value)
-
-
-def _first(said: dict[str, Any], *names: str) -> Any:
-    return next((said[name] for name in names if name in said), None)
-
-
-def _prefix(model: nn.Module, said: dict[str, Any]) -> int:
-    """Tokens before the grid.
-
-    Raises:
-        ModelError: what it says is no number of them.
-    """
-    count = said.get("num_prefix_tokens", int(has_class_token(model)))
-    if not isinstance(count, int) or count < 0:
-        raise ModelError(f"its num_prefix_tokens is {shown(count)}; make it a number of tokens")
-    return count
-
-
-def _filter(said: dict[str, Any]) -> int:
-    return FILTERS.get(str(said.get("interpolation")), FILTERS["bicubic"])

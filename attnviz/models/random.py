@@ -12,7 +12,7 @@ from attnviz.errors import UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.model import Model, no_class_head, no_text_tower
-from attnviz.models.weights import check_state, initial_state, read_state
+from attnviz.models.weights import check_state, fit_names, initial_state, read_state
 
 HEADS = 8
 FEATURES = 64
@@ -89,7 +89,9 @@ def load(request: Request) -> Model:
     with torch.device("meta"):
         module = EmbeddedAttention(heads, features, side)
     module.load_state_dict(initial_state(module, request.seed), assign=True)
+    notes: tuple[str, ...] = ()
     if state is not None and request.weights is not None:
+        state, notes = fit_names(module.attention, state, request.weights)
         check_state(module.attention, state, request.weights)
         module.attention.load_state_dict(state, assign=True)
     place, kind = find_device(request.device), DTYPES[request.dtype]
@@ -106,11 +108,19 @@ def load(request: Request) -> Model:
         takes_mask=True,
         plain=True,
         seed=request.seed,
+        loaded=None if state is None else _share(module.attention, module),
+        notes=notes,
         # Patches twice; positions, embedding, q, k, v and outputs; keys again and results.
         token_bytes=24 * side**2 + 60 * features + 120 * heads,
         device=place,
         dtype=kind,
     )
+
+
+def _share(part: nn.Module, whole: nn.Module) -> float:
+    """Parameters of a part among those of the whole: the embedding is drawn from the seed."""
+    counts = [sum(p.numel() for p in module.parameters()) for module in (part, whole)]
+    return counts[0] / counts[1]
 
 
 def _width(state: dict[str, Tensor] | None) -> int | None:

@@ -12,6 +12,7 @@ from attnviz.models.aliases import Alias
 from attnviz.models.failures import explain, tried
 from attnviz.models.model import no_text_tower
 from attnviz.models.vision import unit
+from attnviz.models.weights import few
 
 SIGLIP = ("siglip", "siglip2")
 TOWERS = ("clip", "altclip", "chinese_clip", *SIGLIP)
@@ -125,7 +126,8 @@ def check_complete(spec: str, missing: Collection[str]) -> None:
         ModelError: some are missing.
     """
     if missing:
-        raise no_text_tower(spec, f"its checkpoint lacks {len(missing)} weights of the two towers")
+        why = f"its checkpoint lacks {len(missing)} weights of the two towers: {few(list(missing))}"
+        raise no_text_tower(spec, why)
 
 
 def find_tokenizer(library: Any, spec: str, name: str, revision: str | None) -> Any:

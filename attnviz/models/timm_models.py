@@ -1,7 +1,9 @@
 """`timm:NAME`: the library timm, PyTorch Image Models."""
 
+import logging
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,6 +12,7 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.filling import Filling, filling_of, loading
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
@@ -20,8 +23,9 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
+from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
-from attnviz.models.weights import load_weights, seeded
+from attnviz.models.weights import few, load_weights, seeded
 
 
 def load(request: Request) -> Model:
@@ -35,23 +39,59 @@ def load(request: Request) -> Model:
     pretrained = request.weights is None and not request.random_weights
     _check_name(library, name, pretrained=pretrained)
     hub = name.partition(":")[2] or f"timm/{name}"
-    model = tried(
+    model, filling, error = tried(
         request.spec, hub, lambda: _create(library, name, request.seed, pretrained=pretrained)
     )
     if request.head == "class" and not _classifies(model):
         raise no_class_head(request.spec, "timm says that it has no classes")
+    described = _described(library, request, model)
     if request.weights is not None:
-        load_weights(model, request.weights)
-    config: dict[str, Any] = library.data.resolve_model_data_config(model)
-    return _described(request, model, config, device=device, dtype=dtype)
+        notes = load_weights(model, request.weights)
+        described = replace(described, loaded=1.0, notes=notes)
+    if error is not None:
+        raise _refused(described, filling) from error
+    if pretrained:
+        described = _checked(library, request, described, filling)
+    return replace(described, module=model.to(device, dtype), device=device, dtype=dtype)
 
 
-def _described(
-    request: Request, model: nn.Module, config: dict[str, Any], *, device: Any, dtype: Any
-) -> Model:
+def _refused(described: Model, filling: Filling) -> ModelError:
+    """What is said of weights that PyTorch refuses."""
+    if filling.unfilled:
+        return does_not_fit(described, described.module, filling)
+    return no_place(described.spec, filling.unused)
+
+
+def _checked(library: Any, request: Request, described: Model, filling: Filling) -> Model:
+    """The model, of which all is filled that maps need.
+
+    timm leaves a class head as it was drawn where the checkpoint has another number of classes, and
+    then does not look at other weights either.
+    """
+    model = described.module
+    left = unfilled_tensors(described, model, filling)
+    reached = reach(described, list(left.values()))
+    if reached == Reach.HEAD:
+        why = f"its checkpoint has no usable {few(list(left))}"
+        reset: Any = getattr(model, "reset_classifier", None)
+        if request.head == "class" or reset is None:
+            raise no_class_head(request.spec, why)
+        reset(0)
+        described = replace(_described(library, request, model), notes=(f"no class head ({why})",))
+        filling = replace(
+            filling, unfilled={n: w for n, w in filling.unfilled.items() if n in model.state_dict()}
+        )
+        left = unfilled_tensors(described, model, filling)
+        reached = reach(described, list(left.values()))
+    return checked(described, model, filling, reached)
+
+
+def _described(library: Any, request: Request, model: nn.Module) -> Model:
     """The model, and what it and its data config say."""
+    config: dict[str, Any] = library.data.resolve_model_data_config(model)
     fixed = _is_fixed(model)
-    own = round(math.prod(config["input_size"][-2:]) ** 0.5)
+    shape = tuple(config["input_size"][-2:])
+    own = round(math.prod(shape) ** 0.5)
     prefix = _prefix(model)
     layers, heads = _layers(model)
     width: Any = getattr(model, "num_features", None)
@@ -59,15 +99,16 @@ def _described(
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
-        module=model.to(device, dtype).eval().requires_grad_(False),
+        module=model.eval().requires_grad_(False),
         layers=layers,
         heads=heads,
         features=features,
         tokens="patches",
         patch=_multiple(request.spec, model),
-        size=fixed_size(request, own, fixed=fixed),
+        size=fixed_size(request, own, fixed=fixed, shape=shape),
         prefix=prefix,
         class_token=prefix > 0 and has_class_token(model),
+        own_shape=None if request.size or shape == (own, own) else shape,
         fixed=fixed,
         mean=triple(config["mean"], 0.5),
         std=triple(config["std"], 0.5),
@@ -76,14 +117,13 @@ def _described(
         token_bytes=token_bytes(layers, features) if layers and features else 0,
         head="class" if _classifies(model) else "none",
         labels=_labels(request.spec, model) if _classifies(model) else None,
-        device=device,
-        dtype=dtype,
     )
 
 
 def _library(spec: str) -> Any:
     """The library timm; bars of downloads only where stderr is a terminal."""
     library: Any = optional("timm", "timm", spec)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # what does not fit is told by attnviz
     if not sys.stderr.isatty():
         optional("huggingface_hub.utils", "timm", spec).disable_progress_bars()
     return library
@@ -112,20 +152,31 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
         )
 
 
-def _create(library: Any, name: str, seed: int, *, pretrained: bool) -> nn.Module:
-    """The model, made for inputs of any shape where its architecture knows how.
+def _create(
+    library: Any, name: str, seed: int, *, pretrained: bool
+) -> tuple[nn.Module, Filling, RuntimeError | None]:
+    """The model, what of it was filled, and what PyTorch says of weights that do not fit.
 
-    One that does not know the argument says so before weights are loaded.
+    Made for inputs of any shape where its architecture knows how: one that does not know the
+    argument says so before weights are loaded.
     """
+
+    def make(**arguments: bool) -> tuple[nn.Module, Filling, RuntimeError | None]:
+        with seeded(seed), loading() as given:
+            try:
+                model: nn.Module = library.create_model(name, pretrained=pretrained, **arguments)
+            except RuntimeError as error:
+                if not given:
+                    raise
+                return given[-1][0], filling_of(*given[-1]), error
+        # timm reads files of NumPy weight by weight, and raises where one is missing.
+        state = next((state for module, state in given if module is model), model.state_dict())
+        return model, filling_of(model, state), None
+
     try:
-        with seeded(seed):
-            model: nn.Module = library.create_model(
-                name, pretrained=pretrained, dynamic_img_size=True
-            )
+        return make(dynamic_img_size=True)
     except TypeError:
-        with seeded(seed):
-            model = library.create_model(name, pretrained=pretrained)
-    return model
+        return make()
 
 
 def _classifies(model: nn.Module) -> bool:

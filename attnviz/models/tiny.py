@@ -11,7 +11,7 @@ from attnviz.errors import ModelError
 from attnviz.models import Request
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.model import Model, no_text_tower, refuse_options, token_bytes
-from attnviz.models.weights import check_state, initial_state, read_state
+from attnviz.models.weights import check_state, fit_names, initial_state, read_state
 
 FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 128, 6, 8, 8, 4
 SIZE = 144
@@ -148,11 +148,12 @@ def load(request: Request) -> Model:
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     with torch.device("meta"):
         module = VisionTransformer()
+    notes: tuple[str, ...] = ()
     if request.random_weights:
         state = initial_state(module, request.seed)
     else:
         path = request.weights or str(WEIGHTS)
-        state = read_state(path)
+        state, notes = fit_names(module, read_state(path), path)
         if "q_linear.weight" in state:
             raise ModelError(f"{path}: a single attention layer; add --model random")
         check_state(module, state, path)
@@ -176,6 +177,8 @@ def load(request: Request) -> Model:
         token_bytes=token_bytes(LAYERS, FEATURES),
         head="class",
         labels=LABELS,
+        loaded=None if request.random_weights else 1.0,
+        notes=notes,
         device=device,
         dtype=dtype,
     )

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -42,9 +43,12 @@ def load(request: Request) -> Model:
     model = tried(
         request.spec, name, lambda: _create(models, name, own if pretrained else None, request.seed)
     )
+    notes: tuple[str, ...] = ()
     if request.weights is not None:
-        load_weights(model, request.weights)
-    return _described(request, model, own, device=device, dtype=dtype)
+        notes = load_weights(model, request.weights)
+    described = _described(request, model, own, device=device, dtype=dtype)
+    # torchvision takes weights that fit in every name and shape, or raises.
+    return replace(described, loaded=None if request.random_weights else 1.0, notes=notes)
 
 
 def _described(

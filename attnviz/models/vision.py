@@ -27,12 +27,16 @@ class Pooled(NamedTuple):
 
 
 class Vision(nn.Module):
-    """A vision model of transformers; the model itself is unchanged."""
+    """A vision model of transformers; the model itself is unchanged.
 
-    def __init__(self, model: nn.Module, patch: int) -> None:
+    `pools` is whether what it pools its tokens to is given, where it has no class token.
+    """
+
+    def __init__(self, model: nn.Module, patch: int, *, pools: bool = True) -> None:
         super().__init__()
         self.model = model
         self.patch = patch
+        self.pools = pools
         self._takes = set(inspect.signature(model.forward).parameters)
         self._has_class_token = has_class_token(model)
 
@@ -46,7 +50,7 @@ class Vision(nn.Module):
         logits, state, pooled = (
             getattr(output, name, None) for name in ("logits", "last_hidden_state", "pooler_output")
         )
-        if logits is None and pooled is not None and not self._has_class_token:
+        if self.pools and logits is None and pooled is not None and not self._has_class_token:
             return Pooled(output[0] if state is None else state, pooled)
         result: Tensor = next((t for t in (logits, state) if t is not None), output[0])
         return result

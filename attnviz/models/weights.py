@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError
+from attnviz.models import layouts
 
-TOLD = 8
+SHOWN = 8
 """Faults of a file that are named; more would bury the line."""
+SAVE = "save the state dict alone: torch.save(model.state_dict(), ...)"
+_FIT = "give the state dict of this very model"
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types that weights are read from."""
 
 
 def read_state(path: str) -> dict[str, Tensor]:
@@ -26,7 +31,7 @@ def read_state(path: str) -> dict[str, Tensor]:
         ModelError: missing, of another kind, damaged, or with anything but tensors in it.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in (".safetensors", ".pt", ".pth"):
+    if suffix not in (".safetensors", ".pt", ".pth", ".bin"):
         raise ModelError(f"{path}: weights must be a .safetensors or .pt state dict")
     if not os.path.isfile(path):  # noqa: PTH113 — pathlib's raises for a name that is too long
         raise ModelError(f"{path}: no such file; check --weights")
@@ -35,24 +40,40 @@ def read_state(path: str) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: holds more than tensors and is not loaded, since pickled code could run; "
-            "save the state dict alone: torch.save(layer.state_dict(), ...)"
+            f"{SAVE}"
         ) from error
     except Exception as error:  # safetensors and torch raise their own kinds for damaged files
         raise ModelError(f"{path}: damaged, or not a state dict; save it again") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path}: not a state dict of tensors; save layer.state_dict()")
+        raise ModelError(f"{path}: not a state dict of tensors{_holds(state)}; {SAVE}")
     return state
 
 
-def load_weights(module: nn.Module, path: str) -> None:
-    """Give a model the weights of a file, all of them and no others.
+def load_weights(module: nn.Module, path: str) -> tuple[str, ...]:
+    """Give a model the weights of a file, all of them and no others; what should be known of that.
 
     Raises:
         ModelError: the file cannot be read, or does not fit.
     """
-    state = read_state(path)
+    state, notes = fit_names(module, read_state(path), path)
     check_state(module, state, path)
     module.load_state_dict(state)
+    return notes
+
+
+def fit_names(
+    module: nn.Module, state: dict[str, Tensor], path: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A state dict by the names of a model, and a note where they were read without a prefix.
+
+    As it is, unless a prefix of all names is the only thing that is wrong with them.
+    """
+    renamed = layouts.fitting(state, module.state_dict())
+    if not renamed:
+        return state, ()
+    own, given = next((own, given) for own, given in renamed.items() if own != given)
+    note = f"the names in {Path(path).name} are read without a prefix: {given} as {own}"
+    return {own: state[given] for own, given in renamed.items()}, (note,)
 
 
 @contextlib.contextmanager
@@ -98,14 +119,36 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
         elif not torch.isfinite(state[key].float()).all():
             faults.append(f"{key} holds NaN, infinity, or more than float32 can")
     if faults:
-        told = sorted(faults)[:TOLD]
-        told += [f"and {len(faults) - TOLD} more"] * (len(faults) > TOLD)
-        raise ModelError(f"{path} does not fit the layer: {'; '.join(told)}")
+        told = few(sorted(faults), SHOWN, "; ")
+        whose, advice = layouts.foreign(state.keys() - expected.keys(), path) or ("", _FIT)
+        has = f"has {whose}: " if whose else ""
+        raise ModelError(f"{path} does not fit the model: {has}{told}; {advice}")
+
+
+def few(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:
+    """The first names of many.
+
+    >>> few(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return separator.join(names[:count]) + more
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of a tensor is NaN or infinite; the sum of finite weights tells at once."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _holds(state: object) -> str:
+    """What a file of something else holds, if it says."""
+    names = [str(key) for key in state] if isinstance(state, dict) else []
+    return f" (it holds {few(names)})" if names else ""
 
 
 def _usable(tensor: Tensor, expected: Tensor) -> bool:
     """Whether a tensor is there, dense, and of a usual floating type, or counts as expected."""
-    kinds: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    kinds: tuple[torch.dtype, ...] = FLOATS
     if not expected.is_floating_point():
         kinds = (expected.dtype,)
     return not tensor.is_meta and tensor.layout == torch.strided and tensor.dtype in kinds

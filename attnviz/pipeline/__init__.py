@@ -14,7 +14,7 @@ from attnviz.pipeline.pictures import (
     write_pictures,
     write_sheet,
 )
-from attnviz.pipeline.report import check_of, make_record, readable
+from attnviz.pipeline.report import check_info, make_record, readable
 from attnviz.pipeline.running import observe
 from attnviz.pipeline.sheets import small
 
@@ -27,8 +27,8 @@ __all__ = [
     "Question",
     "Questions",
     "answer",
+    "check_info",
     "check_model",
-    "check_of",
     "check_picture",
     "explain",
     "look",

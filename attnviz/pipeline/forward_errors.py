@@ -1,5 +1,6 @@
 """Why a model did not run: what its exception is, and what trials on blank pictures tell."""
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,11 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
+from attnviz.geometry import TokenGrid
 from attnviz.models.code_errors import describe, message, place
-from attnviz.models.input_size import Shape, position_count
+from attnviz.models.input_size import Shape, linear_patches, position_count
 from attnviz.models.model import Model, takes_only
 
 _DEVICE = re.compile(
@@ -31,12 +33,17 @@ class ForwardError(Exception):
     """The model raised an exception on an input of this shape, or on several pictures at once.
 
     Attributes:
-        shape: height and width of the input.
+        pixels: the input, (batch, 3, height, width).
     """
 
-    def __init__(self, line: str, shape: Shape) -> None:
+    def __init__(self, line: str, pixels: Tensor) -> None:
         super().__init__(line)
-        self.shape = shape
+        self.pixels = pixels
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the input."""
+        return self.pixels.shape[2], self.pixels.shape[3]
 
     @property
     def error(self) -> BaseException:
@@ -60,28 +67,28 @@ def explain(
     """
     first = failures[0]
     error, shapes = first.error, [each.shape for each in failures]
-    if _trial(model, first.shape, gradients=gradients) is None:
+    if _run(model, first.pixels, gradients=gradients) is None:
         return RecordingError(
-            f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the traceback "
-            "with --debug, and report it"
+            f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
+            "traceback with --debug, and report it"
         )
     line = _of_device(model, error) or _of_type(model, error)
     if line is None:
-        line = _of_channels(model, error, shapes) or _of_code(model, failures)
+        line = _of_channels(model, error, shapes) or _of_code(model, failures, gradients=gradients)
     return ModelError(f"{model.spec}: {line}")
 
 
-def out_of_memory(model: Model, shape: Shape) -> MemoryLimitError:
+def out_of_memory(model: Model, grid: TokenGrid) -> MemoryLimitError:
     """What is said where memory ran out."""
     return MemoryLimitError(
-        f"{model.spec}: out of memory on {_size(shape)} pixels; take a smaller --size, or another "
-        "--device"
+        f"{model.spec}: out of memory on {grid.input_width}x{grid.input_height} pixels; take a "
+        "smaller --size, or another --device"
     )
 
 
-def refused_size(model: Model, shape: Shape) -> UsageError:
-    """What is said where --size asked for another shape than the model was seen to take."""
-    return UsageError(takes_only(model.spec, model.size, shape))
+def refused_size(model: Model, grid: TokenGrid) -> UsageError:
+    """What is said where --size asked for another input than the model was seen to take."""
+    return UsageError(takes_only(model.spec, model.size, (grid.input_height, grid.input_width)))
 
 
 def _of_device(model: Model, error: BaseException) -> str | None:
@@ -141,40 +148,32 @@ def _own_channels(module: nn.Module) -> Iterator[int]:
             if type(channels) is int and 0 < channels < 1000:
                 yield channels
                 return
-    first = next((part for part in module.modules() if isinstance(part, nn.Linear)), None)
-    for side in (4, 8, 14, 16, 32):
-        if first is not None and first.in_features % side**2 == 0:
-            yield first.in_features // side**2
+    yield from (channels for channels, _ in linear_patches(module))
 
 
-def _of_code(model: Model, failures: Sequence[ForwardError]) -> str:
+def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool) -> str:
     """Sizes that it does not take, or a fault that they have no part in."""
     first, error = failures[0], failures[0].error
-    advice = "mend it, or see the traceback with --debug"
-    other = _another(model, failures)
-    again = _trial(model, other)
-    if again is None:
-        side = f"--size {other[0]}" if other[0] == other[1] else f"{_size(other)} pixels"
-        return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give {side}"
-    if _same(error, again) and all(_same(error, each.error) for each in failures):
-        return f"its forward raised {describe(error)}; {advice}"
-    sizes = list(dict.fromkeys(_size(shape) for shape in (*(f.shape for f in failures), other)))
-    tried = f"{', '.join(sizes[:-1])} or {sizes[-1]}"
+    side = _another(model, first.shape)
+    again = _trial(model, (side, side), gradients=gradients)
+    if again is None and _trial(model, first.shape, gradients=gradients) is not None:
+        return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
+    # Where a blank picture passes it is a matter of values.
+    if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
+        return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
     known = position_count(model.module)
-    where = f" its {known[0]} is of {known[1]} tokens;" if known else ""
-    return (
-        f"cannot take {tried} pixels: {describe(error)};{where} if it has a size of its own, give "
-        "--size N, or the module an attribute image_size = (height, width); else mend it"
-    )
+    stated = "the module an attribute image_size = (height, width)"
+    advice = f"if it has a size of its own, give --size N, or {stated}; else mend it"
+    if known:
+        advice = f"its {known[0]} is of {known[1]} tokens; give {stated}"
+    sizes = f"{_size(first.shape)} or {side}x{side}"
+    return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
 
 
-def _another(model: Model, failures: Sequence[ForwardError]) -> Shape:
-    """A shape that was not tried, of about half the sides."""
-    height, width = failures[0].shape
-    patch = model.patch
-    smaller = (max(patch, side // 2 // patch * patch) for side in (height, width))
-    found = next(smaller), next(smaller)
-    return found if found != (height, width) else (2 * height, 2 * width)
+def _another(model: Model, shape: Shape) -> int:
+    """Side of a square of about a quarter as many pixels."""
+    patches = int(math.sqrt(math.prod(shape)) / 2 / model.patch)
+    return patches * model.patch if patches else 2 * model.patch
 
 
 def _same(one: BaseException, other: BaseException) -> bool:
@@ -194,9 +193,14 @@ def _trial(
 ) -> BaseException | None:
     """Run a model on a blank picture, and give what it raised."""
     blank = torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
+    return _run(model, blank, gradients=gradients)
+
+
+def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
+    """Run a model without watching it, and give what it raised."""
     try:
         with torch.set_grad_enabled(gradients), _uncompiled():
-            model.module(blank.requires_grad_(gradients))
+            model.module(pixels.requires_grad_(gradients))
     except (Exception, SystemExit) as error:
         return error
     return None

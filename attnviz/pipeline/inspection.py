@@ -144,7 +144,12 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def place_layer(
-    call: AttentionCall, grid: TokenGrid, operators: Sequence[str], assumed: str | None, *, plain: bool
+    call: AttentionCall,
+    grid: TokenGrid,
+    operators: Sequence[str],
+    assumed: str | None,
+    *,
+    plain: bool,
 ) -> Layer:
     """The layer of a call that is drawn."""
     if plain or assumed is not None:

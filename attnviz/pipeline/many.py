@@ -13,6 +13,7 @@ from attnviz.geometry import Fit, Placement, TokenGrid
 from attnviz.images import Picture
 from attnviz.models.model import Model
 from attnviz.pipeline.forward_errors import ForwardError
+from attnviz.pipeline.input_shapes import first_placement
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.running import Shown
 
@@ -71,7 +72,7 @@ def _groups(shown: Shown) -> list[dict[int, Placement]]:
     """Placements by the numbers of the pictures, those of one shape together."""
     groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
     for number in range(len(shown.pictures)):
-        placement = shown.placement(number)
+        placement = first_placement(shown.model, shown.pictures[number], shown.fit)
         # A model may compute another way where it is given a mask, though it is all True.
         key = placement.grid, shown.masks[number] is not None
         groups.setdefault(key, {})[number] = placement

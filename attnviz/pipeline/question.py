@@ -72,9 +72,7 @@ def _reading(
 ) -> Reading:
     layer = observation.layers[number]
     device = layer.call.query.device
-    weights = [
-        token_weights(observation, layer, query, masks.get(query)) for query in asked
-    ]
+    weights = [token_weights(observation, layer, query, masks.get(query)) for query in asked]
     return Reading(
         call=layer.call,
         queries=_side(observation, layer.queries, device),

@@ -12,8 +12,9 @@ from attnviz import memory
 from attnviz.attention import Recording, record
 from attnviz.errors import AttnvizError, RecordingError
 from attnviz.geometry import TokenGrid
+from attnviz.models.code_errors import describe
 from attnviz.models.model import Model
-from attnviz.pipeline.forward_errors import ForwardError, UnevenError, describe
+from attnviz.pipeline.forward_errors import ForwardError, UnevenError
 from attnviz.pipeline.inspection import CallReport, Calls, Inspector
 from attnviz.pipeline.observation import Run
 from attnviz.selection import parse_layers
@@ -41,11 +42,6 @@ class RunRequest:
     layers: str
     gradients: bool
     blocks: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        return self.grid.input_height, self.grid.input_width
 
 
 def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
@@ -81,9 +77,7 @@ def _numbers(layers: str) -> tuple[int, ...] | None:
     return parse_layers(layers)
 
 
-def _run(
-    request: RunRequest, wanted: Sequence[int] | None
-) -> tuple[Run, Sequence[CallReport]]:
+def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
     """One run, and what is known of each of its calls."""
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, len(pixels), plain=model.plain)
@@ -103,10 +97,10 @@ def _run(
     except (Exception, SystemExit) as error:  # why is looked into when no other shape is left
         if memory.is_exhausted(error):
             raise
-        raise ForwardError(f"{model.spec}: {describe(error)}", request.shape) from error
+        raise ForwardError(f"{model.spec}: {describe(error)}", pixels.detach()) from error
     if inspector.uneven:
         line = f"{model.spec} cannot take several pictures at once"
-        raise UnevenError(line, request.shape)
+        raise UnevenError(line, pixels.detach())
     return Run(made, request.inputs, output), made.descriptions
 
 

@@ -51,7 +51,7 @@ def make_record(
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
-        check=check_of(seen, explanation.layers),
+        check=check_info(seen, explanation.layers),
         heads=[
             _head(explanation, answer, scale, file)
             for answer, scale, file in zip(
@@ -66,9 +66,11 @@ def make_record(
     )
 
 
-def check_of(seen: Observation, layers: Sequence[int]) -> records.Check:
-    """Whether what is drawn of some layers can be trusted, and what is not drawn at all."""
-    assumed = [reason for number, reason in seen.assumed.items() if number in layers]
+def check_info(seen: Observation, layers: Sequence[int] | None = None) -> records.Check:
+    """Whether what is drawn of some layers, or of all, can be trusted; and what is not drawn."""
+    assumed = [
+        reason for number, reason in seen.assumed.items() if layers is None or number in layers
+    ]
     not_drawn = [
         records.NotDrawn(layer=number, reason=reason)
         for number, reason in seen.calls.not_drawn.items()
@@ -78,6 +80,8 @@ def check_of(seen: Observation, layers: Sequence[int]) -> records.Check:
         max_error=max(seen.errors.values()),
         places="assumed" if assumed else "measured",
         places_reason=assumed[0] if assumed else None,
+        loaded=seen.model.loaded,
+        load_notes=list(seen.model.notes) or None,
         not_drawn=[*not_drawn, *(records.NotDrawn(layer=None, reason=u) for u in seen.unread)],
     )
 

@@ -1,7 +1,7 @@
 """The expensive step: run the model once and keep its attention calls."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,16 +13,14 @@ from attnviz.attention import Block
 from attnviz.errors import AttnvizError, UsageError
 from attnviz.geometry import Fit, Placement, TokenGrid
 from attnviz.images import Picture
-from attnviz.models.code_errors import message
-from attnviz.models.input_size import Shape, shapes_in
 from attnviz.models.model import Model
 from attnviz.pipeline.forward_errors import (
     ForwardError,
     explain,
     out_of_memory,
     refused_size,
-    takes_other_shapes,
 )
+from attnviz.pipeline.input_shapes import placements
 from attnviz.pipeline.inspection import Calls, part_of, place_layer
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation, Run
@@ -92,9 +90,8 @@ class Shown:
             UsageError: it takes another size than was asked for.
             ModelError: it runs on none; says why.
         """
-        failures: list[ForwardError] = []
-        model = self.model
-        for placement, asked in self._placements(number, failures):
+        model, failures = self.model, list[ForwardError]()
+        for placement, asked in placements(model, self.pictures[number], self.fit, failures):
             try:
                 seen = self.at_once({number: placement})[number]
             except ForwardError as error:
@@ -103,51 +100,11 @@ class Shown:
             except Exception as error:
                 if isinstance(error, AttnvizError) or not memory.is_exhausted(error):
                     raise
-                raise out_of_memory(model, _shape(placement)) from error
+                raise out_of_memory(model, placement.grid) from error
             if model.size_given and not asked:
-                raise refused_size(model, _shape(placement)) from failures[0]
+                raise refused_size(model, placement.grid) from failures[0]
             return seen
         raise explain(model, failures, gradients=self.gradients) from failures[0].error
-
-    def placement(self, number: int) -> Placement:
-        """How a picture is laid at first.
-
-        As many tokens as the model's own grid has, in other rows and columns, would have the
-        positions of other tokens and no error would say so: then it is seen whether the model
-        takes other grids at all.
-        """
-        model, picture = self.model, self.pictures[number]
-        found = model.place(picture, fit=self.fit)
-        own = model.place(picture, fit="crop")
-        if found.fit != "keep" or model.plain or found.grid == own.grid:
-            return found
-        alike = found.grid.tokens == own.grid.tokens and found.grid.patch == own.grid.patch
-        if alike and not takes_other_shapes(model, _shape(own)):
-            return own
-        return found
-
-    def _placements(
-        self, number: int, failures: Sequence[ForwardError]
-    ) -> Iterator[tuple[Placement, bool]]:
-        """A picture as it is laid at first, at the model's own size, and in shapes that it may take.
-
-        Beside each is whether it has the size that was asked for. Of the last some are what
-        `failures`, which grow meanwhile, speak of.
-        """
-        model, picture = self.model, self.pictures[number]
-        first = self.placement(number)
-        yield first, True
-        centre = model.place(picture, fit="crop")
-        if self.fit == "keep" and centre.grid != first.grid:
-            yield centre, True
-        if model.fixed:
-            return
-        text = " ".join(message(each.error) for each in failures)
-        spoken = shapes_in(text, model.module, model.patch, model.prefix)
-        tried = {each.shape for each in failures}
-        for shape in dict.fromkeys([*model.other_shapes, *spoken]):
-            if shape not in tried:
-                yield model.place(picture, fit=self.fit, shape=shape), False
 
     def at_once(self, placements: Mapping[int, Placement]) -> dict[int, Observation]:
         """Run the model once on some of the pictures, by number, whose grids are the same.
@@ -234,11 +191,6 @@ def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bo
     fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
     advice = f"take --size {fits} or smaller"
     memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))
-
-
-def _shape(placement: Placement) -> Shape:
-    """Height and width of the input."""
-    return placement.grid.input_height, placement.grid.input_width
 
 
 def _unmasked(

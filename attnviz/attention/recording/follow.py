@@ -155,7 +155,7 @@ class Follower:
         return None
 
     def _exponentiated(self, _: Operation, nodes: "Nodes") -> After | None:
-        """exp of scores: a softmax that is written out may begin."""
+        """Exp of scores: a softmax that is written out may begin."""
         node = nodes[0]
         if not isinstance(node, Scores):
             return None
@@ -332,8 +332,10 @@ class Follower:
             output = result.detach() if result.ndim == 3 else result.detach()[None]
             met = Met(weights, value.detach(), output.mT if turned else output, turned)
             call = attention_call(weights, met.value, met.output)
-            places = None if weights.scores.product.of_channels else output_places(
-                weights, turned, result.ndim
+            places = (
+                None
+                if weights.scores.product.of_channels
+                else output_places(weights, turned, result.ndim)
             )
             number = self._tell.found(call, result, places, trace)
             self._known.forget(result)

@@ -80,9 +80,7 @@ def node_of(op: Operation) -> int | None:
     return following - 1
 
 
-def gradients(
-    score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]
-) -> dict[int, Tensor]:
+def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -> dict[int, Tensor]:
     """∂score/∂output of calls, (B, Hv, Nq, Dv) by their numbers; see `Recording.gradients`.
 
     The backward pass goes no further than to the outputs that are asked for.

@@ -164,8 +164,11 @@ class Outputs:
         for place, node in list(self._known.of_storage(written)):
             offset, other, steps, _ = place
             differ = sum(a != b for a, b in zip(shape, other, strict=False))
-            if steps != stride or len(other) != len(shape) or differ > 1 or (
-                offset == written.storage_offset()
+            if (
+                steps != stride
+                or len(other) != len(shape)
+                or differ > 1
+                or (offset == written.storage_offset())
             ):
                 self._known.drop(written, place)
 
@@ -291,7 +294,9 @@ class Outputs:
         found = replace(first, number=number, dims=dims, heads=made + first.heads, met=None)
         return lambda result: self._put(result, found)
 
-    def _joined(self, nodes: "Sequence[Output | Projected]", dim: int) -> "Output | Projected | None":
+    def _joined(
+        self, nodes: "Sequence[Output | Projected]", dim: int
+    ) -> "Output | Projected | None":
         """What several nodes are, put side by side along a dimension."""
         first = nodes[0]
         if len({(type(node), len(node.dims)) for node in nodes}) > 1:

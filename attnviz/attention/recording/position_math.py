@@ -21,7 +21,9 @@ class Memo:
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[Any, Tensor]] = {}
 
-    def get(self, positions: Tensor | Sequence[Tensor], rest: Hashable, do: Callable[[], Tensor]) -> Tensor:
+    def get(
+        self, positions: Tensor | Sequence[Tensor], rest: Hashable, do: Callable[[], Tensor]
+    ) -> Tensor:
         """The result for these positions and what else it depends on, computed once."""
         sources = (positions,) if isinstance(positions, Tensor) else tuple(positions)
         key = (*map(_layout, sources), rest)
@@ -155,7 +157,11 @@ def extended(positions: Tensor, dim: int, before: int, after: int) -> Tensor:
         return positions
     size = positions.shape[dim]
     if size > 1 and positions.stride(dim) and _evenly_spaced(positions, dim):
-        return sampled(positions, dim - positions.ndim if dim >= 0 else dim, torch.arange(-before, size + after).float())
+        return sampled(
+            positions,
+            dim - positions.ndim if dim >= 0 else dim,
+            torch.arange(-before, size + after).float(),
+        )
     shape = list(positions.shape)
     nowhere = torch.full((), NOWHERE, device=positions.device)
     parts = []

@@ -172,7 +172,9 @@ def _padded(known: "TokenPositions", op: Operation, _: Any) -> Any:
         return None
     pad = op.args[1]
     for number in range(len(pad) // 2):
-        positions = extended(positions, positions.ndim - 1 - number, *pad[2 * number : 2 * number + 2])
+        positions = extended(
+            positions, positions.ndim - 1 - number, *pad[2 * number : 2 * number + 2]
+        )
     return positions
 
 
@@ -388,7 +390,9 @@ def _slice_written(known: "TokenPositions", op: Operation, _: Any) -> Any:
     """`slice_scatter` and `select_scatter`, which return a new tensor."""
     base, source = op.args[:2]
     target = _or_nowhere(known, base, base).clone()
-    return op.func(target, _or_nowhere(known, source, source).contiguous(), *op.args[2:], **op.kwargs)
+    return op.func(
+        target, _or_nowhere(known, source, source).contiguous(), *op.args[2:], **op.kwargs
+    )
 
 
 def _merged(known: "TokenPositions", op: Operation, _: Any) -> Any:
@@ -466,50 +470,71 @@ def _looked_up(known: "TokenPositions", op: Operation, result: Any) -> Any:
 
 
 CONSTANT = frozenset(
-    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones "
-    "new_empty new_full new_empty_strided empty_strided _local_scalar_dense is_nonzero "
-    "_assert_async _has_same_storage_numel sym_size".split()
+    [
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+        "new_empty_strided",
+        "empty_strided",
+        "_local_scalar_dense",
+        "is_nonzero",
+        "_assert_async",
+        "_has_same_storage_numel",
+        "sym_size",
+    ]
 )
 """Operators that take no more than shapes or single numbers of what they are given."""
 
-RULES: dict[str, Rule] = {
-    name: rule
-    for names, rule in {
-        "detach alias lift_fresh lift clone _to_copy contiguous _conj _neg_view resolve_conj "
-        "_softmax _safe_softmax softmax _masked_softmax _log_softmax native_layer_norm "
-        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
-        "_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm miopen_batch_norm "
-        "native_group_norm _fused_rms_norm rms_norm native_dropout hardswish hardswish_ "
-        "rrelu_with_noise tril triu log_sigmoid_forward renorm real": _first_stays,
-        "prelu _prelu_kernel rsub complex polar": pointwise,
-        "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
-        "unsafe_split unsafe_split_with_sizes chunk narrow unbind flip repeat unfold diagonal "
-        "pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave movedim": _moved,
-        "roll index index_select gather take": _picked,
-        "view _unsafe_view reshape _reshape_alias": _reshaped,
-        "cat stack": _joined,
-        "constant_pad_nd": _padded,
-        "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-        "replication_pad3d": _by_parts,
-        "im2col": _unfolded,
-        "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
-        "median nanmedian": _averaged,
-        "mm bmm addmm baddbmm _addmm_activation linear matmul": _product,
-        "_transform_bias_rescale_qkv": _split_heads,
-        "view_as_complex view_as_real": _complex_view,
-        "where": _chosen,
-        "copy_": _written,
-        "fill_ zero_ normal_ uniform_ bernoulli_ random_ exponential_": _nowhere,
-        "scatter scatter_ index_put index_put_ _index_put_impl_ masked_scatter masked_scatter_ "
-        "index_copy index_copy_": _scattered,
-        "slice_scatter select_scatter diagonal_scatter": _slice_written,
-        "scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_": _merged,
-        "sort topk kthvalue mode": _ordered,
-        "cumsum cumprod logcumsumexp cummax cummin cumsum_": _along,
-        "_fft_r2c _fft_c2c _fft_c2r": _transformed,
-        "glu": _halves,
-        "embedding": _looked_up,
-    }.items()
-    for name in names.split()
-} | windows.RULES | dict.fromkeys(HEADS_FIRST | TOKENS_FIRST, _attention)
+RULES: dict[str, Rule] = (
+    {
+        name: rule
+        for names, rule in {
+            "detach alias lift_fresh lift clone _to_copy contiguous _conj _neg_view resolve_conj "
+            "_softmax _safe_softmax softmax _masked_softmax _log_softmax native_layer_norm "
+            "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+            "_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm miopen_batch_norm "
+            "native_group_norm _fused_rms_norm rms_norm native_dropout hardswish hardswish_ "
+            "rrelu_with_noise tril triu log_sigmoid_forward renorm real": _first_stays,
+            "prelu _prelu_kernel rsub complex polar": pointwise,
+            "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
+            "unsafe_split unsafe_split_with_sizes chunk narrow unbind flip repeat unfold diagonal "
+            "pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave movedim": _moved,
+            "roll index index_select gather take": _picked,
+            "view _unsafe_view reshape _reshape_alias": _reshaped,
+            "cat stack": _joined,
+            "constant_pad_nd": _padded,
+            "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+            "replication_pad3d": _by_parts,
+            "im2col": _unfolded,
+            "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
+            "median nanmedian": _averaged,
+            "mm bmm addmm baddbmm _addmm_activation linear matmul": _product,
+            "_transform_bias_rescale_qkv": _split_heads,
+            "view_as_complex view_as_real": _complex_view,
+            "where": _chosen,
+            "copy_": _written,
+            "fill_ zero_ normal_ uniform_ bernoulli_ random_ exponential_": _nowhere,
+            "scatter scatter_ index_put index_put_ _index_put_impl_ masked_scatter masked_scatter_ "
+            "index_copy index_copy_": _scattered,
+            "slice_scatter select_scatter diagonal_scatter": _slice_written,
+            "scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_": _merged,
+            "sort topk kthvalue mode": _ordered,
+            "cumsum cumprod logcumsumexp cummax cummin cumsum_": _along,
+            "_fft_r2c _fft_c2c _fft_c2r": _transformed,
+            "glu": _halves,
+            "embedding": _looked_up,
+        }.items()
+        for name in names.split()
+    }
+    | windows.RULES
+    | dict.fromkeys(HEADS_FIRST | TOKENS_FIRST, _attention)
+)
 """By the name of the operator."""

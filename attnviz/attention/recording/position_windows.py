@@ -95,8 +95,7 @@ def _resized(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
     names = [argument.name for argument in op.func._schema.arguments]  # noqa: SLF001
     given = dict(zip(names, op.args, strict=False)) | op.kwargs
     factors = given.get("scale_factors") or [
-        given.get(name) for name in ("scales_d", "scales_h", "scales_w", "scales")
-        if name in names
+        given.get(name) for name in ("scales_d", "scales_h", "scales_w", "scales") if name in names
     ]
     factors = list(factors)[-count:] if factors else [None] * count
     positions = compact(positions)

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import kernels
 from attnviz.attention.recording.blocks import Blocks
+from attnviz.attention.recording.call_store import CallStore
 from attnviz.attention.recording.follow import Follower, Listener
 from attnviz.attention.recording.gradients import JoinedTrace, Trace, node_of
 from attnviz.attention.recording.operation import Operation, first
-from attnviz.attention.recording.token_positions import TokenPositions
 from attnviz.attention.recording.outputs import Outputs, Reader
 from attnviz.attention.recording.recorded import Recording
-from attnviz.attention.recording.call_store import CallStore
+from attnviz.attention.recording.token_positions import TokenPositions
 
 
 @contextmanager
@@ -104,7 +104,11 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __init__(
-        self, store: CallStore, unread: list[str], positions: TokenPositions | None, blocks: Blocks | None
+        self,
+        store: CallStore,
+        unread: list[str],
+        positions: TokenPositions | None,
+        blocks: Blocks | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._store, self._unread, self._positions = store, unread, positions

@@ -205,7 +205,9 @@ class TokenPositions:
                 )
                 if last < shape[0]:
                     return _place(known, tensor)
-            elif known.numel() == tensor.numel() and covers_storage(tensor) and _dense(stride, shape):
+            elif (
+                known.numel() == tensor.numel() and covers_storage(tensor) and _dense(stride, shape)
+            ):
                 return known.reshape(tensor.shape) if tensor.is_contiguous() else None
         return None
 

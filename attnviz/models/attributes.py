@@ -1,0 +1,76 @@
+"""What a module says of itself, by its own attributes and those of its configs and parts."""
+
+from typing import Any
+
+from torch import nn
+
+from attnviz.errors import ModelError
+from attnviz.models.labels import labels_of
+from attnviz.models.model import has_class_token
+from attnviz.models.preprocessing import shown
+
+NAMES = (
+    "mean", "std", "image_mean", "image_std", "input_size", "image_size", "img_size", "patch_size",
+    "interpolation", "num_prefix_tokens",
+)  # fmt: skip
+"""What a module may say of its input."""
+_CONFIGS = ("config", "default_cfg", "pretrained_cfg")
+_SIZES = {"input_size", "image_size", "img_size"}
+
+
+def stated(model: nn.Module) -> dict[str, Any]:
+    """What a module says of its input: its own attributes before its configs', then its parts'."""
+    said: dict[str, Any] = {}
+    for source in _CONFIGS:
+        value = _attribute(model, source)
+        said |= value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    said |= {name: value for name in NAMES if _is_data(value := _attribute(model, name))}
+    said = {name: said[name] for name in NAMES if _is_data(said.get(name))}
+    embedding = getattr(model, "patch_embed", None)
+    for name, same in (("patch_size", {"patch_size"}), ("img_size", _SIZES)):
+        value = _attribute(embedding, name)
+        if value is not None and not said.keys() & same:
+            said[name] = value
+    return said
+
+
+def first(said: dict[str, Any], *names: str) -> Any:
+    """What is said by the first of some names that says anything."""
+    return next((said[name] for name in names if name in said), None)
+
+
+def prefix_count(model: nn.Module, said: dict[str, Any]) -> int:
+    """Tokens before the grid.
+
+    Raises:
+        ModelError: what is said is no number of them.
+    """
+    count = said.get("num_prefix_tokens", int(has_class_token(model)))
+    if not isinstance(count, int) or count < 0:
+        raise ModelError(f"its num_prefix_tokens is {shown(count)}; make it a number of tokens")
+    return count
+
+
+def may_classify(model: nn.Module) -> bool:
+    """Whether nothing says that it gives no logits; what it gives is seen when it runs."""
+    without_head = isinstance(getattr(model, "head", None), nn.Identity)
+    return not without_head and getattr(model, "num_classes", None) != 0
+
+
+def labels(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of its classes, from its own `labels` or its config's `id2label`."""
+    config = getattr(model, "config", None)
+    return labels_of(getattr(model, "labels", None)) or labels_of(getattr(config, "id2label", None))
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """An attribute; None where there is none."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # a property may raise what it likes
+        return None
+
+
+def _is_data(value: Any) -> bool:
+    """Whether something is said by it: a method called `mean` says nothing."""
+    return value is not None and not callable(value)
