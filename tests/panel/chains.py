@@ -38,9 +38,9 @@ def order(rng: Random, count: int) -> Tensor:
 
 
 def bump(size: int) -> Tensor:
-    """A kernel with most of its weight in the middle, (size, size)."""
+    """A kernel that weighs its middle twice, (size, size)."""
     line = torch.ones(size)
-    line[size // 2] = 4
+    line[size // 2] = 2
     return torch.outer(line, line) / line.sum() ** 2
 
 

@@ -69,7 +69,8 @@ def median(_: Random) -> Step:
 def solve(_: Random) -> Step:
     def run(x: Tensor) -> Tensor:
         n = x.shape[2]
-        return torch.linalg.solve(torch.eye(n) * n + torch.ones(n, n), x)
+        found: Tensor = torch.linalg.solve(torch.eye(n) * n + torch.ones(n, n), x)
+        return found
 
     return Step("linalg.solve(rows)", run)
 
@@ -196,10 +197,36 @@ def written_tokens(_: Random) -> Step:
     return Step("write(token by token, reversed)", run)
 
 
+def attended(_: Random) -> Step:
+    return Step(
+        "x + attention(x)/4", lambda x: x + F.scaled_dot_product_attention(x, x, x, scale=0.1) / 4
+    )
+
+
+def attended_by_channels(_: Random) -> Step:
+    def run(x: Tensor) -> Tensor:
+        between = (x.transpose(1, 2) @ x / 100).softmax(-1)  # (1, channels, channels)
+        return x + (between @ x.transpose(1, 2)).transpose(1, 2)
+
+    return Step("x + channel attention(x)", run)
+
+
+def gated(_: Random) -> Step:
+    return Step("x · σ(mean)", lambda x: x * x.mean(1, keepdim=True).sigmoid())
+
+
+def along_tokens(rng: Random) -> Step:
+    seed = rng.randrange(999)
+    return Step(
+        "conv1d(tokens, 1)",
+        lambda x: F.conv1d(x.transpose(1, 2), positive(Random(seed), 6, x.shape[2], 1)).mT,
+    )
+
+
 TOKENS: list[Maker] = [by_convolution, by_reshape, by_unfold, by_view, by_pool]
 OF_TOKENS: list[Maker] = [
     shuffled, dropped, sorted_by_score, topk, with_class, mixed_tokens, reversed_by_einsum, normed,
-    written_tokens,
+    written_tokens, attended, attended_by_channels, gated, along_tokens,
 ]  # fmt: skip
 
 

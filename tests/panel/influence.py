@@ -46,13 +46,13 @@ class Places:
     def wrong(self, found: Tensor) -> Tensor:
         """How far positions (tokens, 2) are away where that is too far, in pixels; else 0.
 
-        A token that sees a place lies half a cell from its middle at most, along each side, and
-        what the middle is in doubt by. One that sees more than a cell, or parts that lie apart,
-        lies within what it sees.
+        A token that sees a place lies half a cell from its middle at most, along each side. One
+        that sees more than a cell, or parts that lie apart, lies within what it sees. Both may be
+        as far away again as the middle is in doubt.
         """
         away = (found - self.middle).abs().amax(-1)
         compact = self.spread <= min(self.cell, 1.3 * float(self.spread.nanmedian()))
-        may = torch.where(compact, self.cell / 2 + self.doubt, self.spread.clamp(min=self.cell / 2))
+        may = torch.where(compact, self.cell / 2, self.spread.clamp(min=self.cell / 2)) + self.doubt
         return torch.where(away > may, away, 0.0)
 
     @property
