@@ -61,7 +61,7 @@ class Listener:
     found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
     unread: Callable[[str], None]
     places: Places
-    of_channels: Callable[[Tensor, int], bool]
+    of_channels: Callable[[Tensor], bool]
 
 
 class Follower:
@@ -226,7 +226,7 @@ class Follower:
     ) -> After | None:
         """Scores are multiplied with an operand, or it is added to them."""
         if isinstance(operand, Tensor) and operand.ndim == 0:
-            operand = float(operand)
+            operand = float(operand.detach())
         linear = not node.product.batch and tensor.ndim > 2  # a linear layer's output, most likely
         if isinstance(operand, Tensor) and (operand.ndim > tensor.ndim or linear):
             return _nothing
@@ -311,7 +311,7 @@ class Follower:
             keys=(Axis(right.shape[2]),),
             query_places=places[0],
             key_places=places[1],
-            of_channels=self._tell.of_channels(op.args[-2], -1),
+            of_channels=self._tell.of_channels(op.args[-2]),
         )
         return Scores(product, product.dims)
 

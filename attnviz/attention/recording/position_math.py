@@ -83,13 +83,16 @@ def mean_over(positions: Tensor, dims: int | Sequence[int]) -> Tensor:
 
 
 def spans_picture(positions: Tensor, dims: Sequence[int], width: int, height: int) -> Tensor:
-    """Whether positions along dimensions, which stay, lie over more than half of both sides."""
+    """Whether positions along dimensions, which stay, lie over half of both sides.
+
+    Pixels of a patch that is half as wide as the picture are one less apart.
+    """
     dims = [dim % positions.ndim for dim in dims]
     parts = []
     for part, side in ((positions.real, width), (positions.imag, height)):
         low = torch.where(part.isfinite(), part, torch.inf).amin(dims, keepdim=True)
         high = torch.where(part.isfinite(), part, -torch.inf).amax(dims, keepdim=True)
-        parts.append(high - low > side / 2)
+        parts.append(high - low > side / 2 - 0.75)
     return parts[0] & parts[1]
 
 
@@ -98,6 +101,24 @@ def step_of(values: Tensor) -> float:
     steps = (values[values.isfinite()] * 4).round().sort().values.diff() / 4
     steps = steps[steps > 0]
     return float(steps.median()) if len(steps) else 0.0
+
+
+def differs_by_feature(positions: Tensor) -> bool:
+    """Whether positions (…, rows, features) differ more by feature than by row.
+
+    Then features are the tokens, as in attention over channels, and rows lie nowhere.
+    """
+    if -1 not in varying(positions):
+        return False
+    small = compact(positions)
+    spans = []
+    for dim in (-1, -2):
+        parts = torch.view_as_real(small.resolve_conj())
+        low = torch.where(parts.isfinite(), parts, torch.inf).amin(dim - 1)
+        high = torch.where(parts.isfinite(), parts, -torch.inf).amax(dim - 1)
+        span = (high - low)[(high - low).isfinite()]
+        spans.append(float(span.mean()) if span.numel() else 0.0)
+    return spans[0] > spans[1]
 
 
 def average(parts: Sequence[Tensor]) -> Tensor:

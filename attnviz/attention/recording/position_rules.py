@@ -19,6 +19,7 @@ from attnviz.attention.recording.position_math import (
     NOWHERE,
     average,
     compact,
+    differs_by_feature,
     extended,
     mean_over,
     same_memory,
@@ -259,6 +260,8 @@ def _product(known: "TokenPositions", op: Operation, result: Any) -> Any:
     found = _expanded(mixed(known, columns, left if rows is None else None, -2), result)
     if rows is None:
         return found
+    if differs_by_feature(rows) and -2 in varying(columns):  # channels over tokens
+        return _nowhere(known, op, result)[0]
     by_row = _expanded(centre(known, rows, [-1]), result)
     if by_row is None or found is None or -1 not in varying(columns):
         return by_row
@@ -312,7 +315,7 @@ def _attention(known: "TokenPositions", op: Operation, result: Any) -> Any:
     if positions is None:
         return None
     shape = first(result).shape
-    if -1 in varying(positions) and of_values is not None and op.name in HEADS_FIRST:
+    if differs_by_feature(positions) and of_values is not None and op.name in HEADS_FIRST:
         return (centre(known, of_values, [-2]).expand(shape),)
     return (mean_over(positions, -1).expand(shape),)
 
@@ -514,8 +517,10 @@ RULES: dict[str, Rule] = (
             "where": _chosen,
             "copy_": _written,
             "fill_ zero_ normal_ uniform_ bernoulli_ random_ exponential_": _nowhere,
-            "scatter scatter_ index_put index_put_ _index_put_impl_ masked_scatter masked_scatter_ "
-            "index_copy index_copy_": _scattered,
+            "index_put index_put_ _index_put_impl_": _indices_filled,
+            "scatter scatter_": _scattered,
+            "masked_scatter masked_scatter_": _masked_filled,
+            "index_copy index_copy_": _copied_to,
             "slice_scatter select_scatter diagonal_scatter": _slice_written,
             "scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_": _merged,
             "sort topk kthvalue mode": _ordered,

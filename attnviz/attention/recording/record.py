@@ -205,8 +205,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if what not in self._unread:
             self._unread.append(what)
 
-    def _of_channels(self, tensor: Tensor, over: int) -> bool:
-        return self._positions is not None and self._positions.differ_by_feature(tensor, over)
+    def _of_channels(self, tensor: Tensor) -> bool:
+        return self._positions is not None and self._positions.of_channels(tensor)
 
     def _places(self, tensor: Tensor, over: int) -> Tensor | None:
         return None if self._positions is None else self._positions.tokens(tensor, over)

@@ -24,12 +24,12 @@ from attnviz.attention.recording.position_math import (
     NOWHERE,
     Memo,
     compact,
+    differs_by_feature,
     lost_at,
     mean_over,
     same_memory,
     spans_picture,
     step_of,
-    varying,
 )
 from attnviz.attention.recording.position_rules import CONSTANT, RULES, pointwise
 
@@ -151,10 +151,10 @@ class TokenPositions:
             if isinstance(each, Tensor) and not each.is_nested:
                 yield each, positions
 
-    def differ_by_feature(self, tensor: Tensor, over: int) -> bool:
-        """Whether the features of tokens, a dimension, lie at different places: tokens are none."""
+    def of_channels(self, tensor: Tensor) -> bool:
+        """Whether the features of (…, tokens, features) are what lies at different places."""
         positions = self.get(tensor)
-        return positions is not None and over % tensor.ndim - tensor.ndim in varying(positions)
+        return positions is not None and differs_by_feature(positions)
 
     def _viewed(self, source: Tensor, view: Any) -> Tensor | None:
         """Positions of any view, by the memory that it looks at."""
