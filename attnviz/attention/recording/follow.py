@@ -277,6 +277,8 @@ class Follower:
             after = self._met(op, turned, left.transpose(1, 2), turned=True)
         if after is None and (len(right) == 1 or right.stride(0) == 0):  # one matrix for all
             after = self._mixed(nodes[0], right[0], None)
+        if after is None and (len(left) == 1 or left.stride(0) == 0):
+            after = self._mixed(_swapped(nodes[1]), left[0].T, None, swapped=True)
         if after is None and any(isinstance(node, Weights) for node in nodes):
             self._tell.unread("a softmax(q·kᵀ) over other tokens than its values are summed over")
         return after or self._product(op, left, right)
@@ -343,8 +345,14 @@ class Follower:
 
         return after
 
-    def _mixed(self, node: Node | None, right: Tensor, bias: Tensor | None) -> After | None:
-        """A linear layer over heads, (heads, new heads), before or after the softmax."""
+    def _mixed(
+        self, node: Node | None, right: Tensor, bias: Tensor | None, *, swapped: bool = False
+    ) -> After | None:
+        """A linear layer over heads, (heads, new heads), before or after the softmax.
+
+        `swapped` says that the last two dimensions of its result are in the other order.
+        """
+        turn = _swapped if swapped else _as_it_is
         if not isinstance(node, Scores | Weights):
             return None
         heads = tuple(leaves(node.dims[-1:]))
@@ -356,17 +364,29 @@ class Follower:
             scores = mixed_scores(node, weight, node.dims[:-1])
             if bias is not None:
                 scores = scores.changed("plus", bias.detach())
-            return lambda result: self._put(result, scores)
+            return lambda result: self._put(result, turn(scores))
         order = node.order.with_heads(heads)
         if node.mixing is not None or set(order.heads) != set(heads):
             return None
         made = (Axis(len(weight)),)
         mixing = Mixing(weight, None if bias is None else bias.detach(), made)
         mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], made))
-        return lambda result: self._put(result, mixed)
+        return lambda result: self._put(result, turn(mixed))
 
 
 Nodes = list[Node | None]
+
+
+def _swapped(node: Any) -> Any:
+    """A node with its last two dimensions in the other order."""
+    if not isinstance(node, Scores | Weights) or len(node.dims) < 2:
+        return None
+    *rest, a, b = node.dims
+    return replace(node, dims=(*rest, b, a))
+
+
+def _as_it_is(node: Any) -> Any:
+    return node
 
 
 def _nothing(_: Any) -> None:
