@@ -35,6 +35,11 @@ class Known(Generic[T]):
         here = self._storage(tensor)
         return None if here is None else here.get(_place(tensor))  # type: ignore[arg-type]
 
+    def lookup(self, tensor: Tensor) -> tuple[T | None, dict[_Place, T]]:
+        """What is known of exactly these elements, and of all that shares memory with them."""
+        here = self._storage(tensor)
+        return (None, {}) if not here else (here.get(_place(tensor)), here)
+
     def of_storage(self, tensor: object) -> Iterator[tuple[_Place, T]]:
         """All that is known of tensors that share memory with this one."""
         yield from list((self._storage(tensor) or {}).items())

@@ -1,13 +1,14 @@
 """Arithmetic of positions x + iy, of which some are nowhere and some were lost."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 NOWHERE = complex(float("nan"), float("nan"))
 """The position of what is no part of the picture."""
+T = TypeVar("T")
 _REMEMBERED = 64
 """So many results of the same arithmetic are remembered."""
 
@@ -19,11 +20,9 @@ class Memo:
     """
 
     def __init__(self) -> None:
-        self._found: dict[Hashable, tuple[Any, Tensor]] = {}
+        self._found: dict[Hashable, tuple[Any, Any]] = {}
 
-    def get(
-        self, positions: Tensor | Sequence[Tensor], rest: Hashable, do: Callable[[], Tensor]
-    ) -> Tensor:
+    def get(self, positions: Tensor | Sequence[Tensor], rest: Hashable, do: Callable[[], T]) -> T:
         """The result for these positions and what else it depends on, computed once."""
         sources = (positions,) if isinstance(positions, Tensor) else tuple(positions)
         key = (*map(_layout, sources), rest)
@@ -31,7 +30,8 @@ class Memo:
             if len(self._found) >= _REMEMBERED:
                 self._found.clear()
             self._found[key] = sources, do()  # sources stay, so that their memory is no other's
-        return self._found[key][1]
+        found: T = self._found[key][1]
+        return found
 
 
 def _layout(tensor: Tensor) -> Hashable:
@@ -121,23 +121,25 @@ def differs_by_feature(positions: Tensor) -> bool:
     return spans[0] > spans[1]
 
 
-def average(parts: Sequence[Tensor]) -> Tensor:
-    """Mean of positions of one shape, where they lie somewhere; the first where all are the same.
+def average(parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Mean of positions of one shape, where they lie somewhere, weighted by shares.
 
     What one of them lost is lost.
     """
-    first = torch.view_as_real(parts[0].resolve_conj())
-    others = [torch.view_as_real(part.resolve_conj()) for part in parts[1:]]
-    if all(torch.equal(first.nan_to_num(-1, -2), o.nan_to_num(-1, -2)) for o in others):
-        return parts[0]
-    stacked = torch.stack([first, *others])
-    mean = stacked.nanmean(0)
+    stacked = torch.stack([torch.view_as_real(part.resolve_conj()) for part in parts])
+    weights = torch.tensor(shares, device=stacked.device).reshape(-1, *[1] * (stacked.ndim - 1))
+    there = stacked.isfinite()
+    mean = (torch.where(there, stacked, 0.0) * weights).sum(0) / (there * weights).sum(0)
     lost = stacked[..., 0].isinf()
     number = torch.where(lost, stacked[..., 1], -1).amax(0)
-    any_lost = lost.any(0)
-    x = torch.where(any_lost, torch.inf, mean[..., 0])
-    y = torch.where(any_lost, number, mean[..., 1])
-    return torch.complex(x, y)
+    x = torch.where(lost.any(0), torch.inf, mean[..., 0])
+    return torch.complex(x, torch.where(lost.any(0), number, mean[..., 1]))
+
+
+def are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether positions are the same, also where they lie nowhere."""
+    parts = [torch.view_as_real(p.resolve_conj()).nan_to_num(-1, -2) for p in (one, other)]
+    return torch.equal(*parts)
 
 
 def sampled(positions: Tensor, dim: int, at: Tensor, *, nearest: bool = False) -> Tensor:

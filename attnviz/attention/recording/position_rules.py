@@ -44,51 +44,64 @@ def pointwise(known: "TokenPositions", op: Operation, result: Any) -> Tensor | N
         return None
     operands = [each for each in op.flat if isinstance(each, Tensor)]
     content = [each for each in operands if each.is_floating_point() or each.is_complex()]
-    found = combined(known, content, result)
-    return combined(known, operands, result) if found is None else found
+    found = combined(known, op, content, result)
+    return combined(known, op, operands, result) if found is None else found
 
 
-def combined(known: "TokenPositions", operands: Sequence[Tensor], result: Tensor) -> Tensor | None:
+def combined(
+    known: "TokenPositions", op: Operation, operands: Sequence[Tensor], result: Tensor
+) -> Tensor | None:
     """Where the result of operands that broadcast to it lies; None if none is of the picture."""
-    placed: list[Tensor] = []
+    placed: list[tuple[Tensor, Tensor]] = []
     lost: list[tuple[Tensor, Tensor]] = []
     for operand in operands:
         positions = known.get(operand)
-        if positions is None or operand.ndim > result.ndim:
-            continue
-        if known.is_lost(positions):
-            lost.append((operand, positions))
-        else:
-            placed.append(positions)
-    differ = frozenset[int]().union(*map(varying, placed))
+        if positions is not None and operand.ndim <= result.ndim:
+            (lost if known.is_lost(positions) else placed).append((operand, positions))
+    differ = frozenset[int]().union(*(varying(positions) for _, positions in placed))
     for operand, positions in lost:
         told_apart = {d for d in range(-operand.ndim, 0) if operand.shape[d] > 1}
         if not placed or differ & told_apart:
             return _expanded(positions, result)
-    if not placed:
-        return None
     # An operand that varies along fewer dimensions is the same for many places.
-    most = [p for p in placed if not any(varying(p) < varying(other) for other in placed)]
-    found = most[0]
-    for other in most[1:]:
-        found = _between(known, found, other)
+    most = [
+        (operand, p)
+        for operand, p in placed
+        if not any(varying(p) < varying(other) for _, other in placed)
+    ]
+    if not most:
+        return None
+    found = most[0][1]
+    for operand, other in most[1:]:
+        found = _between(known, found, other, lambda: _shares(op, most[0][0], operand))  # noqa: B023
     return _expanded(found, result)
 
 
-def _between(known: "TokenPositions", one: Tensor, other: Tensor) -> Tensor:
-    """The mean of two operands' positions."""
+def _shares(op: Operation, one: Tensor, other: Tensor) -> tuple[float, float]:
+    """How much two operands make up of a sum; of other operations they count alike."""
+    if op.name.rstrip("_") not in ("add", "sub"):
+        return 1.0, 1.0
+    other = other * op.kwargs.get("alpha", 1)
+    if any(one is written for written in op.written):  # it holds the sum already
+        one = one - other if op.name.startswith("add") else one + other
+    return float(one.detach().float().norm()), float(other.detach().float().norm())
+
+
+def _between(
+    known: "TokenPositions",
+    one: Tensor,
+    other: Tensor,
+    shares: Callable[[], tuple[float, float]],
+) -> Tensor:
+    """Where two operands that lie at `one` and `other` make up `shares` of a result."""
     if same_memory(one, other):
         return one if one.ndim >= other.ndim else other
     dims = max(one.ndim, other.ndim)
     small = [compact(p.reshape((1,) * (dims - p.ndim) + tuple(p.shape))) for p in (one, other)]
-    found = known.combined.get(
-        [one, other],
-        None,
-        lambda: average(_broadcast(small)),
-    )
-    if found is small[0] or same_memory(found, one):
+    first, second = _broadcast(small)
+    if known.are_equal(first, second):
         return one
-    return found
+    return average([first, second], shares())
 
 
 def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -125,6 +138,27 @@ def _picked(known: "TokenPositions", op: Operation, _: Any) -> Any:
     if positions is None:
         return None
     return op.func(known.within(positions), *op.args[1:], **op.kwargs)
+
+
+def _turned(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
+    """`roll` and `flip`, which change nothing along a dimension of equal positions."""
+    positions = known.get(op.args[0])
+    if positions is None or not op.args[1:] or (op.name == "roll" and not op.args[2:]):
+        return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
+    small = compact(known.within(positions) if op.name == "roll" else positions)
+    return op.func(small, *op.args[1:], **op.kwargs).expand(result.shape)
+
+
+def _selected(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
+    """`index_select`."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    dim, index = op.args[1:3]
+    small = compact(known.within(positions))
+    if small.shape[dim] > 1:
+        small = small.index_select(dim, index)
+    return small.expand(result.shape)
 
 
 def _reshaped(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
@@ -165,6 +199,15 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
     """Positions side by side, without copies of features that lie at the same place."""
     parts = [part for part in parts if part.ndim > 1 or part.numel()]  # as torch.cat does
     dim %= parts[0].ndim
+    first = parts[0]
+    constant = first.stride(dim) == 0 and first.shape[dim]
+    if constant and all(
+        p.stride(dim) == 0 and p.shape[dim] and same_memory(p.select(dim, 0), first.select(dim, 0))
+        for p in parts[1:]
+    ):
+        count = sum(part.shape[dim] for part in parts)
+        sizes = [count if d == dim else size for d, size in enumerate(first.shape)]
+        return first.narrow(dim, 0, 1).expand(sizes)
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
     for other in range(parts[0].ndim):
@@ -469,7 +512,7 @@ def _halves(known: "TokenPositions", op: Operation, result: Any) -> Any:
     positions = known.get(op.args[0])
     if positions is None:
         return None
-    return average(positions.chunk(2, op.get(1, "dim", -1))).expand(result.shape)
+    return average(positions.chunk(2, op.get(1, "dim", -1)), (1.0, 1.0)).expand(result.shape)
 
 
 def _looked_up(known: "TokenPositions", op: Operation, result: Any) -> Any:
@@ -500,9 +543,11 @@ RULES: dict[str, Rule] = (
             "rrelu_with_noise tril triu log_sigmoid_forward renorm real": _first_stays,
             "prelu _prelu_kernel rsub complex polar": pointwise,
             "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
-            "unsafe_split unsafe_split_with_sizes chunk narrow unbind flip repeat unfold diagonal "
+            "unsafe_split unsafe_split_with_sizes chunk narrow unbind repeat unfold diagonal "
             "pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave movedim": _moved,
-            "roll index index_select gather take": _picked,
+            "index gather take": _picked,
+            "roll flip": _turned,
+            "index_select": _selected,
             "view _unsafe_view reshape _reshape_alias": _reshaped,
             "cat stack": _joined,
             "constant_pad_nd": _padded,

@@ -30,6 +30,7 @@ def _convolved(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
     stride, padding, dilation, transposed = op.args[3:7]
     sizes = weight.shape[2:]
     positions = compact(mean_over(positions, -len(sizes) - 1))
+    even = known.is_pixels(positions)
     for i in range(len(sizes)):
         dim = i - len(sizes)
         s, p, d = (_each(value, i) for value in (stride, padding, dilation))
@@ -39,8 +40,8 @@ def _convolved(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
             positions = sampled(positions, dim, at)
         else:
             starts, steps = range(-p, -p + size * s, s), range(0, reach + 1, d)
-            size = weight.detach().abs().float().movedim(2 + i, 0).flatten(1).sum(1)
-            positions = windowed(positions, dim, starts, steps, size)
+            shares = weight.detach().abs().float().movedim(2 + i, 0).flatten(1).sum(1)
+            positions = windowed(positions, dim, starts, steps, None if even else shares)
     return positions.expand(result.shape)
 
 

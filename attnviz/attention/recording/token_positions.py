@@ -12,7 +12,7 @@ An element can also be
 A tensor that is not known at all does not depend on the picture, as far as PyTorch was told.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from attnviz.attention.recording.operation import Operation
 from attnviz.attention.recording.position_math import (
     NOWHERE,
     Memo,
+    are_equal,
     compact,
     differs_by_feature,
     lost_at,
@@ -42,7 +43,7 @@ class TokenPositions:
 
     Attributes:
         operators: names of the operators that lost positions; lost elements hold their numbers.
-        reshaped, combined: what rules found of the same positions before.
+        reshaped: what rules found of the same positions before.
     """
 
     def __init__(self, picture: Tensor) -> None:
@@ -53,11 +54,13 @@ class TokenPositions:
         self.operators: list[str] = []
         self._known: Known[Tensor] = Known()
         self._known.put(picture, lattice.expand(picture.shape))
+        self._lattice = lattice
         self._lost: dict[str, Tensor] = {}
+        self._current: dict[int, Tensor | None] = {}
         self._tokens = Memo()
         self._cuts = Memo()
         self.reshaped = Memo()
-        self.combined = Memo()
+        self._compared = Memo()
 
     def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
         """Positions of tokens: the mean over the dimension of their channels; None if unknown.
@@ -72,6 +75,12 @@ class TokenPositions:
 
     def _inside(self, positions: Tensor) -> Tensor:
         """Positions of tokens, of which those whose cell does not touch the picture are NOWHERE."""
+        for part, side in ((positions.real, self.width), (positions.imag, self.height)):
+            low, high = part.nan_to_num(0.0).aminmax()
+            if low < 0 or high > side:
+                break
+        else:
+            return positions
         cell = [step_of(part) for part in (positions.real, positions.imag)]
         margins = [max(step / 2 - _OUTSIDE, _OUTSIDE) for step in cell]
         return self._cut(positions, *margins)
@@ -88,8 +97,7 @@ class TokenPositions:
         """Positions of elements, of which those outside of the picture are NOWHERE."""
         small = compact(positions)
         found = self._cuts.get(small, (), lambda: self._inside(small))
-        same = torch.equal(found.real.nan_to_num(-1), small.real.nan_to_num(-1))
-        return positions if same else found.expand(positions.shape)
+        return positions if found is small else found.expand(positions.shape)
 
     def put(self, tensor: Tensor, positions: Tensor) -> None:
         """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
@@ -97,10 +105,12 @@ class TokenPositions:
 
     def get(self, tensor: object) -> Tensor | None:
         """Where the elements of a tensor come from; None: not from the picture."""
-        found = self._known.get(tensor)
-        if found is None and isinstance(tensor, Tensor):
-            found = self._in_memory(tensor)
-        return found
+        if not isinstance(tensor, Tensor):
+            return None
+        if id(tensor) in self._current:
+            return self._current[id(tensor)]
+        found, here = self._known.lookup(tensor)
+        return self._in_memory(tensor, here) if found is None and here else found
 
     def spans_picture(self, positions: Tensor, dims: list[int]) -> Tensor:
         """Whether elements along dimensions lie all over the picture, keeping the dimensions."""
@@ -114,18 +124,35 @@ class TokenPositions:
             self._lost[operator] = torch.full((), complex(float("inf"), number))
         return self._lost[operator].to(like.device).expand(like.shape)
 
+    def are_equal(self, one: Tensor, other: Tensor) -> bool:
+        """Whether positions are the same, also where they lie nowhere."""
+        return self._compared.get([one, other], None, lambda: are_equal(one, other))
+
+    def is_pixels(self, positions: Tensor) -> bool:
+        """Whether positions are those of the picture's own pixels, in their order."""
+        return positions.shape[-2:] == self._lattice.shape and same_memory(positions, self._lattice)
+
     def is_lost(self, positions: Tensor) -> bool:
         """Whether all of a tensor's positions were lost at once."""
         return any(same_memory(positions, lost) for lost in self._lost.values())
 
     def follow(self, op: Operation, result: Any) -> None:
         """Where the result of an operation comes from."""
-        if all(self.get(argument) is None for argument in op.flat):
+        tensors = [argument for argument in op.flat if isinstance(argument, Tensor)]
+        current = {id(tensor): self.get(tensor) for tensor in tensors}
+        if all(positions is None for positions in current.values()):
             for tensor in op.written:  # constants, over what may have been known
                 self._write(tensor, None)
             return
         if op.name in CONSTANT:
             return
+        self._current = current  # what rules ask for, found once
+        try:
+            self._follow(op, result)
+        finally:
+            self._current = {}
+
+    def _follow(self, op: Operation, result: Any) -> None:
         results = result if isinstance(result, tuple | list) else (result,)
         for tensor, positions in self._found(op, result, results):
             if any(tensor is written for written in op.written):
@@ -193,9 +220,9 @@ class TokenPositions:
             self._known.forget(tensor)
             self._known.put(tensor, positions)
 
-    def _in_memory(self, tensor: Tensor) -> Tensor | None:
+    def _in_memory(self, tensor: Tensor, here: Mapping[Any, Tensor]) -> Tensor | None:
         """Positions of a view that no operation was seen to make, of memory that is known."""
-        for (offset, shape, stride, dtype), known in self._known.of_storage(tensor):
+        for (offset, shape, stride, dtype), known in here.items():
             if dtype != tensor.dtype or offset:
                 continue
             if len(shape) == 1 and stride == (1,):
