@@ -142,6 +142,23 @@ class Square(Net):
         super().__init__((64, 64))
 
 
+class Sliced(Net):
+    """Fewer tokens than its 9×9 get the first of its positions, as in vit-pytorch."""
+
+    def __init__(self) -> None:
+        super().__init__((72, 72))
+
+    def tokens(self, pixels: Tensor) -> Any:
+        x = self.embed(pixels).flatten(2).mT
+        return x + self.pos_embed[:, : x.shape[1]]
+
+
+class SlicedTall(Sliced):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, 32 * 40, 16))
+
+
 class Asserting(Net):
     def forward(self, pixels: Tensor) -> Any:
         height, width = pixels.shape[2:]

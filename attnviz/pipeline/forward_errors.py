@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnviz import memory
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
 from attnviz.geometry import TokenGrid
 from attnviz.models.code_errors import describe, message, place
@@ -27,6 +29,9 @@ _DTYPE = re.compile(
 _CHANNELS = re.compile(r"input\[\d+, 3, (\d+), (\d+)\] to have (\d+) channels")
 _USUAL = (1, 4, 6, 2)
 """Numbers of channels that are tried."""
+_STATE_IT = "the module an attribute image_size = (height, width)"
+_TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
+"""Whether models were seen to take more tokens than a shape has."""
 
 
 class ForwardError(Exception):
@@ -89,6 +94,14 @@ def out_of_memory(model: Model, grid: TokenGrid) -> MemoryLimitError:
 def refused_size(model: Model, grid: TokenGrid) -> UsageError:
     """What is said where --size asked for another input than the model was seen to take."""
     return UsageError(takes_only(model.spec, model.size, (grid.input_height, grid.input_width)))
+
+
+def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> ModelError:
+    """What is said where tokens may get positions of others; `table` has which, and how many."""
+    return ModelError(
+        f"{model.spec}: its {table[0]} is of {table[1]} tokens in rows and columns that are not "
+        f"known, and it takes no more: {grid.columns}x{grid.rows} may be others; give {_STATE_IT}"
+    )
 
 
 def _of_device(model: Model, error: BaseException) -> str | None:
@@ -161,11 +174,10 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     # Where a blank picture passes it is a matter of values.
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
-    known = position_count(model.module)
-    stated = "the module an attribute image_size = (height, width)"
-    advice = f"if it has a size of its own, give --size N, or {stated}; else mend it"
-    if known:
-        advice = f"its {known[0]} is of {known[1]} tokens; give {stated}"
+    advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
+    table = position_count(model.module)
+    if table is not None:
+        advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
     sizes = f"{_size(first.shape)} or {side}x{side}"
     return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
 
@@ -183,9 +195,16 @@ def _same(one: BaseException, other: BaseException) -> bool:
     )
 
 
-def takes_other_shapes(model: Model, shape: Shape) -> bool:
-    """Whether a model runs on twice as many tokens as it has for a shape."""
-    return _trial(model, (2 * shape[0], shape[1])) is None
+def takes_more(model: Model, shape: Shape) -> bool:
+    """Whether a model runs on twice the height of a shape; seen once.
+
+    What cannot be seen, for want of memory, is taken for granted.
+    """
+    known = _TAKES_MORE.setdefault(model.module, {})
+    if shape not in known:
+        error = _trial(model, (2 * shape[0], shape[1]))
+        known[shape] = error is None or memory.is_exhausted(error)
+    return known[shape]
 
 
 def _trial(

@@ -31,6 +31,7 @@ WORKING: dict[str, tuple[tuple[int, int, int, str], str]] = {
     "Silent": ((8, 8, 8, "crop"), CUT.format("64x64")),
     "WithClass": ((6, 6, 8, "crop"), CUT.format("48x48")),
     "Hidden": ((7, 7, 8, "crop"), CUT.format("56x56")),
+    "Sliced": ((9, 9, 8, "crop"), CUT.format("72x72")),
     "Unfolded": ((10, 10, 4, "crop"), CUT.format("40x40")),
     "Asserting": ((12, 6, 8, "crop"), CUT.format("48x96")),
     "Interpolated": ((9, 15, 8, "keep"), ""),
@@ -89,6 +90,7 @@ REFUSED = {
     "Leaves": "its forward raised SystemExit: 1 FILE; mend it",
     "Widths": "(792x16 and 17x48) FILE; .*image_size = (height, width); else mend it",
     "SilentTall": "its pos_embed is of 128 tokens; give .* image_size = (height, width)",
+    "SlicedTall": "its pos_embed is of 1280 tokens in rows and columns .*; give the module an",
     "Greedy": "out of memory on 288x176 pixels; take a smaller --size",
     "Rooms": 'its forward raised NotImplementedError: .*"forward"',
     "parts": 'its forward raised NotImplementedError: .*"forward"',
@@ -261,6 +263,18 @@ def test_as_many_tokens_in_another_shape_are_not_taken_for_its_own(
     code, out, err = run(capfd, "Net", "--size", "64")  # which takes any shape
     assert (code, err) == (0, "")
     assert (record(out)["tokens"]["rows"], record(out)["tokens"]["columns"]) == (4, 16)
+
+
+@pytest.mark.parametrize("options", [("--size", "64"), ("--size", "48", "--fit", "pad")])
+def test_fewer_tokens_than_it_has_positions_are_not_given_those_of_others(
+    capfd: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    code, _, err = run(capfd, "Sliced", *options)
+    assert code == 2
+    refused(err, f"{' '.join(options[:2])}: py:own_models.py:Sliced takes 72x72 pixels only")
+    code, out, _ = run(capfd, "Sliced", "--size", "72", "--fit", "pad")
+    assert code == 0
+    assert (record(out)["tokens"]["rows"], record(out)["tokens"]["columns"]) == (9, 9)
 
 
 def test_a_folder_of_shapes_is_shown_the_same_as_each_alone(

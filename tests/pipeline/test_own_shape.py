@@ -84,7 +84,8 @@ def sampled(picture: Values, shape: str, fit: str) -> tuple[Values, Values, Valu
 def of_tokens(values: Values) -> Values:
     """Means over squares of 16 × 16, (rows, columns)."""
     height, width = values.shape
-    return values.reshape(height // 16, 16, width // 16, 16).mean((1, 3))
+    means: Values = values.reshape(height // 16, 16, width // 16, 16).mean((1, 3))
+    return means
 
 
 @pytest.mark.parametrize(
