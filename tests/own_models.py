@@ -142,6 +142,21 @@ class Square(Net):
         super().__init__((64, 64))
 
 
+class Remembers(Net):
+    """Keeps the positions of the first shape that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = 224
+        self.first: Tensor | None = None
+
+    def tokens(self, pixels: Tensor) -> Any:
+        x = self.embed(pixels).flatten(2).mT
+        if self.first is None:
+            self.first = torch.linspace(0, 1, x.shape[1])[:, None]
+        return x + self.first
+
+
 class Sliced(Net):
     """Fewer tokens than its 9×9 get the first of its positions, as in vit-pytorch."""
 

@@ -1,5 +1,6 @@
 """Why a model did not run: what its exception is, and what trials on blank pictures tell."""
 
+import copy
 import math
 import re
 import sys
@@ -219,10 +220,18 @@ def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | No
     """Run a model without watching it, and give what it raised."""
     try:
         with torch.set_grad_enabled(gradients), _uncompiled():
-            model.module(pixels.requires_grad_(gradients))
+            _copy(model.module)(pixels.requires_grad_(gradients))
     except (Exception, SystemExit) as error:
         return error
     return None
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A module with the same parameters: what it notes down in a trial, a run does not see."""
+    try:
+        return copy.deepcopy(module, {id(each): each for each in module.parameters()})
+    except Exception:  # it may hold what cannot be copied: a lock, a file, a handle
+        return module
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -31,6 +31,7 @@ WORKING: dict[str, tuple[tuple[int, int, int, str], str]] = {
     "Silent": ((8, 8, 8, "crop"), CUT.format("64x64")),
     "WithClass": ((6, 6, 8, "crop"), CUT.format("48x48")),
     "Hidden": ((7, 7, 8, "crop"), CUT.format("56x56")),
+    "Remembers": (KEPT, ""),  # trials leave no trace
     "Sliced": ((9, 9, 8, "crop"), CUT.format("72x72")),
     "Unfolded": ((10, 10, 4, "crop"), CUT.format("40x40")),
     "Asserting": ((12, 6, 8, "crop"), CUT.format("48x96")),
