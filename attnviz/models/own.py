@@ -24,6 +24,7 @@ from attnviz.models.input_size import (
     exported_shape,
     fitting_shapes,
     multiple,
+    position_count,
     position_shape,
     stated_shape,
 )
@@ -120,6 +121,7 @@ def _described(
             dict.fromkeys([*([own] if own else ()), *fitting_shapes(model, patch, prefix)])
         ),
         position_shape=own or position_shape(model, patch, prefix),
+        position_table=position_count(model),
         fixed=fixed,
         mean=mean,
         std=std,

@@ -16,7 +16,7 @@ from attnviz import memory
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
 from attnviz.geometry import TokenGrid
 from attnviz.models.code_errors import describe, message, place
-from attnviz.models.input_size import Shape, linear_patches, position_count
+from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
 
 _DEVICE = re.compile(
@@ -176,7 +176,7 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
-    table = position_count(model.module)
+    table = model.position_table
     if table is not None:
         advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
     sizes = f"{_size(first.shape)} or {side}x{side}"

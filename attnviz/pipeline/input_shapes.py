@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from attnviz.geometry import Fit, Placement
 from attnviz.images import Picture
 from attnviz.models.code_errors import message
-from attnviz.models.input_size import position_count, shapes_in
+from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model
 from attnviz.pipeline.forward_errors import ForwardError, takes_more, unknown_shape
 
@@ -44,7 +44,7 @@ def _check_table(model: Model, placement: Placement) -> None:
     Raises:
         ModelError: the model takes no more than that many tokens.
     """
-    table, grid = position_count(model.module), placement.grid
+    table, grid = model.position_table, placement.grid
     if table is not None and grid.tokens <= table[1]:
         side = (math.isqrt(table[1]) + 1) * model.patch
         if not takes_more(model, (side, side)):
