@@ -210,6 +210,26 @@ class GreyFixed(Net):
         super().__init__((64, 64), channels=1)
 
 
+# Axes.
+
+
+class ChannelsLast(Net):
+    def forward(self, pixels: Tensor) -> Any:
+        return super().forward(pixels.permute(0, 3, 1, 2))
+
+
+class Unbatched(Net):
+    def forward(self, pixels: Tensor) -> Any:
+        channels, height, width = pixels.shape
+        return super().forward(pixels.reshape(1, channels, height, width))
+
+
+class Frames(Net):
+    def forward(self, pixels: Tensor) -> Any:
+        batch, frames, channels, height, width = pixels.shape
+        return super().forward(pixels.reshape(batch * frames, channels, height, width))
+
+
 # Arguments.
 
 

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,6 +30,13 @@ _DTYPE = re.compile(
 _CHANNELS = re.compile(r"input\[\d+, 3, (\d+), (\d+)\] to have (\d+) channels")
 _USUAL = (1, 4, 6, 2)
 """Numbers of channels that are tried."""
+_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pixels.permute(0, 2, 3, 1)": lambda pixels: pixels.permute(0, 2, 3, 1),
+    "pixels[0]": lambda pixels: pixels[0],
+    "pixels[:, None]": lambda pixels: pixels[:, None],  # frames before channels
+    "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
+}
+"""Axes in other orders that models take, as code."""
 _STATE_IT = "the module an attribute image_size = (height, width)"
 _TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
 """Whether models were seen to take more tokens than a shape has."""
@@ -80,7 +87,9 @@ def explain(
         )
     line = _of_device(model, error) or _of_type(model, error)
     if line is None:
-        line = _of_channels(model, error, shapes) or _of_code(model, failures, gradients=gradients)
+        line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
+    if line is None:
+        line = _of_code(model, failures, gradients=gradients)
     return ModelError(f"{model.spec}: {line}")
 
 
@@ -154,6 +163,18 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
     return None
 
 
+def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
+    """Axes in another order, or another number of them, as a trial shows."""
+    for code, laid in _LAYOUTS.items():
+        for shape in shapes:
+            if _run(model, laid(_blank(model, shape)), gradients=False) is None:
+                return (
+                    "it takes no (batch, 3, height, width) but other axes; give "
+                    f"py:FILE.py:FACTORY, whose module calls it with {code}"
+                )
+    return None
+
+
 def _own_channels(module: nn.Module) -> Iterator[int]:
     """Channels that a module says it takes, or whose first layer does."""
     for owner in module.modules():
@@ -212,8 +233,11 @@ def _trial(
     model: Model, shape: Shape, *, channels: int = 3, gradients: bool = False
 ) -> BaseException | None:
     """Run a model on a blank picture, and give what it raised."""
-    blank = torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
-    return _run(model, blank, gradients=gradients)
+    return _run(model, _blank(model, shape, channels), gradients=gradients)
+
+
+def _blank(model: Model, shape: Shape, channels: int = 3) -> Tensor:
+    return torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
 
 
 def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:

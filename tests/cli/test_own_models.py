@@ -78,6 +78,9 @@ REFUSED = {
     "GreyFixed": "wants pictures of 1 channel and is given 3",
     "GreyPatches": "wants pictures of 1 channel and is given 3",
     "Six": "wants pictures of 6 channels and is given 3.*pixels[:, [0, 1, 2, 0, 1, 2]]",
+    "ChannelsLast": "but other axes; give .* calls it with pixels.permute(0, 2, 3, 1)",
+    "Unbatched": "but other axes; give .* calls it with pixels[0]",
+    "Frames": "but other axes; give .* calls it with pixels[:, None]",
     "NeedsText": "its forward needs more than pixels (text, mask); give a factory",
     "NeedsKeyword": "its forward needs more than pixels (text); give a factory",
     "Nothing": "its forward takes no argument; give a module",
@@ -185,6 +188,32 @@ def test_what_cannot_be_shown_says_why_in_one_line(
     code, out, err = run(capfd, name)
     assert (code, out) == (1, "")
     refused(err, REFUSED[name])
+
+
+WRAPPER = """
+import torch
+from torch import nn
+from own_models import {name}
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = {name}()
+
+    def forward(self, pixels):
+        return self.net({code})
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["Grey", "GreyFixed", "GreyPatches", "Six", "ChannelsLast", "Unbatched", "Frames"]
+)
+def test_what_the_line_says_to_write_works(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    _, _, err = run(capfd, name)
+    code = err.rstrip("\n").partition("whose module calls it with ")[2]
+    Path("wrapped.py").write_text(WRAPPER.replace("{name}", name).replace("{code}", code))
+    assert main(["stats", "photo.png", "-m", "py:wrapped.py:Wrapped", "--json"]) == 0, code
+    assert record(capfd.readouterr().out)["check"]["verified"]
 
 
 @pytest.mark.parametrize("name", ["traced", "quantised"])
