@@ -142,6 +142,38 @@ class Square(Net):
         super().__init__((64, 64))
 
 
+class Remembers(Net):
+    """Keeps the positions of the first shape that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = 224
+        self.first: Tensor | None = None
+
+    def tokens(self, pixels: Tensor) -> Any:
+        x = self.embed(pixels).flatten(2).mT
+        if self.first is None:
+            self.first = torch.linspace(0, 1, x.shape[1])[:, None]
+        return x + self.first
+
+
+class Sliced(Net):
+    """Fewer tokens than its 9×9 get the first of its positions, as in vit-pytorch."""
+
+    def __init__(self) -> None:
+        super().__init__((72, 72))
+
+    def tokens(self, pixels: Tensor) -> Any:
+        x = self.embed(pixels).flatten(2).mT
+        return x + self.pos_embed[:, : x.shape[1]]
+
+
+class SlicedTall(Sliced):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, 32 * 40, 16))
+
+
 class Asserting(Net):
     def forward(self, pixels: Tensor) -> Any:
         height, width = pixels.shape[2:]
@@ -176,6 +208,26 @@ class GreyFixed(Net):
 
     def __init__(self) -> None:
         super().__init__((64, 64), channels=1)
+
+
+# Axes.
+
+
+class ChannelsLast(Net):
+    def forward(self, pixels: Tensor) -> Any:
+        return super().forward(pixels.permute(0, 3, 1, 2))
+
+
+class Unbatched(Net):
+    def forward(self, pixels: Tensor) -> Any:
+        channels, height, width = pixels.shape
+        return super().forward(pixels.reshape(1, channels, height, width))
+
+
+class Frames(Net):
+    def forward(self, pixels: Tensor) -> Any:
+        batch, frames, channels, height, width = pixels.shape
+        return super().forward(pixels.reshape(batch * frames, channels, height, width))
 
 
 # Arguments.

@@ -89,6 +89,19 @@ def fitting_shapes(model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ..
     return _shapes(_grids(model, prefix), _patches(model, patch))
 
 
+def position_shape(model: nn.Module, patch: int, prefix: int) -> Shape | None:
+    """The input that what is called a position embedding is made for; None where it is no square.
+
+    >>> from torch import zeros
+    >>> model = nn.Module()
+    >>> model.pos_embed = nn.Parameter(zeros(1, 197, 8))
+    >>> position_shape(model, 16, 1)
+    (224, 224)
+    """
+    found = _shapes(_grids(model, prefix, named=True), [patch])
+    return found[0] if found else None
+
+
 def shapes_in(texts: Sequence[str], model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
     """Inputs that errors may speak of: sides of pixels, or numbers of tokens.
 
@@ -120,7 +133,7 @@ def position_count(model: nn.Module) -> tuple[str, int] | None:
     """Name and number of tokens of the first position embedding, if there is one."""
     for name, tensor in _tensors(model):
         if _is_of_positions(name) and tensor.ndim in (2, 3):
-            return name, max(tensor.shape[:-1])
+            return name.removesuffix(".weight"), max(tensor.shape[:-1])
     return None
 
 
@@ -173,12 +186,13 @@ def _patches(model: nn.Module, patch: int) -> list[int]:
     return list(dict.fromkeys([patch, *sides[:2]]))
 
 
-def _grids(model: nn.Module, prefix: int) -> Iterator[Shape]:
-    """Rows and columns that position embeddings have, those that are called so first."""
+def _grids(model: nn.Module, prefix: int, *, named: bool = False) -> Iterator[Shape]:
+    """Rows and columns that position embeddings have: what is called so first, or alone."""
     tensors = [(name, tensor) for name, tensor in _tensors(model) if tensor.ndim in (2, 3, 4)]
     for name, tensor in sorted(tensors, key=lambda each: not _is_of_positions(each[0])):
         shape = tuple(tensor.shape)
-        if "rel" in name or "bias" in name:  # of pairs of tokens
+        of_pairs = "rel" in name or "bias" in name
+        if of_pairs or (named and not _is_of_positions(name)):
             continue
         if len(shape) == 4 and shape[0] == 1 and _is_of_positions(name):
             yield from ((shape[2], shape[3]), (shape[1], shape[2]))

@@ -44,6 +44,9 @@ class Model:
         own_shape: (height, width) of the input that crop, pad and squash fill; None: a square of S.
         other_shapes: (height, width) of inputs that its parameters may be made for, to be tried
             where it refuses the others.
+        position_shape: (height, width) of the input that its position embedding is for, as far as
+            is known.
+        position_table: name of that embedding of a module of `py:`, and how many tokens it is for.
         size_given: whether S was asked for: then no other shape takes its place.
         fixed: the model is known to take its own shape and no other. Some that are not known to
             refuse another shape when they run.
@@ -78,6 +81,8 @@ class Model:
     least: int = 0
     own_shape: tuple[int, int] | None = None
     other_shapes: tuple[tuple[int, int], ...] = ()
+    position_shape: tuple[int, int] | None = None
+    position_table: tuple[str, int] | None = None
     size_given: bool = False
     fixed: bool = False
     takes_mask: bool = False

@@ -20,7 +20,14 @@ from attnviz.models.attributes import first, labels, may_classify, prefix_count,
 from attnviz.models.code_errors import describe
 from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest
-from attnviz.models.input_size import exported_shape, fitting_shapes, multiple, stated_shape
+from attnviz.models.input_size import (
+    exported_shape,
+    fitting_shapes,
+    multiple,
+    position_count,
+    position_shape,
+    stated_shape,
+)
 from attnviz.models.model import (
     Model,
     fixed_size,
@@ -121,6 +128,8 @@ def _described(
         other_shapes=tuple(
             dict.fromkeys([*([own] if own else ()), *fitting_shapes(model, patch, prefix)])
         ),
+        position_shape=own or position_shape(model, patch, prefix),
+        position_table=position_count(model),
         fixed=fixed,
         mean=mean,
         std=std,
@@ -296,6 +305,8 @@ def _raised(spec: str, what: str, error: BaseException) -> ModelError:
     advice = "mend it, or see the traceback with --debug"
     if isinstance(error, SystemExit):
         advice = "put what a script does under `if __name__ == '__main__':`"
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        advice = f"install what has {error.name} where attnviz is installed, or correct the import"
     elif "relative import" in str(error):
         advice = "give the module by its name: py:PACKAGE.MODULE:FACTORY, from the package's folder"
     return ModelError(f"{spec}: {what} raised {describe(error)}; {advice}")

@@ -1,19 +1,22 @@
 """Why a model did not run: what its exception is, and what trials on blank pictures tell."""
 
+import copy
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnviz import memory
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
 from attnviz.geometry import TokenGrid
 from attnviz.models.code_errors import describe, message, place
-from attnviz.models.input_size import Shape, linear_patches, position_count
+from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
 
 _DEVICE = re.compile(
@@ -27,6 +30,16 @@ _DTYPE = re.compile(
 _CHANNELS = re.compile(r"input\[\d+, 3, (\d+), (\d+)\] to have (\d+) channels")
 _USUAL = (1, 4, 6, 2)
 """Numbers of channels that are tried."""
+_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pixels.permute(0, 2, 3, 1)": lambda pixels: pixels.permute(0, 2, 3, 1),
+    "pixels[0]": lambda pixels: pixels[0],
+    "pixels[:, None]": lambda pixels: pixels[:, None],  # frames before channels
+    "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
+}
+"""Axes in other orders that models take, as code."""
+_STATE_IT = "the module an attribute image_size = (height, width)"
+_TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
+"""Whether models were seen to take more tokens than a shape has."""
 
 
 class ForwardError(Exception):
@@ -74,7 +87,9 @@ def explain(
         )
     line = _of_device(model, error) or _of_type(model, error)
     if line is None:
-        line = _of_channels(model, error, shapes) or _of_code(model, failures, gradients=gradients)
+        line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
+    if line is None:
+        line = _of_code(model, failures, gradients=gradients)
     return ModelError(f"{model.spec}: {line}")
 
 
@@ -89,6 +104,14 @@ def out_of_memory(model: Model, grid: TokenGrid) -> MemoryLimitError:
 def refused_size(model: Model, grid: TokenGrid) -> UsageError:
     """What is said where --size asked for another input than the model was seen to take."""
     return UsageError(takes_only(model.spec, model.size, (grid.input_height, grid.input_width)))
+
+
+def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> ModelError:
+    """What is said where tokens may get positions of others; `table` has which, and how many."""
+    return ModelError(
+        f"{model.spec}: its {table[0]} is of {table[1]} tokens in rows and columns that are not "
+        f"known, and it takes no more: {grid.columns}x{grid.rows} may be others; give {_STATE_IT}"
+    )
 
 
 def _of_device(model: Model, error: BaseException) -> str | None:
@@ -140,6 +163,18 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
     return None
 
 
+def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
+    """Axes in another order, or another number of them, as a trial shows."""
+    for code, laid in _LAYOUTS.items():
+        for shape in shapes:
+            if _run(model, laid(_blank(model, shape)), gradients=False) is None:
+                return (
+                    "it takes no (batch, 3, height, width) but other axes; give "
+                    f"py:FILE.py:FACTORY, whose module calls it with {code}"
+                )
+    return None
+
+
 def _own_channels(module: nn.Module) -> Iterator[int]:
     """Channels that a module says it takes, or whose first layer does."""
     for owner in module.modules():
@@ -161,11 +196,10 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     # Where a blank picture passes it is a matter of values.
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
-    known = position_count(model.module)
-    stated = "the module an attribute image_size = (height, width)"
-    advice = f"if it has a size of its own, give --size N, or {stated}; else mend it"
-    if known:
-        advice = f"its {known[0]} is of {known[1]} tokens; give {stated}"
+    advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
+    table = model.position_table
+    if table is not None:
+        advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
     sizes = f"{_size(first.shape)} or {side}x{side}"
     return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
 
@@ -183,27 +217,45 @@ def _same(one: BaseException, other: BaseException) -> bool:
     )
 
 
-def takes_other_shapes(model: Model, shape: Shape) -> bool:
-    """Whether a model runs on twice as many tokens as it has for a shape."""
-    return _trial(model, (2 * shape[0], shape[1])) is None
+def takes_more(model: Model, shape: Shape) -> bool:
+    """Whether a model runs on twice the height of a shape; seen once.
+
+    What cannot be seen, for want of memory, is taken for granted.
+    """
+    known = _TAKES_MORE.setdefault(model.module, {})
+    if shape not in known:
+        error = _trial(model, (2 * shape[0], shape[1]))
+        known[shape] = error is None or memory.is_exhausted(error)
+    return known[shape]
 
 
 def _trial(
     model: Model, shape: Shape, *, channels: int = 3, gradients: bool = False
 ) -> BaseException | None:
     """Run a model on a blank picture, and give what it raised."""
-    blank = torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
-    return _run(model, blank, gradients=gradients)
+    return _run(model, _blank(model, shape, channels), gradients=gradients)
+
+
+def _blank(model: Model, shape: Shape, channels: int = 3) -> Tensor:
+    return torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
 
 
 def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
     """Run a model without watching it, and give what it raised."""
     try:
         with torch.set_grad_enabled(gradients), _uncompiled():
-            model.module(pixels.requires_grad_(gradients))
+            _copy(model.module)(pixels.requires_grad_(gradients))
     except (Exception, SystemExit) as error:
         return error
     return None
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A module with the same parameters: what it notes down in a trial, a run does not see."""
+    try:
+        return copy.deepcopy(module, {id(each): each for each in module.parameters()})
+    except Exception:  # it may hold what cannot be copied: a lock, a file, a handle
+        return module
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

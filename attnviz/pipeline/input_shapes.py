@@ -1,5 +1,6 @@
 """The inputs that a picture is laid into, one after the other, until the model takes one."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from attnviz.geometry import Fit, Placement
@@ -7,23 +8,47 @@ from attnviz.images import Picture
 from attnviz.models.code_errors import message
 from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model
-from attnviz.pipeline.forward_errors import ForwardError, takes_other_shapes
+from attnviz.pipeline.forward_errors import ForwardError, takes_more, unknown_shape
 
 
 def first_placement(model: Model, picture: Picture, fit: Fit) -> Placement:
-    """How a picture is laid at first.
+    """How a picture is laid at first: as `Model.place` does, unless positions would be wrong.
 
-    As many tokens as the model's own grid has, in other rows and columns, would get the positions
-    of other tokens and no error would say so: then it is seen whether the model takes other grids
-    at all.
+    No more tokens than a model has positions, in other rows and columns, may get those of other
+    places, and no error would say so: then it is seen whether the model takes more tokens at all.
+
+    Raises:
+        ModelError: it does not, and which shape its positions are for is not known.
     """
-    placement, centre = model.place(picture, fit=fit), model.place(picture, fit="crop")
-    grid, own = placement.grid, centre.grid
-    alike = grid != own and (grid.tokens, grid.patch) == (own.tokens, own.patch)
-    if fit != "keep" or model.plain or not alike:
+    placement = model.place(picture, fit=fit)
+    if model.plain or model.fixed:
         return placement
-    shape = own.input_height, own.input_width
-    return placement if takes_other_shapes(model, shape) else centre
+    shape = model.position_shape
+    if shape is None:
+        _check_table(model, placement)
+        centre = model.place(picture, fit="crop").grid
+        alike = placement.grid.patch == centre.patch and placement.grid.tokens == centre.tokens
+        if fit != "keep" or not alike:
+            return placement
+        shape = centre.input_height, centre.input_width
+    own = model.place(picture, fit=fit, shape=shape)
+    size = placement.grid.input_height, placement.grid.input_width
+    if size == shape or math.prod(size) > math.prod(shape) or takes_more(model, shape):
+        return placement
+    return own
+
+
+def _check_table(model: Model, placement: Placement) -> None:
+    """Whether a table of positions of no known shape is one that all its tokens may be cut from.
+
+    Raises:
+        ModelError: the model takes no more than that many tokens.
+    """
+    table, grid = model.position_table, placement.grid
+    if table is not None and grid.tokens <= table[1]:
+        side = (math.isqrt(table[1]) + 1) * model.patch
+        if not takes_more(model, (side, side)):
+            raise unknown_shape(model, grid, table)
 
 
 def placements(
@@ -35,7 +60,8 @@ def placements(
     speak of, which are those of the placements before.
     """
     first = first_placement(model, picture, fit)
-    yield first, True
+    sizes = [model.place(picture, fit=each).grid for each in (fit, "crop")]
+    yield first, first.grid in sizes
     centre = model.place(picture, fit="crop")
     if fit == "keep" and centre.grid != first.grid:
         yield centre, True

@@ -52,7 +52,8 @@ def observe_many(
     >>> [attnviz.explain(each).maps.shape for each in seen]
 
     Raises:
-        UsageError, MemoryLimitError, RecordingError: as `observe` does, of any of the pictures.
+        UsageError, MemoryLimitError, ModelError, RecordingError: as `observe` does, of any of the
+            pictures.
     """
     masks = masks or [None] * len(pictures)
     shown = Shown(

@@ -102,7 +102,7 @@ class Shown:
                     raise
                 raise out_of_memory(model, placement.grid) from error
             if model.size_given and not asked:
-                raise refused_size(model, placement.grid) from failures[0]
+                raise refused_size(model, placement.grid)
             return seen
         raise explain(model, failures, gradients=self.gradients) from failures[0].error
 

@@ -31,6 +31,8 @@ WORKING: dict[str, tuple[tuple[int, int, int, str], str]] = {
     "Silent": ((8, 8, 8, "crop"), CUT.format("64x64")),
     "WithClass": ((6, 6, 8, "crop"), CUT.format("48x48")),
     "Hidden": ((7, 7, 8, "crop"), CUT.format("56x56")),
+    "Remembers": (KEPT, ""),  # trials leave no trace
+    "Sliced": ((9, 9, 8, "crop"), CUT.format("72x72")),
     "Unfolded": ((10, 10, 4, "crop"), CUT.format("40x40")),
     "Asserting": ((12, 6, 8, "crop"), CUT.format("48x96")),
     "Interpolated": ((9, 15, 8, "keep"), ""),
@@ -76,6 +78,9 @@ REFUSED = {
     "GreyFixed": "wants pictures of 1 channel and is given 3",
     "GreyPatches": "wants pictures of 1 channel and is given 3",
     "Six": "wants pictures of 6 channels and is given 3.*pixels[:, [0, 1, 2, 0, 1, 2]]",
+    "ChannelsLast": "but other axes; give .* calls it with pixels.permute(0, 2, 3, 1)",
+    "Unbatched": "but other axes; give .* calls it with pixels[0]",
+    "Frames": "but other axes; give .* calls it with pixels[:, None]",
     "NeedsText": "its forward needs more than pixels (text, mask); give a factory",
     "NeedsKeyword": "its forward needs more than pixels (text); give a factory",
     "Nothing": "its forward takes no argument; give a module",
@@ -89,6 +94,7 @@ REFUSED = {
     "Leaves": "its forward raised SystemExit: 1 FILE; mend it",
     "Widths": "(792x16 and 17x48) FILE; .*image_size = (height, width); else mend it",
     "SilentTall": "its pos_embed is of 128 tokens; give .* image_size = (height, width)",
+    "SlicedTall": "its pos_embed is of 1280 tokens in rows and columns .*; give the module an",
     "Greedy": "out of memory on 288x176 pixels; take a smaller --size",
     "Rooms": 'its forward raised NotImplementedError: .*"forward"',
     "parts": 'its forward raised NotImplementedError: .*"forward"',
@@ -184,6 +190,32 @@ def test_what_cannot_be_shown_says_why_in_one_line(
     refused(err, REFUSED[name])
 
 
+WRAPPER = """
+import torch
+from torch import nn
+from own_models import {name}
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = {name}()
+
+    def forward(self, pixels):
+        return self.net({code})
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["Grey", "GreyFixed", "GreyPatches", "Six", "ChannelsLast", "Unbatched", "Frames"]
+)
+def test_what_the_line_says_to_write_works(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    _, _, err = run(capfd, name)
+    code = err.rstrip("\n").partition("whose module calls it with ")[2]
+    Path("wrapped.py").write_text(WRAPPER.replace("{name}", name).replace("{code}", code))
+    assert main(["stats", "photo.png", "-m", "py:wrapped.py:Wrapped", "--json"]) == 0, code
+    assert record(capfd.readouterr().out)["check"]["verified"]
+
+
 @pytest.mark.parametrize("name", ["traced", "quantised"])
 def test_modules_whose_operators_are_their_own_are_shown_or_refused_by_name(
     capfd: pytest.CaptureFixture[str], name: str
@@ -261,6 +293,18 @@ def test_as_many_tokens_in_another_shape_are_not_taken_for_its_own(
     code, out, err = run(capfd, "Net", "--size", "64")  # which takes any shape
     assert (code, err) == (0, "")
     assert (record(out)["tokens"]["rows"], record(out)["tokens"]["columns"]) == (4, 16)
+
+
+@pytest.mark.parametrize("options", [("--size", "64"), ("--size", "48", "--fit", "pad")])
+def test_fewer_tokens_than_it_has_positions_are_not_given_those_of_others(
+    capfd: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    code, _, err = run(capfd, "Sliced", *options)
+    assert code == 2
+    refused(err, f"{' '.join(options[:2])}: py:own_models.py:Sliced takes 72x72 pixels only")
+    code, out, _ = run(capfd, "Sliced", "--size", "72", "--fit", "pad")
+    assert code == 0
+    assert (record(out)["tokens"]["rows"], record(out)["tokens"]["columns"]) == (9, 9)
 
 
 def test_a_folder_of_shapes_is_shown_the_same_as_each_alone(
