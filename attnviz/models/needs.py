@@ -48,9 +48,9 @@ def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
         calls, output = _run(model, tensors)
     except Exception:  # it runs over no empty picture of its own size: nothing is known
         return Reach.MAPS
-    parts = [part for call in calls for part in (call.query, call.key, call.value, call.bias)]
-    if any(_has_nan(part) for part in parts):
-        return Reach.MAPS
+    for call in calls:
+        if any(map(_has_nan, (call.query, call.key, call.value, call.bias, call.projection))):
+            return Reach.MAPS
     state = output.last_hidden_state if isinstance(output, Pooled) else output
     if _has_nan(state):
         return Reach.MAPS if model.head == "none" else Reach.HEAD
