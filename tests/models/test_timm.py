@@ -292,7 +292,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 def test_another_number_of_classes_leaves_no_head_and_the_same_maps(tmp_path: Path) -> None:
     good = attnviz.load_model(saved(tmp_path / "good"))
     spec = saved(tmp_path / "other", num_classes=7)
-    with pytest.raises(attnviz.AttnvizError, match="no class head .*head.weight, head.bias"):
+    with pytest.raises(attnviz.AttnvizError, match=r"no class head .*head\.weight, head\.bias"):
         attnviz.load_model(spec, head="class")
     other = attnviz.load_model(spec, head="any")
     assert (other.head, other.labels, other.loaded) == ("none", None, 1.0)
