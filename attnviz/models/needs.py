@@ -135,7 +135,8 @@ def _misfits(model: Model, whole: nn.Module, filling: Filling) -> str:
     names = list(left)
     if len(names) <= SHOWN:  # which of them matter: the model runs once for each
         names = [name for name in names if reach(model, [left[name]]) == Reach.MAPS] or names
-    whys = [f"{name} {filling.unfilled[name]}" for name in names]
+    # As the checkpoint calls them, where it has them.
+    whys = [f"{(filling.sources.get(n) or [n])[0]} {filling.unfilled[n]}" for n in names]
     kinds = {filling.unfilled[name] for name in names}
     if kinds == {NOT_FINITE}:
         return f"its weights cannot be used: {few(whys)}; give a checkpoint of finite numbers"

@@ -151,13 +151,13 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         settings(num_hidden_layers=2),
         ["encoder.layer.2.attention", "has no place", "mend the config (its number of layers"],
     ),
-    "no biases in the config": (settings(qkv_bias=False), ["k_proj.bias", "mend the config"]),
+    "no biases in the config": (settings(qkv_bias=False), [".bias", "mend the config"]),
     "width": (settings(hidden_size=48), ["cls_token is 1x1x32 where 1x1x48 is needed"]),
     "patch": (settings(patch_size=16), ["is 32x3x8x8 where 32x3x16x16 is needed"]),
     "positions": (settings(image_size=64), ["is 1x37x32 where 1x65x32 is needed"]),
     "a letter": (
         tensors(lambda s: {n.replace("1.attention.attention.query.w", "1.a.q.w"): s[n] for n in s}),
-        ["layers.1.attention.q_proj.weight is missing", "encoder.layer.1.a.q.weight"],
+        ["weight is missing", "encoder.layer.1.a.q.weight"],
     ),
     "final norm": (
         tensors(lambda s: without(s, ("layernorm.bias",))),
@@ -165,17 +165,17 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     ),
     "NaN": (
         tensors(lambda s: {**s, QUERY: torch.full((32, 32), torch.nan)}),
-        ["layers.1.attention.q_proj.weight holds NaN or infinity"],
+        [f"{QUERY} holds NaN or infinity"],
     ),
     "infinity": (
         tensors(lambda s: {**s, QUERY: s[QUERY].index_fill(0, torch.tensor(3), torch.inf)}),
-        ["layers.1.attention.q_proj.weight holds NaN or infinity"],
+        [f"{QUERY} holds NaN or infinity"],
     ),
-    "int8": (converted(torch.int8), ["q_proj.weight is int8 where dense floats are needed"]),
-    "float8": (converted(torch.float8_e4m3fn), ["q_proj.weight is float8_e4m3fn where"]),
+    "int8": (converted(torch.int8), [f"{QUERY} is int8 where dense floats are needed"]),
+    "float8": (converted(torch.float8_e4m3fn), [f"{QUERY} is float8_e4m3fn where"]),
     "sparse": (
         tensors(lambda s: {**s, QUERY: s[QUERY].to_sparse()}, BIN),
-        ["q_proj.weight is sparse_coo where"],
+        [f"{QUERY} is sparse_coo where"],
     ),
     "bits and bytes": (
         tensors(lambda s: {**s, "encoder.layer.1.intermediate.dense.SCB": torch.ones(48)}),
