@@ -373,6 +373,30 @@ def test_pooling_weights_without_attention_are_left_out(tmp_path: Path) -> None:
         assert torch.equal(model.module(pixels), own(pixels).last_hidden_state)
 
 
+def test_a_checkpoint_in_the_hubs_cache_is_looked_at_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants  # noqa: PLC0415
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached, commit = tmp_path / "hub/models--me--vit", "0123456789" * 4
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text(commit)
+    (cached / "snapshots").mkdir()
+    folder = cached / "snapshots" / commit
+    checkpoints.copied(Path("bare"), folder, READ["DataParallel"][0])
+    model = attnviz.load_model("hf:me/vit")
+    assert (model.loaded, len(model.notes)) == (1.0, 1)
+    (folder / BIN).unlink()
+    with pytest.raises(attnviz.AttnvizError, match=r"hf:me/vit: not in the local cache"):
+        attnviz.load_model("hf:me/vit")
+    torch.save(checkpoints.as_timm(read("bare")), folder / BIN)
+    with pytest.raises(attnviz.AttnvizError, match=r"hf:me/vit: its weights have timm's names"):
+        attnviz.load_model("hf:me/vit")
+
+
 def test_weights_of_a_file_need_none_of_the_folder(tmp_path: Path) -> None:
     state = attnviz.load_model("bare").module.state_dict()
     save_file({n.removeprefix("model."): t for n, t in state.items()}, "whole.safetensors")
