@@ -79,7 +79,7 @@ def prefixed(state: State, prefix: str) -> State:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def without(state: State, *parts: str) -> State:
+def without(state: State, parts: tuple[str, ...]) -> State:
     return {name: t for name, t in state.items() if not any(part in name for part in parts)}
 
 
@@ -185,7 +185,7 @@ class Mutations:
             files.state.pop(self.name_of(files))
 
     def change_drop_layer(self, files: Files) -> None:
-        files.state = without(files.state, LAYER.format(self.random.randint(0, 2)))
+        files.state = without(files.state, (LAYER.format(self.random.randint(0, 2)),))
 
     def change_depth(self, files: Files) -> None:
         files.config["num_hidden_layers"] = self.random.choice([1, 2, 4, 5, 12])
@@ -265,7 +265,7 @@ class Mutations:
             ["deit", "dinov2", "vit_msn", "beit", "vit_mae", "ijepa", "bert", "nothing", ""]
         )
 
-    def change_json(self, files: Files) -> Callable[[Path], None]:
+    def change_json(self, _: Files) -> Callable[[Path], None]:
         def spoil(folder: Path) -> None:
             path = folder / "config.json"
             text = path.read_text()
@@ -275,7 +275,7 @@ class Mutations:
 
         return spoil
 
-    def change_shards(self, files: Files) -> Callable[[Path], None]:
+    def change_shards(self, _: Files) -> Callable[[Path], None]:
         count, way = self.random.randint(2, 4), self.random.randint(0, 6)
 
         def split(folder: Path) -> None:

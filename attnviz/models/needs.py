@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnviz.attention.recording import Recording, record
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.recording import record
 from attnviz.errors import ModelError
 from attnviz.models.checkpoints import FILES
 from attnviz.models.filling import MISSING, NOT_FINITE, Filling
@@ -45,11 +46,10 @@ def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
     if not tensors:
         return Reach.NOTHING
     try:
-        calls, output = _run(model, tensors)
+        in_calls, output = _run(model, tensors)
     except Exception:  # it runs over no empty picture of its own size: nothing is known
         return Reach.MAPS
-    parts = [part for call in calls for part in (call.query, call.key, call.value, call.bias)]
-    if any(_has_nan(part) for part in parts):
+    if in_calls:
         return Reach.MAPS
     state = output.last_hidden_state if isinstance(output, Pooled) else output
     if _has_nan(state):
@@ -135,7 +135,8 @@ def _misfits(model: Model, whole: nn.Module, filling: Filling) -> str:
     names = list(left)
     if len(names) <= SHOWN:  # which of them matter: the model runs once for each
         names = [name for name in names if reach(model, [left[name]]) == Reach.MAPS] or names
-    whys = [f"{name} {filling.unfilled[name]}" for name in names]
+    # As the checkpoint calls them, where it has them.
+    whys = [f"{(filling.sources.get(n) or [n])[0]} {filling.unfilled[n]}" for n in names]
     kinds = {filling.unfilled[name] for name in names}
     if kinds == {NOT_FINITE}:
         return f"its weights cannot be used: {few(whys)}; give a checkpoint of finite numbers"
@@ -190,15 +191,24 @@ def _is_inside(model: Model, modules: Mapping[str, nn.Module], name: str) -> boo
     return False
 
 
-def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[Recording, Any]:
-    """A run over an empty picture of the model's own size, with NaN in some tensors."""
+def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
+    """Whether NaN in some tensors gets into attention, and what the model gives.
+
+    Over an empty picture of the model's own size.
+    """
     side = model.size
     if not model.fixed:
         side = -(-max(side, model.least) // model.patch) * model.patch
     pixels = torch.zeros(1, 3, side, side)
-    with _spoiled(spoiled), torch.no_grad(), record() as recording:
-        output = model.module(pixels)
-    return recording, output
+    with _spoiled(spoiled), torch.no_grad():
+        with record() as recording:
+            output = model.module(pixels)
+        # Now, since some are views of the model's weights.
+        return any(_has_nan(_parts(call)) for call in recording), output
+
+
+def _parts(call: AttentionCall) -> tuple[Tensor | None, ...]:
+    return call.query, call.key, call.value, call.bias, call.projection
 
 
 def _has_nan(value: Any) -> bool:

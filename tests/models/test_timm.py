@@ -1,5 +1,8 @@
 """Models of timm: loading, preprocessing, patches, prefix tokens, weights, errors."""
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pictures
 import pytest
 import torch
 import torchvision_schemas
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import attnviz
 from attnviz.cli import main
@@ -200,6 +203,107 @@ def test_classes_are_named_where_there_are_any(
     if not classes:
         with pytest.raises(attnviz.AttnvizError, match="timm says that it has no classes"):
             attnviz.load_model(f"timm:{name}", random_weights=True, head="class")
+
+
+SMALL = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4,
+         "num_classes": 5}  # fmt: skip
+
+
+def saved(
+    folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]] = dict, **settings: Any
+) -> str:
+    """A checkpoint folder of timm, with a change in its tensors and in what its config builds."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    state = {name: t + 0.1 * torch.randn_like(t) for name, t in model.state_dict().items()}
+    folder.mkdir()
+    save_file(change(state), folder / "model.safetensors")
+    data = {"num_classes": 5, "input_size": [3, 48, 48], "classifier": "head", "mean": [0.5] * 3,
+            "std": [0.5] * 3, "interpolation": "bicubic", "first_conv": "patch_embed.proj",
+            "fixed_input_size": False}  # fmt: skip
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": {**SMALL, **settings},
+              "pretrained_cfg": data}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return f"timm:local-dir:{folder}"
+
+
+def renamed(state: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("1.attn.qkv.w", "1.attn.qkx.w"): t for name, t in state.items()}
+
+
+def to_int8(state: dict[str, Any]) -> dict[str, Any]:
+    name = "blocks.1.attn.qkv.weight"
+    return {**state, name: (50 * state[name]).to(torch.int8)}
+
+
+def of_nan(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "blocks.1.attn.qkv.bias": torch.full((96,), torch.nan)}
+
+
+def one_more(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "blocks.1.attn.gate": torch.ones(3)}
+
+
+def test_a_checkpoint_of_its_own_is_read_whole(tmp_path: Path) -> None:
+    model = attnviz.load_model(saved(tmp_path / "good"))
+    assert (model.weights, model.loaded, model.notes, model.head) == (
+        "pretrained",
+        1.0,
+        (),
+        "class",
+    )
+    state = load_file(tmp_path / "good/model.safetensors")
+    assert all(torch.equal(t, state[n]) for n, t in model.module.state_dict().items())
+    assert attnviz.load_model(TINY, random_weights=True).loaded is None
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "told"),
+    [
+        (renamed, {}, r"blocks\.1\.attn\.qkv\.weight is missing, and there is .*qkx"),
+        (to_int8, {}, "qkv.weight is int8 where dense floats are needed"),
+        (of_nan, {}, "qkv.bias holds NaN or infinity"),
+        (one_more, {}, "blocks.1.attn.gate, for which .* has no place"),
+        (dict, {"depth": 4}, "a model of 4 layers, and its weights end with layer 2"),
+        (dict, {"depth": 2}, r"blocks\.2\.\S+, .* has no place"),
+        (dict, {"embed_dim": 48}, "cls_token is 1x1x32 where 1x1x48 is needed"),
+    ],
+)
+@pytest.mark.parametrize("classes", [5, 7], ids=["strictly", "loosely"])
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    settings: dict[str, Any],
+    told: str,
+    classes: int,
+    *,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """timm looks at nothing where the number of classes differs."""
+    spec = saved(tmp_path / "odd", change, num_classes=classes, **settings)
+    pictures.noise(60, 40).save(tmp_path / "a.png")
+    assert main(["show", str(tmp_path / "a.png"), "-m", spec, "-o", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(told, err)
+    assert (out, err.count("\n")) == ("", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_number_of_classes_leaves_no_head_and_the_same_maps(tmp_path: Path) -> None:
+    good = attnviz.load_model(saved(tmp_path / "good"))
+    spec = saved(tmp_path / "other", num_classes=7)
+    with pytest.raises(attnviz.AttnvizError, match=r"no class head .*head\.weight, head\.bias"):
+        attnviz.load_model(spec, head="class")
+    other = attnviz.load_model(spec, head="any")
+    assert (other.head, other.labels, other.loaded) == ("none", None, 1.0)
+    assert other.notes[0].startswith("no class head (its checkpoint has no usable head.weight")
+    pixels = torch.randn(1, 3, 48, 48)
+    calls = []
+    for model in (good, other):
+        with torch.no_grad(), attnviz.record() as recording:
+            model.module(pixels)
+        calls.append(torch.stack([call.matrix() for call in recording]))
+    torch.testing.assert_close(*calls)
 
 
 def test_it_has_no_texts() -> None:

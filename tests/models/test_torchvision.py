@@ -59,7 +59,16 @@ def test_random_weights_come_from_the_seed() -> None:
 def test_weights_come_from_a_file(name: str, tmp_path: Path) -> None:
     own = models.get_model(name)
     torch.save(own.state_dict(), tmp_path / "own.pt")
+    parallel = {f"module.{key}": tensor for key, tensor in own.state_dict().items()}
+    torch.save(parallel, tmp_path / "parallel.pt")
+    model = attnviz.load_model(f"torchvision:{name}", weights=str(tmp_path / "parallel.pt"))
+    assert (model.loaded, len(model.notes)) == (1.0, 1)
+    assert "parallel.pt are read without a prefix: module." in model.notes[0]
+    torch.save(parallel | own.state_dict(), tmp_path / "both.pt")
+    with pytest.raises(attnviz.AttnvizError, match=r"both\.pt does not fit .*is not of this"):
+        attnviz.load_model(f"torchvision:{name}", weights=str(tmp_path / "both.pt"))
     model = attnviz.load_model(f"torchvision:{name}", weights=str(tmp_path / "own.pt"))
+    assert (model.loaded, model.notes) == (1.0, ())
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert torch.equal(model.module(pixels), own.eval()(pixels))

@@ -79,8 +79,10 @@ class Follower:
         handler = _HANDLERS.get(op.name)
         after = None if handler is None else handler(self, op, nodes)
         if after is None:
-            found = map(self._known.get, op.flat)  # also in lists
-            node = next((node for node in found if node is not None), None)
+            node = next((node for node in nodes if node is not None), None)
+            if node is None and len(op.flat) != len(op.args):  # what is in lists, or named
+                found = map(self._known.get, op.flat)
+                node = next((node for node in found if node is not None), None)
             after = None if node is None else self._unfollowed(op, node)
         for tensor in op.written:
             # Where the handler knows what is written, it says so when the operation has run.

@@ -32,8 +32,14 @@ class Known(Generic[T]):
 
     def get(self, tensor: object) -> T | None:
         """What is known of exactly these elements in this order."""
-        here = self._storage(tensor)
-        return None if here is None else here.get(_place(tensor))  # type: ignore[arg-type]
+        # Asked of every argument of every operation, by several: so it is written out.
+        if not self._found or not isinstance(tensor, Tensor):
+            return None
+        storage = _storage(tensor)
+        found = None if storage is None else self._found.get(storage)
+        if found is None or not found[1] or _gone(found[0]):
+            return None
+        return found[1].get(_place(tensor))
 
     def lookup(self, tensor: Tensor) -> tuple[T | None, dict[_Place, T]]:
         """What is known of exactly these elements, and of all that shares memory with them."""
@@ -128,17 +134,20 @@ def _weak(tensor: Tensor) -> StorageWeakRef:
 
 
 def _gone(storage: StorageWeakRef) -> bool:
-    return bool(storage.expired())  # type: ignore[no-untyped-call]
+    return bool(_EXPIRED(storage.cdata))
+
+
+_EXPIRED = torch.UntypedStorage._expired  # noqa: SLF001 — what `StorageWeakRef.expired` calls
 
 
 def _storage(tensor: Tensor) -> int | None:
     """Address of a tensor's storage; None where it has none (sparse tensors, wrappers)."""
     try:
-        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 — torch's own weak references use it
+        address: int = tensor.untyped_storage()._cdata  # noqa: SLF001 — as torch's weak references
     except (NotImplementedError, RuntimeError):
         return None
+    return address
 
 
 def _place(tensor: Tensor) -> _Place:
-    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
-    return int(tensor.storage_offset()), shape, stride, tensor.dtype
+    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype  # type: ignore[return-value]
