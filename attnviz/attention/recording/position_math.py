@@ -48,6 +48,11 @@ def same_memory(one: Tensor, other: Tensor) -> bool:
     ) or (not varying(one) and not varying(other) and one.data_ptr() == other.data_ptr())
 
 
+def varies(positions: Tensor, dim: int) -> bool:
+    """Whether positions may differ along a dimension."""
+    return positions.shape[dim] > 1 and positions.stride(dim) != 0
+
+
 def varying(positions: Tensor) -> frozenset[int]:
     """Dimensions, numbered from the end, along which positions may differ."""
     steps = zip(positions.shape, positions.stride(), strict=True)
@@ -108,7 +113,7 @@ def differs_by_feature(positions: Tensor) -> bool:
 
     Then features are the tokens, as in attention over channels, and rows lie nowhere.
     """
-    if -1 not in varying(positions):
+    if not varies(positions, -1):
         return False
     small = compact(positions)
     spans = []

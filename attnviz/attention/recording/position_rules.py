@@ -23,6 +23,7 @@ from attnviz.attention.recording.position_math import (
     extended,
     mean_over,
     same_memory,
+    varies,
     varying,
 )
 
@@ -58,6 +59,8 @@ def combined(
         positions = known.get(operand)
         if positions is not None and operand.ndim <= result.ndim:
             (lost if known.is_lost(positions) else placed).append((operand, positions))
+    if len(placed) == 1 and not lost:
+        return _expanded(placed[0][1], result)
     differ = frozenset[int]().union(*(varying(positions) for _, positions in placed))
     for operand, positions in lost:
         told_apart = {d for d in range(-operand.ndim, 0) if operand.shape[d] > 1}
@@ -274,8 +277,7 @@ def _averaged(known: "TokenPositions", op: Operation, result: Any) -> Any:
 def centre(known: "TokenPositions", positions: Tensor, dims: Sequence[int]) -> Tensor:
     """Mean over dimensions, which stay; nowhere if they lie all over the picture."""
     found = mean_over(positions, dims)
-    ndim = positions.ndim
-    moving = [d for d in dims if d % ndim - ndim in varying(positions)]
+    moving = [d for d in dims if varies(positions, d)]
     if not moving:
         return found
     small = compact(positions)
@@ -303,10 +305,10 @@ def _product(known: "TokenPositions", op: Operation, result: Any) -> Any:
     found = _expanded(mixed(known, columns, left if rows is None else None, -2), result)
     if rows is None:
         return found
-    if differs_by_feature(rows) and -2 in varying(columns):  # channels over tokens
+    if differs_by_feature(rows) and varies(columns, -2):  # channels over tokens
         return _nowhere(known, op, result)[0]
     by_row = _expanded(centre(known, rows, [-1]), result)
-    if by_row is None or found is None or -1 not in varying(columns):
+    if by_row is None or found is None or not varies(columns, -1):
         return by_row
     return torch.where(compact(by_row).real.isnan(), compact(found), compact(by_row)).expand(
         result.shape
@@ -327,7 +329,7 @@ def mixed(
     each output lies in the weighted middle of its inputs, else in the middle of all.
     """
     assert positions is not None
-    if weights is None or dim not in varying(positions):
+    if weights is None or not varies(positions, dim):
         return centre(known, positions, [dim])
     size = weights.detach().abs().float()
     inputs = -2 if dim == -1 else -1

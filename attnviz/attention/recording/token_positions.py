@@ -12,7 +12,7 @@ An element can also be
 A tensor that is not known at all does not depend on the picture, as far as PyTorch was told.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -138,8 +138,7 @@ class TokenPositions:
 
     def follow(self, op: Operation, result: Any) -> None:
         """Where the result of an operation comes from."""
-        tensors = [argument for argument in op.flat if isinstance(argument, Tensor)]
-        current = {id(tensor): self.get(tensor) for tensor in tensors}
+        current = {id(each): self.get(each) for each in op.flat if isinstance(each, Tensor)}
         if all(positions is None for positions in current.values()):
             for tensor in op.written:  # constants, over what may have been known
                 self._write(tensor, None)
@@ -148,35 +147,32 @@ class TokenPositions:
             return
         self._current = current  # what rules ask for, found once
         try:
-            self._follow(op, result)
+            found = self._found(op, result)
         finally:
             self._current = {}
-
-    def _follow(self, op: Operation, result: Any) -> None:
         results = result if isinstance(result, tuple | list) else (result,)
-        for tensor, positions in self._found(op, result, results):
-            if any(tensor is written for written in op.written):
-                self._write(tensor, positions)
-            elif positions is not None:
-                self._known.put(tensor, positions)
-
-    def _found(
-        self, op: Operation, result: Any, results: Any
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Each result with where it comes from."""
-        rule = RULES.get(op.name) or (pointwise if op.is_pointwise else None)
-        found = None if rule is None else rule(self, op, result)
-        if found is None and op.func.is_view:
-            found = [self._viewed(op.args[0], each) for each in results]
-        if found is None:  # no rule, or it does not know such arguments
-            found = [
-                self.lost(op.name, e) if isinstance(e, Tensor) and not e.is_nested else None
-                for e in results
-            ]
         several = found if isinstance(found, tuple | list) else (found,)
         for each, positions in zip(results, several, strict=False):
-            if isinstance(each, Tensor) and not each.is_nested:
-                yield each, positions
+            if not isinstance(each, Tensor) or each.is_nested:
+                continue
+            if op.written and any(each is written for written in op.written):
+                self._write(each, positions)
+            elif positions is not None:
+                self._known.put(each, positions)
+
+    def _found(self, op: Operation, result: Any) -> Any:
+        """Positions of the result of an operation, or of its first results."""
+        rule = RULES.get(op.name) or (pointwise if op.is_pointwise else None)
+        found = None if rule is None else rule(self, op, result)
+        if found is not None:
+            return found
+        results = result if isinstance(result, tuple | list) else (result,)
+        if op.func.is_view:
+            return [self._viewed(op.args[0], each) for each in results]
+        return [  # no rule, or it does not know such arguments
+            self.lost(op.name, each) if isinstance(each, Tensor) and not each.is_nested else None
+            for each in results
+        ]
 
     def of_channels(self, tensor: Tensor) -> bool:
         """Whether the features of (…, tokens, features) are what lies at different places."""
