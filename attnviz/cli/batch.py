@@ -174,7 +174,7 @@ class _Teller:
         self._note(outcome)
         self._unverified += not record.check.verified
         self._less += record.tokens.fit != self._settings.fit
-        self._checks.update(check_notes(record.check, record.model.layers))
+        self._checks.update(check_notes(record.check, record.model.layers, record.heads[-1].layer))
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
         elif self._streams.csv:

@@ -11,21 +11,24 @@ _REASONS = 3
 """So many different reasons are named; the record has all."""
 
 
-def check_notes(check: Check, layers: int) -> list[str]:
+def check_notes(check: Check, layers: int, last: int) -> list[str]:
     """What a check says that no number shows.
 
     Args:
         check: of a record.
         layers: how many attention calls the model made.
+        last: the last layer that is drawn.
     """
     notes = []
     if check.places == "assumed":
         notes.append(
-            "note: places of tokens are assumed from their number, not measured "
-            f"({check.places_reason}); maps may lie wrong"
+            f"note: places of tokens are assumed from their number ({check.places_reason}), not "
+            "measured: maps may lie wrong"
         )
     if check.not_drawn:
-        notes.append(f"note: not drawn: {_not_drawn(check, layers)}")
+        missing = layers - 1 in {one.layer for one in check.not_drawn}
+        instead = f"; the last layer that is drawn is {last}" if missing else ""
+        notes.append(f"note: not drawn: {_not_drawn(check, layers)}{instead}")
     return notes
 
 

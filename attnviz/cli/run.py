@@ -145,7 +145,7 @@ def look(
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
-    for line in check_notes(pipeline.check_info(seen), seen.count):
+    for line in check_notes(pipeline.check_info(seen), seen.count, max(seen.layers)):
         console.say(line)
     return seen
 

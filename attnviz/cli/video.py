@@ -103,7 +103,9 @@ class _Teller:
                 f"{record.tokens.input_height} pixels only: it is shown the centre of the frames; "
                 "--fit pad or --fit squash show them all"
             )
-        for line in check_notes(record.check, record.model.layers) if first else ():
+        for line in (
+            check_notes(record.check, record.model.layers, record.heads[-1].layer) if first else ()
+        ):
             console.say(line)
         if self._streams.json:
             console.put(encoding.as_json(record.data()))

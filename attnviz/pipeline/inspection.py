@@ -1,7 +1,7 @@
 """Which attention calls of a run can be drawn, and why others cannot."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,13 +18,13 @@ class CallReport:
 
     Attributes:
         reason: why it is not drawn; None if it is.
-        lost: whether that is because places were lost, which assuming them could mend.
+        cause: of a call whose places are not known, what lost them.
         traced: whether its tokens are seen to come from the picture at all.
         fits: whether it has as many queries and keys as the grid has tokens.
     """
 
     reason: str | None = None
-    lost: bool = False
+    cause: str | None = None
     traced: bool = True
     fits: bool = False
 
@@ -53,14 +53,14 @@ class Inspector:
             self.uneven = True
             return CallReport("its batch is not as many windows of each picture")
         first = part_of(call, 0, self.pictures)
-        fits = assume_layer(first, self.grid, "") is not None
+        fits = assume_layer(first, self.grid, None) is not None
         if self.plain:
             return CallReport(None if fits else "its tokens are not those of the grid", fits=fits)
         try:
             find_layer(first, self.grid, self.operators)
         except PositionsLost as reason:
             traced = call.query_positions is not None or call.key_positions is not None
-            return CallReport(str(reason), lost=True, traced=traced, fits=fits)
+            return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
         except Unplaced as reason:
             return CallReport(str(reason))
         return CallReport(fits=fits)
@@ -73,7 +73,7 @@ class Calls:
     Attributes:
         count: of all calls; layers are numbered as they come.
         not_drawn: numbers and reasons of calls that are not drawn.
-        assumed: numbers of calls whose tokens' places are assumed, and why these are not known.
+        assumed: numbers of calls whose tokens' places are assumed, and what lost them.
     """
 
     count: int
@@ -93,8 +93,8 @@ class Calls:
                 continue
             if not report.traced and not depend.get(number, True):
                 not_drawn[number] = "its tokens do not depend on the picture"
-            elif report.lost and report.fits:
-                assumed[number] = report.reason
+            elif report.cause is not None and report.fits:
+                assumed[number] = report.cause
             else:
                 not_drawn[number] = report.reason
         return Calls(len(reports), not_drawn, assumed)
@@ -153,9 +153,9 @@ def place_layer(
 ) -> Layer:
     """The layer of a call that is drawn."""
     if plain or assumed is not None:
-        found = assume_layer(call, grid, assumed or "")
+        found = assume_layer(call, grid, assumed)
         assert found is not None  # an inspector has looked at it
-        return replace(found, assumed=assumed)
+        return found
     return find_layer(call, grid, operators)
 
 

@@ -26,8 +26,8 @@ class Layer:
         queries, keys: the cell of every token, (windows, tokens).
         tokens: the queries' after the block that the call is in, (1, queries, features); None
             where they were not kept, or that block makes something else of them.
-        assumed: why the tokens' places are taken from their number alone; None where they were
-            measured.
+        assumed: why the tokens' places are taken from their number alone, in a few words; None
+            where they were measured.
     """
 
     call: AttentionCall
@@ -73,7 +73,15 @@ class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call 
 
 
 class PositionsLost(Unplaced):
-    """Where tokens lie is not known: an operator lost it, or the picture left PyTorch."""
+    """Where tokens lie is not known: an operator lost it, or the picture left PyTorch.
+
+    Attributes:
+        cause: what lost it, in a few words.
+    """
+
+    def __init__(self, call: AttentionCall, cause: str) -> None:
+        super().__init__(f"{_size(call)} tokens whose places are {cause}")
+        self.cause = cause
 
 
 def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = ()) -> Layer:
@@ -89,9 +97,9 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
     for positions in (call.key_positions, call.query_positions):
         operator = _lost_by(positions, operators)
         if operator is not None:
-            raise PositionsLost(f"{_size(call)} tokens whose places {operator} lost")
+            raise PositionsLost(call, f"lost by {operator}")
     if call.query_positions is None and call.key_positions is None:
-        raise PositionsLost(f"{_size(call)} tokens that are not seen to come from the picture")
+        raise PositionsLost(call, "not seen to come from the picture")
     keys = _layout(call.key_positions, grid, call)
     if not keys.on_picture.any():
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
@@ -102,12 +110,15 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
     return Layer(call, _layout(call.query_positions, grid, call), keys)
 
 
-def assume_layer(call: AttentionCall, grid: TokenGrid, reason: str) -> Layer | None:
-    """A call whose tokens are taken for the grid itself; None if they are not as many."""
+def assume_layer(call: AttentionCall, grid: TokenGrid, cause: str | None) -> Layer | None:
+    """A call whose tokens are taken for the grid itself; None if they are not as many.
+
+    `cause` is why it is not known where they lie; None where it is known that they are the grid.
+    """
     if call.shape[0] != 1 or call.shape[2:] != (grid.tokens, grid.tokens):
         return None
     whole = Layout.whole(grid)
-    return Layer(call, whole, whole, assumed=reason)
+    return Layer(call, whole, whole, assumed=cause)
 
 
 def _lost_by(positions: Tensor | None, operators: Sequence[str]) -> str | None:
@@ -139,10 +150,13 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
 def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
     """Cells of tokens by the bytes of their positions: most layers of a model have the same."""
     places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
-    there = np.isfinite(places).all(-1)
+    there: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
     cells = np.full(there.shape, -1, dtype=np.int64)
     if not there.any():
         return Layout(1, 1, cells)
+    some_cells = _some_cells(places, there, grid)
+    if some_cells is not None:
+        return some_cells
     (x, column), (y, row) = (
         _lattice(places[there][:, axis], length)
         for axis, length in enumerate((grid.input_width, grid.input_height))
@@ -163,6 +177,29 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
             raise Unplaced(f"{size} tokens that are whole rows or columns of the picture")
     wider = x if x.size > 1 or y.size == 1 else y
     return Layout(y.size, x.size, cells, stride=wider.stride, left=x.start, top=y.start)
+
+
+def _some_cells(
+    places: NDArray[np.float64], there: NDArray[np.bool_], grid: TokenGrid
+) -> Layout | None:
+    """The layout of tokens of which some were dropped, on the grid; None if that is not what it is.
+
+    Each lies in the middle of a cell of its own, and they are no whole part of the picture, such as
+    one window of several.
+    """
+    middle = places[there] / grid.patch - 0.5  # (tokens, 2), columns and rows
+    cell = np.rint(middle).astype(np.int64)
+    off = np.abs(middle - cell).max() * grid.patch
+    inside = (cell >= 0).all() and (cell < (grid.columns, grid.rows)).all()
+    if off > _TOLERANCE or not inside or len(places) > 1:
+        return None
+    numbers = cell[:, 1] * grid.columns + cell[:, 0]
+    box = np.prod(np.ptp(cell, axis=0) + 1)
+    if len(np.unique(numbers)) < len(numbers) or len(numbers) in (1, box):
+        return None
+    cells = np.full(there.shape, -1, dtype=np.int64)
+    cells[there] = numbers
+    return Layout(grid.rows, grid.columns, cells)
 
 
 class Lattice(NamedTuple):

@@ -58,7 +58,7 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
     with _without_fast_paths(module in _LOSES_PLACES):
         run, reports = _run(request, parse_layers(request.layers))
     hidden = any("nested" in line for line in run.recording.unread)
-    lost = hidden or any(report.lost for report in reports)
+    lost = hidden or any(report.cause is not None for report in reports)
     if lost and not request.model.plain and _may_take_fast_paths(module):
         _LOSES_PLACES.add(module)
         with _without_fast_paths(True):

@@ -110,8 +110,8 @@ def heading(explanation: Explanation) -> str:
     grids = [answer.placement.grid for answer in explanation.answers]
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
     assumed = next((seen.assumed[n] for n in explanation.layers if n in seen.assumed), None)
-    mark = "" if assumed is None else f"  ·  PLACES ASSUMED: {assumed}"
+    mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
     return (
-        f"{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
-        f"{sizes} {seen.model.tokens}{mark}"
+        f"{mark}{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
+        f"{sizes} {seen.model.tokens}"
     )
