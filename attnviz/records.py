@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from attnviz.schema import Count, Maybe, Number, Part
 
@@ -120,7 +120,7 @@ class Check(Part):
     places_reason: str | None = None
     loaded: Maybe = None
     load_notes: list[str] | None = None
-    not_drawn: tuple[NotDrawn, ...] = ()
+    not_drawn: list[NotDrawn] = Field(default_factory=list)
 
     def data(self) -> dict[str, Any]:
         """As plain data; reasons and notes are left out where there are none."""

@@ -148,7 +148,7 @@ def test_the_manifest_is_documented_field_by_field(tmp_path: Path) -> None:
 def _names(part: Any) -> Any:
     """The fields of a record, of a list those of its first entry."""
     if isinstance(part, list):
-        return _names(part[0])
+        return _names(part[0]) if part else []
     return {name: _names(each) for name, each in part.items()} if isinstance(part, dict) else None
 
 

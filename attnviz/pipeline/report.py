@@ -76,7 +76,7 @@ def check_info(seen: Observation, layers: Sequence[int] | None = None) -> record
         places_reason=assumed[0] if assumed else None,
         loaded=seen.model.loaded,
         load_notes=list(seen.model.notes) or None,
-        not_drawn=tuple(records.NotDrawn(layer=n, reason=reason) for n, reason in calls),
+        not_drawn=[records.NotDrawn(layer=n, reason=reason) for n, reason in calls],
     )
 
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attnviz
 from attnviz.attention import AttentionCall, Recording
+from attnviz.attention.recording.gradients import Trace
 from attnviz.errors import RecordingError, UsageError
 
 transformers: Any = pytest.importorskip("transformers")
@@ -379,7 +380,7 @@ def test_another_node_where_the_calls_should_be_is_no_answer() -> None:
     with attnviz.record(gradients=True) as recording:
         result = F.scaled_dot_product_attention(x, x, x).exp()
     trace = recording._traces[0]  # type: ignore[index]
-    assert trace is not None
+    assert isinstance(trace, Trace)
     wrong = Recording([recording[0]], [replace(trace, node=(trace.node or 0) + 1)])
     with pytest.raises(RecordingError, match="autograd has ExpBackward0 where"):
         wrong.gradients(result.sum())

@@ -27,6 +27,11 @@ def tokens() -> Tensor:
     return torch.randn(BATCH, TOKENS, WIDTH, generator=torch.Generator().manual_seed(9))
 
 
+def pieces(x: Tensor, size: int, dim: int) -> list[Tensor]:
+    starts = range(0, x.shape[dim], size)
+    return [x.narrow(dim, start, min(size, x.shape[dim] - start)) for start in starts]
+
+
 def split(x: Tensor) -> list[Tensor]:
     """q, k and v, (B, H, N, D)."""
     parts = ((x @ w).view(BATCH, TOKENS, HEADS, DIM) for w in (W_Q, W_K, W_V))
@@ -56,7 +61,7 @@ def expected(x: Tensor) -> Tensor:
 def fused_chunks(size: int) -> Attention:
     def run(x: Tensor) -> Tensor:
         q, k, v = split(x)
-        parts = [F.scaled_dot_product_attention(part, k, v) for part in q.split(size, 2)]
+        parts = [F.scaled_dot_product_attention(part, k, v) for part in pieces(q, size, 2)]
         return merge(torch.cat(parts, 2)) @ W_O
 
     return run
@@ -65,7 +70,7 @@ def fused_chunks(size: int) -> Attention:
 def chunks_by_hand(size: int) -> Attention:
     def run(x: Tensor) -> Tensor:
         q, k, v = split(x)
-        return torch.cat([merge(by_hand(part, k, v)) for part in q.split(size, 2)], 1) @ W_O
+        return torch.cat([merge(by_hand(part, k, v)) for part in pieces(q, size, 2)], 1) @ W_O
 
     return run
 
@@ -73,7 +78,7 @@ def chunks_by_hand(size: int) -> Attention:
 def projected_chunks(size: int) -> Attention:
     def run(x: Tensor) -> Tensor:
         q, k, v = split(x)
-        return torch.cat([merge(by_hand(part, k, v)) @ W_O for part in q.split(size, 2)], 1)
+        return torch.cat([merge(by_hand(part, k, v)) @ W_O for part in pieces(q, size, 2)], 1)
 
     return run
 
@@ -94,10 +99,10 @@ def heads_side_by_side(x: Tensor) -> Tensor:
 
 
 def heads_stacked(x: Tensor) -> Tensor:
-    parts = [
-        F.scaled_dot_product_attention(*(part[:, None] for part in of_head(x, head)))[:, 0]
-        for head in range(HEADS)
-    ]
+    parts = []
+    for head in range(HEADS):
+        q, k, v = (part[:, None] for part in of_head(x, head))
+        parts.append(F.scaled_dot_product_attention(q, k, v)[:, 0])
     return merge(torch.stack(parts, 1)) @ W_O
 
 
@@ -118,7 +123,7 @@ def chunks_of_heads(x: Tensor) -> Tensor:
     parts = []
     for head in range(HEADS):
         q, k, v = of_head(x, head)
-        parts.append(torch.cat([by_hand(part, k, v) for part in q.split(7, 1)], 1))
+        parts.append(torch.cat([by_hand(part, k, v) for part in pieces(q, 7, 1)], 1))
     return torch.cat(parts, -1) @ W_O
 
 
@@ -170,7 +175,7 @@ def test_biases_of_pieces_are_put_side_by_side() -> None:
     with torch.no_grad(), attnviz.record() as recording:
         parts = [
             F.scaled_dot_product_attention(part, k, v, attn_mask=mask)
-            for part, mask in zip(q.split(6, 2), bias.split(6, 2), strict=True)
+            for part, mask in zip(pieces(q, 6, 2), pieces(bias, 6, 2), strict=True)
         ]
         merge(torch.cat(parts, 2)) @ W_O
     (call,) = recording
