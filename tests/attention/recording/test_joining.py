@@ -17,7 +17,8 @@ Attention = Callable[[Tensor], Tensor]
 
 
 def weight(seed: int) -> Tensor:
-    return torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(seed)) / WIDTH**0.5
+    made: Tensor = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(seed))
+    return made / WIDTH**0.5
 
 
 W_Q, W_K, W_V, W_O = (weight(seed) for seed in range(4))
@@ -45,7 +46,8 @@ def of_head(x: Tensor, head: int) -> list[Tensor]:
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q @ k.mT * DIM**-0.5).softmax(-1) @ v
+    y: Tensor = (q @ k.mT * DIM**-0.5).softmax(-1) @ v
+    return y
 
 
 def merge(y: Tensor) -> Tensor:
@@ -55,7 +57,8 @@ def merge(y: Tensor) -> Tensor:
 
 def expected(x: Tensor) -> Tensor:
     q, k, _ = split(x)
-    return (q @ k.mT * DIM**-0.5).softmax(-1)
+    weights: Tensor = (q @ k.mT * DIM**-0.5).softmax(-1)
+    return weights
 
 
 def fused_chunks(size: int) -> Attention:
