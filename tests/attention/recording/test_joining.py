@@ -18,7 +18,7 @@ Attention = Callable[[Tensor], Tensor]
 
 def weight(seed: int) -> Tensor:
     made: Tensor = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(seed))
-    return made / WIDTH**0.5
+    return made.div(WIDTH**0.5)
 
 
 W_Q, W_K, W_V, W_O = (weight(seed) for seed in range(4))
