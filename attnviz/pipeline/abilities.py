@@ -71,6 +71,12 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
     """What these layers, of which one map is made, lack."""
     layers = [observation.layers[n] for n in numbers]
     if method.merges == "layers":
+        alone = sorted(observation.calls.alone.intersection(numbers))
+        if alone:
+            return (
+                f"layers {', '.join(map(str, alone))} have one head each and no projection: "
+                "they may be heads of one attention, which were not put together"
+            )
         pool = "block gradient" not in method.needs
         reason = _no_chain(layers, numbers, pool=pool)
         if reason is not None:

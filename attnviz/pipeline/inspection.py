@@ -21,12 +21,15 @@ class CallReport:
         cause: of a call whose places are not known, what lost them.
         traced: whether its tokens are seen to come from the picture at all.
         fits: whether it has as many queries and keys as the grid has tokens.
+        alone: whether it has one head whose output was not seen to be projected, as one head of
+            several has.
     """
 
     reason: str | None = None
     cause: str | None = None
     traced: bool = True
     fits: bool = False
+    alone: bool = False
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Inspector:
             return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
         except Unplaced as reason:
             return CallReport(str(reason))
-        return CallReport(fits=fits)
+        return CallReport(fits=fits, alone=call.heads == 1 and call.projection is None)
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,13 @@ class Calls:
         count: of all calls; layers are numbered as they come.
         not_drawn: numbers and reasons of calls that are not drawn.
         assumed: numbers of calls whose tokens' places are assumed, and what lost them.
+        alone: numbers of calls of one head, one behind the other, that may be heads of one.
     """
 
     count: int
     not_drawn: Mapping[int, str]
     assumed: Mapping[int, str]
+    alone: frozenset[int] = frozenset()
 
     @staticmethod
     def of(reports: Sequence[CallReport], depend: Mapping[int, bool]) -> "Calls":
@@ -97,7 +102,9 @@ class Calls:
                 assumed[number] = report.cause
             else:
                 not_drawn[number] = report.reason
-        return Calls(len(reports), not_drawn, assumed)
+        alone = {n for n, report in enumerate(reports) if report.alone}
+        beside = {n for n in alone if {n - 1, n + 1} & alone}
+        return Calls(len(reports), not_drawn, assumed, frozenset(beside))
 
     @property
     def drawn(self) -> tuple[int, ...]:

@@ -104,10 +104,24 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
     if not keys.on_picture.any():
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
     if call.query_positions is None:
-        windows, _, queries, _ = call.shape
-        nowhere = np.full((windows, queries), -1, dtype=np.int64)
+        windows, _, count, _ = call.shape
+        nowhere = np.full((windows, count), -1, dtype=np.int64)
         return Layer(call, Layout(keys.rows, keys.columns, nowhere), keys)
-    return Layer(call, _layout(call.query_positions, grid, call), keys)
+    queries = _layout(call.query_positions, grid, call)
+    if _is_part_of(queries, keys):
+        raise Unplaced(
+            f"{_size(call)} tokens whose queries are a part of the picture: a piece of one "
+            "attention that is not put together"
+        )
+    return Layer(call, queries, keys)
+
+
+def _is_part_of(queries: Layout, keys: Layout) -> bool:
+    """Whether queries are some of the keys' cells."""
+    if (queries.rows, queries.columns) != (keys.rows, keys.columns):
+        return False
+    some, all_ = ({*side.cells[side.on_picture].tolist()} for side in (queries, keys))
+    return bool(some) and some < all_
 
 
 def assume_layer(call: AttentionCall, grid: TokenGrid, cause: str | None) -> Layer | None:

@@ -14,6 +14,7 @@ from attnviz.errors import AttnvizError, RecordingError
 from attnviz.geometry import TokenGrid
 from attnviz.models.code_errors import describe
 from attnviz.models.model import Model
+from attnviz.models.weights import seeded
 from attnviz.pipeline.forward_errors import ForwardError, UnevenError
 from attnviz.pipeline.inspection import CallReport, Calls, Inspector
 from attnviz.pipeline.observation import Run
@@ -86,7 +87,8 @@ def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequen
         blocks=model.module if request.blocks else None,
     )
     try:
-        with torch.set_grad_enabled(request.gradients), watching as made:
+        # What a model draws at random while it runs is the same every time.
+        with seeded(model.seed or 0), torch.set_grad_enabled(request.gradients), watching as made:
             inspector.operators = made.operators
             output = model.module(*request.inputs)
     except (AttnvizError, MemoryError):

@@ -110,6 +110,41 @@ class Between(Plain):
         return x + F.scaled_dot_product_attention(q, q, q).mT
 
 
+class NormedHeads(Plain):
+    """Heads one after the other, with a norm between them and their place beside the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.ModuleList([nn.Linear(32, 48) for _ in range(2)])
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        heads = []
+        for layer in self.qkv:
+            q, k, v = layer(x)[:, None].chunk(3, -1)
+            heads.append(self.norm(F.scaled_dot_product_attention(q, k, v)[:, 0]))
+        return x + torch.cat(heads, -1)
+
+
+class OddChunks(Plain):
+    """Chunks of queries that each have keys of their own."""
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        q = x[:, None]
+        one = F.scaled_dot_product_attention(q[:, :, :7], q, q)
+        other = F.scaled_dot_product_attention(q[:, :, 7:], 2 * q, q)
+        return x + torch.cat([one, other], 2)[:, 0]
+
+
+class Drawing(Plain):
+    """Noise from PyTorch's own generator while it runs."""
+
+    def pixels(self, x):
+        return x + torch.randn_like(x)
+
+
 class Behind(Plain):
     """A class token behind the patches."""
 
@@ -190,6 +225,26 @@ def test_no_method_merges_over_a_layer_that_is_not_drawn(capsys: Capture) -> Non
     assert [one["layer"] for one in record["check"]["not_drawn"]] == [1]
     line = refused(capsys, "Between", "--method", "rollout")
     assert "--method rollout: layer 1 is not drawn (" in line
+
+
+@pytest.mark.usefixtures("folder")
+def test_heads_that_were_not_put_together_are_no_chain_of_layers(capsys: Capture) -> None:
+    record, _ = stats(capsys, "NormedHeads", "--layers", "all")
+    assert record["model"]["layers"] == 2
+    line = refused(capsys, "NormedHeads", "--method", "rollout")
+    assert "layers 0, 1 have one head each and no projection" in line
+    assert "may be heads of one attention" in line
+
+
+@pytest.mark.usefixtures("folder")
+def test_pieces_of_queries_that_do_not_fit_together_are_refused(capsys: Capture) -> None:
+    line = refused(capsys, "OddChunks")
+    assert "7x16 tokens whose queries are a part of the picture" in line
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_a_model_draws_at_random_is_the_same_every_time(capsys: Capture) -> None:
+    assert stats(capsys, "Drawing") == stats(capsys, "Drawing")
 
 
 @pytest.mark.usefixtures("folder")
