@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One choice: where its code is, what it is in a line, and where it comes from."""
 
     code: str

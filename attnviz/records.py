@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from attnviz.schema import Count, Maybe, Number, Part
+from attnviz.schema import Count, Maybe, Number, RecordPart
 
 
-class Image(Part):
+class Image(RecordPart):
     """The picture as seen.
 
     `range` are the values that are black and white; it is there where the file is no ordinary one
@@ -28,7 +28,7 @@ class Image(Part):
         return data
 
 
-class Moment(Part):
+class Moment(RecordPart):
     """Which frame of a clip: its number from 0, when it is shown, in seconds; and the rate."""
 
     frame: int
@@ -36,7 +36,7 @@ class Moment(Part):
     rate: Number
 
 
-class AnimationInfo(Part):
+class AnimationInfo(RecordPart):
     """A moving picture of the maps: a frame a layer, or a head, so many of them a second."""
 
     by: Literal["layers", "heads"]
@@ -45,7 +45,7 @@ class AnimationInfo(Part):
     file: str
 
 
-class ModelInfo(Part):
+class ModelInfo(RecordPart):
     """What was run; `heads` are those of the layer that has most."""
 
     spec: str
@@ -58,7 +58,7 @@ class ModelInfo(Part):
     seed: int | None
 
 
-class Tokens(Part):
+class Tokens(RecordPart):
     """How the picture was laid into the model's input, and the grid of the last layer asked."""
 
     kind: Literal["patches", "pixels"]
@@ -72,7 +72,7 @@ class Tokens(Part):
     masked: int
 
 
-class QueryInfo(Part):
+class QueryInfo(RecordPart):
     """Where we look from, in picture pixels."""
 
     kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
@@ -86,7 +86,7 @@ class QueryInfo(Part):
     path: str | None = None
 
 
-class TargetInfo(Part):
+class TargetInfo(RecordPart):
     """The score whose gradient was taken: what it is of, and its value."""
 
     kind: Literal["class", "norm", "text"]
@@ -98,14 +98,14 @@ class TargetInfo(Part):
     probability: Maybe = None
 
 
-class NotDrawn(Part):
+class NotDrawn(RecordPart):
     """An attention call that no map shows; `layer` is null where it could not be recorded."""
 
     layer: int | None
     reason: str
 
 
-class Check(Part):
+class Check(RecordPart):
     """Whether maps can be trusted: what explains the model's output, and what is not drawn.
 
     `places` says whether it was measured where tokens lie, or is assumed from their number, for
@@ -127,7 +127,7 @@ class Check(Part):
         return _without(self.model_dump(), ("load_notes", "places_reason"))
 
 
-class MapInfo(Part):
+class MapInfo(RecordPart):
     """Numbers of the drawn weights."""
 
     minimum: Number
@@ -138,7 +138,7 @@ class MapInfo(Part):
     area60: Number
 
 
-class ScaleInfo(Part):
+class ScaleInfo(RecordPart):
     """The range of weights that the colours span."""
 
     kind: str
@@ -146,7 +146,7 @@ class ScaleInfo(Part):
     maximum: Number
 
 
-class Head(Part):
+class Head(RecordPart):
     """One map, of rows × columns, and the numbers of its head.
 
     `head` is null where heads are merged, and so are the numbers of a head; where layers are,
@@ -191,7 +191,7 @@ MORE_OF_A_HEAD = (
 )
 
 
-class TokenInfo(Part):
+class TokenInfo(RecordPart):
     """A token that stands out.
 
     `window` is there where a layer has several, `x` and `y`, the middle of its cell in picture
@@ -218,7 +218,7 @@ class HighNormToken(TokenInfo):
     norm: Number
 
 
-class LayerInfo(Part):
+class LayerInfo(RecordPart):
     """What concerns the heads or the tokens of a layer beside each other.
 
     The matrices are of all heads of the layer, whichever are asked for. The norms are there where
@@ -242,7 +242,7 @@ class LayerInfo(Part):
         return data
 
 
-class Record(Part):
+class Record(RecordPart):
     """All that is said about one picture.
 
     `moment` is there where it is a frame of a clip, `animation` where a moving picture was made,

@@ -20,13 +20,13 @@ Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else 
 """A number of things, which came as one of many floats."""
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """What records are made of: it does not change, and has no field that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SummaryRow(Part):
+class SummaryRow(RecordPart):
     """A row about many pictures, under a schema of its own; its numbers have a mean and more."""
 
     schema_: str
@@ -36,7 +36,7 @@ class SummaryRow(Part):
         data = self.model_dump()
         return {"schema": data.pop("schema_"), **data}
 
-    def _flat(self, numbers: str, kind: type[Part]) -> dict[str, Any]:
+    def _flat(self, numbers: str, kind: type[RecordPart]) -> dict[str, Any]:
         """A field of numbers as columns: the mean by the number's own name, else `auc_low`."""
         data = self.model_dump(exclude={"schema_", numbers})
         for name, value in getattr(self, numbers).items():

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 import attnviz
 from attnviz.attention import AttentionCall, reference
-from attnviz.attention.reading import Reading, Side
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.geometry import Box, Layout, Placement, TokenGrid
 from attnviz.statistics import measure
 from attnviz.statistics.maps import describe
@@ -64,14 +64,14 @@ def ours(call: AttentionCall, grid: TokenGrid) -> None:
     device = call.query.device
     layout = Layout.whole(grid)
     positions = layout.of_tokens(grid.centres(), np.float64(0))
-    tokens = Side(
+    tokens = LayerTokens(
         torch.from_numpy(layout.cells).to(device),
         torch.from_numpy(positions).float().to(device),
         torch.ones(1, grid.tokens, dtype=torch.bool, device=device),
     )
     weights = torch.zeros(1, grid.tokens, device=device)
     weights[0, grid.tokens // 2] = 1
-    reading = Reading(call, tokens, tokens, weights[:, None], grid.grid_tokens)
+    reading = LayerInput(call, tokens, tokens, weights[:, None], grid.grid_tokens)
     for values in measure(reading).values():
         values.cpu()
     numbers_of_maps(reading.on_cells(reading.received())[0], grid)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz.attention import AttentionCall
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.methods.gradients import relevance
 from attnviz.methods.rollout import rollout
 
@@ -57,7 +57,7 @@ class Size:
     tokens: int
 
 
-def inputs(size: Size, method: str) -> list[Reading]:
+def inputs(size: Size, method: str) -> list[LayerInput]:
     """Layers of random tokens, asked from the first."""
     stream = torch.Generator().manual_seed(0)
     shape = 1, size.heads, size.tokens, WIDTH
@@ -69,11 +69,11 @@ def inputs(size: Size, method: str) -> list[Reading]:
             for name in ("q", "k", "v", "gradient")
         )  # fmt: skip
         call = AttentionCall(q, k, v, WIDTH**-0.5, gradient=gradient)
-        found.append(Reading.of(call, torch.eye(1, size.tokens)))
+        found.append(LayerInput.of(call, torch.eye(1, size.tokens)))
     return found
 
 
-def ours(readings: list[Reading], method: str) -> Tensor:
+def ours(readings: list[LayerInput], method: str) -> Tensor:
     """The map, (N,), by a vector."""
     if method == "relevance":
         return relevance(readings)[0, 0, 0]
@@ -82,7 +82,7 @@ def ours(readings: list[Reading], method: str) -> Tensor:
     return rollout(readings, fusion="max", discard=0.9)[0, 0, 0]
 
 
-def matrices(readings: list[Reading], method: str) -> Iterator[Matrices]:
+def matrices(readings: list[LayerInput], method: str) -> Iterator[Matrices]:
     """A and ∇A of every layer, (heads, N, N)."""
     for reading in readings:
         call = reading.call
@@ -114,7 +114,7 @@ def product(layers: Iterator[Matrices], method: str) -> Tensor:
     return row
 
 
-def run(way: str, readings: list[Reading], method: str) -> tuple[Tensor, float]:
+def run(way: str, readings: list[LayerInput], method: str) -> tuple[Tensor, float]:
     """The map, and the seconds that it takes."""
     layers = list(matrices(readings, method)) if way == "given" else []
     start = time.perf_counter()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz.attention import AttentionCall
-from attnviz.attention.reading import Reading, Side
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 
 HEADS, FEATURES, LAYERS, PATCH = 4, 32, 3, 8
 ROWS, COLUMNS = 3, 5
@@ -156,7 +156,7 @@ def _heads(flat: Tensor) -> Tensor:
     return flat.view(*flat.shape[:2], HEADS, -1).transpose(1, 2).detach()
 
 
-def readings(seen: Seen, weights: Tensor, *, own: bool = False) -> list[Reading]:
+def readings(seen: Seen, weights: Tensor, *, own: bool = False) -> list[LayerInput]:
     """Every layer of two pictures, asked from `weights`, (R, N); a pool from its own query.
 
     With `own`, of the gradients of each layer's own score, without a pool.
@@ -164,12 +164,12 @@ def readings(seen: Seen, weights: Tensor, *, own: bool = False) -> list[Reading]
     found = []
     for number, call in enumerate(seen.blocks if own else seen.calls):
         cells = torch.arange(-seen.prefix, call.shape[3] - seen.prefix).clamp_min(-1).expand(2, -1)
-        keys = replace(Side.bare(2, call.shape[3], cells.device), cells=cells)
+        keys = replace(LayerTokens.bare(2, call.shape[3], cells.device), cells=cells)
         is_pool = call.shape[2] != call.shape[3]
-        queries = Side.bare(2, call.shape[2], cells.device) if is_pool else keys
+        queries = LayerTokens.bare(2, call.shape[2], cells.device) if is_pool else keys
         asked = (torch.ones(1, 1) if is_pool else weights).expand(2, -1, -1)
         tokens = None if is_pool else seen.tokens[number]
-        found.append(Reading(call, queries, keys, asked, ROWS * COLUMNS, tokens))
+        found.append(LayerInput(call, queries, keys, asked, ROWS * COLUMNS, tokens))
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.scores import FLOOR, LOG2E, scores
-from attnviz.attention.sweep import Asked, Progress, Sweep
+from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
@@ -21,7 +21,7 @@ BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Scores in a block: 16 MiB of float32 on a CPU, 256 MiB on CUDA."""
 
 
-def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, block by block."""
     batch, heads, queries, keys = call.shape
     together = max(1, _size(call) // (heads * queries * keys))
@@ -50,7 +50,7 @@ def _size(call: "AttentionCall") -> int:
     return BLOCK.get(call.query.device.type, 1 << 24)
 
 
-def _rows(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+def _rows(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, some rows of all items at a time."""
     batch, heads, queries, keys = call.shape
     asked = asked.batch(0) if batch == 1 else asked
@@ -75,7 +75,9 @@ def _rows(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
     )
 
 
-def _block(call: "AttentionCall", asked: Asked, queries: Tensor, received: Tensor | None) -> Tensor:
+def _block(
+    call: "AttentionCall", asked: SweepRequest, queries: Tensor, received: Tensor | None
+) -> Tensor:
     """Statistics of some rows, (lse, entropy, confidence, …, B, H, n); adds to `received`."""
     s = scores(call, queries, unit=LOG2E)
     top = s.amax(-1, keepdim=True)
@@ -100,7 +102,7 @@ def _block(call: "AttentionCall", asked: Asked, queries: Tensor, received: Tenso
     return torch.stack(rows).masked_fill_(~valid, 0.0)
 
 
-def _distance(s: Tensor, power: Tensor, asked: Asked, queries: Tensor) -> Tensor:
+def _distance(s: Tensor, power: Tensor, asked: SweepRequest, queries: Tensor) -> Tensor:
     """Σ_{j∈G} Â_ij·d_ij, (B, H, n)."""
     assert asked.positions is not None  # the caller has looked
     of_queries, of_keys = (places.float() for places in asked.positions)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import blocks, reference, streamed
-from attnviz.attention.scores import exactly, rows, weight_gradients
-from attnviz.attention.sweep import Asked, Progress, Sweep
+from attnviz.attention.scores import float32_no_grad, rows, weight_gradients
+from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 from attnviz.errors import MemoryLimitError, UsageError
 
 MATRIX_LIMIT = 2 << 30
@@ -117,11 +117,15 @@ class AttentionCall:
                 "the call has no gradient; take one of record(gradients=True) and "
                 "Recording.gradients(score)"
             )
-        with exactly(self.query):
+        with float32_no_grad(self.query):
             return weight_gradients(self, self._numbers(queries))
 
     def sweep(
-        self, asked: Asked | None = None, *, way: Way = "auto", progress: Progress | None = None
+        self,
+        asked: SweepRequest | None = None,
+        *,
+        way: Way = "auto",
+        progress: Progress | None = None,
     ) -> Sweep:
         """All statistics of the rows in one pass, without the N×N matrix.
 
@@ -140,8 +144,8 @@ class AttentionCall:
             way = "blocks" if small else "streamed"
         if way == "reference":
             self._check_memory(self.shape[2], 8, MATRIX_LIMIT)
-        with exactly(self.query):
-            return WAYS[way](self, asked or Asked(), progress)
+        with float32_no_grad(self.query):
+            return WAYS[way](self, asked or SweepRequest(), progress)
 
     def received(self, weights: Tensor | None = None) -> Tensor:
         """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).
@@ -151,7 +155,7 @@ class AttentionCall:
         if weights is None:
             queries = self.shape[2]
             weights = torch.full((queries,), 1 / queries, device=self.query.device)
-        received = self.sweep(Asked(weights=weights[None])).received
+        received = self.sweep(SweepRequest(weights=weights[None])).received
         assert received is not None
         return received[:, :, 0]
 
@@ -182,7 +186,7 @@ class AttentionCall:
         expected = self.output[:, :, index].float()
         groups = expected.shape[1] // self.value.shape[1]
         value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
-        with exactly(self.query):
+        with float32_no_grad(self.query):
             difference = (self._mixed(rows(self, index)) @ value - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
@@ -205,7 +209,7 @@ class AttentionCall:
         return index % count
 
     def _rows(self, index: Tensor) -> Tensor:
-        with exactly(self.query):
+        with float32_no_grad(self.query):
             return rows(self, index)
 
     def _check_memory(self, queries: int, size: int, limit: int) -> None:

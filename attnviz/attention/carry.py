@@ -1,8 +1,8 @@
 """Vectors through one matrix that a call's heads make together, in O(N) memory.
 
 A method that merges heads or layers asks for r·M or M·u, M (Nq × Nk) being a fusion of the heads'
-A, of their gradients, or of both: `Fused`. M follows from q, k (and v, dO) a block of rows at a
-time, and a block is gone before the next. On a CPU blocks stay in the cache and are spread over
+A, of their gradients, or of both: `MergedHeads`. M follows from q, k (and v, dO) a block of rows at
+a time, and a block is gone before the next. On a CPU blocks stay in the cache and are spread over
 threads; rows to which r gives nothing are left out.
 
 Where M is a mean over heads not even a block of it is made: Σ_i r_i·mean_h A_hij is one product of
@@ -16,8 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from attnviz.attention.fused import Fused, Part, chunks
-from attnviz.attention.scores import exactly
+from attnviz.attention.head_fusion import MergedHeads, RowPart, chunks
+from attnviz.attention.scores import float32_no_grad
 from attnviz.attention.threads import in_order
 
 HELD = 1 << 22
@@ -25,16 +25,16 @@ HELD = 1 << 22
 INLINE = 1 << 20
 """Below so many scores in all, starting threads costs more than it brings."""
 
-Job = tuple[Part, Tensor]
+Job = tuple[RowPart, Tensor]
 Result = TypeVar("Result")
 
 
-def carried(fused: Fused, rows: Tensor) -> Tensor:
+def vec_mat(fused: MergedHeads, rows: Tensor) -> Tensor:
     """r·M, (B, R, Nk), of row vectors (B, R, Nq)."""
     return _carried(fused, rows, normalised=False)[0]
 
 
-def rolled(fused: Fused, rows: Tensor) -> Tensor:
+def vec_rollout(fused: MergedHeads, rows: Tensor) -> Tensor:
     """r·rownorm(M + I), (B, R, N), of row vectors (B, R, N); queries are the keys.
 
     A row of M that is 0 becomes one of I.
@@ -43,7 +43,7 @@ def rolled(fused: Fused, rows: Tensor) -> Tensor:
     return product.add_(shares)
 
 
-def applied(fused: Fused, columns: Tensor) -> Tensor:
+def mat_vec(fused: MergedHeads, columns: Tensor) -> Tensor:
     """M·u, (B, Nq), of (B, Nk)."""
     batch, _, queries, _ = fused.call.shape
     result = columns.new_zeros(batch, queries, dtype=torch.float32)
@@ -63,7 +63,7 @@ def applied(fused: Fused, columns: Tensor) -> Tensor:
     return result
 
 
-def discarding(fused: Fused, share: float, spared: Tensor | None = None) -> Fused:
+def discarding(fused: MergedHeads, share: float, spared: Tensor | None = None) -> MergedHeads:
     """M without its lowest entries: those below the ⌊share·Nq·Nk⌋-th smallest, counted from 0.
 
     Ties with it stay. Every item of the batch has its own. The order statistic is exact: float32
@@ -85,7 +85,7 @@ def discarding(fused: Fused, share: float, spared: Tensor | None = None) -> Fuse
     return replace(fused, least=least.to(fused.call.query.device), spared=spared)
 
 
-def whole(fused: Fused) -> Tensor:
+def whole(fused: MergedHeads) -> Tensor:
     """M itself, (B, Nq, Nk): where it is small, or every row of it is wanted."""
     batch, _, queries, keys = fused.call.shape
     result = torch.empty(batch, queries, keys, device=fused.call.query.device)
@@ -94,7 +94,7 @@ def whole(fused: Fused) -> Tensor:
     return result
 
 
-def _counts(fused: Fused, shift: int, upper: Tensor | None = None) -> Tensor:
+def _counts(fused: MergedHeads, shift: int, upper: Tensor | None = None) -> Tensor:
     """How many entries of M have which sixteen bits, (B, 2^16), counted among those of `upper`."""
     counts = torch.zeros(fused.call.shape[0], 1 << 16, dtype=torch.long)
 
@@ -123,7 +123,7 @@ def _bin(counts: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     return number, rank - before
 
 
-def _carried(fused: Fused, given: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor]:
+def _carried(fused: MergedHeads, given: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor]:
     """Σ_i r_i/z_i·M_i and the r_i/z_i themselves; z is 1, or normalised 1 + Σ_j M_ij."""
     batch, _, _, keys = fused.call.shape
     given = given.to(torch.float32)
@@ -152,7 +152,7 @@ def _carried(fused: Fused, given: Tensor, *, normalised: bool) -> tuple[Tensor, 
 
 
 def _blocks(
-    fused: Fused,
+    fused: MergedHeads,
     work: Callable[[Job], Result],
     active: Tensor | None = None,
     *,
@@ -168,7 +168,7 @@ def _blocks(
     alike = alike or fused.least is not None
     active = torch.ones(batch, queries, dtype=torch.bool) if active is None else active
     most = queries if alike else max(1, int(active.sum(1).max()))
-    with exactly(fused.call.query):
+    with float32_no_grad(fused.call.query):
         jobs = [
             (part, rows)
             for part in fused.parts(min(most, fused.rows))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.rowwise import row_blocks
-from attnviz.attention.scores import exactly
+from attnviz.attention.scores import float32_no_grad
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
@@ -43,7 +43,7 @@ def pairs(call: "AttentionCall", weights: Tensor) -> Pairs:
         weights: (batch, queries), w; what it is beside 0 matters for `divergence` alone.
     """
     products, divergence = torch.zeros(2, call.heads, call.heads, dtype=torch.float64).unbind()
-    with exactly(call.query):
+    with float32_no_grad(call.query):
         for block in row_blocks(call, weights):
             counted = block.weights * block.shares.gt(0)[:, None, :, None]
             whole = counted.transpose(0, 1).flatten(1)  # (H, B·n·Nk)

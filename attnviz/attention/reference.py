@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnviz.attention.sweep import Asked, Progress, Sweep
+from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
@@ -130,7 +130,7 @@ def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> T
     return (inside * far).sum(-1)
 
 
-def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, from the whole matrix in float64."""
     s = _scores(
         call.query,

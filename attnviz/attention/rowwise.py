@@ -16,7 +16,7 @@ BLOCK = {"cpu": 1 << 20, "cuda": 1 << 25}
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """Some rows of some items of the batch.
 
     Attributes:
@@ -32,7 +32,7 @@ class Block:
     shares: Tensor
 
 
-def row_blocks(call: "AttentionCall", shares: Tensor) -> Iterator[Block]:
+def row_blocks(call: "AttentionCall", shares: Tensor) -> Iterator[RowBlock]:
     """A, block by block: whole items where they are small, as windows are, else some rows of one.
 
     Args:
@@ -49,4 +49,4 @@ def row_blocks(call: "AttentionCall", shares: Tensor) -> Iterator[Block]:
         step = max(1, size // ((items.stop - first) * heads * keys))
         for start in range(0, len(counted), step):
             queries = counted[start : start + step]
-            yield Block(part, queries, rows(part, queries), shares[items, queries].float())
+            yield RowBlock(part, queries, rows(part, queries), shares[items, queries].float())

@@ -84,7 +84,7 @@ def bias_rows(bias: Tensor | None, queries: Tensor | slice) -> Tensor | None:
 
 
 @contextmanager
-def exactly(tensor: Tensor) -> Iterator[None]:
+def float32_no_grad(tensor: Tensor) -> Iterator[None]:
     """In float32 and without gradients, whatever surrounds a question about `tensor`."""
     with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
         yield

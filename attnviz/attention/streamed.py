@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.scores import LOG2E
-from attnviz.attention.sweep import Asked, Progress, Sweep
+from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 from attnviz.attention.threads import Scratch, in_order
-from attnviz.attention.tiles import Task, Tile, block, cut
+from attnviz.attention.tiles import Tile, TileTask, block, cut
 
 if TYPE_CHECKING:
     from attnviz.attention.call import AttentionCall
@@ -26,7 +26,7 @@ INLINE = 1 << 20
 """Below so many scores in all, starting threads costs more than it brings."""
 
 
-def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None) -> Sweep:
+def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, for tensors on the CPU.
 
     Memory: the keys in float32, the results, and for each thread its buffers, some 36 MiB,
@@ -60,7 +60,7 @@ def sweep(call: "AttentionCall", asked: Asked, progress: Progress | None = None)
     )
 
 
-def _task(call: "AttentionCall", asked: Asked, item: int) -> Task:
+def _task(call: "AttentionCall", asked: SweepRequest, item: int) -> TileTask:
     """One item of the batch, what is `asked` of it alone; its keys sorted and cut into tiles."""
     _, heads, queries, _ = call.shape
     keep, bias = _kept(call, item)
@@ -78,7 +78,7 @@ def _task(call: "AttentionCall", asked: Asked, item: int) -> Task:
             for keys in cut(start, stop, width)
         )
 
-    return Task(
+    return TileTask(
         query=call.query[item].detach(),
         factor=call.scale * LOG2E,
         bias=bias,
@@ -138,21 +138,21 @@ def _sorted(key: Tensor, order: Tensor) -> Tensor:
     return key.detach().to(torch.float32).contiguous()  # models give strided views
 
 
-def _places(asked: Asked, order: Tensor) -> tuple[Tensor, Tensor] | None:
+def _places(asked: SweepRequest, order: Tensor) -> tuple[Tensor, Tensor] | None:
     if asked.positions is None:
         return None
     of_queries, of_keys = (places.to(torch.float32) for places in asked.positions)
     return of_queries.T.contiguous(), of_keys[order].T.contiguous()
 
 
-def _weights(asked: Asked, queries: int) -> Tensor:
+def _weights(asked: SweepRequest, queries: int) -> Tensor:
     if asked.weights is None:
         return torch.zeros(0, queries)
     weights = asked.weights.to(torch.float32)
     return weights if asked.query_mask is None else weights * asked.query_mask
 
 
-def _blocks(task: Task) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+def _blocks(task: TileTask) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """First row and result of every block, in order."""
     heads, queries, _ = task.query.shape
     scratch = Scratch()

@@ -10,7 +10,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepRequest:
     """What a sweep is asked, beside the entropy and the largest weight of every row.
 
     Each of the tensors may have one more axis in front, the batch: windows of a picture hold
@@ -32,7 +32,7 @@ class Asked:
     weights: Tensor | None = None
     squares: bool = False
 
-    def batch(self, items: int | slice) -> "Asked":
+    def batch(self, items: int | slice) -> "SweepRequest":
         """What is asked of some items of the batch; of one, without the axis of the batch."""
 
         def of(tensor: Tensor, axes: int) -> Tensor:

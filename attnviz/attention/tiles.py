@@ -41,7 +41,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Task:
+class TileTask:
     """One item of a batch, its keys sorted: those of G, then the others; masked ones left out.
 
     Attributes:
@@ -84,7 +84,7 @@ def cut(start: int, stop: int, width: int) -> Iterator[slice]:
         yield slice(a, b)
 
 
-def block(task: Task, scratch: Scratch, start: int) -> tuple[Tensor, Tensor]:
+def block(task: TileTask, scratch: Scratch, start: int) -> tuple[Tensor, Tensor]:
     """The rows from `start` on: numbers (6, H, rows), and what they give each key (H, R, n)."""
     heads, queries, _ = task.query.shape
     rows = slice(start, min(queries, start + task.rows))
@@ -112,7 +112,7 @@ def block(task: Task, scratch: Scratch, start: int) -> tuple[Tensor, Tensor]:
     return _join(numbers, task), received
 
 
-def _distances(task: Task, scratch: Scratch, rows: slice) -> list[Tensor | None]:
+def _distances(task: TileTask, scratch: Scratch, rows: slice) -> list[Tensor | None]:
     """Distances (rows, keys) for every tile of G, shared by all heads; None if not wanted."""
     if task.places is None:
         return [None] * len(task.inner[0])
@@ -128,7 +128,7 @@ def _distances(task: Task, scratch: Scratch, rows: slice) -> list[Tensor | None]
 
 
 def _tile(
-    task: Task,
+    task: TileTask,
     scratch: Scratch,
     tile: Tile,
     *,
@@ -157,7 +157,7 @@ def _tile(
     return torch.stack([top[..., 0], total, energy, mass, path, squares]), power
 
 
-def _scores(task: Task, scratch: Scratch, tile: Tile, query: Tensor, rows: slice) -> Tensor:
+def _scores(task: TileTask, scratch: Scratch, tile: Tile, query: Tensor, rows: slice) -> Tensor:
     """Scores (heads, rows, keys) of one tile, in units of ln 2."""
     count, length, dim = query.shape
     result = scratch.take("scores", count, length, tile.width)
@@ -179,7 +179,7 @@ def _scores(task: Task, scratch: Scratch, tile: Tile, query: Tensor, rows: slice
     return result
 
 
-def _shares(numbers: Tensor, task: Task) -> Tensor:
+def _shares(numbers: Tensor, task: TileTask) -> Tensor:
     """What turns 2^(s−m) of each tile into A, (tiles, heads, rows); 0 for rows without a key."""
     tops, totals = numbers[:, 0], numbers[:, 1]
     if len(numbers) == 1 and task.all_valid:
@@ -189,7 +189,7 @@ def _shares(numbers: Tensor, task: Task) -> Tensor:
     return factor / (factor * totals).sum(0) * (top > FLOOR / 2)
 
 
-def _join(numbers: Tensor, task: Task) -> Tensor:
+def _join(numbers: Tensor, task: TileTask) -> Tensor:
     """Numbers of all tiles, (tiles, 6, heads, rows), as those of the rows, (6, heads, rows).
 
     They are lse, entropy, confidence, prefix mass, distance and Σ A².

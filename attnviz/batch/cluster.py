@@ -27,8 +27,8 @@ from attnviz.batch.connection import connected, library
 from attnviz.batch.jobs import Outcome, Settings
 from attnviz.batch.journal import FOLDER, NOTES
 from attnviz.batch.local import Windows
-from attnviz.batch.run import Batch, Told
-from attnviz.batch.worker import ATTEMPTS, SIGN, Fatal, Task, Worker, pack
+from attnviz.batch.run import Batch, OnOutcome
+from attnviz.batch.worker import ATTEMPTS, RUN_TOKEN, Fatal, WindowTask, Worker, pack
 from attnviz.errors import AttnvizError, DeviceError, UsageError
 
 _WAIT = 10.0  # seconds for a cluster to answer
@@ -60,11 +60,11 @@ class Cluster:
         *,
         batch: int | None,
         stop: threading.Event,
-        told: Told,
+        told: OnOutcome,
     ) -> None:
         """Do what is left of a batch, as `Batch.work` does on one machine; see `Engine`."""
         todo.work_by(
-            lambda note: Engine(
+            lambda note: RayEngine(
                 model, settings, out, batch=batch, stop=stop, told=note, cluster=self
             ),
             told,
@@ -80,7 +80,7 @@ class Pool:
     gpus: int
 
 
-class Engine:
+class RayEngine:
     """Does the pictures of a plan on a cluster.
 
     Args:
@@ -148,7 +148,7 @@ class Engine:
         context = data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = -1  # of windows that are lost the rest knows nothing
-        task = Task(
+        task = WindowTask(
             self._model,
             self._settings,
             os.getcwd(),  # noqa: PTH109 — text, as it travels
@@ -244,7 +244,7 @@ def _signed(out: Path) -> Iterator[str]:
     folder, sign = out / FOLDER / NOTES, secrets.token_hex(8)
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
     outputs.make_folder(folder)
-    outputs.write_whole(folder / SIGN, sign.encode())
+    outputs.write_whole(folder / RUN_TOKEN, sign.encode())
     try:
         yield sign
     finally:

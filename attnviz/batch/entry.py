@@ -15,7 +15,7 @@ _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """How one picture went.
 
     Attributes:
@@ -61,7 +61,7 @@ class Entry:
         except OSError:
             return False
 
-    def failed_as(self, error: str) -> "Entry":
+    def failed_as(self, error: str) -> "LedgerEntry":
         """The same of a picture that failed after all; in one line."""
         told = " ".join(error.split())
         return replace(self, status="failed", error=told, folder=None, files={}, record=None)
@@ -71,7 +71,7 @@ def _size(folder: Path, name: str) -> int:
     return os.stat(folder / name).st_size  # noqa: PTH116 — a third of the time
 
 
-def read_line(line: bytes) -> tuple[Entry, bytes | None]:
+def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
     """The entry of a line of the journal, and the line of its record if it has that.
 
     Of the record, which is most of the line, nothing is read: it is known by its digest.
@@ -82,7 +82,7 @@ def read_line(line: bytes) -> tuple[Entry, bytes | None]:
     try:
         text = line.decode().removeprefix(_ENTRY)
         data, end = _DECODER.raw_decode(text)
-        made = Entry(**{**data, "state": tuple(data["state"]), "size": tuple(data["size"])})
+        made = LedgerEntry(**{**data, "state": tuple(data["state"]), "size": tuple(data["size"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no line of the journal") from error
     rest = text[end:]

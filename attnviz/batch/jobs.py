@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch.entry import Entry
+from attnviz.batch.entry import LedgerEntry
 from attnviz.errors import UsageError
 from attnviz.geometry import Fit, Placement
 from attnviz.images import Note, Picture
@@ -57,7 +57,7 @@ class Outcome:
     `line` is the record as it stands in a file of records, `notes` say how the picture was read.
     """
 
-    entry: Entry
+    entry: LedgerEntry
     record: Record | None = None
     paths: tuple[Path, ...] = ()
     cause: Exception | None = None
@@ -77,7 +77,7 @@ class Prepared:
         job: None of a stand-in.
     """
 
-    entry: Entry
+    entry: LedgerEntry
     picture: Picture
     placement: Placement
     laid: NDArray[np.uint8]

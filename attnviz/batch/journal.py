@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from attnviz import lines, outputs
-from attnviz.batch.entry import Entry, as_line, digest, read_line
+from attnviz.batch.entry import LedgerEntry, as_line, digest, read_line
 from attnviz.batch.reading import MANIFEST, STATS
 from attnviz.errors import OutputError
 
@@ -79,7 +79,7 @@ class Journal:
             place += len(line)
         self._end = place
 
-    def get(self, path: str) -> Entry | None:
+    def get(self, path: str) -> LedgerEntry | None:
         """What is known of a picture, if its record is still there."""
         found = self._at(path)
         if found is None:
@@ -89,13 +89,13 @@ class Journal:
             return None
         return entry
 
-    def _at(self, path: str) -> tuple[Entry, bytes | None] | None:
+    def _at(self, path: str) -> tuple[LedgerEntry, bytes | None] | None:
         place = self._places.get(path)
         if place is None:
             return None
         return read_line(_line_at(self._file, place))
 
-    def add(self, entry: Entry, record: bytes | None) -> None:
+    def add(self, entry: LedgerEntry, record: bytes | None) -> None:
         """Add a line, with that of the record; it is there when this returns.
 
         Raises:
@@ -106,7 +106,7 @@ class Journal:
         self._places[entry.path] = self._end
         self._end += len(line)
 
-    def entries(self, paths: Sequence[str]) -> Iterator[Entry]:
+    def entries(self, paths: Sequence[str]) -> Iterator[LedgerEntry]:
         """What is known of these pictures, in their order."""
         for path in paths:
             found = self._at(path)

@@ -27,7 +27,7 @@ from attnviz import memory
 from attnviz.batch import work
 from attnviz.batch.copies import AT_ONCE, copies
 from attnviz.batch.jobs import Answered, Outcome, Prepared, Settings
-from attnviz.batch.resume import Part
+from attnviz.batch.resume import PendingPart
 from attnviz.geometry import TokenGrid
 from attnviz.models.model import Model
 
@@ -40,11 +40,11 @@ OTHERS, UNKNOWN = 32, 8
 SHARE = 0.25
 """Of the machine's memory, or the device's, that all runs at once may take."""
 
-Windows = Iterable[Sequence[Part]]
+Windows = Iterable[Sequence[PendingPart]]
 Ready = Prepared | Outcome | int
 
 
-class Engine:
+class LocalEngine:
     """Does the pictures of a plan.
 
     Args:
@@ -164,7 +164,7 @@ class Engine:
             yield _result(waiting.popleft())
 
     def _begun(
-        self, part: Part, readers: ThreadPoolExecutor
+        self, part: PendingPart, readers: ThreadPoolExecutor
     ) -> Future[Prepared | Outcome] | Prepared:
         if part.job is not None:
             return readers.submit(work.prepare, part.job, self._model, self._settings)

@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from attnviz.schema import Number, Part, SummaryRow
+from attnviz.schema import Number, RecordPart, SummaryRow
 
 
-class Spread(Part):
+class Spread(RecordPart):
     """One number over the pictures; `missing` are those of which it is not defined."""
 
     mean: Number

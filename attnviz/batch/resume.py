@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnviz.batch.entry import Entry
+from attnviz.batch.entry import LedgerEntry
 from attnviz.batch.jobs import Job, Settings
 from attnviz.batch.journal import Journal
 from attnviz.batch.sources import RESERVED, Item
@@ -14,11 +14,11 @@ from attnviz.images import fingerprint
 
 
 @dataclass(frozen=True)
-class Part:
+class PendingPart:
     """A picture of the plan: to be done, or done."""
 
     job: Job | None
-    entry: Entry | None
+    entry: LedgerEntry | None
 
 
 def remaining(
@@ -28,13 +28,13 @@ def remaining(
     return [force or not is_done(item, journal, settings, out) for item in items]
 
 
-def part(item: Item, journal: Journal, *, missing: bool) -> Part:
+def part(item: Item, journal: Journal, *, missing: bool) -> PendingPart:
     """What is known of a picture when its turn comes."""
     entry = journal.get(item.path)
     if not missing:
-        return Part(None, entry)
+        return PendingPart(None, entry)
     before = () if entry is None or entry.folder != item.folder else tuple(entry.files)
-    return Part(Job(item.path, item.folder, before), entry)
+    return PendingPart(Job(item.path, item.folder, before), entry)
 
 
 def is_done(item: Item, journal: Journal, settings: Settings, out: Path) -> bool:
@@ -47,7 +47,7 @@ def is_done(item: Item, journal: Journal, settings: Settings, out: Path) -> bool
     return _is_same(entry)
 
 
-def _is_same(entry: Entry) -> bool:
+def _is_same(entry: LedgerEntry) -> bool:
     """Whether a file is what it was: nothing says that it was touched, or it holds the same."""
     try:
         found = os.stat(entry.path)  # noqa: PTH116 — any bytes

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attnviz.batch.closing import close
+from attnviz.batch.finalizers import close
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
 from attnviz.batch.journal import Journal
-from attnviz.batch.local import WINDOW, Engine, Windows
-from attnviz.batch.resume import Part, is_reserved, part, remaining
+from attnviz.batch.local import WINDOW, LocalEngine, Windows
+from attnviz.batch.resume import PendingPart, is_reserved, part, remaining
 from attnviz.batch.sources import Item
 from attnviz.errors import UsageError
 from attnviz.models.model import Model
@@ -35,7 +35,7 @@ class Count:
         return self.all - self.done - self.failed
 
 
-Told = Callable[[Outcome, Count], None]
+OnOutcome = Callable[[Outcome, Count], None]
 
 
 class Runner(Protocol):
@@ -77,7 +77,9 @@ class Batch:
         """As it is now."""
         return Count(len(self._items), self._done, self._failed)
 
-    def work(self, model: Model, *, batch: int | None, stop: threading.Event, told: Told) -> None:
+    def work(
+        self, model: Model, *, batch: int | None, stop: threading.Event, told: OnOutcome
+    ) -> None:
         """Do what is left, on this machine.
 
         Raises:
@@ -87,13 +89,13 @@ class Batch:
         """
         check_model(model, self._settings.asked)
         self.work_by(
-            lambda note: Engine(
+            lambda note: LocalEngine(
                 model, self._settings, self._out, batch=batch, stop=stop, told=note
             ),
             told,
         )
 
-    def work_by(self, start: Start, told: Told) -> None:
+    def work_by(self, start: Start, told: OnOutcome) -> None:
         """Do what is left by an engine of any kind; the journal is written here, by one process.
 
         Raises:
@@ -120,7 +122,7 @@ class Batch:
         if self._refused[str(error)] == min(ENOUGH, len(self._items)):
             raise error
 
-    def _windows(self) -> Iterator[list[Part]]:
+    def _windows(self) -> Iterator[list[PendingPart]]:
         """Parts of the plan that are not done, with what is done among them."""
         for start in range(0, len(self._items), WINDOW):
             numbers = range(start, min(start + WINDOW, len(self._items)))
@@ -130,7 +132,7 @@ class Batch:
                 ]
 
     def finish(self, closers: Sequence[str] = ()) -> list[Path]:
-        """Write what is said of all pictures together, and what else is asked for (`CLOSERS`).
+        """Write what is said of all pictures together, and what else is asked for (`FINALIZERS`).
 
         Raises:
             OutputError: a file cannot be written.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import memory, outputs
-from attnviz.batch.entry import Entry, as_line, digest
+from attnviz.batch.entry import LedgerEntry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
 from attnviz.batch.thumbnails import write_thumbnail
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
@@ -59,7 +59,7 @@ def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list
 
 def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
     """Read a picture and lay it into the model's input; no tensor is touched."""
-    entry = Entry(job.path, "failed", settings.digest)
+    entry = LedgerEntry(job.path, "failed", settings.digest)
     try:
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -78,7 +78,7 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         return failure(entry, error)
 
 
-def stand_in(entry: Entry, model: Model, settings: Settings) -> Prepared:
+def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
     """What takes the place of a picture that is done, so that a group stays what it was.
 
     Models compute with a group as a whole, and may round otherwise with fewer.
@@ -94,7 +94,7 @@ def _blank(width: int, height: int) -> NDArray[np.uint8]:
     return np.broadcast_to(np.uint8(0), (height, width, 3))
 
 
-def failure(entry: Entry, error: Exception) -> Outcome:
+def failure(entry: LedgerEntry, error: Exception) -> Outcome:
     """A picture that failed."""
     told = str(error)
     if isinstance(error, AttnvizError):

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from attnviz import outputs
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
 from attnviz.batch.journal import FOLDER, NOTES
-from attnviz.batch.local import Engine
-from attnviz.batch.resume import Part
+from attnviz.batch.local import LocalEngine
+from attnviz.batch.resume import PendingPart
 from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, UsageError
 from attnviz.models import load_model
 from attnviz.models.model import Model
 from attnviz.pipeline import check_model
 
-SIGN = "sign"
+RUN_TOKEN = "sign"
 """What in the folder for notes tells that a worker sees the same as the driver."""
 ATTEMPTS = 4
 """How often a window may be begun. Ray begins it anew whenever its worker dies; one that kills them
@@ -46,7 +46,7 @@ def _version() -> str:
 
 
 @dataclass(frozen=True)
-class Task:
+class WindowTask:
     """All that a worker must know, as it is sent to it.
 
     Attributes:
@@ -87,14 +87,14 @@ class Fatal:
         return UsageError(self.told) if self.usage else AttnvizError(self.told)
 
 
-def pack(window: Sequence[Part]) -> bytes:
+def pack(window: Sequence[PendingPart]) -> bytes:
     """A window as it travels: paths of one folder are much alike, so it shrinks to a tenth."""
     return zlib.compress(pickle.dumps(list(window)), level=1)
 
 
-def unpack(data: bytes) -> list[Part]:
+def unpack(data: bytes) -> list[PendingPart]:
     """What `pack` packed."""
-    window: list[Part] = pickle.loads(zlib.decompress(data))
+    window: list[PendingPart] = pickle.loads(zlib.decompress(data))
     return window
 
 
@@ -105,7 +105,7 @@ class Worker:
     driver as it is, without Ray's words around it, and is not tried again.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: WindowTask) -> None:
         self._task = task
         self._model: Model | None = None
         self._fatal: Fatal | None = None
@@ -133,7 +133,9 @@ class Worker:
         packed[:] = rows
         return {"number": np.array(numbers, dtype=np.int64), "row": packed}
 
-    def _tried(self, number: int, window: Sequence[Part]) -> Sequence[Outcome | Lost | Fatal]:
+    def _tried(
+        self, number: int, window: Sequence[PendingPart]
+    ) -> Sequence[Outcome | Lost | Fatal]:
         """One window, unless it was begun too often."""
         if self._model is None:
             return [self._fatal or Fatal("no model")]
@@ -148,14 +150,14 @@ class Worker:
             return [_fatal(error)]
         return found
 
-    def _done(self, model: Model, window: Sequence[Part]) -> list[Outcome]:
+    def _done(self, model: Model, window: Sequence[PendingPart]) -> list[Outcome]:
         found: dict[str, Outcome] = {}
 
         def note(outcome: Outcome) -> None:
             found[outcome.entry.path] = _portable(outcome)
 
         task = self._task
-        Engine(
+        LocalEngine(
             model,
             task.settings,
             task.out,
@@ -167,7 +169,7 @@ class Worker:
         return [found[part.job.path] for part in window if part.job is not None]
 
 
-def _prepared(task: Task) -> Model:
+def _prepared(task: WindowTask) -> Model:
     """The model, in a process that stands where the driver does.
 
     Raises:
@@ -201,7 +203,7 @@ def _prepared(task: Task) -> Model:
 
 def _sign(out: Path) -> str:
     try:
-        return (out / FOLDER / NOTES / SIGN).read_text(encoding="utf-8")
+        return (out / FOLDER / NOTES / RUN_TOKEN).read_text(encoding="utf-8")
     except OSError:
         return ""
 

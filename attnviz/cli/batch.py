@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attnviz.batch.jobs import Outcome, Settings
-    from attnviz.batch.run import Batch, Count, Told
+    from attnviz.batch.run import Batch, Count, OnOutcome
     from attnviz.batch.sources import Plan
 
 _ERRORS = 20
@@ -69,9 +69,9 @@ def batch(
     with Journal(out) as journal:
         todo = Batch(plan.items, settings, out, journal, force=many.force)
         before = todo.count.done
-        teller = _Teller(streams, settings, out)
+        teller = _BatchPrinter(streams, settings, out)
 
-        def begin() -> Callable[[Told], None]:
+        def begin() -> Callable[[OnOutcome], None]:
             if cluster is not None:
                 asked = run.arguments(model.model, model, question, head=question.asked().head)
                 return lambda told: cluster.work(
@@ -132,7 +132,9 @@ def _settings(
     )
 
 
-def _work(todo: Batch, begin: Callable[[], Callable[[Told], None]], teller: _Teller) -> None:
+def _work(
+    todo: Batch, begin: Callable[[], Callable[[OnOutcome], None]], teller: _BatchPrinter
+) -> None:
     """Do what is left, and tell how far it is."""
     from attnviz.cli.tally import tally  # noqa: PLC0415
 
@@ -148,7 +150,7 @@ def _work(todo: Batch, begin: Callable[[], Callable[[Told], None]], teller: _Tel
         work(told)
 
 
-class _Teller:
+class _BatchPrinter:
     """Says what becomes of each picture as soon as it is known, in the form asked for."""
 
     def __init__(self, streams: StreamOptions, settings: Settings, out: Path) -> None:

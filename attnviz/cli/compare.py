@@ -30,7 +30,7 @@ from attnviz.selection import parse_layers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.comparison.sides import Side
+    from attnviz.comparison.sides import ComparisonSide
     from attnviz.images import Picture
     from attnviz.models.model import Model
 
@@ -53,7 +53,7 @@ def compare(
     from attnviz import outputs  # noqa: PLC0415 — not for `--help`
 
     folders = [out / name for name in outputs.folder_names(images)]
-    work = _Work(images, rivals, reading, where, streams)
+    work = _Comparing(images, rivals, reading, where, streams)
     work.each(lambda _, number: outputs.check_folder(folders[number]))  # before any model is loaded
     if work.left:
         preview = not no_preview
@@ -80,7 +80,7 @@ def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
 
 
 def _finishing(
-    work: _Work,
+    work: _Comparing,
     folders: list[Path],
     drawing: DifferenceOptions,
     streams: StreamOptions,
@@ -91,11 +91,11 @@ def _finishing(
     """What is done with a picture when every model has seen it."""
     from attnviz.cli.pairs import pair_tables  # noqa: PLC0415
     from attnviz.comparison.compare import Comparison  # noqa: PLC0415
-    from attnviz.comparison.pictures import Drawing, write_arrays, write_comparison  # noqa: PLC0415
+    from attnviz.comparison.pictures import ComparisonDrawing, write_arrays, write_comparison  # noqa: PLC0415
 
-    style = Drawing(**asdict(drawing))
+    style = ComparisonDrawing(**asdict(drawing))
     style.styles()  # an unknown colour map is wrong usage, before anything runs
-    teller = run.Teller(streams, pair_tables, lines=16)
+    teller = run.ResultPrinter(streams, pair_tables, lines=16)
 
     def finish(picture: Picture, number: int) -> None:
         sides = work.sides[number]
@@ -109,7 +109,7 @@ def _finishing(
     return finish
 
 
-class _Work:
+class _Comparing:
     """Pictures and models; an error with one picture leaves the rest.
 
     A model sees all pictures before the next one is loaded, so that one at a time is held. What is
@@ -125,7 +125,7 @@ class _Work:
         streams: StreamOptions,
     ) -> None:
         self.left = dict(enumerate(images))
-        self.sides: dict[int, list[Side]] = {number: [] for number in self.left}
+        self.sides: dict[int, list[ComparisonSide]] = {number: [] for number in self.left}
         self._rivals, self._where, self._streams = rivals, where, streams
         self._reading = reading
         self._noted: set[int] = set()

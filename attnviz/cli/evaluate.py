@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from attnviz.evaluation.pairs import Pair
     from attnviz.evaluation.rows import EvaluationRow
-    from attnviz.evaluation.run import Question
+    from attnviz.evaluation.run import EvaluationRequest
     from attnviz.evaluation.store import Store
-    from attnviz.evaluation.summary import Entry
+    from attnviz.evaluation.summary import SummaryEntry
     from attnviz.models.model import Model
     from attnviz.pipeline import Observation
     from attnviz.targets import Head
@@ -61,10 +61,10 @@ def evaluate(
         raise UsageError("--weights are those of one model; give one --model")
     if len(where.queries) > 1 or len(where.targets) > 1:
         raise UsageError("evaluate asks one question; give one --query, and one --target or --text")
-    from attnviz.evaluation.run import Question  # noqa: PLC0415 — not for `--help`
+    from attnviz.evaluation.run import EvaluationRequest  # noqa: PLC0415 — not for `--help`
     from attnviz.evaluation.store import Store  # noqa: PLC0415
 
-    question = Question(
+    question = EvaluationRequest(
         where.asked(),
         groups,
         fit=inputs.fit,
@@ -72,7 +72,7 @@ def evaluate(
         seed=inputs.seed,
         range=reading.range,
     )
-    work = _Work(question, inputs, where, streams, Store(out))
+    work = _Evaluating(question, inputs, where, streams, Store(out))
     pairs = work.pairs(images, masks, limit)
     for spec in many.models:
         work.do(spec, pairs)
@@ -81,19 +81,19 @@ def evaluate(
     raise typer.Exit(work.exit_code())
 
 
-class _Work:
+class _Evaluating:
     """Pictures and models, one after the other; an error with one picture leaves the rest."""
 
     def __init__(
         self,
-        question: Question,
+        question: EvaluationRequest,
         inputs: InputOptions,
         where: WhereOptions,
         streams: StreamOptions,
         store: Store,
     ) -> None:
         self.question, self.store = question, store
-        self.done: dict[str, Entry] = {}
+        self.done: dict[str, SummaryEntry] = {}
         self._inputs, self._where, self._streams = inputs, where, streams
         self._failed: list[ExitCode] = []
         self._told: set[str] = set()
@@ -114,7 +114,7 @@ class _Work:
 
     def do(self, spec: str, pairs: list[Pair]) -> None:
         """Evaluate every picture with a model, but those that are done already."""
-        contest = _Contest(spec, self.question, self._inputs, self._where)
+        contest = _ModelEvaluation(spec, self.question, self._inputs, self._where)
         keys = {key: pair for pair in pairs if (key := self._key(contest, pair)) is not None}
         if any(self.store.get(key) is None for key in keys):
             contest.models()  # before a bar of ours, since loading may draw its own
@@ -129,7 +129,7 @@ class _Work:
                 if progress is not None:
                     progress(i, len(keys))
 
-    def _key(self, contest: _Contest, pair: Pair) -> str | None:
+    def _key(self, contest: _ModelEvaluation, pair: Pair) -> str | None:
         """Where the entry of a picture is kept; None where it cannot be read."""
         try:
             return contest.key(pair, content=self.store.lasting)
@@ -137,7 +137,7 @@ class _Work:
             self._fail(error, pair.image)
         return None
 
-    def _one(self, contest: _Contest, key: str, pair: Pair) -> None:
+    def _one(self, contest: _ModelEvaluation, key: str, pair: Pair) -> None:
         from attnviz.evaluation.run import examine  # noqa: PLC0415
 
         entry = self.store.get(key)
@@ -174,11 +174,11 @@ class _Work:
         return ExitCode.SOME_FAILED if self.done else self._failed[0]
 
 
-class _Contest:
+class _ModelEvaluation:
     """A model and its control, loaded when they are needed, and the keys of what they give."""
 
     def __init__(
-        self, spec: str, question: Question, inputs: InputOptions, where: WhereOptions
+        self, spec: str, question: EvaluationRequest, inputs: InputOptions, where: WhereOptions
     ) -> None:
         self._spec, self._question, self._inputs, self._where = spec, question, inputs, where
         self._loaded: tuple[Model, Model | None] | None = None
@@ -225,7 +225,7 @@ class _Contest:
         return run.load_spec(self._spec, inputs, self._where, head=self._question.asked.head)
 
 
-def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:
+def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
     """Rows on stdout in the form that was asked for, and files where a folder was."""
     from attnviz import encoding  # noqa: PLC0415
     from attnviz.evaluation import metrics_of  # noqa: PLC0415
@@ -248,7 +248,7 @@ def _tell(work: _Work, streams: StreamOptions, out: Path | None) -> None:
         console.note(f"wrote {len(paths)} files to {out}")
 
 
-def _write(out: Path, rows: list[EvaluationRow], work: _Work) -> list[Path]:
+def _write(out: Path, rows: list[EvaluationRow], work: _Evaluating) -> list[Path]:
     """All files of a run, in the order of writing."""
     from attnviz import encoding, outputs  # noqa: PLC0415
     from attnviz.evaluation.plot import plot  # noqa: PLC0415

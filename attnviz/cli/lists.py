@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from attnviz.catalog import Entry
+from attnviz.catalog import TableEntry
 from attnviz.cli.options import Json, with_groups
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
@@ -39,7 +39,7 @@ def methods(json: Json = False) -> None:
     _print(METHODS, json)
 
 
-def _print(entries: Mapping[str, Entry], json: bool) -> None:
+def _print(entries: Mapping[str, TableEntry], json: bool) -> None:
     width = max(len(name) for name in entries)
     for name, entry in entries.items():
         if json:

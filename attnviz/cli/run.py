@@ -181,7 +181,7 @@ def warn(seen: Observation) -> None:
         )
 
 
-class Told(Protocol):
+class Printable(Protocol):
     """A record of one picture."""
 
     def data(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Told(Protocol):
         """As flat rows of the same columns."""
 
 
-class Teller:
+class ResultPrinter:
     """Says on stdout what one picture gave, in the form that was asked for.
 
     `tables` are those of a record, and `lines` about as many as they have beside its rows.
@@ -208,7 +208,7 @@ class Teller:
         self._lines = lines
         self._header = True
 
-    def tell(self, record: Told, paths: list[Path], sheet: Image | None = None) -> None:
+    def tell(self, record: Printable, paths: list[Path], sheet: Image | None = None) -> None:
         """Tables and a preview, or a line of JSON, or rows of CSV, or the paths written."""
         from attnviz import encoding  # noqa: PLC0415
 

@@ -52,7 +52,7 @@ def show(
         style.check()  # an unknown colour map is wrong usage, before anything runs
         asked = question.asked(drawing.animate)
         loaded = run.load(model, question)
-        teller = run.Teller(streams)
+        teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
             folder = out / names[number]

@@ -50,7 +50,7 @@ def stats(
 
         asked = question.asked()
         loaded = run.load(model, question)
-        teller = run.Teller(streams)
+        teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
             seen = run.look(picture, loaded, model, asked, streams)

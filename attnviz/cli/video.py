@@ -54,14 +54,14 @@ def video(
     outputs.make_folder(path.parent)
 
     from attnviz.pipeline import Drawing  # noqa: PLC0415 — torch, once all is there
-    from attnviz.video.asking import Asked  # noqa: PLC0415
+    from attnviz.video.clip_request import ClipRequest  # noqa: PLC0415
     from attnviz.video.film import make_film  # noqa: PLC0415
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
     questions = question.asked()
-    asked = Asked(shot, run.load(model, question), questions, model.fit, model.mask)
-    teller, stop = _Teller(streams, model), Event()
+    asked = ClipRequest(shot, run.load(model, question), questions, model.fit, model.mask)
+    teller, stop = _FramePrinter(streams, model), Event()
 
     def work() -> Made:
         with console.progress("frames", quiet=streams.quiet) as progress:
@@ -83,7 +83,7 @@ def _place(clip: str, out: Path) -> Path:
     return out / (name.name if name.suffix.lower() in FILMS else f"{name.stem}.mp4")
 
 
-class _Teller:
+class _FramePrinter:
     """Says what every frame gave, in the form asked for; and at the end what was made."""
 
     def __init__(self, streams: StreamOptions, model: ModelOptions) -> None:

@@ -5,7 +5,7 @@ Free of heavy imports, so that `--help` and a slip of the pen are answered at on
 
 from dataclasses import dataclass
 
-from attnviz.catalog import Entry
+from attnviz.catalog import TableEntry
 from attnviz.errors import UsageError
 
 MOST = 12
@@ -13,7 +13,7 @@ MOST = 12
 
 
 @dataclass(frozen=True)
-class Agreement(Entry):
+class Agreement(TableEntry):
     """One number of two maps; `short` is its heading in a table."""
 
     short: str

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from attnviz.comparison import AGREEMENTS, check_count
 from attnviz.comparison.resampling import resample
-from attnviz.comparison.sides import Side, sides_of, span
+from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
 from attnviz.images import Picture
 from attnviz.pipeline import Explanation
@@ -30,7 +30,7 @@ class Comparison:
     """
 
     picture: Picture
-    sides: tuple[Side, ...]
+    sides: tuple[ComparisonSide, ...]
 
     def __post_init__(self) -> None:
         check_count(len(self.sides), most=None)

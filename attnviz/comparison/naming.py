@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from attnviz.comparison.record import SideInfo
-from attnviz.comparison.sides import Side
+from attnviz.comparison.sides import ComparisonSide
 from attnviz.methods import METHODS
 
 
-def names(sides: Sequence[Side]) -> list[str]:
+def names(sides: Sequence[ComparisonSide]) -> list[str]:
     """A name for each side: those of its parts in which not all are alike.
 
     Two layers of one model are `layer 0` and `layer 5`; a model and its control are `pretrained`
@@ -16,12 +16,12 @@ def names(sides: Sequence[Side]) -> list[str]:
     return [_joined(of_side) for of_side, _ in _split(sides)]
 
 
-def shared(sides: Sequence[Side]) -> str:
+def shared(sides: Sequence[ComparisonSide]) -> str:
     """The parts in which all sides are alike."""
     return _joined(_split(sides)[0][1])
 
 
-def _split(sides: Sequence[Side]) -> list[tuple[list[str], list[str]]]:
+def _split(sides: Sequence[ComparisonSide]) -> list[tuple[list[str], list[str]]]:
     """Of each side the parts in which sides differ, and those in which they do not."""
     models = len({side.said.model.spec for side in sides}) > 1
     parts = [_parts(side, models=models) for side in sides]
@@ -35,7 +35,7 @@ def _split(sides: Sequence[Side]) -> list[tuple[list[str], list[str]]]:
     ]
 
 
-def _parts(side: Side, *, models: bool) -> tuple[str, ...]:
+def _parts(side: ComparisonSide, *, models: bool) -> tuple[str, ...]:
     """All that a side is, in words; `models` says whether there are several."""
     said = side.said
     return (
@@ -57,14 +57,14 @@ def _weights(said: SideInfo, *, models: bool) -> str:
     return "random weights" if weights == "random" else weights
 
 
-def _layers(side: Side) -> str:
+def _layers(side: ComparisonSide) -> str:
     last, start = side.said.layer, (side.said.options or {}).get("start_layer", 0)
     if METHODS[side.said.method].merges == "layers" and last > start:
         return f"layers {start} to {last}"
     return f"layer {last}"
 
 
-def heads(side: Side) -> str:
+def heads(side: ComparisonSide) -> str:
     """Of which heads a map is, in words."""
     said = side.said
     if said.head == "mean":

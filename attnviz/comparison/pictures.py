@@ -12,7 +12,7 @@ from attnviz.comparison.compare import Comparison
 from attnviz.comparison.naming import heads, names, shared
 from attnviz.comparison.record import ComparisonRecord
 from attnviz.comparison.report import make_record
-from attnviz.comparison.sides import Side
+from attnviz.comparison.sides import ComparisonSide
 from attnviz.drawing.marks import mark
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
 from attnviz.drawing.scale import Range
@@ -28,7 +28,7 @@ _WIDEST = 320  # place that a title is given, in pixels
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ComparisonDrawing:
     """How sides and differences are drawn; the values that the options of the same names take."""
 
     colormap: str = "viridis"
@@ -52,19 +52,21 @@ class Drawing:
         )
 
 
-def overlays(comparison: Comparison, drawing: Drawing | None = None) -> list[Image.Image]:
+def overlays(comparison: Comparison, drawing: ComparisonDrawing | None = None) -> list[Image.Image]:
     """Every side over the picture, of exactly its size."""
-    style, _ = (drawing or Drawing()).styles()
+    style, _ = (drawing or ComparisonDrawing()).styles()
     return [_side(comparison.picture, side, style) for side in comparison.sides]
 
 
-def differences(comparison: Comparison, drawing: Drawing | None = None) -> dict[int, Image.Image]:
+def differences(
+    comparison: Comparison, drawing: ComparisonDrawing | None = None
+) -> dict[int, Image.Image]:
     """What each side has beyond the first, over the picture, of exactly its size.
 
     The photograph below is grey, since its own reds and blues would be taken for differences; what
     one of the two did not see is hatched.
     """
-    _, style = (drawing or Drawing()).styles()
+    _, style = (drawing or ComparisonDrawing()).styles()
     picture = _grey(comparison.picture)
     return {
         number: overlay(
@@ -83,7 +85,7 @@ def _grey(picture: Picture) -> Picture:
     return Picture(picture.path, np.asarray(picture.image().convert("L").convert("RGB")))
 
 
-def _side(picture: Picture, side: Side, style: Style) -> Image.Image:
+def _side(picture: Picture, side: ComparisonSide, style: Style) -> Image.Image:
     return overlay(
         picture,
         side.values,
@@ -95,7 +97,7 @@ def _side(picture: Picture, side: Side, style: Style) -> Image.Image:
 
 
 def write_comparison(
-    comparison: Comparison, folder: Path, drawing: Drawing
+    comparison: Comparison, folder: Path, drawing: ComparisonDrawing
 ) -> tuple[ComparisonRecord, list[Path], Image.Image]:
     """Write overlays, differences, sheet and numbers of one picture.
 
@@ -158,7 +160,7 @@ def _sheet(
     comparison: Comparison,
     sides: Sequence[Image.Image],
     less: dict[int, Image.Image],
-    drawing: Drawing,
+    drawing: ComparisonDrawing,
 ) -> Image.Image:
     """The original, beside it the sides, and below each what it has beyond the first.
 

@@ -3,10 +3,10 @@
 from typing import Any, Literal
 
 from attnviz.records import Check, Image, MapInfo, ModelInfo, QueryInfo, TargetInfo
-from attnviz.schema import Maybe, Part
+from attnviz.schema import Maybe, RecordPart
 
 
-class SideInfo(Part):
+class SideInfo(RecordPart):
     """One of the maps that are compared.
 
     `name` is what tells it from the others. `head` is a number, `mean` of several, which are
@@ -39,7 +39,7 @@ class SideInfo(Part):
         return {key: value for key, value in data.items() if value is not None or key == "head"}
 
 
-class PairInfo(Part):
+class PairInfo(RecordPart):
     """How alike two sides are, given by their numbers, over the `cells` that both saw.
 
     A number is null where one of them is flat. `file` is there where the difference was drawn.
@@ -58,7 +58,7 @@ class PairInfo(Part):
         return self.model_dump(exclude={"file"} if self.file is None else None)
 
 
-class ComparisonRecord(Part):
+class ComparisonRecord(RecordPart):
     """All that is said about one picture; cells are those of the first side's grid."""
 
     schema_: Literal["attnviz/compare/1"] = "attnviz/compare/1"

@@ -10,14 +10,14 @@ from attnviz import records
 from attnviz.comparison.record import SideInfo
 from attnviz.drawing.scale import Range
 from attnviz.geometry import Placement
-from attnviz.pipeline import Answer, Explanation, Question, make_record
+from attnviz.pipeline import Answer, Explanation, ResolvedQuestion, make_record
 from attnviz.pipeline.naming import in_words
 from attnviz.queries import Query
 from attnviz.statistics.maps import describe
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ComparisonSide:
     """One map, and what is said of it; nothing of it holds a model or its recording.
 
     Attributes:
@@ -49,7 +49,7 @@ def span(weights: NDArray[np.float32]) -> Range:
     return Range("head", float(weights.min()), float(weights.max()))
 
 
-def sides_of(explanation: Explanation) -> list[Side]:
+def sides_of(explanation: Explanation) -> list[ComparisonSide]:
     """A side for each question and layer: the mean of the heads that were asked.
 
     A mean of float32 weights in float64; where there is one head alone, or the method merges them,
@@ -71,8 +71,11 @@ def sides_of(explanation: Explanation) -> list[Side]:
 
 
 def _side(
-    question: Question, record: records.Record, answers: Sequence[Answer], head: records.Head
-) -> Side:
+    question: ResolvedQuestion,
+    record: records.Record,
+    answers: Sequence[Answer],
+    head: records.Head,
+) -> ComparisonSide:
     """The mean of some answers, of which `head` says what they share."""
     first = answers[0]
     mean = np.stack([answer.values for answer in answers]).mean(0, dtype=np.float64)
@@ -94,4 +97,4 @@ def _side(
         map=records.MapInfo(**asdict(describe(values, first.drawn, first.placement))),
     )
     target = None if question.target is None else in_words(question.target.target)
-    return Side(said, first.query, target, values, first.drawn, first.placement)
+    return ComparisonSide(said, first.query, target, values, first.drawn, first.placement)

@@ -29,7 +29,7 @@ Map = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class PerturbationInput:
     """A model's input, and the part of it that is the picture.
 
     Attributes:
@@ -70,14 +70,14 @@ class Shown:
         ]
 
 
-def shown(model: Model, pixels: Tensor, placement: Placement) -> Shown:
+def shown(model: Model, pixels: Tensor, placement: Placement) -> PerturbationInput:
     """What a model was shown, of its input (1, 3, h, w) and the picture's place in it."""
     target = placement.target
     left, top = round(target.left), round(target.top)
     whole = pixels[0].float().cpu()
     picture = whole[:, top : round(target.bottom), left : round(target.right)]
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (model.mean, model.std))
-    return Shown(whole, left, top, picture, mean, std)
+    return PerturbationInput(whole, left, top, picture, mean, std)
 
 
 def predictor(model: Model) -> Predict:
@@ -128,7 +128,7 @@ def heaviest_first(importance: Map) -> Order:
 
 
 def perturb(
-    seen: Shown, predict: Predict, importance: Map, *, label: int, seed: int = 0
+    seen: PerturbationInput, predict: Predict, importance: Map, *, label: int, seed: int = 0
 ) -> dict[str, float]:
     """Every number of a map that perturbation gives.
 
@@ -188,7 +188,9 @@ def _replaced(start: Tensor, end: Tensor, order: Order, counts: Sequence[int]) -
         yield torch.where(gone, end, start)
 
 
-def _imputed(seen: Shown, order: Order, counts: Sequence[int], seed: int) -> Iterator[Tensor]:
+def _imputed(
+    seen: PerturbationInput, order: Order, counts: Sequence[int], seed: int
+) -> Iterator[Tensor]:
     """Pictures whose first pixels in an order, so many each time, are imputed."""
     stream = np.random.RandomState(seed)  # whose numbers are frozen: NEP 19
     for count in counts:
@@ -205,7 +207,7 @@ def _first(order: Order, count: int, like: Tensor) -> Tensor:
     return chosen.reshape(like.shape[1:])
 
 
-def _predicted(seen: Shown, predict: Predict, made: Iterator[Tensor]) -> Tensor:
+def _predicted(seen: PerturbationInput, predict: Predict, made: Iterator[Tensor]) -> Tensor:
     """Predictions of pictures, (pictures, classes), of which no more than a batch is held."""
     found = []
     size = max(1, min(BATCH, PIXELS // seen.input[0].numel()))

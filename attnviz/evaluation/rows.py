@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from attnviz.schema import Number, Part, SummaryRow
+from attnviz.schema import Number, RecordPart, SummaryRow
 
 
-class Interval(Part):
+class Interval(RecordPart):
     """A mean over pictures, and the ends of its bootstrap interval of 95 %."""
 
     mean: Number

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from attnviz.evaluation import MASKS, PERTURBATION, RANDOM
 from attnviz.evaluation.objects import load_objects
 from attnviz.evaluation.pairs import Pair
-from attnviz.evaluation.scores import Judge, Score
-from attnviz.evaluation.summary import Entry
+from attnviz.evaluation.scores import MapScorer, Score
+from attnviz.evaluation.summary import SummaryEntry
 from attnviz.geometry import Fit
 from attnviz.images import Picture, load_image
 from attnviz.models.model import Model
@@ -15,7 +15,7 @@ from attnviz.ranges import FULL
 
 
 @dataclass(frozen=True)
-class Question:
+class EvaluationRequest:
     """What every picture is asked; the values that the options of the same names take."""
 
     asked: Questions
@@ -27,8 +27,8 @@ class Question:
 
 
 def examine(
-    pair: Pair, model: Model, control: Model | None, question: Question
-) -> tuple[Entry, Observation]:
+    pair: Pair, model: Model, control: Model | None, question: EvaluationRequest
+) -> tuple[SummaryEntry, Observation]:
     """Everything that is asked of one picture: the model's maps, its control's, and trivial ones.
 
     Args:
@@ -45,7 +45,9 @@ def examine(
     if MASKS in question.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
     seen = look(picture, model, question.asked, fit=question.fit, mask=question.mask)
-    judge = Judge(seen, objects, perturbation=PERTURBATION in question.groups, seed=question.seed)
+    judge = MapScorer(
+        seen, objects, perturbation=PERTURBATION in question.groups, seed=question.seed
+    )
     answers = [answer(seen, question.asked, method) for method in question.asked.methods]
     for each in answers:  # of one question each, as the command line has seen to
         assert len(each.questions) == 1
@@ -54,11 +56,15 @@ def examine(
         scores += _control(judge, picture, control, question)
     scores += judge.trivial(answers[0])
     mask = None if pair.mask is None else readable(pair.mask)
-    entry = Entry(readable(pair.image), mask, model.spec, readable(model.weights), tuple(scores))
+    entry = SummaryEntry(
+        readable(pair.image), mask, model.spec, readable(model.weights), tuple(scores)
+    )
     return entry, seen
 
 
-def _control(judge: Judge, picture: Picture, control: Model, question: Question) -> list[Score]:
+def _control(
+    judge: MapScorer, picture: Picture, control: Model, question: EvaluationRequest
+) -> list[Score]:
     """Scores of the maps of the same architecture, which is shown the same input."""
     fit = judge.seen.placement.fit
     seen = look(picture, control, question.asked, fit=fit, mask=question.mask)

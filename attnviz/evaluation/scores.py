@@ -74,7 +74,7 @@ def evaluate(
     """
     seen = explanation.observation
     width, height = seen.picture.width, seen.picture.height
-    judge = Judge(
+    judge = MapScorer(
         seen,
         None if mask is None else load_objects(str(mask), width=width, height=height),
         perturbation=perturbation,
@@ -87,7 +87,7 @@ def evaluate(
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class MapScorer:
     """What the maps of one picture are held against.
 
     Attributes:
@@ -171,7 +171,7 @@ class Judge:
         return self._truths[grid]
 
     @cached_property
-    def _shown(self) -> perturbing.Shown:
+    def _shown(self) -> perturbing.PerturbationInput:
         seen = self.seen
         pixels = seen.model.pixels(seen.picture, seen.placement)
         return perturbing.shown(seen.model, pixels, seen.placement)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attnviz import encoding, outputs
-from attnviz.evaluation.summary import Entry, as_data, from_data
+from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
 
 NAME = "pictures.jsonl"
 
@@ -37,12 +37,12 @@ class Store:
         """Whether entries outlive this run."""
         return self._path is not None
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str) -> SummaryEntry | None:
         """What was found under a key."""
         line = self._lines.get(key)
         return None if line is None else from_data(json.loads(line))
 
-    def add(self, key: str, entry: Entry) -> None:
+    def add(self, key: str, entry: SummaryEntry) -> None:
         """Keep an entry.
 
         Raises:

@@ -18,7 +18,7 @@ Place = tuple[str | None, str | None, int | None, int | str | None]
 
 
 @dataclass(frozen=True)
-class Entry:
+class SummaryEntry:
     """What one picture gave of one model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Entry:
 
 
 def summarise(
-    entries: Sequence[Entry], metrics: Sequence[str], *, seed: int = 0
+    entries: Sequence[SummaryEntry], metrics: Sequence[str], *, seed: int = 0
 ) -> list[EvaluationRow]:
     """A row for every map of every model: means over its pictures.
 
@@ -51,7 +51,9 @@ def summarise(
     return rows
 
 
-def _of_model(entries: Sequence[Entry], metrics: Sequence[str], seed: int) -> list[EvaluationRow]:
+def _of_model(
+    entries: Sequence[SummaryEntry], metrics: Sequence[str], seed: int
+) -> list[EvaluationRow]:
     table = _merged(_table(entries, metrics))
     values = np.stack(list(table.values()), axis=1)  # (pictures, maps, metrics)
     flat = values.reshape(len(values), -1)
@@ -73,7 +75,9 @@ def _of_model(entries: Sequence[Entry], metrics: Sequence[str], seed: int) -> li
     ]
 
 
-def _table(entries: Sequence[Entry], metrics: Sequence[str]) -> dict[Place, NDArray[np.float64]]:
+def _table(
+    entries: Sequence[SummaryEntry], metrics: Sequence[str]
+) -> dict[Place, NDArray[np.float64]]:
     """Of each map its numbers, (pictures, metrics), NaN where there is none."""
     found: dict[Place, NDArray[np.float64]] = {}
     for i, entry in enumerate(entries):
@@ -109,7 +113,7 @@ def _interval(values: NDArray[np.float64], ends: NDArray[np.float64]) -> Interva
     return Interval(mean=mean, low=float(ends[0]), high=float(ends[1]))
 
 
-def as_data(entry: Entry) -> dict[str, Any]:
+def as_data(entry: SummaryEntry) -> dict[str, Any]:
     """An entry as plain data, its numbers to eight significant digits."""
     return {
         "image": entry.image,
@@ -129,9 +133,9 @@ def as_data(entry: Entry) -> dict[str, Any]:
     }
 
 
-def from_data(data: dict[str, Any]) -> Entry:
+def from_data(data: dict[str, Any]) -> SummaryEntry:
     """An entry of plain data: the inverse of `as_data`."""
-    return Entry(
+    return SummaryEntry(
         **{name: data[name] for name in ("image", "mask", "model", "weights")},
         scores=tuple(_score(dict(score)) for score in data["scores"]),
     )

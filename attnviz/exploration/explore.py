@@ -22,7 +22,7 @@ from attnviz.exploration.start import start
 from attnviz.images import Picture
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import Drawing
-from attnviz.pipeline.question import read
+from attnviz.pipeline.query_weights import read
 from attnviz.pipeline.report import readable
 from attnviz.selection import choose_heads, parse_heads
 from attnviz.statistics import STATISTICS

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError
-from attnviz.exploration.pack import Block, pack
-from attnviz.exploration.sides import Side, side_of
+from attnviz.exploration.pack import PackedBlock, pack
+from attnviz.exploration.sides import PageTokens, side_of
 from attnviz.exploration.weights import encode
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import ALL
+from attnviz.pipeline.query_weights import ALL
 from attnviz.queries import Query
 from attnviz.statistics import measure
 
@@ -30,7 +30,7 @@ class Packed:
     """
 
     name: str
-    block: Block
+    block: PackedBlock
     description: dict[str, Any]
 
 
@@ -43,7 +43,7 @@ def questions(observation: Observation, number: int) -> tuple[Query, ...]:
 def pack_layer(
     observation: Observation,
     number: int,
-    reading: Reading,
+    reading: LayerInput,
     heads: tuple[int, ...],
 ) -> Packed:
     """A layer, of which `questions` were asked.
@@ -80,7 +80,7 @@ def pack_layer(
 
 
 def _averages(
-    reading: Reading, keys: Side, heads: tuple[int, ...]
+    reading: LayerInput, keys: PageTokens, heads: tuple[int, ...]
 ) -> dict[str, NDArray[np.float32]]:
     """What keys receive of each question, (windows, heads, keys), exact."""
     received = reading.received()[:, :, list(heads)].cpu().numpy()  # (windows, R, heads, keys)
@@ -90,7 +90,7 @@ def _averages(
 
 
 def _numbers(
-    observation: Observation, number: int, reading: Reading, heads: tuple[int, ...]
+    observation: Observation, number: int, reading: LayerInput, heads: tuple[int, ...]
 ) -> list[list[float | None]]:
     """Every statistic of each head."""
     if number not in observation.numbers:

@@ -17,7 +17,7 @@ _TYPES = {"uint8": "u8", "int16": "i16", "int32": "i32", "float32": "f32"}
 
 
 @dataclass(frozen=True)
-class Block:
+class PackedBlock:
     """Arrays, packed.
 
     Attributes:
@@ -33,7 +33,7 @@ class Block:
         return f'<script type="application/octet-stream" id="{name}">{self.text}</script>\n'
 
 
-def pack(arrays: Mapping[str, NDArray[Any]]) -> Block:
+def pack(arrays: Mapping[str, NDArray[Any]]) -> PackedBlock:
     """Arrays one after the other; equal arrays give equal text."""
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)  # gzip without a date
     parts: dict[str, dict[str, Any]] = {}
@@ -49,7 +49,7 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> Block:
         packed.append(packer.compress(data))
         offset += len(data)
     packed.append(packer.flush())
-    return Block(parts, base64.b64encode(b"".join(packed)).decode())
+    return PackedBlock(parts, base64.b64encode(b"".join(packed)).decode())
 
 
 def size_of(arrays: Mapping[str, NDArray[Any]]) -> int:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.carry import whole
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.exploration.layers import Packed
 from attnviz.exploration.pack import in_bytes, pack
-from attnviz.exploration.sides import Side, side_of
+from attnviz.exploration.sides import PageTokens, side_of
 from attnviz.methods.merging import fuse, of_itself
-from attnviz.pipeline.abilities import reason_against
 from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.requirements import reason_against
 
 _FEW = 3 << 20
 """Bytes of all matrices, up to which the page has one for each layer that it has."""
@@ -43,7 +43,7 @@ def _keys(observation: Observation) -> int:
 
 
 def pack_rollouts(
-    observation: Observation, readings: Mapping[int, Reading], chosen: Sequence[int]
+    observation: Observation, readings: Mapping[int, LayerInput], chosen: Sequence[int]
 ) -> list[Packed]:
     """Rollouts from every query of the chosen layers, through all layers before them."""
     found: list[Packed] = []
@@ -56,7 +56,7 @@ def pack_rollouts(
     return found
 
 
-def _step(reading: Reading) -> Tensor:
+def _step(reading: LayerInput) -> Tensor:
     """What one layer makes of tokens: rownorm(M + I), of an attention pool M, (queries, keys)."""
     matrix = whole(fuse(reading, "mean"))[0]
     if of_itself(reading):
@@ -81,7 +81,7 @@ def _pack(observation: Observation, number: int, matrix: Tensor) -> Packed:
     return Packed(f"rollout{number}", block, description)
 
 
-def _arrays(rows: Any, queries: Side, keys: Side) -> dict[str, Any]:
+def _arrays(rows: Any, queries: PageTokens, keys: PageTokens) -> dict[str, Any]:
     """As bytes of what a query gives to others; what it keeps is far above, and exact."""
     outside = len(keys.prefix)
     found = {"prefix": rows[:, :outside].copy()} if outside else {}

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from attnviz.geometry import Layout
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import class_token_of
+from attnviz.pipeline.query_weights import class_token_of
 
 Role = Literal["queries", "keys"]
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class PageTokens:
     """The queries of a layer, or its keys, in the order of the page.
 
     Where there is one window, tokens that lie nowhere stand first, then cells row by row.
@@ -94,7 +94,7 @@ class Side:
         }
 
 
-def side_of(observation: Observation, layer: Layer, role: Role) -> Side:
+def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
     """One side of a layer.
 
     Raises:
@@ -104,7 +104,7 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> Side:
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
     there = bool(layout.on_picture.any())
     class_token = class_token_of(observation, layer)
-    return Side(
+    return PageTokens(
         role=role,
         layout=layout,
         prefix=_names(layout, class_token=class_token),

@@ -6,7 +6,7 @@ from attnviz import queries
 from attnviz.errors import UsageError
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.pictures import Drawing
-from attnviz.pipeline.question import resolve, token_weights
+from attnviz.pipeline.query_weights import resolve, token_weights
 from attnviz.queries import Query
 
 

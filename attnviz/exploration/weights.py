@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.exploration.pack import in_bytes
-from attnviz.exploration.sides import Side
+from attnviz.exploration.sides import PageTokens
 
 Encoding = Literal["weights8", "keys16"]
 Arrays = dict[str, NDArray[Any]]
@@ -25,7 +25,7 @@ _SEEN = 1e-6  # of a row's largest weight: what is less is never told apart
 
 
 def encode(
-    call: AttentionCall, heads: tuple[int, ...], queries: Side, keys: Side
+    call: AttentionCall, heads: tuple[int, ...], queries: PageTokens, keys: PageTokens
 ) -> tuple[Encoding, Arrays]:
     """The weights of some heads of a layer, whose tokens are `queries` and `keys`, in their order.
 
@@ -64,7 +64,7 @@ def of_heads(call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
     return AttentionCall(call.query[:, index], key, key, call.scale, bias=bias, causal=call.causal)
 
 
-def only_masked(call: AttentionCall, queries: Side, keys: Side) -> bool:
+def only_masked(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> bool:
     """Whether scores are q·k alone, but for keys that do not take part."""
     part = _own(keys.part, keys)
     if call.causal or call.bias is None:
@@ -79,14 +79,14 @@ def only_masked(call: AttentionCall, queries: Side, keys: Side) -> bool:
     return bool((same | masked_rows[:, None, :, None]).all())
 
 
-def _own(values: NDArray[np.bool_], side: Side) -> NDArray[np.bool_]:
+def _own(values: NDArray[np.bool_], side: PageTokens) -> NDArray[np.bool_]:
     """What is in the order of the page, in that of the layer."""
     result = np.empty_like(values)
     np.put_along_axis(result, side.order, values, 1)
     return result
 
 
-def _weights(call: AttentionCall, queries: Side, keys: Side) -> Arrays:
+def _weights(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
     """Rows as bytes, a block of them after the other."""
     windows, heads, n, m = call.shape
     outside = len(keys.prefix)
@@ -107,7 +107,7 @@ def _weights(call: AttentionCall, queries: Side, keys: Side) -> Arrays:
 
 
 def _rows(
-    call: AttentionCall, queries: Side, keys: Side, chosen: NDArray[np.intp]
+    call: AttentionCall, queries: PageTokens, keys: PageTokens, chosen: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     """Weights of chosen queries, by their places in the page, (windows, heads, n, keys)."""
     # The order is another than the layer's where there is one window alone.
@@ -116,7 +116,7 @@ def _rows(
     return result
 
 
-def _keys(call: AttentionCall, queries: Side, keys: Side) -> Arrays:
+def _keys(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
     """Queries, with the scale, and keys, in 16 bits if that is exact enough."""
     query = _ordered(call.query.detach().float() * call.scale, queries)
     key = _ordered(call.key.detach().float(), keys)
@@ -130,7 +130,7 @@ def _keys(call: AttentionCall, queries: Side, keys: Side) -> Arrays:
     return rounded if exact and _error(found, rounded, keys) <= _PRECISE else found
 
 
-def _ordered(values: Tensor, side: Side) -> NDArray[np.float32]:
+def _ordered(values: Tensor, side: PageTokens) -> NDArray[np.float32]:
     """(windows, heads, tokens, features) in the order of the page."""
     result: NDArray[np.float32] = np.take_along_axis(
         values.cpu().numpy(), side.order[:, None, :, None], 2
@@ -150,7 +150,7 @@ def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
     return {"query": whole[0], "key": whole[1], "unit": unit}
 
 
-def _error(exact: Arrays, rounded: Arrays, keys: Side, probes: int = 32) -> float:
+def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -> float:
     """The largest relative error of a weight that can be seen, on rows spread over the queries."""
     queries = exact["query"].shape[2]
     chosen = np.linspace(0, queries - 1, min(probes, queries)).round().astype(np.intp)

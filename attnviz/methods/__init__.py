@@ -9,13 +9,13 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnviz.catalog import Entry
+from attnviz.catalog import TableEntry
 
 Need = Literal["gradient", "block gradient", "propagation", "projection", "tokens", "keys"]
 
 
 @dataclass(frozen=True)
-class Method(Entry):
+class Method(TableEntry):
     """A line of the table.
 
     Attributes:
@@ -48,7 +48,7 @@ class Method(Entry):
 
     def load_then(self) -> Any:
         """Import the code that `then` names."""
-        return Entry(self.then, self.summary, self.reference).load()
+        return TableEntry(self.then, self.summary, self.reference).load()
 
     @property
     def scored(self) -> bool:

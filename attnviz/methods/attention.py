@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 
 
-def attention(reading: Reading) -> Tensor:
+def attention(reading: LayerInput) -> Tensor:
     """Σ_i w_i A_ij of each head, (windows, R, heads, keys).
 
         A = softmax(q @ k.T * scale + bias)   # (heads, queries, keys)

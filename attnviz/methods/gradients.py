@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnviz.attention.carry import applied, carried
-from attnviz.attention.reading import Reading
+from attnviz.attention.carry import mat_vec, vec_mat
+from attnviz.attention.layer_input import LayerInput
 from attnviz.methods.merging import asked, fuse, split
 
 
-def gradient_attention(reading: Reading) -> Tensor:
+def gradient_attention(reading: LayerInput) -> Tensor:
     """Σ_i w_i mean_h relu(A⊙∇A)_ij of one layer, (windows, R, 1, keys).
 
         M = mean(relu(A * dA), heads)         # A, dA: (heads, queries, keys)
@@ -23,10 +23,10 @@ def gradient_attention(reading: Reading) -> Tensor:
     Raises:
         RecordingError: no score was asked for when the layer was recorded.
     """
-    return carried(fuse(reading, "positive"), reading.weights)[:, :, None]
+    return vec_mat(fuse(reading, "positive"), reading.weights)[:, :, None]
 
 
-def gradient_rollout(readings: Sequence[Reading], *, discard: float = 0.0) -> Tensor:
+def gradient_rollout(readings: Sequence[LayerInput], *, discard: float = 0.0) -> Tensor:
     """w·R, (windows, R, 1, keys), of the weights that speak for a score, through the layers.
 
         R = I
@@ -51,13 +51,13 @@ def gradient_rollout(readings: Sequence[Reading], *, discard: float = 0.0) -> Te
     layers, pool = split(readings)
     row = asked(readings)
     if pool is not None:
-        row = carried(fuse(pool, "signed", discard), row)
+        row = vec_mat(fuse(pool, "signed", discard), row)
     for reading in reversed(layers):
-        row = carried(fuse(reading, "signed", discard), row).add_(row).div_(2)
+        row = vec_mat(fuse(reading, "signed", discard), row).add_(row).div_(2)
     return row[:, :, None]
 
 
-def relevance(readings: Sequence[Reading]) -> Tensor:
+def relevance(readings: Sequence[LayerInput]) -> Tensor:
     """w·(R − I), (windows, R, 1, keys): how much each token matters to a score.
 
         R = I
@@ -84,28 +84,28 @@ def relevance(readings: Sequence[Reading]) -> Tensor:
     row = asked(readings)
     if pool is None:
         return _gained(layers, row)[:, :, None]
-    row = carried(fuse(pool, "positive"), row)
+    row = vec_mat(fuse(pool, "positive"), row)
     total = _totals(layers, row)[:, None]
     return (row + _gained(layers, torch.where(total > 0, row / total, 0.0)))[:, :, None]
 
 
-def _gained(layers: Sequence[Reading], row: Tensor) -> Tensor:
+def _gained(layers: Sequence[LayerInput], row: Tensor) -> Tensor:
     """r·(R − I): what r gets beside itself, (B, R, N)."""
     gained = torch.zeros_like(row)
     for reading in reversed(layers):
-        gained = gained + carried(fuse(reading, "positive"), row + gained)
+        gained = gained + vec_mat(fuse(reading, "positive"), row + gained)
     return gained
 
 
-def _totals(layers: Sequence[Reading], row: Tensor) -> Tensor:
+def _totals(layers: Sequence[LayerInput], row: Tensor) -> Tensor:
     """(R − I)·1, (B, N)."""
     gained = torch.zeros_like(row[:, 0])
     for reading in layers:
-        gained = gained + applied(fuse(reading, "positive"), gained + 1)
+        gained = gained + mat_vec(fuse(reading, "positive"), gained + 1)
     return gained
 
 
-def legrad(readings: Sequence[Reading]) -> Tensor:
+def legrad(readings: Sequence[LayerInput]) -> Tensor:
     """mean_l mean_h mean_i relu(∂s^l/∂A^l)_ij, (windows, 1, 1, keys).
 
         E = 0
@@ -123,11 +123,11 @@ def legrad(readings: Sequence[Reading]) -> Tensor:
     """
     layers, pool = split(readings)
     every = [*layers, *([] if pool is None else [pool])]
-    maps = [carried(fuse(reading, "gradient"), _alike(reading)) for reading in every]
+    maps = [vec_mat(fuse(reading, "gradient"), _alike(reading)) for reading in every]
     return torch.stack(maps).mean(0)[:, :, None]
 
 
-def _alike(reading: Reading) -> Tensor:
+def _alike(reading: LayerInput) -> Tensor:
     """Weights of all queries of an item that take part alike, (windows, 1, queries)."""
     part = reading.queries.taking_part.float()
     return (part / part.sum(-1, keepdim=True).clamp_min(1))[:, None]

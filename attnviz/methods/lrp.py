@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError
 from attnviz.methods.merging import split
 
 
-def attnlrp(readings: Sequence[Reading]) -> Tensor:
+def attnlrp(readings: Sequence[LayerInput]) -> Tensor:
     """R_j of the tokens that enter the first layer, (windows, 1, 1, keys), with their sign.
 
         g = d(score)/dx, but on the way back:

@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import UsageError
 
 
-def mass(reading: Reading, *, keep: float = 0.6) -> Tensor:
+def mass(reading: LayerInput, *, keep: float = 0.6) -> Tensor:
     """Σ_i w_i A_ij of each head, (windows, R, heads, keys), of which `smallest_set` is then drawn.
 
     Raises:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.carry import discarding
-from attnviz.attention.fused import Fused, Fusion
-from attnviz.attention.reading import Reading
+from attnviz.attention.head_fusion import Fusion, MergedHeads
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError, UsageError
 
 
-def split(readings: Sequence[Reading]) -> tuple[list[Reading], Reading | None]:
+def split(readings: Sequence[LayerInput]) -> tuple[list[LayerInput], LayerInput | None]:
     """Layers whose queries are their keys, and the attention pool behind them if there is one.
 
     Raises:
@@ -31,12 +31,12 @@ def split(readings: Sequence[Reading]) -> tuple[list[Reading], Reading | None]:
     return layers, pool
 
 
-def of_itself(reading: Reading) -> bool:
+def of_itself(reading: LayerInput) -> bool:
     """Whether queries and keys are the same tokens."""
     return torch.equal(reading.queries.cells, reading.keys.cells)
 
 
-def fuse(reading: Reading, fusion: Fusion, discard: float = 0.0) -> Fused:
+def fuse(reading: LayerInput, fusion: Fusion, discard: float = 0.0) -> MergedHeads:
     """The heads of a layer as one matrix; queries that take no part have rows of zeros.
 
     `discard` is the share of its lowest entries that are dropped; the entry of a class token for
@@ -48,12 +48,12 @@ def fuse(reading: Reading, fusion: Fusion, discard: float = 0.0) -> Fused:
     if not 0 <= discard < 1:
         raise UsageError(f"discard {discard} is no share; take 0 to 0.99")
     part = reading.queries.taking_part
-    fused = Fused(reading.call, fusion, None if bool(part.all()) else part)
+    fused = MergedHeads(reading.call, fusion, None if bool(part.all()) else part)
     if not discard:
         return fused
     return discarding(fused, discard, ~reading.keys.on_picture[:, 0] & of_itself(reading))
 
 
-def asked(readings: Sequence[Reading]) -> Tensor:
+def asked(readings: Sequence[LayerInput]) -> Tensor:
     """The weights of the questions, (windows, R, queries) float32: those of the last layer."""
     return readings[-1].weights.to(torch.float32)

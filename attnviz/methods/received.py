@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 
 
-def received(reading: Reading) -> Tensor:
+def received(reading: LayerInput) -> Tensor:
     """Mean over the queries i that take part of A_ij, (windows, 1, heads, keys).
 
         map = mean(A, queries)                # A: (heads, queries, keys)

@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from attnviz.attention.carry import carried, rolled
-from attnviz.attention.reading import Reading
+from attnviz.attention.carry import vec_mat, vec_rollout
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import UsageError
 from attnviz.methods.merging import asked, fuse, split
 
@@ -14,7 +14,7 @@ HeadFusion = Literal["mean", "max", "min"]
 
 
 def rollout(
-    readings: Sequence[Reading], *, fusion: HeadFusion = "mean", discard: float = 0.0
+    readings: Sequence[LayerInput], *, fusion: HeadFusion = "mean", discard: float = 0.0
 ) -> Tensor:
     """w·R, (windows, R, 1, keys), of attention that is multiplied through the layers.
 
@@ -47,7 +47,7 @@ def rollout(
     layers, pool = split(readings)
     row = asked(readings)
     if pool is not None:
-        row = carried(fuse(pool, fusion, discard), row)
+        row = vec_mat(fuse(pool, fusion, discard), row)
     for reading in reversed(layers):
-        row = rolled(fuse(reading, fusion, discard), row)
+        row = vec_rollout(fuse(reading, fusion, discard), row)
     return row[:, :, None]

@@ -3,12 +3,12 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError
 from attnviz.methods.merging import of_itself
 
 
-def similarity(reading: Reading) -> Tensor:
+def similarity(reading: LayerInput) -> Tensor:
     """cos(k_j, Σ_i w_i k_i) of each head, (windows, R, heads, keys).
 
         k = k of every head                   # (heads, keys, features)
@@ -28,7 +28,7 @@ def similarity(reading: Reading) -> Tensor:
     return _cosines(reading, keys).transpose(1, 2)
 
 
-def token_similarity(reading: Reading) -> Tensor:
+def token_similarity(reading: LayerInput) -> Tensor:
     """cos(x_j, Σ_i w_i x_i) of the tokens after the layer, (windows, R, 1, keys).
 
         x = tokens after the layer            # (tokens, features)
@@ -45,14 +45,14 @@ def token_similarity(reading: Reading) -> Tensor:
     return _cosines(reading, reading.tokens.float()[:, None]).transpose(1, 2)
 
 
-def _check(reading: Reading) -> None:
+def _check(reading: LayerInput) -> None:
     if not of_itself(reading):
         raise RecordingError(
             "the queries of this layer are no keys, so none is like them; take --method attention"
         )
 
 
-def _cosines(reading: Reading, features: Tensor) -> Tensor:
+def _cosines(reading: LayerInput, features: Tensor) -> Tensor:
     """Cosines with the mean of the query, (windows, heads, R, keys), of (windows, heads, N, F)."""
     means = reading.weights.float()[:, None] @ features  # (windows, heads, R, F)
     if reading.key_cells:  # windows of one picture: a region may lie in several of them

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.threads import in_order
 from attnviz.errors import RecordingError
 
@@ -16,7 +16,7 @@ PAIRS = 1 << 20
 """Entries of A, of all heads, that are summed at once in float64."""
 
 
-def value_norm(reading: Reading) -> Tensor:
+def value_norm(reading: LayerInput) -> Tensor:
     """Σ_i w_i α_ij‖f(v_j)‖ of each head, (windows, R, heads, keys), f(v) = v·W_O^h.
 
         f = v @ W_O                           # (heads, keys, features)
@@ -39,7 +39,7 @@ def value_norm(reading: Reading) -> Tensor:
     return found
 
 
-def value_norm_sum(reading: Reading) -> Tensor:
+def value_norm_sum(reading: LayerInput) -> Tensor:
     """Σ_i w_i ‖Σ_h α_ij^h f(v_j^h)‖, (windows, R, 1, keys): heads are summed as vectors.
 
         f = v @ W_O                           # (heads, keys, features)

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-from attnviz.catalog import Entry
+from attnviz.catalog import TableEntry
 from attnviz.errors import UsageError
 from attnviz.targets import Head
 
@@ -12,33 +12,33 @@ if TYPE_CHECKING:
     from attnviz.models.aliases import Alias
     from attnviz.models.model import Model
 
-SOURCES: dict[str, Entry] = {
-    "tiny": Entry(
+SOURCES: dict[str, TableEntry] = {
+    "tiny": TableEntry(
         "attnviz.models.tiny:load",
         "the embedded model: 6 layers of 8 heads, trained on drawn scenes; no download, no extra",
         "docs/tiny.md, its model card; Dosovitskiy et al. 2021, arXiv 2010.11929",
     ),
-    "random": Entry(
+    "random": TableEntry(
         "attnviz.models.random:load",
         "one multi-head attention layer, randomly initialised from --seed, or yours by --weights",
         "Vaswani et al. 2017, arXiv 1706.03762",
     ),
-    "hf": Entry(
+    "hf": TableEntry(
         "attnviz.models.huggingface:load",
         "hf:ORG/NAME[@REV] or a checkpoint folder: vision models of transformers",
         "Wolf et al. 2020, arXiv 1910.03771",
     ),
-    "timm": Entry(
+    "timm": TableEntry(
         "attnviz.models.timm_models:load",
         "timm:NAME or timm:hf_hub:ORG/NAME: PyTorch Image Models",
         "Wightman 2019, doi 10.5281/zenodo.4414861",
     ),
-    "torchvision": Entry(
+    "torchvision": TableEntry(
         "attnviz.models.torchvision_models:load",
         "torchvision:NAME: the classification models of torchvision",
         "TorchVision maintainers 2016, github.com/pytorch/vision",
     ),
-    "py": Entry(
+    "py": TableEntry(
         "attnviz.models.own:load",
         "py:MODULE:FACTORY or py:FILE.py:FACTORY: your own nn.Module, or what makes one",
         "your own code, which is run",

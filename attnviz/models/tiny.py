@@ -29,7 +29,7 @@ def _mlp(features: int) -> nn.Sequential:
     )
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, as in ViT (2010.11929, eq. 2–3)."""
 
     def __init__(self, features: int, heads: int) -> None:
@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
         )  # fmt: skip
         self.cls_token = nn.Parameter(torch.zeros(1, 1, features))
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, features))
-        self.blocks = nn.ModuleList(Block(features, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(EncoderBlock(features, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(features)
         self.head = nn.Linear(features, labels)
 

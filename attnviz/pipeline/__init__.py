@@ -1,11 +1,10 @@
 """One picture from file to record; what `show`, `stats` and their successors share."""
 
-from attnviz.pipeline.answers import Answer, Explanation, Question
-from attnviz.pipeline.asking import Questions, answer, check_model, check_picture, look, look_many
+from attnviz.pipeline.answers import Answer, Explanation, ResolvedQuestion
 from attnviz.pipeline.explanation import explain
 from attnviz.pipeline.layers import Layer
-from attnviz.pipeline.many import observe_many
 from attnviz.pipeline.observation import Observation
+from attnviz.pipeline.observe_batch import observe_many
 from attnviz.pipeline.pictures import (
     Drawing,
     render,
@@ -15,6 +14,7 @@ from attnviz.pipeline.pictures import (
     write_sheet,
 )
 from attnviz.pipeline.report import check_info, make_record, readable
+from attnviz.pipeline.request import Questions, answer, check_model, check_picture, look, look_many
 from attnviz.pipeline.running import observe
 from attnviz.pipeline.sheets import small
 
@@ -24,8 +24,8 @@ __all__ = [
     "Explanation",
     "Layer",
     "Observation",
-    "Question",
     "Questions",
+    "ResolvedQuestion",
     "answer",
     "check_info",
     "check_model",

@@ -42,7 +42,7 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class ResolvedQuestion:
     """One question: where from, and, for gradients, of what score.
 
     Attributes:
@@ -68,7 +68,7 @@ class Explanation:
     """
 
     observation: Observation
-    questions: tuple[Question, ...]
+    questions: tuple[ResolvedQuestion, ...]
     method: str
     answers: tuple[Answer, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)

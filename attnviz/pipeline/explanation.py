@@ -7,11 +7,11 @@ from attnviz import methods, queries, targets
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
 from attnviz.methods import Method
-from attnviz.pipeline.abilities import check_able, find_method, layers_of
-from attnviz.pipeline.answering import Asked, Statistics
 from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import ALL, resolve
+from attnviz.pipeline.query_weights import ALL, resolve
+from attnviz.pipeline.requirements import check_able, find_method, layers_of
+from attnviz.pipeline.run_methods import LayerQuery, Statistics
 from attnviz.queries import Query
 from attnviz.selection import choose_heads, parse_heads
 from attnviz.targets import Target
@@ -69,13 +69,13 @@ def explain(
             "take other --layers"
         )
     check_able(observation, method, chosen, start)
-    asked = Asked(
+    asked = LayerQuery(
         observation=observation,
         method=method,
         settings=settings,
         layers={layer: layers_of(entry, layer, start) for layer in chosen},
         heads=_heads(observation, heads, chosen, method),
-        queries=_whence(observation, query, chosen, method),
+        queries=_resolve_queries(observation, query, chosen, method),
         statistics=statistics,
     )
     importance = statistics == "all"
@@ -131,7 +131,7 @@ def _targets(
     return found
 
 
-def _whence(
+def _resolve_queries(
     observation: Observation, query: str | Sequence[str], layers: Sequence[int], name: str
 ) -> dict[int, tuple[Query, ...]]:
     """The queries as each layer is asked them, each once."""

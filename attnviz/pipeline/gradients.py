@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import propagate, run_tail
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError, UsageError
 from attnviz.models import scoring
 from attnviz.models.scoring import Scored
 from attnviz.pipeline.observation import Observation, Run
-from attnviz.pipeline.question import class_token_of, mask_of, resolve, token_weights
+from attnviz.pipeline.query_weights import class_token_of, mask_of, resolve, token_weights
 from attnviz.targets import Target
 
 
@@ -24,7 +24,7 @@ class Backward(Protocol):
     def scored(self) -> Scored:
         """The score."""
 
-    def given_to(self, number: int, reading: Reading) -> Reading:
+    def given_to(self, number: int, reading: LayerInput) -> LayerInput:
         """The reading of a layer with what reaches it."""
 
 
@@ -35,7 +35,7 @@ class Gradients:
     scored: Scored
     of_layers: Mapping[int, Tensor]
 
-    def given_to(self, number: int, reading: Reading) -> Reading:
+    def given_to(self, number: int, reading: LayerInput) -> LayerInput:
         """A layer with its call's gradient.
 
         Raises:
@@ -56,7 +56,7 @@ class Relevances:
     scored: Scored
     of_layers: Mapping[int, Tensor]
 
-    def given_to(self, number: int, reading: Reading) -> Reading:
+    def given_to(self, number: int, reading: LayerInput) -> LayerInput:
         """A layer with the relevance for the score of the model that ends with it."""
         return replace(reading, relevance=self.of_layers.get(number))
 

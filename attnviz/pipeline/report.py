@@ -14,7 +14,7 @@ from attnviz.models.scoring import Scored
 from attnviz.pipeline.answers import Answer, Explanation
 from attnviz.pipeline.layers import Layer
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import class_token_of
+from attnviz.pipeline.query_weights import class_token_of
 from attnviz.queries import Query
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe

@@ -58,14 +58,14 @@ def observe(
         ModelError: the model does not run on the picture; says why.
         RecordingError: it made no attention call.
     """
-    shown = Shown(
+    shown = ModelInputs(
         (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
     )
     return shown.alone(0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class ModelInputs:
     """Pictures that are shown to a model.
 
     Attributes:

@@ -10,15 +10,15 @@ import math
 import torch
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 
 
-def entropy(reading: Reading) -> Tensor:
+def entropy(reading: LayerInput) -> Tensor:
     """Mean over i∈G of −Σ_j A_ij ln A_ij, in nats (Shannon 1948)."""
     return _mean(reading.sweep().entropy, reading.uniform_grid)
 
 
-def entropy_ratio(reading: Reading) -> Tensor:
+def entropy_ratio(reading: LayerInput) -> Tensor:
     """Mean over i∈G of the row's entropy / ln(number of keys of its window that take part).
 
     NaN where a window has a single key.
@@ -30,12 +30,12 @@ def entropy_ratio(reading: Reading) -> Tensor:
     return _mean(reading.sweep().entropy, weights)
 
 
-def confidence(reading: Reading) -> Tensor:
+def confidence(reading: LayerInput) -> Tensor:
     """Mean over i∈G of max_j A_ij (Voita et al., 1905.09418)."""
     return _mean(reading.sweep().confidence, reading.uniform_grid)
 
 
-def distance_px(reading: Reading) -> Tensor:
+def distance_px(reading: LayerInput) -> Tensor:
     """Mean over i∈G of Σ_{j∈G} Â_ij·d_ij in input pixels; Â: the row restricted to G, renormalised.
 
     NaN where no query lies on the picture. Mean attention distance (Dosovitskiy et al.,
@@ -47,14 +47,14 @@ def distance_px(reading: Reading) -> Tensor:
     return _mean(distance, reading.uniform_grid) + (math.nan if nowhere else 0.0)
 
 
-def prefix_mass(reading: Reading) -> Tensor:
+def prefix_mass(reading: LayerInput) -> Tensor:
     """Mean over i∈G of Σ_{j∈P} A_ij; P: the keys that lie on no cell of the picture."""
     mass = reading.sweep().prefix_mass
     assert mass is not None  # every reading knows its prefix
     return _mean(mass, reading.uniform_grid)
 
 
-def sink_mass(reading: Reading) -> Tensor:
+def sink_mass(reading: LayerInput) -> Tensor:
     """max_j of α_j = mean over the queries i that take part of A_ij (Gu et al., 2410.10781).
 
     The queries are those of all windows; j is a token of one of them.

@@ -8,10 +8,10 @@ that take part) and all keys.
 import torch
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 
 
-def cosine(reading: Reading) -> Tensor:
+def cosine(reading: LayerInput) -> Tensor:
     """⟨A^h, A^g⟩ / (‖A^h‖·‖A^g‖), A flattened: 1 for heads that are the same, 0 for disjoint ones.
 
     NaN where a head has no weight at all.
@@ -21,7 +21,7 @@ def cosine(reading: Reading) -> Tensor:
     return (products / (norms[:, None] * norms)).clamp_(max=1.0)
 
 
-def jensen_shannon(reading: Reading) -> Tensor:
+def jensen_shannon(reading: LayerInput) -> Tensor:
     """Mean over i∈G of JS(A^h_i ‖ A^g_i) in nats: 0 for the same, ln 2 for disjoint rows.
 
     A divergence, as Clark et al. (1906.04341) compare heads; its square root is a distance
@@ -30,12 +30,12 @@ def jensen_shannon(reading: Reading) -> Tensor:
     return reading.pairs().divergence
 
 
-def head_cosine(reading: Reading) -> Tensor:
+def head_cosine(reading: LayerInput) -> Tensor:
     """Mean `cosine` with the other heads; NaN where there is no other."""
     return _with_others(cosine(reading))
 
 
-def head_jensen_shannon(reading: Reading) -> Tensor:
+def head_jensen_shannon(reading: LayerInput) -> Tensor:
     """Mean `jensen_shannon` with the other heads; NaN where there is no other."""
     return _with_others(jensen_shannon(reading))
 

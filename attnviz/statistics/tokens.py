@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnviz.attention.reading import Reading, Side
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 
 DEVIATIONS = 10.0
 """MADs above the median from which on a token stands out.
@@ -64,7 +64,7 @@ class HighNorm:
     limit: float
 
 
-def sinks(reading: Reading) -> tuple[Token, ...]:
+def sinks(reading: LayerInput) -> tuple[Token, ...]:
     """Keys that receive more than others do, head by head, the strongest first.
 
     α_j, the mean over the queries i that take part of A_ij, exceeds both the median plus
@@ -79,13 +79,13 @@ def sinks(reading: Reading) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
-def sink_count(reading: Reading) -> Tensor:
+def sink_count(reading: LayerInput) -> Tensor:
     """Number of `sinks` of each head, (heads,)."""
     received, limits = _received(reading)
     return (received > limits[:, None]).sum(1).float()
 
 
-def high_norm(reading: Reading) -> HighNorm | None:
+def high_norm(reading: LayerInput) -> HighNorm | None:
     """Tokens after the layer's block whose L2 norm exceeds both limits; None if not kept.
 
     The limits are the median plus `DEVIATIONS` MADs, and `LARGE` times the median, over the tokens
@@ -105,7 +105,7 @@ def high_norm(reading: Reading) -> HighNorm | None:
     )
 
 
-def _received(reading: Reading) -> tuple[Tensor, Tensor]:
+def _received(reading: LayerInput) -> tuple[Tensor, Tensor]:
     """α of the keys that take part, (heads, keys of all windows), and the limit of each head."""
     received = reading.sweep().received
     assert received is not None  # every reading asks for it
@@ -122,7 +122,7 @@ def _above(values: Tensor, limit: Tensor) -> Tensor:
 
 
 def _tokens(
-    side: Side, chosen: Tensor, values: Tensor, *, head: int | None = None
+    side: LayerTokens, chosen: Tensor, values: Tensor, *, head: int | None = None
 ) -> tuple[Token, ...]:
     """Tokens by their number among those of a side that take part."""
     places = side.taking_part.nonzero().cpu()[chosen]

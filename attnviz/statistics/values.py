@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.reading import Reading
-from attnviz.attention.scores import exactly
-from attnviz.attention.sweep import Asked
+from attnviz.attention.layer_input import LayerInput
+from attnviz.attention.scores import float32_no_grad
+from attnviz.attention.sweep import SweepRequest
 
 CHUNK = 1 << 20
 """Numbers of projected values that are there at a time."""
@@ -17,7 +17,7 @@ _NOTHING = -1e30
 """The score of a key that brings nothing: below what takes part at all."""
 
 
-def value_distance_px(reading: Reading) -> Tensor:
+def value_distance_px(reading: LayerInput) -> Tensor:
     """Mean over i∈G of Σ_{j∈G} B̂_ij·d_ij in input pixels, B_ij = A_ij·‖f_j‖, f_j = v_j·W_O^h.
 
     B̂: the row restricted to G, renormalised, 0 where nothing comes from there. (heads,): the
@@ -28,7 +28,7 @@ def value_distance_px(reading: Reading) -> Tensor:
     call = reading.call
     if call.projection is None or not bool(reading.queries.on_picture.any()):
         return torch.full((call.heads,), math.nan)
-    asked = Asked(
+    asked = SweepRequest(
         query_mask=reading.queries.taking_part,
         positions=(reading.queries.positions, reading.keys.positions),
         grid=reading.keys.on_picture,
@@ -46,7 +46,7 @@ def value_norms(call: AttentionCall) -> Tensor:
     """
     assert call.projection is not None  # the caller has looked
     found = []
-    with exactly(call.query):
+    with float32_no_grad(call.query):
         projection = call.projection.float()  # (Hv, Dv, F)
         batch, groups, keys, _ = call.value.shape
         heads, _, features = projection.shape
@@ -66,7 +66,7 @@ def reweighted(call: AttentionCall, norms: Tensor) -> AttentionCall:
     That is a softmax of s_ij + ln norms_j. The logarithm goes in as one more feature of the keys,
     which a query has 1 of: a bias would need queries × keys where there is one already.
     """
-    with exactly(call.query):
+    with float32_no_grad(call.query):
         top = norms.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         logs = (norms / top).log()
         logs = logs.masked_fill(logs.isneginf(), _NOTHING)

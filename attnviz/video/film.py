@@ -21,8 +21,8 @@ from attnviz.pipeline import Drawing, Explanation, make_record
 from attnviz.pipeline.sheets import cells_on, draw, sheet, small
 from attnviz.records import Moment, Record
 from attnviz.sound import Sound
-from attnviz.video.asking import Asked
-from attnviz.video.kept import Kept, on
+from attnviz.video.clip_request import ClipRequest
+from attnviz.video.map_spool import MapSpool, on
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Made:
     sound: dict[str, str]
 
 
-def _again(clip: Clip, kept: Kept) -> Iterator[tuple[Frame, Explanation]]:
+def _again(clip: Clip, kept: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
     """Every frame once more, with what was answered of it.
 
     Raises:
@@ -101,7 +101,7 @@ class _Screen:
 
 
 def make_film(
-    asked: Asked,
+    asked: ClipRequest,
     path: Path,
     drawing: Drawing,
     *,
@@ -128,7 +128,7 @@ def make_film(
     """
     scale, clip, style = parse_scale(drawing.scale), asked.clip, drawing.style()
     tell = progress or (lambda _, __: None)
-    with Kept.beside(path) as kept:
+    with MapSpool.beside(path) as kept:
         moments: Iterator[tuple[Frame, Explanation]] = asked.answered(stopped)
         total, ranges = clip.expected, None
         if scale.kind != "fixed":

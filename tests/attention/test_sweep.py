@@ -12,7 +12,7 @@ from torch import Tensor
 import attnviz
 from attnviz.attention import blocks, streamed, tiles
 from attnviz.attention.call import Way
-from attnviz.attention.sweep import Asked, Sweep
+from attnviz.attention.sweep import Sweep, SweepRequest
 
 NAMES = ["lse", "entropy", "confidence", "prefix_mass", "distance", "sum_of_squares", "received"]
 FAST: list[Way] = ["blocks", "streamed"]
@@ -34,13 +34,15 @@ def positions(n: int, first: int = 1) -> Tensor:
     return torch.stack([index % side, index // side], dim=-1) + 0.5
 
 
-def everything(queries: int, keys: int, first: int = 1) -> Asked:
+def everything(queries: int, keys: int, first: int = 1) -> SweepRequest:
     """All that a sweep can be asked; the first keys are prefix tokens."""
     weights = torch.full((2, queries), 1 / queries)
     weights[1] = torch.nn.functional.one_hot(torch.tensor(queries // 2), queries)
     prefix = torch.arange(keys) < min(first, keys - 1)
     places = positions(queries, first), positions(keys, first)
-    return Asked(prefix=prefix, grid=~prefix, positions=places, weights=weights, squares=True)
+    return SweepRequest(
+        prefix=prefix, grid=~prefix, positions=places, weights=weights, squares=True
+    )
 
 
 def random_call(
@@ -67,7 +69,7 @@ def peaked(call: attnviz.AttentionCall, height: float = 60.0) -> attnviz.Attenti
     return replace(call, query=call.query * (height / top))
 
 
-def check(call: attnviz.AttentionCall, asked: Asked | None = None, first: int = 1) -> None:
+def check(call: attnviz.AttentionCall, asked: SweepRequest | None = None, first: int = 1) -> None:
     asked = asked or everything(call.shape[2], call.shape[3], first)
     expected = call.sweep(asked, way="reference")
     for way in FAST:
@@ -104,7 +106,7 @@ def test_4096_tokens_with_the_real_tiles(dim: int, monkeypatch: pytest.MonkeyPat
 def test_the_mean_distance_in_pixels_of_peaked_scores() -> None:
     call = peaked(random_call(2500, dim=64))
     places = 16 * positions(2500, 0)
-    asked = Asked(positions=(places, places))
+    asked = SweepRequest(positions=(places, places))
     means = []
     for way in ("streamed", "reference"):
         distance = call.sweep(asked, way=way).distance
@@ -137,12 +139,12 @@ def test_prefixes_of_every_length(first: int) -> None:
 
 
 def test_nothing_but_the_rows() -> None:
-    check(random_call(150), Asked())
-    check(random_call(150), Asked(weights=torch.zeros(1, 150)))
+    check(random_call(150), SweepRequest())
+    check(random_call(150), SweepRequest(weights=torch.zeros(1, 150)))
     none = torch.zeros(150, dtype=torch.bool)
     places = positions(150), positions(150)
-    check(random_call(150), Asked(positions=places, grid=none))
-    check(random_call(150), Asked(positions=places))
+    check(random_call(150), SweepRequest(positions=places, grid=none))
+    check(random_call(150), SweepRequest(positions=places))
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 700), (700, 1), (300, 513), (130, 77)])
@@ -171,7 +173,9 @@ def test_biases_of_every_shape(shape: tuple[int, ...]) -> None:
         check(replace(call, bias=each, causal=True))
 
 
-def of_windows(windows: int, queries: int, keys: int, *, alone: set[str] | None = None) -> Asked:
+def of_windows(
+    windows: int, queries: int, keys: int, *, alone: set[str] | None = None
+) -> SweepRequest:
     """All that a sweep can be asked, otherwise for each window but where `alone` names it."""
     stream = torch.Generator().manual_seed(windows)
     alone = alone or set()
@@ -180,7 +184,7 @@ def of_windows(windows: int, queries: int, keys: int, *, alone: set[str] | None 
         front = () if name in alone else (windows,)
         return torch.rand(*front, *shape, generator=stream)
 
-    return Asked(
+    return SweepRequest(
         query_mask=random("query_mask", queries) > 0.2,
         prefix=random("prefix", keys) > 0.7,
         positions=(9 * random("from", queries, 2), 9 * random("to", keys, 2)),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import attnviz
 from attnviz.batch.copies import AT_ONCE, copies
 from attnviz.batch.jobs import Job, Outcome, Settings
-from attnviz.batch.local import Engine
-from attnviz.batch.resume import Part
+from attnviz.batch.local import LocalEngine
+from attnviz.batch.resume import PendingPart
 from attnviz.batch.work import do
 from attnviz.pipeline import Drawing, Questions
 
@@ -94,14 +94,14 @@ def test_runs_at_once_do_not_see_each_other(tmp_path: Path) -> None:
     expected = [one for job in jobs for one in do([job], plain, settings, tmp_path)]
     torch.set_num_threads(2)
     found: dict[str, Outcome] = {}
-    Engine(
+    LocalEngine(
         replace(plain, module=Keeper(plain.module)),
         settings,
         tmp_path,
         batch=None,
         stop=threading.Event(),
         told=lambda outcome: found.update({outcome.entry.path: outcome}),
-    ).run([[Part(job, None) for job in jobs]])
+    ).run([[PendingPart(job, None) for job in jobs]])
     assert len(found) == len(jobs)
     for one in expected:
         record = found[one.entry.path].record

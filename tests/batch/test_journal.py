@@ -8,15 +8,15 @@ from typing import Any
 import batches
 import pytest
 
-from attnviz.batch.entry import Entry, as_line, digest
+from attnviz.batch.entry import LedgerEntry, as_line, digest
 from attnviz.batch.journal import Journal
 from attnviz.errors import OutputError
 
 PATHS = ["a.png", "b\udcff.png", "c.png"]
 
 
-def entry(path: str, record: dict[str, Any] | None) -> Entry:
-    made = Entry(path, "done", "s", folder=path, file="f", state=(1, 2, 3), size=(4, 5))
+def entry(path: str, record: dict[str, Any] | None) -> LedgerEntry:
+    made = LedgerEntry(path, "done", "s", folder=path, file="f", state=(1, 2, 3), size=(4, 5))
     return made.failed_as("no") if record is None else replace(made, record=digest(as_line(record)))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from attnviz.batch.cluster import Pool, pool_of
 from attnviz.batch.jobs import Job
-from attnviz.batch.resume import Part
+from attnviz.batch.resume import PendingPart
 from attnviz.batch.worker import pack, unpack
 from attnviz.cli import main
 from attnviz.errors import DeviceError, ExitCode, UsageError
@@ -48,7 +48,8 @@ def test_what_does_not_fit_is_told(
 
 def test_windows_travel_as_they_are() -> None:
     window = [
-        Part(Job(f"photos/p{i}\udcff\n.png", f"p{i}", ("sheet.png",)), None) for i in range(9)
+        PendingPart(Job(f"photos/p{i}\udcff\n.png", f"p{i}", ("sheet.png",)), None)
+        for i in range(9)
     ]
     assert unpack(pack(window)) == window
 

@@ -11,7 +11,7 @@ from PIL import Image
 import attnviz
 from attnviz.comparison.compare import Comparison
 from attnviz.comparison.pictures import (
-    Drawing,
+    ComparisonDrawing,
     differences,
     overlays,
     write_arrays,
@@ -40,19 +40,19 @@ def test_pictures_have_exactly_the_size_of_the_photograph() -> None:
 
 def test_where_sides_are_alike_the_middle_of_the_colours_lies_on_grey() -> None:
     same = comparison(0, 0)
-    (image,) = differences(same, Drawing(alpha=1.0)).values()
+    (image,) = differences(same, ComparisonDrawing(alpha=1.0)).values()
     colours = np.unique(np.asarray(image).reshape(-1, 3), axis=0)
     assert len(colours) == 1
     assert np.ptp(colours.astype(int)) <= 2  # RdBu_r is white there, and a little grey
     assert colours.min() > 240
-    (image,) = differences(same, Drawing(alpha=0.0)).values()
+    (image,) = differences(same, ComparisonDrawing(alpha=0.0)).values()
     grey = np.asarray(PICTURE.image().convert("L"))
     assert (np.asarray(image) == grey[..., None]).all()
 
 
 def test_what_a_side_has_beyond_the_first_is_red_and_what_it_lacks_blue() -> None:
     both = comparison(0, 1)
-    (image,) = differences(both, Drawing(alpha=1.0, interpolation="nearest")).values()
+    (image,) = differences(both, ComparisonDrawing(alpha=1.0, interpolation="nearest")).values()
     red, _, blue = np.moveaxis(np.asarray(image).astype(int), 2, 0)
     less, cells = both.difference(1), both.sides[0].placement
     for row, column in np.argwhere(abs(less) > 0.1):
@@ -72,7 +72,7 @@ def test_what_one_did_not_see_is_hatched_in_both_orders() -> None:
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_files_are_what_the_record_says(tmp_path: Path, kind: str) -> None:
     three = comparison(0, 1, 2)
-    record, paths, sheet = write_comparison(three, tmp_path, Drawing(format=kind))  # type: ignore[arg-type]
+    record, paths, sheet = write_comparison(three, tmp_path, ComparisonDrawing(format=kind))  # type: ignore[arg-type]
     assert [path.name for path in paths] == [
         *(f"compare-{number}.{kind}" for number in range(3)),
         *(f"difference-{number}.{kind}" for number in (1, 2)),
@@ -93,7 +93,7 @@ def test_the_record_says_null_where_a_number_is_not_defined(tmp_path: Path) -> N
     flat = attnviz.load_model("random", heads=2, size=48, patch=8, weights=str(weights))
     maps = attnviz.explain(attnviz.observe(PICTURE, flat))
     both = attnviz.compare(maps, maps)
-    record, *_ = write_comparison(both, tmp_path / "out", Drawing())
+    record, *_ = write_comparison(both, tmp_path / "out", ComparisonDrawing())
     (pair,) = record.data()["pairs"]
     numbers = {"spearman": None, "pearson": None, "jaccard60": None}
     assert pair == {"first": 0, "second": 1, **numbers, "cells": 35, "file": "difference-1.png"}
@@ -104,9 +104,9 @@ def test_fewer_sides_leave_nothing_of_more_and_nothing_else_is_touched(tmp_path:
     foreign = ["compare-9.png", "difference-1.gif", "sheet.png", "notes.txt"]
     for name in foreign:
         (tmp_path / name).touch()
-    write_comparison(comparison(0, 1, 2), tmp_path, Drawing())
+    write_comparison(comparison(0, 1, 2), tmp_path, ComparisonDrawing())
     write_arrays(comparison(0, 1, 2), tmp_path)
-    _, paths, _ = write_comparison(comparison(0, 1), tmp_path, Drawing(format="webp"))
+    _, paths, _ = write_comparison(comparison(0, 1), tmp_path, ComparisonDrawing(format="webp"))
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == sorted([*foreign, *(path.name for path in paths)])
 
@@ -124,20 +124,20 @@ def test_arrays_are_what_is_compared(tmp_path: Path) -> None:
 def test_more_than_six_sides_go_on_in_further_rows(tmp_path: Path) -> None:
     sizes = []
     for count in (2, 6, 7):
-        _, _, sheet = write_comparison(comparison(*range(count)), tmp_path, Drawing())
+        _, _, sheet = write_comparison(comparison(*range(count)), tmp_path, ComparisonDrawing())
         sizes.append(sheet.size)
     assert sizes[0][1] == sizes[1][1] < sizes[2][1]
     assert sizes[0][0] < sizes[1][0] == sizes[2][0]
 
 
 def test_the_sheet_has_a_bar_of_each_kind_of_colours(tmp_path: Path) -> None:
-    _, _, sheet = write_comparison(comparison(0, 1), tmp_path, Drawing())
+    _, _, sheet = write_comparison(comparison(0, 1), tmp_path, ComparisonDrawing())
     pixels = np.asarray(sheet)
-    for style in Drawing().styles():
+    for style in ComparisonDrawing().styles():
         for end in (style.colours[0], style.colours[-1]):
             assert (pixels == end).all(-1).sum() >= 8
 
 
 def test_a_colour_map_that_is_none_is_named_with_its_option() -> None:
     with pytest.raises(attnviz.AttnvizError, match="--diverging 'Rosy' is none"):
-        Drawing(diverging="Rosy").styles()
+        ComparisonDrawing(diverging="Rosy").styles()

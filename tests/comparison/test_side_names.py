@@ -6,13 +6,13 @@ import pytest
 
 import attnviz
 from attnviz.comparison.naming import heads, names, shared
-from attnviz.comparison.sides import Side, sides_of
+from attnviz.comparison.sides import ComparisonSide, sides_of
 from attnviz.images import Picture
 
 PICTURE = Picture("grey.png", np.full((48, 48, 3), 99, dtype=np.uint8))
 
 
-def sides(spec: str = "tiny", *, random: bool = False, **asked: Any) -> list[Side]:
+def sides(spec: str = "tiny", *, random: bool = False, **asked: Any) -> list[ComparisonSide]:
     model = attnviz.load_model(spec, size=48, random_weights=random)
     seen = attnviz.observe(PICTURE, model, layers="all")
     return sides_of(attnviz.explain(seen, **asked))

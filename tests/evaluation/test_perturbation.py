@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import attnviz
 from attnviz.errors import ModelError
 from attnviz.evaluation import perturbation
-from attnviz.evaluation.perturbation import Shown, perturb, predictor, shown, upsample
+from attnviz.evaluation.perturbation import PerturbationInput, perturb, predictor, shown, upsample
 from attnviz.geometry import Box, Fit, place
 from attnviz.images import Picture
 
@@ -23,19 +23,19 @@ PERFECT = np.tile(SIDE - X, (SIDE, 1)).astype(np.float64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def made(side: int = SIDE, padding: int = 0) -> Shown:
+def made(side: int = SIDE, padding: int = 0) -> PerturbationInput:
     """A picture of noise, in the middle of an input of zeros."""
     whole = torch.zeros(3, side + 2 * padding, side)
     picture = torch.rand(3, side, side, generator=torch.manual_seed(0)) + 0.1
     whole[:, padding : padding + side] = picture
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
-    return Shown(whole, 0, padding, picture, mean, std)
+    return PerturbationInput(whole, 0, padding, picture, mean, std)
 
 
 class Quarter:
     """Says class 1 with the probability 0.1 + 0.8·(share of the left quarter that is as it was)."""
 
-    def __init__(self, seen: Shown) -> None:
+    def __init__(self, seen: PerturbationInput) -> None:
         self.own = seen.input
         self.batches: list[int] = []
 

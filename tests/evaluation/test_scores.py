@@ -13,9 +13,9 @@ from PIL import Image
 
 import attnviz
 from attnviz.evaluation.objects import load_objects, on_tokens
-from attnviz.evaluation.scores import Judge, Score
+from attnviz.evaluation.scores import MapScorer, Score
 from attnviz.geometry import Fit, TokenGrid
-from attnviz.pipeline import Answer, Explanation, Question
+from attnviz.pipeline import Answer, Explanation, ResolvedQuestion
 
 RED, GREEN = (200, 0, 0), (0, 160, 0)
 
@@ -44,7 +44,7 @@ def explanation(seen: attnviz.Observation, *maps: dict[int, float], layer: int =
         values = np.zeros(16, dtype=np.float32)
         values[list(weights)] = list(weights.values())
         answers.append(answer(seen, values.reshape(4, 4), layer=layer, head=head))
-    return Explanation(seen, (Question(answers[0].query),), "attention", tuple(answers))
+    return Explanation(seen, (ResolvedQuestion(answers[0].query),), "attention", tuple(answers))
 
 
 def answer(seen: attnviz.Observation, values: NDArray[np.float32], **where: int) -> Answer:
@@ -157,7 +157,7 @@ def test_truth_is_found_once_for_all_layers_of_a_grid(
     maps = explanation(seen, {0: 1.0})
     both = replace(maps, answers=(*maps.answers, replace(maps.answers[0], layer=1)))
     objects = load_objects(str(mask), width=64, height=64)
-    judge = Judge(seen, objects)
+    judge = MapScorer(seen, objects)
     assert len(judge.maps(both)) == 6
     assert len(judge.trivial(both)) == 4
     assert calls == [1]

@@ -9,11 +9,11 @@ from attnviz.errors import AttnvizError
 from attnviz.evaluation import metrics_of, parse_groups, store
 from attnviz.evaluation.scores import Score
 from attnviz.evaluation.store import Store
-from attnviz.evaluation.summary import Entry, as_data, from_data, summarise
+from attnviz.evaluation.summary import SummaryEntry, as_data, from_data, summarise
 from attnviz.identity import key_of
 
 
-def entry(name: str, *values: float, model: str = "m", layers: int = 1) -> Entry:
+def entry(name: str, *values: float, model: str = "m", layers: int = 1) -> SummaryEntry:
     """A picture with a head, the mean and a Gaussian in each layer; `values` are their AUCs."""
     head, mean, gaussian = values
     scores = []
@@ -24,7 +24,7 @@ def entry(name: str, *values: float, model: str = "m", layers: int = 1) -> Entry
             Score("gaussian", None, layer, None, {"auc": gaussian}),
             Score("saliency", None, layer, None, {"auc": gaussian + layer}),
         ]
-    return Entry(name, "mask.png", model, "pretrained", tuple(scores))
+    return SummaryEntry(name, "mask.png", model, "pretrained", tuple(scores))
 
 
 def test_rows_are_means_over_pictures_with_intervals() -> None:
@@ -116,7 +116,7 @@ def test_groups_are_what_masks_allow() -> None:
 
 
 def test_no_number_is_lost_where_a_map_is_in_some_pictures_only() -> None:
-    lonely = Entry("b", None, "m", "pretrained", entry("b", 0.4, 0.6, 0.5).scores[1:])
+    lonely = SummaryEntry("b", None, "m", "pretrained", entry("b", 0.4, 0.6, 0.5).scores[1:])
     rows = summarise([entry("a", 0.2, 0.5, 0.7), lonely], ["auc"])
     assert [row.pictures for row in rows] == [1, 2, 2, 2]
     means = [row.metrics["auc"] for row in rows]

@@ -7,7 +7,7 @@ from method_models import NAMES, Seen, close, readings, seen
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError
 from attnviz.methods.gradients import gradient_attention, gradient_rollout, legrad, relevance
 
@@ -107,7 +107,7 @@ def test_gradients_of_every_kind_of_call(kind: str) -> None:
     (output.sin() * torch.randn_like(output)).sum().backward()  # type: ignore[no-untyped-call]
     assert a.grad is not None
     assert output.grad is not None
-    reading = Reading.of(replace(call, gradient=output.grad.float()), torch.eye(N)[:3])
+    reading = LayerInput.of(replace(call, gradient=output.grad.float()), torch.eye(N)[:3])
     reading = replace(reading, queries=replace(reading.queries, taking_part=part))
     a_part, found = a.detach() * part[:, None, :, None], relevance([reading, reading])
     one = torch.eye(N, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_gradients_of_every_kind_of_call(kind: str) -> None:
 
 
 def test_a_layer_without_a_score_is_refused() -> None:
-    reading = Reading.of(replace(seen("vit").calls[0], gradient=None), torch.eye(16)[:1])
+    reading = LayerInput.of(replace(seen("vit").calls[0], gradient=None), torch.eye(16)[:1])
     for method in (gradient_rollout, relevance, legrad):
         with pytest.raises(RecordingError, match="gradient"):
             method([reading])

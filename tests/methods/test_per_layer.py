@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from method_models import NAMES, close, readings, seen
 
 from attnviz.attention import AttentionCall
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError, UsageError
 from attnviz.methods import values
 from attnviz.methods.mass import mass, smallest_set
@@ -43,14 +43,14 @@ def test_value_norms_of_heads_that_cancel_and_of_one_head() -> None:
     torch.manual_seed(2)
     q, k, v = torch.randn(3, 2, 1, 9, 4).unbind()
     w = torch.randn(1, 4, 11)
-    one = Reading.of(AttentionCall(q, k, v, 0.5, projection=w), questions(9))
+    one = LayerInput.of(AttentionCall(q, k, v, 0.5, projection=w), questions(9))
     close(value_norm_sum(one), value_norm(one).double())
     two = [x.repeat(1, 2, 1, 1) for x in (q, k, v)]
     twice = AttentionCall(two[0], two[1], two[2], 0.5)
     against = replace(twice, projection=torch.cat([w, -w]))
-    assert value_norm_sum(Reading.of(against, questions(9))).abs().max() < 1e-6
+    assert value_norm_sum(LayerInput.of(against, questions(9))).abs().max() < 1e-6
     grouped = replace(twice, key=k, value=v, projection=torch.cat([w, w]))
-    found = value_norm_sum(Reading.of(grouped, one.weights[0]))
+    found = value_norm_sum(LayerInput.of(grouped, one.weights[0]))
     close(found, 2 * value_norm(one).double())
 
 
@@ -59,16 +59,16 @@ def test_value_norms_that_cannot_be_are_refused() -> None:
     mixed = replace(call, mixing=(torch.eye(4), None))
     for method in (value_norm, value_norm_sum):
         with pytest.raises(RecordingError, match="projection"):
-            method(Reading.of(replace(call, projection=None), questions(16)))
+            method(LayerInput.of(replace(call, projection=None), questions(16)))
         with pytest.raises(RecordingError, match="mixes"):
-            method(Reading.of(mixed, questions(16)))
+            method(LayerInput.of(mixed, questions(16)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_received(name: str) -> None:
     model = seen(name)
     for number, call in enumerate(model.calls):
-        reading = Reading.of(call, torch.eye(call.shape[2])[:1])
+        reading = LayerInput.of(call, torch.eye(call.shape[2])[:1])
         close(received(reading)[:, 0], model.attentions[number].mean(2))
 
 
@@ -79,9 +79,9 @@ def test_similarity(name: str) -> None:
         weights = questions(call.shape[2]) if call.shape[2] > 1 else torch.ones(1, 1)
         if call.shape[2] == 1:
             with pytest.raises(RecordingError, match="no keys"):
-                similarity(Reading.of(call, weights))
+                similarity(LayerInput.of(call, weights))
             continue
-        reading = Reading.of(call, weights, model.tokens[number])
+        reading = LayerInput.of(call, weights, model.tokens[number])
         asked = reading.weights.double()
         close(similarity(reading), oracle.cosine(call.key.double(), asked))
         expected = oracle.cosine(model.tokens[number].double(), asked)
@@ -93,7 +93,7 @@ def test_similarity(name: str) -> None:
 def test_similarity_of_keys_that_heads_share_and_of_windows() -> None:
     torch.manual_seed(3)
     q, k = torch.randn(3, 4, 8, 5), torch.randn(3, 2, 8, 5)
-    reading = Reading.of(AttentionCall(q, k, k, 1.0), torch.full((1, 8), 1 / 24))
+    reading = LayerInput.of(AttentionCall(q, k, k, 1.0), torch.full((1, 8), 1 / 24))
     repeated = k.repeat_interleave(2, 1).double()
     close(similarity(reading), oracle.cosine(repeated, reading.weights.double()))
     windows = replace(reading, key_cells=24)
@@ -128,7 +128,7 @@ def test_mass_agrees_with_area60(weights: list[float], keep: float) -> None:
 
 
 def test_mass_is_of_the_attention() -> None:
-    reading = Reading.of(seen("vit").calls[0], questions(16))
+    reading = LayerInput.of(seen("vit").calls[0], questions(16))
     assert torch.equal(mass(reading, keep=0.3), reading.received())
     for keep in (0.0, 1.5):
         with pytest.raises(UsageError, match="share"):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from method_models import NAMES, close, readings, seen
 
-from attnviz.attention import AttentionCall, carry, fused
-from attnviz.attention.reading import Reading
+from attnviz.attention import AttentionCall, carry, head_fusion
+from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError, UsageError
 from attnviz.methods.rollout import rollout
 
@@ -85,20 +85,20 @@ def test_every_kind_of_call(kind: str, discard: float) -> None:
         layers = [replace(c, query=c.query.bfloat16(), key=c.key.bfloat16()) for c in layers]
     for fusion in ("mean", "max", "min"):
         expected = questions(N).double() @ oracle.rollout(matrices(layers), fusion, discard)
-        asked = [Reading.of(call, questions(N)) for call in layers]
+        asked = [LayerInput.of(call, questions(N)) for call in layers]
         found = rollout(asked, fusion=fusion, discard=discard)[:, :, 0]
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_other_devices_take_all_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused.Fused, "on_cpu", property(lambda _: False))
-    monkeypatch.setattr(fused, "LARGE", 2 * 3 * N * 11)  # 11 rows at a time
+    monkeypatch.setattr(head_fusion.MergedHeads, "on_cpu", property(lambda _: False))
+    monkeypatch.setattr(head_fusion, "LARGE", 2 * 3 * N * 11)  # 11 rows at a time
     monkeypatch.setattr(carry, "HELD", 0)
     layers = calls()
     for discard in (0.0, 0.8):
         for fusion in ("mean", "max"):
             expected = questions(N).double() @ oracle.rollout(matrices(layers), fusion, discard)
-            asked = [Reading.of(call, questions(N)) for call in layers]
+            asked = [LayerInput.of(call, questions(N)) for call in layers]
             found = rollout(asked, fusion=fusion, discard=discard)[:, :, 0]
             torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
 
@@ -112,14 +112,14 @@ def test_blocks_and_threads_change_nothing(
     torch.set_num_threads(threads)
     monkeypatch.setattr(carry, "INLINE", 1)
     monkeypatch.setattr(carry, "HELD", held)
-    monkeypatch.setattr(fused, "PANEL", 1)  # 16 rows at a time
-    monkeypatch.setattr(fused, "TILE", 2 * 16 * N)  # two heads at a time
+    monkeypatch.setattr(head_fusion, "PANEL", 1)  # 16 rows at a time
+    monkeypatch.setattr(head_fusion, "TILE", 2 * 16 * N)  # two heads at a time
     try:
         layers = calls()
         for discard in (0.0, 0.8):
             for fusion in ("mean", "max"):
                 expected = questions(N).double() @ oracle.rollout(matrices(layers), fusion, discard)
-                asked = [Reading.of(call, questions(N)) for call in layers]
+                asked = [LayerInput.of(call, questions(N)) for call in layers]
                 found = rollout(asked, fusion=fusion, discard=discard)[:, :, 0]
                 torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
     finally:
@@ -128,14 +128,14 @@ def test_blocks_and_threads_change_nothing(
 
 def test_uniform_layers() -> None:
     uniform = [replace(c, query=torch.zeros_like(c.query)) for c in calls(5)]
-    found = rollout([Reading.of(c, torch.eye(N)) for c in uniform])[:, :, 0]
+    found = rollout([LayerInput.of(c, torch.eye(N)) for c in uniform])[:, :, 0]
     expected = (1 - 2**-5) / N + 2**-5 * torch.eye(N, dtype=torch.float64)
     close(found, expected.expand(2, -1, -1))
 
 
 def test_ties_with_the_threshold_stay() -> None:
     same = [replace(c, query=torch.zeros_like(c.query)) for c in calls(1)]
-    found = rollout([Reading.of(c, torch.eye(N)[1:2]) for c in same], discard=0.9)
+    found = rollout([LayerInput.of(c, torch.eye(N)[1:2]) for c in same], discard=0.9)
     close(found[0, 0], 0.5 / N + 0.5 * torch.eye(N, dtype=torch.float64)[1:2])
 
 
@@ -146,11 +146,11 @@ def test_the_threshold_is_the_order_statistic(
 ) -> None:
     monkeypatch.setattr(carry, "HELD", held)
     call = calls(1, heads=2, tokens=300)[0]
-    whole = fused.Fused(call, "max")
+    whole = head_fusion.MergedHeads(call, "max")
     found = carry.discarding(whole, share).least
     assert found is not None
     for part in whole.parts(256):
-        rows = [part.matrix(r).clone() for r in fused.chunks(torch.arange(300), 256)]
+        rows = [part.matrix(r).clone() for r in head_fusion.chunks(torch.arange(300), 256)]
         ordered = torch.cat(rows, 1).flatten(1).sort(1).values
         assert torch.equal(found[part.items], ordered[:, int(share * 300**2)])
 
@@ -158,8 +158,10 @@ def test_the_threshold_is_the_order_statistic(
 def test_what_cannot_be_merged_is_refused() -> None:
     few, many = calls(1), calls(1, tokens=N + 1)
     with pytest.raises(RecordingError, match="differ"):
-        rollout([Reading.of(few[0], torch.eye(N)[:1]), Reading.of(many[0], torch.eye(N + 1)[:1])])
-    one = [Reading.of(few[0], torch.eye(N)[:1])]
+        rollout(
+            [LayerInput.of(few[0], torch.eye(N)[:1]), LayerInput.of(many[0], torch.eye(N + 1)[:1])]
+        )
+    one = [LayerInput.of(few[0], torch.eye(N)[:1])]
     with pytest.raises(UsageError, match="median"):
         rollout(one, fusion="median")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"1\.5"):

@@ -19,7 +19,7 @@ import attnviz
 from attnviz import statistics
 from attnviz.attention import call as calls
 from attnviz.attention import rowwise
-from attnviz.attention.reading import Reading, Side
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.statistics import values
 from attnviz.statistics.tokens import Token
 
@@ -28,12 +28,16 @@ WHOLE = np.concatenate([[-1] * 3, np.arange(ROWS * COLUMNS), [-1] * 2])[None]
 WINDOWS = layers.windows(ROWS, COLUMNS, side=4, shift=1)
 
 
-def side(cells: NDArray[np.int64], columns: int, part: NDArray[np.bool_] | None = None) -> Side:
+def side(
+    cells: NDArray[np.int64], columns: int, part: NDArray[np.bool_] | None = None
+) -> LayerTokens:
     """Tokens of cells of 16 pixels, (windows, tokens); False cells of `part` take no part."""
     places = 16 * np.stack([cells % columns + 0.5, cells // columns + 0.5], axis=-1)
     places[cells < 0] = 1e6  # nothing of it may be used
     kept = np.ones(cells.shape, dtype=np.bool_) if part is None else (cells < 0) | part[cells]
-    return Side(torch.from_numpy(cells), torch.from_numpy(places).float(), torch.from_numpy(kept))
+    return LayerTokens(
+        torch.from_numpy(cells), torch.from_numpy(places).float(), torch.from_numpy(kept)
+    )
 
 
 def layer(
@@ -47,7 +51,7 @@ def layer(
     bias: str = "none",
     dtype: torch.dtype = torch.float32,
     **more: Any,
-) -> Reading:
+) -> LayerInput:
     """A reading of random tensors that knows of everything there is to know."""
     torch.manual_seed(len(queries) + heads)
     keys = queries if keys is None else keys
@@ -78,13 +82,13 @@ def layer(
     tokens = torch.randn(batch, n, 13).to(dtype)
     tokens[-1, 5 % n] *= 40
     uniform = torch.full((batch, 1, n), 1 / (batch * n))
-    return Reading(call, of_queries, of_keys, uniform, int(keys.max()) + 1, tokens)
+    return LayerInput(call, of_queries, of_keys, uniform, int(keys.max()) + 1, tokens)
 
 
 PART = np.arange(ROWS * COLUMNS) % 4 != 1
 POOL = np.array([[-1, -1]])
 MIXING = torch.linspace(-1, 1, 12).view(3, 4)
-READINGS: dict[str, Callable[[], Reading]] = {
+READINGS: dict[str, Callable[[], LayerInput]] = {
     "plain": layer,
     "one head": lambda: layer(heads=1),
     "masked": lambda: layer(part=PART, bias="mask"),
@@ -101,14 +105,14 @@ READINGS: dict[str, Callable[[], Reading]] = {
     "pyramid": lambda: layer(WHOLE, np.arange(12)[None], bias="per head"),
     "pool": lambda: layer(POOL, WHOLE),
     "mixed": lambda: layer(outputs=3, mixing=(MIXING, torch.ones(3))),
-    "nowhere": lambda: Reading.of(layer().call, torch.eye(WHOLE.size)[:1]),
+    "nowhere": lambda: LayerInput.of(layer().call, torch.eye(WHOLE.size)[:1]),
 }
 
 
 class Brute:
     """The stitched matrix of a reading in float64, and what the formulas are of."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: LayerInput) -> None:
         call = reading.call
         batch, heads, n, m = call.shape
         bias = torch.zeros(call.shape, dtype=torch.float64)
@@ -139,7 +143,7 @@ class Brute:
         self.mixing = mixing.double().numpy()
 
     @staticmethod
-    def where(of: Side) -> NDArray[np.float64]:
+    def where(of: LayerTokens) -> NDArray[np.float64]:
         return of.positions.flatten(0, 1).double().numpy()
 
     @staticmethod
@@ -242,13 +246,15 @@ def test_high_norms_are_those_of_the_tokens_that_take_part(kind: str) -> None:
     )
 
 
-def known(a: Tensor, **more: Any) -> Reading:
+def known(a: Tensor, **more: Any) -> LayerInput:
     """A reading whose weights are a given (H, N, N), of tokens in a row."""
     cells = torch.arange(a.shape[2])[None].numpy()
     key = torch.eye(a.shape[2]).expand(1, len(a), -1, -1)
     call = attnviz.AttentionCall(a.log()[None], key, key, 1.0, **more)
     tokens = side(cells, a.shape[2])
-    return Reading(call, tokens, tokens, torch.full((1, 1, a.shape[1]), 1 / a.shape[1]), a.shape[2])
+    return LayerInput(
+        call, tokens, tokens, torch.full((1, 1, a.shape[1]), 1 / a.shape[1]), a.shape[2]
+    )
 
 
 def one_hot(columns: Tensor) -> Tensor:
@@ -363,7 +369,7 @@ def test_importance_is_the_slope_of_a_factor_on_the_head() -> None:
     score = (factor[:, None, None] * output).sum(1).tanh().square().sum()
     slope, gradient = torch.autograd.grad(score, (factor, output))
     call = attnviz.AttentionCall(q.float(), k.float(), v.float(), 0.7, gradient=gradient.float())
-    found = statistics.more(Reading.of(call, torch.eye(20)[:1])).numbers["importance"]
+    found = statistics.more(LayerInput.of(call, torch.eye(20)[:1])).numbers["importance"]
     close(found, slope.abs().numpy())
     close(found, (gradient * output.detach()).sum((0, 2, 3)).abs().numpy())
 
@@ -371,7 +377,7 @@ def test_importance_is_the_slope_of_a_factor_on_the_head() -> None:
 def test_a_larger_matrix_in_its_own_blocks() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 4, 700, 16).unbind()
-    reading = Reading.of(attnviz.AttentionCall(q, k, k, 0.5), torch.eye(700)[:1])
+    reading = LayerInput.of(attnviz.AttentionCall(q, k, k, 0.5), torch.eye(700)[:1])
     a = (q.double() @ k.double().mT * 0.5).softmax(-1)[0]
     found = statistics.more(reading)
     flat = torch.nn.functional.normalize(a.flatten(1), dim=1)

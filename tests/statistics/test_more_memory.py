@@ -10,18 +10,18 @@ CODE = """
 import re, torch, attnviz
 from pathlib import Path
 from attnviz import statistics
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 
 def ask(n):
     q, k, v, g = torch.randn(4, 1, 2, n, 16).unbind()
     w = torch.randn(2, 16, 32)
     call = attnviz.AttentionCall(q, k, v, 0.25, gradient=g, projection=w)
     places = torch.arange(2 * n).view(1, n, 2).float()
-    side = attnviz.attention.reading.Side(
+    side = attnviz.attention.layer_input.LayerTokens(
         torch.arange(n)[None], places, torch.ones(1, n, dtype=torch.bool)
     )
     weights = torch.full((1, 1, n), 1 / n)
-    statistics.more(Reading(call, side, side, weights, n, torch.randn(1, n, 8)))
+    statistics.more(LayerInput(call, side, side, weights, n, torch.randn(1, n, 8)))
 
 def status(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

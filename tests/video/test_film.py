@@ -19,7 +19,7 @@ from attnviz.cli import main
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
 from attnviz.pipeline import Drawing, Questions
-from attnviz.video.asking import Asked
+from attnviz.video.clip_request import ClipRequest
 from attnviz.video.film import make_film
 
 SIZE = 64
@@ -114,7 +114,10 @@ def film(
     model = attnviz.load_model("random", heads=3, size=48)
     asked = Questions(**questions)  # type: ignore[arg-type]
     make_film(
-        Asked(clips.open_clip(source), model, asked), out, drawing or Drawing(), told=lambda _: None
+        ClipRequest(clips.open_clip(source), model, asked),
+        out,
+        drawing or Drawing(),
+        told=lambda _: None,
     )
     alone = [
         attnviz.explain(attnviz.observe(frame.picture, model), heads=asked.heads)
@@ -166,7 +169,7 @@ def test_heads_have_a_scale_each_unless_one_is_asked_for(tmp_path: Path) -> None
     for scale in ("head", "layer", "all", "log"):
         records: list[object] = []
         make_film(
-            Asked(clips.open_clip(source), model, Questions()),
+            ClipRequest(clips.open_clip(source), model, Questions()),
             tmp_path / "b.mp4",
             Drawing(scale=scale),
             told=records.append,
@@ -190,7 +193,7 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
     clip, model = clips.open_clip(source), attnviz.load_model(head="class", size=32)
     records: list[object] = []
     asked = Questions(methods=("gradient-attention",))
-    make_film(Asked(clip, model, asked), tmp_path / "b.mp4", Drawing(), told=records.append)
+    make_film(ClipRequest(clip, model, asked), tmp_path / "b.mp4", Drawing(), told=records.append)
     alone = [
         attnviz.explain(
             attnviz.observe(frame.picture, model, gradients=True), method="gradient-attention"
@@ -211,7 +214,7 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
 def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnviz.video.asking.TOGETHER", 4)
+    monkeypatch.setattr("attnviz.video.clip_request.TOGETHER", 4)
     alive: weakref.WeakSet[clips.Frame] = weakref.WeakSet()
     real, most = clips.Frame.__init__, {"count": 0}
 
@@ -226,7 +229,7 @@ def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
         most["count"] = 0
         film_of = make_clip(tmp_path / f"{count}.mp4", count)
         model = attnviz.load_model("random", heads=1, size=32)
-        asked = Asked(clips.open_clip(film_of), model, Questions())
+        asked = ClipRequest(clips.open_clip(film_of), model, Questions())
         make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None)
         counts.append(most["count"])
     assert max(counts) <= 40
@@ -235,7 +238,7 @@ def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
 
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     model = attnviz.load_model("random", heads=1, size=32)
-    asked = Asked(clips.open_clip(make_clip(tmp_path / "a.mp4", 2)), model, Questions())
+    asked = ClipRequest(clips.open_clip(make_clip(tmp_path / "a.mp4", 2)), model, Questions())
     with pytest.raises(attnviz.AttnvizError, match=r"b\.mp4: cannot be written"):
         make_film(asked, tmp_path / "gone" / "b.mp4", Drawing(), told=lambda _: None)
 
@@ -246,7 +249,7 @@ def test_a_query_beside_the_frame_is_found_before_the_model_runs(
     model = attnviz.load_model("random", heads=1, size=32)
     monkeypatch.setattr(model.module, "forward", lambda *_: pytest.fail("it ran"))
     clip = clips.open_clip(make_clip(tmp_path / "a.mp4", 2))
-    asked = Asked(clip, model, Questions(queries=("500,500",)))
+    asked = ClipRequest(clip, model, Questions(queries=("500,500",)))
     with pytest.raises(UsageError, match="outside the picture, which is 64x48"):
         make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
@@ -263,7 +266,7 @@ def test_a_frame_looks_like_the_clip_where_nothing_is_laid_over_it(tmp_path: Pat
 def test_a_clip_that_is_changed_meanwhile_is_an_error(tmp_path: Path, count: int) -> None:
     source = make_clip(tmp_path / "a.mp4", 5)
     model = attnviz.load_model("random", heads=1, size=32)
-    asked = Asked(clips.open_clip(source), model, Questions())
+    asked = ClipRequest(clips.open_clip(source), model, Questions())
 
     def progress(done: int, _: int) -> None:
         if done == 5:
@@ -281,7 +284,9 @@ def test_what_is_masked_takes_no_part_in_any_frame(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "mask.png")
     records: list[object] = []
     model = attnviz.load_model("random", heads=1, size=64)
-    asked = Asked(clips.open_clip(source), model, Questions(), mask=str(tmp_path / "mask.png"))
+    asked = ClipRequest(
+        clips.open_clip(source), model, Questions(), mask=str(tmp_path / "mask.png")
+    )
     make_film(asked, tmp_path / "b.mp4", Drawing(), told=records.append)
     assert len({record.tokens.masked for record in records}) == 1  # type: ignore[attr-defined]
     for record, pixels in zip(records, read_film(tmp_path / "b.mp4").pictures, strict=True):

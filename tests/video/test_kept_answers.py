@@ -10,7 +10,7 @@ import pytest
 
 import attnviz
 from attnviz.drawing.scale import parse_scale
-from attnviz.video.kept import Kept
+from attnviz.video.map_spool import MapSpool
 
 
 def explanations(count: int) -> list[attnviz.Explanation]:
@@ -27,7 +27,7 @@ def explanations(count: int) -> list[attnviz.Explanation]:
 
 def test_what_is_kept_comes_back_and_spans_what_it_spanned(tmp_path: Path) -> None:
     asked = explanations(4)
-    with Kept.beside(tmp_path / "out.mp4") as kept:
+    with MapSpool.beside(tmp_path / "out.mp4") as kept:
         for one in asked:
             kept.add(one)
         assert list(tmp_path.iterdir()) == []  # no name that a broken run could leave behind
@@ -56,6 +56,6 @@ def test_what_is_kept_of_a_frame_is_as_large_as_its_maps(
 
     monkeypatch.setattr(pickle, "dump", dump)
     (one,) = explanations(1)
-    with Kept.beside(tmp_path / "out.mp4") as kept:
+    with MapSpool.beside(tmp_path / "out.mp4") as kept:
         kept.add(one)
     assert sizes[0] < one.maps.nbytes + 4000

@@ -1,23 +1,25 @@
 """Watching a running model: `record`, and how it sees every attention call.
 
-operation   one operation, as PyTorch's dispatcher shows it
-known       what is known of tensors, by the memory that they look at
-kernels     fused attention, read by the names of its arguments
-follow      attention written by hand, followed from q·kᵀ to the output
-outputs     what becomes of an output: heads, projection, LayerScale
-products    q·kᵀ, and what becomes of it up to the softmax
-terms       the same in the terms of an attention call
-axes        which axes the dimensions of a view are
-positions     where in the picture every token comes from
-shelf       what is kept
-gradients   where calls stand in autograd's graph
-blocks      the parts of a model's stack, one for each call
-tail        what a model says when it ends with one of them
-lrp         relevance of tokens, propagated back through autograd's graph
-rules       how it goes through one operation
-patterns    what several operations make together: norms, and gates made of their input
-recorded    what is given back
-record      the door
+record             the entry point, and the watcher in PyTorch's dispatcher
+operation          one operation, as the dispatcher shows it
+tensor_registry    what is known of tensors, by the memory that they look at
+kernels            fused attention, read by the names of its arguments
+attention_tracker  attention written by hand, followed from q·kᵀ to the output
+score_graph        q·kᵀ, and what becomes of it up to the softmax
+to_call            the same in the terms of an attention call
+axes               which axes the dimensions of a view are
+outputs            what becomes of an output: heads, projection, LayerScale
+joining            calls that are pieces of one attention, put together
+token_positions    where in the picture every token comes from
+position_rules     what every operator does to positions; position_windows, position_math
+call_store         which calls are kept
+gradients          where calls stand in autograd's graph
+blocks             the parts of a model's stack, one for each call
+tail               what a model says when it ends with one of them
+lrp                relevance of tokens, propagated back through autograd's graph
+rules              how it goes through one operation
+patterns           what several operations make together: norms, and gates made of their input
+recorded           what is given back
 """
 
 from attnviz.attention.recording.blocks import Block

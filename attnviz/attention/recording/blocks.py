@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from attnviz.attention.recording.known import own, shares_memory
+from attnviz.attention.recording.tensor_registry import clone_if_aliased, shares_memory
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ class Blocks:
             if self._graph:  # a copy would stand outside of the graph
                 self.spoiled.add(number)
             else:
-                given, made = (own(each, tensor) for each in kept)
+                given, made = (clone_if_aliased(each, tensor) for each in kept)
                 self.found[number] = replace(block, input=given, output=made)
         if not self._graph:
-            self._open = [replace(each, tokens=own(each.tokens, tensor)) for each in self._open]
+            self._open = [
+                replace(each, tokens=clone_if_aliased(each.tokens, tensor)) for each in self._open
+            ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording.gradients import JoinedTrace, Lay, Trace
 from attnviz.attention.recording.joining import Axis, join_calls, join_summed
-from attnviz.attention.recording.known import Known, own
+from attnviz.attention.recording.tensor_registry import TensorRegistry, clone_if_aliased
 
 Describe = Callable[[AttentionCall], Any]
 
@@ -64,7 +64,7 @@ class CallStore:
 
     def __post_init__(self) -> None:
         self._made: list[_Entry] = []
-        self._memory: Known[set[int]] = Known()
+        self._memory: TensorRegistry[set[int]] = TensorRegistry()
 
     def add(self, call: AttentionCall, trace: Trace, may_be_joined: MayBeJoined) -> int:
         """Keep a call if it is wanted; returns its number among all that were made."""
@@ -171,7 +171,7 @@ class CallStore:
         for number in numbers:
             call = self._made[number].call
             if call is not None:
-                self.replace(number, _each(call, lambda kept: own(kept, tensor)))
+                self.replace(number, _each(call, lambda kept: clone_if_aliased(kept, tensor)))
         if numbers:
             self._memory.forget(tensor)
 

@@ -14,7 +14,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.checkpoint import CheckpointError
 
 from attnviz.attention.recording.patterns import Edge, is_given
-from attnviz.attention.recording.rules import Turn, turns
+from attnviz.attention.recording.rules import BackwardRule, rules_for
 from attnviz.errors import RecordingError, UsageError
 
 _Gradients = tuple[Tensor | None, ...]
@@ -59,7 +59,7 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
             "torch.no_grad(), and record with gradients=True"
         )
     edge = get_gradient_edge(tokens)
-    ways = _ways(score.grad_fn, (edge.node, edge.output_nr))
+    ways = _nodes_with_rules(score.grad_fn, (edge.node, edge.output_nr))
     hooks = [node.register_hook(partial(_turned, each)) for node, each in ways.items()]
     try:
         (found,) = torch.autograd.grad(score, [tokens], retain_graph=True)
@@ -75,22 +75,22 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
     return (tokens.detach().to(wide) * found).sum(-1)
 
 
-def _turned(ways: list[Turn], ordinary: _Gradients, outputs: _Gradients) -> _Gradients:
+def _turned(ways: list[BackwardRule], ordinary: _Gradients, outputs: _Gradients) -> _Gradients:
     """What a node's inputs are given, in the place of their ordinary gradients."""
     return tuple(
-        None if gradient is None or way == 0 else _had(way, gradient, outputs[0])
+        None if gradient is None or way == 0 else _modified_gradient(way, gradient, outputs[0])
         for way, gradient in zip(ways, ordinary, strict=True)
     )
 
 
-def _had(way: Turn, gradient: Tensor, output: Tensor | None) -> Tensor:
+def _modified_gradient(way: BackwardRule, gradient: Tensor, output: Tensor | None) -> Tensor:
     if not callable(way):
         return gradient if way == 1 else gradient * way
     assert output is not None  # there is no gradient without
     return way(output).to(gradient.dtype)
 
 
-def _ways(root: Node, tokens: Edge) -> Mapping[Node, list[Turn]]:
+def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRule]]:
     """The nodes that are not left as they are, of those that lie between a score and tokens.
 
     Raises:
@@ -99,14 +99,14 @@ def _ways(root: Node, tokens: Edge) -> Mapping[Node, list[Turn]]:
     graph = _graph(root, tokens)
     if root not in graph.leading:
         raise RecordingError("the score does not depend on the tokens; take those of another block")
-    found: dict[Node, list[Turn]] = {}
+    found: dict[Node, list[BackwardRule]] = {}
     left = [root]
     while left:
         node = left.pop()
         if node in found:
             continue
         edges = node.next_functions
-        found[node] = turns(node, tuple(e == tokens or e[0] in graph.given for e in edges))
+        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.given for e in edges))
         left += [
             edge[0]
             for edge, way in zip(edges, found[node], strict=True)

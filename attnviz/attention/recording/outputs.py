@@ -18,10 +18,10 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import joining
 from attnviz.attention.recording.axes import Axis, Dims, leaves, regroup
 from attnviz.attention.recording.gradients import Lay
-from attnviz.attention.recording.known import Known, own
 from attnviz.attention.recording.operation import After, Operation, first, order_of
-from attnviz.attention.recording.products import Axes, Weights, secured
-from attnviz.attention.recording.terms import Layout, attention_call
+from attnviz.attention.recording.score_graph import Axes, Weights, cloned_if_aliased
+from attnviz.attention.recording.tensor_registry import TensorRegistry, clone_if_aliased
+from attnviz.attention.recording.to_call import OutputLayout, attention_call
 
 _PATIENCE = 64
 """So many operations that have nothing to do with outputs, and they are not followed any more.
@@ -31,7 +31,7 @@ Between two heads of a loop lie their linear layers, norms and rotations.
 
 
 @dataclass(frozen=True)
-class Met:
+class WeightedValues:
     """Weights and the values that they met, (b, m, Dv), with their product, (b, n, Dv).
 
     `turned` if the product itself was (b, Dv, n).
@@ -56,7 +56,7 @@ class Output:
     queries: Axes
     heads: Axes
     features: Axes
-    met: Met | None = None
+    met: WeightedValues | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ OutputNode = Output | Projected
 
 
 @dataclass(frozen=True)
-class Reader:
+class OutputListener:
     """Who is told what becomes of outputs.
 
     Attributes:
@@ -94,14 +94,14 @@ class Reader:
 class Outputs:
     """Follows outputs in a stream of operations."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: OutputListener) -> None:
         self._tell = reader
-        self._known: Known[OutputNode] = Known()
+        self._known: TensorRegistry[OutputNode] = TensorRegistry()
         self._patience = 0
         self._operations = 0
         self._last_seen: dict[int, int] = {}
 
-    def by_hand(self, tensor: Tensor, number: int, met: Met) -> None:
+    def by_hand(self, tensor: Tensor, number: int, met: WeightedValues) -> None:
         """A call by hand has given its output, (b, n, Dv) or turned, or without a batch."""
         b, n = met.weights.dims[:2]
         features, mixing = (Axis(met.value.shape[2]),), met.weights.mixing
@@ -149,7 +149,7 @@ class Outputs:
         self._patience -= 1
         self._operations += 1
         if not self._patience:
-            self._known = Known()
+            self._known = TensorRegistry()
             self._last_seen.clear()
             return None
         handler = _HANDLERS.get(op.name)
@@ -195,7 +195,7 @@ class Outputs:
             node = self._find_heads(node, node.met, dims)
         self._put(result, replace(node, dims=dims))
 
-    def _find_heads(self, node: Output, met: Met, dims: Dims) -> Output:
+    def _find_heads(self, node: Output, met: WeightedValues, dims: Dims) -> Output:
         """Heads are what the model puts side by side with the features, the first time it does."""
         weights = met.weights
         for dim in map(leaves, ([dim] for dim in dims)):
@@ -206,7 +206,7 @@ class Outputs:
                 continue
             if set(heads) != set(leaves([node.heads])):
                 call = attention_call(weights, met.value, met.output, heads)
-                self._tell.corrected(node.number, call, Layout.of(weights, met.turned, heads))
+                self._tell.corrected(node.number, call, OutputLayout.of(weights, met.turned, heads))
             return replace(node, heads=heads, met=None if heads else met)
         return node
 
@@ -430,8 +430,8 @@ def _secured(node: OutputNode, written: Tensor) -> OutputNode:
     if isinstance(node, Projected) or node.met is None:
         return node
     met = node.met
-    value, output = own(met.value, written), own(met.output, written)
-    weights = secured(met.weights, written)
+    value, output = clone_if_aliased(met.value, written), clone_if_aliased(met.output, written)
+    weights = cloned_if_aliased(met.weights, written)
     return replace(node, met=replace(met, weights=weights, value=value, output=output))
 
 

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import kernels
+from attnviz.attention.recording.attention_tracker import AttentionTracker, CallListener
 from attnviz.attention.recording.blocks import Blocks
 from attnviz.attention.recording.call_store import CallStore
-from attnviz.attention.recording.follow import Follower, Listener
 from attnviz.attention.recording.gradients import JoinedTrace, Trace, node_of
 from attnviz.attention.recording.operation import Operation, first
-from attnviz.attention.recording.outputs import Outputs, Reader
+from attnviz.attention.recording.outputs import OutputListener, Outputs
 from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.token_positions import TokenPositions
 
@@ -113,9 +113,11 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._store, self._unread, self._positions = store, unread, positions
         self._blocks = blocks
-        self._outputs = Outputs(Reader(store.correct, store.project, store.scale, store.join))
-        listener = Listener(self._found, self._note, self._places, self._of_channels)
-        self._follower = Follower(listener, self._outputs)
+        self._outputs = Outputs(
+            OutputListener(store.correct, store.project, store.scale, store.join)
+        )
+        listener = CallListener(self._found, self._note, self._places, self._of_channels)
+        self._follower = AttentionTracker(listener, self._outputs)
 
     def __torch_dispatch__(
         self,

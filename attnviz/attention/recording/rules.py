@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from attnviz.attention.recording.patterns import Edge, is_gated, is_length, operator
 from attnviz.errors import RecordingError
 
-Turn = float | Callable[[Tensor], Tensor]
+BackwardRule = float | Callable[[Tensor], Tensor]
 """How the g of an input is had: a factor of its ordinary gradient, or a function of the output's g.
 0 makes the input a constant."""
 
@@ -42,15 +42,15 @@ class Step:
         edges: Sequence[Edge] = self.node.next_functions
         return edges
 
-    def ordinary(self) -> list[Turn]:
+    def ordinary(self) -> list[BackwardRule]:
         """The gradient itself, of all inputs."""
         return [1.0] * len(self.depends)
 
 
-Rule = Callable[[Step], list[Turn]]
+Rule = Callable[[Step], list[BackwardRule]]
 
 
-def turns(node: Node, depends: tuple[bool, ...]) -> list[Turn]:
+def rules_for(node: Node, depends: tuple[bool, ...]) -> list[BackwardRule]:
     """How the g of each input of a node is had.
 
     Raises:
@@ -78,7 +78,7 @@ def _no_rule(step: Step, what: str = "") -> RecordingError:
 def _product(first: int, second: int) -> Rule:
     """Of two factors that both depend on what was given each gets half: the uniform rule."""
 
-    def rule(step: Step) -> list[Turn]:
+    def rule(step: Step) -> list[BackwardRule]:
         if not (step.depends[first] and step.depends[second]):
             return step.ordinary()
         return [0.5 if i in (first, second) else 1.0 for i in range(len(step.depends))]
@@ -86,7 +86,7 @@ def _product(first: int, second: int) -> Rule:
     return rule
 
 
-def _multiplied(step: Step) -> list[Turn]:
+def _multiplied(step: Step) -> list[BackwardRule]:
     """A product of elements: one factor may be a length, or a gate made of the other one."""
     if step.depends != (True, True):
         return step.ordinary()
@@ -98,7 +98,7 @@ def _multiplied(step: Step) -> list[Turn]:
     return [0.5, 0.5]
 
 
-def _divided(step: Step) -> list[Turn]:
+def _divided(step: Step) -> list[BackwardRule]:
     """What is divided by its length is divided by a constant, as in the rule for layer norms."""
     if step.depends == (True, True):
         if not is_length(step.edges[1]):
@@ -109,7 +109,7 @@ def _divided(step: Step) -> list[Turn]:
     return step.ordinary()
 
 
-def _attention(step: Step) -> list[Turn]:
+def _attention(step: Step) -> list[BackwardRule]:
     """The rules of q·kᵀ, which a bias is added to, and of A·V together."""
     q, k, v, *bias = step.depends
     of_weights = 0.5 if v and (q or k or any(bias)) else 1.0
@@ -117,19 +117,19 @@ def _attention(step: Step) -> list[Turn]:
     return [of_scores, of_scores, of_weights, *[of_weights for _ in bias]]
 
 
-def _convolved(step: Step) -> list[Turn]:
+def _convolved(step: Step) -> list[BackwardRule]:
     if step.depends[1]:
         raise _no_rule(step, " with kernels that depend on the picture")
     return step.ordinary()
 
 
-def _batch_normed(step: Step) -> list[Turn]:
+def _batch_normed(step: Step) -> list[BackwardRule]:
     if step.node._saved_training:  # noqa: SLF001 — as everything that nodes save is called
         raise _no_rule(step, " in training")
     return step.ordinary()
 
 
-def _layer_normed(step: Step) -> list[Turn]:
+def _layer_normed(step: Step) -> list[BackwardRule]:
     """(I − 1/N)(γ⊙g)/σ: the standard deviation is a constant (proposition 3.4)."""
 
     def turn(gradient: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _layer_normed(step: Step) -> list[Turn]:
     return [turn, *step.ordinary()[1:]]
 
 
-def _rms_normed(step: Step) -> list[Turn]:
+def _rms_normed(step: Step) -> list[BackwardRule]:
     def turn(gradient: Tensor) -> Tensor:
         inverse: Tensor = step.node._saved_result1  # noqa: SLF001 — 1 over the root mean square
         return _weighted(gradient, step.node) * inverse
@@ -158,7 +158,7 @@ def _weighted(gradient: Tensor, norm: Any) -> Tensor:
 def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
     """R_x = R_y for a function of elements, g_x = g_y·y/x; `ratio` makes y/x of what was saved."""
 
-    def rule(step: Step) -> list[Turn]:
+    def rule(step: Step) -> list[BackwardRule]:
         return [lambda gradient: gradient * ratio(step.node)]
 
     return rule

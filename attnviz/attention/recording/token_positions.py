@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.recording.known import Known, covers_storage
 from attnviz.attention.recording.operation import Operation
 from attnviz.attention.recording.position_math import (
     NOWHERE,
@@ -33,6 +32,7 @@ from attnviz.attention.recording.position_math import (
     step_of,
 )
 from attnviz.attention.recording.position_rules import CONSTANT, RULES, pointwise
+from attnviz.attention.recording.tensor_registry import TensorRegistry, covers_storage
 
 _OUTSIDE = 0.25
 """Input pixels: a token whose cell reaches no further into the picture lies nowhere."""
@@ -52,7 +52,7 @@ class TokenPositions:
         x = torch.arange(self.width, device=picture.device) + 0.5
         lattice = torch.complex(x.expand(self.height, -1), y[:, None].expand(-1, self.width))
         self.operators: list[str] = []
-        self._known: Known[Tensor] = Known()
+        self._known: TensorRegistry[Tensor] = TensorRegistry()
         self._known.put(picture, lattice.expand(picture.shape))
         self._lattice = lattice
         self._lost: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attnviz
 from attnviz.attention import propagate
-from attnviz.attention.recording.rules import turns
+from attnviz.attention.recording.rules import rules_for
 from attnviz.errors import RecordingError, UsageError
 
 HEADS, FEATURES, LAYERS, CLASS = 4, 32, 3, 2
@@ -338,4 +338,4 @@ def test_kernels_of_other_devices_share_alike(
         def name(self) -> str:
             return name
 
-    assert turns(Stub(), tuple(map(bool, depends))) == expected  # type: ignore[arg-type]
+    assert rules_for(Stub(), tuple(map(bool, depends))) == expected  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnviz.attention import propagate
-from attnviz.attention.recording.rules import turns
+from attnviz.attention.recording.rules import rules_for
 
 Function = Callable[[Tensor], Tensor]
 
@@ -129,7 +129,7 @@ def test_the_fused_rms_norm_of_other_devices() -> None:
         def name(self) -> str:
             return "FusedRmsNormBackward0"
 
-    first, second = turns(Stub(), (True, False))  # type: ignore[arg-type]
+    first, second = rules_for(Stub(), (True, False))  # type: ignore[arg-type]
     g = drawn(3, 4, 6, seed=1)
     assert callable(first)
     torch.testing.assert_close(first(g), g * Stub._saved_weight * Stub._saved_result1)

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.pairs import Pairs, pairs
-from attnviz.attention.sweep import Asked, Progress, Sweep
+from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 
 _FEW, _SMALL = 64, 1024
 
 
 @dataclass(frozen=True)
-class Side:
+class LayerTokens:
     """The queries of a call, or its keys: what each of them stands for.
 
     Attributes:
@@ -29,7 +29,7 @@ class Side:
     taking_part: Tensor
 
     @classmethod
-    def bare(cls, windows: int, tokens: int, device: torch.device) -> "Side":
+    def bare(cls, windows: int, tokens: int, device: torch.device) -> "LayerTokens":
         """Tokens of which nothing is known: all take part, none is a place."""
         return cls(
             cells=torch.full((windows, tokens), -1, device=device),
@@ -49,7 +49,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayerInput:
     """A layer, what its tokens are, and where we look from.
 
     The windows of a layer share one picture: a number of a head is one of the whole matrix that
@@ -67,8 +67,8 @@ class Reading:
     """
 
     call: AttentionCall
-    queries: Side
-    keys: Side
+    queries: LayerTokens
+    keys: LayerTokens
     weights: Tensor
     key_cells: int
     tokens: Tensor | None = None
@@ -76,20 +76,20 @@ class Reading:
     progress: Progress | None = None
 
     @classmethod
-    def of(cls, call: AttentionCall, weights: Tensor, tokens: Tensor | None = None) -> "Reading":
+    def of(cls, call: AttentionCall, weights: Tensor, tokens: Tensor | None = None) -> "LayerInput":
         """A call that is asked from `weights`, (R, queries) or (batch, R, queries), of any model.
 
         What its tokens stand for is not known, so there are no cells.
 
-        >>> Reading.of(recording[-1], torch.eye(197)[:1]).received().shape
+        >>> LayerInput.of(recording[-1], torch.eye(197)[:1]).received().shape
         torch.Size([1, 1, 12, 197])
         """
         batch, _, queries, keys = call.shape
         device = call.query.device
         return cls(
             call=call,
-            queries=Side.bare(batch, queries, device),
-            keys=Side.bare(batch, keys, device),
+            queries=LayerTokens.bare(batch, queries, device),
+            keys=LayerTokens.bare(batch, keys, device),
             weights=weights.to(device).expand(batch, -1, -1),
             key_cells=0,
             tokens=tokens,
@@ -148,7 +148,7 @@ class Reading:
         weights = self.uniform[:, None].float()
         if not (self._few or self._alike):
             weights = torch.cat([weights, self.weights.float()], dim=1)
-        asked = Asked(
+        asked = SweepRequest(
             query_mask=self.queries.taking_part,
             prefix=~self.keys.on_picture,
             positions=(self.queries.positions, self.keys.positions),

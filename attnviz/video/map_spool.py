@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from attnviz.clips import Frame
 from attnviz.drawing.scale import Range, Scale, ranges
 from attnviz.errors import OutputError
-from attnviz.pipeline import Answer, Explanation, Question
+from attnviz.pipeline import Answer, Explanation, ResolvedQuestion
 from attnviz.statistics import More
 
 
@@ -25,14 +25,14 @@ from attnviz.statistics import More
 class _Part:
     """What differs from frame to frame."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[ResolvedQuestion, ...]
     values: tuple[NDArray[np.float32], ...]
     numbers: tuple[dict[str, float], ...]
     more: Mapping[int, More]
     errors: Mapping[int, float]
 
 
-class Kept:
+class MapSpool:
     """Explanations of one question, of one frame after the other; and what their weights span."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -43,7 +43,7 @@ class Kept:
 
     @classmethod
     @contextlib.contextmanager
-    def beside(cls, path: Path) -> Iterator["Kept"]:
+    def beside(cls, path: Path) -> Iterator["MapSpool"]:
         """Kept where a film is to lie, in a file without a name: it ends with the process.
 
         Raises:
@@ -102,7 +102,7 @@ def on(explanation: Explanation, frame: Frame) -> Explanation:
     return replace(explanation, observation=replace(explanation.observation, picture=frame.picture))
 
 
-def _without_graph(question: Question) -> Question:
+def _without_graph(question: ResolvedQuestion) -> ResolvedQuestion:
     """A question whose score has no graph behind it."""
     scored = question.target
     if scored is None:

@@ -26,7 +26,7 @@ SAFE = 60.0
 
 
 @dataclass(frozen=True)
-class Fused:
+class MergedHeads:
     """M, (B, Nq, Nk): the heads of a call as one matrix, which is made as it is used.
 
     Attributes:
@@ -75,7 +75,7 @@ class Fused:
         """Whether no head can be done without the others."""
         return self.call.mixing is not None and self.fusion not in ("mean", "max", "min")
 
-    def parts(self, rows: int) -> "Iterator[Part]":
+    def parts(self, rows: int) -> "Iterator[RowPart]":
         """Items of the batch for blocks of so many rows; on a CPU one, or some that are small."""
         batch, heads, queries, keys = self.call.shape
         step, together, scratch = batch, heads, Scratch()
@@ -84,9 +84,9 @@ class Fused:
             together = heads if self._together else min(heads, max(1, TILE // (rows * keys)))
         for first in range(0, batch, step):
             items = slice(first, min(first + step, batch))
-            yield Part(items, self._of(items), together, scratch)
+            yield RowPart(items, self._of(items), together, scratch)
 
-    def _of(self, items: slice) -> "Fused":
+    def _of(self, items: slice) -> "MergedHeads":
         """M of some items, of float32 tensors that lie well."""
 
         def of(tensor: Tensor | None) -> Tensor | None:
@@ -116,7 +116,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Part:
+class RowPart:
     """Some items of the batch, and the buffers for their blocks.
 
     Attributes:
@@ -127,7 +127,7 @@ class Part:
     """
 
     items: slice
-    fused: Fused
+    fused: MergedHeads
     together: int
     scratch: Scratch
 

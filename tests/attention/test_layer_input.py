@@ -2,32 +2,32 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention import reading as module
+from attnviz.attention import layer_input as module
 from attnviz.attention import reference
-from attnviz.attention.reading import Reading, Side
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.attention.sweep import Progress
 
 N = 90
 
 
-def side(cells: torch.Tensor, part: torch.Tensor | None = None) -> Side:
+def side(cells: torch.Tensor, part: torch.Tensor | None = None) -> LayerTokens:
     """Tokens of a picture of 10 columns."""
     positions = torch.stack([cells % 10, cells // 10], dim=-1).float()
-    return Side(
+    return LayerTokens(
         cells, positions, torch.ones_like(cells, dtype=torch.bool) if part is None else part
     )
 
 
 def reading(
     weights: torch.Tensor, part: torch.Tensor | None = None, progress: Progress | None = None
-) -> Reading:
+) -> LayerInput:
     """One window of 90 tokens of which two are no part of the picture."""
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 3, N, 4).unbind()
     part = torch.ones(N, dtype=torch.bool) if part is None else part
     call = attnviz.AttentionCall(q, k, k, 0.5, bias=part[None, None, None])
     tokens = side((torch.arange(N) - 2).clamp_min(-1)[None], part[None])
-    return Reading(call, tokens, tokens, weights[None, None], N - 2, progress=progress)
+    return LayerInput(call, tokens, tokens, weights[None, None], N - 2, progress=progress)
 
 
 def one_hot() -> torch.Tensor:
@@ -74,7 +74,9 @@ def test_windows_give_to_the_cells_that_their_keys_stand_for(
         weights = torch.zeros(5, 8)
         for where in chosen:
             weights[where] = torch.rand(())
-        asked = Reading(call, side(torch.arange(40).view(5, 8)), side(cells), weights[:, None], 40)
+        asked = LayerInput(
+            call, side(torch.arange(40).view(5, 8)), side(cells), weights[:, None], 40
+        )
         expected = torch.zeros(2, 40, dtype=torch.float64)
         a = reference.attention_matrix(q, k, scale=0.5, bias=bias)
         for window, j in (cells >= 0).nonzero().tolist():
@@ -100,7 +102,7 @@ def test_several_questions_are_answered_side_by_side(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(module, "_SMALL", small)
         torch.manual_seed(3)
         for weights in (torch.eye(N)[[3, 50, 3]], torch.rand(2, N), torch.full((2, N), 1 / N)):
-            together = Reading.of(reading(weights[0]).call, weights).received()
+            together = LayerInput.of(reading(weights[0]).call, weights).received()
             for i, each in enumerate(weights):
                 alone = reading(each).received()
                 torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-6, rtol=1e-5)

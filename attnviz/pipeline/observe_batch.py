@@ -15,7 +15,7 @@ from attnviz.models.model import Model
 from attnviz.pipeline.forward_errors import ForwardError
 from attnviz.pipeline.input_shapes import first_placement
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.running import Shown
+from attnviz.pipeline.running import ModelInputs
 
 _ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models that were seen to take one picture at a time only."""
@@ -56,7 +56,7 @@ def observe_many(
             pictures.
     """
     masks = masks or [None] * len(pictures)
-    shown = Shown(
+    shown = ModelInputs(
         pictures, model, fit=fit, masks=masks, layers=layers, gradients=gradients, tokens=tokens,
         lay=lay,
     )  # fmt: skip
@@ -69,7 +69,7 @@ def observe_many(
     return [found[number] for number in range(len(pictures))]
 
 
-def _groups(shown: Shown) -> list[dict[int, Placement]]:
+def _groups(shown: ModelInputs) -> list[dict[int, Placement]]:
     """Placements by the numbers of the pictures, those of one shape together."""
     groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
     for number in range(len(shown.pictures)):
@@ -80,7 +80,7 @@ def _groups(shown: Shown) -> list[dict[int, Placement]]:
     return list(groups.values())
 
 
-def _together(shown: Shown, placements: dict[int, Placement]) -> dict[int, Observation]:
+def _together(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
     """Pictures of one shape in one run, or in halves, or one by one."""
     first, *rest = placements
     if not rest:
@@ -101,7 +101,7 @@ def _together(shown: Shown, placements: dict[int, Placement]) -> dict[int, Obser
     return _after_all(shown, placements)
 
 
-def _after_all(shown: Shown, placements: dict[int, Placement]) -> dict[int, Observation]:
+def _after_all(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
     """Pictures that did not run at once: the first tells whether it is their shape."""
     first, *rest = placements
     seen = shown.alone(first)

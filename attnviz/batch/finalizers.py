@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from attnviz.batch.reading import MANIFEST, STATS
-from attnviz.catalog import Entry
+from attnviz.catalog import TableEntry
 
 
 class Closer(Protocol):
@@ -19,18 +19,18 @@ class Closer(Protocol):
     def __call__(self, out: Path, stats: Path, manifest: Path) -> list[Path]: ...
 
 
-CLOSERS: dict[str, Entry] = {
-    "gallery": Entry(
+FINALIZERS: dict[str, TableEntry] = {
+    "gallery": TableEntry(
         "attnviz.batch.gallery:write_gallery",
         "index.html, a page of all pictures that asks nothing of the network, and thumbnails",
         "docs/batch.md",
     ),
-    "aggregate": Entry(
+    "aggregate": TableEntry(
         "attnviz.batch.aggregate:write_aggregate",
         "aggregate.jsonl, .csv and .png: mean, deviation and quantiles by layer and head",
         "docs/batch.md",
     ),
-    "parquet": Entry(
+    "parquet": TableEntry(
         "attnviz.batch.columns:write_columns",
         "stats.parquet, all numbers as columns",
         "docs/batch.md",
@@ -48,6 +48,6 @@ def close(out: Path, names: Sequence[str] = ()) -> list[Path]:
     """
     written: list[Path] = []
     for name in (*ALWAYS, *names):
-        closer: Closer = CLOSERS[name].load()
+        closer: Closer = FINALIZERS[name].load()
         written += closer(out, out / STATS, out / MANIFEST)
     return written

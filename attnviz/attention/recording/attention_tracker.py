@@ -17,23 +17,23 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording.axes import Axis, leaves, regroup
 from attnviz.attention.recording.gradients import Trace, node_of
-from attnviz.attention.recording.known import Known
 from attnviz.attention.recording.operation import After, Operation, first, order_of
-from attnviz.attention.recording.outputs import Met, Outputs
-from attnviz.attention.recording.products import (
+from attnviz.attention.recording.outputs import Outputs, WeightedValues
+from attnviz.attention.recording.score_graph import (
     Exponentials,
-    Foreign,
     Mixing,
     Node,
+    NotAttention,
     Product,
     Scores,
     Weights,
     altered,
     batched,
-    secured,
+    cloned_if_aliased,
 )
-from attnviz.attention.recording.terms import (
-    Layout,
+from attnviz.attention.recording.tensor_registry import TensorRegistry
+from attnviz.attention.recording.to_call import (
+    OutputLayout,
     attention_call,
     mixed_scores,
     output_places,
@@ -47,8 +47,8 @@ _LONGEST = 12
 
 
 @dataclass(frozen=True)
-class Listener:
-    """Who is told what a `Follower` finds.
+class CallListener:
+    """Who is told what a `AttentionTracker` finds.
 
     Attributes:
         found: told of a call, its output, where that lies, and how it came to be; returns the
@@ -64,17 +64,17 @@ class Listener:
     of_channels: Callable[[Tensor], bool]
 
 
-class Follower:
+class AttentionTracker:
     """Finds attention in a stream of operations."""
 
-    def __init__(self, listener: Listener, outputs: Outputs) -> None:
+    def __init__(self, listener: CallListener, outputs: Outputs) -> None:
         self._tell, self._outputs = listener, outputs
-        self._known: Known[Node] = Known()
+        self._known: TensorRegistry[Node] = TensorRegistry()
 
     def before(self, op: Operation) -> After | None:
         """What is to be done after an operation that is about to run."""
         for tensor in op.written:  # the output of a fast path overwrites its own queries
-            self._known.change_all(partial(secured, written=tensor))
+            self._known.change_all(partial(cloned_if_aliased, written=tensor))
         nodes = [self._known.get(argument) for argument in op.args]
         handler = _HANDLERS.get(op.name)
         after = None if handler is None else handler(self, op, nodes)
@@ -95,14 +95,14 @@ class Follower:
         changed = altered(node, op.name)
         if isinstance(node, Weights) and not op.is_pointwise:
             reason = f"a softmax(q·kᵀ) altered by {op.name} before its values"
-            return lambda result: self._put_each(result, Foreign(reason))
-        if isinstance(node, Foreign) and op.func.is_view:
+            return lambda result: self._put_each(result, NotAttention(reason))
+        if isinstance(node, NotAttention) and op.func.is_view:
             return lambda result: self._put_each(result, node)
         if not op.is_pointwise or not isinstance(changed, Scores | Weights):
             return None
         return lambda result: self._put_if(first(result), changed)
 
-    def _put_each(self, result: Any, node: Foreign) -> None:
+    def _put_each(self, result: Any, node: NotAttention) -> None:
         """All results of an operation are of one kind."""
         for each in result if isinstance(result, tuple | list) else (result,):
             if isinstance(each, Tensor):
@@ -127,7 +127,7 @@ class Follower:
             return None
 
         def after(result: Tensor) -> None:
-            if isinstance(node, Foreign):
+            if isinstance(node, NotAttention):
                 self._known.put(result, node)
                 return
             dims = regroup(node.dims, result.shape)
@@ -140,7 +140,7 @@ class Follower:
     def _permuted(self, op: Operation, nodes: "Nodes") -> After | None:
         """`permute`, `transpose` or `t`."""
         node = nodes[0]
-        if node is None or isinstance(node, Foreign):
+        if node is None or isinstance(node, NotAttention):
             return self._copied(op, nodes)
         dims = tuple(node.dims[dim] for dim in order_of(op))
         return lambda result: self._known.put(result, replace(node, dims=dims))
@@ -248,7 +248,7 @@ class Follower:
 
     def _softmax_of(self, tensor: Tensor, node: Node | None, dim: int) -> After:
         weights = softmax_of(node, tensor, dim) if isinstance(node, Scores) else None
-        found = weights or Foreign("a softmax over something else than products q·kᵀ")
+        found = weights or NotAttention("a softmax over something else than products q·kᵀ")
         return lambda result: self._put(result, found)
 
     def _masked_softmax(self, op: Operation, nodes: "Nodes") -> After | None:
@@ -266,7 +266,7 @@ class Follower:
         """`bmm` or `mm`."""
         left, right = (m if m.ndim == 3 else m[None] for m in op.args[:2])
         nodes = [node if op.name == "bmm" else batched(node) for node in nodes[:2]]
-        foreign = next((node for node in nodes if isinstance(node, Foreign)), None)
+        foreign = next((node for node in nodes if isinstance(node, NotAttention)), None)
         if foreign is not None:
             self._tell.unread(foreign.reason)
             return _nothing
@@ -330,11 +330,11 @@ class Follower:
         if weights.altered is not None:
             self._tell.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
             return _nothing
-        trace = Trace(op.name, node_of(op), Layout.of(weights, turned))
+        trace = Trace(op.name, node_of(op), OutputLayout.of(weights, turned))
 
         def after(result: Tensor) -> None:
             output = result.detach() if result.ndim == 3 else result.detach()[None]
-            met = Met(weights, value.detach(), output.mT if turned else output, turned)
+            met = WeightedValues(weights, value.detach(), output.mT if turned else output, turned)
             call = attention_call(weights, met.value, met.output)
             places = (
                 None
@@ -395,22 +395,22 @@ def _nothing(_: Any) -> None:
     """Nothing is known of the result."""
 
 
-_HANDLERS: dict[str, Callable[[Follower, Operation, Nodes], After | None]] = {
+_HANDLERS: dict[str, Callable[[AttentionTracker, Operation, Nodes], After | None]] = {
     name: handler
     for names, handler in {
-        "view _unsafe_view unsqueeze squeeze expand": Follower._viewed,  # noqa: SLF001
-        "permute transpose t": Follower._permuted,  # noqa: SLF001
-        "clone detach alias _to_copy native_dropout": Follower._copied,  # noqa: SLF001
-        "mul mul_": Follower._multiplied,  # noqa: SLF001
-        "div div_": Follower._divided,  # noqa: SLF001
-        "exp exp_": Follower._exponentiated,  # noqa: SLF001
-        "sum": Follower._summed,  # noqa: SLF001
-        "add add_ sub sub_": Follower._added,  # noqa: SLF001
-        "masked_fill masked_fill_": Follower._masked,  # noqa: SLF001
-        "_softmax _safe_softmax softmax": Follower._softmax,  # noqa: SLF001
-        "_masked_softmax": Follower._masked_softmax,  # noqa: SLF001
-        "bmm mm": Follower._multiplied_matrices,  # noqa: SLF001
-        "baddbmm addmm": Follower._shifted_product,  # noqa: SLF001
+        "view _unsafe_view unsqueeze squeeze expand": AttentionTracker._viewed,  # noqa: SLF001
+        "permute transpose t": AttentionTracker._permuted,  # noqa: SLF001
+        "clone detach alias _to_copy native_dropout": AttentionTracker._copied,  # noqa: SLF001
+        "mul mul_": AttentionTracker._multiplied,  # noqa: SLF001
+        "div div_": AttentionTracker._divided,  # noqa: SLF001
+        "exp exp_": AttentionTracker._exponentiated,  # noqa: SLF001
+        "sum": AttentionTracker._summed,  # noqa: SLF001
+        "add add_ sub sub_": AttentionTracker._added,  # noqa: SLF001
+        "masked_fill masked_fill_": AttentionTracker._masked,  # noqa: SLF001
+        "_softmax _safe_softmax softmax": AttentionTracker._softmax,  # noqa: SLF001
+        "_masked_softmax": AttentionTracker._masked_softmax,  # noqa: SLF001
+        "bmm mm": AttentionTracker._multiplied_matrices,  # noqa: SLF001
+        "baddbmm addmm": AttentionTracker._shifted_product,  # noqa: SLF001
     }.items()
     for name in names.split()
 }

@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnviz.attention.reading import Reading
+from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
 from attnviz.errors import RecordingError
 from attnviz.geometry import Layout
 from attnviz.methods import METHODS, Method
-from attnviz.pipeline.answers import Answer, Explanation, Question
+from attnviz.pipeline.answers import Answer, Explanation, ResolvedQuestion
 from attnviz.pipeline.gradients import Backward, gradients, relevances
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import read
+from attnviz.pipeline.query_weights import read
 from attnviz.queries import Query
 from attnviz.statistics import MORE, measure, more
 from attnviz.targets import Target
@@ -38,7 +38,7 @@ class _Found(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class LayerQuery:
     """What is asked, as the layers of an observation take it.
 
     Attributes:
@@ -71,14 +71,14 @@ class Asked:
         self._measure(readings)
         scores = self._scores(targets)
         found = [self._found(readings, score) for score in scores]
-        questions: list[Question] = []
+        questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
         for number in range(len(next(iter(self.queries.values())))):
             for score, of_layers in zip(scores, found, strict=True):
                 for layer in self.layers:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
-                questions.append(Question(last, None if score is None else score.scored))
+                questions.append(ResolvedQuestion(last, None if score is None else score.scored))
         return Explanation(
             self.observation,
             tuple(questions),
@@ -92,12 +92,12 @@ class Asked:
     def _all(self) -> bool:
         return self.statistics == "all"
 
-    def _readings(self, progress: Progress | None) -> dict[int, Reading]:
+    def _readings(self, progress: Progress | None) -> dict[int, LayerInput]:
         """Every layer that is needed, the asked ones with their questions."""
         needed = sorted({number for numbers in self.layers.values() for number in numbers})
         return read(self.observation, needed, self.queries, progress)
 
-    def _measure(self, readings: Mapping[int, Reading]) -> None:
+    def _measure(self, readings: Mapping[int, LayerInput]) -> None:
         """Statistics, which are the same whatever is asked: they are found once."""
         seen = self.observation
         for layer in self.layers:
@@ -118,7 +118,9 @@ class Asked:
         of_blocks = "block gradient" in self.entry.needs
         return gradients(self.observation, target, of_blocks=of_blocks)
 
-    def _found(self, readings: Mapping[int, Reading], score: Backward | None) -> dict[int, _Found]:
+    def _found(
+        self, readings: Mapping[int, LayerInput], score: Backward | None
+    ) -> dict[int, _Found]:
         """What each layer answers, with what goes back from one score."""
         if score is not None:
             readings = {
@@ -129,7 +131,7 @@ class Asked:
             for layer in self.layers
         }
 
-    def _maps(self, layer: int, readings: Mapping[int, Reading]) -> NDArray[np.float32]:
+    def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
         """(R, heads, rows, columns) on the cells where the map of a layer lies."""
         entry, keys = self.entry, self._keys(layer)
         these = [readings[number] for number in self.layers[layer]]
@@ -144,7 +146,7 @@ class Asked:
             maps = entry.load_then()(maps, self.observation.drawn_on(keys).ravel(), **options)
         return maps.reshape(*maps.shape[:2], keys.rows, keys.columns)
 
-    def _numbers(self, reading: Reading, layer: int) -> dict[str, list[float]]:
+    def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
         """Of each statistic; of merged heads there are none."""
         if self.entry.merges != "nothing":
             return {}

@@ -19,7 +19,7 @@ _PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClipRequest:
     """What is asked of every frame of a clip; the values that the options of the names take."""
 
     clip: Clip

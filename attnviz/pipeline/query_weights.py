@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz import queries
-from attnviz.attention.reading import Reading, Side
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.attention.sweep import Progress
 from attnviz.geometry import Layout
 from attnviz.images import Picture, load_mask
@@ -47,7 +47,7 @@ def read(
     layers: Sequence[int],
     asked: Mapping[int, Sequence[Query]],
     progress: Progress | None = None,
-) -> dict[int, Reading]:
+) -> dict[int, LayerInput]:
     """What the core needs to know of the tokens of each layer, as tensors beside its call.
 
     `asked` are the questions of the layers that are asked any; others look from everywhere.
@@ -69,11 +69,11 @@ def _reading(
     asked: Sequence[Query],
     masks: Mapping[Query, NDArray[np.bool_] | None],
     progress: Progress | None,
-) -> Reading:
+) -> LayerInput:
     layer = observation.layers[number]
     device = layer.call.query.device
     weights = [token_weights(observation, layer, query, masks.get(query)) for query in asked]
-    return Reading(
+    return LayerInput(
         call=layer.call,
         queries=_side(observation, layer.queries, device),
         keys=_side(observation, layer.keys, device),
@@ -112,13 +112,13 @@ def mask_of(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
     return load_mask(query.path, width=picture.width, height=picture.height)
 
 
-def _side(observation: Observation, layout: Layout, device: torch.device) -> Side:
+def _side(observation: Observation, layout: Layout, device: torch.device) -> LayerTokens:
     """The tokens of a layout, and where they lie."""
     positions = np.zeros((*layout.cells.shape, 2), dtype=np.float32)
     if layout.on_picture.any():
         centres = observation.placed(layout).grid.centres().astype(np.float32)
         positions = layout.of_tokens(centres, np.float32(0))
-    return Side(
+    return LayerTokens(
         cells=torch.from_numpy(layout.cells).to(device),
         positions=torch.from_numpy(positions).to(device),
         taking_part=torch.from_numpy(observation.tokens_taking_part(layout)).to(device),

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from attnviz.attention.recording.axes import Axis, Dims, leaves
-from attnviz.attention.recording.known import own
+from attnviz.attention.recording.tensor_registry import clone_if_aliased
 
 Axes = tuple[Axis, ...]
 
@@ -187,15 +187,15 @@ class Exponentials:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class NotAttention:
     """Weights that are no softmax of q·kᵀ, and why."""
 
     reason: str
 
 
-Node = Scores | Weights | Exponentials | Foreign
+Node = Scores | Weights | Exponentials | NotAttention
 """What is known of a tensor on its way from q·kᵀ to the output of attention."""
-N = TypeVar("N", Scores, Weights, Exponentials, Foreign, Node)
+N = TypeVar("N", Scores, Weights, Exponentials, NotAttention, Node)
 
 
 _UNFOLLOWED = 4
@@ -209,8 +209,8 @@ def altered(node: Node, operator: str) -> Node:
     if isinstance(node, Weights):
         return replace(node, altered=operator)
     if isinstance(node, Exponentials):
-        return Foreign("exponentials of scores that are no softmax of them")
-    return Foreign("scores that many operations altered before their softmax")
+        return NotAttention("exponentials of scores that are no softmax of them")
+    return NotAttention("scores that many operations altered before their softmax")
 
 
 def batched(node: Node | None) -> Node | None:
@@ -218,7 +218,7 @@ def batched(node: Node | None) -> Node | None:
     return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
 
 
-def secured(node: N, written: Tensor) -> N:
+def cloned_if_aliased(node: N, written: Tensor) -> N:
     """A node, with copies of what it knows in memory that is about to be overwritten."""
     found: N = _secured(node, written)
     return found
@@ -226,7 +226,7 @@ def secured(node: N, written: Tensor) -> N:
 
 def _secured(part: Any, written: Tensor) -> Any:
     if isinstance(part, Tensor):
-        return own(part, written)
+        return clone_if_aliased(part, written)
     if isinstance(part, tuple):
         return tuple(_secured(each, written) for each in part)
     if isinstance(part, Scores | Weights | Exponentials | Product | Change | Mixing):

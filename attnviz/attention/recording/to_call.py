@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording.axes import Axis, Dims, arrange, leaves
-from attnviz.attention.recording.products import Axes, Change, Order, Product, Scores, Weights
+from attnviz.attention.recording.score_graph import Axes, Change, Order, Product, Scores, Weights
 
 
 def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
@@ -151,7 +151,7 @@ def _laid(tensor: Tensor, dims: Dims, order: Order, tokens: Axes) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputLayout:
     """How the product of weights with their values is laid out as a call's output.
 
     Attributes:
@@ -165,12 +165,12 @@ class Layout:
     turned: bool
 
     @staticmethod
-    def of(weights: Weights, turned: bool, heads: Axes | None = None) -> "Layout":
+    def of(weights: Weights, turned: bool, heads: Axes | None = None) -> "OutputLayout":
         """As `attention_call` lays the output out."""
         order = weights.order if heads is None else weights.order.with_heads(heads)
         if weights.mixing is not None:
             order = replace(order, heads=weights.mixing.heads)
-        return Layout(weights.dims[:2], order, turned)
+        return OutputLayout(weights.dims[:2], order, turned)
 
     def __call__(self, product: Tensor) -> Tensor:
         """(b, n, Dv) or (n, Dv) → (B, H, N, Dv)."""

@@ -15,12 +15,12 @@ from attnviz.images import Picture, load_mask
 from attnviz.methods import DEFAULT, METHODS, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
-from attnviz.pipeline.answering import Statistics
 from attnviz.pipeline.answers import Explanation
 from attnviz.pipeline.explanation import explain
-from attnviz.pipeline.many import observe_many
 from attnviz.pipeline.observation import Observation
-from attnviz.pipeline.question import mask_of
+from attnviz.pipeline.observe_batch import observe_many
+from attnviz.pipeline.query_weights import mask_of
+from attnviz.pipeline.run_methods import Statistics
 from attnviz.pipeline.running import observe
 from attnviz.selection import choose_heads, choose_layers, parse_heads, parse_layers
 from attnviz.targets import Head, Target

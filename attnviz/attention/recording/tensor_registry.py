@@ -17,10 +17,10 @@ _PURGE = 32
 """Storages that are gone are forgotten after so many new ones."""
 
 
-class Known(Generic[T]):
+class TensorRegistry(Generic[T]):
     """Values by tensor; they go when the tensor's storage goes.
 
-    >>> known = Known[str]()
+    >>> known = TensorRegistry[str]()
     >>> known.put(x, "the picture")
     >>> known.get(x.view_as(x))
     'the picture'
@@ -124,7 +124,7 @@ def covers_storage(tensor: Tensor) -> bool:
     return tensor.numel() == elements and all(step for size, step in steps if size > 1)
 
 
-def own(tensor: Tensor, written: Tensor) -> Tensor:
+def clone_if_aliased(tensor: Tensor, written: Tensor) -> Tensor:
     """A tensor, copied if it shares memory with one that is about to be overwritten."""
     return tensor.clone() if shares_memory(tensor, written) else tensor
 
