@@ -15,7 +15,7 @@ from attnviz.errors import AttnvizError
 if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention, Recording, record
     from attnviz.comparison.compare import Comparison, compare
-    from attnviz.evaluation.scores import Score, evaluate
+    from attnviz.evaluation.map_scorer import Score, evaluate
     from attnviz.exploration.explore import Page, explore
     from attnviz.images import Picture, load_image, load_mask
     from attnviz.models import load_model
@@ -62,9 +62,9 @@ _HOMES = {
     "Page": "attnviz.exploration.explore",
     "Picture": "attnviz.images",
     "Recording": "attnviz.attention",
-    "Score": "attnviz.evaluation.scores",
+    "Score": "attnviz.evaluation.map_scorer",
     "compare": "attnviz.comparison.compare",
-    "evaluate": "attnviz.evaluation.scores",
+    "evaluate": "attnviz.evaluation.map_scorer",
     "explain": "attnviz.pipeline",
     "explore": "attnviz.exploration.explore",
     "load_image": "attnviz.images",

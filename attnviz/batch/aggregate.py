@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attnviz import encoding, outputs
+from attnviz.batch.aggregate_record import AggregateRow, Spread
 from attnviz.batch.numbers import NUMBERS, asked, numbers
 from attnviz.batch.reading import STATS, each
-from attnviz.batch.record import AggregateRow, Spread
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 
 NAME = "aggregate"
@@ -82,7 +82,7 @@ def write_aggregate(
         OutputError: the records cannot be read, or a file cannot be written.
     """
     del manifest
-    from attnviz.batch.plot import plot  # noqa: PLC0415 — matplotlib takes a second
+    from attnviz.batch.aggregate_plot import plot  # noqa: PLC0415 — matplotlib takes a second
 
     rows = aggregate(stats or out / STATS).rows
     if not rows:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.batch.aggregate import Aggregate
-from attnviz.batch.record import AggregateRow, Spread
+from attnviz.batch.aggregate_record import AggregateRow, Spread
 from attnviz.cli import console
 from attnviz.cli.table import COLUMNS, MORE
 

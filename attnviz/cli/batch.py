@@ -12,7 +12,7 @@ import typer
 
 import attnviz
 from attnviz.cli import console, run
-from attnviz.cli.notes import check_notes
+from attnviz.cli.check_notes import check_notes
 from attnviz.cli.options import (
     BatchOptions,
     DrawingOptions,

@@ -89,9 +89,13 @@ def _finishing(
     preview: bool,
 ) -> Callable[[Picture, int], None]:
     """What is done with a picture when every model has seen it."""
-    from attnviz.cli.pairs import pair_tables  # noqa: PLC0415
+    from attnviz.cli.comparison_tables import pair_tables  # noqa: PLC0415
     from attnviz.comparison.compare import Comparison  # noqa: PLC0415
-    from attnviz.comparison.pictures import ComparisonDrawing, write_arrays, write_comparison  # noqa: PLC0415
+    from attnviz.comparison.comparison_pictures import (  # noqa: PLC0415
+        ComparisonDrawing,
+        write_arrays,
+        write_comparison,
+    )
 
     style = ComparisonDrawing(**asdict(drawing))
     style.styles()  # an unknown colour map is wrong usage, before anything runs

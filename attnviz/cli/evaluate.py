@@ -29,7 +29,7 @@ from attnviz.evaluation import PERTURBATION, parse_groups
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from attnviz.evaluation.pairs import Pair
+    from attnviz.evaluation.masked_pictures import Pair
     from attnviz.evaluation.rows import EvaluationRow
     from attnviz.evaluation.run import EvaluationRequest
     from attnviz.evaluation.store import Store
@@ -101,7 +101,7 @@ class _Evaluating:
 
     def pairs(self, images: list[str], masks: str | None, limit: int | None) -> list[Pair]:
         """The pictures to do, with their masks; those that have none are told."""
-        from attnviz.evaluation.pairs import Pair, find_masks, find_pictures  # noqa: PLC0415
+        from attnviz.evaluation.masked_pictures import Pair, find_masks, find_pictures  # noqa: PLC0415
 
         pictures, failed = find_pictures(images)
         pairs = [Pair(path, None) for path in pictures[:limit]]
@@ -241,7 +241,7 @@ def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
     elif streams.quiet:
         console.put("\n".join(map(str, paths)))
     else:
-        from attnviz.cli.scores import score_tables  # noqa: PLC0415
+        from attnviz.cli.evaluation_tables import score_tables  # noqa: PLC0415
 
         console.show(*score_tables(rows))
     if paths and not streams.quiet:
@@ -251,7 +251,7 @@ def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
 def _write(out: Path, rows: list[EvaluationRow], work: _Evaluating) -> list[Path]:
     """All files of a run, in the order of writing."""
     from attnviz import encoding, outputs  # noqa: PLC0415
-    from attnviz.evaluation.plot import plot  # noqa: PLC0415
+    from attnviz.evaluation.metric_plot import plot  # noqa: PLC0415
 
     lines = "".join(encoding.as_json(row.data()) + "\n" for row in rows)
     table = encoding.as_csv([row.row() for row in rows])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnviz.cli import console
-from attnviz.cli.notes import check_notes
+from attnviz.cli.check_notes import check_notes
 from attnviz.errors import AttnvizError, ExitCode, ModelError
 from attnviz.methods import without_score
 from attnviz.selection import parse_heads

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnviz.cli import console, run
-from attnviz.cli.notes import check_notes
+from attnviz.cli.check_notes import check_notes
 from attnviz.cli.options import (
     FILMS,
     ClipFile,

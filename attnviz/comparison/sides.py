@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz import records
-from attnviz.comparison.record import SideInfo
+from attnviz.comparison.comparison_record import SideInfo
 from attnviz.drawing.scale import Range
 from attnviz.geometry import Placement
 from attnviz.pipeline import Answer, Explanation, ResolvedQuestion, make_record

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from attnviz.evaluation import MASKS, PERTURBATION, RANDOM
+from attnviz.evaluation.map_scorer import MapScorer, Score
+from attnviz.evaluation.masked_pictures import Pair
 from attnviz.evaluation.objects import load_objects
-from attnviz.evaluation.pairs import Pair
-from attnviz.evaluation.scores import MapScorer, Score
 from attnviz.evaluation.summary import SummaryEntry
 from attnviz.geometry import Fit
 from attnviz.images import Picture, load_image

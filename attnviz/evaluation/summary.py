@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from attnviz.evaluation import GAUSSIAN, SALIENCY
 from attnviz.evaluation.bootstrap import intervals
+from attnviz.evaluation.map_scorer import Score
 from attnviz.evaluation.rows import EvaluationRow, Interval
-from attnviz.evaluation.scores import Score
 
 Place = tuple[str | None, str | None, int | None, int | str | None]
 """Baseline, method, layer and head."""

@@ -14,9 +14,9 @@ from PIL import Image
 from attnviz import outputs, pages
 from attnviz.attention.sweep import Progress
 from attnviz.drawing.overlay import colour_table
-from attnviz.exploration.layers import Packed, pack_layer, questions
 from attnviz.exploration.names import told, told_to_others
-from attnviz.exploration.rollout import ends, pack_rollouts
+from attnviz.exploration.page_layers import Packed, pack_layer, questions
+from attnviz.exploration.page_rollout import ends, pack_rollouts
 from attnviz.exploration.size import Size
 from attnviz.exploration.start import start
 from attnviz.images import Picture

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnviz.errors import OutputError
-from attnviz.exploration.layers import Packed
-from attnviz.exploration.weights import byte_count
+from attnviz.exploration.page_layers import Packed
+from attnviz.exploration.page_weights import byte_count
 from attnviz.pipeline.observation import Observation
 
 _REST = 1_000_000

@@ -11,7 +11,6 @@ from attnviz.images.files import (
     pictures_in,
     read_file,
 )
-from attnviz.images.notes import KINDS, Note
 from attnviz.images.picture import (
     Picture,
     decode,
@@ -19,6 +18,7 @@ from attnviz.images.picture import (
     load_mask,
     load_mask_colours,
 )
+from attnviz.images.picture_notes import KINDS, Note
 from attnviz.images.values import NARROW
 
 __all__ = [

@@ -14,8 +14,8 @@ from attnviz.errors import AttnvizError, ImageError, MissingExtraError
 from attnviz.images import jpeg2000, portable, tiff
 from attnviz.images.colours import is_wide
 from attnviz.images.files import STDIN
-from attnviz.images.notes import Note
 from attnviz.images.opened import Opened, upright
+from attnviz.images.picture_notes import Note
 from attnviz.images.values import Samples
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from attnviz.images.notes import Note
+from attnviz.images.picture_notes import Note
 from attnviz.images.values import Samples
 
 

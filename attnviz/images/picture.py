@@ -11,8 +11,8 @@ from attnviz.errors import ImageError
 from attnviz.images.colours import mask_to_rgb, to_rgb
 from attnviz.images.decoding import as_pillow_sees_it, open_picture
 from attnviz.images.files import STDIN, read
-from attnviz.images.notes import Note
 from attnviz.images.opened import upright
+from attnviz.images.picture_notes import Note
 from attnviz.images.values import Samples, Span, take, to_8_bit
 from attnviz.ranges import FULL, ValueRange, parse_range
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.images.notes import Note
 from attnviz.images.opened import Opened, of_bands, upright
+from attnviz.images.picture_notes import Note
 from attnviz.images.portable import both_bytes, in_raw_mode
 from attnviz.images.values import Samples
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.images.notes import Note
+from attnviz.images.picture_notes import Note
 from attnviz.ranges import FULL, PERCENTS, ValueRange, number
 
 NARROW = 1 / 5

@@ -108,13 +108,13 @@ METHODS: dict[str, Method] = {
         asks=False,
     ),
     "value-norm": Method(
-        "attnviz.methods.values:value_norm",
+        "attnviz.methods.value_weighting:value_norm",
         "the weights times the length of what they carry to the tokens",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         needs=("projection",),
     ),
     "value-norm-sum": Method(
-        "attnviz.methods.values:value_norm_sum",
+        "attnviz.methods.value_weighting:value_norm_sum",
         "the length of what all heads together carry from a token",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         merges="heads",

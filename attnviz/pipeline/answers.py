@@ -158,19 +158,19 @@ class Explanation:
         }  # fmt: skip
 
     def __repr__(self) -> str:
-        from attnviz.pipeline.display import words  # noqa: PLC0415 — it draws explanations
+        from attnviz.pipeline.notebook import words  # noqa: PLC0415 — it draws explanations
 
         return words(self)
 
     def _repr_png_(self) -> bytes:
         """The sheet, for notebooks."""
-        from attnviz.pipeline.display import png  # noqa: PLC0415
+        from attnviz.pipeline.notebook import png  # noqa: PLC0415
 
         return png(self)
 
     def _repr_html_(self) -> str:
         """The sheet and the numbers, for notebooks."""
-        from attnviz.pipeline.display import html  # noqa: PLC0415
+        from attnviz.pipeline.notebook import html  # noqa: PLC0415
 
         return html(self)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz.attention import Recording
-from attnviz.attention.display import call_table
+from attnviz.attention.call_table import call_table
 from attnviz.errors import RecordingError, UsageError
 from attnviz.geometry import Box, Layout, Placement, TokenGrid
 from attnviz.images import Picture

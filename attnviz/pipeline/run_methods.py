@@ -15,9 +15,9 @@ from attnviz.errors import RecordingError
 from attnviz.geometry import Layout
 from attnviz.methods import METHODS, Method
 from attnviz.pipeline.answers import Answer, Explanation, ResolvedQuestion
-from attnviz.pipeline.gradients import Backward, gradients, relevances
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.query_weights import read
+from attnviz.pipeline.score_gradients import Backward, gradients, relevances
 from attnviz.queries import Query
 from attnviz.statistics import MORE, measure, more
 from attnviz.targets import Target

@@ -51,17 +51,17 @@ STATISTICS: dict[str, TableEntry] = {
 
 MORE: dict[str, TableEntry] = {
     "head_cosine": TableEntry(
-        "attnviz.statistics.similarity:head_cosine",
+        "attnviz.statistics.head_similarity:head_cosine",
         "cosine similarity of its weights with those of the other heads, mean",
         "cosine of the flattened matrices",
     ),
     "head_jensen_shannon": TableEntry(
-        "attnviz.statistics.similarity:head_jensen_shannon",
+        "attnviz.statistics.head_similarity:head_jensen_shannon",
         "Jensen-Shannon divergence of its rows from those of the other heads, mean, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
     ),
     "value_distance_px": TableEntry(
-        "attnviz.statistics.values:value_distance_px",
+        "attnviz.statistics.value_distance:value_distance_px",
         "mean attention distance, weights times the norm of what they bring",
         "Kobayashi et al. 2020, arXiv 2004.10102",
     ),
@@ -79,12 +79,12 @@ MORE: dict[str, TableEntry] = {
 
 LAYER: dict[str, TableEntry] = {
     "cosine": TableEntry(
-        "attnviz.statistics.similarity:cosine",
+        "attnviz.statistics.head_similarity:cosine",
         "cosine similarity of every two heads",
         "cosine of the flattened matrices",
     ),
     "jensen_shannon": TableEntry(
-        "attnviz.statistics.similarity:jensen_shannon",
+        "attnviz.statistics.head_similarity:jensen_shannon",
         "Jensen-Shannon divergence of every two heads, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
     ),

@@ -10,7 +10,7 @@ from PIL import Image
 
 import attnviz
 from attnviz.comparison.compare import Comparison
-from attnviz.comparison.pictures import (
+from attnviz.comparison.comparison_pictures import (
     ComparisonDrawing,
     differences,
     overlays,

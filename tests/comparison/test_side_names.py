@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.comparison.naming import heads, names, shared
+from attnviz.comparison.side_names import heads, names, shared
 from attnviz.comparison.sides import ComparisonSide, sides_of
 from attnviz.images import Picture
 

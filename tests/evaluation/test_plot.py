@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from attnviz.evaluation.plot import draw, plot
+from attnviz.evaluation.metric_plot import draw, plot
 from attnviz.evaluation.rows import EvaluationRow
 
 

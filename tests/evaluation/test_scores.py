@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import attnviz
+from attnviz.evaluation.map_scorer import MapScorer, Score
 from attnviz.evaluation.objects import load_objects, on_tokens
-from attnviz.evaluation.scores import MapScorer, Score
 from attnviz.geometry import Fit, TokenGrid
 from attnviz.pipeline import Answer, Explanation, ResolvedQuestion
 
@@ -153,7 +153,7 @@ def test_truth_is_found_once_for_all_layers_of_a_grid(
         calls.append(1)
         return on_tokens(*arguments)
 
-    monkeypatch.setattr("attnviz.evaluation.scores.on_tokens", counted)
+    monkeypatch.setattr("attnviz.evaluation.map_scorer.on_tokens", counted)
     maps = explanation(seen, {0: 1.0})
     both = replace(maps, answers=(*maps.answers, replace(maps.answers[0], layer=1)))
     objects = load_objects(str(mask), width=64, height=64)

@@ -7,7 +7,7 @@ import pytest
 
 from attnviz.errors import AttnvizError
 from attnviz.evaluation import metrics_of, parse_groups, store
-from attnviz.evaluation.scores import Score
+from attnviz.evaluation.map_scorer import Score
 from attnviz.evaluation.store import Store
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data, summarise
 from attnviz.identity import key_of

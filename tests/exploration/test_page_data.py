@@ -11,7 +11,7 @@ from page_decoder import Decoded
 
 import attnviz
 from attnviz import explore
-from attnviz.exploration import weights
+from attnviz.exploration import page_weights
 from attnviz.pipeline import make_record
 
 ENCODINGS = ("weights8", "keys16")
@@ -22,7 +22,7 @@ def decoded(name: str, encoding: str = "") -> tuple[attnviz.Observation, Decoded
     """An observation and its page, which is made with an encoding that can be forced."""
     with pytest.MonkeyPatch.context() as patch:
         if encoding:
-            patch.setattr(weights, "smaller", lambda _: encoding)
+            patch.setattr(page_weights, "smaller", lambda _: encoding)
         seen = explored.seen(name)
         return seen, Decoded(explore(seen).html)
 

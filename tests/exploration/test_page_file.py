@@ -23,7 +23,7 @@ from PIL import Image
 import attnviz
 from attnviz.attention import AttentionCall
 from attnviz.errors import OutputError, RecordingError, UsageError
-from attnviz.exploration import size, weights
+from attnviz.exploration import page_weights, size
 from attnviz.geometry import Layout
 from attnviz.images import Picture
 from attnviz.pipeline import Drawing, Layer
@@ -256,7 +256,7 @@ def test_groups_of_heads_share_their_keys() -> None:
 
 
 def test_causal_attention_is_kept_as_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "smaller", lambda _: "keys16")
+    monkeypatch.setattr(page_weights, "smaller", lambda _: "keys16")
     seen = plain(36, 2, 4)
     causal = replace(seen.layers[0].call, causal=True)
     seen = replace(seen, layers={0: replace(seen.layers[0], call=causal)}, numbers={})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.exploration import weights
+from attnviz.exploration import page_weights
 from attnviz.geometry import Box
 
 pytest_plugins = ["browsing"]
@@ -68,7 +68,7 @@ def hover(page: Any, seen: attnviz.Observation, box: Box) -> None:
 def test_hovered_tokens_look_where_they_looked(
     name: str, encoding: str, page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "smaller", lambda _: encoding)
+    monkeypatch.setattr(page_weights, "smaller", lambda _: encoding)
     seen = explored.seen(name)
     made = attnviz.explore(seen)
     assert {layer["encoding"] for layer in made.about["layers"]} == {encoding}

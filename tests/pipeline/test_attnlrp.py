@@ -192,7 +192,7 @@ def test_relevance_is_found_once_for_each_layer_and_score(
     def never(*_: Any) -> None:
         pytest.fail("it was propagated again")
 
-    monkeypatch.setattr("attnviz.pipeline.gradients.propagate", never)
+    monkeypatch.setattr("attnviz.pipeline.score_gradients.propagate", never)
     np.testing.assert_array_equal(
         attnviz.explain(seen, method="attnlrp", target="1", layers="1,2").maps, one
     )

@@ -14,7 +14,7 @@ from PIL import Image
 import attnviz
 from attnviz import markup
 from attnviz.pipeline import Drawing
-from attnviz.pipeline.display import LARGEST
+from attnviz.pipeline.notebook import LARGEST
 from attnviz.pipeline.sheets import cells_on, sheet, small
 
 

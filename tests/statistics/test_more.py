@@ -20,7 +20,7 @@ from attnviz import statistics
 from attnviz.attention import call as calls
 from attnviz.attention import rowwise
 from attnviz.attention.layer_input import LayerInput, LayerTokens
-from attnviz.statistics import values
+from attnviz.statistics import value_distance
 from attnviz.statistics.tokens import Token
 
 ROWS, COLUMNS = 5, 6
@@ -161,7 +161,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Every way there is to the same numbers."""
     if request.param == "small blocks":
         monkeypatch.setitem(rowwise.BLOCK, "cpu", 1 << 9)
-        monkeypatch.setattr(values, "CHUNK", 200)
+        monkeypatch.setattr(value_distance, "CHUNK", 200)
     if request.param == "streamed":
         monkeypatch.setattr(calls, "SMALL", 0)
 

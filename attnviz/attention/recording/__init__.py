@@ -8,22 +8,22 @@ attention_tracker  attention written by hand, followed from q·kᵀ to the outpu
 score_graph        q·kᵀ, and what becomes of it up to the softmax
 to_call            the same in the terms of an attention call
 axes               which axes the dimensions of a view are
-outputs            what becomes of an output: heads, projection, LayerScale
+output_tracker     what becomes of an output: heads, projection, LayerScale
 joining            calls that are pieces of one attention, put together
 token_positions    where in the picture every token comes from
 position_rules     what every operator does to positions; position_windows, position_math
 call_store         which calls are kept
-gradients          where calls stand in autograd's graph
-blocks             the parts of a model's stack, one for each call
+call_gradients     where calls stand in autograd's graph
+model_blocks       the parts of a model's stack, one for each call
 tail               what a model says when it ends with one of them
-lrp                relevance of tokens, propagated back through autograd's graph
+propagation        relevance of tokens, propagated back through autograd's graph
 rules              how it goes through one operation
 patterns           what several operations make together: norms, and gates made of their input
 recorded           what is given back
 """
 
-from attnviz.attention.recording.blocks import Block
-from attnviz.attention.recording.lrp import propagate
+from attnviz.attention.recording.model_blocks import Block
+from attnviz.attention.recording.propagation import propagate
 from attnviz.attention.recording.record import record
 from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.tail import run_tail

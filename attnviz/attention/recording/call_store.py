@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording.gradients import JoinedTrace, Lay, Trace
+from attnviz.attention.recording.call_gradients import JoinedTrace, Lay, Trace
 from attnviz.attention.recording.joining import Axis, join_calls, join_summed
 from attnviz.attention.recording.tensor_registry import TensorRegistry, clone_if_aliased
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording.gradients import Lay
+from attnviz.attention.recording.call_gradients import Lay
 from attnviz.attention.recording.operation import Operation, first
 
 HEADS_FIRST = frozenset(

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import kernels
 from attnviz.attention.recording.attention_tracker import AttentionTracker, CallListener
-from attnviz.attention.recording.blocks import Blocks
+from attnviz.attention.recording.call_gradients import JoinedTrace, Trace, node_of
 from attnviz.attention.recording.call_store import CallStore
-from attnviz.attention.recording.gradients import JoinedTrace, Trace, node_of
+from attnviz.attention.recording.model_blocks import Blocks
 from attnviz.attention.recording.operation import Operation, first
-from attnviz.attention.recording.outputs import OutputListener, Outputs
+from attnviz.attention.recording.output_tracker import OutputListener, Outputs
 from attnviz.attention.recording.recorded import Recording
 from attnviz.attention.recording.token_positions import TokenPositions
 

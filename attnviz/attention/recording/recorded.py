@@ -6,9 +6,9 @@ from typing import Any, overload
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.display import call_table
-from attnviz.attention.recording.blocks import Block, Blocks
-from attnviz.attention.recording.gradients import JoinedTrace, Trace, gradients
+from attnviz.attention.call_table import call_table
+from attnviz.attention.recording.call_gradients import JoinedTrace, Trace, gradients
+from attnviz.attention.recording.model_blocks import Block, Blocks
 from attnviz.errors import RecordingError, UsageError
 
 

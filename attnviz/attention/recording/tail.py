@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnviz.attention.recording.blocks import Block
+from attnviz.attention.recording.model_blocks import Block
 from attnviz.errors import RecordingError
 
 

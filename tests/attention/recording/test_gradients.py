@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attnviz
 from attnviz.attention import AttentionCall, Recording
-from attnviz.attention.recording.gradients import Trace
+from attnviz.attention.recording.call_gradients import Trace
 from attnviz.errors import RecordingError, UsageError
 
 transformers: Any = pytest.importorskip("transformers")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.exploration.pack import in_bytes
-from attnviz.exploration.sides import PageTokens
+from attnviz.exploration.page_tokens import PageTokens
 
 Encoding = Literal["weights8", "keys16"]
 Arrays = dict[str, NDArray[Any]]

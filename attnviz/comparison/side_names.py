@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attnviz.comparison.record import SideInfo
+from attnviz.comparison.comparison_record import SideInfo
 from attnviz.comparison.sides import ComparisonSide
 from attnviz.methods import METHODS
 

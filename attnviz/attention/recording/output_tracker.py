@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import joining
 from attnviz.attention.recording.axes import Axis, Dims, leaves, regroup
-from attnviz.attention.recording.gradients import Lay
+from attnviz.attention.recording.call_gradients import Lay
 from attnviz.attention.recording.operation import After, Operation, first, order_of
 from attnviz.attention.recording.score_graph import Axes, Weights, cloned_if_aliased
 from attnviz.attention.recording.tensor_registry import TensorRegistry, clone_if_aliased

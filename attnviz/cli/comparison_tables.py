@@ -7,7 +7,7 @@ from rich.text import Text
 
 from attnviz.cli import console
 from attnviz.comparison import AGREEMENTS
-from attnviz.comparison.record import ComparisonRecord, PairInfo, SideInfo
+from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo, SideInfo
 
 _RHO = "ρ: rank correlation of the maps (Spearman), 1 to −1"
 

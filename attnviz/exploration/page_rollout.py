@@ -9,9 +9,9 @@ from torch import Tensor
 
 from attnviz.attention.carry import whole
 from attnviz.attention.layer_input import LayerInput
-from attnviz.exploration.layers import Packed
 from attnviz.exploration.pack import in_bytes, pack
-from attnviz.exploration.sides import PageTokens, side_of
+from attnviz.exploration.page_layers import Packed
+from attnviz.exploration.page_tokens import PageTokens, side_of
 from attnviz.methods.merging import fuse, of_itself
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.requirements import reason_against

@@ -9,9 +9,9 @@ from PIL import Image
 
 from attnviz import encoding, outputs
 from attnviz.comparison.compare import Comparison
-from attnviz.comparison.naming import heads, names, shared
-from attnviz.comparison.record import ComparisonRecord
-from attnviz.comparison.report import make_record
+from attnviz.comparison.comparison_record import ComparisonRecord
+from attnviz.comparison.comparison_report import make_record
+from attnviz.comparison.side_names import heads, names, shared
 from attnviz.comparison.sides import ComparisonSide
 from attnviz.drawing.marks import mark
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay

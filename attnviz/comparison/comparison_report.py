@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from attnviz.comparison.compare import Comparison
-from attnviz.comparison.naming import names
-from attnviz.comparison.record import ComparisonRecord, PairInfo
+from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo
+from attnviz.comparison.side_names import names
 from attnviz.pipeline.report import image_info
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError
 from attnviz.exploration.pack import PackedBlock, pack
-from attnviz.exploration.sides import PageTokens, side_of
-from attnviz.exploration.weights import encode
+from attnviz.exploration.page_tokens import PageTokens, side_of
+from attnviz.exploration.page_weights import encode
 from attnviz.pipeline.observation import Observation
 from attnviz.pipeline.query_weights import ALL
 from attnviz.queries import Query
