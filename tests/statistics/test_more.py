@@ -308,17 +308,17 @@ def test_what_a_token_is() -> None:
     tokens[0, [0, 2, 5, 34]] = torch.tensor([40.0, 30, 20, 10])[:, None]
     found = statistics.more(replace(layer(), tokens=tokens)).high_norm
     assert found is not None
-    assert [(token.token, token.kind(class_token=True)) for token in found.tokens] == [
+    assert [(token.token, token.kind(class_token=0)) for token in found.tokens] == [
         (0, "cls"), (2, "prefix"), (5, "cell"), (34, "other"),
     ]  # fmt: skip
-    assert found.tokens[0].kind(class_token=False) == "prefix"
+    assert found.tokens[0].kind(class_token=None) == "prefix"
     windows = layer(WINDOWS)
     window, padding = np.argwhere(WINDOWS < 0)[0]
     many = torch.ones(*WINDOWS.shape, 1)
     many[window, padding] = 9
     found = statistics.more(replace(windows, tokens=many)).high_norm
     assert found is not None
-    assert [token.kind(class_token=True) for token in found.tokens] == ["other"]
+    assert [token.kind(class_token=0) for token in found.tokens] == ["other"]
 
 
 def test_what_is_not_known_is_not_a_number() -> None:
