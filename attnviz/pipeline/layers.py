@@ -102,6 +102,9 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
         raise PositionsLost(call, "not seen to come from the picture")
     keys = _layout(call.key_positions, grid, call)
     if not keys.on_picture.any():
+        whole = assume_layer(call, grid, None)
+        if grid.grid_tokens == 1 and whole is not None:  # a mean over all the picture is that cell
+            return whole
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
     if call.query_positions is None:
         windows, _, count, _ = call.shape

@@ -145,6 +145,22 @@ class Drawing(Plain):
         return x + torch.randn_like(x)
 
 
+class OneCell(Plain):
+    """Patches by a linear map, of a picture that is one of them."""
+
+    patch_size, image_size = 16, 16
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Linear(768, 32)
+
+    def forward(self, x):
+        x = self.patches(x.flatten(1))[:, None]
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 class Behind(Plain):
     """A class token behind the patches."""
 
@@ -296,6 +312,14 @@ def test_tokens_that_do_not_depend_on_the_picture_are_not_drawn_over_it(capsys: 
     (one,) = record["check"]["not_drawn"]
     assert one == {"layer": 0, "reason": "its tokens do not depend on the picture"}
     assert "layer 0 of 0 to 3: its tokens do not depend on the picture" in said
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_single_token_is_the_grid_of_a_picture_of_one_cell(capsys: Capture) -> None:
+    record, said = stats(capsys, "OneCell", "-q", "mean")
+    assert not said
+    assert (record["tokens"]["rows"], record["tokens"]["columns"]) == (1, 1)
+    assert record["check"]["places"] == "measured"
 
 
 @pytest.mark.usefixtures("folder")
