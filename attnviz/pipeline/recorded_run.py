@@ -1,8 +1,9 @@
 """One run of a model over pictures of one shape, recorded; again where places were lost."""
 
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ from attnviz.selection import parse_layers
 
 _LOSES_PLACES: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models of which PyTorch's fast paths were seen to lose where tokens lie."""
+_DEPEND: weakref.WeakKeyDictionary[nn.Module, dict[int, bool]] = weakref.WeakKeyDictionary()
+"""Of calls that are not seen to come from the picture whether they do, found once a model."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,19 @@ def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, 
     numbers = [n for n, report in enumerate(reports) if not report.traced and report.fits]
     if not numbers or request.model.plain:
         return {}
+    known = _DEPEND.setdefault(request.model.module, {})
+    if not set(numbers) <= set(known):
+        known |= _compare(request, numbers)
+    return known
+
+
+def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:
+    """Whether queries or keys of calls are others for another picture: the negative, mirrored."""
     pixels, *rest = request.inputs
     keys = []
     for each in (pixels.detach(), -pixels.detach().flip(-1)):
-        with torch.no_grad(), record(calls=numbers) as made:
+        seed = request.model.seed or 0
+        with seeded(seed), torch.no_grad(), record(calls=numbers) as made:
             request.model.module(each, *rest)
         keys.append([(made[n].query, made[n].key) for n in numbers])
     return {
@@ -128,15 +140,34 @@ def _may_take_fast_paths(module: nn.Module) -> bool:
     )
 
 
-@contextmanager
-def _without_fast_paths(without: bool) -> Iterator[None]:
-    """PyTorch's own layers compute step by step."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(before and not without)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+class _FastPaths:
+    """PyTorch's switch for its fast paths, which is one for all threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """PyTorch's own layers compute step by step, until the last of those who want it is done."""
+        with self._lock:
+            if not self._users:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_FAST_PATHS = _FastPaths()
+
+
+def _without_fast_paths(without: bool) -> AbstractContextManager[None]:
+    return _FAST_PATHS.off() if without else nullcontext()
 
 
 def _nothing_drawn(calls: Calls, recording: Recording) -> str:
