@@ -148,7 +148,7 @@ class _FastPaths:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """PyTorch's own layers compute step by step, until the last of those who want it is done."""
+        """PyTorch's own layers compute step by step until the last user is done."""
         with self._lock:
             if not self._users:
                 self._before = torch.backends.mha.get_fastpath_enabled()

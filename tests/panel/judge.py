@@ -52,9 +52,8 @@ class CommandLine:
         width, height = case.size
         file, out = self.folder / "picture.png", self.folder / "out"
         Image.fromarray(picture(width, height)).save(file)
-        size = round((width * height) ** 0.5)
         words = [self.command, str(file), "-m", spec, "--layers", layers, "--json", "--npz"]
-        words += ["-o", str(out), "--patch", str(case.patch), "--size", str(size)]
+        words += ["-o", str(out), "--patch", str(case.patch)]
         self.capsys.readouterr()
         code = main([*words, *(word for query in queries for word in ("-q", query))])
         printed, errors = self.capsys.readouterr()

@@ -67,7 +67,7 @@ def test_the_program_says_the_same_as_the_function_it_calls(
     within = CommandLine(tmp_path, capsys).ask(spec, case, ["mean"], "all")
     Image.fromarray(picture(*case.size)).save(tmp_path / "picture.png")
     line = [sys.executable, "-m", "attnviz", "stats", str(tmp_path / "picture.png"), "-m", spec]
-    line += ["--layers", "all", "-q", "mean", "--json", "--patch", "8", "--size", "39"]
+    line += ["--layers", "all", "-q", "mean", "--json", "--patch", "8"]
     paths = [str(Path(__file__).parents[1]), *sys.path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)

@@ -8,6 +8,7 @@ input, NaN for what is no part of the picture, and 1 for class tokens.
 (4, 6)
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -176,7 +177,11 @@ def expects(
     library: bool = False,
     together: int = 1,
 ) -> Callable[[Factory], Factory]:
-    """Write down what is true of a model, beside it; `may_be` has several parted by commas."""
+    """Write down what is true of a model, beside it; `may_be` has several parted by commas.
+
+    The model says for which input it is made: a table of positions alone does not tell rows from
+    columns.
+    """
     outcomes = frozenset(each.strip() for each in may_be.split(","))
     assert outcomes <= {"right", "not drawn", "assumed", "refused"}
     if asks is None:
@@ -185,10 +190,27 @@ def expects(
         asks = [(("auto", "mean", point) if with_class else ("auto", point), "all")]
 
     def mark(factory: Factory) -> Factory:
-        factory.case = Case(of or layers, outcomes, asks, size, patch, within, library, together)  # type: ignore[attr-defined]
-        return factory
+        made = _declaring(factory, (size[1], size[0]))
+        made.case = Case(of or layers, outcomes, asks, size, patch, within, library, together)  # type: ignore[attr-defined]
+        return made
 
     return mark
+
+
+def _declaring(factory: Factory, shape: tuple[int, int]) -> Factory:
+    """A class or function whose modules have `image_size`, (height, width)."""
+    if isinstance(factory, type):
+        factory.image_size = shape  # type: ignore[attr-defined]
+        return factory
+
+    @functools.wraps(factory)
+    def build() -> Any:
+        model = factory()  # type: ignore[operator]
+        if not hasattr(model, "image_size"):
+            model.image_size = shape
+        return model
+
+    return build  # type: ignore[return-value]
 
 
 def query_weights(query: str, layer: Layer) -> Array:
