@@ -205,7 +205,7 @@ def _declaring(factory: Factory, shape: tuple[int, int]) -> Factory:
 
     @functools.wraps(factory)
     def build() -> Any:
-        model = factory()  # type: ignore[operator]
+        model = factory()
         if not hasattr(model, "image_size"):
             model.image_size = shape
         return model
