@@ -20,8 +20,8 @@ from attnviz.attention.recording.call_store import CallStore
 from attnviz.attention.recording.model_blocks import Blocks
 from attnviz.attention.recording.operation import Operation, first
 from attnviz.attention.recording.output_tracker import OutputListener, Outputs
+from attnviz.attention.recording.positions import TokenPositions
 from attnviz.attention.recording.recorded import Recording
-from attnviz.attention.recording.token_positions import TokenPositions
 
 
 @contextmanager
@@ -198,9 +198,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _found(
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
     ) -> int:
-        """A call was found by following; its output lies where its queries lie."""
+        """A call was found by following; its output lies where its queries lie, or nowhere."""
         if self._positions is not None and places is not None:
-            self._positions.put(output, places)
+            self._positions.put_unless_nowhere(output, places)
         return self._store.add(call, trace, self._outputs.may_be_joined)
 
     def _note(self, what: str) -> None:

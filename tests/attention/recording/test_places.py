@@ -305,3 +305,48 @@ def test_the_output_of_attention_lies_where_its_queries_do(turned: bool, heads: 
     assert recording[0].shape == (2, 2, 24, 6)
     assert_lies(recording[0].key_positions, lattice(2, 3).reshape(-1, 2))
     assert_lies(recording[1].query_positions, lattice(4, 6).reshape(-1, 2))
+
+
+@pytest.mark.parametrize("by", [4, 3])
+def test_padding_behind_tokens_whose_centres_are_not_in_their_middle_lies_nowhere(by: int) -> None:
+    """A convolution with stride and padding puts centres to the left of the middle of the cell."""
+    x = picture()
+    with attnviz.record(picture=x) as recording:
+        tokens = F.conv2d(x, torch.randn(8, 3, 3, 3), stride=4, padding=1)  # 4 × 6, at 4·i + ½
+        padded = F.pad(tokens, (by, by, by, by)).permute(0, 2, 3, 1)
+        windows = padded.reshape(2, 4 + 2 * by, 6 + 2 * by, 8).flatten(1, 2)
+        attend(windows)
+        attend(tokens.flatten(2).mT)
+    expected = np.full((4 + 2 * by, 6 + 2 * by, 2), np.nan)
+    tokens_at = lattice(4, 6) - 1.5
+    expected[by:-by, by:-by] = tokens_at
+    assert_lies(recording[0].key_positions, expected.reshape(-1, 2))
+    assert_lies(recording[1].key_positions, tokens_at.reshape(-1, 2))
+
+
+def test_padding_that_a_convolution_goes_over_moves_no_token() -> None:
+    x = picture()
+    weight = torch.randn(8, 3, 3, 3)
+    with attnviz.record(picture=x) as recording:
+        attend(F.conv2d(x, weight, stride=4, padding=1).flatten(2).mT)
+        attend(F.conv2d(F.pad(x, (1, 1, 1, 1)), weight, stride=4).flatten(2).mT)
+    for call in recording:
+        assert_lies(call.key_positions, (lattice(4, 6) - 1.5).reshape(-1, 2))
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_queries_that_are_the_same_for_windows_elsewhere_move_no_tokens(kernel: bool) -> None:
+    """GCViT's: what they gather is added to the tokens of each window, which stay in place."""
+    x = picture()
+    at = lattice(4, 6).reshape(2, 2, 3, 2, 2).swapaxes(1, 2).reshape(6, 4, 2)  # 2 × 3 windows of 2²
+    with attnviz.record(picture=x) as recording:
+        tokens = by_convolution(x).reshape(2, 4, 6, 8)
+        asking = F.avg_pool2d(tokens.permute(0, 3, 1, 2), (2, 3)).flatten(2).mT  # (2, 4, 8)
+        windows = tokens.reshape(2, 2, 2, 3, 2, 8).transpose(2, 3).reshape(12, 4, 8)
+        q = asking.repeat_interleave(6, 0).reshape(12, 4, 2, 4).transpose(1, 2)
+        k = windows.reshape(12, 4, 2, 4).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, k) if kernel else (q @ k.mT).softmax(-1) @ k
+        attend(windows + y.transpose(1, 2).flatten(2))
+    asked = lattice(2, 2).reshape(-1, 2)
+    assert_lies(recording[0].query_positions, asked)
+    assert_lies(recording[1].query_positions, np.concatenate([at, at]))

@@ -19,23 +19,58 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.recording.operation import Operation
-from attnviz.attention.recording.position_math import (
+from attnviz.attention.recording.positions.pointwise import pointwise
+from attnviz.attention.recording.positions.position_math import (
     NOWHERE,
     Memo,
     are_equal,
     compact,
     differs_by_feature,
+    extended,
     lost_at,
     mean_over,
+    narrowed,
     same_memory,
     spans_picture,
     step_of,
 )
-from attnviz.attention.recording.position_rules import CONSTANT, RULES, pointwise
+from attnviz.attention.recording.positions.rule_table import CONSTANT, RULES
 from attnviz.attention.recording.tensor_registry import TensorRegistry, covers_storage
 
 _OUTSIDE = 0.25
 """Input pixels: a token whose cell reaches no further into the picture lies nowhere."""
+
+
+class Contents:
+    """Where along one side of the picture that lies which is no padding, for each size of cells.
+
+    A token's centre may lie beside the middle of its cell (a convolution with stride puts it to the
+    left), so that the picture's own border does not tell its last token from padding behind it.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._side = float(side)
+        self._ends = {0.0: (0.0, float(side))}  # by the distance of cells
+
+    def note(self, step: float, first: float, last: float) -> None:
+        """Tokens at such a distance were padded; they lay from the first to the last."""
+        if not (first - step < step / 2 and last + step > self._side - step / 2):
+            return  # a part of the picture: what lies beside it may be no padding elsewhere
+        step = round(step * 4) / 4
+        if step in self._ends:  # padded once more, or another part of the picture
+            low, high = self._ends[step]
+            first = first if first >= 0 else low + step / 2
+            last = last if last <= self._side else high - step / 2
+            first, last = min(first, low + step / 2), max(last, high - step / 2)
+        self._ends[step] = first - step / 2, last + step / 2
+
+    def ends(self, step: float) -> tuple[float, float]:
+        """Where content of cells at that distance ends."""
+        return self._ends[max(known for known in self._ends if known <= step + 0.125)]
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether what lies between is content, at any distance of cells."""
+        return all(first <= low and high <= last for first, last in self._ends.values())
 
 
 class TokenPositions:
@@ -61,6 +96,8 @@ class TokenPositions:
         self._cuts = Memo()
         self.reshaped = Memo()
         self._compared = Memo()
+        self._narrowed = Memo()
+        self._contents: tuple[Contents, Contents] = Contents(self.width), Contents(self.height)
 
     def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
         """Positions of tokens: the mean over the dimension of their channels; None if unknown.
@@ -75,23 +112,36 @@ class TokenPositions:
 
     def _inside(self, positions: Tensor) -> Tensor:
         """Positions of tokens, of which those whose cell does not touch the picture are NOWHERE."""
-        for part, side in ((positions.real, self.width), (positions.imag, self.height)):
-            low, high = part.nan_to_num(0.0).aminmax()
-            if low < 0 or high > side:
-                break
-        else:
+        inside = None
+        for part, content in zip((positions.real, positions.imag), self._contents, strict=True):
+            low, high = (float(end) for end in part.nan_to_num(0.0, 0.0, 0.0).aminmax())
+            if content.holds(low, high):
+                continue
+            step = step_of(part)
+            left, right = content.ends(step)
+            margin = max(step / 2 - _OUTSIDE, _OUTSIDE)
+            here = (part >= left - margin) & (part <= right + margin)
+            inside = here if inside is None else inside & here
+        if inside is None:
             return positions
-        cell = [step_of(part) for part in (positions.real, positions.imag)]
-        margins = [max(step / 2 - _OUTSIDE, _OUTSIDE) for step in cell]
-        return self._cut(positions, *margins)
-
-    def _cut(self, positions: Tensor, across: float, down: float) -> Tensor:
-        """Positions that are further outside of the picture than this are NOWHERE."""
-        x, y = positions.real, positions.imag
-        inside = (x >= -across) & (x <= self.width + across)
-        inside &= (y >= -down) & (y <= self.height + down)
         nowhere = torch.full((), NOWHERE, device=positions.device)
         return torch.where(inside | lost_at(positions), positions, nowhere)
+
+    def padded(self, positions: Tensor, dim: int, before: int, after: int) -> Tensor:
+        """Positions with padding along a dimension, which goes on where they are evenly spaced.
+
+        So a convolution sees the same padding as its own; what is padding as a token lies nowhere,
+        as where the content ends is remembered.
+        """
+        found = extended(positions, dim, before, after)
+        size = positions.shape[dim]
+        if (before > 0 or after > 0) and size > 1 and positions.stride(dim):
+            small = compact(positions)
+            for part, content in zip((small.real, small.imag), self._contents, strict=True):
+                step = float((part.select(dim, 1) - part.select(dim, 0)).flatten()[0])
+                if step > 0:
+                    content.note(step, *(float(end) for end in part.aminmax()))
+        return found
 
     def within(self, positions: Tensor) -> Tensor:
         """Positions of elements, of which those outside of the picture are NOWHERE."""
@@ -102,6 +152,12 @@ class TokenPositions:
     def put(self, tensor: Tensor, positions: Tensor) -> None:
         """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
         self._known.put(tensor, positions.expand(tensor.shape))
+
+    def put_unless_nowhere(self, tensor: Tensor, positions: Tensor) -> None:
+        """The same, unless a rule has found that all of it lies nowhere."""
+        found = self.get(tensor)
+        if found is None or not bool(compact(found).real.isnan().all()):
+            self.put(tensor, positions)
 
     def get(self, tensor: object) -> Tensor | None:
         """Where the elements of a tensor come from; None: not from the picture."""
@@ -127,6 +183,12 @@ class TokenPositions:
     def are_equal(self, one: Tensor, other: Tensor) -> bool:
         """Whether positions are the same, also where they lie nowhere."""
         return self._compared.get([one, other], None, lambda: are_equal(one, other))
+
+    def narrowed(self, positions: Tensor) -> Tensor:
+        """Positions expanded along all dimensions along which they are equal."""
+        return self._narrowed.get(compact(positions), (), lambda: narrowed(positions)).expand(
+            positions.shape
+        )
 
     def is_pixels(self, positions: Tensor) -> bool:
         """Whether positions are those of the picture's own pixels, in their order."""

@@ -1,6 +1,5 @@
 """Positions through what slides over a picture: convolutions, pools, resizing, sampling."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,18 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnviz.attention.recording.operation import Operation
-from attnviz.attention.recording.position_math import (
+from attnviz.attention.recording.positions.position_math import (
     NOWHERE,
     compact,
     mean_over,
     sampled,
     windowed,
 )
+from attnviz.attention.recording.positions.position_rule import by_names
 
 if TYPE_CHECKING:
-    from attnviz.attention.recording.token_positions import TokenPositions
-
-Rule = Callable[["TokenPositions", Operation, Any], Any]
+    from attnviz.attention.recording.positions.token_positions import TokenPositions
 
 
 def _convolved(known: "TokenPositions", op: Operation, result: Tensor) -> Any:
@@ -143,9 +141,8 @@ def _each(value: Any, i: int) -> Any:
     return value if isinstance(value, int) else value[i if len(value) > 1 else 0]
 
 
-RULES: dict[str, Rule] = {
-    name: rule
-    for names, rule in {
+RULES = by_names(
+    {
         "convolution _convolution cudnn_convolution mkldnn_convolution": _convolved,
         "max_pool2d_with_indices max_pool3d_with_indices max_pool2d avg_pool1d avg_pool2d "
         "avg_pool3d": _pooled,
@@ -155,7 +152,6 @@ RULES: dict[str, Rule] = {
         "_upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
         "upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa": _resized,
         "grid_sampler_2d": _sampled,
-    }.items()
-    for name in names.split()
-}
+    }
+)
 """By the name of the operator."""

@@ -69,6 +69,17 @@ def compact(positions: Tensor) -> Tensor:
     return positions
 
 
+def narrowed(positions: Tensor) -> Tensor:
+    """Positions expanded along all dimensions along which they are equal; NaN equals NaN."""
+    small = compact(positions)
+    for dim in range(small.ndim):
+        if small.shape[dim] > 1:
+            first = small.narrow(dim, 0, 1)
+            if are_equal(small, first.expand_as(small)):
+                small = first
+    return small.expand(positions.shape)
+
+
 def lost_at(positions: Tensor) -> Tensor:
     """Which positions were lost."""
     return positions.real.isinf()
