@@ -18,7 +18,8 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording.axes import Axis, leaves, regroup
 from attnviz.attention.recording.call_gradients import Trace, node_of
 from attnviz.attention.recording.operation import After, Operation, first, order_of
-from attnviz.attention.recording.output_tracker import Outputs, WeightedValues
+from attnviz.attention.recording.output_nodes import WeightedValues
+from attnviz.attention.recording.output_tracker import Outputs
 from attnviz.attention.recording.score_graph import (
     Exponentials,
     Mixing,

@@ -12,15 +12,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.recording import joining
 from attnviz.attention.recording.axes import Axis, Dims, leaves, regroup
 from attnviz.attention.recording.call_gradients import Lay
 from attnviz.attention.recording.operation import After, Operation, first, order_of
-from attnviz.attention.recording.score_graph import Axes, Weights, cloned_if_aliased
-from attnviz.attention.recording.tensor_registry import TensorRegistry, clone_if_aliased
+from attnviz.attention.recording.output_nodes import (
+    Output,
+    OutputNode,
+    Projected,
+    WeightedValues,
+    axis_of,
+    is_over_features,
+    one_matrix,
+    secured,
+    side_by_side,
+    sizes,
+    tiled,
+)
+from attnviz.attention.recording.tensor_registry import TensorRegistry
 from attnviz.attention.recording.to_call import OutputLayout, attention_call
 
 _PATIENCE = 64
@@ -28,49 +40,6 @@ _PATIENCE = 64
 
 Between two heads of a loop lie their linear layers, norms and rotations.
 """
-
-
-@dataclass(frozen=True)
-class WeightedValues:
-    """Weights and the values that they met, (b, m, Dv), with their product, (b, n, Dv).
-
-    `turned` if the product itself was (b, Dv, n).
-    """
-
-    weights: Weights
-    value: Tensor
-    output: Tensor
-    turned: bool
-
-
-@dataclass(frozen=True)
-class Output:
-    """A view of the output of call `number` of the recording.
-
-    What `met` is known as long as `heads` may turn out to be other ones: they are settled once a
-    view has shown them beside the `features`.
-    """
-
-    number: int
-    dims: Dims
-    queries: Axes
-    heads: Axes
-    features: Axes
-    met: WeightedValues | None = None
-
-
-@dataclass(frozen=True)
-class Projected:
-    """A view of what a linear map made of the output of call `number`; `features` are its own."""
-
-    number: int
-    dims: Dims
-    queries: Axes
-    features: Axis
-
-
-OutputNode = Output | Projected
-"""What is known of a tensor on the way from a call's output."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +128,7 @@ class Outputs:
                 self._known.forget(tensor)
             elif self._known.has_storage(tensor):
                 self._forget_beside(tensor)
-            self._known.change_all(partial(_secured, written=tensor))
+            self._known.change_all(partial(secured, written=tensor))
         return after
 
     def _forget_beside(self, written: Tensor) -> None:
@@ -232,7 +201,7 @@ class Outputs:
         heads = leaves([node.heads])
         if leaves(node.dims[-1:]) != heads + leaves([node.features]):
             return None
-        matrix = right.t() if op.name == "linear" else _one(right)
+        matrix = right.t() if op.name == "linear" else one_matrix(right)
         if matrix is None:
             return None
         count, made = math.prod(head.size for head in heads), Axis(matrix.shape[1])
@@ -261,7 +230,7 @@ class Outputs:
     def _summed(self, nodes: "list[Projected]") -> After | None:
         """Heads that have a projection each."""
         one, other = nodes
-        if one.number == other.number or _sizes(one.dims) != _sizes(other.dims):
+        if one.number == other.number or sizes(one.dims) != sizes(other.dims):
             return None
         number = self._tell.joined([one.number, other.number], "sum")
         if number is None:
@@ -286,7 +255,7 @@ class Outputs:
         if not isinstance(first, Output) or not all(isinstance(n, Output) for n in nodes):
             return None
         numbers = [node.number for node in nodes]
-        if len({_sizes(n.dims) for n in nodes}) > 1 or len(set(numbers)) < len(numbers):
+        if len({sizes(n.dims) for n in nodes}) > 1 or len(set(numbers)) < len(numbers):
             return None
         number = self._tell.joined(numbers, "stacked")
         if number is None:
@@ -304,8 +273,8 @@ class Outputs:
         if len({(type(node), len(node.dims)) for node in nodes}) > 1:
             return None
         dim %= len(first.dims)
-        others = {_sizes(node.dims[:dim] + node.dims[dim + 1 :]) for node in nodes}
-        axis = _axis(max(nodes, key=lambda node: _sizes(node.dims)[dim]), dim)
+        others = {sizes(node.dims[:dim] + node.dims[dim + 1 :]) for node in nodes}
+        axis = axis_of(max(nodes, key=lambda node: sizes(node.dims)[dim]), dim)
         numbers = [node.number for node in nodes]
         if axis is None or len(others) > 1 or len(set(numbers)) < len(numbers):
             return None
@@ -313,7 +282,7 @@ class Outputs:
         if number is None:
             return None
         self._forget_pieces(numbers)
-        return _side_by_side(nodes, dim, axis, number)
+        return side_by_side(nodes, dim, axis, number)
 
     def _forget_pieces(self, numbers: Sequence[int]) -> None:
         """What was known of pieces ends where they are joined."""
@@ -332,7 +301,7 @@ class Outputs:
         if len(pieces) < 2:
             return None
         pieces.sort(key=lambda piece: piece[0][0])
-        dim = _tiled(tensor, [place for place, _ in pieces])
+        dim = tiled(tensor, [place for place, _ in pieces])
         joined = None if dim is None else self._joined([node for _, node in pieces], dim)
         if joined is not None:
             self._put(tensor, joined)
@@ -341,7 +310,7 @@ class Outputs:
     def _filled(self, op: Operation) -> After | None:
         """`copy_`: a slice of a buffer holds what was copied to it."""
         node = self._known.get(op.args[1]) if len(op.args) > 1 else None
-        if node is None or tuple(op.args[0].shape) != _sizes(node.dims):
+        if node is None or tuple(op.args[0].shape) != sizes(node.dims):
             return None
         return lambda result: self._put(result, node)
 
@@ -358,102 +327,9 @@ class Outputs:
         """What a projection made, and a vector over its features beside it, in any order."""
         for tensor, operand in (op.args[:2], op.args[1::-1]):
             node = self._known.get(tensor)
-            if isinstance(node, Projected) and _is_over(operand, node):
+            if isinstance(node, Projected) and is_over_features(operand, node):
                 return node, tensor, operand
         return None
-
-
-def _sizes(dims: Dims) -> tuple[int, ...]:
-    """Of a tensor of these dimensions."""
-    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
-
-
-def _axis(node: OutputNode, dim: int) -> joining.Axis | None:
-    """What a dimension of a call's output is to the call; None where that cannot be told."""
-    here = node.dims[dim]
-    of_heads = node.heads if isinstance(node, Output) else ()
-    for axes, name in ((node.queries, "queries"), (of_heads, "heads")):
-        if here and all(axis in axes for axis in here):  # also where its size is 1
-            return name  # type: ignore[return-value]
-    of_dim, queries, heads = leaves([here]), leaves([node.queries]), leaves([of_heads])
-    if not of_dim:  # one item, or one query
-        return "items" if dim == 0 else None if queries else "queries"
-    features = leaves([node.features] if isinstance(node, Output) else [(node.features,)])
-    known: dict[joining.Axis, list[list[Axis]]] = {
-        "queries": [queries],
-        "heads": [heads, heads + features] if isinstance(node, Output) else [],
-    }
-    found = next((name for name, parts in known.items() if of_dim in parts), None)
-    beside = set(of_dim) & {*queries, *heads, *features}
-    return found or (None if beside else "items")
-
-
-def _side_by_side(
-    nodes: Sequence[OutputNode], dim: int, axis: joining.Axis, number: int
-) -> OutputNode:
-    """The node of outputs that were put side by side."""
-    first, made = nodes[0], Axis(sum(_sizes((node.dims[dim],))[0] for node in nodes))
-    here: Axes = (made,)
-    changes: dict[str, Any] = {"number": number}
-    if axis == "queries":
-        changes["queries"] = here
-    elif axis == "heads" and isinstance(first, Output):
-        features = math.prod(leaf.size for leaf in leaves([first.features]))
-        beside = leaves([first.dims[dim]]) != leaves([first.heads])
-        made = Axis(made.size // features if beside else made.size)
-        changes["heads"] = (made,)
-        here = (made, *first.features) if beside else (made,)
-    if isinstance(first, Output):
-        changes["met"] = None
-    return replace(first, dims=(*first.dims[:dim], here, *first.dims[dim + 1 :]), **changes)
-
-
-def _tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
-    """The dimension along which slices, in the order of memory, fill a tensor; None if none."""
-    for dim in range(tensor.ndim):
-        at, size = tensor.storage_offset(), 0
-        for offset, shape, stride, _ in places:
-            others = [d for d in range(tensor.ndim) if d != dim]
-            same = all(shape[d] == tensor.shape[d] for d in others)
-            steps = all(stride[d] == tensor.stride(d) for d in range(tensor.ndim) if shape[d] > 1)
-            if not same or not steps or offset != at:
-                break
-            at, size = at + shape[dim] * tensor.stride(dim), size + shape[dim]
-        else:
-            if size == tensor.shape[dim]:
-                return dim
-    return None
-
-
-def _secured(node: OutputNode, written: Tensor) -> OutputNode:
-    """A node, with copies of what it knows in memory that is about to be overwritten."""
-    if isinstance(node, Projected) or node.met is None:
-        return node
-    met = node.met
-    value, output = clone_if_aliased(met.value, written), clone_if_aliased(met.output, written)
-    weights = cloned_if_aliased(met.weights, written)
-    return replace(node, met=replace(met, weights=weights, value=value, output=output))
-
-
-def _one(right: Tensor) -> Tensor | None:
-    """The one matrix that a product takes for the whole batch."""
-    if right.ndim == 2:
-        return right
-    if len(right) > 1:
-        return right[0] if right.stride(0) == 0 else None
-    base = right._base  # noqa: SLF001 — what a view is of: of a batch of one it may be keys
-    return right[0] if isinstance(base, nn.Parameter) else None
-
-
-def _is_over(operand: Any, node: Projected) -> bool:
-    """Whether an operand is a vector over the features of a projection."""
-    if not isinstance(operand, Tensor) or operand.numel() != node.features.size:
-        return False
-    shape = (1,) * (len(node.dims) - operand.ndim) + tuple(operand.shape)
-    features = leaves([(node.features,)])
-    return len(shape) == len(node.dims) and all(
-        size == 1 or leaves([dim]) == features for size, dim in zip(shape, node.dims, strict=True)
-    )
 
 
 _HANDLERS: dict[str, Callable[[Outputs, Operation], After | None]] = {
