@@ -35,6 +35,7 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _hush()
+    _start_no_other()
     try:
         _knock(address)
         ray.init(
@@ -54,6 +55,17 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     finally:
         with _unsaid():
             ray.shutdown()
+
+
+def _start_no_other() -> None:
+    """Keep Ray from starting a cluster by itself when something is asked of one that is gone.
+
+    Its own threads may still ask while, and after, a run is given up; the next run would then meet
+    a cluster that nobody has started, and wait for ever.
+    """
+    hook = sys.modules.get("ray._private.auto_init_hook")
+    if hasattr(hook, "enable_auto_connect"):
+        setattr(hook, "enable_auto_connect", False)  # noqa: B010 — not typed
 
 
 @contextlib.contextmanager

@@ -214,7 +214,7 @@ def test_a_vision_transformer_with_masks_and_perturbation(run: Run, vit: str) ->
     both = ["--metrics", "masks,perturbation", "--layers", "all", "--limit", "2"]
     code, out, err = run("photos", "--masks", "masks", "-m", vit, *both, "-o", "out")
     assert (code, err) == (0, "")
-    assert "weights: pretrained  2 pictures  perturbation" in out
+    assert "weights: pretrained 2 pictures perturbation" in " ".join(out.split())
     rows = objects(Path("out/evaluation.jsonl").read_text())
     means = [row for row in rows if row["head"] == "mean"]
     assert [(row["baseline"], row["layer"]) for row in means] == [

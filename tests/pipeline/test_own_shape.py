@@ -128,11 +128,11 @@ def test_every_token_is_drawn_where_it_was_seen(
             assert abs(found[pixel] - scaled[row, column]) < 0.12, (row, column, at)
     counts = of_tokens(inside.astype(np.float64))
     middle_x, middle_y = (of_tokens(np.where(inside, v, 0)) / counts.clip(1e-9) for v in (x, y))
-    row, column = np.unravel_index(np.where(drawn, scaled, -1).argmax(), scaled.shape)
     peak = record["heads"][0]["map"]
     side = max(width / own_width, height / own_height) * 16
-    assert abs(peak["peak_x"] - middle_x[row, column]) <= side
-    assert abs(peak["peak_y"] - middle_y[row, column]) <= side
+    largest = drawn & (scaled > 1 - 1e-3)  # several tokens may see nothing but the square
+    apart = np.maximum(abs(peak["peak_x"] - middle_x), abs(peak["peak_y"] - middle_y))
+    assert apart[largest].min() <= side
     assert peak["maximum"] == pytest.approx(weights[drawn].max(), rel=0.1)
 
 

@@ -1,5 +1,6 @@
-"""What every test of a recording begins with."""
+"""What holds for all tests, and what those of recordings begin with."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 import attnviz
 from attnviz.attention import Recording
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture
