@@ -1,5 +1,6 @@
 """Positions through what mixes elements: reductions, products, attention, Fourier transforms."""
 
+import cmath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,13 @@ def _within_windows(known: "TokenPositions", queries: Tensor, values: Tensor) ->
     That is where its queries lie, unless these are the same for windows at different places and lie
     outside of them (GCViT's global queries): then it is neither here nor there, and lies nowhere.
     """
-    if queries.shape[:-2].numel() == 1 or queries.shape[:-2] != values.shape[:-2]:
+    if not any(varies(values, dim) for dim in range(values.ndim - 2)):  # one window
+        return queries
+    if queries.shape[:-2] != values.shape[:-2]:
+        return queries
+    flat = queries.flatten(0, -3)
+    one, other = complex(flat[0, 0, 0]), complex(flat[-1, 0, 0])
+    if one != other and not (cmath.isnan(one) and cmath.isnan(other)):  # each window its own
         return queries
     return known.reshaped.get(
         [queries, values], "windows", lambda: _outside_nowhere(queries, values)
