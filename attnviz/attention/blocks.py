@@ -6,22 +6,20 @@ are; or, where that is too much, some rows of one item.
 """
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import FLOOR, LOG2E, scores
 from attnviz.attention.sweep import Progress, Sweep, SweepRequest
-
-if TYPE_CHECKING:
-    from attnviz.attention.call import AttentionCall
 
 BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Scores in a block: 16 MiB of float32 on a CPU, 256 MiB on CUDA."""
 
 
-def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, block by block."""
     batch, heads, queries, keys = call.shape
     together = max(1, _size(call) // (heads * queries * keys))
@@ -45,12 +43,12 @@ def _joined(parts: list[Sweep]) -> Sweep:
     return Sweep(**joined)
 
 
-def _size(call: "AttentionCall") -> int:
+def _size(call: CallTensors) -> int:
     """Scores of a block."""
     return BLOCK.get(call.query.device.type, 1 << 24)
 
 
-def _rows(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def _rows(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, some rows of all items at a time."""
     batch, heads, queries, keys = call.shape
     asked = asked.batch(0) if batch == 1 else asked
@@ -76,7 +74,7 @@ def _rows(call: "AttentionCall", asked: SweepRequest, progress: Progress | None 
 
 
 def _block(
-    call: "AttentionCall", asked: SweepRequest, queries: Tensor, received: Tensor | None
+    call: CallTensors, asked: SweepRequest, queries: Tensor, received: Tensor | None
 ) -> Tensor:
     """Statistics of some rows, (lse, entropy, confidence, …, B, H, n); adds to `received`."""
     s = scores(call, queries, unit=LOG2E)

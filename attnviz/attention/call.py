@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attnviz.attention import blocks, reference, streamed
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import float32_no_grad, rows, weight_gradients
 from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 from attnviz.errors import MemoryLimitError, UsageError
@@ -22,71 +22,19 @@ Way = Literal["auto", "reference", "blocks", "streamed"]
 WAYS = {"reference": reference.sweep, "blocks": blocks.sweep, "streamed": streamed.sweep}
 
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """One softmax(q·kᵀ·scale + bias)·v made by a model.
-
-    Attributes:
-        query: (B, H, Nq, D).
-        key: (B, Hk, Nk, D); Hk divides H (grouped queries).
-        value: (B, Hk, Nk, Dv).
-        scale: the factor on the scores.
-        bias: added to the scores, or boolean with True for "takes part"; broadcasts to
-            (B, H, Nq, Nk).
-        causal: query i sees keys 0 … i only.
-        output: what the model itself computed, (B, H, Nq, Dv).
-        mixing: of heads after the softmax, (Hv, H) and what is added, (Hv,) or None: value and
-            output then have Hv heads (talking heads, Shazeer et al., 2003.02436). The weights are
-            those of the softmax.
-        query_positions, key_positions: where tokens lie in the input, (B, N, 2) as x and y in
-            pixels, NaN where a token is no part of it; None where that was not traced.
-        gradient: of a score at the output, (B, Hv, Nq, Dv): from it follows the gradient at the
-            weights, ∇A = gradient·valueᵀ. None where no score was asked for.
-        projection: what the model makes of each head's output, W_O^h, (Hv, Dv, F): its output
-            projection, and the LayerScale after it where there is one; biases are left out. None
-            where that was not seen.
+class AttentionCall(CallTensors):
+    """One softmax(q·kᵀ·scale + bias)·v made by a model, and the questions one can ask it.
 
     Weights and statistics are float32, whatever the model's own type. A query that may attend
-    to no key has weights 0.
+    to no key has weights 0. The tensors are those of `CallTensors`.
     """
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scale: float
-    bias: Tensor | None = None
-    causal: bool = False
-    output: Tensor | None = None
-    mixing: tuple[Tensor, Tensor | None] | None = None
-    query_positions: Tensor | None = None
-    key_positions: Tensor | None = None
-    gradient: Tensor | None = None
-    projection: Tensor | None = None
-
-    @property
-    def heads(self) -> int:
-        """Number of heads."""
-        return self.query.shape[1]
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Shape of the weights, (batch, heads, queries, keys)."""
-        batch, heads, queries, _ = self.query.shape
-        return batch, heads, queries, self.key.shape[2]
-
-    def batch(self, items: slice | Tensor) -> "AttentionCall":
-        """The call of some items of the batch."""
-        bias = self.bias
-        return replace(
-            self,
-            query=self.query[items],
-            key=self.key[items],
-            value=self.value[items],
-            bias=bias[items] if bias is not None and bias.ndim == 4 and len(bias) > 1 else bias,
-            output=_some(self.output, items),
-            gradient=_some(self.gradient, items),
-            query_positions=_some(self.query_positions, items),
-            key_positions=_some(self.key_positions, items),
+    def __repr__(self) -> str:
+        batch, heads, queries, keys = self.shape
+        kind = str(self.query.dtype).removeprefix("torch.")
+        return (
+            f"AttentionCall(batch={batch}, heads={heads}, queries={queries}, keys={keys}, "
+            f"features={self.query.shape[-1]}, {kind} on {self.query.device})"
         )
 
     def rows(self, queries: Sequence[int]) -> Tensor:
@@ -221,8 +169,3 @@ class AttentionCall:
                 f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
                 f"limit of {limit / 1e9:.1f} GB; ask received() or entropy() instead"
             )
-
-
-def _some(tensor: Tensor | None, items: slice | Tensor) -> Tensor | None:
-    """Some items of the batch of what may not be there."""
-    return None if tensor is None else tensor[items]

@@ -5,16 +5,13 @@ time is queries × keys × pairs of heads.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.rowwise import row_blocks
 from attnviz.attention.scores import float32_no_grad
-
-if TYPE_CHECKING:
-    from attnviz.attention.call import AttentionCall
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -32,7 +29,7 @@ class Pairs:
     divergence: Tensor
 
 
-def pairs(call: "AttentionCall", weights: Tensor) -> Pairs:
+def pairs(call: CallTensors, weights: Tensor) -> Pairs:
     """Heads compared over the queries that have a weight.
 
     JS(p ‖ q) = H((p + q)/2) − (H(p) + H(q))/2, H the entropy in nats: from 0 to ln 2, for any two

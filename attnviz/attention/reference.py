@@ -6,15 +6,11 @@ it is given, float64 from `attention_matrix` unless told otherwise; a result has
 leading index, per head that is. The numbers in parentheses are sections of docs/formulas.md.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.sweep import Progress, Sweep, SweepRequest
-
-if TYPE_CHECKING:
-    from attnviz.attention.call import AttentionCall
 
 
 def attention_matrix(
@@ -130,7 +126,7 @@ def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> T
     return (inside * far).sum(-1)
 
 
-def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, from the whole matrix in float64."""
     s = _scores(
         call.query,

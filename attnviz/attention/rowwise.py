@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import rows
-
-if TYPE_CHECKING:
-    from attnviz.attention.call import AttentionCall
 
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 25}
 """Weights in a block: 4 MiB of float32 on a CPU, 128 MiB on CUDA."""
@@ -26,13 +23,13 @@ class RowBlock:
         shares: what each row counts, (items, n), float32.
     """
 
-    call: "AttentionCall"
+    call: CallTensors
     queries: Tensor
     weights: Tensor
     shares: Tensor
 
 
-def row_blocks(call: "AttentionCall", shares: Tensor) -> Iterator[RowBlock]:
+def row_blocks(call: CallTensors, shares: Tensor) -> Iterator[RowBlock]:
     """A, block by block: whole items where they are small, as windows are, else some rows of one.
 
     Args:

@@ -3,15 +3,12 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.errors import RecordingError
-
-if TYPE_CHECKING:
-    from attnviz.attention.call import AttentionCall
 
 FLOOR = -1e30
 """The score of a pair that takes no part: finite, so that 0 · score is 0."""
@@ -22,7 +19,7 @@ LOG2E = math.log2(math.e)
 
 
 def scores(
-    call: "AttentionCall", queries: Tensor, unit: float = 1.0, out: Tensor | None = None
+    call: CallTensors, queries: Tensor, unit: float = 1.0, out: Tensor | None = None
 ) -> Tensor:
     """unit·(scale·q·kᵀ + bias) of chosen queries in float32, (B, H, len(queries), Nk).
 
@@ -44,7 +41,7 @@ def scores(
     return result
 
 
-def weight_gradients(call: "AttentionCall", queries: Tensor, out: Tensor | None = None) -> Tensor:
+def weight_gradients(call: CallTensors, queries: Tensor, out: Tensor | None = None) -> Tensor:
     """∇A of chosen queries, dO·vᵀ in float32, (B, H, len(queries), Nk).
 
     Where heads are mixed after the softmax, Σ_g weight[g, h]·∇A'_g, ∇A' of the mixed weights. `out`
@@ -72,7 +69,7 @@ def _products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tenso
     return found.view(batch, heads, count, keys)
 
 
-def rows(call: "AttentionCall", queries: Tensor) -> Tensor:
+def rows(call: CallTensors, queries: Tensor) -> Tensor:
     """The softmax of `scores`, (B, H, len(queries), Nk); a row without any key is 0."""
     s = scores(call, queries)
     return s.softmax(-1).masked_fill_(s <= FLOOR / 2, 0.0)

@@ -5,18 +5,15 @@ cache: see `tiles`. Blocks go to as many threads as torch has, each with its own
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import LOG2E
 from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 from attnviz.attention.threads import Scratch, in_order
 from attnviz.attention.tiles import Tile, TileTask, block, cut
-
-if TYPE_CHECKING:
-    from attnviz.attention.call import AttentionCall
 
 TILE = 1 << 19
 """Scores of a tile: 2 MiB of float32, what two megabytes of second-level cache take best."""
@@ -26,7 +23,7 @@ INLINE = 1 << 20
 """Below so many scores in all, starting threads costs more than it brings."""
 
 
-def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, for tensors on the CPU.
 
     Memory: the keys in float32, the results, and for each thread its buffers, some 36 MiB,
@@ -60,7 +57,7 @@ def sweep(call: "AttentionCall", asked: SweepRequest, progress: Progress | None 
     )
 
 
-def _task(call: "AttentionCall", asked: SweepRequest, item: int) -> TileTask:
+def _task(call: CallTensors, asked: SweepRequest, item: int) -> TileTask:
     """One item of the batch, what is `asked` of it alone; its keys sorted and cut into tiles."""
     _, heads, queries, _ = call.shape
     keep, bias = _kept(call, item)
@@ -120,7 +117,7 @@ def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[i
     return rows, width, max(n for n in range(1, together + 1) if shared % n == 0)
 
 
-def _kept(call: "AttentionCall", item: int) -> tuple[Tensor, Tensor | None]:
+def _kept(call: CallTensors, item: int) -> tuple[Tensor, Tensor | None]:
     """Keys that take part at all, (Nk,), and the bias that is then left, (H, Nq, Nk)."""
     batch, heads, queries, keys = call.shape
     everything = torch.ones(keys, dtype=torch.bool)
