@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from attnviz.errors import AttnvizError
 
 if TYPE_CHECKING:
-    from attnviz.attention import AttentionCall, MultiHeadAttention, Recording, record
+    from attnviz.attention import AttentionCall, MultiHeadAttention
     from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.map_scorer import Score, evaluate
-    from attnviz.exploration.explore import Page, explore
-    from attnviz.images import Picture, load_image, load_mask
+    from attnviz.explanation import Answer, Explanation, Observation, explain, observe
+    from attnviz.io import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
-    from attnviz.pipeline import Answer, Drawing, Explanation, Observation, explain, observe, render
+    from attnviz.output.write_pictures import Drawing, render
+    from attnviz.page.explore import Page, explore
+    from attnviz.recording import Recording, record
 
 __version__ = "0.1.0"
 
@@ -51,28 +53,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "attnviz.pipeline",
+    "Answer": "attnviz.explanation",
     "AttentionCall": "attnviz.attention",
     "Comparison": "attnviz.comparison.compare",
-    "Drawing": "attnviz.pipeline",
-    "Explanation": "attnviz.pipeline",
+    "Drawing": "attnviz.output.write_pictures",
+    "Explanation": "attnviz.explanation",
     "Model": "attnviz.models.model",
     "MultiHeadAttention": "attnviz.attention",
-    "Observation": "attnviz.pipeline",
-    "Page": "attnviz.exploration.explore",
-    "Picture": "attnviz.images",
-    "Recording": "attnviz.attention",
+    "Observation": "attnviz.explanation",
+    "Page": "attnviz.page.explore",
+    "Picture": "attnviz.io",
+    "Recording": "attnviz.recording",
     "Score": "attnviz.evaluation.map_scorer",
     "compare": "attnviz.comparison.compare",
     "evaluate": "attnviz.evaluation.map_scorer",
-    "explain": "attnviz.pipeline",
-    "explore": "attnviz.exploration.explore",
-    "load_image": "attnviz.images",
-    "load_mask": "attnviz.images",
+    "explain": "attnviz.explanation",
+    "explore": "attnviz.page.explore",
+    "load_image": "attnviz.io",
+    "load_mask": "attnviz.io",
     "load_model": "attnviz.models",
-    "observe": "attnviz.pipeline",
-    "record": "attnviz.attention",
-    "render": "attnviz.pipeline",
+    "observe": "attnviz.explanation",
+    "record": "attnviz.recording",
+    "render": "attnviz.output.write_pictures",
 }
 
 

@@ -39,8 +39,9 @@ from attnviz.batch.journal import Journal
 from attnviz.batch.local import most
 from attnviz.batch.run import Batch
 from attnviz.batch.sources import find
+from attnviz.explanation import Questions
 from attnviz.geometry import TokenGrid
-from attnviz.pipeline import Drawing, Questions
+from attnviz.output.write_pictures import Drawing
 
 SIZES = ((640, 480), (480, 640), (800, 600), (1024, 683), (683, 1024), (500, 500), (1280, 720))
 

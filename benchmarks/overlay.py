@@ -17,9 +17,9 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Style, colour_table, overlay
 from attnviz.drawing.scale import Range
-from attnviz.encoding import as_image
 from attnviz.geometry import place
-from attnviz.images import Picture
+from attnviz.io import Picture
+from attnviz.output.encoding import as_image
 
 ROUNDS = 25
 PLACEMENT = place(451, 300, size=137, patch=8)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import attnviz
-from attnviz.attention import Recording
+from attnviz.recording import Recording
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnviz import records
+from attnviz.output import records
 
 LAYERS, HEADS = (3, 5), (0, 1, 2)
 

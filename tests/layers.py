@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 import attnviz
+from attnviz.explanation import Layer
+from attnviz.explanation.inspection import Calls
 from attnviz.geometry import Layout, place
-from attnviz.images import Picture
+from attnviz.io import Picture
 from attnviz.models.model import Model
-from attnviz.pipeline import Layer
-from attnviz.pipeline.inspection import Calls
 
 ROWS, COLUMNS, PATCH = 8, 12, 8
 Cells = NDArray[np.int64]

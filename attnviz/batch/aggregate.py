@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnviz import encoding, outputs
 from attnviz.batch.aggregate_record import AggregateRow, Spread
-from attnviz.batch.numbers import NUMBERS, asked, numbers
-from attnviz.batch.reading import STATS, each
+from attnviz.batch.lines import STATS, each
+from attnviz.batch.matrix import NUMBERS, asked, numbers
 from attnviz.batch.sketch import EXACT, Sketch, Summary
+from attnviz.output import encoding, whole_files
 
 NAME = "aggregate"
+
+
 Place = tuple[str, str, str, int, int, int | None]
 """Model, weights, method, question, layer and head."""
 
@@ -90,9 +92,9 @@ def write_aggregate(
     lines = "".join(f"{encoding.as_json(row.data())}\n" for row in rows)
     table = encoding.as_csv([row.row() for row in rows])
     return [
-        outputs.write_whole(out / f"{NAME}.jsonl", lines.encode()),
-        outputs.write_whole(out / f"{NAME}.csv", table.encode()),
-        outputs.write_whole(out / f"{NAME}.png", plot(rows)),
+        whole_files.write_whole(out / f"{NAME}.jsonl", lines.encode()),
+        whole_files.write_whole(out / f"{NAME}.csv", table.encode()),
+        whole_files.write_whole(out / f"{NAME}.png", plot(rows)),
     ]
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnviz import outputs
 from attnviz.batch.connection import connected, library
 from attnviz.batch.jobs import Outcome, Settings
 from attnviz.batch.journal import FOLDER, NOTES
@@ -30,6 +29,7 @@ from attnviz.batch.local import Windows
 from attnviz.batch.run import Batch, OnOutcome
 from attnviz.batch.worker import ATTEMPTS, RUN_TOKEN, Fatal, WindowTask, Worker, pack
 from attnviz.errors import AttnvizError, DeviceError, UsageError
+from attnviz.output import whole_files
 
 _WAIT = 10.0  # seconds for a cluster to answer
 _LOOK = 0.5  # seconds between two looks at whether to stop
@@ -243,8 +243,8 @@ def _signed(out: Path) -> Iterator[str]:
     """A word in the folder for all files, by which workers know that it is the same for them."""
     folder, sign = out / FOLDER / NOTES, secrets.token_hex(8)
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
-    outputs.make_folder(folder)
-    outputs.write_whole(folder / RUN_TOKEN, sign.encode())
+    whole_files.make_folder(folder)
+    whole_files.write_whole(folder / RUN_TOKEN, sign.encode())
     try:
         yield sign
     finally:

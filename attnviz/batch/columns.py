@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from attnviz import outputs
-from attnviz.batch.reading import STATS, each
+from attnviz.batch.lines import STATS, each
 from attnviz.errors import MissingExtraError
-from attnviz.records import Head, flat
+from attnviz.output import whole_files
+from attnviz.output.records import Head, flat
 
 NAME = "stats.parquet"
 BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
@@ -71,7 +71,7 @@ def write_parquet(out: Path, stats: Path | None = None) -> Path:
     schema = pa.schema([(name, kinds[kind]) for name, kind in columns().items()])
     path = out / NAME
     with (
-        outputs.writing(path) as temporary,
+        whole_files.writing(path) as temporary,
         parquet.ParquetWriter(temporary, schema, compression="zstd") as file,
     ):
         for group in _groups(stats or out / STATS):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from attnviz.batch.lines import each
 from attnviz.batch.matrix import Matrix
-from attnviz.batch.reading import each
-from attnviz.outputs import SHEET
+from attnviz.output.whole_files import SHEET
 
 _KINDS = ("png", "jpg", "webp")
 _SHOWN = {

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from attnviz import encoding
+from attnviz.output import encoding
 
 _ENTRY, _RECORD, _END = '{"entry": ', ', "record": ', "}\n"
 _DECODER = json.JSONDecoder()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from attnviz.batch.reading import MANIFEST, STATS
-from attnviz.catalog import TableEntry
+from attnviz.batch.lines import MANIFEST, STATS
+from attnviz.registry import TableEntry
 
 
 class Closer(Protocol):

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from attnviz import outputs, pages
 from attnviz.batch.entries import Entries, read_entries
-from attnviz.batch.numbers import MEANINGS, NUMBERS
-from attnviz.batch.reading import MANIFEST, STATS
+from attnviz.batch.lines import MANIFEST, STATS
+from attnviz.batch.matrix import MEANINGS, NUMBERS
 from attnviz.batch.thumbnails import FOLDER, make_thumbnails, thumbnail_name
+from attnviz.output import pages, whole_files
 
 NAME = "index.html"
-_PARTS = Path(__file__).parent / "page"
+_PARTS = Path(__file__).parent / "static"
 
 
 def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = None) -> list[Path]:
@@ -38,7 +38,7 @@ def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = 
     sources = [entries.source(i) for i in range(len(entries.names))]
     made = make_thumbnails(out, [source for source in sources if source is not None])
     page = page_of(data_of(out, entries))
-    return [outputs.write_whole(out / NAME, page.encode()), *made]
+    return [whole_files.write_whole(out / NAME, page.encode()), *made]
 
 
 def data_of(out: Path, entries: Entries) -> dict[str, Any]:

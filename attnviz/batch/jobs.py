@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from attnviz.batch.entry import LedgerEntry
 from attnviz.errors import UsageError
+from attnviz.explanation import Explanation, Questions
 from attnviz.geometry import Fit, Placement
-from attnviz.images import Note, Picture
-from attnviz.pipeline import Drawing, Explanation, Questions
-from attnviz.ranges import FULL
-from attnviz.records import Record
+from attnviz.io import Note, Picture
+from attnviz.io.ranges import FULL
+from attnviz.output.records import Record
+from attnviz.output.write_pictures import Drawing
 
 Pictures = Literal["sheet", "heads", "none"]
 

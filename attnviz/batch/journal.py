@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from attnviz import lines, outputs
+from attnviz.batch import lines
 from attnviz.batch.entry import LedgerEntry, as_line, digest, read_line
-from attnviz.batch.reading import MANIFEST, STATS
+from attnviz.batch.lines import MANIFEST, STATS
 from attnviz.errors import OutputError
+from attnviz.output import whole_files
 
 FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
 NOTES = "cluster"
@@ -42,12 +43,12 @@ class Journal:
     def __init__(self, out: Path) -> None:
         self._out, self._path = out, out / FOLDER / JOURNAL
         self._places: dict[str, int] = {}
-        outputs.check_folder(out)
-        outputs.make_folder(out / FOLDER)
+        whole_files.check_folder(out)
+        whole_files.make_folder(out / FOLDER)
         self._lock = lines.lock(out / FOLDER / LOCK, out)
         try:
-            outputs.remove_parts(out)
-            outputs.remove_parts(out / FOLDER)
+            whole_files.remove_parts(out)
+            whole_files.remove_parts(out / FOLDER)
             shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # of a driver that was killed
             lines.end_lines(self._path)
             self._lines = lines.Lines(self._path)
@@ -122,8 +123,8 @@ class Journal:
             OutputError: a file cannot be written.
         """
         stats, manifest = self._out / STATS, self._out / MANIFEST
-        outputs.write_lines(stats, self._lines_of_records(paths))
-        outputs.write_lines(manifest, (as_line(one.public()) for one in self.entries(paths)))
+        whole_files.write_lines(stats, self._lines_of_records(paths))
+        whole_files.write_lines(manifest, (as_line(one.public()) for one in self.entries(paths)))
         return [stats, manifest]
 
     def tidy(self, paths: Sequence[str]) -> None:
@@ -132,7 +133,7 @@ class Journal:
         Raises:
             OutputError: it cannot be written.
         """
-        outputs.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
+        whole_files.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
 
     def _lines_of_records(self, paths: Sequence[str]) -> Iterator[bytes]:
         stats = self._out / STATS

@@ -12,23 +12,24 @@ writes what it found before it takes the next. So no core ever waits: the thread
 for each other after every operation, and all of them where a reader or writer takes their core.
 """
 
+import copy
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
 import torch
 
-from attnviz import memory
 from attnviz.batch import work
-from attnviz.batch.copies import AT_ONCE, copies
 from attnviz.batch.jobs import Answered, Outcome, Prepared, Settings
 from attnviz.batch.resume import PendingPart
 from attnviz.geometry import TokenGrid
+from attnviz.models import memory
 from attnviz.models.model import Model
 
 WINDOW = 128
@@ -233,3 +234,39 @@ def most(model: Model, grid: TokenGrid, wanted: int | None, window: int = WINDOW
     if each == 0:
         return min(limit, UNKNOWN)
     return max(1, min(limit, int(SHARE * memory.total(str(model.device)) / each)))
+
+
+AT_ONCE = 8
+"""Runs at the same time, at most: each takes memory of its own."""
+
+
+@contextmanager
+def copies(model: Model) -> Iterator[list[Model]]:
+    """The model, and beside it as many copies as a CPU can run at once, one a core.
+
+    Copies share the parameters, which take most of the memory and are the same in every run. All
+    else is their own: what a module notes down while it runs, another run does not see. On other
+    devices, and of modules that cannot be copied, there is the model alone. The number of torch's
+    threads, which threads may set meanwhile, is put back in the end.
+
+    >>> with copies(model) as models:
+    ...     len(models)
+    2
+    """
+    threads = torch.get_num_threads()
+    number = min(threads, AT_ONCE) if model.device.type == "cpu" else 1
+    try:
+        yield [model, *_copied(model, number - 1)]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _copied(model: Model, number: int) -> list[Model]:
+    """So many copies, or none at all."""
+    shared = {id(parameter): parameter for parameter in model.module.parameters()}
+    try:
+        return [
+            replace(model, module=copy.deepcopy(model.module, dict(shared))) for _ in range(number)
+        ]
+    except Exception:  # a module may hold what cannot be copied: a lock, a file, a handle
+        return []

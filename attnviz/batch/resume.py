@@ -10,7 +10,7 @@ from attnviz.batch.jobs import Job, Settings
 from attnviz.batch.journal import Journal
 from attnviz.batch.sources import RESERVED, Item
 from attnviz.errors import ImageError
-from attnviz.images import fingerprint
+from attnviz.io import fingerprint
 
 
 @dataclass(frozen=True)

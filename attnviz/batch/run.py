@@ -14,8 +14,8 @@ from attnviz.batch.local import WINDOW, LocalEngine, Windows
 from attnviz.batch.resume import PendingPart, is_reserved, part, remaining
 from attnviz.batch.sources import Item
 from attnviz.errors import UsageError
+from attnviz.explanation import check_model
 from attnviz.models.model import Model
-from attnviz.pipeline import check_model
 
 ENOUGH = 8
 """Of so many pictures the model cannot be asked a question: then of none."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from attnviz import encoding, outputs
 from attnviz.errors import ImageError
-from attnviz.images import load_image
+from attnviz.io import load_image
+from attnviz.output import encoding, whole_files
 
 FOLDER = ".attnviz/thumbnails"
 SIDE = 240
@@ -59,8 +59,8 @@ def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
     path = out / FOLDER / thumbnail_name(source)
     small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
-    outputs.make_folder(path.parent)
-    return outputs.write_whole(path, encoding.as_image(small, "webp"))
+    whole_files.make_folder(path.parent)
+    return whole_files.write_whole(path, encoding.as_image(small, "webp"))
 
 
 def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
@@ -86,6 +86,6 @@ def _remove_others(folder: Path, names: set[str]) -> None:
         if path.relative_to(folder).as_posix() not in names:
             path.unlink(missing_ok=True)
     for sub in folder.glob("*"):
-        outputs.remove_parts(sub)
+        whole_files.remove_parts(sub)
         with contextlib.suppress(OSError):  # it is not empty
             sub.rmdir()

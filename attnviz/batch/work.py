@@ -18,26 +18,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz import memory, outputs
 from attnviz.batch.entry import LedgerEntry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
 from attnviz.batch.thumbnails import write_thumbnail
+from attnviz.drawing.explained_sheet import small
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
+from attnviz.explanation import Observation, answer, check_picture, look_many
 from attnviz.geometry import Placement
-from attnviz.images import Picture, decode, read_file
+from attnviz.io import Picture, decode, read_file
+from attnviz.models import memory
 from attnviz.models.model import Model
-from attnviz.pipeline import (
-    Observation,
-    answer,
-    check_picture,
-    look_many,
-    make_record,
-    small,
-    write_maps,
-    write_pictures,
-    write_sheet,
-)
-from attnviz.records import Record
+from attnviz.output import whole_files
+from attnviz.output.make_record import make_record
+from attnviz.output.records import Record
+from attnviz.output.write_pictures import write_maps, write_pictures, write_sheet
 
 _FULL = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
@@ -219,16 +213,16 @@ def _write(
     folder = out / job.folder
     if settings.pictures == "none":
         if job.before:
-            outputs.remove(folder, job.before)
+            whole_files.remove(folder, job.before)
             with contextlib.suppress(OSError):  # something else is in it
                 os.removedirs(folder)
         return make_record(explanation), []
-    outputs.remove_parts(folder)
+    whole_files.remove_parts(folder)
     if prepared.shown is not None:
-        before = outputs.earlier_files(folder)
+        before = whole_files.earlier_files(folder)
         record, paths, whole = write_sheet(explanation, folder, settings.drawing, prepared.shown)
         if settings.drawing.format == "png":  # its pixels are those that it is read back with
-            source = f"{job.folder}/{outputs.SHEET}.png"
+            source = f"{job.folder}/{whole_files.SHEET}.png"
             write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
     else:
         before = set()  # removed by what draws them
@@ -237,7 +231,7 @@ def _write(
         record, paths, _ = write_pictures(large, folder, settings.drawing, threads=1)
     if settings.npz:
         paths.append(write_maps(explanation, folder))
-    outputs.remove(folder, before.union(job.before) - {path.name for path in paths})
+    whole_files.remove(folder, before.union(job.before) - {path.name for path in paths})
     return record, paths
 
 

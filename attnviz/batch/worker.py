@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz import outputs
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
 from attnviz.batch.journal import FOLDER, NOTES
 from attnviz.batch.local import LocalEngine
 from attnviz.batch.resume import PendingPart
 from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, UsageError
+from attnviz.explanation import check_model
 from attnviz.models import load_model
 from attnviz.models.model import Model
-from attnviz.pipeline import check_model
+from attnviz.output import whole_files
 
 RUN_TOKEN = "sign"
 """What in the folder for notes tells that a worker sees the same as the driver."""
@@ -141,9 +141,9 @@ class Worker:
             return [self._fatal or Fatal("no model")]
         note = self._task.out / FOLDER / NOTES / str(number)
         try:
-            if len(outputs.whole_lines(note)) >= ATTEMPTS:
+            if len(whole_files.whole_lines(note)) >= ATTEMPTS:
                 return [Lost()]
-            outputs.append(note, socket.gethostname())
+            whole_files.append(note, socket.gethostname())
             found = self._done(self._model, window)
             note.unlink(missing_ok=True)
         except Exception as error:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 import attnviz
-from attnviz import memory
 from attnviz.cli import console
 from attnviz.cli.batch import batch
 from attnviz.cli.compare import compare
@@ -21,6 +20,7 @@ from attnviz.cli.show import show
 from attnviz.cli.stats import stats
 from attnviz.cli.video import video
 from attnviz.errors import AttnvizError, ExitCode
+from attnviz.models import memory
 
 app = typer.Typer(
     # Plain help: rich's takes longer to import than all the rest of the command line.

@@ -95,7 +95,7 @@ def batch(
 def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
-    from attnviz.batch.reading import STATS  # noqa: PLC0415
+    from attnviz.batch.lines import STATS  # noqa: PLC0415
     from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
@@ -110,8 +110,8 @@ def _settings(
 ) -> Settings:
     """What is done with every picture, and the digest of all that changes it."""
     from attnviz.batch.jobs import Settings  # noqa: PLC0415
-    from attnviz.identity import key_of  # noqa: PLC0415
-    from attnviz.pipeline import Drawing  # noqa: PLC0415
+    from attnviz.cli.identity import key_of  # noqa: PLC0415
+    from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
     style, asked = Drawing(**drawing.values()), question.asked(drawing.animate)
     if drawing.animate is not None and many.pictures == "none":
@@ -167,7 +167,7 @@ class _BatchPrinter:
 
     def tell(self, outcome: Outcome) -> None:
         """One picture is done, or failed."""
-        from attnviz import encoding  # noqa: PLC0415
+        from attnviz.output import encoding  # noqa: PLC0415
 
         record = outcome.record
         if record is None:
@@ -210,7 +210,7 @@ class _BatchPrinter:
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
         """What is to be known when all is done."""
-        from attnviz.images import KINDS  # noqa: PLC0415 — numpy, once there are pictures
+        from attnviz.io import KINDS  # noqa: PLC0415 — numpy, once there are pictures
 
         if self._unverified:
             console.say(

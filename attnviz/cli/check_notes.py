@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attnviz.records import Check
+    from attnviz.output.records import Check
 
 _REASONS = 3
 """So many different reasons are named; the record has all."""

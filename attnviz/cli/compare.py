@@ -24,14 +24,14 @@ from attnviz.cli.options import (
 )
 from attnviz.comparison import check_count
 from attnviz.errors import AttnvizError, ExitCode, ModelError
+from attnviz.explanation.selection import parse_layers
 from attnviz.methods import METHODS
-from attnviz.selection import parse_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attnviz.comparison.sides import ComparisonSide
-    from attnviz.images import Picture
+    from attnviz.io import Picture
     from attnviz.models.model import Model
 
 
@@ -50,11 +50,13 @@ def compare(
 ) -> None:
     """Models, methods, layers or queries side by side: difference maps and rank correlations."""
     _check(rivals, where)
-    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
+    from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
-    folders = [out / name for name in outputs.folder_names(images)]
+    folders = [out / name for name in whole_files.folder_names(images)]
     work = _Comparing(images, rivals, reading, where, streams)
-    work.each(lambda _, number: outputs.check_folder(folders[number]))  # before any model is loaded
+    work.each(
+        lambda _, number: whole_files.check_folder(folders[number])
+    )  # before any model is loaded
     if work.left:
         preview = not no_preview
         finish = _finishing(work, folders, drawing, streams, npz=npz, preview=preview)
@@ -150,7 +152,7 @@ class _Comparing:
 
     def _picture(self, number: int, path: str) -> Picture:
         """A picture; one that cannot be read twice is kept."""
-        from attnviz.images import load_image  # noqa: PLC0415
+        from attnviz.io import load_image  # noqa: PLC0415
 
         if number in self._read_once:
             return self._read_once[number]

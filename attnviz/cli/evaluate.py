@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from attnviz.evaluation.run import EvaluationRequest
     from attnviz.evaluation.store import Store
     from attnviz.evaluation.summary import SummaryEntry
+    from attnviz.explanation import Observation
     from attnviz.models.model import Model
-    from attnviz.pipeline import Observation
-    from attnviz.targets import Head
+    from attnviz.models.targets import Head
 
 
 @with_groups
@@ -192,9 +192,9 @@ class _ModelEvaluation:
 
     def key(self, pair: Pair, *, content: bool) -> str:
         """Of what this model gives of a picture, by its name, and by its content where it lasts."""
-        from attnviz.identity import key_of  # noqa: PLC0415
-        from attnviz.images import fingerprint  # noqa: PLC0415
-        from attnviz.pipeline import readable  # noqa: PLC0415
+        from attnviz.cli.identity import key_of  # noqa: PLC0415
+        from attnviz.io import fingerprint  # noqa: PLC0415
+        from attnviz.output.make_record import readable  # noqa: PLC0415
 
         names = [path for path in (pair.image, pair.mask) if path is not None]
         files = {readable(path): fingerprint(path) if content else "" for path in names}
@@ -227,9 +227,9 @@ class _ModelEvaluation:
 
 def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
     """Rows on stdout in the form that was asked for, and files where a folder was."""
-    from attnviz import encoding  # noqa: PLC0415
     from attnviz.evaluation import metrics_of  # noqa: PLC0415
     from attnviz.evaluation.summary import summarise  # noqa: PLC0415
+    from attnviz.output import encoding  # noqa: PLC0415
 
     metrics = metrics_of(work.question.groups)
     rows = summarise(list(work.done.values()), metrics, seed=work.question.seed)
@@ -250,14 +250,14 @@ def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
 
 def _write(out: Path, rows: list[EvaluationRow], work: _Evaluating) -> list[Path]:
     """All files of a run, in the order of writing."""
-    from attnviz import encoding, outputs  # noqa: PLC0415
     from attnviz.evaluation.metric_plot import plot  # noqa: PLC0415
+    from attnviz.output import encoding, whole_files  # noqa: PLC0415
 
     lines = "".join(encoding.as_json(row.data()) + "\n" for row in rows)
     table = encoding.as_csv([row.row() for row in rows])
     return [
         *work.store.close(list(work.done)),
-        outputs.write_whole(out / "evaluation.jsonl", lines.encode()),
-        outputs.write_whole(out / "evaluation.csv", table.encode()),
-        outputs.write_whole(out / "evaluation.png", plot(rows)),
+        whole_files.write_whole(out / "evaluation.jsonl", lines.encode()),
+        whole_files.write_whole(out / "evaluation.csv", table.encode()),
+        whole_files.write_whole(out / "evaluation.png", plot(rows)),
     ]

@@ -24,9 +24,9 @@ from attnviz.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.exploration.explore import Page
-    from attnviz.images import Picture
-    from attnviz.pipeline import Observation
+    from attnviz.explanation import Observation
+    from attnviz.io import Picture
+    from attnviz.page.explore import Page
 
 _ENDINGS = (".html", ".htm")
 
@@ -46,14 +46,14 @@ def explore(
     if len(images) > 1:
         raise UsageError(f"explore takes one picture, not {len(images)}; run it once for each")
 
-    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
+    from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
-    (name,) = outputs.folder_names(images)
+    (name,) = whole_files.folder_names(images)
     path = _path(out or Path("attnviz-out"), name)
-    outputs.check_page(path)
+    whole_files.check_page(path)
 
     def begin() -> Callable[[Picture, int], None]:
-        from attnviz.pipeline import Drawing  # noqa: PLC0415
+        from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
         style = Drawing(**asdict(drawing))
         style.style()  # an unknown colour map is wrong usage, before anything runs
@@ -62,7 +62,7 @@ def explore(
         def one(picture: Picture, _: int) -> None:
             seen = run.look(picture, loaded, model, start.asked(), streams)
             page = _explored(seen, start, style, streams)
-            outputs.make_folder(path.parent)
+            whole_files.make_folder(path.parent)
             _tell(page, page.save(path), streams)
 
         return one
@@ -77,7 +77,7 @@ def _path(out: Path, name: str) -> Path:
 
 
 def _explored(seen: Observation, start: StartOptions, style: Any, streams: ToldOptions) -> Page:
-    from attnviz.exploration.explore import explore as make  # noqa: PLC0415
+    from attnviz.page.explore import explore as make  # noqa: PLC0415
 
     with console.progress("attention", quiet=streams.quiet) as progress:
         page = console.interruptible(
@@ -96,7 +96,7 @@ def _explored(seen: Observation, start: StartOptions, style: Any, streams: ToldO
 
 def _tell(page: Page, path: Path, streams: ToldOptions) -> None:
     """The path alone, or how large it is and what it has."""
-    from attnviz import encoding  # noqa: PLC0415
+    from attnviz.output import encoding  # noqa: PLC0415
 
     if streams.json:
         console.put(encoding.as_json(page.summary(str(path))))

@@ -6,10 +6,10 @@ from typing import Any
 
 import typer
 
-from attnviz.catalog import TableEntry
 from attnviz.cli.options import Json, with_groups
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
+from attnviz.registry import TableEntry
 
 _HEADINGS = ("name", "family", "layers x heads", "patch", "reg.", "licence", "MB", "cached")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attnviz.cli import console
 from attnviz.cli.check_notes import check_notes
 from attnviz.errors import AttnvizError, ExitCode, ModelError
+from attnviz.explanation.selection import parse_heads
 from attnviz.methods import without_score
-from attnviz.selection import parse_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         ToldOptions,
         WhereOptions,
     )
-    from attnviz.images import Picture
+    from attnviz.explanation import Explanation, Observation, Questions
+    from attnviz.io import Picture
     from attnviz.models.model import Model
-    from attnviz.pipeline import Explanation, Observation, Questions
-    from attnviz.targets import Head
+    from attnviz.models.targets import Head
 
 
 def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Model:
@@ -90,8 +90,8 @@ def arguments(
 
 def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:
     """What lies on this machine and may change: weights, code, masks."""
-    from attnviz.identity import identity  # noqa: PLC0415
-    from attnviz.pipeline import readable  # noqa: PLC0415
+    from attnviz.cli.identity import identity  # noqa: PLC0415
+    from attnviz.output.make_record import readable  # noqa: PLC0415
 
     named = [_code(spec), inputs.weights, inputs.mask, *queries]
     return {readable(path): identity(path) for path in named if path is not None}
@@ -137,15 +137,16 @@ def look(
 
     A slip in the question is found before.
     """
-    from attnviz import pipeline  # noqa: PLC0415
+    from attnviz import explanation  # noqa: PLC0415
+    from attnviz.output.make_record import check_info  # noqa: PLC0415
 
     with console.progress("model", quiet=streams.quiet):
         seen = console.interruptible(
-            lambda: pipeline.look(picture, model, asked, fit=options.fit, mask=options.mask)
+            lambda: explanation.look(picture, model, asked, fit=options.fit, mask=options.mask)
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
-    for line in check_notes(pipeline.check_info(seen), seen.count, max(seen.layers)):
+    for line in check_notes(check_info(seen), seen.count, max(seen.layers)):
         console.say(line)
     return seen
 
@@ -161,11 +162,11 @@ def shown_less(seen: Observation) -> str:
 
 def ask(seen: Observation, asked: Questions, method: str, streams: StreamOptions) -> Explanation:
     """Ask the question that was asked, with a progress bar."""
-    from attnviz import pipeline  # noqa: PLC0415
+    from attnviz import explanation  # noqa: PLC0415
 
     with console.progress("attention", quiet=streams.quiet) as progress:
         found = console.interruptible(
-            lambda: pipeline.answer(seen, asked, method, progress=progress)
+            lambda: explanation.answer(seen, asked, method, progress=progress)
         )
     warn(seen)
     return found
@@ -210,7 +211,7 @@ class ResultPrinter:
 
     def tell(self, record: Printable, paths: list[Path], sheet: Image | None = None) -> None:
         """Tables and a preview, or a line of JSON, or rows of CSV, or the paths written."""
-        from attnviz import encoding  # noqa: PLC0415
+        from attnviz.output import encoding  # noqa: PLC0415
 
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
@@ -245,7 +246,7 @@ def each(
     `begin` loads what is needed and returns what is to be done with a picture and its number. It
     is left out when not a single picture is there: a slip in a name is answered at once.
     """
-    from attnviz.images import STDIN, load_image  # noqa: PLC0415
+    from attnviz.io import STDIN, load_image  # noqa: PLC0415
 
     do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
     failed: list[ExitCode] = []

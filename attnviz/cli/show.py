@@ -24,7 +24,7 @@ from attnviz.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.images import Picture
+    from attnviz.io import Picture
 
 
 @with_groups
@@ -41,12 +41,12 @@ def show(
     no_preview: NoPreview = False,
 ) -> None:
     """Draw what each head attends to: overlays, a contact sheet and a table of statistics."""
-    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
+    from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
-    names = outputs.folder_names(images)
+    names = whole_files.folder_names(images)
 
     def begin() -> Callable[[Picture, int], None]:
-        from attnviz.pipeline import Drawing, write_maps, write_pictures  # noqa: PLC0415
+        from attnviz.output.write_pictures import Drawing, write_maps, write_pictures  # noqa: PLC0415
 
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
@@ -56,7 +56,7 @@ def show(
 
         def one(picture: Picture, number: int) -> None:
             folder = out / names[number]
-            outputs.check_folder(folder)
+            whole_files.check_folder(folder)
             seen = run.look(picture, loaded, model, asked, streams)
             answer = run.ask(seen, asked, question.method, streams)
             record, paths, sheet = write_pictures(answer, folder, style)

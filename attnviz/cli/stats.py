@@ -22,7 +22,7 @@ from attnviz.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.images import Picture
+    from attnviz.io import Picture
 
 
 @with_groups
@@ -41,12 +41,13 @@ def stats(
         raise UsageError("--npz writes a file; say where with --out FOLDER")
     if out is None and streams.quiet:
         raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
-    from attnviz import outputs  # noqa: PLC0415 — not for `--help`
+    from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
-    names = outputs.folder_names(images)
+    names = whole_files.folder_names(images)
 
     def begin() -> Callable[[Picture, int], None]:
-        from attnviz.pipeline import make_record, write_maps, write_numbers  # noqa: PLC0415
+        from attnviz.output.make_record import make_record  # noqa: PLC0415
+        from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
         asked = question.asked()
         loaded = run.load(model, question)

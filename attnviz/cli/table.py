@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.cli import console
-from attnviz.records import MORE_OF_A_HEAD, QueryInfo, Record, TargetInfo
+from attnviz.output.records import MORE_OF_A_HEAD, QueryInfo, Record, TargetInfo
 
 COLUMNS = {
     "entropy": "entropy",

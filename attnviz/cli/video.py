@@ -21,8 +21,8 @@ from attnviz.cli.options import (
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
-    from attnviz.clips import Clip
-    from attnviz.records import Record
+    from attnviz.io.clips import Clip
+    from attnviz.output.records import Record
     from attnviz.video.film import Made
 
 _OTHERS = (".avi", ".gif", ".webp", ".png", ".apng", ".jpg", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts")
@@ -43,17 +43,17 @@ def video(
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
     path = _place(clip, out)
-    from attnviz import outputs  # noqa: PLC0415
-    from attnviz.clips import open_clip  # noqa: PLC0415
+    from attnviz.io.clips import open_clip  # noqa: PLC0415
+    from attnviz.output import whole_files  # noqa: PLC0415
 
     shot = open_clip(clip)
     if path.exists() and path.samefile(clip):
         raise UsageError(f"{path}: is the clip itself; choose another --out")
     for note in shot.notes:
         console.say(f"note: {clip}: {note}")
-    outputs.make_folder(path.parent)
+    whole_files.make_folder(path.parent)
 
-    from attnviz.pipeline import Drawing  # noqa: PLC0415 — torch, once all is there
+    from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
     from attnviz.video.clip_request import ClipRequest  # noqa: PLC0415
     from attnviz.video.film import make_film  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ class _FramePrinter:
 
     def tell(self, record: Record) -> None:
         """The next frame."""
-        from attnviz import encoding  # noqa: PLC0415
+        from attnviz.output import encoding  # noqa: PLC0415
 
         first = self._means.count == 0
         self._means.add(record)

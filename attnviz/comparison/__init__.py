@@ -5,8 +5,8 @@ Free of heavy imports, so that `--help` and a slip of the pen are answered at on
 
 from dataclasses import dataclass
 
-from attnviz.catalog import TableEntry
 from attnviz.errors import UsageError
+from attnviz.registry import TableEntry
 
 MOST = 12
 """Sides of one comparison: more are read from no sheet, and from no table of all pairs."""

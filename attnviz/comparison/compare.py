@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.comparison import AGREEMENTS, check_count
-from attnviz.comparison.resampling import resample
+from attnviz.comparison.agreement import resample
 from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
-from attnviz.images import Picture
-from attnviz.pipeline import Explanation
+from attnviz.explanation import Explanation
+from attnviz.io import Picture
 
 _HALF = 0.5 - 1e-9
 

@@ -1,24 +1,22 @@
 """From a comparison to pictures and files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from attnviz import encoding, outputs
 from attnviz.comparison.compare import Comparison
-from attnviz.comparison.comparison_record import ComparisonRecord
-from attnviz.comparison.comparison_report import make_record
-from attnviz.comparison.side_names import heads, names, shared
-from attnviz.comparison.sides import ComparisonSide
-from attnviz.drawing.marks import mark
-from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo
+from attnviz.comparison.sides import ComparisonSide, heads, names, shared
+from attnviz.drawing.overlay import Interpolation, Style, colour_table, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
-from attnviz.encoding import Format
-from attnviz.images import Picture
+from attnviz.io import Picture
+from attnviz.output import encoding, whole_files
+from attnviz.output.encoding import Format
+from attnviz.output.make_record import image_info
 
 DIVERGING = "RdBu_r"
 FULL = Range("fixed", -1.0, 1.0)
@@ -110,21 +108,23 @@ def write_comparison(
     Raises:
         OutputError: a file cannot be written.
     """
-    before = outputs.earlier_comparison(outputs.make_folder(folder))
+    before = whole_files.earlier_comparison(whole_files.make_folder(folder))
     sides, less = overlays(comparison, drawing), differences(comparison, drawing)
-    files = [f"{outputs.COMPARE}-{number}.{drawing.format}" for number in range(len(sides))]
-    of_differences = {number: f"{outputs.DIFFERENCE}-{number}.{drawing.format}" for number in less}
+    files = [f"{whole_files.COMPARE}-{number}.{drawing.format}" for number in range(len(sides))]
+    of_differences = {
+        number: f"{whole_files.DIFFERENCE}-{number}.{drawing.format}" for number in less
+    }
     images = dict(zip([*files, *of_differences.values()], [*sides, *less.values()], strict=True))
     paths = [
-        outputs.write_whole(folder / name, encoding.as_image(image, drawing.format))
+        whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
         for name, image in images.items()
     ]
     record = make_record(comparison, files=files, differences=of_differences)
     paths += _write_numbers(record, folder)
     sheet = _sheet(comparison, sides, less, drawing)
-    name = f"{outputs.COMPARE}.{drawing.format}"
-    paths.append(outputs.write_whole(folder / name, encoding.as_image(sheet, drawing.format)))
-    outputs.remove(folder, before - {path.name for path in paths})
+    name = f"{whole_files.COMPARE}.{drawing.format}"
+    paths.append(whole_files.write_whole(folder / name, encoding.as_image(sheet, drawing.format)))
+    whole_files.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
 
 
@@ -132,8 +132,8 @@ def _write_numbers(record: ComparisonRecord, folder: Path) -> list[Path]:
     text = encoding.as_json(record.data(), indent=1) + "\n"
     table = encoding.as_csv(record.rows())
     return [
-        outputs.write_whole(folder / f"{outputs.COMPARE}.json", text.encode()),
-        outputs.write_whole(folder / f"{outputs.COMPARE}.csv", table.encode()),
+        whole_files.write_whole(folder / f"{whole_files.COMPARE}.json", text.encode()),
+        whole_files.write_whole(folder / f"{whole_files.COMPARE}.csv", table.encode()),
     ]
 
 
@@ -153,7 +153,9 @@ def write_arrays(comparison: Comparison, folder: Path) -> Path:
         differences=np.stack([comparison.difference(number) for number in numbers]),
         spearman=comparison.matrix(),
     )
-    return outputs.write_whole(outputs.make_folder(folder) / f"{outputs.COMPARE}.npz", data)
+    return whole_files.write_whole(
+        whole_files.make_folder(folder) / f"{whole_files.COMPARE}.npz", data
+    )
 
 
 def _sheet(
@@ -223,3 +225,37 @@ def _original(comparison: Comparison) -> Image.Image:
     for query in dict.fromkeys(side.query for side in comparison.sides):
         mark(image, query)
     return image
+
+
+def make_record(
+    comparison: Comparison,
+    *,
+    files: Sequence[str] | None = None,
+    differences: Mapping[int, str] | None = None,
+) -> ComparisonRecord:
+    """All that is said about one picture.
+
+    Args:
+        comparison: what `compare` gave.
+        files: the file that each side was drawn to.
+        differences: the file that the difference of a side from the first was drawn to.
+    """
+    picture, sides = comparison.picture, comparison.sides
+    drawn: Sequence[str | None] = files or [None] * len(sides)
+    return ComparisonRecord(
+        image=image_info(picture),
+        sides=[
+            side.said.model_copy(update={"name": name, "file": file})
+            for side, name, file in zip(sides, names(sides), drawn, strict=True)
+        ],
+        pairs=[
+            PairInfo(
+                first=first,
+                second=second,
+                **numbers,
+                cells=int(comparison.common(first, second).sum()),
+                file=(differences or {}).get(second) if first == 0 else None,
+            )
+            for (first, second), numbers in comparison.pairs.items()
+        ],
+    )

@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
-from attnviz.records import Check, Image, MapInfo, ModelInfo, QueryInfo, TargetInfo
-from attnviz.schema import Maybe, RecordPart
+from attnviz.output.records import Check, Image, MapInfo, ModelInfo, QueryInfo, TargetInfo
+from attnviz.output.schema import Maybe, RecordPart
 
 
 class SideInfo(RecordPart):

@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from attnviz.drawing.scale import Range
 from attnviz.errors import UsageError
 from attnviz.geometry import Placement
-from attnviz.images import Picture
+from attnviz.geometry.queries import Query
+from attnviz.io import Picture
 
 Interpolation = Literal["bicubic", "nearest"]
 _VIRIDIS = Path(__file__).with_name("viridis.npy")
@@ -136,3 +137,18 @@ def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
     stripe = (x + y) % (2 * _HATCH) < 1
     grey = np.where(stripe, 0.5 * luma + 127.5, 0.75 * luma + 0.25 * 255 * 0.5)
     return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def mark(image: Image.Image, query: Query) -> None:
+    """Draw a cross where a point is, or the outline of a box; of others there is nothing."""
+    line, numbers = max(2, round(max(image.size) / 150)), query.numbers
+    draw = ImageDraw.Draw(image)
+    if len(numbers) == 2:
+        x, y = (int(n) + 0.5 for n in numbers)
+        for width, colour in ((2 * line, "black"), (line, "white")):
+            r = 4 * line
+            draw.line([(x - r, y), (x + r, y)], fill=colour, width=width)
+            draw.line([(x, y - r), (x, y + r)], fill=colour, width=width)
+    elif len(numbers) == 4:
+        for width, colour in ((2 * line, "black"), (line, "white")):
+            draw.rectangle(numbers, outline=colour, width=width)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.geometry import Placement
-from attnviz.images import Picture
+from attnviz.io import Picture
 
 SIGMA = 1 / 4
 """Of the Gaussian, as a share of each side."""

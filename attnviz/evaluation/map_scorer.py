@@ -19,8 +19,8 @@ from attnviz.evaluation import (
 )
 from attnviz.evaluation import perturbation as perturbing
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
-from attnviz.images import Picture
-from attnviz.pipeline import Answer, Explanation, Observation
+from attnviz.explanation import Answer, Explanation, Observation
+from attnviz.io import Picture
 
 Values = NDArray[np.float64]
 Drawn = NDArray[np.bool_]

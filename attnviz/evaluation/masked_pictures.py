@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnviz import outputs
 from attnviz.errors import ImageError, UsageError
-from attnviz.images import SUFFIXES, pictures_in
+from attnviz.io import SUFFIXES, pictures_in
+from attnviz.output import whole_files
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_pictures(named: Sequence[str]) -> tuple[list[str], list[ImageError]]:
             found += pictures_in(path) if os.path.isdir(path) else [_there(path)]  # noqa: PTH112
         except ImageError as error:
             failed.append(error)
-    outputs.folder_names(found)
+    whole_files.folder_names(found)
     return found, failed
 
 
@@ -64,7 +64,7 @@ def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[Im
         return [Pair(path, masks) for path in pictures], []
     pairs: list[Pair] = []
     missing = []
-    for path, name in zip(pictures, outputs.folder_names(pictures), strict=True):
+    for path, name in zip(pictures, whole_files.folder_names(pictures), strict=True):
         if (mask := _mask(path, Path(masks) / name)) is not None:
             pairs.append(Pair(path, str(mask)))
         else:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from attnviz.errors import ImageError
 from attnviz.geometry import Placement
-from attnviz.images import Picture, load_mask_colours
+from attnviz.io import Picture, load_mask_colours
 
 GREY = 16
 """Levels that the channels of a grey pixel differ by at most: JPEG does not keep them equal."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from attnviz.schema import Number, RecordPart, SummaryRow
+from attnviz.output.schema import Number, RecordPart, SummaryRow
 
 
 class Interval(RecordPart):

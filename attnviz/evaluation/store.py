@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attnviz import encoding, outputs
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
+from attnviz.output import encoding, whole_files
 
 NAME = "pictures.jsonl"
 
@@ -26,8 +26,8 @@ class Store:
         self._path = None if folder is None else folder / NAME
         self._lines: dict[str, str] = {}
         if folder is not None and self._path is not None:
-            outputs.check_folder(folder)
-            lines = outputs.whole_lines(self._path)
+            whole_files.check_folder(folder)
+            lines = whole_files.whole_lines(self._path)
             self._lines = {key: line for line in lines if (key := _key(line)) is not None}
             if lines:  # without what was broken off, so that the next line is one of its own
                 self._write(self._lines)
@@ -51,7 +51,7 @@ class Store:
         line = encoding.as_json({"key": key, **as_data(entry)})
         self._lines[key] = line
         if self._path is not None:
-            outputs.append(outputs.make_folder(self._path.parent) / NAME, line)
+            whole_files.append(whole_files.make_folder(self._path.parent) / NAME, line)
 
     def close(self, keys: Sequence[str]) -> list[Path]:
         """Write the entries of these keys, in their order, and no others.
@@ -66,7 +66,7 @@ class Store:
     def _write(self, lines: Mapping[str, str]) -> Path:
         assert self._path is not None
         text = "".join(f"{line}\n" for line in lines.values())
-        return outputs.write_whole(self._path, text.encode())
+        return whole_files.write_whole(self._path, text.encode())
 
 
 def _key(line: str) -> str | None:

@@ -9,7 +9,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnviz.catalog import TableEntry
+from attnviz.registry import TableEntry
 
 Need = Literal["gradient", "block gradient", "propagation", "projection", "tokens", "keys"]
 
@@ -100,7 +100,7 @@ METHODS: dict[str, Method] = {
         asks=False,
     ),
     "attnlrp": Method(
-        "attnviz.methods.lrp:attnlrp",
+        "attnviz.methods.gradients:attnlrp",
         "what each token says for a score, for or against, propagated through all of the model",
         "Achtibat et al. 2024, arXiv 2402.05602",
         merges="layers",
@@ -121,7 +121,7 @@ METHODS: dict[str, Method] = {
         needs=("projection",),
     ),
     "received": Method(
-        "attnviz.methods.received:received",
+        "attnviz.methods.attention:received",
         "who is looked at: the mean of the weights over all queries",
         "Gu et al. 2025, arXiv 2410.10781",
         asks=False,

@@ -16,3 +16,17 @@ def attention(reading: LayerInput) -> Tensor:
     Vaswani et al. 2017, 1706.03762, eq. 1.
     """
     return reading.received()
+
+
+def received(reading: LayerInput) -> Tensor:
+    """Mean over the queries i that take part of A_ij, (windows, 1, heads, keys).
+
+        map = mean(A, queries)                # A: (heads, queries, keys)
+
+    No query plays a role. A sink stands out (Gu et al. 2025, 2410.10781: α_j).
+    """
+    found = reading.sweep().received
+    assert found is not None  # a reading always asks for it
+    # Where windows are pictures of their own each has a mean of its own.
+    alone = 1 if reading.key_cells else len(found)
+    return found[:, :, :1].transpose(1, 2) * alone

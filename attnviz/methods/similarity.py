@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError
-from attnviz.methods.merging import of_itself
+from attnviz.methods.rollout import of_itself
 
 
 def similarity(reading: LayerInput) -> Tensor:

@@ -1,15 +1,15 @@
 """Models: where they come from. `SOURCES` is the table, `load_model` the door."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-from attnviz.catalog import TableEntry
 from attnviz.errors import UsageError
-from attnviz.targets import Head
+from attnviz.models.request import ModelRequest
+from attnviz.models.targets import Head
+from attnviz.registry import TableEntry
 
 if TYPE_CHECKING:
-    from attnviz.models.aliases import Alias
     from attnviz.models.model import Model
 
 SOURCES: dict[str, TableEntry] = {
@@ -47,25 +47,6 @@ SOURCES: dict[str, TableEntry] = {
 DEFAULT = "tiny"
 EMBEDDED = ("tiny", "random")
 """Sources that are named alone: they make one model."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, as `load_model` takes it; None where nothing was said."""
-
-    spec: str
-    heads: int | None = None
-    features: int | None = None
-    tokens: Literal["patches", "pixels"] = "patches"
-    patch: int | None = None
-    size: int | None = None
-    weights: str | None = None
-    random_weights: bool = False
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "float32"
-    head: Head = "none"
-    alias: "Alias | None" = None
 
 
 def find_source(spec: str) -> str:
@@ -151,7 +132,7 @@ def load_model(
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
 
     alias = ALIASES.get(spec)
-    request = Request(
+    request = ModelRequest(
         spec=alias.spec if alias else spec,
         heads=heads,
         features=features,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attnviz.errors import ModelError
 from attnviz.models.failures import tried
-from attnviz.models.layouts import MERGE
+from attnviz.models.state_dict_names import MERGE
 from attnviz.models.weights import read_state
 
 FILES = ("model.safetensors", "pytorch_model.bin")

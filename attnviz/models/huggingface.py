@@ -10,10 +10,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.models import Request, configs
+from attnviz.models import configs
 from attnviz.models.aliases import Alias
 from attnviz.models.checkpoints import read_checkpoint
-from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import optional, tried
 from attnviz.models.filling import Filling
 from attnviz.models.labels import labels_of
@@ -29,9 +28,10 @@ from attnviz.models.model import (
 from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
 from attnviz.models.pretrained import load_pretrained
+from attnviz.models.request import ModelRequest
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
-from attnviz.models.weights import few, load_weights, seeded
+from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
 
 Found = Literal["none", "class", "text"]
 PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
@@ -53,7 +53,7 @@ class Checkpoint:
     state: dict[str, Tensor] | None
 
 
-def load(request: Request) -> Model:
+def load(request: ModelRequest) -> Model:
     """Load a vision model from a checkpoint folder or the hub; see `attnviz.load_model`."""
     refuse_options(request)
     name, revision = _name(request.spec)
@@ -82,7 +82,7 @@ def load(request: Request) -> Model:
     return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
 
 
-def _made(request: Request, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
+def _made(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
     """The model, of which all is filled that maps need, and the module that it is a part of."""
     name, _ = _name(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
@@ -111,7 +111,7 @@ def _made(request: Request, checkpoint: Checkpoint, head: Found) -> tuple[Model,
 
 
 def _described(
-    request: Request, head: Found, model: nn.Module, processing: dict[str, Any]
+    request: ModelRequest, head: Found, model: nn.Module, processing: dict[str, Any]
 ) -> Model:
     """The model, and what its config and its preprocessing say."""
     vision = find_vision(request.spec, model) if head == "text" else model
@@ -191,7 +191,7 @@ def _check_kind(library: Any, spec: str, config: Any) -> None:
         raise ModelError(no_vision(spec, config))
 
 
-def _head(request: Request, config: Any) -> Found:
+def _head(request: ModelRequest, config: Any) -> Found:
     """The head to be read; one whose weights the checkpoint lacks would be drawn at random.
 
     Raises:
@@ -209,7 +209,7 @@ def _head(request: Request, config: Any) -> Found:
 
 
 def _model(
-    request: Request, checkpoint: Checkpoint, head: Found
+    request: ModelRequest, checkpoint: Checkpoint, head: Found
 ) -> tuple[nn.Module, Filling | None]:
     """The model with its weights and what they filled, or the same architecture with random ones.
 

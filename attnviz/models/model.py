@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry import Fit, Placement, place
-from attnviz.images import Picture
-from attnviz.models import Request
+from attnviz.io import Picture
+from attnviz.models.request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """What parameters that are one are called."""
@@ -194,7 +194,7 @@ def token_bytes(layers: int, features: int) -> int:
     return 4 * features * (4 * layers + 16)
 
 
-def refuse_options(request: Request, *, patch: bool = False) -> None:
+def refuse_options(request: ModelRequest, *, patch: bool = False) -> None:
     """Options that only the model `random` takes are not ignored; `patch` says if --patch is.
 
     Raises:
@@ -228,7 +228,7 @@ def no_text_tower(spec: str, why: str) -> ModelError:
 
 
 def fixed_size(
-    request: Request, own: int, *, fixed: bool, shape: tuple[int, int] | None = None
+    request: ModelRequest, own: int, *, fixed: bool, shape: tuple[int, int] | None = None
 ) -> int:
     """The input size: what was asked for, else the model's own.
 

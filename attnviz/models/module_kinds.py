@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attnviz.errors import ModelError
-from attnviz.models.code_errors import message
+from attnviz.models.failures import message
 from attnviz.models.input_size import graph_nodes
 
 PIXELS = "pixel_values"

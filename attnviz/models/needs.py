@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.recording import record
 from attnviz.errors import ModelError
 from attnviz.models.checkpoints import FILES
 from attnviz.models.filling import MISSING, NOT_FINITE, Filling
-from attnviz.models.layouts import digitless, foreign
 from attnviz.models.model import Model
+from attnviz.models.state_dict_names import digitless, foreign
 from attnviz.models.vision import Pooled
 from attnviz.models.weights import few
+from attnviz.recording import record
 
 SHOWN = 3
 """Weights that are named in a line."""

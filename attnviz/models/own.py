@@ -15,11 +15,8 @@ import torch
 from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError
-from attnviz.models import Request
 from attnviz.models.attributes import first, labels, may_classify, prefix_count, stated
-from attnviz.models.code_errors import describe
-from attnviz.models.devices import DTYPES, find_device
-from attnviz.models.failures import nearest
+from attnviz.models.failures import describe, nearest
 from attnviz.models.input_size import (
     exported_shape,
     fitting_shapes,
@@ -45,12 +42,13 @@ from attnviz.models.module_kinds import (
     unwrap,
 )
 from attnviz.models.preprocessing import FILTERS, normalisation
-from attnviz.models.weights import load_weights, seeded
+from attnviz.models.request import ModelRequest
+from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 SIZE = 224
 
 
-def load(request: Request) -> Model:
+def load(request: ModelRequest) -> Model:
     """Load the user's own model, whose code is run; see `attnviz.load_model`."""
     refuse_options(request, patch=True)
     if request.random_weights:
@@ -77,7 +75,7 @@ def load(request: Request) -> Model:
         raise ModelError(f"{request.spec}: {error}") from error
 
 
-def _fill(request: Request, model: nn.Module) -> tuple[str, ...]:
+def _fill(request: ModelRequest, model: nn.Module) -> tuple[str, ...]:
     """Load the weights that were asked for, and see that all are there; what is to be known."""
     notes: tuple[str, ...] = ()
     check_made(request.spec, model)
@@ -94,7 +92,7 @@ def _fill(request: Request, model: nn.Module) -> tuple[str, ...]:
 
 
 def _described(
-    request: Request,
+    request: ModelRequest,
     model: nn.Module,
     module: nn.Module,
     notes: tuple[str, ...],

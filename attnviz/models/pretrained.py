@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError
-from attnviz.models import layouts
+from attnviz.models import state_dict_names
 from attnviz.models.filling import MISSING, NOT_FINITE, Filling, not_floats, not_shaped
 from attnviz.models.weights import FLOATS, is_finite
 
@@ -34,7 +34,7 @@ def load_pretrained(
     Raises:
         ModelError: an adapter, quantised weights, or names that can be read in two ways.
     """
-    why = layouts.unreadable(state)
+    why = state_dict_names.unreadable(state)
     if why is None and getattr(config, "quantization_config", None) is not None:
         why = (
             "its config is of quantised weights; give the checkpoint that they were made from, or "
@@ -77,13 +77,13 @@ def _read_names(
     """
     names = {name: name for name in state}
     filling, count = _follow(kind, config, state, names)
-    wrapped = layouts.without_wrappers(state)
+    wrapped = state_dict_names.without_wrappers(state)
     if not filling.unfilled or (2 * len(filling.unfilled) <= count and not wrapped):
         return names, filling
     readings = [(_prefix_of(wrapped), wrapped)] if wrapped else []
     readings += [
-        (prefix, layouts.without_prefix(state, prefix))
-        for prefix in layouts.prefixes(state, count // 2)
+        (prefix, state_dict_names.without_prefix(state, prefix))
+        for prefix in state_dict_names.prefixes(state, count // 2)
         if prefix != f"{kind.base_model_prefix}."  # which transformers itself takes off
     ]
     best: list[tuple[dict[str, str], Filling]] = [(names, filling)]
@@ -106,7 +106,7 @@ def _read_names(
 def _prefix_of(renamed: Mapping[str, str]) -> str:
     """Which wrapper was taken out of names."""
     given = next(given for name, given in renamed.items() if name != given)
-    return next(part for part in given.split(".") if part in layouts.WRAPPERS) + "."
+    return next(part for part in given.split(".") if part in state_dict_names.WRAPPERS) + "."
 
 
 def _follow(
@@ -118,7 +118,12 @@ def _follow(
     marks = {name: _mark(number, given[number].shape) for number, name in enumerate(names)}
     model, info = _filled(kind, config, marks)
     shapes = {name: (found, wanted) for name, found, wanted in info["mismatched_keys"]}
-    sources = {name: _sources(tensor) for name, tensor in model.state_dict().items()}
+    # A missing tensor that transformers does not draw is memory as it was found: marks, maybe.
+    missing = set(info["missing_keys"])
+    sources = {
+        name: set() if name in missing else _sources(tensor, len(given))
+        for name, tensor in model.state_dict().items()
+    }
     unfilled = {
         name: _why(shapes.get(name), [given[number] for number in sources[name]])
         for name, tensor in model.state_dict().items()
@@ -161,15 +166,15 @@ def _mark(number: int, shape: torch.Size) -> Tensor:
     return rows.expand(shape)
 
 
-def _sources(tensor: Tensor) -> set[int]:
-    """Numbers of the tensors that one was made of; empty where all of it was drawn."""
+def _sources(tensor: Tensor, count: int) -> set[int]:
+    """Numbers of the tensors, of so many, that one was made of; empty where all was drawn."""
     if tensor.dtype == torch.bool or not tensor.numel():
         return set()
     for axis, stride in enumerate(tensor.stride()):
         if stride == 0:  # kept once
             tensor = tensor.narrow(axis, 0, 1)
     values = torch.unique_consecutive(tensor.flatten().double())
-    return {int(value) - MARK for value in values.tolist() if value >= MARK}
+    return {int(value) - MARK for value in values.tolist() if MARK <= value < MARK + count}
 
 
 def _filled(

@@ -6,13 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnviz import memory
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
-from attnviz.models import Request
-from attnviz.models.devices import DTYPES, find_device
+from attnviz.models import memory
 from attnviz.models.model import Model, no_class_head, no_text_tower
-from attnviz.models.weights import check_state, fit_names, initial_state, read_state
+from attnviz.models.request import ModelRequest
+from attnviz.models.weights import (
+    DTYPES,
+    check_state,
+    find_device,
+    fit_names,
+    initial_state,
+    read_state,
+)
 
 HEADS = 8
 FEATURES = 64
@@ -61,7 +67,7 @@ def sine_cosine(rows: int, columns: int, features: int) -> Tensor:
     return result.flatten(0, 1).float()
 
 
-def load(request: Request) -> Model:
+def load(request: ModelRequest) -> Model:
     """Build the model `random`; see `attnviz.load_model`."""
     if request.head == "class":
         raise no_class_head("random", "it is one attention layer")

@@ -11,7 +11,7 @@ from torch import Tensor
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.labels import find_label
 from attnviz.models.model import CLASSIFIER, WITH_TEXT, Model, no_class_head
-from attnviz.targets import Target
+from attnviz.models.targets import Target
 
 
 @dataclass(frozen=True, eq=False)

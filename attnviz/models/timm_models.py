@@ -9,8 +9,6 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.models import Request
-from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
 from attnviz.models.filling import Filling, filling_of, loading
 from attnviz.models.labels import labels_of
@@ -25,10 +23,11 @@ from attnviz.models.model import (
 )
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
-from attnviz.models.weights import few, load_weights, seeded
+from attnviz.models.request import ModelRequest
+from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
 
 
-def load(request: Request) -> Model:
+def load(request: ModelRequest) -> Model:
     """Load a model of timm; see `attnviz.load_model`."""
     refuse_options(request)
     name = request.spec.removeprefix("timm:")
@@ -62,7 +61,7 @@ def _refused(described: Model, filling: Filling) -> ModelError:
     return no_place(described.spec, filling.unused)
 
 
-def _checked(library: Any, request: Request, described: Model, filling: Filling) -> Model:
+def _checked(library: Any, request: ModelRequest, described: Model, filling: Filling) -> Model:
     """The model, of which all is filled that maps need.
 
     timm leaves a class head as it was drawn where the checkpoint has another number of classes, and
@@ -86,7 +85,7 @@ def _checked(library: Any, request: Request, described: Model, filling: Filling)
     return checked(described, model, filling, reached)
 
 
-def _described(library: Any, request: Request, model: nn.Module) -> Model:
+def _described(library: Any, request: ModelRequest, model: nn.Module) -> Model:
     """The model, and what it and its data config say."""
     config: dict[str, Any] = library.data.resolve_model_data_config(model)
     fixed = _is_fixed(model)

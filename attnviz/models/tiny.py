@@ -8,10 +8,16 @@ from torch import Tensor, nn
 
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import ModelError
-from attnviz.models import Request
-from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.model import Model, no_text_tower, refuse_options, token_bytes
-from attnviz.models.weights import check_state, fit_names, initial_state, read_state
+from attnviz.models.request import ModelRequest
+from attnviz.models.weights import (
+    DTYPES,
+    check_state,
+    find_device,
+    fit_names,
+    initial_state,
+    read_state,
+)
 
 FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 128, 6, 8, 8, 4
 SIZE = 144
@@ -140,7 +146,7 @@ def places(rows: int, columns: int, features: int, scale: float = 16.0) -> Tenso
     return torch.cat([down, across], 2).reshape(rows * columns, 4 * n).float()
 
 
-def load(request: Request) -> Model:
+def load(request: ModelRequest) -> Model:
     """The embedded model; see `attnviz.load_model`."""
     refuse_options(request)
     if request.head == "text":

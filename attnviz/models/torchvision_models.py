@@ -8,8 +8,6 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError
-from attnviz.models import Request
-from attnviz.models.devices import DTYPES, find_device
 from attnviz.models.failures import nearest, optional, tried
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
@@ -21,10 +19,11 @@ from attnviz.models.model import (
     token_bytes,
 )
 from attnviz.models.preprocessing import FILTERS, triple
-from attnviz.models.weights import load_weights, seeded
+from attnviz.models.request import ModelRequest
+from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 
-def load(request: Request) -> Model:
+def load(request: ModelRequest) -> Model:
     """Load a model of torchvision; see `attnviz.load_model`."""
     refuse_options(request)
     name = request.spec.removeprefix("torchvision:")
@@ -52,7 +51,7 @@ def load(request: Request) -> Model:
 
 
 def _described(
-    request: Request, model: nn.Module, weights: Any, *, device: Any, dtype: Any
+    request: ModelRequest, model: nn.Module, weights: Any, *, device: Any, dtype: Any
 ) -> Model:
     """The model, and what it and its default weights say of preprocessing and classes."""
     transforms = weights.transforms()

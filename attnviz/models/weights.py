@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnviz.errors import ModelError
-from attnviz.models import layouts
+from attnviz.errors import DeviceError, ModelError, UsageError
+from attnviz.models import state_dict_names
 
 SHOWN = 8
 """Faults of a file that are named; more would bury the line."""
@@ -68,7 +68,7 @@ def fit_names(
 
     As it is, unless a prefix of all names is the only thing that is wrong with them.
     """
-    renamed = layouts.fitting(state, module.state_dict())
+    renamed = state_dict_names.fitting(state, module.state_dict())
     if not renamed:
         return state, ()
     own, given = next((own, given) for own, given in renamed.items() if own != given)
@@ -120,7 +120,7 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
             faults.append(f"{key} holds NaN, infinity, or more than float32 can")
     if faults:
         told = few(sorted(faults), SHOWN, "; ")
-        whose, advice = layouts.foreign(state.keys() - expected.keys(), path) or ("", _FIT)
+        whose, advice = state_dict_names.foreign(state.keys() - expected.keys(), path) or ("", _FIT)
         has = f"has {whose}: " if whose else ""
         raise ModelError(f"{path} does not fit the model: {has}{told}; {advice}")
 
@@ -167,3 +167,35 @@ def _read_pickle(path: str) -> object:
 
 def _size(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        DeviceError: a device asked for by name is not there; never a silent fallback.
+        UsageError: no such name.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (
+        number and not (kind == "cuda" and number.isdecimal())
+    ):
+        raise UsageError(f"--device {name!r} is none; give auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"--device {name}: no CUDA device is there; take --device cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
+        )
+    if kind == "mps" and not _has_mps():
+        raise DeviceError("--device mps: no Apple GPU is there; take --device cpu")
+    return torch.device(name)
+
+
+def _has_mps() -> bool:
+    return bool(torch.backends.mps.is_available())

@@ -8,7 +8,7 @@ these take passes of their own. Each entry is a function of a reading.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnviz.catalog import TableEntry
+from attnviz.registry import TableEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ MORE: dict[str, TableEntry] = {
         "Gu et al. 2025, arXiv 2410.10781",
     ),
     "importance": TableEntry(
-        "attnviz.statistics.importance:importance",
+        "attnviz.statistics.heads:importance",
         "how much the score would change with all of the head's weights",
         "Michel et al. 2019, arXiv 1905.10650",
     ),

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-from attnviz.clips import Clip, Frame, frames
 from attnviz.errors import UsageError
+from attnviz.explanation import Explanation, Questions, answer, check_picture, look_many
 from attnviz.geometry import Fit
+from attnviz.io.clips import Clip, Frame, frames
 from attnviz.models.model import Model
-from attnviz.pipeline import Explanation, Questions, answer, check_picture, look_many
 
 T = TypeVar("T")
 TOGETHER = 16

@@ -12,15 +12,17 @@ from typing import TypeVar
 
 from PIL import Image
 
-from attnviz.clips import Clip, Frame, frames
+from attnviz.drawing.explained_sheet import cells_on, draw, sheet, small
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range, parse_scale
 from attnviz.errors import ImageError
-from attnviz.movies import Film
-from attnviz.pipeline import Drawing, Explanation, make_record
-from attnviz.pipeline.sheets import cells_on, draw, sheet, small
-from attnviz.records import Moment, Record
-from attnviz.sound import Sound
+from attnviz.explanation import Explanation
+from attnviz.io.clips import Clip, Frame, frames
+from attnviz.io.sound import Sound
+from attnviz.output.make_record import make_record
+from attnviz.output.movies import Film
+from attnviz.output.records import Moment, Record
+from attnviz.output.write_pictures import Drawing
 from attnviz.video.clip_request import ClipRequest
 from attnviz.video.map_spool import MapSpool, on
 

@@ -14,10 +14,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.clips import Frame
 from attnviz.drawing.scale import Range, Scale, ranges
 from attnviz.errors import OutputError
-from attnviz.pipeline import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.io.clips import Frame
 from attnviz.statistics import More
 
 

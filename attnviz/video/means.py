@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from attnviz.records import Head, MapInfo, Record
+from attnviz.output.records import Head, MapInfo, Record
 
 
 class Means:

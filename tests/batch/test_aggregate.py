@@ -23,7 +23,7 @@ from attnviz.batch.aggregate_record import Spread
 from attnviz.batch.sketch import QUANTILES, Sketch
 from attnviz.cli.aggregates import aggregate_tables
 from attnviz.errors import OutputError
-from attnviz.records import Record
+from attnviz.output.records import Record
 
 
 def fill(values: Any) -> Sketch:

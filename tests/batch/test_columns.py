@@ -8,10 +8,10 @@ import folders
 import numpy as np
 import pytest
 
-from attnviz import records
 from attnviz.batch import columns
 from attnviz.batch.columns import write_parquet
 from attnviz.errors import MissingExtraError, OutputError
+from attnviz.output import records
 from attnviz.statistics import MORE
 
 pa = pytest.importorskip("pyarrow", reason="pip install 'attnviz[parquet]'")

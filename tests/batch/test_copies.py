@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import attnviz
-from attnviz.batch.copies import AT_ONCE, copies
 from attnviz.batch.jobs import Job, Outcome, Settings
-from attnviz.batch.local import LocalEngine
+from attnviz.batch.local import AT_ONCE, LocalEngine, copies
 from attnviz.batch.resume import PendingPart
 from attnviz.batch.work import do
-from attnviz.pipeline import Drawing, Questions
+from attnviz.explanation import Questions
+from attnviz.output.write_pictures import Drawing
 
 
 @pytest.fixture(autouse=True)

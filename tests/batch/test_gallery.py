@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnviz import records
 from attnviz.batch import matrix
 from attnviz.batch.entries import readable
 from attnviz.batch.gallery import write_gallery
-from attnviz.batch.numbers import NUMBERS
+from attnviz.batch.matrix import NUMBERS
 from attnviz.batch.thumbnails import SIDE
 from attnviz.errors import OutputError
+from attnviz.output import records
 
 EVIL = '"><img src=x onerror=alert(1)>.jpg'
 

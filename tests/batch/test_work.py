@@ -11,8 +11,9 @@ from attnviz.batch import local
 from attnviz.batch.jobs import Job, Settings
 from attnviz.batch.local import most
 from attnviz.batch.work import do
+from attnviz.explanation import Questions
 from attnviz.geometry import TokenGrid
-from attnviz.pipeline import Drawing, Questions
+from attnviz.output.write_pictures import Drawing
 
 
 def test_jobs_and_outcomes_can_be_sent_elsewhere(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_how_many_run_together_is_a_matter_of_all_memory(monkeypatch: pytest.Mon
     assert most(model, grid, 5) == 5
     assert most(model, grid, None) == local.WINDOW // local.PART
     assert most(model, grid, None, 20) == 2  # of few pictures, so that all cores have some
-    monkeypatch.setattr("attnviz.memory.total", lambda _: 4 * 8 * 300 * model.token_bytes)
+    monkeypatch.setattr("attnviz.models.memory.total", lambda _: 4 * 8 * 300 * model.token_bytes)
     assert most(model, grid, None) == 3
-    monkeypatch.setattr("attnviz.memory.total", lambda _: 1)
+    monkeypatch.setattr("attnviz.models.memory.total", lambda _: 1)
     assert most(model, grid, None) == 1

@@ -20,12 +20,12 @@ import pictures
 import pytest
 from PIL import Image
 
-from attnviz import outputs
 from attnviz.batch import work
 from attnviz.batch.gallery import write_gallery
 from attnviz.batch.thumbnails import thumbnail_name
 from attnviz.cli import main
 from attnviz.errors import OutputError, UsageError
+from attnviz.output import whole_files
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -305,7 +305,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
     run: Run, monkeypatch: pytest.MonkeyPatch, done: list[str]
 ) -> None:
     run("photos", "-o", "whole")
-    real, written = outputs.write_whole, list[Path]()
+    real, written = whole_files.write_whole, list[Path]()
 
     def full(path: Path, data: bytes) -> Path:
         written.append(path)
@@ -315,13 +315,12 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
         return real(path, data)
 
     done.clear()
-    for module in (outputs, __import__("attnviz.pipeline.pictures").pipeline.pictures.outputs):
-        monkeypatch.setattr(module, "write_whole", full)
+    monkeypatch.setattr(whole_files, "write_whole", full)
     code, _, err = run("photos", "-o", "out")
     assert code == 1
     assert err.splitlines()[-1].endswith("No space left on device)")
     assert not Path("out/manifest.jsonl").exists()
-    monkeypatch.setattr(outputs, "write_whole", real)
+    monkeypatch.setattr(whole_files, "write_whole", real)
     done.clear()
     assert run("photos", "-o", "out")[0] == 0
     assert 0 < len(done) < 12

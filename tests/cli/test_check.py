@@ -7,8 +7,8 @@ from typing import Any
 import pictures
 import pytest
 
-from attnviz.attention.recording import kernels
 from attnviz.cli import main
+from attnviz.recording import kernels
 
 
 def test_a_layer_that_fails_its_check_is_named(

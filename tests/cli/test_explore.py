@@ -127,7 +127,7 @@ def test_errors_are_one_line(
 def test_what_is_too_large_says_what_would_fit(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnviz.exploration.explore.LIMIT", 1_500_000)
+    monkeypatch.setattr("attnviz.page.explore.LIMIT", 1_500_000)
     code, out, err = run(capfd, "cat.png")
     assert (code, out) == (1, "")
     assert "over the limit of 2 MB; take --layers 5, --heads 2 or --size" in err

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.comparison.side_names import heads, names, shared
-from attnviz.comparison.sides import ComparisonSide, sides_of
-from attnviz.images import Picture
+from attnviz.comparison.sides import ComparisonSide, heads, names, shared, sides_of
+from attnviz.io import Picture
 
 PICTURE = Picture("grey.png", np.full((48, 48, 3), 99, dtype=np.uint8))
 

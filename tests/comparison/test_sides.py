@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import attnviz
 from attnviz.comparison.sides import sides_of
-from attnviz.images import Picture
+from attnviz.io import Picture
 
 SIZE = (90, 60)
 

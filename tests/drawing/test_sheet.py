@@ -11,7 +11,7 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, thumbnail
 from attnviz.drawing.terminal import for_terminal
-from attnviz.pipeline import write_pictures
+from attnviz.output.write_pictures import write_pictures
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10000, 3), (3, 10000), (451, 300), (20, 30)])

@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 
 from attnviz.evaluation.baselines import gaussian, saliency
 from attnviz.geometry import Fit, place
-from attnviz.images import Picture
+from attnviz.io import Picture
 
 
 def test_the_gaussian_has_a_quarter_of_each_side_for_sigma() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnviz.evaluation import bootstrap
+from attnviz.evaluation import summary as bootstrap
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 30))

@@ -14,7 +14,7 @@ from attnviz.errors import ModelError
 from attnviz.evaluation import perturbation
 from attnviz.evaluation.perturbation import PerturbationInput, perturb, predictor, shown, upsample
 from attnviz.geometry import Box, Fit, place
-from attnviz.images import Picture
+from attnviz.io import Picture
 
 SIDE = 20
 X = np.arange(SIDE)

@@ -14,8 +14,8 @@ from PIL import Image
 import attnviz
 from attnviz.evaluation.map_scorer import MapScorer, Score
 from attnviz.evaluation.objects import load_objects, on_tokens
+from attnviz.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.geometry import Fit, TokenGrid
-from attnviz.pipeline import Answer, Explanation, ResolvedQuestion
 
 RED, GREEN = (200, 0, 0), (0, 160, 0)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnviz.cli.identity import key_of
 from attnviz.errors import AttnvizError
 from attnviz.evaluation import metrics_of, parse_groups, store
 from attnviz.evaluation.map_scorer import Score
 from attnviz.evaluation.store import Store
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data, summarise
-from attnviz.identity import key_of
 
 
 def entry(name: str, *values: float, model: str = "m", layers: int = 1) -> SummaryEntry:

@@ -14,8 +14,8 @@ from attnviz.attention import AttentionCall
 from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError, UsageError
 from attnviz.methods import value_weighting
+from attnviz.methods.attention import received
 from attnviz.methods.mass import mass, smallest_set
-from attnviz.methods.received import received
 from attnviz.methods.similarity import similarity, token_similarity
 from attnviz.methods.value_weighting import value_norm, value_norm_sum
 from attnviz.statistics.maps import kept

@@ -6,8 +6,10 @@ import pytest
 import torch
 from method_models import NAMES, close, readings, seen
 
-from attnviz.attention import AttentionCall, carry, head_fusion
+from attnviz.attention import AttentionCall
 from attnviz.attention.layer_input import LayerInput
+from attnviz.attribution import head_fusion
+from attnviz.attribution import vector_products as carry
 from attnviz.errors import RecordingError, UsageError
 from attnviz.methods.rollout import rollout
 

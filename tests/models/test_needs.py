@@ -10,8 +10,9 @@ from torch import Tensor
 
 import attnviz
 from attnviz.errors import ModelError
-from attnviz.models.layouts import digitless, fitting, foreign, prefixes, unreadable
+from attnviz.models import pretrained
 from attnviz.models.needs import Reach, reach
+from attnviz.models.state_dict_names import digitless, fitting, foreign, prefixes, unreadable
 
 transformers: Any = pytest.importorskip("transformers")
 SMALL = checkpoints.SMALL
@@ -141,3 +142,29 @@ def test_names_of_others_are_told() -> None:
     assert unreadable(["encoder.layer.0.weight", "head.flora_score"]) is None
     assert unreadable(["a.lora_A.default.weight"]) is not None
     assert unreadable(["a.qweight"]) is not None
+
+
+def test_memory_that_nobody_filled_is_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers leaves some missing tensors as memory was, which may hold an earlier pass."""
+    settings, _ = FAMILIES["ViTMAEForPreTraining"]
+    checkpoints.build(transformers, "ViTMAEForPreTraining", tmp_path / "whole", **settings)
+    missing = "vit.embeddings.cls_token"
+
+    def drop(files: checkpoints.Files) -> None:
+        del files.state[missing]
+
+    def filled(*given: Any) -> Any:
+        module, info = real(*given)
+        name = missing.removeprefix("vit.")
+        assert name in info["missing_keys"]
+        with torch.no_grad():
+            module.get_parameter(name).fill_(pretrained.MARK)
+        return module, info
+
+    folder = checkpoints.copied(tmp_path / "whole", tmp_path / "copy", drop)
+    real = pretrained._filled
+    monkeypatch.setattr(pretrained, "_filled", filled)
+    with pytest.raises(ModelError, match=r"cls_token is missing"):
+        attnviz.load_model(str(folder))

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import attnviz
+from attnviz.geometry.queries import Query
 from attnviz.models import scoring
 from attnviz.models.labels import find_label, labels_of
 from attnviz.models.model import Model
+from attnviz.models.targets import Target, of_text, parse
 from attnviz.models.tiny import LABELS
-from attnviz.queries import Query
-from attnviz.targets import Target, of_text, parse
 
 IMAGENET = (
     "tench, Tinca tinca", "tabby, tabby cat", "tiger cat", "Egyptian cat", "crane",

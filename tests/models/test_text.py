@@ -14,7 +14,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz.models import scoring
-from attnviz.targets import of_text, parse
+from attnviz.models.targets import of_text, parse
 
 transformers: Any = pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import attnviz
 from attnviz.cli import main
-from attnviz.pipeline.layers import Layer
+from attnviz.explanation.layers import Layer
 
 transformers: Any = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

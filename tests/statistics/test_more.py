@@ -18,7 +18,7 @@ from torch import Tensor
 import attnviz
 from attnviz import statistics
 from attnviz.attention import call as calls
-from attnviz.attention import rowwise
+from attnviz.attention import head_pairs as rowwise
 from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.statistics import value_distance
 from attnviz.statistics.tokens import Token

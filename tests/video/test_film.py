@@ -14,11 +14,12 @@ from films import Pixels, apart, make_clip, read_film, sound_packets, stripes
 from PIL import Image
 
 import attnviz
-from attnviz import clips
 from attnviz.cli import main
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
-from attnviz.pipeline import Drawing, Questions
+from attnviz.explanation import Questions
+from attnviz.io import clips
+from attnviz.output.write_pictures import Drawing
 from attnviz.video.clip_request import ClipRequest
 from attnviz.video.film import make_film
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from attnviz import models
 from attnviz.cli.options.groups import option
 from attnviz.errors import UsageError
-from attnviz.ranges import FULL, PERCENTS, parse_range
+from attnviz.io.ranges import FULL, PERCENTS, parse_range
 
 _WEIGHTS = "State dict for the model: .safetensors, or .pt, which is never unpickled freely"
 

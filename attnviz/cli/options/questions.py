@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attnviz import methods, queries, targets
+from attnviz import methods
 from attnviz.cli.options.groups import option
 from attnviz.errors import UsageError
-from attnviz.selection import parse_heads, parse_layers
+from attnviz.explanation.selection import parse_heads, parse_layers
+from attnviz.geometry import queries
+from attnviz.models import targets
 
 if TYPE_CHECKING:
-    from attnviz.pipeline import Questions
+    from attnviz.explanation import Questions
 
 
 _LAYERS = option("--layers", help="-1 (the last), all, or a list (0,5-11).", metavar="WHICH")
@@ -77,8 +79,8 @@ class StartOptions(WhereOptions):
             )
 
     def asked(self) -> Questions:
-        """As the pipeline takes it; rollout goes through all layers, whichever the page has."""
-        from attnviz.pipeline import Questions  # noqa: PLC0415 — torch, once options are checked
+        """As `look` takes it; rollout goes through all layers, whichever the page has."""
+        from attnviz.explanation import Questions  # noqa: PLC0415 — torch, once options are checked
 
         return Questions(
             methods=("attention", "rollout"),
@@ -161,8 +163,8 @@ class SettingOptions:
 def _asked(
     where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
-    """Everything that is asked, as the pipeline takes it."""
-    from attnviz.pipeline import Questions  # noqa: PLC0415 — torch, once the options are checked
+    """Everything that is asked, as `look` takes it."""
+    from attnviz.explanation import Questions  # noqa: PLC0415 — torch, once the options are checked
 
     settings = setting.settings
     return Questions(
@@ -230,7 +232,7 @@ class QuestionOptions(SettingOptions, WhereOptions):
         _check((self.method,), self, self, importance=self.stats == "all")
 
     def asked(self, animate: str | None = None) -> Questions:
-        """As the pipeline takes it, so that there is something to `animate`.
+        """As `look` takes it, so that there is something to `animate`.
 
         Of the last layer alone there is no movement from layer to layer: it is all of them then.
 
@@ -271,5 +273,5 @@ class QuestionsOptions(SettingOptions, WhereOptions):
         return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
 
     def asked(self) -> Questions:
-        """As the pipeline takes it."""
+        """As `look` takes it."""
         return _asked(self, self, self.methods)

@@ -83,7 +83,7 @@ class DrawingOptions(ScaleOptions, StyleOptions):
                 raise UsageError(f"{name} is of a moving picture; add --animate layers, or heads")
 
     def values(self) -> dict[str, Any]:
-        """By name, as the pipeline's `Drawing` takes them: without those that were not given."""
+        """By name, as `Drawing` takes them: without those that were not given."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if value is not None}
 

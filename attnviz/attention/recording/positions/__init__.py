@@ -1,5 +1,0 @@
-"""Where in the picture every token of a running model comes from: traced, never guessed."""
-
-from attnviz.attention.recording.positions.token_positions import TokenPositions
-
-__all__ = ["TokenPositions"]

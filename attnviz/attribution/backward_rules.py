@@ -1,0 +1,260 @@
+"""How relevance goes back through one operation: the rules of AttnLRP by names of autograd's nodes.
+
+With the ε-rule, ε → 0, AttnLRP (Achtibat et al. 2024, 2402.05602) is gradient × input with another
+backward pass: where relevance is divided by what it lies on, R = x⊙g, every rule is one of what
+becomes of g. A rule says of each input of a node how its g is had.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import functional as F
+
+from attnviz.attribution.graph_patterns import Edge, is_gated, is_length, operator
+from attnviz.errors import RecordingError
+
+BackwardRule = float | Callable[[Tensor], Tensor]
+"""How the g of an input is had: a factor of its ordinary gradient, or a function of the output's g.
+0 makes the input a constant."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node on the way from a score back to tokens.
+
+    Attributes:
+        node: of autograd's graph; what it saved is found by name.
+        depends: of each of its inputs, whether it depends on what the model was given.
+    """
+
+    node: Any
+    depends: tuple[bool, ...]
+
+    @property
+    def edges(self) -> Sequence[Edge]:
+        """Where its inputs come from."""
+        edges: Sequence[Edge] = self.node.next_functions
+        return edges
+
+    def ordinary(self) -> list[BackwardRule]:
+        """The gradient itself, of all inputs."""
+        return [1.0] * len(self.depends)
+
+
+Rule = Callable[[Step], list[BackwardRule]]
+
+
+def rules_for(node: Node, depends: tuple[bool, ...]) -> list[BackwardRule]:
+    """How the g of each input of a node is had.
+
+    Raises:
+        RecordingError: there is no rule for such a node.
+    """
+    name, step = operator(node), Step(node, depends)
+    if name in _ORDINARY:
+        return step.ordinary()
+    if name.startswith("ScaledDotProduct"):
+        return _attention(step)
+    if name not in _RULES:
+        raise _no_rule(step)
+    return _RULES[name](step)
+
+
+def _no_rule(step: Step, what: str = "") -> RecordingError:
+    """For an operation between tokens and score that relevance cannot go back through."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", operator(step.node)).lower()
+    return RecordingError(
+        f"AttnLRP has no rule for {words}{what}, by which the score depends on the tokens; "
+        "ask another method"
+    )
+
+
+def _product(first: int, second: int) -> Rule:
+    """Of two factors that both depend on what was given each gets half: the uniform rule."""
+
+    def rule(step: Step) -> list[BackwardRule]:
+        if not (step.depends[first] and step.depends[second]):
+            return step.ordinary()
+        return [0.5 if i in (first, second) else 1.0 for i in range(len(step.depends))]
+
+    return rule
+
+
+def _multiplied(step: Step) -> list[BackwardRule]:
+    """A product of elements: one factor may be a length, or a gate made of the other one."""
+    if step.depends != (True, True):
+        return step.ordinary()
+    one, other = step.edges
+    if is_length(other) or is_gated(one, other):
+        return [1.0, 0.0]
+    if is_length(one) or is_gated(other, one):
+        return [0.0, 1.0]
+    return [0.5, 0.5]
+
+
+def _divided(step: Step) -> list[BackwardRule]:
+    """What is divided by its length is divided by a constant, as in the rule for layer norms."""
+    if step.depends == (True, True):
+        if not is_length(step.edges[1]):
+            raise _no_rule(step, " by what depends on the picture")
+        return [1.0, 0.0]
+    if step.depends[-1] and len(step.depends) == 2:
+        raise _no_rule(step, " by what depends on the picture")
+    return step.ordinary()
+
+
+def _attention(step: Step) -> list[BackwardRule]:
+    """The rules of q·kᵀ, which a bias is added to, and of A·V together."""
+    q, k, v, *bias = step.depends
+    of_weights = 0.5 if v and (q or k or any(bias)) else 1.0
+    of_scores = of_weights * (0.5 if q and k else 1.0)
+    return [of_scores, of_scores, of_weights, *[of_weights for _ in bias]]
+
+
+def _convolved(step: Step) -> list[BackwardRule]:
+    if step.depends[1]:
+        raise _no_rule(step, " with kernels that depend on the picture")
+    return step.ordinary()
+
+
+def _batch_normed(step: Step) -> list[BackwardRule]:
+    if step.node._saved_training:  # noqa: SLF001 — as everything that nodes save is called
+        raise _no_rule(step, " in training")
+    return step.ordinary()
+
+
+def _layer_normed(step: Step) -> list[BackwardRule]:
+    """(I − 1/N)(γ⊙g)/σ: the standard deviation is a constant (proposition 3.4)."""
+
+    def turn(gradient: Tensor) -> Tensor:
+        found = _weighted(gradient, step.node)
+        over = range(-len(step.node._saved_normalized_shape), 0)  # noqa: SLF001
+        inverse: Tensor = step.node._saved_result2  # noqa: SLF001 — 1/σ
+        return (found - found.mean(tuple(over), keepdim=True)) * inverse
+
+    return [turn, *step.ordinary()[1:]]
+
+
+def _rms_normed(step: Step) -> list[BackwardRule]:
+    def turn(gradient: Tensor) -> Tensor:
+        inverse: Tensor = step.node._saved_result1  # noqa: SLF001 — 1 over the root mean square
+        return _weighted(gradient, step.node) * inverse
+
+    return [turn, *step.ordinary()[1:]]
+
+
+def _weighted(gradient: Tensor, norm: Any) -> Tensor:
+    """γ⊙g."""
+    weight = norm._saved_weight  # noqa: SLF001
+    return _wide(gradient) if weight is None else _wide(gradient) * weight.detach()
+
+
+def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
+    """R_x = R_y for a function of elements, g_x = g_y·y/x; `ratio` makes y/x of what was saved."""
+
+    def rule(step: Step) -> list[BackwardRule]:
+        return [lambda gradient: gradient * ratio(step.node)]
+
+    return rule
+
+
+def _of_input(ratio: Callable[[Tensor], Tensor]) -> Rule:
+    """The identity rule for what saves its input."""
+    return _identity(lambda node: ratio(_wide(node._saved_self)))  # noqa: SLF001
+
+
+def _gelu(node: Any) -> Tensor:
+    x = _wide(node._saved_self)  # noqa: SLF001
+    if node._saved_approximate == "none":  # noqa: SLF001
+        return (1 + torch.erf(x / math.sqrt(2))) / 2
+    return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def _clamped(node: Any) -> Tensor:
+    x = _wide(node._saved_self)  # noqa: SLF001
+    low, high = node._saved_min_val, node._saved_max_val  # noqa: SLF001
+    return _over(x.clamp(low, high), x, at_zero=float(low <= 0 <= high))
+
+
+def _of_result(inverse: Callable[[Tensor], Tensor], *, at_zero: float) -> Rule:
+    """The identity rule for what saves its result alone, from which its input is found."""
+
+    def ratio(node: Any) -> Tensor:
+        result: Tensor = node._saved_result.detach()  # noqa: SLF001
+        nearest = 4 * torch.finfo(result.dtype).eps
+        if bool((result.abs() > 1 - nearest).any()):
+            raise RecordingError(
+                f"{operator(node).lower()} is so close to 1 that what it was given "
+                "cannot be told; load the model in a wider --dtype, or ask another method"
+            )
+        wide = result.double()
+        return _over(wide, inverse(wide), at_zero=at_zero)
+
+    return _identity(ratio)
+
+
+def _over(result: Tensor, given: Tensor, *, at_zero: float) -> Tensor:
+    """y/x. Of y ≠ 0 at x = 0 it is lost, as everything that lies on an input of 0."""
+    zero = given == 0
+    return torch.where(zero, at_zero, result / given.masked_fill(zero, 1))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least, without a graph."""
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
+
+
+_RULES: dict[str, Rule] = {
+    "Mul": _multiplied,
+    "Div": _divided,
+    "Mm": _product(0, 1),
+    "Bmm": _product(0, 1),
+    "Mv": _product(0, 1),
+    "Dot": _product(0, 1),
+    "Linear": _product(0, 1),
+    "Addmm": _product(1, 2),
+    "Addmv": _product(1, 2),
+    "Addbmm": _product(1, 2),
+    "Baddbmm": _product(1, 2),
+    "Addcmul": _product(1, 2),
+    "Convolution": _convolved,
+    "NativeBatchNorm": _batch_normed,
+    "CudnnBatchNorm": _batch_normed,
+    "NativeLayerNorm": _layer_normed,
+    "FusedRmsNorm": _rms_normed,
+    "Gelu": _identity(_gelu),
+    "Silu": _of_input(torch.sigmoid),
+    "Mish": _of_input(lambda x: F.softplus(x).tanh()),
+    "Hardswish": _of_input(F.hardsigmoid),
+    "Hardsigmoid": _of_input(lambda x: _over(F.hardsigmoid(x), x, at_zero=0)),
+    "Hardtanh": _identity(_clamped),
+    "Sigmoid": _of_result(torch.logit, at_zero=0),
+    "Tanh": _of_result(torch.atanh, at_zero=1),
+}
+
+_ORDINARY = frozenset({
+    # What is linear in all of its inputs together: sums,
+    "Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Cumsum", "Where", "MaskedFill", "NativeDropout",
+    # what lays elements out anew,
+    "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat",
+    "Unsqueeze", "Squeeze", "Select", "Slice", "Index", "IndexSelect", "Gather", "Cat", "Stack",
+    "Split", "SplitWithSizes", "UnsafeSplit", "UnsafeSplitWithSizes", "Unbind", "Clone", "ToCopy",
+    "Alias", "AsStrided", "Roll", "Flip", "Diagonal", "Tril", "Triu", "Unfold", "ConstantPadNd",
+    "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle",
+    "PixelUnshuffle", "ViewAsComplex", "ViewAsReal", "IndexPut", "IndexAdd", "Scatter",
+    "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im",
+    # and what averages places;
+    "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleLinear1D",
+    "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D",
+    "UpsampleBilinear2DAa", "UpsampleBicubic2DAa",
+    # where Taylor's rule is taken, which is gradient × input;
+    "Softmax", "SafeSoftmax",
+    # and what is x times something that does not change around x, y = x·∂y/∂x.
+    "Relu", "LeakyRelu", "PreluKernel", "LinalgVectorNorm", "Norm",
+})  # fmt: skip

@@ -1,0 +1,175 @@
+"""Where calls stand in autograd's graph, and the gradient of a score at their outputs.
+
+Autograd numbers its nodes in each thread. Below it, where the dispatcher is watched, the node of
+the running operator is the last that was made; so its number, which holds nothing alive, is enough
+to find the node again behind a score.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from attnviz.errors import RecordingError, UsageError
+
+Lay = Callable[[Tensor], Tensor]
+"""From the first result of an operator to (B, Hv, Nq, Dv)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a call's output came to be.
+
+    Attributes:
+        operator: that made it.
+        node: number of the operator's node in autograd's graph; None where it has none.
+        lay: lays the operator's first result, or its gradient, out as the call's output is.
+    """
+
+    operator: str
+    node: int | None
+    lay: Lay
+
+
+@dataclass(frozen=True)
+class JoinedTrace:
+    """How the output of a call came to be that was made in pieces, side by side along `dim`.
+
+    `sizes` are those of the pieces' outputs along it.
+    """
+
+    parts: "tuple[Trace | JoinedTrace, ...]"
+    dim: int
+    sizes: tuple[int, ...]
+
+    @property
+    def leaves(self) -> tuple[Trace, ...]:
+        """The traces of all pieces."""
+        found: tuple[Trace, ...] = ()
+        for part in self.parts:
+            found += (part,) if isinstance(part, Trace) else part.leaves
+        return found
+
+    def lay(self, gradients: Iterator[Tensor | None]) -> Tensor | None:
+        """The gradient at the output of those at the pieces', laid out; None if all are None."""
+        found = [
+            next(gradients) if isinstance(part, Trace) else part.lay(gradients)
+            for part in self.parts
+        ]
+        like = next((gradient for gradient in found if gradient is not None), None)
+        if like is None:
+            return None
+        parts = []
+        for size, gradient in zip(self.sizes, found, strict=True):
+            shape = (*like.shape[: self.dim], size, *like.shape[self.dim + 1 :])
+            parts.append(like.new_zeros(shape) if gradient is None else gradient)
+        return torch.cat(parts, self.dim)
+
+
+def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -> dict[int, Tensor]:
+    """∂score/∂output of calls, (B, Hv, Nq, Dv) by their numbers; see `Recording.gradients`.
+
+    The backward pass goes no further than to the outputs that are asked for.
+    """
+    if score.numel() != 1:
+        raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
+    if score.grad_fn is None:
+        raise RecordingError(
+            "the score depends on nothing that requires gradients; call pixels.requires_grad_() "
+            "and run the model without torch.no_grad()"
+        )
+    pieces = {
+        number: trace.leaves if isinstance(trace, JoinedTrace) else (trace,)
+        for number, trace in traces.items()
+    }
+    known = {
+        (number, i): _checked(number, trace)
+        for number, leaves in pieces.items()
+        for i, trace in enumerate(leaves)
+    }
+    laid = _laid(score, known)
+    found: dict[int, Tensor | None] = {}
+    for number, trace in traces.items():
+        of_pieces = (laid.get((number, i)) for i in range(len(pieces[number])))
+        if isinstance(trace, JoinedTrace):
+            found[number] = trace.lay(of_pieces)
+        else:
+            found[number] = next(of_pieces)
+    return {number: gradient for number, gradient in found.items() if gradient is not None}
+
+
+_Piece = tuple[int, int]
+"""Number of a call, and of a piece of it."""
+
+
+def _laid(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
+    """∂score/∂output of pieces of calls, laid out as calls' outputs are."""
+    assert score.grad_fn is not None
+    nodes = _nodes(score.grad_fn, {trace.node for trace in traces.values()})
+    edges = {
+        piece: GradientEdge(_the_one(nodes[trace.node], piece[0], trace), 0)
+        for piece, trace in traces.items()
+        if trace.node in nodes
+    }
+    if not edges:
+        return {}
+    found = torch.autograd.grad(score, list(edges.values()), retain_graph=True, allow_unused=True)
+    return {
+        piece: traces[piece].lay(gradient)
+        for piece, gradient in zip(edges, found, strict=True)
+        if gradient is not None
+    }
+
+
+def _checked(number: int, trace: Trace | None) -> Trace:
+    """A trace that has a node, by the name that autograd gives to its operator's.
+
+    Raises:
+        RecordingError: there is none.
+    """
+    if trace is None:
+        raise RecordingError(
+            f"call {number} has no gradients; record with gradients=True, or leave it out of calls="
+        )
+    if trace.node is None:
+        raise RecordingError(
+            f"autograd did not see {trace.operator} of call {number}; call pixels.requires_grad_(),"
+            " run without torch.no_grad() and custom autograd functions, or name other calls="
+        )
+    return trace
+
+
+def _nodes(root: Node, wanted: set[int | None]) -> dict[int | None, list[Node]]:
+    """The nodes of the graph behind `root` that have the wanted numbers."""
+    found: dict[int | None, list[Node]] = {}
+    seen, left = {root}, [root]
+    while left:
+        node = left.pop()
+        number = node._sequence_nr()  # noqa: SLF001 — torch's own name for it
+        if number in wanted:
+            found.setdefault(number, []).append(node)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                left.append(following)
+    return found
+
+
+def _the_one(nodes: list[Node], number: int, trace: Trace) -> Any:
+    """The node that is of the call's operator: another thread's may have the same number.
+
+    Raises:
+        RecordingError: there is not exactly one.
+    """
+    expected = f"{trace.operator.replace('_', '')}backward".lower()  # as in BmmBackward0
+    named = [node for node in nodes if node.name().lower().rstrip("0123456789") == expected]
+    if len(named) != 1:
+        others = ", ".join(node.name() for node in nodes)
+        raise RecordingError(
+            f"autograd has {others} where {trace.operator} of call {number} should be; "
+            "run the model in one thread and with PyTorch's own attention"
+        )
+    return named[0]

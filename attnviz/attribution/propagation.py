@@ -1,0 +1,159 @@
+"""Relevance of tokens for a score: its way back through autograd's graph by the rules of AttnLRP.
+
+Nothing of a model is changed or known. Hooks on the nodes between score and tokens turn what
+autograd gives to their inputs; `rules` says how.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils.checkpoint import CheckpointError
+
+from attnviz.attribution.backward_rules import BackwardRule, rules_for
+from attnviz.attribution.graph_patterns import Edge, is_given
+from attnviz.errors import RecordingError, UsageError
+
+_Gradients = tuple[Tensor | None, ...]
+
+
+def propagate(score: Tensor, tokens: Tensor) -> Tensor:
+    """R_j = Σ_f x_jf·g_jf, (…): what each of (…, F) tokens says for a score, with its sign.
+
+        g = 1                                 # at the score, and back from there:
+        g_x = W.T @ g                         # y = W @ x + b, and everything else that is linear
+        g_a, g_b = g * b / 2, g * a / 2       # y = a * b, matrices too, where both depend on x
+        g_x = g * f(x) / x                    # y = f(x), of elements
+        g_x = (γ * g - mean(γ * g)) / σ       # y = γ * (x - mean(x)) / σ + b
+        g_x = s * (g - (s * g).sum())         # s = softmax(x)
+        R = (x * g).sum(-1)
+
+    That is AttnLRP with the ε-rule for linear maps, ε → 0. Biases and softmax keep a share; without
+    them R sums to the score. What is computed from parameters alone is constant, and so are norms
+    that something is divided by, so that a cosine is shared out as well; a score that is a norm
+    goes back by its gradient. The graph is kept, for other scores.
+
+    Achtibat et al. 2024, 2402.05602.
+
+    Args:
+        score: one number that was computed from what the model returned.
+        tokens: with their graph, such as what a block was given: `Recording.blocks[3].input`.
+
+    >>> with attnviz.record(gradients=True, blocks=model) as recording:
+    ...     logits = model(pixels.requires_grad_())
+    >>> propagate(logits[0, 281], recording.blocks[0].input)        # (1, 197)
+
+    Raises:
+        UsageError: the score is more than one number.
+        RecordingError: the score does not depend on the tokens, or by an operation that no rule is
+            for; the line names it.
+    """
+    if score.numel() != 1:
+        raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
+    if score.grad_fn is None or not tokens.requires_grad:
+        raise RecordingError(
+            "score or tokens have no graph; call pixels.requires_grad_(), run the model without "
+            "torch.no_grad(), and record with gradients=True"
+        )
+    edge = get_gradient_edge(tokens)
+    ways = _nodes_with_rules(score.grad_fn, (edge.node, edge.output_nr))
+    hooks = [node.register_hook(partial(_turned, each)) for node, each in ways.items()]
+    try:
+        (found,) = torch.autograd.grad(score, [tokens], retain_graph=True)
+    except CheckpointError as error:  # whose tensors are given out once
+        raise RecordingError(
+            "layers of the model are checkpointed, which keep nothing that relevance could go back "
+            "by; turn checkpointing off, or ask another method"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    return (tokens.detach().to(wide) * found).sum(-1)
+
+
+def _turned(ways: list[BackwardRule], ordinary: _Gradients, outputs: _Gradients) -> _Gradients:
+    """What a node's inputs are given, in the place of their ordinary gradients."""
+    return tuple(
+        None if gradient is None or way == 0 else _modified_gradient(way, gradient, outputs[0])
+        for way, gradient in zip(ways, ordinary, strict=True)
+    )
+
+
+def _modified_gradient(way: BackwardRule, gradient: Tensor, output: Tensor | None) -> Tensor:
+    if not callable(way):
+        return gradient if way == 1 else gradient * way
+    assert output is not None  # there is no gradient without
+    return way(output).to(gradient.dtype)
+
+
+def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRule]]:
+    """The nodes that are not left as they are, of those that lie between a score and tokens.
+
+    Raises:
+        RecordingError: there are none between, or one that no rule is for.
+    """
+    graph = _graph(root, tokens)
+    if root not in graph.leading:
+        raise RecordingError("the score does not depend on the tokens; take those of another block")
+    found: dict[Node, list[BackwardRule]] = {}
+    left = [root]
+    while left:
+        node = left.pop()
+        if node in found:
+            continue
+        edges = node.next_functions
+        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.given for e in edges))
+        left += [
+            edge[0]
+            for edge, way in zip(edges, found[node], strict=True)
+            if way != 0 and edge != tokens and edge[0] is not None and edge[0] in graph.leading
+        ]
+    return {node: ways for node, ways in found.items() if any(way != 1 for way in ways)}
+
+
+class _Graph(NamedTuple):
+    """Nodes behind a score.
+
+    Attributes:
+        given: those that depend on what the model was given, not on parameters alone.
+        leading: those that depend on the tokens.
+    """
+
+    given: set[Node]
+    leading: set[Node]
+
+
+def _graph(root: Node, tokens: Edge) -> _Graph:
+    graph = _Graph(set(), set())
+    for node in _inputs_first(root):
+        edges = node.next_functions
+        if tokens in edges or any(following in graph.leading for following, _ in edges):
+            graph.leading.add(node)
+        if (
+            node in graph.leading
+            or is_given(node)
+            or any(following in graph.given for following, _ in edges)
+        ):
+            graph.given.add(node)
+    return graph
+
+
+def _inputs_first(root: Node) -> list[Node]:
+    """All nodes behind one, and it, each behind those that its inputs come from."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    left = [(root, False)]
+    while left:
+        node, done = left.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            left.append((node, True))
+            inputs = (following for following, _ in node.next_functions if following is not None)
+            left += [(following, False) for following in inputs if following not in seen]
+    return order

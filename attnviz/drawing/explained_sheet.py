@@ -1,0 +1,116 @@
+"""Contact sheets of an explanation: the original and its maps, small, with titles and bars."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+from PIL import Image
+
+from attnviz.drawing.overlay import Style, mark, overlay
+from attnviz.drawing.scale import Range
+from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.naming import asked, rows, title
+from attnviz.io import Picture
+
+_STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
+
+
+def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
+    """A map over its picture, of exactly its size."""
+    return overlay(
+        picture,
+        answer.values,
+        drawn=answer.drawn,
+        placement=answer.placement,
+        scale=scale,
+        style=style,
+    )
+
+
+def small(picture: Picture, side: int = CELL) -> Picture:
+    """A picture as large as a sheet shows it; one that is smaller, or a strip, is left as it is."""
+    short, long = sorted((picture.width, picture.height))
+    if long <= side or short * side < _STRIP * long:
+        return picture
+    return Picture(picture.path, np.asarray(thumbnail(picture.image(), side)))
+
+
+def cells_on(
+    explanation: Explanation,
+    shown: Picture,
+    scales: Sequence[Range],
+    style: Style,
+    side: int = CELL,
+) -> list[Cell]:
+    """Each map drawn on `shown`, a small picture, at the size of a place that is `side` long."""
+    cells = []
+    for answer, scale in zip(explanation.answers, scales, strict=True):
+        placement = answer.placement.of_size(shown.width, shown.height)
+        image = draw(shown, replace(answer, placement=placement), scale, style)
+        cells.append(Cell(thumbnail(image, side), title(explanation, answer), scale))
+    return cells
+
+
+def sheet(
+    explanation: Explanation,
+    cells: Sequence[Cell],
+    style: Style,
+    *,
+    shown: Picture | None = None,
+    said: str | None = None,
+) -> Image.Image:
+    """The contact sheet; of several layers each has a row, also where they differ in heads.
+
+    Args:
+        explanation: what is shown.
+        cells: its maps, drawn.
+        style: how they were.
+        shown: a smaller picture than the explanation's own.
+        said: above the original, instead of its size.
+    """
+    lengths = rows(explanation)
+    columns = max(lengths) if len(lengths) > 1 else None
+    placed: list[Cell | None] = []
+    rest = iter(cells)
+    for length in lengths:
+        placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
+    return compose(
+        original(explanation, shown, said=said),
+        placed,
+        style.colours,
+        title=heading(explanation),
+        columns=columns,
+    )
+
+
+def original(
+    explanation: Explanation,
+    shown: Picture | None = None,
+    *,
+    side: int = CELL,
+    said: str | None = None,
+) -> Cell:
+    """The photograph, or a smaller one, with the queries marked on it where they are places."""
+    picture = explanation.observation.picture
+    shown = shown or picture
+    image = shown.image()
+    factors = 2 * (shown.width / picture.width, shown.height / picture.height)
+    for query in dict.fromkeys(question.query for question in explanation.questions):
+        numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
+        mark(image, replace(query, numbers=tuple(numbers)))
+    return Cell(thumbnail(image, side), said or f"original, {picture.width}x{picture.height}")
+
+
+def heading(explanation: Explanation) -> str:
+    """Picture, model, question and grids, those of each layer where they differ."""
+    seen = explanation.observation
+    grids = [answer.placement.grid for answer in explanation.answers]
+    sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
+    assumed = next((seen.assumed[n] for n in explanation.layers if n in seen.assumed), None)
+    mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
+    return (
+        f"{mark}{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
+        f"{sizes} {seen.model.tokens}"
+    )

@@ -1,0 +1,167 @@
+"""The cheap step: ask an observation a question, or several."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnviz import methods
+from attnviz.attention.sweep import Progress
+from attnviz.errors import UsageError
+from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.query_weights import ALL, resolve
+from attnviz.explanation.requirements import check_able, find_method, layers_of
+from attnviz.explanation.run_methods import LayerQuery, Statistics
+from attnviz.explanation.selection import choose_heads, parse_heads
+from attnviz.geometry import queries
+from attnviz.geometry.queries import Query
+from attnviz.methods import Method
+from attnviz.models import targets
+from attnviz.models.targets import Target
+
+
+def explain(
+    observation: Observation,
+    *,
+    query: str | Sequence[str] = "auto",
+    method: str = methods.DEFAULT,
+    target: str | Sequence[str | Target] = (),
+    text: str | Sequence[str] = (),
+    layers: str = "-1",
+    heads: str = "all",
+    start_layer: int | None = None,
+    statistics: Statistics = "basic",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Explanation:
+    """Ask an observation where it looks from a query: maps and numbers per head.
+
+    Args:
+        observation: what `observe` gave.
+        query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` or a mask picture,
+            in picture pixels; or several of them.
+        method: a name that `attnviz methods` lists.
+        target: of methods that take gradients, the score: `auto`, a class by its number or label,
+            `norm`, `norm:QUERY`; or several.
+        text: instead of a target, texts that the picture is compared with.
+        layers: `-1`, `all`, `0,5-11`; of methods that merge layers, those that they end with.
+        heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`.
+        start_layer: where methods that merge layers begin, 0 unless given.
+        statistics: `basic`, or `all`: also how alike heads are, sinks, tokens of high norm, and,
+            where a target is given, the importance of heads.
+        progress: told (query rows done, query rows in all).
+        options: the method's own, such as `fusion` and `discard` of `rollout`; None is the default.
+
+    >>> explain(observation, query="120,80", heads="8").maps.shape      # (1, 8, 14, 21)
+    >>> explain(observation, method="rollout", fusion="max", discard=0.9).maps.shape
+    (1, 1, 14, 21)
+
+    Raises:
+        UsageError: an option that cannot be read, or asks for more than there is, or a method that
+            cannot be asked of this model.
+        RecordingError: the weights are not finite, or a layer's cells are no squares.
+    """
+    entry = find_method(method)
+    settings = _settings(method, entry, options, start_layer)
+    start = settings.get("start_layer", 0)
+    chosen = observation.calls.choose(layers)
+    observation.require(chosen)
+    if start > min(chosen):
+        raise UsageError(
+            f"--start-layer {start} is behind layer {min(chosen)}, with which {method} is to end; "
+            "take other --layers"
+        )
+    check_able(observation, method, chosen, start)
+    asked = LayerQuery(
+        observation=observation,
+        method=method,
+        settings=settings,
+        layers={layer: layers_of(entry, layer, start) for layer in chosen},
+        heads=_heads(observation, heads, chosen, method),
+        queries=_resolve_queries(observation, query, chosen, method),
+        statistics=statistics,
+    )
+    importance = statistics == "all"
+    return asked.answered(_targets(method, target, text, importance=importance), progress)
+
+
+def _settings(
+    name: str, entry: Method, options: Mapping[str, Any], start_layer: int | None
+) -> dict[str, Any]:
+    """A method's options, with its own values where none were given.
+
+    Raises:
+        UsageError: an option that the method does not take.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in [*given, *(["start_layer"] if start_layer is not None else [])]:
+        if key not in entry.settings:
+            takers = [other for other, method in methods.METHODS.items() if key in method.settings]
+            option = f"--{key.replace('_', '-')}"
+            advice = f"it is for {', '.join(takers)}" if takers else "leave it out"
+            raise UsageError(f"{option} is no option of {name}; {advice}")
+    found = entry.defaults() | given
+    if entry.merges == "layers":
+        found["start_layer"] = start_layer or 0
+    return found
+
+
+def _targets(
+    name: str,
+    target: str | Sequence[str | Target],
+    text: str | Sequence[str],
+    *,
+    importance: bool,
+) -> list[Target]:
+    """The scores whose gradients are asked for: `auto` unless one is named.
+
+    `importance` says whether that of heads is asked for, which takes a gradient as well.
+
+    Raises:
+        UsageError: one that cannot be read, or of a method that takes no gradient.
+    """
+    asked = [target] if isinstance(target, str) else target
+    found = [targets.parse(each) if isinstance(each, str) else each for each in asked]
+    found += [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
+    if methods.METHODS[name].scored:
+        return found or [Target("auto")]
+    if len(found) > importance:
+        able = ", ".join(other for other, method in methods.METHODS.items() if method.scored)
+        option = "--text" if found[0].kind == "text" else "--target"
+        raise UsageError(
+            f"{option}: {name} takes no gradient of a score, and --stats all of one; take {able}"
+        )
+    return found
+
+
+def _resolve_queries(
+    observation: Observation, query: str | Sequence[str], layers: Sequence[int], name: str
+) -> dict[int, tuple[Query, ...]]:
+    """The queries as each layer is asked them, each once."""
+    asked = [queries.parse(each) for each in ([query] if isinstance(query, str) else query)]
+    if not asked:
+        raise UsageError("no query was given; give auto, or leave it out")
+    if not methods.METHODS[name].asks:
+        if any(each.kind != "auto" for each in asked):
+            raise UsageError(f"--query: {name} looks from all tokens alike; leave it out")
+        return dict.fromkeys(layers, (ALL,))
+    of_queries = dict.fromkeys(tuple(resolve(observation, each, layers)) for each in asked)
+    of_layers = zip(*of_queries, strict=True)
+    return dict(zip(layers, of_layers, strict=True))
+
+
+def _heads(
+    observation: Observation, text: str, layers: Sequence[int], name: str
+) -> dict[int, tuple[int | None, ...]]:
+    """Head numbers of each layer; a layer that has too few is named where layers differ."""
+    wanted = parse_heads(text)
+    counts = {number: layer.call.heads for number, layer in observation.layers.items()}
+    differ = len(set(counts.values())) > 1
+    found: dict[int, tuple[int | None, ...]] = {
+        number: choose_heads(wanted, counts[number], layer=number if differ else None)
+        for number in layers
+    }
+    if methods.METHODS[name].merges == "nothing":
+        return found
+    if any(len(found[number]) < counts[number] for number in layers):
+        raise UsageError(f"--heads {text}: {name} merges all heads; leave it out")
+    return dict.fromkeys(layers, (None,))

@@ -1,0 +1,183 @@
+"""What an observation answers: maps, and the numbers of their heads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.errors import UsageError
+from attnviz.explanation.observation import Observation
+from attnviz.geometry import Placement
+from attnviz.geometry.queries import Query
+from attnviz.models.scoring import Scored
+from attnviz.registry import load
+from attnviz.statistics import More
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One map: what a head, or all heads together, attend to.
+
+    Attributes:
+        layer: whose map it is; of methods that merge layers, the last of them.
+        head: its number; None of methods that merge heads.
+        query: the question as this layer was asked it.
+        values: (rows, columns) float32 weights of the layer's own cells; masked ones are 0.
+        numbers: of each statistic of the head; NaN where it is not defined. Of merged heads none.
+        placement: where the cells lie on the picture.
+        drawn: (rows, columns) False for cells that are masked or lie in padding.
+        question: number of the question in the explanation.
+    """
+
+    layer: int
+    head: int | None
+    query: Query
+    values: NDArray[np.float32]
+    numbers: dict[str, float]
+    placement: Placement
+    drawn: NDArray[np.bool_]
+    question: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedQuestion:
+    """One question: where from, and, for gradients, of what score.
+
+    Attributes:
+        query: definite, as the last layer was asked it.
+        target: the score whose gradient was taken, and its value; None where none was.
+    """
+
+    query: Query
+    target: Scored | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps that answer one question, or several, and the numbers of their heads.
+
+    Attributes:
+        observation: what was asked.
+        questions: each query with each target.
+        method: its name.
+        answers: one for each question, layer and head, in this order.
+        settings: the method's options, as they were.
+        more: further numbers of each layer; none unless `statistics="all"` was asked for.
+    """
+
+    observation: Observation
+    questions: tuple[ResolvedQuestion, ...]
+    method: str
+    answers: tuple[Answer, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[int, More] = field(default_factory=dict)
+
+    @property
+    def query(self) -> Query:
+        """Where the first question looks from."""
+        return self.questions[0].query
+
+    def each(self) -> "tuple[Explanation, ...]":
+        """An explanation for each question.
+
+        >>> [attnviz.render(one)[5, 3] for one in explanation.each()]
+        """
+        return tuple(
+            replace(
+                self,
+                questions=(question,),
+                answers=tuple(
+                    replace(answer, question=0)
+                    for answer in self.answers
+                    if answer.question == number
+                ),
+            )
+            for number, question in enumerate(self.questions)
+        )
+
+    @cached_property
+    def by_layer(self) -> dict[int, tuple[Answer, ...]]:
+        """The answers of each layer."""
+        found: dict[int, tuple[Answer, ...]] = {}
+        for answer in self.answers:
+            found[answer.layer] = (*found.get(answer.layer, ()), answer)
+        return found
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that were asked."""
+        return tuple(self.by_layer)
+
+    @property
+    def heads(self) -> tuple[int | None, ...]:
+        """Numbers of the heads, of all layers that were asked; None for merged ones."""
+        return tuple(dict.fromkeys(answer.head for answer in self.answers))
+
+    @property
+    def alike(self) -> bool:
+        """Whether all layers have the same heads, and cells laid out alike."""
+        count = len(self.questions) * len(self.layers) * len(self.heads)
+        return len(self.answers) == count and all(
+            np.array_equal(answer.drawn, self.answers[0].drawn) for answer in self.answers
+        )
+
+    @cached_property
+    def maps(self) -> NDArray[np.float32]:
+        """All maps, (layers, heads, rows, columns); of several questions with these in front.
+
+        Where heads are merged, there is one.
+
+        Raises:
+            UsageError: grids or heads differ from layer to layer.
+        """
+        if not self.alike:
+            raise UsageError(
+                "layers differ in their grids or heads; take the maps from `answers`, or --layers "
+                "one at a time"
+            )
+        maps = np.stack([answer.values for answer in self.answers])
+        return maps.reshape(*self._questions, len(self.layers), len(self.heads), *maps.shape[1:])
+
+    @cached_property
+    def numbers(self) -> dict[str, NDArray[np.float32]]:
+        """Each statistic, (layers, heads), which no question changes; empty where heads are merged.
+
+        Raises:
+            UsageError: heads differ from layer to layer.
+        """
+        shape = len(self.layers), len(self.heads)
+        first = [answer for answer in self.answers if answer.question == 0]
+        if len(first) != shape[0] * shape[1]:
+            raise UsageError("layers differ in their heads; take the numbers from `answers`")
+        return {
+            name: np.array([answer.numbers[name] for answer in first], dtype=np.float32)
+            .reshape(shape)
+            for name in first[0].numbers
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        queries = ", ".join(dict.fromkeys(str(each.query) for each in self.questions))
+        layers = ", ".join(map(str, self.layers))
+        name, spec = self.observation.picture.path, self.observation.model.spec
+        return (
+            f"Explanation({name} as {spec} sees it: {self.method} from {queries}, "
+            f"layer {layers}: {len(self.answers)} maps)"
+        )
+
+    def _repr_png_(self) -> bytes:
+        """The sheet, for notebooks."""
+        png: bytes = load("attnviz.output.notebook:png")(self)  # drawing stands above
+        return png
+
+    def _repr_html_(self) -> str:
+        """The sheet and the numbers, for notebooks."""
+        html: str = load("attnviz.output.notebook:html")(self)
+        return html
+
+    @property
+    def _questions(self) -> tuple[int, ...]:
+        """The axis of the questions, where there are several."""
+        return (len(self.questions),) if len(self.questions) > 1 else ()

@@ -1,0 +1,270 @@
+"""Why a model did not run: what its exception is, and what trials on blank pictures tell."""
+
+import copy
+import math
+import re
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
+from attnviz.geometry import TokenGrid
+from attnviz.models import memory
+from attnviz.models.failures import describe, message, place
+from attnviz.models.input_size import Shape, linear_patches
+from attnviz.models.model import Model, takes_only
+
+_DEVICE = re.compile(
+    r"same device|expected device|at least two devices|compiled with CUDA|CUDA GPUs are available"
+    r"|NVIDIA driver|invalid device|Expected .* (on|to be on) (cpu|cuda|mps|meta)",
+)
+_DTYPE = re.compile(
+    r"same dtype|scalar type|same type|should be the same|not implemented for '|dtype mismatch"
+    r"|[Ee]xpected .*dtype|must have dtype|unsupported dtype"
+)
+_CHANNELS = re.compile(r"input\[\d+, 3, (\d+), (\d+)\] to have (\d+) channels")
+_USUAL = (1, 4, 6, 2)
+"""Numbers of channels that are tried."""
+_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pixels.permute(0, 2, 3, 1)": lambda pixels: pixels.permute(0, 2, 3, 1),
+    "pixels[0]": lambda pixels: pixels[0],
+    "pixels[:, None]": lambda pixels: pixels[:, None],  # frames before channels
+    "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
+}
+"""Axes in other orders that models take, as code."""
+_STATE_IT = "the module an attribute image_size = (height, width)"
+_TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
+"""Whether models were seen to take more tokens than a shape has."""
+
+
+class ForwardError(Exception):
+    """The model raised an exception on an input of this shape, or on several pictures at once.
+
+    Attributes:
+        pixels: the input, (batch, 3, height, width).
+    """
+
+    def __init__(self, line: str, pixels: Tensor) -> None:
+        super().__init__(line)
+        self.pixels = pixels
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the input."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
+    @property
+    def error(self) -> BaseException:
+        """What the model raised; itself, where it raised nothing."""
+        return self.__cause__ or self
+
+
+class UnevenError(ForwardError):
+    """What the model did cannot be told apart into what it did with each picture."""
+
+
+def explain(
+    model: Model, failures: Sequence[ForwardError], *, gradients: bool = False
+) -> AttnvizError:
+    """What went wrong with a model that ran on none of some inputs, in a line with what to do.
+
+    Args:
+        model: raised the errors.
+        failures: one for each shape that it was shown, the first for the one asked for.
+        gradients: whether it was to keep its graph.
+    """
+    first = failures[0]
+    error, shapes = first.error, [each.shape for each in failures]
+    if _run(model, first.pixels, gradients=gradients) is None:
+        return RecordingError(
+            f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
+            "traceback with --debug, and report it"
+        )
+    line = _of_device(model, error) or _of_type(model, error)
+    if line is None:
+        line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
+    if line is None:
+        line = _of_code(model, failures, gradients=gradients)
+    return ModelError(f"{model.spec}: {line}")
+
+
+def out_of_memory(model: Model, grid: TokenGrid) -> MemoryLimitError:
+    """What is said where memory ran out."""
+    return MemoryLimitError(
+        f"{model.spec}: out of memory on {grid.input_width}x{grid.input_height} pixels; take a "
+        "smaller --size, or another --device"
+    )
+
+
+def refused_size(model: Model, grid: TokenGrid) -> UsageError:
+    """What is said where --size asked for another input than the model was seen to take."""
+    return UsageError(takes_only(model.spec, model.size, (grid.input_height, grid.input_width)))
+
+
+def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> ModelError:
+    """What is said where tokens may get positions of others; `table` has which, and how many."""
+    return ModelError(
+        f"{model.spec}: its {table[0]} is of {table[1]} tokens in rows and columns that are not "
+        f"known, and it takes no more: {grid.columns}x{grid.rows} may be others; give {_STATE_IT}"
+    )
+
+
+def _of_device(model: Model, error: BaseException) -> str | None:
+    """Tensors that lie elsewhere."""
+    if not _DEVICE.search(str(error)):
+        return None
+    elsewhere = "" if model.device.type == "cpu" else "take --device cpu, or "
+    return (
+        f"its forward uses another device than {model.device}: {describe(error)}; {elsewhere}have "
+        "it make tensors with device=pixels.device, and keep others by register_buffer"
+    )
+
+
+def _of_type(model: Model, error: BaseException) -> str | None:
+    """Numbers of two types."""
+    if not _DTYPE.search(str(error)):
+        return None
+    name = str(model.dtype).removeprefix("torch.")
+    half = "" if model.dtype == torch.float32 else "take --dtype float32, or "
+    return (
+        f"its forward mixes {name} with another number type: {describe(error)}; {half}have it make "
+        "tensors with dtype=pixels.dtype, and keep others by register_buffer"
+    )
+
+
+def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) -> str | None:
+    """Another number of channels, as a trial shows, or the exception says."""
+    found = _CHANNELS.search(str(error))
+    said = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
+    wanted = said or _channels_by_trial(model, shapes)
+    if wanted is None:
+        return None
+    makes = "pixels.mean(1, keepdim=True)"
+    if wanted > 1:
+        makes = f"pixels[:, {[channel % 3 for channel in range(wanted)]}]"
+    if wanted > 12:
+        makes = f"pixels[:, torch.arange({wanted}) % 3]"
+    return (
+        f"it wants pictures of {wanted} channel{'s' * (wanted > 1)} and is given 3: red, green and "
+        f"blue; give py:FILE.py:FACTORY, whose module calls it with {makes}"
+    )
+
+
+def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
+    for channels in dict.fromkeys([*_own_channels(model.module), *_USUAL]):
+        for shape in [*shapes, *model.other_shapes]:
+            if channels != 3 and _trial(model, shape, channels=channels) is None:
+                return channels
+    return None
+
+
+def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
+    """Axes in another order, or another number of them, as a trial shows."""
+    for code, laid in _LAYOUTS.items():
+        for shape in shapes:
+            if _run(model, laid(_blank(model, shape)), gradients=False) is None:
+                return (
+                    "it takes no (batch, 3, height, width) but other axes; give "
+                    f"py:FILE.py:FACTORY, whose module calls it with {code}"
+                )
+    return None
+
+
+def _own_channels(module: nn.Module) -> Iterator[int]:
+    """Channels that a module says it takes, or whose first layer does."""
+    for owner in module.modules():
+        for name in ("in_chans", "in_channels", "num_channels", "channels"):
+            channels = getattr(owner, name, None)
+            if type(channels) is int and 0 < channels < 1000:
+                yield channels
+                return
+    yield from (channels for channels, _ in linear_patches(module))
+
+
+def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool) -> str:
+    """Sizes that it does not take, or a fault that they have no part in."""
+    first, error = failures[0], failures[0].error
+    side = _another(model, first.shape)
+    again = _trial(model, (side, side), gradients=gradients)
+    if again is None and _trial(model, first.shape, gradients=gradients) is not None:
+        return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
+    # Where a blank picture passes it is a matter of values.
+    if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
+        return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
+    advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
+    table = model.position_table
+    if table is not None:
+        advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
+    sizes = f"{_size(first.shape)} or {side}x{side}"
+    return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
+
+
+def _another(model: Model, shape: Shape) -> int:
+    """Side of a square of about a quarter as many pixels."""
+    patches = int(math.sqrt(math.prod(shape)) / 2 / model.patch)
+    return patches * model.patch if patches else 2 * model.patch
+
+
+def _same(one: BaseException, other: BaseException) -> bool:
+    """Whether two runs failed alike: of a matter of shape the numbers differ."""
+    return (
+        type(one) is type(other) and message(one) == message(other) and place(one) == place(other)
+    )
+
+
+def takes_more(model: Model, shape: Shape) -> bool:
+    """Whether a model runs on twice the height of a shape; seen once.
+
+    What cannot be seen, for want of memory, is taken for granted.
+    """
+    known = _TAKES_MORE.setdefault(model.module, {})
+    if shape not in known:
+        error = _trial(model, (2 * shape[0], shape[1]))
+        known[shape] = error is None or memory.is_exhausted(error)
+    return known[shape]
+
+
+def _trial(
+    model: Model, shape: Shape, *, channels: int = 3, gradients: bool = False
+) -> BaseException | None:
+    """Run a model on a blank picture, and give what it raised."""
+    return _run(model, _blank(model, shape, channels), gradients=gradients)
+
+
+def _blank(model: Model, shape: Shape, channels: int = 3) -> Tensor:
+    return torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
+
+
+def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
+    """Run a model without watching it, and give what it raised."""
+    try:
+        with torch.set_grad_enabled(gradients), _uncompiled():
+            _copy(model.module)(pixels.requires_grad_(gradients))
+    except (Exception, SystemExit) as error:
+        return error
+    return None
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A module with the same parameters: what it notes down in a trial, a run does not see."""
+    try:
+        return copy.deepcopy(module, {id(each): each for each in module.parameters()})
+    except Exception:  # it may hold what cannot be copied: a lock, a file, a handle
+        return module
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Nothing is compiled for a trial, as for a recording."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _size(shape: Shape) -> str:
+    return f"{shape[1]}x{shape[0]}"

@@ -1,0 +1,186 @@
+"""Which attention calls of a run can be drawn, and why others cannot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from attnviz.attention import AttentionCall
+from attnviz.errors import UsageError
+from attnviz.explanation.layers import Layer, PositionsLost, Unplaced, assume_layer, find_layer
+from attnviz.explanation.selection import choose_layers, parse_layers
+from attnviz.geometry import TokenGrid
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """What is known of an attention call whose tensors may have been let go.
+
+    Attributes:
+        reason: why it is not drawn; None if it is.
+        cause: of a call whose places are not known, what lost them.
+        traced: whether its tokens are seen to come from the picture at all.
+        fits: whether it has as many queries and keys as the grid has tokens.
+        alone: whether it has one head whose output was not seen to be projected, as one head of
+            several has.
+    """
+
+    reason: str | None = None
+    cause: str | None = None
+    traced: bool = True
+    fits: bool = False
+    alone: bool = False
+
+
+@dataclass
+class Inspector:
+    """Looks at every attention call of a run, in its last form.
+
+    Attributes:
+        grid: of the model's input.
+        pictures: how many the batch has.
+        plain: every call is over the prefix and then the grid; nothing was measured.
+        operators: names of the operators that lost positions; they come while the model runs.
+        uneven: whether a call was not the same for every picture.
+    """
+
+    grid: TokenGrid
+    pictures: int = 1
+    plain: bool = False
+    operators: Sequence[str] = ()
+    uneven: bool = field(default=False, init=False)
+
+    def __call__(self, call: AttentionCall) -> CallReport:
+        """What is known of a call."""
+        if not is_even(call, self.pictures):
+            self.uneven = True
+            return CallReport("its batch is not as many windows of each picture")
+        first = part_of(call, 0, self.pictures)
+        fits = assume_layer(first, self.grid, None) is not None
+        if self.plain:
+            return CallReport(None if fits else "its tokens are not those of the grid", fits=fits)
+        try:
+            find_layer(first, self.grid, self.operators)
+        except PositionsLost as reason:
+            traced = call.query_positions is not None or call.key_positions is not None
+            return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
+        except Unplaced as reason:
+            return CallReport(str(reason))
+        return CallReport(fits=fits, alone=call.heads == 1 and call.projection is None)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """All attention calls of a run, which of them are drawn, and how.
+
+    Attributes:
+        count: of all calls; layers are numbered as they come.
+        not_drawn: numbers and reasons of calls that are not drawn.
+        assumed: numbers of calls whose tokens' places are assumed, and what lost them.
+        alone: numbers of calls of one head, one behind the other, that may be heads of one.
+    """
+
+    count: int
+    not_drawn: Mapping[int, str]
+    assumed: Mapping[int, str]
+    alone: frozenset[int] = frozenset()
+
+    @staticmethod
+    def of(reports: Sequence[CallReport], depend: Mapping[int, bool]) -> "Calls":
+        """From what is known of each call.
+
+        `depend` says of calls that were not seen to come from the picture whether they do.
+        """
+        not_drawn: dict[int, str] = {}
+        assumed: dict[int, str] = {}
+        for number, report in enumerate(reports):
+            if report.reason is None:
+                continue
+            if not report.traced and not depend.get(number, True):
+                not_drawn[number] = "its tokens do not depend on the picture"
+            elif report.cause is not None and report.fits:
+                assumed[number] = report.cause
+            else:
+                not_drawn[number] = report.reason
+        alone = {n for n, report in enumerate(reports) if report.alone}
+        beside = {n for n in alone if {n - 1, n + 1} & alone}
+        return Calls(len(reports), not_drawn, assumed, frozenset(beside))
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Numbers of the calls that are drawn."""
+        return tuple(number for number in range(self.count) if number not in self.not_drawn)
+
+    def choose(self, layers: str) -> tuple[int, ...]:
+        """Numbers of the layers that are asked for: `-1`, `all`, `0,5-11`.
+
+        `all` are those that are drawn, and `-1` is the last of these.
+
+        Raises:
+            UsageError: the model has no such layer, or it is not drawn.
+        """
+        wanted = parse_layers(layers)
+        if wanted is None:
+            return self.drawn
+        last = self.count - 1
+        if last in self.not_drawn and self.drawn:
+            wanted = tuple(self.drawn[-1] if number == -1 else number for number in wanted)
+        chosen = choose_layers(wanted, self.count)
+        for number in chosen:
+            if number in self.not_drawn:
+                raise UsageError(
+                    f"--layers: layer {number} is not drawn ({self.not_drawn[number]}); take "
+                    f"{_ranges(self.drawn)}"
+                )
+        return chosen
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers as they would be typed: 0,2-5.
+
+    >>> _ranges([0, 2, 3, 4, 5])
+    '0,2-5'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def place_layer(
+    call: AttentionCall,
+    grid: TokenGrid,
+    operators: Sequence[str],
+    assumed: str | None,
+    *,
+    plain: bool,
+) -> Layer:
+    """The layer of a call that is drawn."""
+    if plain or assumed is not None:
+        found = assume_layer(call, grid, assumed)
+        assert found is not None  # an inspector has looked at it
+        return found
+    return find_layer(call, grid, operators)
+
+
+def part_of(call: AttentionCall, number: int, count: int) -> AttentionCall:
+    """A picture's part of a call over `count` of them: its windows follow one another."""
+    windows = len(call.query) // count
+    return call if count == 1 else call.batch(slice(number * windows, (number + 1) * windows))
+
+
+def is_even(call: AttentionCall, pictures: int) -> bool:
+    """Whether a call's batch are as many windows of each picture, one picture after the other."""
+    if len(call.query) % pictures:
+        return False
+    if pictures == 1 or len(call.query) == pictures:
+        return True
+    for positions in (call.query_positions, call.key_positions):
+        if positions is not None:
+            each = positions.reshape(pictures, -1)
+            if not torch.equal(each.nan_to_num(-1), each[:1].expand_as(each).nan_to_num(-1)):
+                return False
+    return True

@@ -1,0 +1,100 @@
+"""What the maps of an explanation are called: their files, and their titles on the sheet."""
+
+from collections.abc import Iterator
+
+from attnviz import methods
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.models import targets
+
+
+def stem(explanation: Explanation, answer: Answer) -> str:
+    """The name of an answer's file, without its ending.
+
+    `layer11-head03`; of methods that merge heads `layer11`; of those that merge layers the method's
+    name, unless it is asked up to several layers. Where there are several queries, targets or
+    texts, their numbers follow: `layer11-head03-query0`.
+    """
+    if answer.head is not None:
+        name = f"layer{answer.layer:02d}-head{answer.head:02d}"
+    elif merges_layers(explanation) and len(explanation.layers) == 1:
+        name = explanation.method
+    else:
+        name = f"layer{answer.layer:02d}"
+    return "-".join([name, *_numbers(explanation, answer.question)])
+
+
+def title(explanation: Explanation, answer: Answer) -> str:
+    """What stands over a map on the sheet."""
+    if answer.head is not None:
+        name = f"layer {answer.layer}  head {answer.head}"
+    elif merges_layers(explanation):
+        first = explanation.settings["start_layer"]
+        name = f"layers {first} to {answer.layer}" if answer.layer > first else f"layer {first}"
+    else:
+        name = f"layer {answer.layer}"
+    question = explanation.questions[answer.question]
+    said = []
+    if len({one.query for one in explanation.questions}) > 1:
+        said.append(f"from {answer.query}")
+    if question.target is not None and len(set(_targets(explanation))) > 1:
+        said.append(in_words(question.target.target))
+    return "  ".join([name, *said])
+
+
+def asked(explanation: Explanation) -> str:
+    """Where the maps look from, and the gradient of what they are, in words."""
+    answers = explanation.answers
+    whence = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
+    scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
+    said = f"{explanation.method} from {', '.join(whence)}"
+    return f"{said} for {scored}" if scored else said
+
+
+def in_words(target: targets.Target) -> str:
+    """A definite target as a person would say it.
+
+    >>> in_words(targets.Target("class", index=281, label="tabby, tabby cat"))
+    'tabby, tabby cat (281)'
+    """
+    if target.kind == "class" and target.label is not None:
+        return f"{target.label} ({target.index})"
+    return f"class {target}" if target.kind == "class" else str(target)
+
+
+def merges_layers(explanation: Explanation) -> bool:
+    """Whether a map is of several layers."""
+    return methods.METHODS[explanation.method].merges == "layers"
+
+
+def _targets(explanation: Explanation) -> Iterator[targets.Target]:
+    return (q.target.target for q in explanation.questions if q.target is not None)
+
+
+def _numbers(explanation: Explanation, number: int) -> list[str]:
+    """Which query and which target a question has, where there are several."""
+    found = []
+    question = explanation.questions[number]
+    queries = list(dict.fromkeys(one.query for one in explanation.questions))
+    if len(queries) > 1:
+        found.append(f"query{queries.index(question.query)}")
+    scored = list(dict.fromkeys(_targets(explanation)))
+    if question.target is not None and len(scored) > 1:
+        kind = "text" if question.target.target.kind == "text" else "target"
+        found.append(f"{kind}{scored.index(question.target.target)}")
+    return found
+
+
+def rows(explanation: Explanation) -> list[int]:
+    """How many maps each row of the sheet has.
+
+    A row is a layer of one question; where heads are merged, all layers of one question.
+    """
+    found: dict[tuple[int, int], int] = {}
+    for answer in explanation.answers:
+        row = _row(answer)
+        found[row] = found.get(row, 0) + 1
+    return list(found.values())
+
+
+def _row(answer: Answer) -> tuple[int, int]:
+    return answer.question, -1 if answer.head is None else answer.layer

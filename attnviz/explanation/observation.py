@@ -1,0 +1,184 @@
+"""A picture as a model saw it, to be asked."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnviz.errors import RecordingError, UsageError
+from attnviz.explanation.inspection import Calls
+from attnviz.explanation.layers import Layer
+from attnviz.geometry import Box, Layout, Placement, TokenGrid
+from attnviz.io import Picture
+from attnviz.models.model import Model
+from attnviz.recording import Recording
+from attnviz.recording.html_tables import call_table
+from attnviz.statistics import More
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is left of a run that gradients were asked of.
+
+    Attributes:
+        recording: knows the way back from a score to every call.
+        inputs: what the model was given.
+        output: what it gave, with the graph of its operations.
+    """
+
+    recording: Recording
+    inputs: tuple[torch.Tensor, ...]
+    output: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A picture as a model saw it, with every attention call; ask it as often as you like.
+
+    Attributes:
+        picture, model: what was run.
+        placement: how the picture lies in the input, on the model's own grid.
+        calls: all attention calls of the model, which of them are drawn, and why others are not.
+        layers: those that were kept, by their number in call order.
+        taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
+        unread: what else the model did that looks like attention, in words.
+        run: where gradients can be taken; None where the model ran without.
+        gradients, numbers, more: what was found of it already, so that it is found once.
+        checked: the errors of the self-check, where the tensors that they are of were let go.
+    """
+
+    picture: Picture
+    model: Model
+    placement: Placement
+    calls: Calls
+    layers: Mapping[int, Layer]
+    taking_part: NDArray[np.bool_]
+    unread: tuple[str, ...] = ()
+    run: Run | None = None
+    gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
+    numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
+    more: dict[int, More] = field(default_factory=dict, repr=False)
+    checked: Mapping[int, float] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of the model's attention calls, drawn or not."""
+        return self.calls.count
+
+    @property
+    def assumed(self) -> Mapping[int, str]:
+        """Layers whose tokens' places are assumed, not measured, and why."""
+        found = {number: layer.assumed for number, layer in self.layers.items()}
+        return {number: reason for number, reason in found.items() if reason is not None}
+
+    def __repr__(self) -> str:
+        grid = self.placement.grid
+        return (
+            f"Observation({self.picture.name} as {self.model.spec} sees it: {self.count} layers, "
+            f"{grid.columns}x{grid.rows} {self.model.tokens})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A row for each layer, for notebooks."""
+        calls = {number: layer.call for number, layer in self.layers.items()}
+        return call_table(repr(self), "layer", calls, self.errors)
+
+    def require(self, numbers: Sequence[int]) -> None:
+        """Layers that are about to be asked.
+
+        Raises:
+            UsageError: one was not kept.
+        """
+        missing = [str(number) for number in numbers if number not in self.layers]
+        if missing:
+            raise UsageError(
+                f"layer {', '.join(missing)} was not kept when the model ran; observe it with "
+                "layers='all'"
+            )
+
+    @cached_property
+    def recording(self) -> Recording:
+        """The attention calls alone."""
+        return Recording([layer.call for layer in self.layers.values()])
+
+    def placed(self, layout: Layout) -> Placement:
+        """How the picture lies on the cells of a layout.
+
+        Raises:
+            RecordingError: the cells do not cut the input into squares.
+        """
+        grid, target = self.placement.grid, self.placement.target
+        stride = layout.stride or grid.input_width / layout.columns
+        square = layout.stride or stride == grid.input_height / layout.rows
+        if not square or stride != int(stride):
+            raise RecordingError(
+                f"{self.model.spec} has a layer of {layout.columns}x{layout.rows} cells, which do "
+                f"not cut {grid.input_width}x{grid.input_height} pixels into squares of whole "
+                "pixels; take other --layers"
+            )
+        cells = TokenGrid(layout.rows, layout.columns, int(stride), layout.outside)
+        x, y = layout.left, layout.top
+        shifted = Box(target.left - x, target.top - y, target.right - x, target.bottom - y)
+        return replace(self.placement, grid=cells, target=shifted)
+
+    def tokens_taking_part(self, layout: Layout) -> NDArray[np.bool_]:
+        """Tokens of a layout that are not masked, (windows, tokens): a cell is as its middle is."""
+        grid = self.placement.grid
+        rows = (2 * np.arange(layout.rows) + 1) * grid.rows // (2 * layout.rows)
+        columns = (2 * np.arange(layout.columns) + 1) * grid.columns // (2 * layout.columns)
+        part = self.taking_part[grid.prefix :].reshape(grid.rows, grid.columns)
+        return layout.of_tokens(part[np.ix_(rows, columns)].ravel(), np.True_)
+
+    def drawn_on(self, layout: Layout) -> NDArray[np.bool_]:
+        """Cells with a token that takes part that touch the picture, (rows, columns)."""
+        placement = self.placed(layout)
+        size = placement.picture_width, placement.picture_height
+        part = layout.count(self.tokens_taking_part(layout)) > 0
+        drawn: NDArray[np.bool_] = placement.coverage(0, 0, *size) > 0
+        return drawn & part.reshape(drawn.shape)
+
+    @cached_property
+    def drawn(self) -> NDArray[np.bool_]:
+        """Tokens of the model's own grid that take part and touch the picture, (rows, columns)."""
+        return self.drawn_on(Layout.whole(self.placement.grid))
+
+    @property
+    def masked(self) -> int:
+        """Number of masked tokens."""
+        return int((~self.taking_part).sum())
+
+    @cached_property
+    def errors(self) -> Mapping[int, float]:
+        """Error of the self-check of each layer that was kept; see `AttentionCall.check`."""
+        if self.checked is not None:
+            return self.checked
+        found = {number: layer.call.check() for number, layer in self.layers.items()}
+        return {n: math.inf if e is None or math.isnan(e) else e for n, e in found.items()}
+
+    def without_run(self) -> "Observation":
+        """What is left when the run is let go: it can be drawn and told, and asked no more."""
+        return replace(
+            self,
+            layers={n: layer.without_tensors() for n, layer in self.layers.items()},
+            run=None,
+            gradients={},
+            numbers={},
+            more={},
+            checked=self.errors,
+        )
+
+    @property
+    def unexplained(self) -> tuple[int, ...]:
+        """Layers whose recorded weights do not explain the model's output.
+
+        The limit is 1e-3 for a call in float32, in half precision 1e-2.
+        """
+        return tuple(number for number, error in self.errors.items() if error > self._limit(number))
+
+    def _limit(self, number: int) -> float:
+        return 1e-3 if self.layers[number].call.query.dtype == torch.float32 else 1e-2

@@ -1,0 +1,127 @@
+"""Several pictures in one run of the model: the same as one by one, and faster."""
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from attnviz.explanation.forward_errors import ForwardError
+from attnviz.explanation.input_shapes import first_placement
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.running import ModelInputs
+from attnviz.geometry import Fit, Placement, TokenGrid
+from attnviz.io import Picture
+from attnviz.models import memory
+from attnviz.models.model import Model
+
+_ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models that were seen to take one picture at a time only."""
+
+
+def observe_many(
+    pictures: Sequence[Picture],
+    model: Model,
+    *,
+    fit: Fit = "keep",
+    masks: Sequence[NDArray[np.bool_] | None] | None = None,
+    layers: str = "all",
+    gradients: bool = False,
+    tokens: bool = False,
+    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+) -> list[Observation]:
+    """Observe several pictures; those that have one shape as the model's input in one run.
+
+    A run that does not fit into memory is done in halves. Gradients are those of a run of each
+    picture's own; so are the runs of models that take one picture at a time.
+
+    Args:
+        pictures: what `load_image` gave.
+        model: what `load_model` gave.
+        fit: as `observe` takes it.
+        masks: of each picture what `observe` takes as its mask.
+        layers: as `observe` takes them.
+        gradients: as `observe` takes it.
+        tokens: as `observe` takes it.
+        lay: of a picture's number and a placement the input, (input_height, input_width, 3), where
+            it was made before; see `Model.lay`.
+
+    >>> seen = observe_many([attnviz.load_image(path) for path in paths], model)
+    >>> [attnviz.explain(each).maps.shape for each in seen]
+
+    Raises:
+        UsageError, MemoryLimitError, ModelError, RecordingError: as `observe` does, of any of the
+            pictures.
+    """
+    masks = masks or [None] * len(pictures)
+    shown = ModelInputs(
+        pictures, model, fit=fit, masks=masks, layers=layers, gradients=gradients, tokens=tokens,
+        lay=lay,
+    )  # fmt: skip
+    found: dict[int, Observation] = {}
+    for placements in _groups(shown):
+        if gradients or model.module in _ONE_BY_ONE:
+            found |= {number: shown.alone(number) for number in placements}
+        else:
+            found |= _together(shown, placements)
+    return [found[number] for number in range(len(pictures))]
+
+
+def _groups(shown: ModelInputs) -> list[dict[int, Placement]]:
+    """Placements by the numbers of the pictures, those of one shape together."""
+    groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
+    for number in range(len(shown.pictures)):
+        placement = first_placement(shown.model, shown.pictures[number], shown.fit)
+        # A model may compute another way where it is given a mask, though it is all True.
+        key = placement.grid, shown.masks[number] is not None
+        groups.setdefault(key, {})[number] = placement
+    return list(groups.values())
+
+
+def _together(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
+    """Pictures of one shape in one run, or in halves, or one by one."""
+    first, *rest = placements
+    if not rest:
+        return {first: shown.alone(first)}
+    try:
+        return shown.at_once(placements)
+    except ForwardError:
+        halves = None
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        halves = _halves(placements)
+    # Behind the handlers: the error that they hold has the tensors of the run that failed.
+    if halves is not None:
+        if shown.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return {**_together(shown, halves[0]), **_together(shown, halves[1])}
+    return _after_all(shown, placements)
+
+
+def _after_all(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
+    """Pictures that did not run at once: the first tells whether it is their shape."""
+    first, *rest = placements
+    seen = shown.alone(first)
+    if seen.placement.grid == placements[first].grid:
+        _ONE_BY_ONE.add(shown.model.module)
+        return {first: seen, **{number: shown.alone(number) for number in rest}}
+    grid = seen.placement.grid
+    shape = grid.input_height, grid.input_width
+    alike = {n: shown.model.place(shown.pictures[n], fit=shown.fit, shape=shape) for n in rest}
+    try:
+        return {first: seen, **shown.at_once(alike)}
+    except ForwardError:
+        pass
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+    return {first: seen, **{number: shown.alone(number) for number in rest}}
+
+
+def _halves(placements: dict[int, Placement]) -> list[dict[int, Placement]]:
+    numbers = list(placements)
+    middle = len(numbers) // 2
+    return [{n: placements[n] for n in part} for part in (numbers[:middle], numbers[middle:])]

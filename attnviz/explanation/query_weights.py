@@ -1,0 +1,136 @@
+"""A question in words, put to the layers of an observation."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnviz.attention.layer_input import LayerInput, LayerTokens
+from attnviz.attention.sweep import Progress
+from attnviz.explanation.layers import Layer
+from attnviz.explanation.observation import Observation
+from attnviz.geometry import Layout, queries
+from attnviz.geometry.queries import Query
+from attnviz.io import Picture, load_mask
+
+ALL = Query("all")
+
+
+def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> list[Query]:
+    """The question as each layer is asked it.
+
+    Raises:
+        UsageError: a layer has no such query.
+    """
+    found = []
+    for number in layers:
+        layer = observation.layers[number]
+        prefix = len(layer.prefix)
+        has_class_token = observation.model.class_token and prefix > 0
+        found.append(
+            queries.resolve(
+                query,
+                has_class_token=has_class_token,
+                registers=prefix - has_class_token,
+                on_picture=bool(layer.queries.on_picture.any()),
+                layer=number,
+            )
+        )
+    return found
+
+
+def read(
+    observation: Observation,
+    layers: Sequence[int],
+    asked: Mapping[int, Sequence[Query]],
+    progress: Progress | None = None,
+) -> dict[int, LayerInput]:
+    """What the core needs to know of the tokens of each layer, as tensors beside its call.
+
+    `asked` are the questions of the layers that are asked any; others look from everywhere.
+    """
+    shapes = [observation.layers[number].call.shape for number in layers]
+    tellers = _shares(progress, [batch * queries for batch, _, queries, _ in shapes])
+    masks = {
+        query: mask_of(query, observation.picture) for each in asked.values() for query in each
+    }
+    return {
+        number: _reading(observation, number, asked.get(number, (ALL,)), masks, tell)
+        for number, tell in zip(layers, tellers, strict=True)
+    }
+
+
+def _reading(
+    observation: Observation,
+    number: int,
+    asked: Sequence[Query],
+    masks: Mapping[Query, NDArray[np.bool_] | None],
+    progress: Progress | None,
+) -> LayerInput:
+    layer = observation.layers[number]
+    device = layer.call.query.device
+    weights = [token_weights(observation, layer, query, masks.get(query)) for query in asked]
+    return LayerInput(
+        call=layer.call,
+        queries=_side(observation, layer.queries, device),
+        keys=_side(observation, layer.keys, device),
+        weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)).to(device),
+        key_cells=layer.keys.rows * layer.keys.columns,
+        tokens=layer.tokens,
+        progress=progress,
+    )
+
+
+def token_weights(
+    observation: Observation, layer: Layer, query: Query, mask: NDArray[np.bool_] | None
+) -> NDArray[np.float64]:
+    """Weights of a question over the queries of a layer, (windows, tokens)."""
+    layout = layer.queries
+    return queries.token_weights(
+        query,
+        layout,
+        observation.placed(layout) if layout.on_picture.any() else None,
+        observation.tokens_taking_part(layout),
+        mask,
+        prefix=layer.prefix,
+        has_class_token=observation.model.class_token,
+    )
+
+
+def class_token_of(observation: Observation, layer: Layer) -> int | None:
+    """Number of the class token among the tokens of a layer; None if it has none."""
+    return layer.prefix[0] if observation.model.class_token and layer.prefix else None
+
+
+def mask_of(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
+    """The mask picture that a query names."""
+    if query.path is None:
+        return None
+    return load_mask(query.path, width=picture.width, height=picture.height)
+
+
+def _side(observation: Observation, layout: Layout, device: torch.device) -> LayerTokens:
+    """The tokens of a layout, and where they lie."""
+    positions = np.zeros((*layout.cells.shape, 2), dtype=np.float32)
+    if layout.on_picture.any():
+        centres = observation.placed(layout).grid.centres().astype(np.float32)
+        positions = layout.of_tokens(centres, np.float32(0))
+    return LayerTokens(
+        cells=torch.from_numpy(layout.cells).to(device),
+        positions=torch.from_numpy(positions).to(device),
+        taking_part=torch.from_numpy(observation.tokens_taking_part(layout)).to(device),
+    )
+
+
+def _shares(progress: Progress | None, rows: Sequence[int]) -> list[Progress | None]:
+    """For each layer, of so many query rows, what tells its progress as a part of all."""
+    if progress is None:
+        return [None] * len(rows)
+    tell, total = progress, sum(rows)
+
+    def share(before: int, own: int) -> Progress:
+        return lambda done, of: tell(before + done * own // of, total)
+
+    return [share(end - own, own) for end, own in zip(accumulate(rows), rows, strict=True)]

@@ -1,0 +1,178 @@
+"""One run of a model over pictures of one shape, recorded; again where places were lost."""
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from attnviz.errors import AttnvizError, RecordingError
+from attnviz.explanation.forward_errors import ForwardError, UnevenError
+from attnviz.explanation.inspection import CallReport, Calls, Inspector
+from attnviz.explanation.observation import Run
+from attnviz.explanation.selection import parse_layers
+from attnviz.geometry import TokenGrid
+from attnviz.models import memory
+from attnviz.models.failures import describe
+from attnviz.models.model import Model
+from attnviz.models.weights import seeded
+from attnviz.recording import Recording, record
+
+_LOSES_PLACES: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models of which PyTorch's fast paths were seen to lose where tokens lie."""
+_DEPEND: weakref.WeakKeyDictionary[nn.Module, dict[int, bool]] = weakref.WeakKeyDictionary()
+"""Of calls that are not seen to come from the picture whether they do, found once a model."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is wanted of a run.
+
+    Attributes:
+        model: the model.
+        inputs: what it is given: pixels (pictures, 3, height, width), and a mask maybe.
+        grid: of the pixels.
+        layers: those to keep: `-1`, `all`, `0,5-11`.
+        gradients: keep the graph.
+        blocks: keep what blocks were given and returned.
+    """
+
+    model: Model
+    inputs: tuple[torch.Tensor, ...]
+    grid: TokenGrid
+    layers: str
+    gradients: bool
+    blocks: bool
+
+
+def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
+    """Run a model and keep the layers that are asked for.
+
+    It runs once more without PyTorch's fast paths where these lose the places of tokens; and with
+    another picture where tokens are not seen to come from it, to see whether they do.
+
+    Raises:
+        ForwardError: the model does not run on this shape, or on several pictures.
+        RecordingError: it made no attention call that can be drawn.
+    """
+    module = request.model.module
+    with _without_fast_paths(module in _LOSES_PLACES):
+        run, reports = _run(request, parse_layers(request.layers))
+    hidden = any("nested" in line for line in run.recording.unread)
+    lost = hidden or any(report.cause is not None for report in reports)
+    if lost and not request.model.plain and _may_take_fast_paths(module):
+        _LOSES_PLACES.add(module)
+        with _without_fast_paths(True):
+            run, reports = _run(request, parse_layers(request.layers))
+    calls = Calls.of(reports, _depend(request, reports))
+    if not calls.drawn:
+        raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
+    kept = calls.choose(request.layers)
+    if any(run.recording.kept(number) is False for number in kept):
+        # The last call is not drawn: it is another one that must be kept.
+        with _without_fast_paths(module in _LOSES_PLACES):
+            run, _ = _run(request, kept)
+    return run, calls
+
+
+def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
+    """One run, and what is known of each of its calls."""
+    model, pixels = request.model, request.inputs[0]
+    inspector = Inspector(request.grid, len(pixels), plain=model.plain)
+    watching = record(
+        calls=wanted,
+        describe=inspector,
+        picture=None if model.plain else pixels,  # where tokens lie is measured
+        gradients=request.gradients,
+        blocks=model.module if request.blocks else None,
+    )
+    try:
+        # What a model draws at random while it runs is the same every time.
+        with seeded(model.seed or 0), torch.set_grad_enabled(request.gradients), watching as made:
+            inspector.operators = made.operators
+            output = model.module(*request.inputs)
+    except (AttnvizError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # why is looked into when no other shape is left
+        if memory.is_exhausted(error):
+            raise
+        raise ForwardError(f"{model.spec}: {describe(error)}", pixels.detach()) from error
+    if inspector.uneven:
+        line = f"{model.spec} cannot take several pictures at once"
+        raise UnevenError(line, pixels.detach())
+    return Run(made, request.inputs, output), made.descriptions
+
+
+def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, bool]:
+    """Whether calls that are not seen to come from the picture change with it."""
+    numbers = [n for n, report in enumerate(reports) if not report.traced and report.fits]
+    if not numbers or request.model.plain:
+        return {}
+    known = _DEPEND.setdefault(request.model.module, {})
+    if not set(numbers) <= set(known):
+        known |= _compare(request, numbers)
+    return known
+
+
+def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:
+    """Whether queries or keys of calls are others for another picture: the negative, mirrored."""
+    pixels, *rest = request.inputs
+    keys = []
+    for each in (pixels.detach(), -pixels.detach().flip(-1)):
+        seed = request.model.seed or 0
+        with seeded(seed), torch.no_grad(), record(calls=numbers) as made:
+            request.model.module(each, *rest)
+        keys.append([(made[n].query, made[n].key) for n in numbers])
+    return {
+        number: not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        for number, before, after in zip(numbers, *keys, strict=True)
+    }
+
+
+def _may_take_fast_paths(module: nn.Module) -> bool:
+    """Whether PyTorch's own layers, which have fast paths, are in a model that takes them."""
+    kinds = nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention
+    return torch.backends.mha.get_fastpath_enabled() and any(
+        isinstance(part, kinds) for part in module.modules()
+    )
+
+
+class _FastPaths:
+    """PyTorch's switch for its fast paths, which is one for all threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """PyTorch's own layers compute step by step until the last user is done."""
+        with self._lock:
+            if not self._users:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_FAST_PATHS = _FastPaths()
+
+
+def _without_fast_paths(without: bool) -> AbstractContextManager[None]:
+    return _FAST_PATHS.off() if without else nullcontext()
+
+
+def _nothing_drawn(calls: Calls, recording: Recording) -> str:
+    """What a model did that made no attention over the picture."""
+    reasons = list(dict.fromkeys([*calls.not_drawn.values(), *recording.unread]))[:3]
+    if not reasons:
+        return "made no attention call: it is convolutional, or its attention has no softmax"
+    return f"made no attention call over the picture, but {'; '.join(reasons)}"

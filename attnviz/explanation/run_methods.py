@@ -1,0 +1,190 @@
+"""Questions that the layers of an observation can take, and their answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnviz.attention.layer_input import LayerInput
+from attnviz.attention.sweep import Progress
+from attnviz.errors import RecordingError
+from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.query_weights import read
+from attnviz.explanation.score_gradients import Backward, gradients, relevances
+from attnviz.geometry import Layout
+from attnviz.geometry.queries import Query
+from attnviz.methods import METHODS, Method
+from attnviz.models.targets import Target
+from attnviz.statistics import MORE, measure, more
+
+Statistics = Literal["basic", "all"]
+
+
+class _Found(NamedTuple):
+    """What one layer answers.
+
+    Attributes:
+        maps: (R, heads, rows, columns) for each of R queries.
+        numbers: of each statistic, of every head.
+    """
+
+    maps: NDArray[np.float32]
+    numbers: dict[str, list[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerQuery:
+    """What is asked, as the layers of an observation take it.
+
+    Attributes:
+        observation: who is asked.
+        method: its name.
+        settings: its options, all of them.
+        layers: for each that is asked, those that its map is made of.
+        heads: numbers of the heads that are asked for, of each; `(None,)` where they are merged.
+        queries: for each layer, where from.
+        statistics: `basic`, or `all`.
+    """
+
+    observation: Observation
+    method: str
+    settings: Mapping[str, Any]
+    layers: Mapping[int, tuple[int, ...]]
+    heads: Mapping[int, tuple[int | None, ...]]
+    queries: Mapping[int, tuple[Query, ...]]
+    statistics: Statistics = "basic"
+
+    @property
+    def entry(self) -> Method:
+        """Of the method, in the table."""
+        return METHODS[self.method]
+
+    def answered(self, targets: Sequence[Target], progress: Progress | None) -> Explanation:
+        """Every query with every target."""
+        readings = self._readings(progress)
+        # Numbers first: they sweep layer by layer, which is the order that progress is told in.
+        self._measure(readings)
+        scores = self._scores(targets)
+        found = [self._found(readings, score) for score in scores]
+        questions: list[ResolvedQuestion] = []
+        answers: list[Answer] = []
+        for number in range(len(next(iter(self.queries.values())))):
+            for score, of_layers in zip(scores, found, strict=True):
+                for layer in self.layers:
+                    answers += self._answers(layer, number, of_layers[layer], len(questions))
+                last = self.queries[max(self.layers)][number]
+                questions.append(ResolvedQuestion(last, None if score is None else score.scored))
+        return Explanation(
+            self.observation,
+            tuple(questions),
+            self.method,
+            tuple(answers),
+            self.settings,
+            {layer: self.observation.more[layer] for layer in self.layers} if self._all else {},
+        )
+
+    @property
+    def _all(self) -> bool:
+        return self.statistics == "all"
+
+    def _readings(self, progress: Progress | None) -> dict[int, LayerInput]:
+        """Every layer that is needed, the asked ones with their questions."""
+        needed = sorted({number for numbers in self.layers.values() for number in numbers})
+        return read(self.observation, needed, self.queries, progress)
+
+    def _measure(self, readings: Mapping[int, LayerInput]) -> None:
+        """Statistics, which are the same whatever is asked: they are found once."""
+        seen = self.observation
+        for layer in self.layers:
+            if self.entry.merges == "nothing" and layer not in seen.numbers:
+                seen.numbers[layer] = measure(readings[layer])
+            if self._all and layer not in seen.more:
+                seen.more[layer] = more(readings[layer])
+
+    def _scores(self, targets: Sequence[Target]) -> list[Backward | None]:
+        """What goes back from each score, from those that turn out to be the same once."""
+        found = [self._backward(each) for each in targets]
+        different = {each.scored.target: each for each in found}
+        return list(different.values()) or [None]
+
+    def _backward(self, target: Target) -> Backward:
+        if "propagation" in self.entry.needs:
+            return relevances(self.observation, target, self.layers)
+        of_blocks = "block gradient" in self.entry.needs
+        return gradients(self.observation, target, of_blocks=of_blocks)
+
+    def _found(
+        self, readings: Mapping[int, LayerInput], score: Backward | None
+    ) -> dict[int, _Found]:
+        """What each layer answers, with what goes back from one score."""
+        if score is not None:
+            readings = {
+                number: score.given_to(number, reading) for number, reading in readings.items()
+            }
+        return {
+            layer: _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
+            for layer in self.layers
+        }
+
+    def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
+        """(R, heads, rows, columns) on the cells where the map of a layer lies."""
+        entry, keys = self.entry, self._keys(layer)
+        these = [readings[number] for number in self.layers[layer]]
+        options = {name: self.settings[name] for name in entry.options}
+        values = entry.load()(
+            these if entry.merges == "layers" else these[0], **({} if entry.then else options)
+        )
+        cells = these[0].on_cells(values)  # (R, heads, key cells)
+        _check_finite(self.observation, layer, cells)
+        maps: NDArray[np.float32] = cells.float().cpu().numpy()
+        if entry.then:
+            maps = entry.load_then()(maps, self.observation.drawn_on(keys).ravel(), **options)
+        return maps.reshape(*maps.shape[:2], keys.rows, keys.columns)
+
+    def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
+        """Of each statistic; of merged heads there are none."""
+        if self.entry.merges != "nothing":
+            return {}
+        found = self.observation.numbers[layer]
+        if self._all:
+            found = found | self.observation.more[layer].numbers
+            if reading.call.gradient is not None:
+                found["importance"] = MORE["importance"].load()(reading)
+        return {name: values.tolist() for name, values in found.items()}
+
+    def _keys(self, layer: int) -> Layout:
+        """Where the map of a layer lies: on the keys of the first that it is made of."""
+        return self.observation.layers[self.layers[layer][0]].keys
+
+    def _answers(self, layer: int, number: int, found: _Found, question: int) -> list[Answer]:
+        """What the chosen heads of one layer answer to one query."""
+        keys = self._keys(layer)
+        placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
+        return [
+            Answer(
+                layer=layer,
+                head=head,
+                query=self.queries[layer][number],
+                values=found.maps[number, head or 0],
+                numbers={name: values[head or 0] for name, values in found.numbers.items()},
+                placement=placement,
+                drawn=drawn,
+                question=question,
+            )
+            for head in self.heads[layer]
+        ]
+
+
+def _check_finite(observation: Observation, layer: int, maps: Tensor) -> None:
+    if torch.isfinite(maps).all():
+        return
+    kind = observation.layers[layer].call.query.dtype
+    advice = "check the model's weights" if kind == torch.float32 else "take --dtype float32"
+    raise RecordingError(
+        f"{observation.picture.path}: the attention is not finite in {kind}; {advice}"
+    )

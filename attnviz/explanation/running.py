@@ -1,0 +1,204 @@
+"""The expensive step: run the model once and keep its attention calls."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnviz.errors import AttnvizError, UsageError
+from attnviz.explanation.forward_errors import (
+    ForwardError,
+    explain,
+    out_of_memory,
+    refused_size,
+)
+from attnviz.explanation.input_shapes import placements
+from attnviz.explanation.inspection import Calls, part_of, place_layer
+from attnviz.explanation.layers import Layer
+from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.recorded_run import RunRequest, run_recorded
+from attnviz.geometry import Fit, Placement, TokenGrid
+from attnviz.io import Picture
+from attnviz.models import memory
+from attnviz.models.model import Model
+from attnviz.recording import Block
+
+GRAPH = 5
+"""Times the memory that a run takes where its graph is kept: every step of every block is."""
+
+
+def observe(
+    picture: Picture,
+    model: Model,
+    *,
+    fit: Fit = "keep",
+    mask: NDArray[np.bool_] | None = None,
+    layers: str = "all",
+    gradients: bool = False,
+    tokens: bool = False,
+) -> Observation:
+    """Run a model once on a picture and record its attention.
+
+    Args:
+        picture: what `load_image` gave.
+        model: what `load_model` gave.
+        fit: how the picture is laid into the input: keep, crop, pad or squash.
+        mask: (height, width), False where the picture takes no part, as key or as query. A token
+            is masked when less than half of it is True; padding counts as False.
+        layers: those that will be asked: `-1`, `all`, `0,5-11`.
+        gradients: keep the graph of the run, so that methods can ask for the gradient of a score.
+        tokens: keep the tokens after each layer's block too.
+
+    Raises:
+        UsageError: the mask leaves no token, the model takes none, or has no such layer.
+        MemoryLimitError: so many tokens do not fit; nothing was begun.
+        ModelError: the model does not run on the picture; says why.
+        RecordingError: it made no attention call.
+    """
+    shown = ModelInputs(
+        (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
+    )
+    return shown.alone(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """Pictures that are shown to a model.
+
+    Attributes:
+        fit, layers, gradients, tokens: as `observe` takes them.
+        masks: of each picture, or None.
+        lay: a picture, by its number, laid as a placement says; see `Model.lay`.
+    """
+
+    pictures: Sequence[Picture] = field(kw_only=False)
+    model: Model = field(kw_only=False)
+    fit: Fit
+    masks: Sequence[NDArray[np.bool_] | None]
+    layers: str
+    gradients: bool
+    tokens: bool
+    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
+
+    def alone(self, number: int) -> Observation:
+        """Run the model on one picture; where it does not take its shape, on one that it does.
+
+        Raises:
+            UsageError: it takes another size than was asked for.
+            ModelError: it runs on none; says why.
+        """
+        model, failures = self.model, list[ForwardError]()
+        for placement, asked in placements(model, self.pictures[number], self.fit, failures):
+            try:
+                seen = self.at_once({number: placement})[number]
+            except ForwardError as error:
+                failures.append(error)
+                continue
+            except Exception as error:
+                if isinstance(error, AttnvizError) or not memory.is_exhausted(error):
+                    raise
+                raise out_of_memory(model, placement.grid) from error
+            if model.size_given and not asked:
+                raise refused_size(model, placement.grid)
+            return seen
+        raise explain(model, failures, gradients=self.gradients) from failures[0].error
+
+    def at_once(self, placements: Mapping[int, Placement]) -> dict[int, Observation]:
+        """Run the model once on some of the pictures, by number, whose grids are the same.
+
+        Raises:
+            ForwardError: it does not run on this shape, or on several pictures.
+        """
+        grid = next(iter(placements.values())).grid
+        _check_memory(self.model, grid, len(placements), gradients=self.gradients)
+        parts = {
+            number: self._taking_part(number, placement) for number, placement in placements.items()
+        }
+        arguments: tuple[torch.Tensor, ...] = ()
+        if any(self.masks[number] is not None for number in placements):
+            mask = np.stack(list(parts.values()))
+            arguments = (torch.from_numpy(mask).to(self.model.device),)
+        lay = self.lay or (lambda n, placement: self.model.lay(self.pictures[n], placement))
+        pixels = self.model.normalised([lay(*each) for each in placements.items()])
+        request = RunRequest(
+            model=self.model,
+            inputs=(pixels.requires_grad_(self.gradients), *arguments),
+            grid=grid,
+            layers=self.layers,
+            gradients=self.gradients,
+            blocks=self.tokens or self.gradients,
+        )
+        run, calls = run_recorded(request)
+        return {
+            number: self._seen(placement, parts[number], number, run, calls, (i, len(placements)))
+            for i, (number, placement) in enumerate(placements.items())
+        }
+
+    def _seen(  # noqa: PLR0917
+        self,
+        placement: Placement,
+        taking_part: NDArray[np.bool_],
+        number: int,
+        run: Run,
+        calls: Calls,
+        part: tuple[int, int],
+    ) -> Observation:
+        """What concerns one picture of a run; `part` is which one, and of how many."""
+        recording = run.recording
+        blocks = recording.blocks if self.tokens or self.gradients else {}
+        layers = {}
+        for n in calls.choose(self.layers):
+            call = part_of(recording[n], *part)
+            layer = place_layer(
+                call, placement.grid, recording.operators, calls.assumed.get(n),
+                plain=self.model.plain,
+            )  # fmt: skip
+            layers[n] = _with_tokens(layer, blocks.get(n), part)
+        return Observation(
+            self.pictures[number],
+            self.model,
+            placement,
+            calls,
+            layers,
+            taking_part,
+            unread=tuple(recording.unread),
+            run=run if self.gradients else None,
+        )
+
+    def _taking_part(self, number: int, placement: Placement) -> NDArray[np.bool_]:
+        mask = self.masks[number]
+        if mask is None:
+            return np.ones(placement.grid.tokens, dtype=np.bool_)
+        return _unmasked(placement, mask, takes_mask=self.model.takes_mask)
+
+
+def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> Layer:
+    """A layer with the tokens after its block, where these are its queries."""
+    number, count = part
+    if block is None or len(block.output) % count:
+        return layer
+    each = len(block.output) // count
+    tokens = block.output.detach()[number * each : (number + 1) * each]
+    return replace(layer, tokens=tokens) if tokens.shape[:2] == layer.queries.cells.shape else layer
+
+
+def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:
+    tokens = grid.tokens * pictures
+    needed = tokens * model.token_bytes * (GRAPH if gradients else 1)
+    fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
+    advice = f"take --size {fits} or smaller"
+    memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))
+
+
+def _unmasked(
+    placement: Placement, mask: NDArray[np.bool_], *, takes_mask: bool
+) -> NDArray[np.bool_]:
+    if not takes_mask:
+        raise UsageError("--mask: this model cannot leave tokens out; leave the option out")
+    part = placement.average(mask).ravel() >= 0.5
+    if not part.any():
+        raise UsageError("--mask leaves no token; paint white what is to take part")
+    return np.concatenate([np.ones(placement.grid.prefix, dtype=np.bool_), part])

@@ -1,0 +1,187 @@
+"""What goes back from a score through an observation: gradients at attention, or relevance."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.layer_input import LayerInput
+from attnviz.attribution import propagate
+from attnviz.errors import RecordingError, UsageError
+from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.query_weights import class_token_of, mask_of, resolve, token_weights
+from attnviz.models import scoring
+from attnviz.models.scoring import Scored
+from attnviz.models.targets import Target
+from attnviz.recording import run_tail
+
+
+class Backward(Protocol):
+    """What goes back from a score."""
+
+    @property
+    def scored(self) -> Scored:
+        """The score."""
+
+    def given_to(self, number: int, reading: LayerInput) -> LayerInput:
+        """The reading of a layer with what reaches it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """A score, and its gradient at the output of each layer, (B, H, Nq, Dv)."""
+
+    scored: Scored
+    of_layers: Mapping[int, Tensor]
+
+    def given_to(self, number: int, reading: LayerInput) -> LayerInput:
+        """A layer with its call's gradient.
+
+        Raises:
+            UsageError: the score does not depend on it.
+        """
+        if number not in self.of_layers:
+            raise UsageError(
+                f"--target {self.scored.target}: the score does not depend on layer {number}; take "
+                "other --layers, or another --target"
+            )
+        return replace(reading, call=replace(reading.call, gradient=self.of_layers[number]))
+
+
+@dataclass(frozen=True, eq=False)
+class Relevances:
+    """A score, and what tokens say for it, (1, tokens), by the layer that the model ends with."""
+
+    scored: Scored
+    of_layers: Mapping[int, Tensor]
+
+    def given_to(self, number: int, reading: LayerInput) -> LayerInput:
+        """A layer with the relevance for the score of the model that ends with it."""
+        return replace(reading, relevance=self.of_layers.get(number))
+
+
+def gradients(observation: Observation, target: Target, *, of_blocks: bool = False) -> Gradients:
+    """Gradients of a score; taken once, however often they are asked.
+
+    Args:
+        observation: of a model that ran with `gradients`.
+        target: what the score is.
+        of_blocks: of the score that the model's head gives the tokens after each block, at this
+            block's attention (LeGrad, 2404.03214, eq. 6), instead of the model's own score.
+
+    Raises:
+        UsageError: the model ran without gradients, or has no such score.
+        ModelError: the score is not finite.
+        RecordingError: the gradient cannot be had.
+    """
+    find = _of_blocks if of_blocks else _of_model
+    found: Gradients = _once(observation, target, of_blocks, find)
+    return found
+
+
+def relevances(
+    observation: Observation, target: Target, layers: Mapping[int, Sequence[int]]
+) -> Relevances:
+    """Relevance of the tokens that enter the first of some layers; each propagated once.
+
+    It is that for the score of the model, as if its stack of blocks ended with the last of them
+    (AttnLRP, 2402.05602).
+
+    Args:
+        observation: of a model that ran with `gradients`.
+        target: what the score is.
+        layers: for each layer that the model is to end with, those from the first to it.
+
+    Raises:
+        UsageError: the model ran without gradients, or has no such score.
+        ModelError: the score is not finite.
+        RecordingError: relevance cannot go back through an operation of the model.
+    """
+
+    def find(observation: Observation, run: Run, target: Target) -> Relevances:
+        whole = _score(observation, run.output, target)
+        found = {
+            last: _relevance(observation, run, whole, numbers[0], last)
+            for last, numbers in layers.items()
+        }
+        return Relevances(_alone(whole), found)
+
+    key = tuple((last, numbers[0]) for last, numbers in layers.items())
+    found: Relevances = _once(observation, target, key, find)
+    return found
+
+
+def _once(
+    observation: Observation,
+    target: Target,
+    what: object,
+    find: Callable[[Observation, Run, Target], Backward],
+) -> Any:
+    """What `find` finds, kept in the observation.
+
+    Raises:
+        UsageError: the model ran without gradients.
+    """
+    known = observation.gradients
+    if (target, what) not in known:
+        run = observation.run
+        if run is None:
+            raise UsageError(
+                "the model ran without gradients; observe it with gradients=True, or ask a method "
+                "without a score"
+            )
+        with torch.enable_grad():
+            definite = scoring.resolve(observation.model, target)
+            known[target, what] = find(observation, run, definite)
+    return known[target, what]
+
+
+def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
+    scored = _score(observation, run.output, target)
+    return Gradients(_alone(scored), run.recording.gradients(scored.value))
+
+
+def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
+    """Each block's score goes back through that block alone."""
+    whole = _score(observation, run.output, target)
+    blocks = run.recording.blocks
+    found: dict[int, Tensor] = {}
+    for number in sorted(blocks.keys() & observation.layers.keys()):
+        output = run_tail(observation.model.module, run.inputs, blocks, number)
+        score = _score(observation, output, whole.target).value
+        found |= run.recording.gradients(score, calls=[number])
+    return Gradients(_alone(whole), found)
+
+
+def _relevance(observation: Observation, run: Run, whole: Scored, first: int, last: int) -> Tensor:
+    """(1, tokens), from the score of the model that ends with one layer to those before another."""
+    blocks = run.recording.blocks
+    score, tokens = whole.value, blocks[first].input
+    if tokens.shape[:2] != observation.layers[first].keys.cells.shape:
+        raise RecordingError(
+            f"the tokens that enter the block of layer {first} are not its keys; ask another method"
+        )
+    if last < max(blocks):
+        output = run_tail(observation.model.module, run.inputs, blocks, last)
+        score = _score(observation, output, whole.target).value
+    return propagate(score, tokens)
+
+
+def _alone(scored: Scored) -> Scored:
+    """A score that holds no graph."""
+    return replace(scored, value=scored.value.detach())
+
+
+def _score(observation: Observation, output: object, target: Target) -> Scored:
+    weights = None
+    number = max(observation.layers)
+    layer = observation.layers[number]
+    if target.query is not None:
+        query = resolve(observation, target.query, [number])[0]
+        mask = mask_of(query, observation.picture)
+        found = token_weights(observation, layer, query, mask)
+        weights = torch.from_numpy(found[0]).to(observation.model.device)
+    class_token = class_token_of(observation, layer) or 0
+    return scoring.score(observation.model, output, target, weights, class_token=class_token)

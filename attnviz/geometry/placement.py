@@ -1,0 +1,206 @@
+"""Where tokens lie: token ⇄ model input ⇄ picture, with exact inverses.
+
+Three coordinate systems, all with x to the right, y down and the origin at the top left corner:
+
+- picture: pixels of the picture as a person sees it, after EXIF rotation;
+- input: pixels of what the model is given;
+- grid: rows and columns of tokens, one token being `patch` × `patch` input pixels.
+
+A coordinate is a position, not an index: pixel i covers [i, i + 1) and its centre is i + ½.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.geometry.grid import Array, Box, TokenGrid
+
+Fit = Literal["keep", "crop", "pad", "squash"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture was laid into a model's input: `source` of the picture fills `target`.
+
+    `source` is in picture pixels, `target` in input pixels. Everything outside `source` was
+    not seen by the model; everything outside `target` is padding.
+    """
+
+    picture_width: int
+    picture_height: int
+    source: Box
+    target: Box
+    grid: TokenGrid
+    fit: Fit = "keep"
+
+    def of_size(self, width: int, height: int) -> "Placement":
+        """The same of a picture that was scaled to another size."""
+        x, y = width / self.picture_width, height / self.picture_height
+        left, top, right, bottom = self.source
+        source = Box(left * x, top * y, right * x, bottom * y)
+        return replace(self, picture_width=width, picture_height=height, source=source)
+
+    def to_input(self, x: float, y: float) -> tuple[float, float]:
+        """Position in the input of a position in the picture."""
+        return (
+            self.target.left + (x - self.source.left) * self.target.width / self.source.width,
+            self.target.top + (y - self.source.top) * self.target.height / self.source.height,
+        )
+
+    def to_picture(self, x: float, y: float) -> tuple[float, float]:
+        """Position in the picture of a position in the input: the inverse of `to_input`."""
+        return (
+            self.source.left + (x - self.target.left) * self.source.width / self.target.width,
+            self.source.top + (y - self.target.top) * self.source.height / self.target.height,
+        )
+
+    def to_grid(self, x: float, y: float) -> tuple[float, float]:
+        """Position on the grid, as (column, row), of a position in the picture."""
+        x, y = self.to_input(x, y)
+        return x / self.grid.patch, y / self.grid.patch
+
+    def token_at(self, x: float, y: float) -> tuple[int, int] | None:
+        """Row and column of the token that holds a picture position; None outside the grid."""
+        column, row = (math.floor(value) for value in self.to_grid(x, y))
+        inside = 0 <= row < self.grid.rows and 0 <= column < self.grid.columns
+        return (row, column) if inside else None
+
+    def token_box(self, row: int, column: int) -> Box:
+        """What a token covers, in picture pixels; may reach outside the picture (padding)."""
+        patch = self.grid.patch
+        left, top = self.to_picture(column * patch, row * patch)
+        right, bottom = self.to_picture((column + 1) * patch, (row + 1) * patch)
+        return Box(left, top, right, bottom)
+
+    def visible_centre(self, row: int, column: int) -> tuple[float, float]:
+        """Centre of the part of a token that lies on the picture, in picture pixels."""
+        box = self.token_box(row, column)
+        left, right = np.clip([box.left, box.right], 0, self.picture_width)
+        top, bottom = np.clip([box.top, box.bottom], 0, self.picture_height)
+        return float(left + right) / 2, float(top + bottom) / 2
+
+    def coverage(self, left: float, top: float, right: float, bottom: float) -> Array:
+        """Share of each token's area that a box of the picture covers, (rows, columns) in 0…1.
+
+        The box is in picture pixels; what of it lies outside the picture counts nothing.
+        """
+        x = np.clip(np.array([left, right], dtype=np.float64), 0, self.picture_width)
+        y = np.clip(np.array([top, bottom], dtype=np.float64), 0, self.picture_height)
+        columns, rows = self._edges()
+        across = overlaps(columns, x)[:, 0]
+        down = overlaps(rows, y)[:, 0]
+        return np.outer(down / np.diff(rows), across / np.diff(columns))
+
+    def average(self, values: NDArray[np.generic]) -> Array:
+        """Mean of a picture-sized array (height, width) over each token's area, (rows, columns).
+
+        Outside the picture the values count as 0.
+        """
+        columns, rows = self._edges()
+        across = overlaps(columns, np.arange(self.picture_width + 1.0))
+        down = overlaps(rows, np.arange(self.picture_height + 1.0))
+        total = down @ values.astype(np.float64) @ across.T
+        return total / np.outer(np.diff(rows), np.diff(columns))
+
+    def seen_edges(self) -> tuple[Array, Array]:
+        """Borders of what was seen of each token, in picture pixels: of padding nothing.
+
+        (columns + 1,) along x and (rows + 1,) along y.
+        """
+        x, y = self._edges()
+        source = self.source
+        return x.clip(source.left, source.right), y.clip(source.top, source.bottom)
+
+    def _edges(self) -> tuple[Array, Array]:
+        """Token borders in picture pixels: (columns + 1,) along x and (rows + 1,) along y."""
+        patch = self.grid.patch
+        x = np.array([self.to_picture(i * patch, 0)[0] for i in range(self.grid.columns + 1)])
+        y = np.array([self.to_picture(0, i * patch)[1] for i in range(self.grid.rows + 1)])
+        return x, y
+
+
+def overlaps(a: Array, b: Array) -> Array:
+    """Lengths that the intervals between neighbours of `a` share with those of `b`.
+
+    >>> overlaps(np.array([0.0, 2.0, 4.0]), np.array([1.0, 3.0]))
+    array([[1.],
+           [1.]])
+    """
+    left = np.maximum(a[:-1, None], b[None, :-1])
+    right = np.minimum(a[1:, None], b[None, 1:])
+    return np.asarray(np.maximum(right - left, 0.0))
+
+
+def place(
+    width: int,
+    height: int,
+    *,
+    size: int,
+    patch: int,
+    prefix: int = 0,
+    fit: Fit = "keep",
+    shape: tuple[int, int] | None = None,
+) -> Placement:
+    """Lay a picture of `width` × `height` pixels into an input of about `size` × `size` pixels.
+
+    - keep: the whole picture in its own aspect ratio on about `size`² pixels, each side rounded
+      to whole patches, at least one; so the number of tokens does not depend on the shape;
+    - crop: the largest centred part of the input's aspect ratio, a square unless `shape` is given;
+    - pad: the whole picture in its own aspect ratio, centred in the input;
+    - squash: the whole picture stretched to the input.
+
+    `shape` is the height and width of the input of all but keep, in pixels, multiples of `patch`.
+
+    >>> place(451, 300, size=137, patch=8).grid
+    TokenGrid(rows=14, columns=21, patch=8, prefix=0)
+    >>> place(451, 300, size=181, patch=16, fit="crop", shape=(256, 128)).source
+    Box(left=150.0, top=0.0, right=300.0, bottom=300.0)
+    """
+    whole = Box(0.0, 0.0, float(width), float(height))
+    side = max(1, _round(size / patch)) * patch
+    input_height, input_width = shape or (side, side)
+    rows, columns = input_height // patch, input_width // patch
+    if fit == "keep":
+        rows, columns = keep_aspect(width, height, size=size, patch=patch)
+    grid = TokenGrid(rows, columns, patch, prefix)
+    source, target = whole, Box(0.0, 0.0, float(grid.input_width), float(grid.input_height))
+    if fit == "crop":
+        source = _centred(input_width, input_height, inside=(width, height))
+    elif fit == "pad":
+        target = _centred(width, height, inside=(input_width, input_height))
+    return Placement(width, height, source, target, grid, fit)
+
+
+def keep_aspect(width: int, height: int, *, size: int, patch: int) -> tuple[int, int]:
+    """Rows and columns of about (size / patch)² tokens in the shape of width × height.
+
+    A picture so thin that one row (or column) is already too much gets one row of all tokens.
+    """
+    budget = (size / patch) ** 2
+    rows, columns = math.sqrt(budget * height / width), math.sqrt(budget * width / height)
+    if rows < 1:
+        rows, columns = 1, max(1, budget)
+    elif columns < 1:
+        rows, columns = max(1, budget), 1
+    return max(1, _round(rows)), max(1, _round(columns))
+
+
+def _round(value: float) -> int:
+    """Nearest whole number, halves up (Python's own rounds halves to even)."""
+    return math.floor(value + 0.5)
+
+
+def _centred(width: int, height: int, *, inside: tuple[int, int]) -> Box:
+    """The largest box of the aspect ratio of width × height in the middle of a rectangle.
+
+    Its sides and its place are whole pixels, so nothing is blurred.
+    """
+    room_width, room_height = inside
+    scale = min(room_width / width, room_height / height)
+    w = min(room_width, max(1, _round(width * scale)))
+    h = min(room_height, max(1, _round(height * scale)))
+    left, top = (room_width - w) // 2, (room_height - h) // 2
+    return Box(float(left), float(top), float(left + w), float(top + h))

@@ -1,0 +1,307 @@
+"""Moving pictures in: the only module that opens clips, with PyAV (extra: video).
+
+Whatever the file holds, a frame comes out as a person sees it: 8-bit RGB, turned the right way up,
+pixels square, transparency laid on white. One frame is decoded after the other; none is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnviz.errors import ImageError, MissingExtraError
+from attnviz.io import NARROW, Picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+_HD = 720
+"""Rows from which on players take colours that are not named for BT.709, below for BT.601."""
+_UNNAMED, _BT709 = 2, 1
+_CONTAINERS = (
+    "mov,matroska,avi,gif,apng,webp,webp_anim,mpegts,mpeg,flv,ogg,asf,mxf,nut,rm,ivf,m4v,h264,hevc,"
+    "mpegvideo,mjpeg,yuv4mpegpipe"
+)
+"""What clips lie in, by FFmpeg's names: playlists, which lead to other files, are none."""
+_RATE = Fraction(25)
+"""Frames a second of a clip that says nothing."""
+_VIDEO_BITS = 10
+"""Bits of a sample up to which clips are filmed, and not measured."""
+_FINEST = 10_000_000
+"""Units of time in a second."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as a person sees it, by what its file and its first frame say.
+
+    Attributes:
+        path: how it was named.
+        width, height: of every frame, in pixels.
+        rate: frames a second, mean.
+        time_base: seconds that a unit of a frame's `pts` lasts.
+        steady: whether frames come at one rate, whose times can be told exactly.
+        expected: about how many frames there are; 0 where the file does not say.
+        sounds: the codec of each of its sound tracks.
+        notes: what should be known of its frames.
+    """
+
+    path: str
+    width: int
+    height: int
+    rate: Fraction
+    time_base: Fraction
+    steady: bool
+    expected: int
+    sounds: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return Path(self.path).name
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame: from `pts` on it is shown for `duration` units of the clip's time base."""
+
+    number: int
+    picture: Picture
+    pts: int
+    duration: int
+
+
+def library(what: str) -> ModuleType:
+    """PyAV.
+
+    Raises:
+        MissingExtraError: it is not installed; says `what` needs it.
+    """
+    try:
+        import av  # noqa: PLC0415 — the optional part attnviz[video]
+    except ImportError as error:
+        raise MissingExtraError(what, "video") from error
+    return av
+
+
+def open_clip(path: str | Path) -> Clip:
+    """What a clip is, by its file and its first frame.
+
+    >>> open_clip("clip.mp4").rate
+    Fraction(25, 1)
+
+    Raises:
+        ImageError: missing, no clip, without a moving picture, or damaged.
+        MissingExtraError: PyAV is not installed.
+    """
+    path = str(path)
+    with opened(path) as container:
+        stream = _moving(container, path)
+        rate = stream.average_rate or stream.guessed_rate or _RATE
+        exact = _exact_base(stream, rate)
+        clip = Clip(
+            path,
+            width=0,
+            height=0,
+            rate=rate,
+            time_base=exact or _base(stream),
+            steady=exact is not None,
+            expected=_expected(container, stream),
+            sounds=tuple(one.codec_context.name for one in container.streams.audio),
+        )
+        first = next(_decoded(container, stream, path), None)
+        if first is None:
+            raise ImageError(f"{path}: no frame in it can be decoded; make the clip again")
+        seen = _as_seen(first, stream)
+        height, width = seen.shape[:2]
+        return replace(clip, width=width, height=height, notes=_deep(first, seen))
+
+
+def frames(clip: Clip) -> Iterator[Frame]:
+    """Every frame in the order in which they are shown, one after the other.
+
+    A frame that does not say when it is shown follows the one before; one that is of another size
+    than the first is brought to that. Where a container rounds times (MKV to milliseconds) and
+    frames come at one rate, they are what was rounded.
+
+    Raises:
+        ImageError: damaged, from some frame on.
+    """
+    with opened(clip.path) as container:
+        stream = _moving(container, clip.path)
+        clock = _Clock(clip, _base(stream))
+        held: Frame | None = None  # until the next one says how long it is shown
+        for number, frame in enumerate(_decoded(container, stream, clip.path)):
+            pts = clock.shown(frame.pts, held)
+            if held is not None:
+                yield replace(held, duration=pts - held.pts)
+            seen = _as_seen(frame, stream, (clip.width, clip.height))
+            held = Frame(number, Picture(clip.path, seen), pts, clock.lasts(frame.duration))
+        if held is not None:
+            yield held
+
+
+def _deep(frame: VideoFrame, seen: NDArray[np.uint8]) -> tuple[str, ...]:
+    """What to say of measured values in a clip, of which 8 bits are too few to see them."""
+    bits = max(one.bits for one in frame.format.components)
+    used = (int(seen.max()) - int(seen.min())) / 255
+    if bits <= _VIDEO_BITS or used >= NARROW:
+        return ()
+    share = f"{100 * used:.0f} % of what its {bits} bits span"
+    return (f"its first frame uses {share}; spread its values over 8 bits, and save it again",)
+
+
+class _Clock:
+    """Times of frames in whole units of the clip's time base, each behind the one before."""
+
+    def __init__(self, clip: Clip, base: Fraction) -> None:
+        self._steady, self._step = clip.steady, 1 / (clip.rate * clip.time_base)
+        self._unit = base / clip.time_base  # of times as they are in the file
+        self._first: Fraction | None = None
+
+    def shown(self, pts: int | None, before: Frame | None) -> int:
+        """When a frame is shown, which may not say so, or not behind the one before."""
+        if pts is None:
+            return 0 if before is None else before.pts + before.duration
+        time = pts * self._unit
+        if self._first is None:
+            self._first = time
+        near = self._first + round((time - self._first) / self._step) * self._step
+        if self._steady and abs(near - time) < self._unit:
+            time = near
+        return int(time) if before is None else max(int(time), before.pts + 1)
+
+    def lasts(self, duration: int | None) -> int:
+        """How long a frame is shown that none comes behind."""
+        said = self._step if self._steady or not duration else duration * self._unit
+        return max(1, round(said))
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[InputContainer]:
+    """A clip's container, whatever is in it; closed at the end.
+
+    Raises:
+        ImageError: missing, or no container.
+        MissingExtraError: PyAV is not installed.
+    """
+    av = library(f"{path}: reading a clip")
+    if not Path(path).exists():
+        raise ImageError(f"{path}: no such file; check the path")
+    if not Path(path).is_file():
+        raise ImageError(f"{path}: no file; name a clip, such as clip.mp4")
+    try:
+        container = av.open(
+            f"file:{path}",  # a name is a file's, never an address
+            options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS},
+            metadata_errors="replace",
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = _reason(error)
+        raise ImageError(
+            f"{path}: no clip that can be read ({reason}); give an MP4, MOV, MKV, WebM, GIF …"
+        ) from error
+    with container:
+        yield container
+
+
+def _moving(container: InputContainer, path: str) -> VideoStream:
+    """The stream of pictures; the cover of a song is none.
+
+    Raises:
+        ImageError: there is none.
+    """
+    from av.stream import Disposition  # noqa: PLC0415 — PyAV, which is open
+
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            stream.thread_type = "AUTO"
+            return stream
+    raise ImageError(f"{path}: no moving picture in it; give a clip with one")
+
+
+def _decoded(container: InputContainer, stream: VideoStream, path: str) -> Iterator[VideoFrame]:
+    av = library(path)
+    number = 0
+    try:
+        for frame in container.decode(stream):
+            yield frame
+            number += 1
+    except (av.error.FFmpegError, OSError) as error:
+        raise ImageError(
+            f"{path}: damaged behind frame {number} ({_reason(error)}); cut the clip before it, or "
+            "make it again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def _base(stream: VideoStream) -> Fraction:
+    return stream.time_base or 1 / _RATE
+
+
+def _exact_base(stream: VideoStream, rate: Fraction) -> Fraction | None:
+    """Units in which both the times in the file and those of frames at one rate are whole.
+
+    None where frames come unevenly, or such units would be finer than containers can say.
+    """
+    parts = math.lcm(_base(stream).denominator, rate.numerator)
+    even = stream.average_rate is not None and stream.average_rate == stream.base_rate
+    return Fraction(1, parts) if even and parts <= _FINEST else None
+
+
+def _expected(container: InputContainer, stream: VideoStream) -> int:
+    """About how many frames there are, 0 where nothing says."""
+    if stream.frames:
+        return stream.frames
+    rate, length = stream.average_rate, container.duration
+    return round(rate * Fraction(length, 1_000_000)) if rate and length else 0
+
+
+def _as_seen(
+    frame: VideoFrame, stream: VideoStream, size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """A frame as a person sees it, (height, width, 3), or of that (width, height)."""
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 turns
+    width, height = frame.width, frame.height
+    aspect = stream.sample_aspect_ratio
+    if aspect and aspect > 0:
+        width = max(1, math.floor(width * aspect + Fraction(1, 2)))
+    if size is not None:
+        width, height = size[::-1] if turns % 2 else size
+    see_through = any(one.is_alpha for one in frame.format.components)
+    name = "rgba" if see_through else "rgb24"
+    pixels: Any = frame.reformat(
+        width, height, name, src_colorspace=_colours(frame), interpolation=_interpolation()
+    ).to_ndarray()
+    if see_through:
+        alpha = pixels[..., 3:] / np.float32(255)
+        pixels = np.rint(pixels[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+def _colours(frame: VideoFrame) -> int | None:
+    """Which matrix the colours were made with, where the file does not name it."""
+    return _BT709 if frame.colorspace == _UNNAMED and frame.height >= _HD else None
+
+
+def _interpolation() -> int:
+    """Exact rounding, and colours as fine as can be made of half as many."""
+    from av.video.reformatter import Interpolation  # noqa: PLC0415 — PyAV, which is open
+
+    return int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)

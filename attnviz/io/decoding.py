@@ -1,0 +1,156 @@
+"""From bytes to an image of 8 bits, as Pillow decodes it, or to samples of more."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from attnviz.errors import AttnvizError, ImageError, MissingExtraError
+from attnviz.io import jpeg2000, portable, tiff
+from attnviz.io.colours import is_wide
+from attnviz.io.opened import Opened, upright
+from attnviz.io.picture_files import STDIN
+from attnviz.io.picture_notes import Note
+from attnviz.io.values import Samples
+
+T = TypeVar("T")
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+_MOVING = {"GIF", "PNG", "WEBP", "AVIF"}
+"""Formats whose further images are frames; in an MPO they are previews and depths."""
+_READERS: dict[str | None, Callable[[Image.Image, bytes, str], Opened | None]] = {
+    "PNG": portable.read_png,
+    "PPM": portable.read_ppm,
+    "TIFF": tiff.read,
+    "JPEG2000": jpeg2000.read,
+}
+"""Of formats of which Pillow may read less than there is; None of files where it reads all."""
+
+
+def open_picture(data: bytes, path: str) -> Opened:
+    """Decode all of a file.
+
+    Raises:
+        ImageError: truncated, not a picture, or too large.
+        MissingExtraError: it needs an optional part.
+    """
+    return _in_words(lambda: _decode(data, path), data, path)
+
+
+def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:
+    """All of a file in the mode that Pillow gives it, the right way up.
+
+    Raises:
+        ImageError: truncated, not a picture, or too large.
+        MissingExtraError: it needs an optional part.
+    """
+    return _in_words(lambda: upright(_opened(data)), data, path)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Pillow's image, whose samples are not decoded yet."""
+    return Image.open(io.BytesIO(data))
+
+
+def _decode(data: bytes, path: str) -> Opened:
+    try:
+        image = _opened(data)
+    except UnidentifiedImageError:
+        found = None
+        if tiff.is_tiff(data):
+            found = tiff.read(None, data, path)
+        elif jpeg2000.is_jpeg2000(data):
+            found = jpeg2000.read(None, data, path)
+        if found is None:
+            raise
+        return found
+    reader = _READERS.get(image.format)
+    notes = _frames(data, path) if image.format in _MOVING else ()
+    found = None if reader is None else reader(image, data, path)
+    if found is not None:
+        return Opened(found.image, found.samples, (*found.notes, *notes))
+    notes = (*notes, *_halved(image))
+    image = upright(image if reader is None else _opened(data))  # which a reader may have changed
+    if is_wide(image):
+        return Opened(samples=_samples(image), notes=notes)
+    return Opened(image, notes=notes)
+
+
+def _samples(image: Image.Image) -> Samples:
+    """Samples of an image in one of Pillow's wide modes."""
+    values = np.asarray(image)[..., None]
+    if image.mode == "F":
+        return Samples(values, "float", 32)
+    if image.mode == "I":
+        return Samples(values, "signed", 32)
+    return Samples(values, "unsigned", 16)
+
+
+def _halved(image: Image.Image) -> tuple[Note, ...]:
+    """What to say of other formats of 16 bits, of which Pillow keeps 8."""
+    decoders = str([(tile.codec_name, tile.args) for tile in getattr(image, "tile", ())])
+    if is_wide(image) or not ("SGI16" in decoders or ";16" in decoders):
+        return ()
+    return (Note("bits", "8 of 16 bits are read; save it as PNG or TIFF to have all"),)
+
+
+def _frames(data: bytes, path: str) -> tuple[Note, ...]:
+    """What to say of a picture that moves."""
+    count = 1
+    with contextlib.suppress(Exception):  # the first is whole, whatever the others are
+        count = int(getattr(_opened(data), "n_frames", 1))
+    if count == 1:
+        return ()
+    more = "" if path == STDIN else f"; `attnviz video {path}` draws all"
+    return (Note("frames", f"{count} frames: the first is drawn{more}"),)
+
+
+def _in_words(decode: Callable[[], T], data: bytes, path: str) -> T:
+    """Decode, by Pillow's further readers too; what goes wrong is told in words."""
+    try:
+        return _quietly(decode)
+    except AttnvizError:
+        raise
+    except UnidentifiedImageError as error:
+        if Path(path).suffix.lower() in _CLIPS:
+            raise ImageError(f"{path}: a clip, no picture; try `attnviz video {path}`") from error
+        if not (data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS):
+            raise ImageError(
+                f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"
+            ) from error
+        _learn_heif(path)
+    except Exception as error:
+        raise _damaged(error, path) from error
+    try:
+        return _quietly(decode)
+    except Exception as error:
+        raise _damaged(error, path) from error
+
+
+def _quietly(decode: Callable[[], T]) -> T:
+    with warnings.catch_warnings():
+        # Pillow warns at half of the size that it refuses, and about odd but harmless metadata.
+        warnings.simplefilter("ignore")
+        return decode()
+
+
+def _damaged(error: Exception, path: str) -> ImageError:
+    """What to say of an error in decoding, whose kinds differ from format to format."""
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return ImageError(f"{path}: more than {limit} megapixels; scale it down first")
+    reason = " ".join(str(error).split())  # libheif's own has line ends
+    return ImageError(f"{path}: truncated or damaged ({reason}); save it again")
+
+
+def _learn_heif(path: str) -> None:
+    try:
+        import pillow_heif  # noqa: PLC0415 — the optional part attnviz[heic]
+    except ImportError as error:
+        raise MissingExtraError(f"{path}: HEIC", "heic") from error
+    pillow_heif.register_heif_opener()

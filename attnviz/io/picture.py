@@ -1,0 +1,142 @@
+"""A picture, and the ways to one: from a file, from bytes, as a mask."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnviz.errors import ImageError
+from attnviz.io.colours import mask_to_rgb, to_rgb
+from attnviz.io.decoding import as_pillow_sees_it, open_picture
+from attnviz.io.opened import upright
+from attnviz.io.picture_files import STDIN, read
+from attnviz.io.picture_notes import Note
+from attnviz.io.ranges import FULL, ValueRange, parse_range
+from attnviz.io.values import Samples, Span, take, to_8_bit
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a person sees it.
+
+    Attributes:
+        path: how it was named, `-` for standard input.
+        pixels: (height, width, 3) uint8 sRGB, 0 to 255.
+        range: the values of the file that are 0 and 255; None of an ordinary picture of 8 bits.
+        notes: what of the file is not to be seen, or stretched.
+    """
+
+    path: str
+    pixels: NDArray[np.uint8]
+    range: tuple[float, float] | None = None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def name(self) -> str:
+        """The file name, `stdin` for standard input."""
+        return "stdin" if self.path == STDIN else Path(self.path).name
+
+    def image(self) -> Image.Image:
+        """The picture as a Pillow image in mode RGB."""
+        return Image.fromarray(self.pixels)
+
+
+def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 — the option's name
+    """Read a picture in any format that Pillow opens, TIFF of any type (and HEIC: `attnviz[heic]`).
+
+    EXIF orientation is applied, transparency is laid on white, of several frames the first is
+    taken. `-` reads standard input.
+
+    >>> load_image("cat.jpg").pixels.shape                       # (height, width, 3)
+    >>> load_image("ct.tif", range="-160:240").notes             # Hounsfield units, as 8 bits
+
+    Args:
+        path: of the file.
+        range: the values that are black and white: `full` of the file's type, `percentile` (0.5 to
+            99.5), or `LO:HI`. What lies beyond is clipped, NaN is black.
+
+    Raises:
+        ImageError: missing, a folder, empty, truncated, not a picture, or too large.
+        MissingExtraError: a HEIC file without `attnviz[heic]`, or a codec of `attnviz[codecs]`.
+        UsageError: no such range.
+    """
+    path = str(path)
+    wanted = parse_range(range)
+    return _decode(read(path), path, wanted)
+
+
+def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
+    """What a file holds, as `load_image` reads it; `path` is how it was named.
+
+    Raises:
+        ImageError: truncated, not a picture, or too large.
+        MissingExtraError: a HEIC file without `attnviz[heic]`, or a codec of `attnviz[codecs]`.
+        UsageError: no such range.
+    """
+    return _decode(data, path, parse_range(range))
+
+
+def _decode(data: bytes, path: str, wanted: ValueRange) -> Picture:
+    opened = open_picture(data, path)
+    samples = opened.samples
+    if samples is None:
+        assert opened.image is not None  # one of the two is there
+        pixels = np.asarray(to_rgb(opened.image))
+        samples = Samples(pixels, "unsigned", 8)
+        if wanted.kind == FULL:
+            return Picture(path, pixels, notes=opened.notes)
+    span, notes = take(samples, wanted)
+    pixels = np.asarray(to_rgb(_developed(samples, span)))
+    plain = samples.ordinary and wanted.kind == FULL
+    return Picture(path, pixels, None if plain else span, (*opened.notes, *notes))
+
+
+def _developed(samples: Samples, span: Span) -> Image.Image:
+    """Samples as an image of 8 bits, the right way up, with its transparency and profile."""
+    pixels = to_8_bit(samples.values, span, white_is_zero=samples.white_is_zero)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if samples.alpha is not None:
+        image.putalpha(Image.fromarray(samples.alpha))
+    image = upright(image, samples.orientation)
+    if samples.profile is not None:
+        image.info["icc_profile"] = samples.profile
+    return image
+
+
+def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]:
+    """Read a mask picture: True where it is white, False where it is black, (height, width).
+
+    Raises:
+        ImageError: unreadable, or not of the size of the picture as seen.
+    """
+    mask = load_mask_colours(path, width=width, height=height)
+    return np.asarray(mask.image().convert("L")) >= 128
+
+
+def load_mask_colours(path: str | Path, *, width: int, height: int) -> Picture:
+    """Read a mask picture as it is, (height, width, 3); no range is stretched.
+
+    Raises:
+        ImageError: unreadable, or not of the size of the picture as seen.
+    """
+    path = str(path)
+    image = as_pillow_sees_it(read(path), path)
+    picture = Picture(path, np.asarray(mask_to_rgb(image)))
+    if (picture.width, picture.height) != (width, height):
+        raise ImageError(
+            f"{path}: the mask is {picture.width}x{picture.height}, the picture {width}x{height}; "
+            "make the mask the size of the picture as seen (after EXIF rotation)"
+        )
+    return picture

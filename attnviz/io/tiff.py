@@ -1,0 +1,222 @@
+"""TIFF of any type, by tifffile: signed, floating, of more than 8 bits, of any number of bands.
+
+Pillow reads plain ones of 8 bits, with all their colour spaces; of others it keeps the high bytes,
+takes signed samples for unsigned, mixes up 16-bit planes, or refuses. What tifffile has no codec
+for without imagecodecs (`attnviz[codecs]`: LZW, Zstandard …) is Pillow's where that is exact.
+"""
+
+import contextlib
+import io
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+from attnviz.errors import ImageError, MissingExtraError
+from attnviz.io.opened import Opened, of_bands, upright
+from attnviz.io.picture_notes import Note
+from attnviz.io.portable import both_bytes, in_raw_mode
+from attnviz.io.values import Samples
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BITS, _PHOTOMETRIC, _COUNT, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
+_ORIENTATION, _PROFILE, _NODATA = 274, 34675, 42113
+_WHITE_IS_ZERO, _RGB, _PALETTE = 0, 2, 3
+_DRAWN = (_WHITE_IS_ZERO, 1, _RGB, _PALETTE)
+"""Of photometric interpretations those whose samples are brightness, or red, green and blue."""
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # of extra samples: colours multiplied by alpha, or not
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType: pages that are none of their own
+_KINDS: dict[int, Any] = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}
+_SILENT = logging.NullHandler()
+_LOW = {"little": ";16B", "big": ";16L"}[sys.byteorder]
+"""Pillow's raw mode that takes the low byte of a sample of this machine for the high one."""
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether these bytes begin as a TIFF does, or a BigTIFF."""
+    return data[:4] in _MAGIC
+
+
+def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
+    """A TIFF in all its bits; None of one that nobody can read.
+
+    Args:
+        image: as Pillow opens it; None where it does not.
+        data: of the file.
+        path: how it was named.
+
+    Raises:
+        ImageError: of a kind that cannot be drawn.
+        MissingExtraError: compressed in a way that takes imagecodecs.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image):
+        pages = _pages(data) if image.tag_v2.next else ()
+        return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
+    import tifffile  # noqa: PLC0415 — not for plain pictures
+
+    _hush()
+    try:
+        file = tifffile.TiffFile(io.BytesIO(data))
+    except tifffile.TiffFileError:
+        return None
+    with file:
+        found = _first(file, image, data, path)
+        return Opened(found.image, found.samples, (*found.notes, *_further(file)))
+
+
+def _hush() -> None:
+    """What tifffile logs of odd files is no news, or told as an error here."""
+    logging.getLogger("tifffile").addHandler(_SILENT)
+
+
+def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether all samples are unsigned, of 8 bits at most."""
+    tags = image.tag_v2
+    bits, kinds = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
+    return max(bits) <= 8 and all(_KINDS.get(kind) == "unsigned" for kind in kinds)
+
+
+def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
+    """What to say of a plain picture's further bands."""
+    tags = image.tag_v2
+    count, colours = int(tags.get(_COUNT, 1)), len(image.getbands())
+    if image.mode == "RGBA" and count == 4 and _EXTRA not in tags:
+        text = "the file does not say what its fourth band is: it is taken for transparency"
+        return (Note("bands", text),)
+    if count <= colours or tags.get(_PHOTOMETRIC) == _PALETTE:
+        return ()
+    drawn = 1 if colours < 3 else colours if image.mode == "CMYK" else 3
+    return of_bands(count - image.mode.endswith(("A", "a")), drawn)
+
+
+def _pages(data: bytes) -> tuple[Note, ...]:
+    """The same, of a picture that Pillow reads, whatever tifffile makes of it."""
+    import tifffile  # noqa: PLC0415 — not for pictures of one page
+
+    _hush()
+    with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(data)) as file:
+        return _further(file)
+    return ()
+
+
+def _further(file: "TiffFile") -> tuple[Note, ...]:
+    """What to say of further pages; overviews and masks of the first are none."""
+    count = 0
+    with contextlib.suppress(Exception):  # the first is whole, whatever the others are
+        for page in file.pages:
+            count += not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
+    return (Note("frames", f"{count} pages: the first is drawn"),) if count > 1 else ()
+
+
+def _first(file: "TiffFile", image: Image.Image | None, data: bytes, path: str) -> Opened:
+    """The first page, by tifffile or, where that has no codec, by Pillow."""
+    page = file.pages.first
+    _check(page, path)
+    if page.photometric in _DRAWN:
+        try:
+            # (planes, depth, height, width, samples)
+            values = page.asarray(squeeze=False)
+        except (ValueError, KeyError, ImportError) as error:
+            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
+                raise
+        else:
+            bands = np.moveaxis(values[:, 0], 0, -2).reshape(*values.shape[2:4], -1)
+            return _opened(page, bands, bands.shape[2], _tag(page, _ORIENTATION, 1))
+    return _by_pillow(page, image, data, path)
+
+
+def _check(page: "TiffPage", path: str) -> None:
+    """Whether a page can be drawn.
+
+    Raises:
+        ImageError: too large, or of complex numbers.
+    """
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if limit and page.imagewidth * page.imagelength > limit:
+        raise ImageError(f"{path}: more than {limit // 1_000_000} megapixels; scale it down first")
+    if page.sampleformat not in _KINDS:
+        raise ImageError(f"{path}: a TIFF of complex numbers; save their magnitude as float32")
+
+
+def _tag(page: "TiffPage", code: int, default: Any = None) -> Any:
+    found = page.tags.get(code)
+    return default if found is None else found.value
+
+
+def _opened(page: "TiffPage", bands: NDArray[Any], count: int, orientation: int) -> Opened:
+    """Bands, (height, width, bands), of `count` that the file has, as brightness or colours."""
+    kind, bits = _KINDS[page.sampleformat], int(page.bitspersample)
+    if page.photometric == _PALETTE and page.colormap is not None:
+        bands, bits, kind = page.colormap[:, bands[..., 0]].transpose(1, 2, 0), 16, "unsigned"
+    alpha, rest, extra = None, bands, page.extrasamples
+    for number, what in enumerate(extra, start=count - len(extra)):
+        if what in (_ASSOCIATED, _UNASSOCIATED) and number < bands.shape[2]:
+            share = _share(bands[..., number], kind, bits)
+            rest, alpha = np.delete(bands, number, axis=2), np.rint(share * 255).astype(np.uint8)
+            count -= 1
+            if what == _ASSOCIATED:
+                rest = rest / np.maximum(share, 1e-6)[..., None]
+            break
+    colours = 3 if rest.shape[2] >= 3 else 1
+    samples = Samples(
+        _present(rest[..., :colours], _tag(page, _NODATA)),
+        kind,
+        bits,
+        alpha=alpha,
+        white_is_zero=page.photometric == _WHITE_IS_ZERO,
+        profile=_tag(page, _PROFILE),
+        orientation=int(orientation),
+    )
+    return Opened(samples=samples, notes=of_bands(count, colours))
+
+
+def _share(alpha: NDArray[Any], kind: str, bits: int) -> NDArray[np.float64]:
+    """Alpha from 0 to 1, of any type."""
+    largest = {"float": 1.0, "signed": 2.0 ** (bits - 1) - 1}.get(kind, 2.0**bits - 1)
+    return np.clip(np.nan_to_num(alpha.astype(np.float64)) / largest, 0, 1)
+
+
+def _present(values: NDArray[Any], nothing: str | None) -> NDArray[Any]:
+    """Values, NaN where they are what GDAL says stands for none."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    try:
+        missing = values == float(str(nothing).strip("\0 "))
+    except ValueError:  # there is none
+        return values
+    return np.where(missing, np.nan, values.astype(np.float64)) if missing.any() else values
+
+
+def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: str) -> Opened:
+    """The first page as Pillow reads it, all of its bits where that can be had.
+
+    Raises:
+        ImageError: of colours that nobody reads.
+        MissingExtraError: it cannot.
+    """
+    if image is None and page.photometric not in _DRAWN:
+        colours = getattr(page.photometric, "name", page.photometric)
+        raise ImageError(f"{path}: a TIFF of {page.bitspersample}-bit {colours}; save it as RGB")
+    interleaved = page.samplesperpixel == 1 or page.planarconfig == 1
+    if image is None or not interleaved:
+        compression = getattr(page.compression, "name", page.compression)
+        raise MissingExtraError(f"{path}: a TIFF compressed by {compression}", "codecs")
+    count = page.samplesperpixel
+    if page.photometric == _RGB and page.sampleformat == 1 and page.bitspersample == 16:
+        name = "RGBA" if image.mode == "RGBA" else "RGB" if count == 3 else "RGBX"
+        high, low = (in_raw_mode(data, name + byte) for byte in (";16N", _LOW))
+        return _opened(page, both_bytes(high, low), count, 1)  # which Pillow has turned
+    image.load()
+    if page.photometric in _DRAWN:
+        values = np.asarray(image)
+        if page.sampleformat == 1 and page.bitspersample == 32:
+            values = values.view(np.uint32)
+        return _opened(page, values[..., None], count, 1)
+    text = f"8 of {page.bitspersample} bits are read; save it as RGB to have all"
+    return Opened(upright(image), notes=(Note("bits", text),))

@@ -1,0 +1,1 @@
+"""Everything that is written: records, the bytes of files, and whole files from explanations."""

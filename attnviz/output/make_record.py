@@ -1,0 +1,211 @@
+"""From an explanation to its record."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import repeat
+from typing import Any
+
+from attnviz.drawing.scale import Range
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.layers import Layer
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.query_weights import class_token_of
+from attnviz.geometry import Layout
+from attnviz.geometry.queries import Query
+from attnviz.io import Picture
+from attnviz.models.scoring import Scored
+from attnviz.output import records
+from attnviz.statistics import More
+from attnviz.statistics.maps import describe
+from attnviz.statistics.tokens import Token
+
+
+def make_record(
+    explanation: Explanation,
+    *,
+    scales: Sequence[Range] | None = None,
+    files: Sequence[str] | None = None,
+    animation: records.AnimationInfo | None = None,
+    moment: records.Moment | None = None,
+) -> records.Record:
+    """All that is said about one picture: CONTRACT §4.
+
+    Args:
+        explanation: what `explain` gave.
+        scales: the range that each answer was drawn with.
+        files: the file that each answer was drawn to.
+        animation: the moving picture that was made of them.
+        moment: which frame of a clip the picture is.
+    """
+    seen, answers = explanation.observation, explanation.answers
+    return records.Record(
+        image=image_info(seen.picture),
+        moment=moment,
+        model=model_info(seen),
+        tokens=_tokens(seen, answers[-1]),
+        query=_query(explanation.query),
+        method=explanation.method,
+        options=dict(explanation.settings) or None,
+        target=_target(explanation.questions[0].target),
+        check=check_info(seen, explanation.layers),
+        heads=[
+            _head(explanation, answer, scale, file)
+            for answer, scale, file in zip(
+                answers,
+                scales or repeat(None, len(answers)),
+                files or repeat(None, len(answers)),
+                strict=True,
+            )
+        ],
+        animation=animation,
+        layers=[_layer(seen, number, more) for number, more in explanation.more.items()] or None,
+    )
+
+
+def check_info(seen: Observation, layers: Sequence[int] | None = None) -> records.Check:
+    """Whether what is drawn of some layers, or of all, can be trusted; and what is not drawn."""
+    assumed = [
+        reason for number, reason in seen.assumed.items() if layers is None or number in layers
+    ]
+    calls = [*seen.calls.not_drawn.items(), *((None, what) for what in seen.unread)]
+    return records.Check(
+        verified=not seen.unexplained,
+        max_error=max(seen.errors.values()),
+        places="assumed" if assumed else "measured",
+        places_reason=assumed[0] if assumed else None,
+        loaded=seen.model.loaded,
+        load_notes=list(seen.model.notes) or None,
+        not_drawn=[records.NotDrawn(layer=n, reason=reason) for n, reason in calls],
+    )
+
+
+def _head(
+    explanation: Explanation, answer: Answer, scale: Range | None, file: str | None
+) -> records.Head:
+    """One map; its query and its target are told where they may not be the record's."""
+    several = len(explanation.questions) > 1
+    target = explanation.questions[answer.question].target
+    drawn = describe(answer.values, answer.drawn, answer.placement)
+    rows, columns = answer.values.shape
+    return records.Head(
+        layer=answer.layer,
+        head=answer.head,
+        **answer.numbers,
+        rows=rows,
+        columns=columns,
+        map=records.MapInfo(**asdict(drawn)),
+        query=_query(answer.query) if several or answer.query != explanation.query else None,
+        target=_target(target) if several else None,
+        scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
+        file=file,
+    )
+
+
+def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
+    """What concerns heads or tokens of a layer beside each other."""
+    layer, norms = seen.layers[number], more.high_norm
+    high: dict[str, Any] = {}
+    if norms is not None:
+        found = [
+            records.HighNormToken(norm=token.value, **_token(seen, layer, layer.queries, token))
+            for token in norms.tokens
+        ]
+        high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
+    return records.LayerInfo(
+        layer=number,
+        cosine=more.cosine.tolist(),
+        jensen_shannon=more.jensen_shannon.tolist(),
+        sinks=[
+            records.Sink(
+                head=token.head, received=token.value, **_token(seen, layer, layer.keys, token)
+            )
+            for token in more.sinks
+            if token.head is not None
+        ],
+        **high,
+    )
+
+
+def _token(seen: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
+    """Which token it is, and where its cell lies on the picture, if it does."""
+    said: dict[str, Any] = {
+        "token": token.token,
+        "kind": token.kind(class_token=class_token_of(seen, layer)),
+        "window": token.window if layout.windows > 1 else None,
+    }
+    if token.cell >= 0:
+        row, column = divmod(token.cell, layout.columns)
+        if seen.drawn_on(layout)[row, column]:
+            said["x"], said["y"] = seen.placed(layout).visible_centre(row, column)
+    return said
+
+
+def image_info(picture: Picture) -> records.Image:
+    """The picture as seen."""
+    return records.Image(
+        path=readable(picture.path),
+        width=picture.width,
+        height=picture.height,
+        range=picture.range,
+    )
+
+
+def model_info(seen: Observation) -> records.ModelInfo:
+    """What was run."""
+    model = seen.model
+    return records.ModelInfo(
+        spec=model.spec,
+        weights=readable(model.weights),
+        layers=seen.count,
+        heads=max(layer.call.heads for layer in seen.layers.values()),
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        features=model.features,
+        seed=model.seed,
+    )
+
+
+def _tokens(seen: Observation, answer: Answer) -> records.Tokens:
+    """The grid of one answer."""
+    grid = answer.placement.grid
+    return records.Tokens(
+        kind=seen.model.tokens,
+        rows=grid.rows,
+        columns=grid.columns,
+        patch=grid.patch,
+        prefix=grid.prefix,
+        input_width=grid.input_width,
+        input_height=grid.input_height,
+        fit=answer.placement.fit,
+        masked=seen.masked,
+    )
+
+
+def _query(query: Query) -> records.QueryInfo:
+    names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
+    numbers = dict(zip(names, query.numbers, strict=False))
+    path = None if query.path is None else readable(query.path)
+    return records.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
+
+
+def _target(scored: Scored | None) -> records.TargetInfo | None:
+    if scored is None:
+        return None
+    target = scored.target
+    return records.TargetInfo.model_validate(
+        {
+            "kind": target.kind,
+            "index": target.index,
+            "label": target.label,
+            "text": target.text,
+            "query": None if target.query is None else _query(target.query),
+            "score": float(scored.value),
+            "probability": scored.probability,
+        }
+    )
+
+
+def readable(path: str) -> str:
+    """A path that may hold bytes which are no text, as text."""
+    return os.fsencode(path).decode("utf-8", "replace")

@@ -1,0 +1,43 @@
+"""How notebooks show an explanation: its sheet, and its numbers."""
+
+from base64 import b64encode
+from html import escape
+
+from attnviz.drawing.explained_sheet import cells_on, heading, sheet, small
+from attnviz.explanation.explanation import Explanation
+from attnviz.output import encoding
+from attnviz.output.make_record import make_record
+from attnviz.output.write_pictures import Drawing
+from attnviz.recording.html_tables import table
+
+LARGEST = 2000
+"""Pixels of a side of the sheet; one of many layers is scaled down to that."""
+_LEFT_OUT = ("image", "rows", "columns")
+
+
+def png(explanation: Explanation) -> bytes:
+    """The sheet, each map from its smallest to its largest weight, as the bytes of a PNG."""
+    drawing = Drawing()
+    style, shown = drawing.style(), small(explanation.observation.picture)
+    cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
+    image = sheet(explanation, cells, style, shown=shown)
+    image.thumbnail((LARGEST, LARGEST))
+    return encoding.as_image(image, "png")
+
+
+def html(explanation: Explanation) -> str:
+    """The sheet, and a table of all numbers below it that opens when it is clicked."""
+    said = heading(explanation)
+    data = b64encode(png(explanation)).decode()
+    rows = make_record(explanation).rows()
+    names = [
+        name
+        for name in rows[0]
+        if name not in _LEFT_OUT and any(row[name] is not None for row in rows)
+    ]
+    headings = [name.replace("_", " ") for name in names]
+    numbers = table(said, headings, [[row[name] for name in names] for row in rows])
+    return (
+        f'<img alt="{escape(said)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+        f"<details><summary>in numbers</summary>{numbers}</details>"
+    )

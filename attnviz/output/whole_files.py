@@ -1,0 +1,228 @@
+"""Files out: the only module that writes them, each one whole or not at all."""
+
+import contextlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from attnviz.errors import OutputError, UsageError
+from attnviz.methods import METHODS
+from attnviz.output.encoding import FORMATS
+
+SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
+COMPARE, DIFFERENCE = "compare", "difference"
+_PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
+_OVERLAY = re.compile(
+    rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
+    r"|(layers|heads)\.(gif|webp|png|mp4)"
+)
+_COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
+_PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
+
+
+def folder_names(paths: Sequence[str]) -> list[str]:
+    """A folder for each picture: its file name, or where two are equal, its path as well.
+
+    >>> folder_names(["a/cat.jpg", "b/cat.jpg"])
+    ['a/cat.jpg', 'b/cat.jpg']
+
+    Raises:
+        UsageError: a picture is named twice.
+    """
+    # Not resolved: a symbolic link is a name of its own.
+    absolute = [Path("/-/stdin" if path == "-" else os.path.abspath(path)) for path in paths]  # noqa: PTH100
+    twice = next((path for path, n in Counter(absolute).items() if n > 1), None)
+    if twice is not None:
+        name = "standard input" if twice.parent == Path("/-") else twice
+        raise UsageError(f"{name} is named twice; name every picture once")
+    names = [path.name for path in absolute]
+    if len(set(names)) == len(names):
+        return names
+    root = os.path.commonpath([path.parent for path in absolute])
+    return [str(path.relative_to(root)) for path in absolute]
+
+
+def check_folder(folder: Path) -> None:
+    """Whether a folder can be where files are to be written, before anything is done.
+
+    Raises:
+        OutputError: a file is in the way.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{folder}: a file is where a folder must be; choose another --out")
+
+
+def check_page(path: Path) -> None:
+    """Whether a page can be written to a path, where at most an earlier one is.
+
+    Raises:
+        OutputError: something else is there, or a file where its folder must be.
+    """
+    check_folder(path.parent)
+    if not os.path.lexists(path):
+        return
+    try:
+        with path.open("rb") as file:
+            ours = _PAGE in file.read(4096)
+    except OSError:
+        ours = False
+    if not ours:
+        raise OutputError(f"{path}: is there, and no page of attnviz explore; choose another --out")
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and those above it.
+
+    Raises:
+        OutputError: a file is in the way, or it may not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"{folder}: a file is where a folder must be; choose another --out"
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --out"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, for what is written there; renamed when that is whole.
+
+    >>> with writing(Path("stats.parquet")) as temporary:
+    ...     temporary.write_bytes(data)
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file under a temporary name beside it, then rename: never half of it is seen.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def append(path: Path, text: str) -> None:
+    """Add a line to a file, which is there when this returns; broken off, its end is missing.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(f"{text}\n".encode())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Lines of a file that `append` wrote, without one that was broken off; none of no file.
+
+    Raises:
+        OutputError: it is there and cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+    *lines, _ = data.decode("utf-8", "replace").split("\n")
+    return lines
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
+    """Write a file line by line, as whole as `write_whole` does.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    with writing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(lines)
+    return path
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a process that was killed had half written into a folder.
+
+    Raises:
+        OutputError: the folder cannot be looked at.
+    """
+    try:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if _PART.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be looked at ({error.strerror})") from error
+
+
+def earlier_files(folder: Path) -> set[str]:
+    """Names of the files that an earlier run says it wrote into a folder, beside its record.
+
+    What it does not say is not ours, whatever its name.
+    """
+    beside = [*(f"{SHEET}.{kind}" for kind in FORMATS), MAPS]
+    record = folder / STATS_JSON
+    return _earlier(record, "attnviz/", parts=("heads",), pattern=_OVERLAY, beside=beside)
+
+
+def earlier_comparison(folder: Path) -> set[str]:
+    """The same of an earlier comparison, whose files are others."""
+    beside = [f"{COMPARE}.{kind}" for kind in (*FORMATS, "npz")]
+    record, parts = folder / f"{COMPARE}.json", ("sides", "pairs")
+    return _earlier(record, "attnviz/compare/", parts=parts, pattern=_COMPARED, beside=beside)
+
+
+def _earlier(
+    path: Path,
+    schema: str,
+    *,
+    parts: Sequence[str],
+    pattern: re.Pattern[str],
+    beside: Sequence[str],
+) -> set[str]:
+    """Files that the `parts` of a record name, if they fit the pattern, and those beside them."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        ours = str(record["schema"]).startswith(schema)
+        entries = [entry for part in parts for entry in record[part]]
+        named = {entry.get("file") for entry in (*entries, record.get("animation") or {})}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    known = {name for name in named if isinstance(name, str) and pattern.fullmatch(name)}
+    found = known | set(beside if known else ())
+    return {name for name in found if ours and path.with_name(name).is_file()}
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove files of an earlier run that this one does not replace."""
+    for name in names:
+        if not (folder / name).is_dir():
+            (folder / name).unlink(missing_ok=True)

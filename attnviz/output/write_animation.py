@@ -1,0 +1,104 @@
+"""The maps of one picture one after the other: a frame for each layer, or for each head."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from attnviz.drawing.explained_sheet import cells_on, heading, original, small
+from attnviz.drawing.overlay import Style
+from attnviz.drawing.scale import Range
+from attnviz.drawing.sheet import CELL, compose
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.naming import merges_layers
+from attnviz.io import Picture
+from attnviz.output import movies, whole_files
+from attnviz.output.records import AnimationInfo
+
+By = Literal["layers", "heads"]
+LARGE = 2 * CELL
+"""Longest side of a map that has a frame to itself."""
+_WIDE = 2
+"""How much wider than high a picture is whose only map lies below it, not beside it."""
+
+
+def animate(
+    explanation: Explanation,
+    by: By,
+    scales: Sequence[Range],
+    style: Style,
+    *,
+    shown: Picture | None = None,
+) -> list[Image.Image]:
+    """A frame for each layer, or each head of each layer, all of one size.
+
+    Everything has its place: the picture first, then the maps of this layer or head, each with its
+    title and its bar. Where layers differ in their heads, places stay empty.
+
+    Args:
+        explanation: whose maps.
+        by: what changes from frame to frame.
+        scales: the range of each map.
+        style: how they are drawn.
+        shown: a small picture to draw on, unless the explanation's own is to be had.
+    """
+    groups = _groups(explanation.answers, by)
+    most = max(map(len, groups))
+    side = LARGE if most == 1 and shown is None else CELL
+    shown = shown or small(explanation.observation.picture, side)
+    first = original(explanation, shown, side=side)
+    wide = shown.width > _WIDE * shown.height
+    columns = None if most > 1 else 1 if wide else 2
+    frames = []
+    for numbers in groups:
+        part = replace(explanation, answers=tuple(explanation.answers[n] for n in numbers))
+        cells = cells_on(part, shown, [scales[n] for n in numbers], style, side)
+        places = [*cells, *[None] * (most - len(cells))]
+        said = f"{_what(explanation, part.answers[0], by)}  ·  {heading(part)}"
+        frames.append(
+            compose(first, places, style.colours, title=said, columns=columns, beside=True)
+        )
+    return frames
+
+
+def write_animation(
+    explanation: Explanation,
+    folder: Path,
+    by: By,
+    kind: movies.Kind,
+    rate: float,
+    *,
+    scales: Sequence[Range],
+    style: Style,
+    shown: Picture | None = None,
+) -> tuple[AnimationInfo, Path]:
+    """Write `layers.webp`, `heads.gif` …, and say what it is.
+
+    Raises:
+        OutputError: it cannot be written, or the kind cannot hold such frames.
+        MissingExtraError: PyAV is not installed, of an MP4.
+    """
+    frames = animate(explanation, by, scales, style, shown=shown)
+    name = f"{by}.{movies.SUFFIXES[kind]}"
+    path = whole_files.make_folder(folder) / name
+    movies.write(path, frames, kind, rate, colours=style.colours)
+    return AnimationInfo(by=by, frames=len(frames), rate=rate, file=name), path
+
+
+def _groups(answers: Sequence[Answer], by: By) -> list[list[int]]:
+    """Numbers of the answers that share a frame, those of all questions together."""
+    found: dict[tuple[int, int | None], list[int]] = {}
+    for number, answer in enumerate(answers):
+        key = answer.layer, answer.head if by == "heads" else None
+        found.setdefault(key, []).append(number)
+    return list(found.values())
+
+
+def _what(explanation: Explanation, answer: Answer, by: By) -> str:
+    """Where a frame stands: of how many layers, of how many heads."""
+    layers = explanation.observation.count
+    upto = "up to layer" if merges_layers(explanation) else "layer"
+    said = f"{upto} {answer.layer} of 0 to {layers - 1}"
+    return f"{said}, head {answer.head}" if by == "heads" and answer.head is not None else said

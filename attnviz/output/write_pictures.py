@@ -1,0 +1,246 @@
+"""From an explanation to pictures and files."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnviz.drawing.explained_sheet import cells_on, draw, sheet
+from attnviz.drawing.overlay import Interpolation, Style, colour_table
+from attnviz.drawing.scale import Range, parse_scale, ranges
+from attnviz.drawing.sheet import Cell, thumbnail
+from attnviz.errors import UsageError
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.naming import stem, title
+from attnviz.io import Picture
+from attnviz.output import encoding, movies, whole_files
+from attnviz.output.encoding import Format
+from attnviz.output.make_record import make_record
+from attnviz.output.records import AnimationInfo, Record
+from attnviz.output.write_animation import By, write_animation
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How maps are drawn; the values that the options of the same names take."""
+
+    scale: str = "head"
+    colormap: str = "viridis"
+    alpha: float = 0.5
+    interpolation: Interpolation = "bicubic"
+    format: Format = "png"
+    animate: By | None = None
+    movie: movies.Kind = "webp"
+    fps: float = 2.0
+
+    def style(self) -> Style:
+        """With the colour map looked up."""
+        return Style(colour_table(self.colormap), self.alpha, self.interpolation)
+
+    def check(self) -> None:
+        """Whether all can be drawn here, before anything runs.
+
+        Raises:
+            UsageError: no such colour map.
+            MissingExtraError: what writes the moving picture is not installed.
+        """
+        self.style()
+        if self.animate is not None:
+            movies.check(self.movie)
+
+    def ranges(self, explanation: Explanation) -> list[Range]:
+        """The weights that the colours of each answer span."""
+        answers = explanation.answers
+        weights = [answer.values[answer.drawn] for answer in answers]
+        return ranges(parse_scale(self.scale), weights, [answer.layer for answer in answers])
+
+
+def render(
+    explanation: Explanation, drawing: Drawing | None = None
+) -> dict[tuple[int, int | None], Image.Image]:
+    """Overlays of all maps, by (layer, head), each of exactly the picture's size.
+
+    Where heads are merged, head is None.
+
+    >>> render(explanation)[11, 3].save("head3.png")
+
+    Raises:
+        UsageError: no such scale or colour map, or several questions were asked.
+    """
+    drawing = drawing or Drawing()
+    if len(explanation.questions) > 1:
+        raise UsageError("several questions were asked; render each of explanation.each()")
+    picture, style = explanation.observation.picture, drawing.style()
+    return {
+        (answer.layer, answer.head): draw(picture, answer, scale, style)
+        for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
+    }
+
+
+def write_pictures(
+    explanation: Explanation, folder: Path, drawing: Drawing, *, threads: int | None = None
+) -> tuple[Record, list[Path], Image.Image]:
+    """Write overlays, sheet and numbers of one picture.
+
+    Files of an earlier run that this one does not replace are removed; nothing else is touched.
+    It draws in so many `threads`, as many as there are cores unless given.
+
+    Returns:
+        The record, the files in the order of writing, and the sheet.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    style, scales = drawing.style(), drawing.ranges(explanation)
+    before = whole_files.earlier_files(whole_files.make_folder(folder))
+    picture = explanation.observation.picture
+
+    def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
+        image = draw(picture, answer, scale, style)
+        name = f"{stem(explanation, answer)}.{drawing.format}"
+        path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
+        return Cell(thumbnail(image), title(explanation, answer), scale), path
+
+    drawn = _at_once(one, explanation.answers, scales, threads or os.cpu_count() or 1)
+    cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
+    files = [path.name for path in paths]
+    animation, moving = _animation(explanation, folder, drawing, scales=scales, style=style)
+    record = make_record(explanation, scales=scales, files=files, animation=animation)
+    paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
+    whole = sheet(explanation, cells, style)
+    name = f"{whole_files.SHEET}.{drawing.format}"
+    paths.append(whole_files.write_whole(folder / name, encoding.as_image(whole, drawing.format)))
+    paths += moving
+    whole_files.remove(folder, before - {path.name for path in paths})
+    return record, paths, whole
+
+
+def _animation(
+    explanation: Explanation,
+    folder: Path,
+    drawing: Drawing,
+    *,
+    scales: Sequence[Range],
+    style: Style,
+    shown: Picture | None = None,
+) -> tuple[AnimationInfo | None, list[Path]]:
+    """Write the moving picture, where one is asked for."""
+    if drawing.animate is None:
+        return None, []
+    said, path = write_animation(
+        explanation,
+        folder,
+        drawing.animate,
+        drawing.movie,
+        drawing.fps,
+        scales=scales,
+        style=style,
+        shown=shown,
+    )
+    return said, [path]
+
+
+def _at_once(
+    do: Callable[[Answer, Range], tuple[Cell, Path]],
+    answers: Sequence[Answer],
+    scales: Sequence[Range],
+    threads: int,
+) -> list[tuple[Cell, Path]]:
+    """Draw on every core: most of it is encoding, for which the interpreter is free."""
+    if threads == 1:
+        return list(map(do, answers, scales))
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(do, answers, scales))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nothing more is begun
+
+
+def write_sheet(
+    explanation: Explanation, folder: Path, drawing: Drawing, shown: Picture
+) -> tuple[Record, list[Path], Image.Image]:
+    """Write the sheet and `stats.json` alone; maps are drawn on `shown`, a small picture.
+
+    The sheet looks as that of `write_pictures`, whose maps are drawn large first.
+
+    Returns:
+        The record, the files in the order of writing, and the sheet.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    style, scales = drawing.style(), drawing.ranges(explanation)
+    whole_files.make_folder(folder)
+    whole = sheet(explanation, cells_on(explanation, shown, scales, style), style, shown=shown)
+    animation, moving = _animation(
+        explanation, folder, drawing, scales=scales, style=style, shown=shown
+    )
+    record = make_record(explanation, scales=scales, animation=animation)
+    text = encoding.as_json(record.data(), indent=1) + "\n"
+    name = f"{whole_files.SHEET}.{drawing.format}"
+    paths = [
+        whole_files.write_whole(folder / whole_files.STATS_JSON, text.encode()),
+        whole_files.write_whole(folder / name, encoding.as_image(whole, drawing.format)),
+        *moving,
+    ]
+    return record, paths, whole
+
+
+def write_numbers(record: Record, folder: Path) -> list[Path]:
+    """Write `stats.json` and `stats.csv`.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    whole_files.make_folder(folder)
+    text = encoding.as_json(record.data(), indent=1) + "\n"
+    table = encoding.as_csv(record.rows())
+    return [
+        whole_files.write_whole(folder / whole_files.STATS_JSON, text.encode()),
+        whole_files.write_whole(folder / whole_files.STATS_CSV, table.encode()),
+    ]
+
+
+def write_maps(explanation: Explanation, folder: Path) -> Path:
+    """Write `maps.npz`: `maps` (layers, heads, rows, columns), `layers`, `heads`, `drawn`.
+
+    `drawn` is (rows, columns), False for tokens that are masked or lie in padding. Where heads are
+    merged, there is one, numbered −1. Of several questions the maps have these in front, and
+    `queries`, and `targets` where there are any, name them. Where layers differ in their grids or
+    heads, each has arrays of its own instead of `maps`, `heads` and `drawn`: `layer00` (heads,
+    rows, columns), `layer00_heads`, `layer00_drawn`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    arrays: dict[str, NDArray[Any]] = {"layers": np.array(explanation.layers)}
+    if explanation.alike:
+        arrays["maps"] = explanation.maps
+        arrays["heads"] = _head_numbers(explanation.heads)
+        arrays["drawn"] = explanation.answers[0].drawn
+    else:
+        for layer, answers in explanation.by_layer.items():
+            name = f"layer{layer:02d}"
+            heads = dict.fromkeys(answer.head for answer in answers)
+            maps = np.stack([answer.values for answer in answers])
+            several = (len(explanation.questions),) if len(explanation.questions) > 1 else ()
+            arrays[name] = maps.reshape(*several, len(heads), *maps.shape[1:])
+            arrays[f"{name}_heads"] = _head_numbers(heads)
+            arrays[f"{name}_drawn"] = answers[0].drawn
+    questions = explanation.questions
+    if len(questions) > 1:
+        arrays["queries"] = np.array([str(question.query) for question in questions])
+        scored = [str(q.target.target) for q in questions if q.target is not None]
+        arrays |= {"targets": np.array(scored)} if scored else {}
+    data = encoding.as_npz(**arrays)
+    return whole_files.write_whole(whole_files.make_folder(folder) / whole_files.MAPS, data)
+
+
+def _head_numbers(heads: Iterable[int | None]) -> NDArray[np.int64]:
+    return np.array([-1 if head is None else head for head in heads])

@@ -1,0 +1,193 @@
+"""From an observation to its page."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from attnviz.attention.sweep import Progress
+from attnviz.drawing.overlay import colour_table
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.query_weights import read
+from attnviz.explanation.selection import choose_heads, parse_heads
+from attnviz.io import Picture
+from attnviz.output import pages, whole_files
+from attnviz.output.make_record import readable
+from attnviz.output.write_pictures import Drawing
+from attnviz.page.names import told, told_to_others
+from attnviz.page.page_layers import Packed, pack_layer, questions
+from attnviz.page.page_rollout import ends, pack_rollouts
+from attnviz.page.size import Size
+from attnviz.page.start import start
+from attnviz.statistics import STATISTICS
+
+SCHEMA = "attnviz/explore/1"
+LIMIT = 50_000_000
+"""Bytes of the largest page that is made: what a browser opens at ease."""
+COLORMAPS = ("viridis", "magma", "inferno", "cividis", "turbo", "gray")
+_PARTS = Path(__file__).parent / "static"
+_SIDE, _QUALITY = 1024, 80  # of the photograph: pixels of its longer side, and how well it is kept
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """An interactive page of one picture.
+
+    Attributes:
+        html: all of it, one file.
+        about: what its script is told, as docs/explore.md describes it.
+        record: picture, model and self-check, with the paths that a page leaves out.
+    """
+
+    html: str
+    about: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Short, as the text is long."""
+        return f"<Page of {self.about['image']['path']}: {self.in_words()}>"
+
+    @cached_property
+    def bytes(self) -> int:
+        """Its size as a file."""
+        return len(self.html.encode())
+
+    def save(self, path: str | Path) -> Path:
+        """Write it, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        return whole_files.write_whole(Path(path), self.html.encode())
+
+    def in_words(self) -> str:
+        """How large it is, and what it has."""
+        layers = self.about["layers"]
+        heads = sum(len(layer["heads"]) for layer in layers)
+        said = [
+            f"{self.bytes / 1e6:.1f} MB",
+            _count(len(layers), "layer"),
+            _count(heads, "head"),
+            "rollout" if self.about["rollout"]["ends"] else "no rollout",
+        ]
+        return ", ".join(said)
+
+    def summary(self, file: str) -> dict[str, Any]:
+        """What `--json` says of it."""
+        about = self.about
+        return {
+            "schema": about["schema"],
+            "file": readable(file),
+            "bytes": self.bytes,
+            **self.record,
+            "layers": [
+                {name: layer[name] for name in ("layer", "heads", "encoding")}
+                for layer in about["layers"]
+            ],
+            "rollout": [end["layer"] for end in about["rollout"]["ends"]],
+        }
+
+
+def explore(
+    observation: Observation,
+    *,
+    layers: str = "all",
+    heads: str = "all",
+    query: str = "auto",
+    drawing: Drawing | None = None,
+    progress: Progress | None = None,
+) -> Page:
+    """An interactive page of one picture: where every head looks from every token.
+
+    It is one file that holds its data and asks nothing of the network. Equal observations give
+    equal pages.
+
+    >>> attnviz.explore(observation).save("cat.html")
+
+    Args:
+        observation: what `observe` gave; for rollout, with all layers.
+        layers: those that the page has: `all`, `-1`, `0,5-11`.
+        heads: of each layer those that the page has: `all`, a count `8`, a list `0,3,5-7`.
+        query: where it looks from at first: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
+        drawing: how it looks at first; its format is not used.
+        progress: told (query rows done, query rows in all).
+
+    Raises:
+        UsageError: an option that cannot be read, or asks for more than there is.
+        RecordingError: the attention is not finite, or a layer's cells are no squares.
+        OutputError: the page would be larger than 50 MB.
+    """
+    drawing = drawing or Drawing()
+    chosen = sorted(observation.calls.choose(layers))
+    observation.require(chosen)
+    of_layers = {n: _heads(observation, heads, n) for n in chosen}
+    about = _about(observation, drawing)
+    about["start"] = start(observation, chosen[-1], of_layers[chosen[-1]], query, drawing)
+    rolled, why = ends(observation, chosen)
+    size = Size(observation, of_layers, LIMIT)
+    size.check()
+    asked = {number: questions(observation, number) for number in chosen}
+    needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
+    readings = read(observation, needed, asked, progress)
+    packed = []
+    for number in chosen:
+        packed.append(pack_layer(observation, number, readings[number], of_layers[number]))
+        size.check(packed)
+    rollouts = pack_rollouts(observation, readings, rolled)
+    about["layers"] = [each.description for each in packed]
+    about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
+    text = _html(observation, about, [*packed, *rollouts])
+    page = Page(text, about, told(observation))
+    size.check_whole(page.bytes)
+    return page
+
+
+def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Packed]) -> str:
+    return pages.fill(
+        _PARTS,
+        scripts=pages.part(_PARTS, "scripts.txt").split(),
+        images="data: blob:",
+        title=html.escape(readable(observation.picture.name)),
+        about=pages.as_data(about),
+        blocks="".join(each.block.element(each.name) for each in packed),
+    )
+
+
+def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
+    """Numbers of the heads of a layer, which is named where layers differ."""
+    counts = {n: layer.call.heads for n, layer in observation.layers.items()}
+    differ = len(set(counts.values())) > 1
+    return choose_heads(parse_heads(text), counts[number], layer=number if differ else None)
+
+
+def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
+    """What the page is told of picture and model."""
+    names = dict.fromkeys([drawing.colormap, *COLORMAPS])
+    return {
+        "schema": SCHEMA,
+        **told_to_others(observation),
+        "photo": _photo(observation.picture),
+        "colormaps": {
+            name: base64.b64encode(colour_table(name, 256).tobytes()).decode() for name in names
+        },
+        "statistics": [[name, entry.summary] for name, entry in STATISTICS.items()],
+    }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _photo(picture: Picture) -> str:
+    """The picture, no larger than a page shows it, as an address that holds it."""
+    small = picture.image()
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

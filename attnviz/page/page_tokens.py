@@ -1,0 +1,150 @@
+"""The tokens of one side of a layer, as the page knows them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.explanation.layers import Layer
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.query_weights import class_token_of
+from attnviz.geometry import Layout
+
+Role = Literal["queries", "keys"]
+
+
+@dataclass(frozen=True, eq=False)
+class PageTokens:
+    """The queries of a layer, or its keys, in the order of the page.
+
+    Where there is one window, tokens that lie nowhere stand first, then cells row by row.
+
+    Attributes:
+        role: which of them, the first word of the names of its parts.
+        layout: with the tokens in the layer's own order.
+        prefix: names of the tokens that lie nowhere; of several windows none are named.
+        part: (windows, tokens) False for masked ones, in the order of the page.
+        drawn: (rows, columns) cells that are drawn; None where there are none.
+        edges: borders of the cells in picture pixels, along x and y.
+    """
+
+    role: Role
+    layout: Layout
+    prefix: tuple[str, ...]
+    part: NDArray[np.bool_]
+    drawn: NDArray[np.bool_] | None
+    edges: tuple[list[float], list[float]]
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """Which token stands where, (windows, tokens)."""
+        return order_of(self.layout)
+
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """In the order of the page."""
+        return np.take_along_axis(self.layout.cells, self.order, 1)
+
+    @cached_property
+    def drawn_tokens(self) -> NDArray[np.bool_]:
+        """Tokens on cells that are drawn, (windows, tokens), in the order of the page."""
+        if self.drawn is None:
+            return np.zeros(self.cells.shape, dtype=np.bool_)
+        return np.append(self.drawn.ravel(), False)[self.cells] & self.part
+
+    @property
+    def plain(self) -> bool:
+        """Whether the cells follow the prefix, each once."""
+        cells = 0 if self.drawn is None else self.drawn.size
+        expected = np.concatenate([np.full(len(self.prefix), -1), np.arange(cells)])
+        return self.layout.windows == 1 and np.array_equal(self.cells[0], expected)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The parts that it needs; plain sides that are seen as a whole need none."""
+        found: dict[str, NDArray[Any]] = {}
+        if not self.plain:
+            found[f"{self.role}_cells"] = self.cells.astype(np.int32)
+        if not self.part.all():
+            found[f"{self.role}_part"] = self.part.astype(np.uint8)
+        if self.drawn is not None and not self.drawn.all():
+            found[f"{self.role}_drawn"] = self.drawn.astype(np.uint8)
+        return found
+
+    def description(self) -> dict[str, Any]:
+        """What the page is told."""
+        named = self.arrays()
+        rows, columns = (0, 0) if self.drawn is None else self.drawn.shape
+
+        def part(name: str) -> str | None:
+            return f"{self.role}_{name}" if f"{self.role}_{name}" in named else None
+
+        return {
+            "rows": rows,
+            "columns": columns,
+            "edges_x": self.edges[0],
+            "edges_y": self.edges[1],
+            "windows": self.layout.windows,
+            "tokens": self.cells.shape[1],
+            "prefix": list(self.prefix),
+            "cells": part("cells"),
+            "taking_part": part("part"),
+            "drawn": part("drawn"),
+        }
+
+
+def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
+    """One side of a layer.
+
+    Raises:
+        RecordingError: its cells do not cut the input into squares.
+    """
+    layout: Layout = getattr(layer, role)
+    part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
+    there = bool(layout.on_picture.any())
+    class_token = class_token_of(observation, layer)
+    return PageTokens(
+        role=role,
+        layout=layout,
+        prefix=_names(layout, class_token=class_token),
+        part=part,
+        drawn=observation.drawn_on(layout) if there else None,
+        edges=_edges(observation, layout) if there else ([], []),
+    )
+
+
+def order_of(layout: Layout) -> NDArray[np.intp]:
+    """Tokens that lie nowhere first, then by cell; windows stay as they are, (windows, tokens)."""
+    windows, tokens = layout.cells.shape
+    if windows > 1:
+        return np.broadcast_to(np.arange(tokens), (windows, tokens))
+    return np.argsort(layout.cells, axis=1, kind="stable")
+
+
+def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
+    """Of tokens that lie nowhere, in their order."""
+    if layout.windows > 1:
+        return ()
+    there = layout.on_picture[0]
+    outside = [int(number) for number in np.flatnonzero(~there)]
+    before = int(there.argmax()) if there.any() else 0
+    rest = [number for number in outside if number != class_token]
+    kinds = {
+        number: "pool" if not there.any() else "register" if number < before else "other"
+        for number in rest
+    }
+    alone = not there.any() and len(rest) == 1
+    names: dict[int, str] = {} if class_token is None else {class_token: "class"}
+    for kind in ("pool", "register", "other"):
+        for i, number in enumerate(n for n in rest if kinds[n] == kind):
+            names[number] = kind if alone else f"{kind} {i}"
+    return tuple(names[number] for number in outside)
+
+
+def _edges(observation: Observation, layout: Layout) -> tuple[list[float], list[float]]:
+    placement = observation.placed(layout)
+    side = placement.grid.patch
+    x = [placement.to_picture(i * side, 0)[0] for i in range(layout.columns + 1)]
+    y = [placement.to_picture(0, i * side)[1] for i in range(layout.rows + 1)]
+    return [round(each, 4) for each in x], [round(each, 4) for each in y]

@@ -1,0 +1,169 @@
+"""The weights of a layer as arrays: themselves in 8 bits, or queries and keys in 16.
+
+Weights of N tokens are N² bytes a head, queries and keys 4·N·D, from which a browser makes the row
+that is looked at. Which is smaller is taken; a bias that is more than a mask needs the weights.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnviz.attention import AttentionCall
+from attnviz.page.pack import in_bytes
+from attnviz.page.page_tokens import PageTokens
+
+Encoding = Literal["weights8", "keys16"]
+Arrays = dict[str, NDArray[Any]]
+_ROWS = 1 << 24  # weights that are made at once: 64 MiB
+_STEPS = 32767  # of a 16-bit number, to either side of 0
+_PRECISE = 5e-3
+"""Relative error of weights from queries and keys in 16 bits; above, they are kept in 32."""
+_SEEN = 1e-6  # of a row's largest weight: what is less is never told apart
+
+
+def encode(
+    call: AttentionCall, heads: tuple[int, ...], queries: PageTokens, keys: PageTokens
+) -> tuple[Encoding, Arrays]:
+    """The weights of some heads of a layer, whose tokens are `queries` and `keys`, in their order.
+
+    By the smaller encoding, if it can be.
+    """
+    part = of_heads(call, heads)
+    if smaller(call) == "keys16" and only_masked(part, queries, keys):
+        return "keys16", _keys(part, queries, keys)
+    return "weights8", _weights(part, queries, keys)
+
+
+def smaller(call: AttentionCall) -> Encoding:
+    """The encoding of fewer bytes."""
+    return "keys16" if _sizes(call)["keys16"] < _sizes(call)["weights8"] else "weights8"
+
+
+def byte_count(call: AttentionCall, heads: int) -> int:
+    """Bytes of the weights of so many heads, about."""
+    plain = call.bias is None and not call.causal
+    return heads * _sizes(call)[smaller(call) if plain else "weights8"]
+
+
+def _sizes(call: AttentionCall) -> dict[Encoding, int]:
+    """Bytes of one head in each encoding."""
+    windows, _, n, m = call.shape
+    return {"weights8": windows * n * m, "keys16": 2 * windows * (n + m) * call.query.shape[3]}
+
+
+def of_heads(call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
+    """The queries and keys of some heads, each with keys of its own."""
+    index = torch.tensor(heads, device=call.query.device)
+    key = call.key[:, index // (call.heads // call.key.shape[1])]
+    bias = call.bias
+    if bias is not None and bias.ndim > 2 and bias.shape[-3] > 1:
+        bias = bias.index_select(-3, index)
+    return AttentionCall(call.query[:, index], key, key, call.scale, bias=bias, causal=call.causal)
+
+
+def only_masked(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> bool:
+    """Whether scores are q·k alone, but for keys that do not take part."""
+    part = _own(keys.part, keys)
+    if call.causal or call.bias is None:
+        return not call.causal and bool(part.all())
+    bias = call.bias
+    if bias.dtype != torch.bool:
+        if not bool(((bias == 0) | bias.isneginf()).all()):
+            return False
+        bias = bias == 0
+    masked_rows = ~torch.from_numpy(_own(queries.part, queries)).to(bias.device)
+    same = bias == torch.from_numpy(part).to(bias.device)[:, None, None]
+    return bool((same | masked_rows[:, None, :, None]).all())
+
+
+def _own(values: NDArray[np.bool_], side: PageTokens) -> NDArray[np.bool_]:
+    """What is in the order of the page, in that of the layer."""
+    result = np.empty_like(values)
+    np.put_along_axis(result, side.order, values, 1)
+    return result
+
+
+def _weights(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
+    """Rows as bytes, a block of them after the other."""
+    windows, heads, n, m = call.shape
+    outside = len(keys.prefix)
+    found: Arrays = {
+        "weights": np.empty((windows, heads, n, m - outside), dtype=np.uint8),
+        "maximum": np.empty((windows, heads, n), dtype=np.float32),
+        "prefix": np.empty((windows, heads, n, outside), dtype=np.float32),
+    }
+    drawn = keys.drawn_tokens[:, None, None, outside:]
+    step = max(1, _ROWS // (windows * heads * m))
+    for first in range(0, n, step):
+        rows = slice(first, first + step)
+        weights = _rows(call, queries, keys, np.arange(n)[rows])
+        packed = in_bytes(weights[..., outside:], drawn)
+        found["weights"][:, :, rows], found["maximum"][:, :, rows] = packed
+        found["prefix"][:, :, rows] = weights[..., :outside]
+    return found if outside else {name: found[name] for name in ("weights", "maximum")}
+
+
+def _rows(
+    call: AttentionCall, queries: PageTokens, keys: PageTokens, chosen: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Weights of chosen queries, by their places in the page, (windows, heads, n, keys)."""
+    # The order is another than the layer's where there is one window alone.
+    weights = call.rows(queries.order[0, chosen].tolist()).cpu().numpy()
+    result: NDArray[np.float32] = np.take_along_axis(weights, keys.order[:, None, None], 3)
+    return result
+
+
+def _keys(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
+    """Queries, with the scale, and keys, in 16 bits if that is exact enough."""
+    query = _ordered(call.query.detach().float() * call.scale, queries)
+    key = _ordered(call.key.detach().float(), keys)
+    part = keys.part[:, None, :, None]
+    # No softmax sees what is common to all keys; without it there is less to be rounded.
+    key -= key.mean(2, keepdims=True, where=part)
+    key *= part
+    found: Arrays = {"query": query, "key": key}
+    rounded = _in_16_bits(query, key)
+    exact = np.isfinite(query).all() and np.isfinite(key).all()
+    return rounded if exact and _error(found, rounded, keys) <= _PRECISE else found
+
+
+def _ordered(values: Tensor, side: PageTokens) -> NDArray[np.float32]:
+    """(windows, heads, tokens, features) in the order of the page."""
+    result: NDArray[np.float32] = np.take_along_axis(
+        values.cpu().numpy(), side.order[:, None, :, None], 2
+    )
+    return result
+
+
+def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
+    """Every feature in steps of its largest number; the steps of both sides as one factor."""
+    steps, whole = [], []
+    for values in (query, key):
+        step = np.abs(values).max(2, initial=0) / _STEPS  # (windows, heads, features)
+        safe = np.where(step > 0, step, 1)[:, :, None]
+        whole.append(np.rint(values / safe).astype(np.int16))
+        steps.append(step)
+    unit = (steps[0] * steps[1]).astype(np.float32)
+    return {"query": whole[0], "key": whole[1], "unit": unit}
+
+
+def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -> float:
+    """The largest relative error of a weight that can be seen, on rows spread over the queries."""
+    queries = exact["query"].shape[2]
+    chosen = np.linspace(0, queries - 1, min(probes, queries)).round().astype(np.intp)
+    logs = []
+    for arrays in (exact, rounded):
+        q = arrays["query"][:, :, chosen].astype(np.float32)
+        q *= arrays["unit"][:, :, None] if "unit" in arrays else 1
+        scores = q @ arrays["key"].astype(np.float32).swapaxes(2, 3)
+        scores = np.where(keys.part[:, None, None], scores, -np.inf)
+        scores -= scores.max(-1, keepdims=True)
+        logs.append(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
+    top = logs[0].max(-1, keepdims=True)
+    seen = logs[0] > top + np.log(_SEEN)
+    with np.errstate(invalid="ignore"):  # −∞ less −∞, of what takes no part
+        difference = np.abs(logs[1] - logs[0])
+    return float(difference.max(where=seen, initial=0))

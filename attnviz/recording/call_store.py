@@ -1,0 +1,227 @@
+"""The calls of a recording: kept if they are wanted, corrected, and joined from pieces."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attribution.call_gradients import JoinedTrace, Lay, Trace
+from attnviz.recording.joining import Axis, join_calls, join_summed
+from attnviz.recording.tensor_registry import TensorRegistry, clone_if_aliased
+
+Describe = Callable[[AttentionCall], Any]
+
+
+class MayBeJoined(Protocol):
+    """Whether a call's output may yet be put side by side with those of other calls."""
+
+    def __call__(self, number: int, *, piece: bool) -> bool:
+        """Of the call of a number; `piece` says whether it looks like one of several."""
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A call that was made.
+
+    Attributes:
+        call: None once it was let go.
+        trace: how it came to be.
+        counts: whether it is among the calls of the recording; None: not decided yet.
+        description: what `describe` said of it, when it was let go or at the end.
+        piece: whether it was joined to another one.
+    """
+
+    call: AttentionCall | None
+    trace: Trace | JoinedTrace
+    counts: bool = False
+    described: bool = False
+    description: Any = None
+    piece: bool = False
+
+
+@dataclass
+class CallStore:
+    """Keeps the calls that are wanted, safe from being overwritten.
+
+    Attributes:
+        calls, traces, descriptions: lists of the recording, which are kept up to date.
+        wanted: numbers of the calls to keep, negative from the end; None: all.
+        where: calls for which it is False do not count.
+        device: where calls are kept.
+        describe: asked of every call that counts, in its last form.
+    """
+
+    calls: list[AttentionCall | None]
+    traces: list[Trace | JoinedTrace | None]
+    descriptions: list[Any]
+    wanted: tuple[int, ...] | None
+    where: Callable[[AttentionCall], bool] | None
+    device: str | torch.device | None
+    describe: Describe | None = None
+
+    def __post_init__(self) -> None:
+        self._made: list[_Entry] = []
+        self._memory: TensorRegistry[set[int]] = TensorRegistry()
+
+    def add(self, call: AttentionCall, trace: Trace, may_be_joined: MayBeJoined) -> int:
+        """Keep a call if it is wanted; returns its number among all that were made."""
+        number = len(self._made)
+        self._made.append(_Entry(None, trace))
+        self.replace(number, call)
+        self._let_go(number, may_be_joined)
+        return number
+
+    def replace(self, number: int, call: AttentionCall) -> None:
+        """Keep a call as it is after all; once it was let go, no more."""
+        entry = self._made[number]
+        if number < len(self._made) - 1 and entry.call is None:
+            return
+        if self.device is not None:
+            call = _each(call, lambda tensor: tensor.to(self.device))
+        entry.call = call
+        for tensor in _tensors(call):
+            self._remember(tensor, number)
+        entry.counts = entry.counts or self.where is None or self.where(call)
+        self._show()
+
+    def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
+        """A call and the layout of its output are other ones after all."""
+        entry = self._made[number]
+        if isinstance(entry.trace, Trace):
+            entry.trace = replace(entry.trace, lay=lay)
+        self.replace(number, call)
+
+    def project(self, number: int, weight: Tensor) -> None:
+        """What the model makes of a call's output is known: the first thing, if there are more."""
+        call = self._made[number].call
+        if call is not None and call.projection is None:
+            self._project(number, call, weight)
+
+    def scale(self, number: int, factors: Tensor) -> None:
+        """The features of a call's projection are multiplied with factors, (F,)."""
+        call = self._made[number].call
+        if call is not None and call.projection is not None:
+            weight = call.projection
+            self._project(number, call, weight * factors.to(weight.device))
+
+    def join(self, numbers: Sequence[int], axis: Axis) -> int | None:
+        """Take several calls for one whose outputs are put side by side; its number, or None.
+
+        None: they cannot be joined, and stay as they are.
+        """
+        entries = [self._made[number] for number in numbers]
+        calls = [entry.call for entry in entries if entry.call is not None]
+        if len(calls) < len(numbers) or not all(entry.counts for entry in entries):
+            return None
+        found = join_summed(calls) if axis == "sum" else join_calls(calls, axis)
+        if found is None:
+            return None
+        call, dim = found
+        number = min(numbers)
+        sizes = tuple(piece.output.shape[dim] for piece in calls if piece.output is not None)
+        trace = JoinedTrace(tuple(entry.trace for entry in entries), dim, sizes)
+        for other in numbers:
+            if other != number:
+                self._made[other].piece, self._made[other].call = True, None
+        self._made[number].trace = trace
+        self._made[number].call = call
+        for tensor in _tensors(call):
+            self._remember(tensor, number)
+        self._show()
+        return number
+
+    def _project(self, number: int, call: AttentionCall, weight: Tensor) -> None:
+        if self.device is not None:
+            weight = weight.to(self.device)
+        self._made[number].call = replace(call, projection=weight)
+        self._remember(weight, number)
+        self._show()
+
+    def _remember(self, tensor: Tensor, number: int) -> None:
+        """A call keeps something in this memory."""
+        self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+
+    def _counted(self) -> list[_Entry]:
+        return [entry for entry in self._made if entry.counts and not entry.piece]
+
+    def _show(self) -> None:
+        """The recording lists the calls that count."""
+        counted = self._counted()
+        self.calls[:] = [entry.call for entry in counted]
+        self.traces[:] = [entry.trace for entry in counted]
+
+    def close(self) -> None:
+        """The model has run: now it is known which calls the last ones are."""
+        counted = self._counted()
+        for entry in counted:
+            self._describe(entry)
+        self.descriptions[:] = [entry.description for entry in counted]
+        if self.wanted is not None:
+            count = len(counted)
+            wanted = {number % count for number in self.wanted if -count <= number < count}
+            self.calls[:] = [call if n in wanted else None for n, call in enumerate(self.calls)]
+        self._made.clear()
+
+    def written(self, tensor: Tensor) -> None:
+        """Memory is about to be overwritten: what calls keep of it is copied before."""
+        numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
+        for number in numbers:
+            call = self._made[number].call
+            if call is not None:
+                self.replace(number, _each(call, lambda kept: clone_if_aliased(kept, tensor)))
+        if numbers:
+            self._memory.forget(tensor)
+
+    def _let_go(self, latest: int, may_be_joined: MayBeJoined) -> None:
+        """Let calls go that do not count after all, or are no longer among the last.
+
+        Behind a call that may yet be joined, numbers are not known.
+        """
+        if latest and not self._made[latest - 1].counts:
+            self._made[latest - 1].call = None
+        if self.wanted is None:
+            return
+        last = max((-n for n in self.wanted if n < 0), default=0)
+        count = len(self._counted())
+        number = 0
+        for made, entry in enumerate(self._made):
+            if not entry.counts or entry.piece:
+                continue
+            if entry.call is not None and made != latest:
+                _, heads, queries, keys = entry.call.shape
+                if may_be_joined(made, piece=heads == 1 or queries != keys):
+                    break
+            if entry.call is not None and number not in self.wanted and number < count - last:
+                self._describe(entry)
+                entry.call = None
+            number += 1
+        self._show()
+
+    def _describe(self, entry: _Entry) -> None:
+        if self.describe is not None and not entry.described and entry.call is not None:
+            entry.description, entry.described = self.describe(entry.call), True
+
+
+_FIELDS = (
+    *("query", "key", "value", "bias", "output"),
+    *("query_positions", "key_positions", "gradient", "projection"),
+)
+
+
+def _tensors(call: AttentionCall) -> list[Tensor]:
+    found = (call.query, call.key, call.value, call.bias, call.output, call.projection)
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:
+    found = {name: getattr(call, name) for name in _FIELDS}
+    mixing = call.mixing
+    if mixing is not None:
+        mixing = do(mixing[0]), None if mixing[1] is None else do(mixing[1])
+    done: dict[str, Any] = {
+        name: do(tensor) for name, tensor in found.items() if tensor is not None
+    }
+    return replace(call, **done, mixing=mixing)

@@ -1,0 +1,178 @@
+"""Fused attention kernels, by the name that PyTorch's dispatcher knows them by.
+
+Each is read by the names of its arguments. Kernels of other packages (flash-attn, xFormers) are
+operators too once those packages are imported; nothing here imports them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attribution.call_gradients import Lay
+from attnviz.recording.operation import Operation, first
+
+HEADS_FIRST = frozenset(
+    f"_scaled_dot_product_{name}"
+    for name in (
+        "flash_attention_for_cpu",
+        "flash_attention",
+        "efficient_attention",
+        "cudnn_attention",
+        "fused_attention_overrideable",
+        "attention_math_for_mps",
+    )
+)
+"""(B, H, N, D)."""
+TOKENS_FIRST = frozenset(
+    (
+        "_flash_attention_forward",
+        "_efficient_attention_forward",
+        "flash_attn::_flash_attn_forward",
+        "flash_attn::_flash_attn_varlen_forward",
+        "flash_attn_3::_flash_attn_forward",
+        "xformers_flash::flash_fwd",
+        "xformers::efficient_attention_forward_cutlass",
+    )
+)
+"""(B, N, H, D)."""
+_NAMES = {
+    "query": ("query", "q"),
+    "key": ("key", "k"),
+    "value": ("value", "v"),
+    "scale": ("scale", "softmax_scale"),
+    "bias": ("attn_mask", "attn_bias", "bias", "attn_bias_"),
+    "causal": ("is_causal", "causal"),
+}
+_REFUSED = {
+    "sequences of several lengths": (
+        *("cum_seq_q", "cu_seqlens_q", "cu_seqlens_k", "seqstart_q", "seqused_k", "seqlen_k"),
+        *("block_table", "block_tables"),
+    ),
+    "ALiBi": ("alibi_slopes",),
+    "soft-capped scores": ("softcap",),
+    "a sliding window": ("window_size",),
+}
+_WINDOW = ("window_size_left", "window_left"), ("window_size_right", "window_right")
+"""How many keys before and behind a query it sees; below 0 or None: all."""
+_LOWER_RIGHT = 2
+"""xFormers' number for a causal mask whose corner is the last query's last key."""
+
+
+def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
+    """The call that a fused kernel made; query and key as they were given.
+
+    Raises:
+        NotImplementedError: the kernel was asked for something that an `AttentionCall` cannot say.
+    """
+    names = [argument.name for argument in op.func._schema.arguments]  # noqa: SLF001
+    given = dict(zip(names, op.args, strict=False)) | op.kwargs
+    refused = [what for what, names in _REFUSED.items() if any(_used(given.get(n)) for n in names)]
+    left, right = (next((given[n] for n in names if n in given), None) for names in _WINDOW)
+    if (left is not None and left >= 0) or (right is not None and right > 0):
+        refused.append("a sliding window")
+    if refused:
+        raise NotImplementedError(f"{op.name} with {refused[0]}")
+    found: dict[str, Any] = {
+        what: next((given[n] for n in names if given.get(n) is not None), None)
+        for what, names in _NAMES.items()
+    }
+    given_query, given_key, scale, bias = (found[n] for n in ("query", "key", "scale", "bias"))
+    tensors: list[Any] = [given_query, given_key, found["value"], first(result)]
+    tensors = [tensor.detach() for tensor in tensors]
+    tensors = [layout(op)(tensor) for tensor in tensors]
+    query, key, value, output = tensors
+    kind = given.get("custom_mask_type") or 0
+    call = AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        scale=1 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
+        bias=None if bias is None else bias.detach(),
+        causal=bool(found["causal"]) or kind == 1 or right == 0,
+        output=output,
+    )
+    if kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST):
+        call = _lower_right(call)
+    return call, given_query, given_key
+
+
+def layout(op: Operation) -> Lay:
+    """How what a kernel takes and gives is laid out as (B, H, N, D)."""
+    return _tokens_behind if op.name in TOKENS_FIRST else as_it_is
+
+
+def _tokens_behind(tensor: Tensor) -> Tensor:
+    return tensor.transpose(1, 2)
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """(B, H, N, D) already."""
+    return tensor
+
+
+def _lower_right(call: AttentionCall) -> AttentionCall:
+    """The last query sees all keys, each query before one less: another mask unless Nq is Nk."""
+    queries, keys = call.shape[2:]
+    if queries == keys:
+        return replace(call, causal=True)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
+    seen = seen.tril(keys - queries)
+    bias = seen if call.bias is None else call.bias.masked_fill(~seen, -torch.inf)
+    return replace(call, bias=bias, causal=False)
+
+
+def is_kernel(name: str) -> bool:
+    """Whether an operator of that name, without its overload, is a fused attention kernel."""
+    return name in HEADS_FIRST or name in TOKENS_FIRST
+
+
+def is_unknown(name: str) -> bool:
+    """Whether another package's operator calls itself attention and is none of the known ones."""
+    found = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
+    return found and not is_kernel(name)
+
+
+def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
+    """The call that FlexAttention made, outside of compiled code.
+
+    What score_mod and the block mask do to the scores becomes a bias, (B, H, Nq, Nk): as large as
+    what FlexAttention itself makes when it is not compiled.
+    """
+    query, key, value = (tensor.detach() for tensor in args[:3])
+    score_mod, mask_mod, scale = args[3], args[4][-1], float(args[5])
+    buffers = args[7] if len(args) > 7 else (), args[8] if len(args) > 8 else ()
+    shape = (*query.shape[:3], key.shape[2])
+    grouped = key.float().repeat_interleave(shape[1] // key.shape[1], dim=1)
+    scores = scale * (query.float() @ grouped.transpose(-2, -1))
+    bias = _everywhere(score_mod, scores, buffers[0]) - scores
+    seen = _everywhere(lambda _, *rest: mask_mod(*rest), scores, buffers[1])
+    bias = bias.masked_fill(~seen, -torch.inf)
+    return AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        scale=scale,
+        bias=bias if bool((bias != 0).any()) else None,
+        output=result[0].detach(),
+    )
+
+
+def _everywhere(function: Any, scores: Tensor, buffers: Sequence[Any]) -> Tensor:
+    """A function of (score, batch, head, query, key) for all of them, (B, H, Nq, Nk)."""
+    rest = (None,) * len(buffers)
+    for where in (4, 3, 2, 1):
+        each = [0 if number in (0, where) else None for number in range(5)]
+        function = torch.vmap(function, in_dims=(*each, *rest))
+    places = [torch.arange(size, device=scores.device) for size in scores.shape]
+    found: Tensor = function(scores, *places, *buffers)
+    return found
+
+
+def _used(value: Any) -> bool:
+    """Whether an option is on: a cap of 0 is off."""
+    return isinstance(value, Tensor) or (isinstance(value, int | float) and value > 0)

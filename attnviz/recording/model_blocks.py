@@ -1,0 +1,127 @@
+"""The blocks of a model's stack: what each was given and what it made of it.
+
+A block is seen from outside, by hooks on all modules. Hooks on a module itself would turn off the
+fast path of nn.TransformerEncoderLayer.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from attnviz.recording.tensor_registry import clone_if_aliased, shares_memory
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a model that makes one attention call.
+
+    Attributes:
+        module: an element of an nn.ModuleList or nn.Sequential.
+        input: the first tensor that it was given by place.
+        output: the tensor that it returned, or the first of several.
+        spec, place: the structure of what it returned, and which leaf of it the output is.
+    """
+
+    module: nn.Module
+    input: Tensor
+    output: Tensor
+    spec: TreeSpec
+    place: int
+
+    def returned(self, tokens: Tensor) -> Any:
+        """Other tokens in the structure that the block returns; what stands beside them is None."""
+        leaves: list[Tensor | None] = [None] * self.spec.num_leaves
+        leaves[self.place] = tokens
+        return tree_unflatten(leaves, self.spec)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A module that is running: the calls made before, and what it was given."""
+
+    module: nn.Module
+    count: int
+    tokens: Tensor
+
+
+class Blocks:
+    """Finds the blocks of a running model: the outermost elements that make one call each.
+
+    Attributes:
+        found: blocks by the number of their call.
+        spoiled: calls whose blocks had tensors with a graph that the model then overwrote.
+    """
+
+    def __init__(self, model: nn.Module, count: Callable[[], int], *, graph: bool) -> None:
+        self.found: dict[int, Block] = {}
+        self.spoiled: set[int] = set()
+        self._count, self._graph = count, graph
+        self._thread = threading.get_ident()
+        self._open: list[_Open] = []
+        stacks = (p for p in model.modules() if isinstance(p, nn.ModuleList | nn.Sequential))
+        self._elements = {element for stack in stacks for element in stack}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """As long as the model runs."""
+        hooks = [
+            register_module_forward_pre_hook(self._begun),
+            register_module_forward_hook(self._done),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._open.clear()
+
+    def _begun(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        if module not in self._elements or threading.get_ident() != self._thread:
+            return
+        tokens = next((each for each in given if isinstance(each, Tensor)), None)
+        if tokens is not None:
+            self._open.append(_Open(module, self._count(), self._kept(tokens)))
+
+    def _done(self, module: nn.Module, _: Any, result: Any) -> None:
+        if module not in self._elements or threading.get_ident() != self._thread:
+            return
+        while self._open and self._open[-1].module is not module:
+            self._open.pop()  # an exception ended it, and was caught
+        if not self._open:
+            return
+        opened = self._open.pop()
+        if self._count() != opened.count + 1:
+            return
+        leaves, spec = tree_flatten(result)
+        place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
+        if place is not None:
+            output = self._kept(leaves[place])
+            self.found[opened.count] = Block(module, opened.tokens, output, spec, place)
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        return tensor if self._graph else tensor.detach()
+
+    def written(self, tensor: Tensor) -> None:
+        """Memory is about to be overwritten: what is kept of it is copied before."""
+        for number, block in self.found.items():
+            kept = (block.input, block.output)
+            if not any(shares_memory(each, tensor) for each in kept):
+                continue
+            if self._graph:  # a copy would stand outside of the graph
+                self.spoiled.add(number)
+            else:
+                given, made = (clone_if_aliased(each, tensor) for each in kept)
+                self.found[number] = replace(block, input=given, output=made)
+        if not self._graph:
+            self._open = [
+                replace(each, tokens=clone_if_aliased(each.tokens, tensor)) for each in self._open
+            ]

@@ -1,0 +1,149 @@
+"""What is known of a tensor on the way from a call's output, and what can be told from it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnviz.recording import joining
+from attnviz.recording.axes import Axis, Dims, leaves
+from attnviz.recording.score_graph import Axes, Weights, cloned_if_aliased
+from attnviz.recording.tensor_registry import clone_if_aliased
+
+
+@dataclass(frozen=True)
+class WeightedValues:
+    """Weights and the values that they met, (b, m, Dv), with their product, (b, n, Dv).
+
+    `turned` if the product itself was (b, Dv, n).
+    """
+
+    weights: Weights
+    value: Tensor
+    output: Tensor
+    turned: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """A view of the output of call `number` of the recording.
+
+    What `met` is known as long as `heads` may turn out to be other ones: they are settled once a
+    view has shown them beside the `features`.
+    """
+
+    number: int
+    dims: Dims
+    queries: Axes
+    heads: Axes
+    features: Axes
+    met: WeightedValues | None = None
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A view of what a linear map made of the output of call `number`; `features` are its own."""
+
+    number: int
+    dims: Dims
+    queries: Axes
+    features: Axis
+
+
+OutputNode = Output | Projected
+"""What is known of a tensor on the way from a call's output."""
+
+
+def sizes(dims: Dims) -> tuple[int, ...]:
+    """Of a tensor of these dimensions."""
+    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
+
+
+def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
+    """What a dimension of a call's output is to the call; None where that cannot be told."""
+    here = node.dims[dim]
+    of_heads = node.heads if isinstance(node, Output) else ()
+    for axes, name in ((node.queries, "queries"), (of_heads, "heads")):
+        if here and all(axis in axes for axis in here):  # also where its size is 1
+            return name  # type: ignore[return-value]
+    of_dim, queries, heads = leaves([here]), leaves([node.queries]), leaves([of_heads])
+    if not of_dim:  # one item, or one query
+        return "items" if dim == 0 else None if queries else "queries"
+    features = leaves([node.features] if isinstance(node, Output) else [(node.features,)])
+    known: dict[joining.Axis, list[list[Axis]]] = {
+        "queries": [queries],
+        "heads": [heads, heads + features] if isinstance(node, Output) else [],
+    }
+    found = next((name for name, parts in known.items() if of_dim in parts), None)
+    beside = set(of_dim) & {*queries, *heads, *features}
+    return found or (None if beside else "items")
+
+
+def side_by_side(
+    nodes: Sequence[OutputNode], dim: int, axis: joining.Axis, number: int
+) -> OutputNode:
+    """The node of outputs that were put side by side."""
+    first, made = nodes[0], Axis(sum(sizes((node.dims[dim],))[0] for node in nodes))
+    here: Axes = (made,)
+    changes: dict[str, Any] = {"number": number}
+    if axis == "queries":
+        changes["queries"] = here
+    elif axis == "heads" and isinstance(first, Output):
+        features = math.prod(leaf.size for leaf in leaves([first.features]))
+        beside = leaves([first.dims[dim]]) != leaves([first.heads])
+        made = Axis(made.size // features if beside else made.size)
+        changes["heads"] = (made,)
+        here = (made, *first.features) if beside else (made,)
+    if isinstance(first, Output):
+        changes["met"] = None
+    return replace(first, dims=(*first.dims[:dim], here, *first.dims[dim + 1 :]), **changes)
+
+
+def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
+    """The dimension along which slices, in the order of memory, fill a tensor; None if none."""
+    for dim in range(tensor.ndim):
+        at, size = tensor.storage_offset(), 0
+        for offset, shape, stride, _ in places:
+            others = [d for d in range(tensor.ndim) if d != dim]
+            same = all(shape[d] == tensor.shape[d] for d in others)
+            steps = all(stride[d] == tensor.stride(d) for d in range(tensor.ndim) if shape[d] > 1)
+            if not same or not steps or offset != at:
+                break
+            at, size = at + shape[dim] * tensor.stride(dim), size + shape[dim]
+        else:
+            if size == tensor.shape[dim]:
+                return dim
+    return None
+
+
+def secured(node: OutputNode, written: Tensor) -> OutputNode:
+    """A node, with copies of what it knows in memory that is about to be overwritten."""
+    if isinstance(node, Projected) or node.met is None:
+        return node
+    met = node.met
+    value, output = clone_if_aliased(met.value, written), clone_if_aliased(met.output, written)
+    weights = cloned_if_aliased(met.weights, written)
+    return replace(node, met=replace(met, weights=weights, value=value, output=output))
+
+
+def one_matrix(right: Tensor) -> Tensor | None:
+    """The one matrix that a product takes for the whole batch."""
+    if right.ndim == 2:
+        return right
+    if len(right) > 1:
+        return right[0] if right.stride(0) == 0 else None
+    base = right._base  # noqa: SLF001 — what a view is of: of a batch of one it may be keys
+    return right[0] if isinstance(base, nn.Parameter) else None
+
+
+def is_over_features(operand: Any, node: Projected) -> bool:
+    """Whether an operand is a vector over the features of a projection."""
+    if not isinstance(operand, Tensor) or operand.numel() != node.features.size:
+        return False
+    shape = (1,) * (len(node.dims) - operand.ndim) + tuple(operand.shape)
+    features = leaves([(node.features,)])
+    return len(shape) == len(node.dims) and all(
+        size == 1 or leaves([dim]) == features for size, dim in zip(shape, node.dims, strict=True)
+    )

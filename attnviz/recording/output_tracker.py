@@ -1,0 +1,351 @@
+"""What becomes of the outputs of calls: heads beside features, a projection, a LayerScale.
+
+An output, of a fused kernel or by hand, is followed through views and copies to the first linear
+map over its heads and features, and that map's result to a multiplication by a vector over its
+features. Outputs that are put side by side on the way, or summed behind their projections, are
+pieces of one attention: its calls are joined. Anything else ends the following.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attribution.call_gradients import Lay
+from attnviz.recording import joining
+from attnviz.recording.axes import Axis, Dims, leaves, regroup
+from attnviz.recording.operation import After, Operation, first, order_of
+from attnviz.recording.output_nodes import (
+    Output,
+    OutputNode,
+    Projected,
+    WeightedValues,
+    axis_of,
+    is_over_features,
+    one_matrix,
+    secured,
+    side_by_side,
+    sizes,
+    tiled,
+)
+from attnviz.recording.tensor_registry import TensorRegistry
+from attnviz.recording.to_call import OutputLayout, attention_call
+
+_PATIENCE = 64
+"""So many operations that have nothing to do with outputs, and they are not followed any more.
+
+Between two heads of a loop lie their linear layers, norms and rotations.
+"""
+
+
+@dataclass(frozen=True)
+class OutputListener:
+    """Who is told what becomes of outputs.
+
+    Attributes:
+        corrected: told of a call's number and how it, and its output's layout, are after all.
+        projected: told of a call's number and its projection, (Hv, Dv, F).
+        scaled: told of a call's number and what the projection's features are multiplied with.
+        joined: told of the numbers of calls that are pieces of one, in the order of their outputs,
+            and along what these are put side by side; returns the number of the one, or None.
+    """
+
+    corrected: Callable[[int, AttentionCall, Lay], None]
+    projected: Callable[[int, Tensor], None]
+    scaled: Callable[[int, Tensor], None]
+    joined: Callable[[Sequence[int], joining.Axis], int | None]
+
+
+class Outputs:
+    """Follows outputs in a stream of operations."""
+
+    def __init__(self, reader: OutputListener) -> None:
+        self._tell = reader
+        self._known: TensorRegistry[OutputNode] = TensorRegistry()
+        self._patience = 0
+        self._operations = 0
+        self._last_seen: dict[int, int] = {}
+
+    def by_hand(self, tensor: Tensor, number: int, met: WeightedValues) -> None:
+        """A call by hand has given its output, (b, n, Dv) or turned, or without a batch."""
+        b, n = met.weights.dims[:2]
+        features, mixing = (Axis(met.value.shape[2]),), met.weights.mixing
+        dims = ((b, features, n) if met.turned else (b, n, features))[-tensor.ndim :]
+        order = met.weights.order
+        heads = order.heads if mixing is None else mixing.heads
+        met_if_open = met if mixing is None else None
+        self._add(tensor, Output(number, dims, order.queries, heads, features, met_if_open))
+
+    def fused(self, tensor: Tensor, number: int, heads: int = 1) -> None:
+        """A fused call has given its output, of four dimensions, one of them its heads."""
+        if tensor.ndim != 4:
+            return
+        dims = tuple((Axis(size),) for size in tensor.shape)
+        self._add(tensor, Output(number, dims, dims[3 - heads], dims[heads], dims[3]))
+
+    def may_be_joined(self, number: int, *, piece: bool) -> bool:
+        """Whether a call's output may yet be put side by side with others.
+
+        The recording itself keeps outputs, so that there is no telling whether the model does. They
+        are followed for some operations, those of a likely `piece` as long as others come, until
+        they are projected; and projections for as long as the model keeps them.
+        """
+        seen = self._last_seen.get(number)
+        if seen is not None:
+            return piece or self._operations - seen <= _PATIENCE
+        return any(n.number == number and isinstance(n, Projected) for n in self._known.values())
+
+    def _add(self, tensor: Tensor, output: Output) -> None:
+        self._known.forget(tensor)
+        self._put(tensor, output)
+
+    def _put(self, tensor: Tensor, node: OutputNode) -> None:
+        self._known.put(tensor, node)
+        self._patience = _PATIENCE
+        if isinstance(node, Output):
+            self._last_seen[node.number] = self._operations
+        else:
+            self._last_seen.pop(node.number, None)
+
+    def before(self, op: Operation) -> After | None:
+        """What is to be done after an operation that is about to run."""
+        if not self._patience:
+            return None
+        self._patience -= 1
+        self._operations += 1
+        if not self._patience:
+            self._known = TensorRegistry()
+            self._last_seen.clear()
+            return None
+        handler = _HANDLERS.get(op.name)
+        after = None if handler is None else handler(self, op)
+        for tensor in op.written:
+            if op.name != "copy_":
+                self._known.forget(tensor)
+            elif self._known.has_storage(tensor):
+                self._forget_beside(tensor)
+            self._known.change_all(partial(secured, written=tensor))
+        return after
+
+    def _forget_beside(self, written: Tensor) -> None:
+        """A slice is about to be filled: what is known of other slices still holds."""
+        shape, stride = tuple(written.shape), tuple(written.stride())
+        for place, _ in list(self._known.of_storage(written)):
+            offset, other, steps, _ = place
+            differ = sum(a != b for a, b in zip(shape, other, strict=False))
+            if (
+                steps != stride
+                or len(other) != len(shape)
+                or differ > 1
+                or (offset == written.storage_offset())
+            ):
+                self._known.drop(written, place)
+
+    # What operations do to what is known of their arguments; None: nothing is known.
+
+    def _viewed(self, op: Operation) -> After | None:
+        node = self._node(op.args[0])
+        return None if node is None else lambda result: self._seen(node, result)
+
+    def _selected(self, op: Operation) -> After | None:
+        """The only element along a dimension."""
+        return self._viewed(op) if op.args[0].shape[op.args[1]] == 1 else None
+
+    def _seen(self, node: OutputNode, result: Tensor) -> None:
+        """A view that keeps the order of the elements."""
+        dims = regroup(node.dims, result.shape)
+        if dims is None:
+            return
+        if isinstance(node, Output) and node.met is not None:
+            node = self._find_heads(node, node.met, dims)
+        self._put(result, replace(node, dims=dims))
+
+    def _find_heads(self, node: Output, met: WeightedValues, dims: Dims) -> Output:
+        """Heads are what the model puts side by side with the features, the first time it does."""
+        weights = met.weights
+        for dim in map(leaves, ([dim] for dim in dims)):
+            features = set(leaves([node.features]))
+            rest = [leaf for leaf in dim if leaf not in features]
+            heads = tuple(leaf for leaf in rest if weights.scores.product.role(leaf) == "batch")
+            if len(rest) == len(dim) or (not heads and len(dims) > 3):
+                continue
+            if set(heads) != set(leaves([node.heads])):
+                call = attention_call(weights, met.value, met.output, heads)
+                self._tell.corrected(node.number, call, OutputLayout.of(weights, met.turned, heads))
+            return replace(node, heads=heads, met=None if heads else met)
+        return node
+
+    def _permuted(self, op: Operation) -> After | None:
+        node = self._node(op.args[0])
+        if node is None:
+            return None
+        dims = tuple(node.dims[dim] for dim in order_of(op))
+        return lambda result: self._put(result, replace(node, dims=dims))
+
+    def _copied(self, op: Operation) -> After | None:
+        node = self._node(op.args[0])
+        return None if node is None else lambda result: self._put(first(result), node)
+
+    def _multiplied_matrices(self, op: Operation) -> After | None:
+        """`mm`, `addmm`, `bmm` or `linear`: a projection, if it is over heads and features."""
+        left, right = op.args[1:3] if op.name == "addmm" else op.args[:2]
+        node = self._node(left)
+        if not isinstance(node, Output) or self._known.get(right) is not None:
+            return None
+        if op.kwargs.get("alpha", 1) != 1:
+            return None
+        heads = leaves([node.heads])
+        if leaves(node.dims[-1:]) != heads + leaves([node.features]):
+            return None
+        matrix = right.t() if op.name == "linear" else one_matrix(right)
+        if matrix is None:
+            return None
+        count, made = math.prod(head.size for head in heads), Axis(matrix.shape[1])
+        weight = matrix.detach().view(count, -1, made.size)
+        found = Projected(node.number, (*node.dims[:-1], (made,)), node.queries, made)
+
+        def after(result: Tensor) -> None:
+            self._tell.projected(node.number, weight)
+            self._put(result, found)
+
+        return after
+
+    def _added(self, op: Operation) -> After | None:
+        """The bias of a projection, or the sum of several heads' projections."""
+        nodes = [self._known.get(each) for each in op.args[:2]]
+        if op.kwargs.get("alpha", 1) == 1:
+            if all(isinstance(node, Projected) for node in nodes):
+                return self._summed([node for node in nodes if isinstance(node, Projected)])
+            number = next((n for n in op.args[:2] if isinstance(n, int | float)), None)
+            node = nodes[0] or nodes[1]
+            if number == 0 and node is not None:  # Python's sum begins with 0
+                return lambda result: self._put(result, node)
+        found = self._over_features(op)
+        return None if found is None else lambda result: self._put(result, found[0])
+
+    def _summed(self, nodes: "list[Projected]") -> After | None:
+        """Heads that have a projection each."""
+        one, other = nodes
+        if one.number == other.number or sizes(one.dims) != sizes(other.dims):
+            return None
+        number = self._tell.joined([one.number, other.number], "sum")
+        if number is None:
+            return None
+        self._forget_pieces([one.number, other.number])
+        return lambda result: self._put(result, replace(one, number=number))
+
+    def _concatenated(self, op: Operation) -> After | None:
+        """`cat`: outputs side by side are those of one call."""
+        nodes = [self._node(each) for each in op.args[0]]
+        if len(nodes) < 2 or any(node is None for node in nodes):
+            return None
+        found = self._joined([n for n in nodes if n is not None], op.get(1, "dim", 0))
+        return None if found is None else lambda result: self._put(result, found)
+
+    def _stacked(self, op: Operation) -> After | None:
+        """`stack`: a new dimension is of heads or of windows."""
+        nodes = [node for node in map(self._node, op.args[0]) if node is not None]
+        first = nodes[0] if nodes else None
+        if first is None or not 1 < len(nodes) == len(op.args[0]):
+            return None
+        if not isinstance(first, Output) or not all(isinstance(n, Output) for n in nodes):
+            return None
+        numbers = [node.number for node in nodes]
+        if len({sizes(n.dims) for n in nodes}) > 1 or len(set(numbers)) < len(numbers):
+            return None
+        number = self._tell.joined(numbers, "stacked")
+        if number is None:
+            return None
+        self._forget_pieces(numbers)
+        dim = op.get(1, "dim", 0) % (len(first.dims) + 1)
+        made = (Axis(len(nodes)),)
+        dims = (*first.dims[:dim], made, *first.dims[dim:])
+        found = replace(first, number=number, dims=dims, heads=made + first.heads, met=None)
+        return lambda result: self._put(result, found)
+
+    def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
+        """What several nodes are, put side by side along a dimension."""
+        first = nodes[0]
+        if len({(type(node), len(node.dims)) for node in nodes}) > 1:
+            return None
+        dim %= len(first.dims)
+        others = {sizes(node.dims[:dim] + node.dims[dim + 1 :]) for node in nodes}
+        axis = axis_of(max(nodes, key=lambda node: sizes(node.dims)[dim]), dim)
+        numbers = [node.number for node in nodes]
+        if axis is None or len(others) > 1 or len(set(numbers)) < len(numbers):
+            return None
+        number = self._tell.joined(numbers, axis)
+        if number is None:
+            return None
+        self._forget_pieces(numbers)
+        return side_by_side(nodes, dim, axis, number)
+
+    def _forget_pieces(self, numbers: Sequence[int]) -> None:
+        """What was known of pieces ends where they are joined."""
+        self._known.discard(lambda node: node.number in numbers)
+
+    def _node(self, tensor: Any) -> "OutputNode | None":
+        """What is known of a tensor, or of the slices that fill its memory."""
+        found = self._known.get(tensor)
+        if found is not None or not isinstance(tensor, Tensor):
+            return found
+        pieces = [
+            (place, node)
+            for place, node in self._known.of_storage(tensor)
+            if place[1] != tuple(tensor.shape) and len(place[1]) == tensor.ndim
+        ]
+        if len(pieces) < 2:
+            return None
+        pieces.sort(key=lambda piece: piece[0][0])
+        dim = tiled(tensor, [place for place, _ in pieces])
+        joined = None if dim is None else self._joined([node for _, node in pieces], dim)
+        if joined is not None:
+            self._put(tensor, joined)
+        return joined
+
+    def _filled(self, op: Operation) -> After | None:
+        """`copy_`: a slice of a buffer holds what was copied to it."""
+        node = self._known.get(op.args[1]) if len(op.args) > 1 else None
+        if node is None or tuple(op.args[0].shape) != sizes(node.dims):
+            return None
+        return lambda result: self._put(result, node)
+
+    def _multiplied(self, op: Operation) -> After | None:
+        """A LayerScale (Touvron et al., 2103.17239)."""
+        found = self._over_features(op)
+        if found is not None:
+            node, tensor, factors = found
+            self._tell.scaled(node.number, factors.detach().flatten())
+            self._known.forget(tensor)
+        return None
+
+    def _over_features(self, op: Operation) -> tuple[Projected, Tensor, Tensor] | None:
+        """What a projection made, and a vector over its features beside it, in any order."""
+        for tensor, operand in (op.args[:2], op.args[1::-1]):
+            node = self._known.get(tensor)
+            if isinstance(node, Projected) and is_over_features(operand, node):
+                return node, tensor, operand
+        return None
+
+
+_HANDLERS: dict[str, Callable[[Outputs, Operation], After | None]] = {
+    name: handler
+    for names, handler in {
+        "view _unsafe_view unsqueeze squeeze expand": Outputs._viewed,  # noqa: SLF001
+        "select": Outputs._selected,  # noqa: SLF001
+        "permute transpose t": Outputs._permuted,  # noqa: SLF001
+        "clone detach alias _to_copy native_dropout": Outputs._copied,  # noqa: SLF001
+        "mm bmm addmm linear": Outputs._multiplied_matrices,  # noqa: SLF001
+        "add add_": Outputs._added,  # noqa: SLF001
+        "mul mul_": Outputs._multiplied,  # noqa: SLF001
+        "cat": Outputs._concatenated,  # noqa: SLF001
+        "stack": Outputs._stacked,  # noqa: SLF001
+        "copy_": Outputs._filled,  # noqa: SLF001
+    }.items()
+    for name in names.split()
+}
+"""By the name of the operator."""

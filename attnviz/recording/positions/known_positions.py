@@ -1,0 +1,230 @@
+"""What is known of positions while a model runs: those of tensors, and where the picture ends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.recording.positions.position_math import (
+    NOWHERE,
+    Memo,
+    are_equal,
+    compact,
+    differs_by_feature,
+    extended,
+    lost_at,
+    mean_over,
+    narrowed,
+    same_memory,
+    spans_picture,
+    step_of,
+)
+from attnviz.recording.tensor_registry import TensorRegistry, covers_storage
+
+_OUTSIDE = 0.25
+"""Input pixels: a token whose cell reaches no further into the picture lies nowhere."""
+
+
+class Contents:
+    """Where along one side of the picture that lies which is no padding, for each size of cells.
+
+    A token's centre may lie beside the middle of its cell (a convolution with stride puts it to the
+    left), so that the picture's own border does not tell its last token from padding behind it.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._side = float(side)
+        self._ends = {0.0: (0.0, float(side))}  # by the distance of cells
+
+    def note(self, step: float, first: float, last: float) -> None:
+        """Tokens at such a distance were padded; they lay from the first to the last."""
+        if not (first - step < step / 2 and last + step > self._side - step / 2):
+            return  # a part of the picture: what lies beside it may be no padding elsewhere
+        step = round(step * 4) / 4
+        if step in self._ends:  # padded once more, or another part of the picture
+            low, high = self._ends[step]
+            first = first if first >= 0 else low + step / 2
+            last = last if last <= self._side else high - step / 2
+            first, last = min(first, low + step / 2), max(last, high - step / 2)
+        self._ends[step] = first - step / 2, last + step / 2
+
+    def ends(self, step: float) -> tuple[float, float]:
+        """Where content of cells at that distance ends."""
+        return self._ends[max(known for known in self._ends if known <= step + 0.125)]
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether what lies between is content, at any distance of cells."""
+        return all(first <= low and high <= last for first, last in self._ends.values())
+
+
+class KnownPositions:
+    """Positions of the elements of tensors, starting with a picture (B, C, H, W).
+
+    Attributes:
+        operators: names of the operators that lost positions; lost elements hold their numbers.
+        reshaped: what rules found of the same positions before.
+    """
+
+    def __init__(self, picture: Tensor) -> None:
+        self.height, self.width = picture.shape[-2:]
+        y = torch.arange(self.height, device=picture.device) + 0.5
+        x = torch.arange(self.width, device=picture.device) + 0.5
+        lattice = torch.complex(x.expand(self.height, -1), y[:, None].expand(-1, self.width))
+        self.operators: list[str] = []
+        self._known: TensorRegistry[Tensor] = TensorRegistry()
+        self._known.put(picture, lattice.expand(picture.shape))
+        self._lattice = lattice
+        self._lost: dict[str, Tensor] = {}
+        self._current: dict[int, Tensor | None] = {}
+        self._tokens = Memo()
+        self._cuts = Memo()
+        self.reshaped = Memo()
+        self._compared = Memo()
+        self._narrowed = Memo()
+        self._contents: tuple[Contents, Contents] = Contents(self.width), Contents(self.height)
+
+    def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
+        """Positions of tokens: the mean over the dimension of their channels; None if unknown.
+
+        A token whose mean lies outside of the picture is padding, and lies nowhere.
+        """
+        found = self.get(tensor)
+        if found is None:
+            return None
+        mean = mean_over(found, over).squeeze(over)
+        return self._tokens.get(mean, (), lambda: self._inside(mean))
+
+    def _inside(self, positions: Tensor) -> Tensor:
+        """Positions of tokens, of which those whose cell does not touch the picture are NOWHERE."""
+        inside = None
+        for part, content in zip((positions.real, positions.imag), self._contents, strict=True):
+            low, high = (float(end) for end in part.nan_to_num(0.0, 0.0, 0.0).aminmax())
+            if content.holds(low, high):
+                continue
+            step = step_of(part)
+            left, right = content.ends(step)
+            margin = max(step / 2 - _OUTSIDE, _OUTSIDE)
+            here = (part >= left - margin) & (part <= right + margin)
+            inside = here if inside is None else inside & here
+        if inside is None:
+            return positions
+        nowhere = torch.full((), NOWHERE, device=positions.device)
+        return torch.where(inside | lost_at(positions), positions, nowhere)
+
+    def padded(self, positions: Tensor, dim: int, before: int, after: int) -> Tensor:
+        """Positions with padding along a dimension, which goes on where they are evenly spaced.
+
+        So a convolution sees the same padding as its own; what is padding as a token lies nowhere,
+        as where the content ends is remembered.
+        """
+        found = extended(positions, dim, before, after)
+        size = positions.shape[dim]
+        if (before > 0 or after > 0) and size > 1 and positions.stride(dim):
+            small = compact(positions)
+            for part, content in zip((small.real, small.imag), self._contents, strict=True):
+                step = float((part.select(dim, 1) - part.select(dim, 0)).flatten()[0])
+                if step > 0:
+                    content.note(step, *(float(end) for end in part.aminmax()))
+        return found
+
+    def within(self, positions: Tensor) -> Tensor:
+        """Positions of elements, of which those outside of the picture are NOWHERE."""
+        small = compact(positions)
+        found = self._cuts.get(small, (), lambda: self._inside(small))
+        return positions if found is small else found.expand(positions.shape)
+
+    def put(self, tensor: Tensor, positions: Tensor) -> None:
+        """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
+        self._known.put(tensor, positions.expand(tensor.shape))
+
+    def put_unless_nowhere(self, tensor: Tensor, positions: Tensor) -> None:
+        """The same, unless a rule has found that all of it lies nowhere."""
+        found = self.get(tensor)
+        if found is None or not bool(compact(found).real.isnan().all()):
+            self.put(tensor, positions)
+
+    def get(self, tensor: object) -> Tensor | None:
+        """Where the elements of a tensor come from; None: not from the picture."""
+        if not isinstance(tensor, Tensor):
+            return None
+        if id(tensor) in self._current:
+            return self._current[id(tensor)]
+        found, here = self._known.lookup(tensor)
+        return self._in_memory(tensor, here) if found is None and here else found
+
+    def spans_picture(self, positions: Tensor, dims: list[int]) -> Tensor:
+        """Whether elements along dimensions lie all over the picture, keeping the dimensions."""
+        return spans_picture(positions, dims, self.width, self.height)
+
+    def lost(self, operator: str, like: Tensor) -> Tensor:
+        """Positions that an operator lost."""
+        if operator not in self._lost:
+            self.operators.append(operator)
+            number = len(self.operators) - 1
+            self._lost[operator] = torch.full((), complex(float("inf"), number))
+        return self._lost[operator].to(like.device).expand(like.shape)
+
+    def are_equal(self, one: Tensor, other: Tensor) -> bool:
+        """Whether positions are the same, also where they lie nowhere."""
+        return self._compared.get([one, other], None, lambda: are_equal(one, other))
+
+    def narrowed(self, positions: Tensor) -> Tensor:
+        """Positions expanded along all dimensions along which they are equal."""
+        return self._narrowed.get(compact(positions), (), lambda: narrowed(positions)).expand(
+            positions.shape
+        )
+
+    def is_pixels(self, positions: Tensor) -> bool:
+        """Whether positions are those of the picture's own pixels, in their order."""
+        return positions.shape[-2:] == self._lattice.shape and same_memory(positions, self._lattice)
+
+    def is_lost(self, positions: Tensor) -> bool:
+        """Whether all of a tensor's positions were lost at once."""
+        return any(same_memory(positions, lost) for lost in self._lost.values())
+
+    def of_channels(self, tensor: Tensor) -> bool:
+        """Whether the features of (…, tokens, features) are what lies at different places."""
+        positions = self.get(tensor)
+        return positions is not None and differs_by_feature(positions)
+
+    def _in_memory(self, tensor: Tensor, here: Mapping[Any, Tensor]) -> Tensor | None:
+        """Positions of a view that no operation was seen to make, of memory that is known."""
+        for (offset, shape, stride, dtype), known in here.items():
+            if dtype != tensor.dtype or offset:
+                continue
+            if len(shape) == 1 and stride == (1,):
+                last = tensor.storage_offset() + sum(
+                    (size - 1) * step
+                    for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+                )
+                if last < shape[0]:
+                    return placed(known, tensor)
+            elif (
+                known.numel() == tensor.numel() and covers_storage(tensor) and _dense(stride, shape)
+            ):
+                return known.reshape(tensor.shape) if tensor.is_contiguous() else None
+        return None
+
+
+def placed(flat: Tensor, tensor: Tensor) -> Tensor:
+    """What flat positions of a storage are for a tensor that looks at it."""
+    return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def fill(place: Tensor, positions: Tensor) -> None:
+    """Write positions into a place that may be expanded, so that elements share memory."""
+    for dim, step in enumerate(place.stride()):
+        if step == 0 and place.shape[dim]:
+            place, positions = place.narrow(dim, 0, 1), positions.narrow(dim, 0, 1)
+    place.copy_(positions)
+
+
+def _dense(stride: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether memory is read in order."""
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and step != expected:
+            return False
+        expected *= size
+    return True

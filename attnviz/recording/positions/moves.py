@@ -1,0 +1,211 @@
+"""Positions through what moves elements and mixes none: views, picks, joins, padding, sorting."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.recording.operation import Operation
+from attnviz.recording.positions.known_positions import KnownPositions
+from attnviz.recording.positions.position_math import (
+    NOWHERE,
+    compact,
+    extended,
+    mean_over,
+    same_memory,
+)
+from attnviz.recording.positions.position_rule import by_names
+
+
+def _moved(known: KnownPositions, op: Operation, _: Any) -> Any:
+    """What moves elements moves positions."""
+    positions = known.get(op.args[0])
+    return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
+
+
+def _picked(known: KnownPositions, op: Operation, _: Any) -> Any:
+    """What picks elements in any order; padding, which went on straight before, lies nowhere."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    return op.func(known.within(positions), *op.args[1:], **op.kwargs)
+
+
+def _turned(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+    """`roll` and `flip`, which change nothing along a dimension of equal positions."""
+    positions = known.get(op.args[0])
+    if positions is None or not op.args[1:] or (op.name == "roll" and not op.args[2:]):
+        return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
+    small = compact(known.within(positions) if op.name == "roll" else positions)
+    return op.func(small, *op.args[1:], **op.kwargs).expand(result.shape)
+
+
+def _selected(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+    """`index_select`."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    dim, index = op.args[1:3]
+    small = compact(known.within(positions))
+    if small.shape[dim] > 1:
+        small = small.index_select(dim, index)
+    return small.expand(result.shape)
+
+
+def _reshaped(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    shape = tuple(result.shape)
+    return known.reshaped.get(positions, shape, lambda: reshape(positions, shape))
+
+
+def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A reshape that copies no features which lie at the same place."""
+    same = 0  # last dimensions that stay
+    while same < min(positions.ndim, len(shape)) and positions.shape[-1 - same] == shape[-1 - same]:
+        same += 1
+    for dim in range(positions.ndim - same, positions.ndim):
+        if positions.stride(dim) == 0 and positions.shape[dim]:
+            positions = positions.narrow(dim, 0, 1)
+    kept = positions.shape[positions.ndim - same :]
+    return positions.reshape((*shape[: len(shape) - same], *kept)).expand(shape)
+
+
+def _joined(known: KnownPositions, op: Operation, _: Any) -> Any:
+    """`cat` and `stack`: what is not of the picture lies nowhere."""
+    parts = []
+    for part in op.args[0]:
+        positions = known.get(part)
+        if positions is None:
+            positions = torch.full((), NOWHERE, device=part.device).expand(part.shape)
+        parts.append(positions)
+    dim = op.get(1, "dim", 0)
+    if op.name == "stack":
+        return op.func(parts, dim)
+    return _cat(parts, dim)
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    """Positions side by side, without copies of features that lie at the same place."""
+    parts = [part for part in parts if part.ndim > 1 or part.numel()]  # as torch.cat does
+    dim %= parts[0].ndim
+    first = parts[0]
+    constant = first.stride(dim) == 0 and first.shape[dim]
+    if constant and all(
+        p.stride(dim) == 0 and p.shape[dim] and same_memory(p.select(dim, 0), first.select(dim, 0))
+        for p in parts[1:]
+    ):
+        count = sum(part.shape[dim] for part in parts)
+        sizes = [count if d == dim else size for d, size in enumerate(first.shape)]
+        return first.narrow(dim, 0, 1).expand(sizes)
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    for other in range(parts[0].ndim):
+        if other != dim and all(p.stride(other) == 0 and p.shape[other] for p in parts):
+            parts = [part.narrow(other, 0, 1) for part in parts]
+    return torch.cat(parts, dim).expand(shape)
+
+
+def _padded(known: KnownPositions, op: Operation, _: Any) -> Any:
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    pad = op.args[1]
+    for number in range(len(pad) // 2):
+        positions = known.padded(
+            positions, positions.ndim - 1 - number, *pad[2 * number : 2 * number + 2]
+        )
+    return positions
+
+
+def _by_parts(known: KnownPositions, op: Operation, _: Any) -> Any:
+    """Operators that move elements, and know real numbers only."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    parts = [
+        op.func(part.contiguous(), *op.args[1:], **op.kwargs)
+        for part in (positions.real, positions.imag)
+    ]
+    return torch.complex(*parts)
+
+
+def _unfolded(known: KnownPositions, op: Operation, _: Any) -> Any:
+    """`im2col`, whose padding goes on where the picture ends."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    kernel, dilation, padding, stride = op.args[1:5]
+    for dim, each in ((-2, padding[0]), (-1, padding[-1])):
+        if each:
+            positions = extended(positions, positions.ndim + dim, each, each)
+    parts = [
+        op.func(part.contiguous(), kernel, dilation, [0, 0], stride)
+        for part in (positions.real, positions.imag)
+    ]
+    return torch.complex(*parts)
+
+
+def _split_heads(known: KnownPositions, op: Operation, result: Any) -> Any:
+    """The fast path's (B, N, 3·C) → three times (B, H, N, C/H)."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    tokens = mean_over(positions, -1)[:, None]  # (B, 1, N, 1)
+    return tuple(tokens.expand(each.shape) for each in result)
+
+
+def _complex_view(known: KnownPositions, op: Operation, result: Any) -> Any:
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    if op.name == "view_as_complex":
+        return positions[..., 0]
+    return positions[..., None].expand(result.shape)
+
+
+def _ordered(known: KnownPositions, op: Operation, result: Any) -> Any:
+    """`sort`, `topk` and their like: values are moved to where the indices say."""
+    positions = known.get(op.args[0])
+    if positions is None or not isinstance(result, tuple | list):
+        return None
+    number = {"topk": 2, "kthvalue": 2}.get(op.name, 1)
+    dim = op.get(number, "dim", -1)
+    if isinstance(dim, bool):  # sort.stable has its flag first
+        dim = op.kwargs.get("dim", -1)
+    values, indices = result[:2]
+    if indices.ndim < positions.ndim:
+        found = positions.gather(dim, indices.unsqueeze(dim)).squeeze(dim)
+    else:
+        found = positions.gather(dim, indices)
+    return (found.expand(values.shape),)
+
+
+def _looked_up(known: KnownPositions, op: Operation, result: Any) -> Any:
+    """`embedding`: rows lie where their indices do."""
+    positions = known.get(op.args[1])
+    return None if positions is None else positions[..., None].expand(result.shape)
+
+
+RULES = by_names(
+    {
+        "permute transpose t expand unsqueeze squeeze slice select split split_with_sizes "
+        "unsafe_split unsafe_split_with_sizes chunk narrow unbind repeat unfold diagonal "
+        "pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave movedim": _moved,
+        "index gather take": _picked,
+        "roll flip": _turned,
+        "index_select": _selected,
+        "view _unsafe_view reshape _reshape_alias": _reshaped,
+        "cat stack": _joined,
+        "constant_pad_nd": _padded,
+        "reflection_pad1d reflection_pad2d reflection_pad3d "
+        "replication_pad1d replication_pad2d replication_pad3d": _by_parts,
+        "im2col": _unfolded,
+        "_transform_bias_rescale_qkv": _split_heads,
+        "view_as_complex view_as_real": _complex_view,
+        "sort topk kthvalue mode": _ordered,
+        "embedding": _looked_up,
+    }
+)
+"""By the name of the operator."""

@@ -1,0 +1,136 @@
+"""Positions through what computes element by element: sums, gates, choices between two."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.recording.operation import Operation, first
+from attnviz.recording.positions.known_positions import KnownPositions
+from attnviz.recording.positions.position_math import (
+    average,
+    compact,
+    same_memory,
+    varying,
+)
+from attnviz.recording.positions.position_rule import by_names, or_nowhere
+
+
+def pointwise(known: KnownPositions, op: Operation, result: Any) -> Tensor | None:
+    """The result lies where its operands do; between them where they lie at different places.
+
+    An operand that is the same for all places (a gate, a mean) moves nothing, nor do masks and
+    whole numbers beside floating-point operands.
+    """
+    result = first(result)
+    if not isinstance(result, Tensor):
+        return None
+    operands = [each for each in op.flat if isinstance(each, Tensor)]
+    content = [each for each in operands if each.is_floating_point() or each.is_complex()]
+    found = combined(known, op, content, result)
+    return combined(known, op, operands, result) if found is None else found
+
+
+def combined(
+    known: KnownPositions, op: Operation, operands: Sequence[Tensor], result: Tensor
+) -> Tensor | None:
+    """Where the result of operands that broadcast to it lies; None if none is of the picture."""
+    placed: list[tuple[Tensor, Tensor]] = []
+    lost: list[tuple[Tensor, Tensor]] = []
+    for operand in operands:
+        positions = known.get(operand)
+        if positions is not None and operand.ndim <= result.ndim:
+            (lost if known.is_lost(positions) else placed).append((operand, positions))
+    if len(placed) == 1 and not lost:
+        return expanded(placed[0][1], result)
+    differ = frozenset[int]().union(*(varying(positions) for _, positions in placed))
+    for operand, positions in lost:
+        told_apart = {d for d in range(-operand.ndim, 0) if operand.shape[d] > 1}
+        if not placed or differ & told_apart:
+            return expanded(positions, result)
+    most = placed
+    if any(varying(p) < varying(other) for _, p in placed for _, other in placed):
+        placed = [(operand, known.narrowed(p)) for operand, p in placed]
+        # An operand that varies along fewer dimensions is the same for many places.
+        most = [
+            (operand, p)
+            for operand, p in placed
+            if not any(varying(p) < varying(other) for _, other in placed)
+        ]
+    if not most:
+        return None
+    found = most[0][1]
+    for operand, other in most[1:]:
+        found = _between(known, found, other, lambda: _shares(op, most[0][0], operand))  # noqa: B023
+    return expanded(found, result)
+
+
+def _shares(op: Operation, one: Tensor, other: Tensor) -> tuple[float, float]:
+    """How much two operands make up of a sum; of other operations they count alike."""
+    if op.name.rstrip("_") not in ("add", "sub"):
+        return 1.0, 1.0
+    other = other * op.kwargs.get("alpha", 1)
+    if any(one is written for written in op.written):  # it holds the sum already
+        one = one - other if op.name.startswith("add") else one + other
+    return float(one.detach().float().norm()), float(other.detach().float().norm())
+
+
+def _between(
+    known: KnownPositions,
+    one: Tensor,
+    other: Tensor,
+    shares: Callable[[], tuple[float, float]],
+) -> Tensor:
+    """Where two operands that lie at `one` and `other` make up `shares` of a result."""
+    if same_memory(one, other):
+        return one if one.ndim >= other.ndim else other
+    dims = max(one.ndim, other.ndim)
+    small = [compact(p.reshape((1,) * (dims - p.ndim) + tuple(p.shape))) for p in (one, other)]
+    first, second = _broadcast(small)
+    if known.are_equal(first, second):
+        return one
+    return average([first, second], shares())
+
+
+def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of as many dimensions each, expanded to one shape."""
+    shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+    return [part.expand(shape) for part in parts]
+
+
+def expanded(positions: Tensor, result: Tensor) -> Tensor | None:
+    """Positions that broadcast to a result's shape, expanded to it."""
+    if positions.ndim > result.ndim:
+        return None
+    try:
+        return positions.expand(result.shape)
+    except RuntimeError:
+        return None
+
+
+def _chosen(known: KnownPositions, op: Operation, result: Any) -> Any:
+    """`where`: every element is one of two."""
+    condition, *two = op.args
+    if len(two) != 2:
+        return None
+    positions = [or_nowhere(known, each, result) for each in two]
+    return torch.where(condition, *positions)
+
+
+def _halves(known: KnownPositions, op: Operation, result: Any) -> Any:
+    """`glu`: one half gates the other."""
+    positions = known.get(op.args[0])
+    if positions is None:
+        return None
+    return average(positions.chunk(2, op.get(1, "dim", -1)), (1.0, 1.0)).expand(result.shape)
+
+
+RULES = by_names(
+    {
+        "prelu _prelu_kernel rsub complex polar": pointwise,
+        "where": _chosen,
+        "glu": _halves,
+    }
+)
+"""By the name of the operator; pointwise operators without a rule follow `pointwise`."""

@@ -1,0 +1,104 @@
+"""Where in the picture every token of a running model comes from.
+
+Beside each tensor that is made of the picture goes another of the same shape: the positions x + iy
+that its elements come from, in pixels of the model's input. What moves elements (views, windows,
+shifts, padding) moves positions; what mixes elements gives the mean of their positions. So the
+layout of tokens is measured, for any model, never guessed from name or size.
+
+An element can also be
+- `NOWHERE`, NaN: a constant (a class token, padding), or a mean over the whole picture;
+- lost, x infinite: an operator without a rule made it, and y is that operator's number.
+
+A tensor that is not known at all does not depend on the picture, as far as PyTorch was told.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.recording.operation import Operation
+from attnviz.recording.positions.known_positions import KnownPositions, fill, placed
+from attnviz.recording.positions.pointwise import pointwise
+from attnviz.recording.positions.position_math import NOWHERE, same_memory
+from attnviz.recording.positions.rule_table import CONSTANT, RULES
+from attnviz.recording.tensor_registry import covers_storage
+
+
+class TokenPositions(KnownPositions):
+    """Follows a running model: every operation does to positions what the table of rules says."""
+
+    def follow(self, op: Operation, result: Any) -> None:
+        """Where the result of an operation comes from."""
+        current = {id(each): self.get(each) for each in op.flat if isinstance(each, Tensor)}
+        if all(positions is None for positions in current.values()):
+            for tensor in op.written:  # constants, over what may have been known
+                self._write(tensor, None)
+            return
+        if op.name in CONSTANT:
+            return
+        self._current = current  # what rules ask for, found once
+        try:
+            found = self._found(op, result)
+        finally:
+            self._current = {}
+        results = result if isinstance(result, tuple | list) else (result,)
+        several = found if isinstance(found, tuple | list) else (found,)
+        for each, positions in zip(results, several, strict=False):
+            if not isinstance(each, Tensor) or each.is_nested:
+                continue
+            if op.written and any(each is written for written in op.written):
+                self._write(each, positions)
+            elif positions is not None:
+                self._known.put(each, positions)
+
+    def _found(self, op: Operation, result: Any) -> Any:
+        """Positions of the result of an operation, or of its first results."""
+        rule = RULES.get(op.name) or (pointwise if op.is_pointwise else None)
+        found = None if rule is None else rule(self, op, result)
+        if found is not None:
+            return found
+        results = result if isinstance(result, tuple | list) else (result,)
+        if op.func.is_view:
+            return [self._viewed(op.args[0], each) for each in results]
+        return [  # no rule, or it does not know such arguments
+            self.lost(op.name, each) if isinstance(each, Tensor) and not each.is_nested else None
+            for each in results
+        ]
+
+    def _viewed(self, source: Tensor, view: Any) -> Tensor | None:
+        """Positions of any view, by the memory that it looks at."""
+        positions = self.get(source)
+        if positions is None or source.dtype != view.dtype:
+            return None if positions is None else self.lost("a view as another type", view)
+        flat = self._flat(source)
+        fill(placed(flat, source), positions)
+        return placed(flat, view)
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        """Positions of all of a tensor's storage, of which nothing is known."""
+        count = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return torch.full((count,), NOWHERE, device=tensor.device)
+
+    def _write(self, tensor: Tensor, positions: Tensor | None) -> None:
+        """Memory was overwritten: other tensors that look at it have changed as well."""
+        before = self._known.get(tensor)
+        if before is not None and positions is not None and same_memory(before, positions):
+            return
+        entries = list(self._known.of_storage(tensor))
+        if positions is None:
+            if not entries:
+                return
+            positions = torch.full((), NOWHERE, device=tensor.device).expand(tensor.shape)
+        if not covers_storage(tensor):
+            flat = self._flat(tensor)
+            for (offset, shape, stride, dtype), known in entries:
+                if dtype == tensor.dtype:
+                    fill(flat.as_strided(shape, stride, offset), known)
+            fill(placed(flat, tensor), positions)
+            self._known.forget(tensor)
+            self._known.put(tensor, positions)
+            self._known.change(tensor, (0, tuple(flat.shape), (1,), tensor.dtype), flat)
+        else:
+            self._known.forget(tensor)
+            self._known.put(tensor, positions)

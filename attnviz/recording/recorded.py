@@ -1,0 +1,121 @@
+"""What `record` gives back."""
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attribution.call_gradients import JoinedTrace, Trace, gradients
+from attnviz.errors import RecordingError, UsageError
+from attnviz.recording.html_tables import call_table
+from attnviz.recording.model_blocks import Block, Blocks
+
+
+class Recording(Sequence[AttentionCall]):
+    """The attention calls of one model run, in call order.
+
+    Attributes:
+        unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
+        descriptions: what `record(describe=…)` said of each call.
+        operators: names of operators that lost the positions of tokens: where x of a position is
+            infinite, y is a number of this list.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[AttentionCall | None] = (),
+        traces: Sequence[Trace | JoinedTrace | None] | None = None,
+        blocks: Blocks | None = None,
+    ) -> None:
+        self._calls, self._traces, self._blocks = calls, traces, blocks
+        self.unread: list[str] = []
+        self.descriptions: list[Any] = []
+        self.operators: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @overload
+    def __getitem__(self, index: int) -> AttentionCall: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Recording": ...
+
+    def __getitem__(self, index: int | slice) -> "AttentionCall | Recording":
+        if isinstance(index, slice):
+            traces = self._traces
+            return Recording(self._calls[index], None if traces is None else traces[index])
+        call = self._calls[index]
+        if call is None:
+            raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
+        return call
+
+    def kept(self, number: int) -> bool:
+        """Whether a call is there to be asked, or its tensors were let go."""
+        return self._calls[number] is not None
+
+    def __repr__(self) -> str:
+        return f"Recording({len(self)} attention calls)"
+
+    def _repr_html_(self) -> str:
+        """A row for each call, for notebooks; a recording knows no picture."""
+        calls = dict(enumerate(self._calls))
+        errors = {n: None if call is None else call.check() for n, call in calls.items()}
+        return call_table(repr(self), "call", calls, errors)
+
+    @property
+    def blocks(self) -> dict[int, Block]:
+        """The block of each call that counts, kept or not, by its number.
+
+        It is the outermost element of an nn.ModuleList or nn.Sequential that makes this call and
+        no other. Calls outside of such elements (attention pools) have none.
+
+        Raises:
+            UsageError: they were not asked for.
+            RecordingError: the model overwrote what a block was given or returned, where that was
+                kept with its graph.
+        """
+        if self._blocks is None:
+            raise UsageError("no blocks were asked for; record with record(blocks=model)")
+        if self._blocks.spoiled:
+            raise RecordingError(
+                f"the model overwrites the tokens of the block of call {min(self._blocks.spoiled)};"
+                " blocks of such a model are kept without gradients=True only"
+            )
+        return dict(self._blocks.found)
+
+    def gradients(self, score: Tensor, *, calls: Sequence[int] | None = None) -> dict[int, Tensor]:
+        """∂score/∂output of calls, laid out as their outputs are, (B, Hv, Nq, Dv).
+
+        Autograd's backward pass goes as far as to the first call that is asked for, and the graph
+        is kept: other scores of the same run may follow. Calls that the score does not depend on
+        are left out.
+
+        Args:
+            score: one number that was computed from what the model returned.
+            calls: numbers of the calls, negative from the end; all that were kept unless given.
+
+        >>> with attnviz.record(gradients=True) as recording:
+        ...     logits = model(pixels.requires_grad_())
+        >>> found = recording.gradients(logits[:, 281].sum(), calls=[-1])
+        >>> call = replace(recording[-1], gradient=found[len(recording) - 1])
+        >>> call.weight_gradient([0])            # (batch, heads, 1, keys)
+
+        Raises:
+            UsageError: nothing was noted for it, or the score is more than one number.
+            RecordingError: the gradient of a call cannot be had; or a call was not kept.
+        """
+        if self._traces is None:
+            raise UsageError("no gradients were asked for; record with record(gradients=True)")
+        if calls is None:
+            numbers = [number for number, call in enumerate(self._calls) if call is not None]
+        else:
+            numbers = [range(len(self))[number] for number in calls]
+        kept = {number: self[number] for number in numbers}
+        found = gradients(score, {number: self._traces[number] for number in numbers})
+        outputs = {number: call.output for number, call in kept.items()}
+        return {
+            number: gradient if (output := outputs[number]) is None else gradient.to(output.device)
+            for number, gradient in found.items()
+        }

@@ -1,0 +1,209 @@
+"""A product q·kᵀ and what became of it, in the terms of an `AttentionCall`."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.recording.axes import Axis, Dims, arrange, leaves
+from attnviz.recording.score_graph import Axes, Change, Order, Product, Scores, Weights
+
+
+def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
+    """The softmax of a tensor of scores; None where it is not over the keys.
+
+    If it is over the queries, the product is k·qᵀ, and they change places.
+    """
+    dim %= tensor.ndim
+    if Order.of(scores, dim) is None:
+        scores = _swapped(scores)
+    order = Order.of(scores, dim)
+    if order is None:
+        return None
+    if scores.unfollowed:
+        found = arrange(tensor, scores.dims, _dims(order)).float()
+        query, key, scale, _ = _terms(scores, order)  # whatever was added is found again
+        bias = found - scale * (query.float() @ key.float().transpose(-2, -1))
+        bias = torch.where(found.isneginf(), found, bias)
+        change = Change("plus", bias, tuple(tuple(dim) for dim in _dims(order)))
+        scores = replace(scores, changes=(*_factors(scores.changes), change))
+    return Weights(scores, order, scores.dims)
+
+
+def _factors(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    return tuple(change for change in changes if change.kind == "times")
+
+
+def _swapped(scores: Scores) -> Scores:
+    """The same scores, of k·qᵀ where they were of q·kᵀ."""
+    p = scores.product
+    swapped = Product(p.key, p.query, p.batch, p.keys, p.queries, p.key_places, p.query_places)
+    simple = tuple(c for c in scores.changes if not isinstance(c.operand, Tensor))
+    lost = scores.unfollowed + (len(simple) < len(scores.changes))  # a factor may differ by key now
+    return replace(scores, product=swapped, changes=simple, unfollowed=lost)
+
+
+def _dims(order: Order) -> list[list[Axis]]:
+    return [leaves([dim]) for dim in (order.batch, order.heads, order.queries, order.keys)]
+
+
+def _terms(scores: Scores, order: Order) -> tuple[Tensor, Tensor, float, Tensor | None]:
+    """Query and key, (B, H, N, D), scale, and what is added, broadcasting to (B, H, Nq, Nk)."""
+    product = scores.product
+    batch, heads, queries, keys = _dims(order)
+    feature = Axis(product.query.shape[-1])
+    features = feature.leaves()
+    query = arrange(
+        product.query,
+        (product.batch, product.queries, (feature,)),
+        [batch, heads, queries, features],
+    )
+    key = arrange(
+        product.key, (product.batch, product.keys, (feature,)), [batch, heads, keys, features]
+    )
+    scale, bias = 1.0, None
+    for change in scores.changes:
+        operand = change.operand
+        if isinstance(operand, Tensor):
+            operand = arrange(operand, change.dims, [batch, heads, queries, keys])
+        if change.kind == "plus":
+            bias = operand if bias is None else bias + operand
+            continue
+        bias = None if bias is None else bias * operand
+        if isinstance(operand, Tensor):
+            query = query * operand  # (…, 1): the same for all keys
+        else:
+            scale *= operand
+    if not isinstance(bias, Tensor):
+        bias = None  # a number added to all scores changes no softmax
+    return query, key, scale, bias
+
+
+def mixed_scores(scores: Scores, weight: Tensor, dims: Dims) -> Scores:
+    """Scores mixed over heads before the softmax: S_g = Σ_h weight[g, h]·S_h (Shazeer, 2003.02436).
+
+    They are a product again: all heads' weighted queries side by side, times all heads' keys. The
+    heads are the last dimension of `scores`; `dims` are the others of the result.
+    """
+    product, heads = scores.product, tuple(leaves(scores.dims[-1:]))
+    rest = tuple(leaf for leaf in leaves([product.batch]) if leaf not in heads)
+    order = Order(rest, heads, tuple(leaves([product.queries])), tuple(leaves([product.keys])))
+    query, key, scale, bias = _terms(scores, order)
+    batch, _, queries, _ = query.shape
+    count, made = len(weight), Axis(len(weight))
+    query = torch.einsum("gh,bhnd->bgnhd", weight.to(query.dtype), scale * query)
+    key = key.transpose(1, 2).reshape(batch, 1, key.shape[2], -1)  # (B, 1, m, H·D)
+
+    def places(found: Tensor | None, axes: Axes) -> Tensor | None:
+        if found is None:
+            return None
+        found = arrange(found, (product.batch, axes), [rest, heads, axes])[:, :1]
+        return found.expand(-1, count, -1).flatten(0, 1)
+
+    mixed = Product(
+        query=query.reshape(batch * count, queries, -1),
+        key=key.expand(-1, count, -1, -1).flatten(0, 1),
+        batch=(*rest, *made.leaves()),
+        queries=order.queries,
+        keys=order.keys,
+        query_places=places(product.query_places, order.queries),
+        key_places=places(product.key_places, order.keys),
+    )
+    return Scores(mixed, (*dims, (made,)), unfollowed=scores.unfollowed + (bias is not None))
+
+
+def attention_call(
+    weights: Weights, value: Tensor, output: Tensor, heads: Axes | None = None
+) -> AttentionCall:
+    """The call that weights, (b, n, m) as their `dims` say, make with their values.
+
+    Args:
+        weights: as they meet the values.
+        value: (b, m, Dv).
+        output: (b, n, Dv), their product.
+        heads: axes that turned out to be the heads'; None where nothing is known.
+    """
+    order = weights.order if heads is None else weights.order.with_heads(heads)
+    query, key, scale, bias = _terms(weights.scores, order)
+    mixing = weights.mixing
+    met = order if mixing is None else replace(order, heads=mixing.heads)
+    return AttentionCall(
+        query=query,
+        key=key,
+        value=_laid(value, (weights.dims[0], weights.dims[2]), met, met.keys),
+        scale=scale,
+        bias=bias,
+        output=_laid(output, (weights.dims[0], weights.dims[1]), met, met.queries),
+        mixing=None if mixing is None else (mixing.weight, mixing.bias),
+        query_positions=_positions(weights, order, "query"),
+        key_positions=_positions(weights, order, "key"),
+    )
+
+
+def _laid(tensor: Tensor, dims: Dims, order: Order, tokens: Axes) -> Tensor:
+    """Values or outputs, `dims` and features, as (B, H, N, Dv)."""
+    features = (Axis(tensor.shape[-1]),)
+    wanted = [leaves([axes]) for axes in (order.batch, order.heads, tokens, features)]
+    return arrange(tensor, (*dims, features), wanted)
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """How the product of weights with their values is laid out as a call's output.
+
+    Attributes:
+        dims: the product's, (b, n), without its features.
+        order: of the output.
+        turned: whether the product is (b, Dv, n).
+    """
+
+    dims: Dims
+    order: Order
+    turned: bool
+
+    @staticmethod
+    def of(weights: Weights, turned: bool, heads: Axes | None = None) -> "OutputLayout":
+        """As `attention_call` lays the output out."""
+        order = weights.order if heads is None else weights.order.with_heads(heads)
+        if weights.mixing is not None:
+            order = replace(order, heads=weights.mixing.heads)
+        return OutputLayout(weights.dims[:2], order, turned)
+
+    def __call__(self, product: Tensor) -> Tensor:
+        """(b, n, Dv) or (n, Dv) → (B, H, N, Dv)."""
+        product = product if product.ndim == 3 else product[None]
+        product = product.transpose(1, 2) if self.turned else product
+        return _laid(product, self.dims, self.order, self.order.queries)
+
+
+def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) -> Tensor | None:
+    """Where tokens lie, (B, N, 2) as x and y."""
+    product = weights.scores.product
+    found, axes = product.query_places, product.queries
+    if kind == "key":
+        found, axes = product.key_places, product.keys
+    if found is None:
+        return None
+    laid = arrange(found, (product.batch, axes), [order.batch, order.heads, leaves([axes])])
+    return torch.view_as_real(laid[:, 0].resolve_conj())
+
+
+def output_places(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
+    """Where the output lies, to be broadcast to it: where the queries do."""
+    product = weights.scores.product
+    if product.query_places is None:
+        return None
+    b, n = (leaves([dim]) for dim in weights.dims[:2])
+    dims = (product.batch, product.queries)
+    if weights.mixing is None:
+        places = arrange(product.query_places, dims, [b, n])
+    else:  # other heads, which lie where those before them did
+        order = weights.order
+        places = arrange(product.query_places, dims, [order.batch, order.heads, n])[:, :1]
+        count = math.prod(leaf.size for leaf in weights.mixing.heads)
+        places = places.expand(-1, count, -1).flatten(0, 1)
+    places = places[:, None, :] if turned else places[:, :, None]
+    return places[0] if ndim == 2 else places
