@@ -7,10 +7,10 @@
 >>> attnviz.render(maps)[5, 3].save("head3.png")
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnviz.errors import AttnvizError
+from attnviz.lazy import lazy_names
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention
@@ -52,39 +52,33 @@ __all__ = [
     "render",
 ]
 
-_HOMES = {
-    "Answer": "attnviz.explanation",
-    "AttentionCall": "attnviz.attention",
-    "Comparison": "attnviz.comparison.compare",
-    "Drawing": "attnviz.output.write_pictures",
-    "Explanation": "attnviz.explanation",
-    "Model": "attnviz.models.model",
-    "MultiHeadAttention": "attnviz.attention",
-    "Observation": "attnviz.explanation",
-    "Page": "attnviz.page.explore",
-    "Picture": "attnviz.io",
-    "Recording": "attnviz.recording",
-    "Score": "attnviz.evaluation.map_scorer",
-    "compare": "attnviz.comparison.compare",
-    "evaluate": "attnviz.evaluation.map_scorer",
-    "explain": "attnviz.explanation",
-    "explore": "attnviz.page.explore",
-    "load_image": "attnviz.io",
-    "load_mask": "attnviz.io",
-    "load_model": "attnviz.models",
-    "observe": "attnviz.explanation",
-    "record": "attnviz.recording",
-    "render": "attnviz.output.write_pictures",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562), so that `--help` stays fast."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Answer": "attnviz.explanation",
+        "AttentionCall": "attnviz.attention",
+        "Comparison": "attnviz.comparison.compare",
+        "Drawing": "attnviz.output.write_pictures",
+        "Explanation": "attnviz.explanation",
+        "Model": "attnviz.models.model",
+        "MultiHeadAttention": "attnviz.attention",
+        "Observation": "attnviz.explanation",
+        "Page": "attnviz.page.explore",
+        "Picture": "attnviz.io",
+        "Recording": "attnviz.recording",
+        "Score": "attnviz.evaluation.map_scorer",
+        "compare": "attnviz.comparison.compare",
+        "evaluate": "attnviz.evaluation.map_scorer",
+        "explain": "attnviz.explanation",
+        "explore": "attnviz.page.explore",
+        "load_image": "attnviz.io",
+        "load_mask": "attnviz.io",
+        "load_model": "attnviz.models",
+        "observe": "attnviz.explanation",
+        "record": "attnviz.recording",
+        "render": "attnviz.output.write_pictures",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ The number is the exit code of the command line. A message is one line: what is 
 which file or value, and the next thing to type.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -68,3 +69,47 @@ class MissingExtraError(AttnvizError):
 
 class OutputError(AttnvizError):
     """A file or folder that cannot be written."""
+
+
+def closest(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
+    """Known names that look like one that is not known, the most similar first.
+
+    A name that begins with what was typed counts as similar.
+
+    >>> closest("rolout", ["attention", "rollout"])
+    ['rollout']
+    >>> closest("dino", ["vit-base", "dino-vits8", "dinov2-base"])
+    ['dino-vits8', 'dinov2-base']
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 — for a wrong name only
+
+    names = {each.lower(): each for each in known}
+    wanted = name.lower()
+    close = get_close_matches(wanted, names, n=limit, cutoff=0.7)
+    begun = [each for each in names if len(wanted) > 2 and each.startswith(wanted)]
+    return [names[each] for each in dict.fromkeys([*close, *begun])][:limit]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the known names that look like one, or nothing.
+
+    >>> did_you_mean("rolout", ["attention", "rollout"])
+    '; did you mean rollout?'
+    """
+    found = closest(name, known)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, see: str) -> UsageError:
+    """The error for a name that a table does not have; `see` is the command that lists them.
+
+    >>> str(unknown("method", "rolout", ["attention", "rollout"], see="attnviz methods"))
+    "unknown method 'rolout'; did you mean rollout? Else see `attnviz methods`"
+    >>> str(unknown("method", "x", ["attention", "rollout"], see="attnviz methods"))
+    "unknown method 'x'; choose from attention, rollout, or see `attnviz methods`"
+    """
+    names = list(known)
+    hint = did_you_mean(name, names)
+    if hint:
+        return UsageError(f"unknown {kind} {name!r}{hint} Else see `{see}`")
+    return UsageError(f"unknown {kind} {name!r}; choose from {', '.join(names)}, or see `{see}`")

@@ -1,5 +1,6 @@
 """The command line: one file a command; only here is anything printed, or an error caught."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,22 +11,27 @@ import typer
 import attnviz
 from attnviz.cli import console
 from attnviz.cli.batch import batch
+from attnviz.cli.commands import Command, Group, option_error
 from attnviz.cli.compare import compare
 from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
 from attnviz.cli.explore import explore
-from attnviz.cli.lists import methods, models
+from attnviz.cli.lists import methods, models, statistics
 from attnviz.cli.options import Help
+from attnviz.cli.schema import schema
+from attnviz.cli.shells import Install, ShowScript, prepare_completion
 from attnviz.cli.show import show
 from attnviz.cli.stats import stats
 from attnviz.cli.video import video
-from attnviz.errors import AttnvizError, ExitCode
+from attnviz.errors import AttnvizError, ExitCode, unknown
 from attnviz.models import memory
 
 app = typer.Typer(
+    cls=Group,
     # Plain help: rich's takes longer to import than all the rest of the command line.
     rich_markup_mode=None,
-    # Typer's own options for completion and help import pydantic in every call; see options.Help.
+    # Typer's own options for completion and help import pydantic in every call; see options.Help
+    # and cli.shells.
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": [], "max_content_width": 100},
@@ -40,9 +46,11 @@ for command in (
     compare,
     models,
     methods,
+    statistics,
+    schema,
     doctor,
 ):
-    app.command(context_settings={"help_option_names": []})(command)
+    app.command(cls=Command, context_settings={"help_option_names": []})(command)
 
 
 def _version(wanted: bool) -> None:
@@ -57,6 +65,8 @@ def start(
     version: Annotated[  # noqa: ARG001 — its callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    install_completion: Install = False,  # noqa: ARG001
+    show_completion: ShowScript = False,  # noqa: ARG001
     help: Help = False,  # noqa: ARG001, A002
 ) -> None:
     """See what a vision transformer attends to.
@@ -72,29 +82,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every error becomes one line on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console.prepare()
+    if "_ATTNVIZ_COMPLETE" in os.environ:
+        prepare_completion()
     try:
-        return int(app(arguments, prog_name="attnviz", standalone_mode=False) or ExitCode.DONE)
+        code = app(arguments, prog_name="attnviz", standalone_mode=False, obj=arguments)
+        return int(code or ExitCode.DONE)
     except typer.TyperException as error:
-        return _told(error, f"{_sentence(error)}; see {_help(arguments)}", arguments)
+        return _report(error, _usage(error, arguments), arguments)
     except AttnvizError as error:
-        return _told(error, str(error), arguments)
+        return _report(error, str(error), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except Exception as error:
         if memory.is_exhausted(error):
-            advice = "out of memory; take a smaller --size, a smaller picture or fewer --layers"
-            return _told(error, advice, arguments)
+            advice = "out of memory; use a smaller --size, a smaller picture or fewer --layers"
+            return _report(error, advice, arguments)
         name = type(error).__name__
-        hint = "this is a fault of attnviz: run again with --debug and report what it says"
-        return _told(error, f"{name}: {error}; {hint}", arguments)
+        hint = "this is a fault of attnviz: run again with --debug and report what it prints"
+        return _report(error, f"{name}: {error}; {hint}", arguments)
 
 
-def _told(error: Exception, line: str, arguments: Sequence[str]) -> int:
-    """Say what is wrong and return the exit code."""
+def _report(error: Exception, line: str, arguments: Sequence[str]) -> int:
+    """Print what is wrong and return the exit code."""
     if "--debug" in arguments:
         traceback.print_exception(error)
     console.say(f"error: {line}")
     return int(getattr(error, "exit_code", ExitCode.FAILED))
+
+
+def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
+    """What is wrong with the command line, and what to type instead."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    command = next((word for word in arguments if word in commands), "")
+    wrong = getattr(error, "option_name", None)
+    if wrong is not None and type(error).__name__ == "NoSuchOption":
+        return option_error(wrong, command, commands)
+    words = [word for word in arguments if not word.startswith("-")]
+    if not command and words:
+        return str(unknown("command", words[0], commands, see="attnviz --help"))
+    return f"{_sentence(error)}; see `{' '.join(filter(None, ('attnviz', command)))} --help`"
 
 
 def _sentence(error: typer.TyperException) -> str:
@@ -104,10 +130,3 @@ def _sentence(error: typer.TyperException) -> str:
     refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     value = repr(refused[0]["input"]) if refused else ""
     return text if value in text else f"{text}, not {value}"
-
-
-def _help(arguments: Sequence[str]) -> str:
-    """The help that fits: the command's, where one was named."""
-    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    command = next((word for word in arguments if word in names), None)
-    return f"`attnviz {command} --help`" if command else "`attnviz --help`"

@@ -51,7 +51,10 @@ def batch(
     streams: StreamOptions,
     out: Out = Path("attnviz-out"),
 ) -> None:
-    """Show any number of pictures: folders, patterns, lists; what is done is not done again."""
+    """Show many pictures: folders, patterns, lists.
+
+    A second run continues where the first one stopped.
+    """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
     from attnviz.batch.journal import FOLDER, Journal  # noqa: PLC0415

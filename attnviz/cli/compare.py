@@ -48,7 +48,10 @@ def compare(
     npz: ComparedNpz = False,
     no_preview: NoPreview = False,
 ) -> None:
-    """Models, methods, layers or queries side by side: difference maps and rank correlations."""
+    """Compare models, methods, layers or queries.
+
+    Draws maps side by side with their differences, and prints rank correlations.
+    """
     _check(rivals, where)
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 

@@ -44,7 +44,10 @@ class Finding:
 
 @with_groups
 def doctor(json: Json = False) -> None:
-    """Versions, devices, optional parts present or how to get them."""
+    """Print versions, devices and optional parts.
+
+    Says how to get what is missing.
+    """
     torch_works = True
     for finding in _findings():
         torch_works &= finding.name != "torch" or finding.state == "ok"

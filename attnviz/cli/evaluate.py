@@ -53,7 +53,10 @@ def evaluate(
     streams: StreamOptions,
     out: EvaluationOut = None,
 ) -> None:
-    """Whether maps are any good, as numbers: against masks, or by taking pixels away."""
+    """Measure how good maps are, beside baselines.
+
+    Compares them with masks, or takes away the pixels that they mark.
+    """
     groups = parse_groups(metrics, masks=masks is not None)
     if out is None and streams.quiet:
         raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")

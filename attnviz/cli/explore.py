@@ -42,7 +42,10 @@ def explore(
     streams: ToldOptions,
     out: PageOut = None,
 ) -> None:
-    """One picture as an interactive page: where every head looks from any token, in one file."""
+    """Write an interactive page of one picture.
+
+    It shows where every head looks from any token, in one file.
+    """
     if len(images) > 1:
         raise UsageError(f"explore takes one picture, not {len(images)}; run it once for each")
 

@@ -1,4 +1,4 @@
-"""`attnviz models` and `attnviz methods`: the tables, as they are."""
+"""`attnviz models`, `attnviz methods` and `attnviz statistics`: the tables, as they are."""
 
 import json as _json
 from collections.abc import Mapping
@@ -10,13 +10,17 @@ from attnviz.cli.options import Json, with_groups
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
 from attnviz.registry import TableEntry
+from attnviz.statistics import MORE, STATISTICS
 
 _HEADINGS = ("name", "family", "layers x heads", "patch", "reg.", "licence", "MB", "cached")
 
 
 @with_groups
 def models(json: Json = False) -> None:
-    """What `--model` takes: sources, then short names with what is known of them."""
+    """List what `--model` takes.
+
+    Sources come first, then short names with what is known of them.
+    """
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
 
     _print(SOURCES, json)
@@ -35,8 +39,17 @@ def models(json: Json = False) -> None:
 
 @with_groups
 def methods(json: Json = False) -> None:
-    """What `--method` takes, with a line and a reference each."""
+    """List what `--method` takes, with references."""
     _print(METHODS, json)
+
+
+@with_groups
+def statistics(json: Json = False) -> None:
+    """List the numbers of each head, with references.
+
+    Those that only `--stats all` gives come last.
+    """
+    _print({**STATISTICS, **MORE}, json)
 
 
 def _print(entries: Mapping[str, TableEntry], json: bool) -> None:

@@ -40,7 +40,10 @@ def show(
     npz: Npz = False,
     no_preview: NoPreview = False,
 ) -> None:
-    """Draw what each head attends to: overlays, a contact sheet and a table of statistics."""
+    """Draw what each head attends to.
+
+    Writes an overlay per head, a contact sheet and a record; prints a table of statistics.
+    """
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
     names = whole_files.folder_names(images)

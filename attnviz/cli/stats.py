@@ -36,7 +36,10 @@ def stats(
     out: OptionalOut = None,
     npz: Npz = False,
 ) -> None:
-    """The same numbers as `show`, without pictures; files only with --out."""
+    """Print the numbers of `show`, without pictures.
+
+    Writes files only with --out.
+    """
     if out is None and npz:
         raise UsageError("--npz writes a file; say where with --out FOLDER")
     if out is None and streams.quiet:

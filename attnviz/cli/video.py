@@ -39,7 +39,10 @@ def video(
     streams: StreamOptions,
     out: FilmOut = Path("attnviz-out"),
 ) -> None:
-    """Draw a film of what each head attends to, frame by frame, by one scale; the sound is kept."""
+    """Draw a film of what each head attends to.
+
+    All frames have one scale; the sound is kept.
+    """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
     path = _place(clip, out)

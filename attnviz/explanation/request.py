@@ -202,9 +202,10 @@ def answer(
 ) -> Explanation:
     """What one of the methods answers.
 
-    Settings are given to the methods that take them.
+    Queries, heads and settings are given to the methods that take them.
     """
     entry = METHODS[method]
+    shared = any(METHODS[name].merges == "nothing" for name in asked.methods)
     options: dict[str, Any] = {name: asked.settings.get(name) for name in entry.options}
     return explain(
         observation,
@@ -212,7 +213,7 @@ def answer(
         method=method,
         target=asked.targets if entry.scored or asked.statistics == "all" else (),
         layers=asked.layers,
-        heads=asked.heads,
+        heads=asked.heads if entry.merges == "nothing" or not shared else "all",
         start_layer=asked.start_layer if entry.merges == "layers" else None,
         statistics=asked.statistics,
         progress=progress,

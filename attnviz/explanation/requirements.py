@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnviz.errors import UsageError
+from attnviz.errors import UsageError, unknown
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.geometry import Layout
@@ -18,7 +18,7 @@ def find_method(name: str) -> Method:
         UsageError: there is none of that name.
     """
     if name not in METHODS:
-        raise UsageError(f"--method {name!r} is none; take {', '.join(METHODS)}")
+        raise unknown("method", name, METHODS, see="attnviz methods")
     return METHODS[name]
 
 

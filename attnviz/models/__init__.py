@@ -63,18 +63,18 @@ def find_source(spec: str) -> str:
     source, colon, _ = spec.partition(":")
     if spec in EMBEDDED or (colon and source in SOURCES and source not in EMBEDDED):
         return source
-    from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — names above need no table
+    from attnviz.models.aliases import ALIASES, nearest  # noqa: PLC0415 — names above need no table
 
     if spec in ALIASES:
         return find_source(ALIASES[spec].spec)
     if os.path.isdir(spec):  # noqa: PTH112 — pathlib costs start-up
         return "hf"
-    from attnviz.models.failures import nearest  # noqa: PLC0415 — for a slip of the pen only
-
+    hint = nearest(spec)
+    if hint:
+        raise UsageError(f"unknown model {spec!r}{hint} Else see `attnviz models`")
     raise UsageError(
-        f"no model {spec!r}{nearest(spec)}; give tiny, random, a name that `attnviz models` "
-        "lists, a checkpoint folder that is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or "
-        "py:MODULE:FACTORY"
+        f"unknown model {spec!r}; choose one that `attnviz models` lists, a checkpoint folder that "
+        "is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or py:MODULE:FACTORY"
     )
 
 

@@ -6,9 +6,11 @@ configs, which a test builds; the input (side, mean and std, filter) is what eac
 preprocessing says, and is used where `--random-weights` asks for nothing from the hub.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from attnviz.errors import closest, did_you_mean
 from attnviz.models import cache
 
 Statistics = Literal["half", "imagenet", "clip"]
@@ -282,3 +284,19 @@ ALIASES: dict[str, Alias] = {
     "sam-large": _sam("large", LARGE, 308.3),
     "sam-huge": _sam("huge", HUGE, 637),
 }
+
+
+def nearest(name: str, known: Iterable[str] = ()) -> str:
+    """`; did you mean …?` with models that look like one; of short names unless `known` are given.
+
+    A short name is found by the name that it has on the hub, too.
+
+    >>> nearest("dinov2-smal")
+    '; did you mean dinov2-small?'
+    """
+    if known := list(known):
+        return did_you_mean(name, known)
+    short = {alias.spec.partition(":")[2].lower(): each for each, alias in ALIASES.items()}
+    found = closest(name, [*ALIASES, *short, *("tiny", "random")])
+    names = dict.fromkeys(short.get(each, each) for each in found)
+    return f"; did you mean {' or '.join(names)}?" if names else ""

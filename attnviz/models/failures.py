@@ -1,10 +1,9 @@
 """What went wrong between a spec and a model, in a line with what to type next."""
 
-import difflib
 import importlib
 import importlib.util
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -13,7 +12,7 @@ import torch
 
 from attnviz.errors import AttnvizError, MissingExtraError, ModelError
 from attnviz.models import cache
-from attnviz.models.aliases import ALIASES
+from attnviz.models.aliases import nearest
 
 T = TypeVar("T")
 # Kinds of errors are named, since which library raises them differs, and none need be installed.
@@ -93,21 +92,6 @@ def explain(spec: str, name: str, error: BaseException) -> str:
     if kinds & _UNREACHED and text == _ELSE:
         text = _NO_NETWORK
     return text.format(spec=spec, name=name, nearest=nearest(name), reason=_reason(error))
-
-
-def nearest(name: str, known: Iterable[str] = ()) -> str:
-    """`, did you mean …?` with names that look like it; nothing where none does.
-
-    >>> nearest("dinov2-smal")
-    '; did you mean dinov2-small?'
-    """
-    names = {known_name.lower(): known_name for known_name in known}
-    if not names:
-        names = {alias.spec.partition(":")[2].lower(): short for short, alias in ALIASES.items()}
-        names |= {short: short for short in ALIASES}
-    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.75)
-    found = list(dict.fromkeys(names[match] for match in close))
-    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _broken(spec: str, what: str, error: BaseException) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnviz.errors import AttnvizError, ModelError, UsageError
+from attnviz.errors import AttnvizError, ModelError, UsageError, did_you_mean
 from attnviz.models.attributes import first, labels, may_classify, prefix_count, stated
-from attnviz.models.failures import describe, nearest
+from attnviz.models.failures import describe
 from attnviz.models.input_size import (
     exported_shape,
     fitting_shapes,
@@ -228,7 +228,7 @@ def _found(spec: str, module: ModuleType, name: str) -> Any:
             value = getattr(value, part)
         except AttributeError as error:
             names = [known for known in dir(value) if not known.startswith("_")]
-            close = nearest(part, names or [part])
+            close = did_you_mean(part, names or [part])
             raise ModelError(
                 f"{spec}: {_title(value)} has no {part!r}{close}; give the name of a module or of "
                 "a function that returns one"

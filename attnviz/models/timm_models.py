@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.aliases import nearest
+from attnviz.models.failures import optional, tried
 from attnviz.models.filling import Filling, filling_of, loading
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError
-from attnviz.models.failures import nearest, optional, tried
+from attnviz.models.aliases import nearest
+from attnviz.models.failures import optional, tried
 from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,

@@ -52,15 +52,15 @@ from attnviz.cli.options.results import (
 
 Images = Annotated[
     list[str],
-    typer.Argument(metavar="IMAGE...", help="Pictures; `-` reads one from standard input."),
+    typer.Argument(metavar="IMAGE...", help="Picture files; `-` reads standard input."),
 ]
 OneImage = Annotated[
     list[str],
-    typer.Argument(metavar="IMAGE", help="A picture; `-` reads it from standard input."),
+    typer.Argument(metavar="IMAGE", help="Picture file; `-` reads standard input."),
 ]
 """As several, so that two are answered in words."""
 
-ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="A film: MP4, MOV, MKV, WebM, GIF …")]
+ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="Film: MP4, MOV, MKV, WebM, GIF …")]
 
 __all__ = [
     "FILMS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnviz.cli.options.groups import option
+from attnviz.cli.options.groups import MACHINE, option
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +18,16 @@ class EngineOptions:
 
     engine: Annotated[
         Literal["local", "ray"],
-        option("--engine", help="This machine, or a Ray cluster (extra: ray)."),
+        option(
+            "--engine", panel=MACHINE, help="Run on this machine, or on a Ray cluster (extra: ray)."
+        ),
     ] = "local"
     ray_address: Annotated[
         str | None,
         option(
             "--ray-address",
-            help="Of a cluster that is there, HOST:PORT or auto.  [default: one is started]",
+            panel=MACHINE,
+            help="Running cluster: HOST:PORT or auto.  [default: start one here]",
             metavar="ADDRESS",
         ),
     ] = None
@@ -32,7 +35,8 @@ class EngineOptions:
         int | None,
         option(
             "--workers",
-            help="Processes with a model each.  [default: one a GPU, else one a machine]",
+            panel=MACHINE,
+            help="Processes, each with its own model.  [default: one per GPU, else per machine]",
             min=1,
             max=65536,
         ),
@@ -42,7 +46,7 @@ class EngineOptions:
         if self.engine == "local":
             for name, value in (("--ray-address", self.ray_address), ("--workers", self.workers)):
                 if value is not None:
-                    raise UsageError(f"{name} is for clusters; add --engine ray")
+                    raise UsageError(f"{name} needs a cluster; add --engine ray")
         if (self.ray_address or "").startswith("ray://"):
             raise UsageError(
                 f"--ray-address {self.ray_address}: batch writes files, so it runs on a node of "

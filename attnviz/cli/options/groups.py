@@ -1,12 +1,17 @@
-"""How a command takes groups of options."""
+"""How a command takes groups of options, and the panels that its help shows them in."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+LOOK, MODEL, WHERE = "What to look at", "Which model", "From where"
+PICTURES, OUTPUT, MACHINE = "Pictures", "Output", "Machine"
+PANELS = (LOOK, MODEL, WHERE, PICTURES, OUTPUT, MACHINE)
+"""Headings of the help, in this order; `--help` itself comes last."""
 
 
 def _show_help(context: typer.Context, wanted: bool) -> None:
@@ -24,9 +29,33 @@ Help = Annotated[
 """Typer's own help option is coerced by pydantic even when it is absent: 0.15 s for nothing."""
 
 
-def option(*names: str, **settings: Any) -> Any:
-    """An option of the command line, by its names."""
-    return typer.Option(*names, **settings)
+def option(
+    *names: str,
+    panel: str = LOOK,
+    complete: Callable[[], Iterable[str | tuple[str, str]]] | None = None,
+    **settings: Any,
+) -> Any:
+    """An option of the command line, by its names.
+
+    >>> option("--seed", panel=MODEL, help="Random seed.", min=0)
+
+    Args:
+        names: `--seed`, or `--model` and `-m`.
+        panel: the heading of the help that it stands under, one of `PANELS`.
+        complete: gives the values that a shell completes, or (value, explanation); it is called
+            by the shell's request only.
+        settings: what `typer.Option` takes.
+    """
+    if complete is not None:
+        settings["autocompletion"] = _completion(complete)
+    return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
+def _completion(complete: Callable[[], Iterable[str | tuple[str, str]]]) -> Callable[[str], Any]:
+    def values(incomplete: str) -> list[str | tuple[str, str]]:  # noqa: ARG001 — Typer filters
+        return list(complete())
+
+    return values
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,8 +90,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(group: type) -> list[inspect.Parameter]:
+    """A parameter for each field; a group's own come before those of the groups it extends."""
     hints = get_type_hints(group, include_extras=True)
-    own = inspect.get_annotations(group)  # these come before those of the group that it extends
+    names = [name for kind in group.__mro__ for name in inspect.get_annotations(kind)]
     return [
         inspect.Parameter(
             field.name,
@@ -70,5 +100,5 @@ def _parameters(group: type) -> list[inspect.Parameter]:
             default=field.default,
             annotation=hints[field.name],
         )
-        for field in sorted(fields(group), key=lambda field: field.name not in own)
+        for field in sorted(fields(group), key=lambda field: names.index(field.name))
     ]

@@ -4,25 +4,28 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from attnviz import models
-from attnviz.cli.options.groups import option
+from attnviz.cli.options.completion import DEVICES, RANGES, model_names
+from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option
 from attnviz.errors import UsageError
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
 
-_WEIGHTS = "State dict for the model: .safetensors, or .pt, which is never unpickled freely"
+_WEIGHTS = "State dict for the model: .safetensors, or .pt, which is read without running code"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ShownOptions:
     """How a model is built, and how the picture is given to it; its weights apart."""
 
-    tokens: Annotated[Literal["patches", "pixels"], option("--tokens", help="What a token is.")] = (
-        "patches"
-    )
+    tokens: Annotated[
+        Literal["patches", "pixels"],
+        option("--tokens", panel=MODEL, help="What a token is; pixels for random only."),
+    ] = "patches"
     patch: Annotated[
         int | None,
         option(
             "--patch",
-            help="Patch side of random, or of a model of your own.  [default: 16]",
+            panel=MODEL,
+            help="Patch side in input pixels, of random or your own module.  [default: 16]",
             min=1,
             max=4096,
         ),
@@ -31,6 +34,7 @@ class ShownOptions:
         int | None,
         option(
             "--features",
+            panel=MODEL,
             help="Width of the random model, a multiple of its heads.  [default: 64]",
             min=1,
             max=65536,
@@ -40,28 +44,45 @@ class ShownOptions:
         int | None,
         option(
             "--size",
-            help="Input size S: about S×S pixels.  [default: the model's own]",
+            panel=MODEL,
+            help="Input size S: the input covers about S×S pixels.  [default: the model's own]",
             min=1,
             max=16384,
         ),
     ] = None
     fit: Annotated[
         Literal["keep", "crop", "pad", "squash"],
-        option("--fit", help="How the picture becomes the input; keep keeps its shape."),
+        option("--fit", panel=MODEL, help="How the picture is fitted into the model's input."),
     ] = "keep"
     mask: Annotated[
         str | None,
-        option("--mask", help="Picture of the same size: black takes no part.", metavar="FILE"),
+        option(
+            "--mask",
+            panel=MODEL,
+            help="Picture of the same size; its black part takes no part in attention.",
+            metavar="FILE",
+        ),
     ] = None
     device: Annotated[
-        str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
+        str,
+        option(
+            "--device",
+            panel=MACHINE,
+            complete=lambda: DEVICES,
+            help="Device: auto, cpu, cuda, cuda:N or mps.",
+            metavar="NAME",
+        ),
     ] = "auto"
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
-        option("--dtype", help="What the model computes in; statistics are float32."),
+        option(
+            "--dtype",
+            panel=MACHINE,
+            help="Number type that the model computes in; statistics are always float32.",
+        ),
     ] = "float32"
     seed: Annotated[
-        int, option("--seed", help="Of all that is drawn at random.", min=0, max=2**32 - 1)
+        int, option("--seed", panel=MACHINE, help="Random seed.", min=0, max=2**32 - 1)
     ] = 0
 
 
@@ -71,13 +92,14 @@ class InputOptions(ShownOptions):
 
     weights: Annotated[
         str | None,
-        option("--weights", help=f"{_WEIGHTS}.", metavar="FILE"),
+        option("--weights", panel=MODEL, help=f"{_WEIGHTS}.", metavar="FILE"),
     ] = None
     random_weights: Annotated[
         bool,
         option(
             "--random-weights",
-            help="The same architecture, randomly initialised from --seed: the control.",
+            panel=MODEL,
+            help="Use the same architecture with random weights from --seed, as a control.",
         ),
     ] = False
 
@@ -94,8 +116,10 @@ class ReadingOptions:
         str,
         option(
             "--range",
-            help="Values that are black and white, of pictures of more than 8 bits: full (of the "
-            f"file's type), percentile ({PERCENTS[0]} to {PERCENTS[1]}), or LO:HI.",
+            panel=PICTURES,
+            complete=lambda: RANGES,
+            help="Values that become black and white, for pictures of more than 8 bits: full (the "
+            f"file type's range), percentile ({PERCENTS[0]} to {PERCENTS[1]}) or LO:HI.",
             metavar="VALUES",
         ),
     ] = FULL
@@ -104,11 +128,20 @@ class ReadingOptions:
         parse_range(self.range)
 
 
-_MODEL = option("--model", "-m", help="A model that `attnviz models` lists.", metavar="SPEC")
+_MODEL = option(
+    "--model",
+    "-m",
+    panel=MODEL,
+    complete=model_names,
+    help="Model; `attnviz models` lists them.",
+    metavar="SPEC",
+)
 _MODELS = option(
     "--model",
     "-m",
-    help=f"A model that `attnviz models` lists; may be repeated.  [default: {models.DEFAULT}]",
+    panel=MODEL,
+    complete=model_names,
+    help=f"Model; `attnviz models` lists them. May be repeated.  [default: {models.DEFAULT}]",
     metavar="SPEC",
 )
 
@@ -147,13 +180,14 @@ class RivalOptions(ShownOptions):
     model: Annotated[list[str] | None, _MODELS] = None
     weights: Annotated[
         list[str] | None,
-        option("--weights", help=f"{_WEIGHTS}; may be repeated.", metavar="FILE"),
+        option("--weights", panel=MODEL, help=f"{_WEIGHTS}. May be repeated.", metavar="FILE"),
     ] = None
     random_weights: Annotated[
         bool,
         option(
             "--random-weights",
-            help="Beside each model, the same architecture with random weights: the control.",
+            panel=MODEL,
+            help="Also compare each model with its control: the same one with random weights.",
         ),
     ] = False
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnviz import methods
-from attnviz.cli.options.groups import option
-from attnviz.errors import UsageError
+from attnviz.cli.options.completion import HEADS, LAYERS, QUERIES, TARGETS, method_names
+from attnviz.cli.options.groups import WHERE, option
+from attnviz.errors import UsageError, unknown
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
 from attnviz.models import targets
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from attnviz.explanation import Questions
 
 
-_LAYERS = option("--layers", help="-1 (the last), all, or a list (0,5-11).", metavar="WHICH")
+_LAYERS = option(
+    "--layers",
+    complete=lambda: LAYERS,
+    help="Layers: -1 (the last), all, or a list (0,5-11).",
+    metavar="WHICH",
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -25,7 +31,12 @@ class WhereOptions:
 
     heads: Annotated[
         str,
-        option("--heads", help="all, a count (8), or a list (0,3,5-7).", metavar="WHICH"),
+        option(
+            "--heads",
+            complete=lambda: HEADS,
+            help="Heads: all, a count (8, the first ones), or a list (0,3,5-7).",
+            metavar="WHICH",
+        ),
     ] = "all"
     layers: Annotated[str, _LAYERS] = "-1"
     query: Annotated[
@@ -33,8 +44,10 @@ class WhereOptions:
         option(
             "--query",
             "-q",
-            help="Where to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
-            "picture; may be repeated.  [default: auto]",
+            panel=WHERE,
+            complete=lambda: QUERIES,
+            help="Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
+            "picture. May be repeated.  [default: auto]",
             metavar="WHERE",
         ),
     ] = None
@@ -61,7 +74,9 @@ class StartOptions(WhereOptions):
         option(
             "--query",
             "-q",
-            help="Where it looks from first: auto, cls, registerN, mean, pool or X,Y.  "
+            panel=WHERE,
+            complete=lambda: QUERIES,
+            help="Query that the page shows first: auto, cls, registerN, mean, pool or X,Y.  "
             "[default: auto]",
             metavar="WHERE",
         ),
@@ -70,7 +85,7 @@ class StartOptions(WhereOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.queries) > 1:
-            raise UsageError("a page begins with one --query, and is asked the others; give one")
+            raise UsageError("explore takes one --query, which its page shows first; give one")
         asked = queries.parse(self.queries[0])
         if asked.kind in ("box", "mask"):
             raise UsageError(
@@ -98,8 +113,11 @@ class SettingOptions:
         list[str] | None,
         option(
             "--target",
-            help="Of gradients: auto (the predicted class, else the norm), a class by its number "
-            "or label, norm, norm:QUERY; may be repeated.  [default: auto]",
+            panel=WHERE,
+            complete=lambda: TARGETS,
+            help="Score for methods that take gradients: auto (the predicted class, else the "
+            "norm), a class number or label, norm, or norm:QUERY. May be repeated.  "
+            "[default: auto]",
             metavar="SCORE",
         ),
     ] = None
@@ -107,8 +125,9 @@ class SettingOptions:
         list[str] | None,
         option(
             "--text",
-            help="Of gradients, in models of pictures and texts: how alike the picture is to this; "
-            "may be repeated.",
+            panel=WHERE,
+            help="Score for models of pictures and texts: how well the picture matches this text. "
+            "May be repeated.",
             metavar="TEXT",
         ),
     ] = None
@@ -195,7 +214,7 @@ def _check(
     """
     for name in names:
         if name not in methods.METHODS:
-            raise UsageError(f"--method {name!r} is none; take {', '.join(methods.METHODS)}")
+            raise unknown("method", name, methods.METHODS, see="attnviz methods")
     chosen = [methods.METHODS[name] for name in names]
     for option_name in setting.settings:
         if not any(option_name in method.settings for method in chosen):
@@ -212,24 +231,58 @@ def _check(
         )
     if where.query and not any(method.asks for method in chosen):
         raise UsageError(f"--query: {names[0]} looks from all tokens alike; leave it out")
+    merging = [name for name in names if methods.METHODS[name].merges != "nothing"]
+    if where.heads != WhereOptions.heads and len(merging) == len(names):
+        raise UsageError(f"--heads {where.heads}: {names[0]} merges all heads; leave it out")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class QuestionOptions(SettingOptions, WhereOptions):
-    """What is asked."""
+class QuestionsOptions(WhereOptions, SettingOptions):
+    """What is computed, by one method or several."""
 
     method: Annotated[
-        str, option("--method", help="A method that `attnviz methods` lists.", metavar="NAME")
-    ] = methods.DEFAULT
-    stats: Annotated[
-        Literal["basic", "all"],
-        option("--stats", help="all: also how alike heads are, sinks, importance and more."),
-    ] = "basic"
+        list[str] | None,
+        option(
+            "--method",
+            complete=method_names,
+            help="Method; `attnviz methods` lists them. May be repeated.  "
+            f"[default: {methods.DEFAULT}]",
+            metavar="NAME",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
-        _check((self.method,), self, self, importance=self.stats == "all")
+        _check(self.methods, self, self, importance=self._importance)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, each once."""
+        return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
+
+    @property
+    def _importance(self) -> bool:
+        """Whether the importance of heads is computed, which takes a gradient."""
+        return False
+
+    def asked(self) -> Questions:
+        """As `look` takes it."""
+        return _asked(self, self, self.methods)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class QuestionOptions(QuestionsOptions):
+    """What is computed, and which statistics with it."""
+
+    stats: Annotated[
+        Literal["basic", "all"],
+        option("--stats", help="Statistics; all adds head similarity, sinks, importance and more."),
+    ] = "basic"
+
+    @property
+    def _importance(self) -> bool:
+        return self.stats == "all"
 
     def asked(self, animate: str | None = None) -> Questions:
         """As `look` takes it, so that there is something to `animate`.
@@ -239,39 +292,11 @@ class QuestionOptions(SettingOptions, WhereOptions):
         Raises:
             UsageError: the heads of a method that merges them.
         """
-        if animate == "heads" and methods.METHODS[self.method].merges != "nothing":
+        merging = [name for name in self.methods if methods.METHODS[name].merges != "nothing"]
+        if animate == "heads" and merging:
             raise UsageError(
-                f"--animate heads: {self.method} merges all heads; take --animate layers"
+                f"--animate heads: {merging[0]} merges all heads; use --animate layers"
             )
-        asked = _asked(self, self, (self.method,), statistics=self.stats)
+        asked = _asked(self, self, self.methods, statistics=self.stats)
         every = animate == "layers" and self.layers == WhereOptions.layers
         return replace(asked, layers="all") if every else asked
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class QuestionsOptions(SettingOptions, WhereOptions):
-    """What is asked, by several methods."""
-
-    method: Annotated[
-        list[str] | None,
-        option(
-            "--method",
-            help="A method that `attnviz methods` lists; may be repeated.  "
-            f"[default: {methods.DEFAULT}]",
-            metavar="NAME",
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        WhereOptions.__post_init__(self)
-        SettingOptions.__post_init__(self)
-        _check(self.methods, self, self)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods, each once."""
-        return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
-
-    def asked(self) -> Questions:
-        """As `look` takes it."""
-        return _asked(self, self, self.methods)

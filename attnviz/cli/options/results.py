@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from attnviz.cli.options.groups import option
+from attnviz.cli.options.completion import METRICS, SCALES, colormap_names
+from attnviz.cli.options.groups import LOOK, MACHINE, OUTPUT, PICTURES, option
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
 
-Json = Annotated[bool, option("--json", help="One JSON object a line.")]
+Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print one JSON object per line.")]
 """Of the commands that list something."""
 
 
@@ -19,14 +20,32 @@ class LookOptions:
     """What is laid over the picture, and how."""
 
     colormap: Annotated[
-        str, option("--colormap", help="A matplotlib colour map.", metavar="NAME")
+        str,
+        option(
+            "--colormap",
+            panel=PICTURES,
+            complete=colormap_names,
+            help="Matplotlib colour map.",
+            metavar="NAME",
+        ),
     ] = "viridis"
     alpha: Annotated[
-        float, option("--alpha", help="Share of the colour in the overlay.", min=0.0, max=1.0)
+        float,
+        option(
+            "--alpha",
+            panel=PICTURES,
+            help="Share of the map's colour in the overlay.",
+            min=0.0,
+            max=1.0,
+        ),
     ] = 0.5
     interpolation: Annotated[
         Literal["bicubic", "nearest"],
-        option("--interpolation", help="Smooth maps, or tokens as they are."),
+        option(
+            "--interpolation",
+            panel=PICTURES,
+            help="Draw maps smoothly, or each token as a block (nearest).",
+        ),
     ] = "bicubic"
 
 
@@ -35,7 +54,8 @@ class StyleOptions(LookOptions):
     """The same, in files."""
 
     format: Annotated[
-        Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
+        Literal["png", "jpg", "webp"],
+        option("--format", panel=PICTURES, help="Format of the picture files."),
     ] = "png"
 
 
@@ -47,7 +67,9 @@ class ScaleOptions:
         str,
         option(
             "--scale",
-            help="Weights that the colours span: head, layer, all, LO:HI or log.",
+            panel=PICTURES,
+            complete=lambda: SCALES,
+            help="Weights that the colours span: head (each map), layer, all, LO:HI or log.",
             metavar="RANGE",
         ),
     ] = "head"
@@ -64,23 +86,30 @@ class DrawingOptions(ScaleOptions, StyleOptions):
         Literal["layers", "heads"] | None,
         option(
             "--animate",
-            help="Also a moving picture: a frame for each layer, or each head.",
+            panel=PICTURES,
+            help="Also write a moving picture with one frame per layer, or per head.",
         ),
     ] = None
     movie: Annotated[
         Literal["webp", "gif", "apng", "mp4"] | None,
-        option("--movie", help="What it is; mp4 is an extra: video.  [default: webp]"),
+        option(
+            "--movie",
+            panel=PICTURES,
+            help="Format of the moving picture; mp4 needs the extra video.  [default: webp]",
+        ),
     ] = None
     fps: Annotated[
         float | None,
-        option("--fps", help="Its frames a second.  [default: 2]", min=0.05, max=50.0),
+        option(
+            "--fps", panel=PICTURES, help="Frames per second.  [default: 2]", min=0.05, max=50.0
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in (("--movie", self.movie), ("--fps", self.fps)):
             if value is not None and self.animate is None:
-                raise UsageError(f"{name} is of a moving picture; add --animate layers, or heads")
+                raise UsageError(f"{name} needs a moving picture; add --animate layers, or heads")
 
     def values(self) -> dict[str, Any]:
         """By name, as `Drawing` takes them: without those that were not given."""
@@ -104,7 +133,13 @@ class DifferenceOptions(StyleOptions):
 
     diverging: Annotated[
         str,
-        option("--diverging", help="A colour map for differences, its middle 0.", metavar="NAME"),
+        option(
+            "--diverging",
+            panel=PICTURES,
+            complete=colormap_names,
+            help="Matplotlib colour map for differences; its middle is 0.",
+            metavar="NAME",
+        ),
     ] = "RdBu_r"
 
 
@@ -112,9 +147,15 @@ class DifferenceOptions(StyleOptions):
 class ToldOptions:
     """What goes to standard output, where there are no tables."""
 
-    json: Annotated[bool, option("--json", help="JSON on stdout, one object a line.")] = False
-    quiet: Annotated[bool, option("--quiet", help="Print the paths of files only.")] = False
-    debug: Annotated[bool, option("--debug", help="Show the traceback of an error.")] = False
+    json: Annotated[
+        bool, option("--json", panel=OUTPUT, help="Print JSON, one object per line.")
+    ] = False
+    quiet: Annotated[
+        bool, option("--quiet", panel=OUTPUT, help="Print only the paths of the files written.")
+    ] = False
+    debug: Annotated[
+        bool, option("--debug", panel=OUTPUT, help="Show the traceback of an error.")
+    ] = False
 
     def __post_init__(self) -> None:
         if self.json and self.quiet:
@@ -125,14 +166,16 @@ class ToldOptions:
 class StreamOptions(ToldOptions):
     """What goes to standard output."""
 
-    csv: Annotated[bool, option("--csv", help="CSV on stdout.")] = False
+    csv: Annotated[bool, option("--csv", panel=OUTPUT, help="Print CSV.")] = False
 
     def __post_init__(self) -> None:
         if self.json + self.csv + self.quiet > 1:
             raise UsageError("--json, --csv and --quiet exclude one another; give one of them")
 
 
-Npz = Annotated[bool, option("--npz", help="Also write the maps as arrays: maps.npz.")]
+Npz = Annotated[
+    bool, option("--npz", panel=OUTPUT, help="Also write the maps as arrays: maps.npz.")
+]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -141,28 +184,43 @@ class BatchOptions:
 
     pictures: Annotated[
         Literal["sheet", "heads", "none"],
-        option("--pictures", help="Of each picture: its sheet, all that show writes, or nothing."),
+        option(
+            "--pictures",
+            panel=PICTURES,
+            help="Draw the sheet of each picture, every file that show draws, or nothing.",
+        ),
     ] = "sheet"
     batch_size: Annotated[
-        str, option("--batch-size", help="Pictures in a run of the model, or auto.", metavar="N")
+        str,
+        option(
+            "--batch-size",
+            panel=MACHINE,
+            help="Pictures per run of the model, or auto.",
+            metavar="N",
+        ),
     ] = "auto"
     recursive: Annotated[
-        bool, option("--recursive/--no-recursive", help="Also what is in subfolders.")
+        bool, option("--recursive/--no-recursive", help="Search subfolders for pictures, too.")
     ] = True
-    force: Annotated[bool, option("--force", help="Do again what is done.")] = False
+    force: Annotated[bool, option("--force", panel=OUTPUT, help="Do finished pictures again.")] = (
+        False
+    )
     npz: Npz = False
     aggregate: Annotated[
         bool,
-        option("--aggregate", help="Also sum all pictures up: aggregate.jsonl, .csv and .png."),
+        option(
+            "--aggregate",
+            panel=OUTPUT,
+            help="Also summarise all pictures: aggregate.jsonl, .csv and .png.",
+        ),
     ] = False
     parquet: Annotated[
-        bool, option("--parquet", help="Also write all numbers as columns: stats.parquet.")
+        bool,
+        option("--parquet", panel=OUTPUT, help="Also write all numbers as columns: stats.parquet."),
     ] = False
 
     def __post_init__(self) -> None:
         _ = self.batch
-        if self.npz and self.pictures == "none":
-            raise UsageError("--npz lies beside the sheet; leave out --pictures none")
 
     @property
     def closers(self) -> tuple[str, ...]:
@@ -176,7 +234,9 @@ class BatchOptions:
         if text == "auto":
             return None
         if not (text.isascii() and text.isdigit() and int(text)):
-            raise UsageError(f"--batch-size {text!r} is none; give auto, or a number from 1 on")
+            raise UsageError(
+                f"--batch-size {text!r} cannot be read; give auto, or a number from 1 on"
+            )
         return int(text)
 
 
@@ -187,9 +247,16 @@ Sources = Annotated[
         help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
     ),
 ]
-ComparedNpz = Annotated[bool, option("--npz", help="Also write what is compared: compare.npz.")]
-NoPreview = Annotated[bool, option("--no-preview", help="Do not draw the sheet in the terminal.")]
-Out = Annotated[Path, option("--out", "-o", help="Folder for the files.", metavar="FOLDER")]
+ComparedNpz = Annotated[
+    bool, option("--npz", panel=OUTPUT, help="Also write the compared maps as arrays: compare.npz.")
+]
+NoPreview = Annotated[
+    bool,
+    option("--no-preview", panel=PICTURES, help="Do not draw the sheet in the terminal."),
+]
+Out = Annotated[
+    Path, option("--out", "-o", panel=OUTPUT, help="Folder for the files.", metavar="FOLDER")
+]
 FILMS = (".mp4", ".mov", ".mkv", ".webm")
 """Endings of films that can be written."""
 FilmOut = Annotated[
@@ -197,7 +264,8 @@ FilmOut = Annotated[
     option(
         "--out",
         "-o",
-        help=f"The film ({', '.join(FILMS)}), or a folder for it.",
+        panel=OUTPUT,
+        help=f"Film file ({', '.join(FILMS)}), or a folder for it.",
         metavar="FILE",
     ),
 ]
@@ -206,13 +274,20 @@ PageOut = Annotated[
     option(
         "--out",
         "-o",
-        help="The page, or a folder for it.  [default: attnviz-out/IMAGE.html]",
+        panel=OUTPUT,
+        help="Page file, or a folder for it.  [default: attnviz-out/IMAGE.html]",
         metavar="FILE",
     ),
 ]
 OptionalOut = Annotated[
     Path | None,
-    option("--out", "-o", help="Also write stats.json and stats.csv here.", metavar="FOLDER"),
+    option(
+        "--out",
+        "-o",
+        panel=OUTPUT,
+        help="Also write stats.json and stats.csv into this folder.",
+        metavar="FOLDER",
+    ),
 ]
 
 
@@ -221,7 +296,9 @@ EvaluationOut = Annotated[
     option(
         "--out",
         "-o",
-        help="Also write evaluation.jsonl, .csv and .png here; what is done is not done again.",
+        panel=OUTPUT,
+        help="Also write evaluation.jsonl, .csv and .png into this folder. A second run continues "
+        "there.",
         metavar="FOLDER",
     ),
 ]
@@ -233,7 +310,8 @@ Masks = Annotated[
     str | None,
     option(
         "--masks",
-        help="Folder with a mask for each picture, or the mask of the only one.",
+        panel=LOOK,
+        help="Folder with one mask per picture, or the mask of a single picture.",
         metavar="PATH",
     ),
 ]
@@ -241,8 +319,13 @@ Metrics = Annotated[
     str | None,
     option(
         "--metrics",
-        help="masks, perturbation or both.  [default: masks with --masks, else perturbation]",
+        panel=LOOK,
+        complete=lambda: METRICS,
+        help="Groups of numbers: masks, perturbation or masks,perturbation.  [default: masks with "
+        "--masks, else perturbation]",
         metavar="WHICH",
     ),
 ]
-Limit = Annotated[int | None, option("--limit", help="The first so many pictures only.", min=1)]
+Limit = Annotated[
+    int | None, option("--limit", help="Use only the first N pictures.", metavar="N", min=1)
+]

@@ -1,0 +1,79 @@
+"""`--install-completion` and `--show-completion`, for bash, zsh and fish.
+
+Typer has options of these names; they import pydantic in every call. These ones call the same
+functions of Typer, and only when they are used.
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+from attnviz.errors import UsageError, unknown
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def prepare_completion() -> None:
+    """Make Typer know the shells, before it answers a shell's request for completions."""
+    from typer.completion import get_completion_inspect_parameters  # noqa: PLC0415 — for shells only
+
+    get_completion_inspect_parameters()
+
+
+def _install(context: typer.Context, parameter: Any, wanted: bool) -> None:
+    if wanted:
+        from typer.completion import install_callback  # noqa: PLC0415
+
+        install_callback(context, parameter, _shell(context, "--install-completion"))  # type: ignore[arg-type]
+
+
+def _show(context: typer.Context, parameter: Any, wanted: bool) -> None:
+    if wanted:
+        from typer.completion import show_callback  # noqa: PLC0415
+
+        show_callback(context, parameter, _shell(context, "--show-completion"))  # type: ignore[arg-type]
+
+
+def _shell(context: typer.Context, option: str) -> str:
+    """The shell that is named behind the option, or the one that runs this program.
+
+    Raises:
+        UsageError: none is named and none is found, or it is another shell.
+    """
+    behind = list(context.obj or ())
+    named = behind[behind.index(option) + 1 :][:1] if option in behind else []
+    name = named[0] if named else _running_shell()
+    if name is None:
+        raise UsageError(f"the shell is not known; name it: attnviz {option} {SHELLS[0]}")
+    if name not in SHELLS:
+        raise unknown("shell", name, SHELLS, see="attnviz --help")
+    return name
+
+
+def _running_shell() -> str | None:
+    import shellingham  # noqa: PLC0415 — comes with Typer
+
+    try:
+        return str(shellingham.detect_shell()[0])
+    except shellingham.ShellDetectionFailure:
+        return None
+
+
+Install = Annotated[
+    bool,
+    typer.Option(
+        "--install-completion",
+        callback=_install,
+        is_eager=True,
+        help="Install completion for this shell, or the one named: bash, zsh, fish.",
+    ),
+]
+ShowScript = Annotated[
+    bool,
+    typer.Option(
+        "--show-completion",
+        callback=_show,
+        is_eager=True,
+        help="Print the completion script for this shell, or the one named.",
+    ),
+]
