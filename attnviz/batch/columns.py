@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from attnviz.batch.lines import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
-from attnviz.output.records import Head, flat
+from attnviz.output.records import Head, Record, flat
 
 NAME = "stats.parquet"
 BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
@@ -100,6 +100,19 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
     asked = {key: record[key] for key in ("query", "target") if record.get(key)}
     return [{**run, **flat({**asked, **head})} for head in record["heads"]]
+
+
+def rows_of(record: Record) -> list[dict[str, Any]]:
+    """A row per map with the columns of `stats.parquet`, after the frame where there is one.
+
+    They are the same for every method, so that records of several stand under one header.
+    """
+    data = record.data()
+    moment = {name: data["moment"][name] for name in ("frame", "time")} if record.moment else {}
+    return [
+        {"image": row["image"], **moment, **{name: row.get(name) for name in columns()}}
+        for row in _rows(data)
+    ]
 
 
 def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:

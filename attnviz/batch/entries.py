@@ -57,10 +57,12 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
     Raises:
         OutputError: one of them cannot be read.
     """
-    done, failed = _manifest(manifest)
-    folders = [_located(out, folder) for _, folder in done]
+    pictures, failed = _manifest(manifest)
+    methods = _methods(stats)
+    done = [(name, folder, method) for name, folder in pictures for method in methods]
+    folders = [_located(out, folder and f"{folder}{m and '/'}{m}") for _, folder, m in done]
     entries = Entries(
-        names=[name for name, _ in done],
+        names=[name for name, _, _ in done],
         folders=folders,
         sheets=[_sheet(out, folder) for folder in folders],
         overlays=[None] * len(done),
@@ -76,11 +78,23 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
             entries.matrix.add(row, record["heads"])
             entries.overlays[row] = _overlay(out, folders[row], record["heads"])
             if not entries.run:
-                entries.run.extend(_run(record))
+                entries.run.extend(_run(record, methods))
 
     for _ in each(stats, take):
         pass
-    return _below(entries)
+    found = _below(entries)
+    shown = [f"{name}{m and ' · '}{m}" for name, (*_, m) in zip(found.names, done, strict=True)]
+    return replace(found, names=shown)
+
+
+def _methods(stats: Path) -> list[str]:
+    """The methods of each picture, where there are several: those of the first; else one ``."""
+    first = list[tuple[str, str]]()
+    for path, method in each(stats, lambda record: (record["image"]["path"], record["method"])):
+        if first and path != first[0][0]:
+            break
+        first.append((path, method))
+    return [method for _, method in first] if len(first) > 1 else [""]
 
 
 def _below(entries: Entries) -> Entries:
@@ -185,13 +199,14 @@ class _Rows:
         return rows.pop() if rows else None
 
 
-def _run(record: Mapping[str, Any]) -> list[str]:
+def _run(record: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
     """What was run, in words."""
+    named = ", ".join(filter(None, methods)) or record["method"]
     model, query = record["model"], record["query"]
     weights = [] if model["weights"] == "pretrained" else [f"weights {model['weights']}"]
     numbers = [f"{query[key]:g}" for key in ("x", "y", "x0", "y0", "x1", "y1") if key in query]
     where = query.get("path") or ",".join(numbers) or query["kind"]
     layers = sorted({head["layer"] for head in record["heads"]})
     which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
-    said = (model["spec"], *weights, record["method"], f"from {where}", which)
+    said = (model["spec"], *weights, named, f"from {where}", which)
     return [readable(text) for text in said]

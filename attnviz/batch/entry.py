@@ -28,7 +28,8 @@ class LedgerEntry:
         state: size, time of change, and of change of its attributes, of that file.
         size: width and height of the picture as seen; from them follows with which others it ran.
         files: sizes of the files that were written, by name.
-        record: digest of its record; None of one that failed.
+        record: digest of its record, or those of the records of several methods with spaces
+            between; None of one that failed.
     """
 
     path: str
@@ -43,10 +44,10 @@ class LedgerEntry:
     record: str | None = None
 
     def line(self, record: bytes | None = None) -> bytes:
-        """A line of the journal, with the line of the record where that stands nowhere else."""
+        """A line of the journal, with the lines of the records where they stand nowhere else."""
         entry = as_line(asdict(self)).decode().removesuffix("\n")
-        tail = "" if record is None else _RECORD + record.decode().removesuffix("\n")
-        return f"{_ENTRY}{entry}{tail}{_END}".encode()
+        lines = [] if record is None else record.decode().removesuffix("\n").split("\n")
+        return f"{_ENTRY}{entry}{''.join(_RECORD + line for line in lines)}{_END}".encode()
 
     def public(self) -> dict[str, Any]:
         """A line of the manifest."""
@@ -72,9 +73,10 @@ def _size(folder: Path, name: str) -> int:
 
 
 def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
-    """The entry of a line of the journal, and the line of its record if it has that.
+    """The entry of a line of the journal, and the lines of its records if it has them.
 
-    Of the record, which is most of the line, nothing is read: it is known by its digest.
+    Of the records, which are most of the line, nothing is read: they are known by their digests.
+    What stands between them is in none of them: in a text of JSON every quote is escaped.
 
     Raises:
         ValueError: it is none.
@@ -88,8 +90,9 @@ def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
     rest = text[end:]
     if rest == _END:
         return made, None
-    record = f"{rest.removeprefix(_RECORD).removesuffix(_END)}\n".encode()
-    if digest(record) != made.record:
+    lines = rest.removesuffix(_END).split(_RECORD)[1:]
+    record = "".join(f"{line}\n" for line in lines).encode()
+    if digests(record) != made.record:
         raise ValueError("no line of the journal")
     return made, record
 
@@ -97,6 +100,11 @@ def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
 def digest(record: bytes) -> str:
     """What a record is found by, of its line."""
     return hashlib.blake2b(record, digest_size=16).hexdigest()
+
+
+def digests(records: bytes) -> str:
+    """The digests of some lines of records, with spaces between."""
+    return " ".join(digest(line) for line in records.splitlines(keepends=True))
 
 
 def as_line(data: dict[str, Any]) -> bytes:

@@ -55,11 +55,17 @@ class Job:
 class Outcome:
     """What became of one picture; of one that failed there is no record, but a cause.
 
-    `line` is the record as it stands in a file of records, `notes` say how the picture was read.
+    Attributes:
+        entry: its line of the ledger.
+        records: one for each method.
+        paths: the files written.
+        cause: why it failed.
+        line: the records as they stand in a file of records, a line each.
+        notes: how the picture was read.
     """
 
     entry: LedgerEntry
-    record: Record | None = None
+    records: tuple[Record, ...] = ()
     paths: tuple[Path, ...] = ()
     cause: Exception | None = None
     line: bytes | None = None
@@ -88,10 +94,10 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A picture that was asked; nothing of the model's run is left but what was found."""
+    """A picture that was explained by each method; nothing else of the model's run is left."""
 
     prepared: Prepared
-    explanation: Explanation
+    explanations: tuple[Explanation, ...]
 
 
 class Unanswerable(UsageError):  # noqa: N818 — no fault of a picture, and no other UsageError

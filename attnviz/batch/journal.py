@@ -86,7 +86,8 @@ class Journal:
         if found is None:
             return None
         entry, record = found
-        if entry.record is not None and record is None and entry.record not in self._records:
+        lost = record is None and not self._records.keys() >= set((entry.record or "").split())
+        if lost:
             return None
         return entry
 
@@ -97,7 +98,7 @@ class Journal:
         return read_line(_line_at(self._file, place))
 
     def add(self, entry: LedgerEntry, record: bytes | None) -> None:
-        """Add a line, with that of the record; it is there when this returns.
+        """Add a line, with those of the records; it is there when this returns.
 
         Raises:
             OutputError: it cannot be written.
@@ -144,7 +145,7 @@ class Journal:
                 if record is not None:
                     yield record
                 elif entry is not None and entry.record is not None and old is not None:
-                    yield _line_at(old, self._records[entry.record])
+                    yield from (_line_at(old, self._records[n]) for n in entry.record.split())
         finally:
             if old is not None:
                 old.close()

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch.entry import LedgerEntry, as_line, digest
+from attnviz.batch.entry import LedgerEntry, as_line, digests
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
 from attnviz.batch.thumbnails import write_thumbnail
 from attnviz.drawing.explained_sheet import small
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
-from attnviz.explanation import Observation, answer, check_picture, look_many
+from attnviz.explanation import Explanation, Observation, answer, check_picture, look_many
 from attnviz.geometry import Placement
 from attnviz.io import Picture, decode, read_file
 from attnviz.models import memory
@@ -170,12 +170,13 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
 
 def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answered | Outcome:
     try:
-        found = answer(seen, settings.asked, settings.asked.methods[0])
+        found = [answer(seen, settings.asked, method) for method in settings.asked.methods]
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:
         return failure(prepared.entry, error)
-    return Answered(prepared, replace(found, observation=seen.without_run()))
+    kept = seen.without_run()
+    return Answered(prepared, tuple(replace(each, observation=kept) for each in found))
 
 
 def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
@@ -187,51 +188,73 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
     prepared, job = answered.prepared, answered.prepared.job
     assert job is not None  # stand-ins are not asked
     try:
-        record, paths = _write(answered, job, settings, out)
+        records, paths = _write(answered, job, settings, out)
     except OutputError as error:
         if stops(error, out):
             raise
         return failure(prepared.entry, error)
     except Exception as error:
         return failure(prepared.entry, error)
-    line = as_line(record.data())
+    line = b"".join(as_line(record.data()) for record in records)
+    names = {path.relative_to(out / job.folder).as_posix(): path for path in sorted(paths)}
     entry = replace(
         prepared.entry,
         status="done",
         folder=job.folder if paths else None,
-        files={path.name: path.stat().st_size for path in sorted(paths)},
-        record=digest(line),
+        files={name: path.stat().st_size for name, path in names.items()},
+        record=digests(line),
     )
-    return Outcome(entry, record, tuple(paths), line=line, notes=prepared.picture.notes)
+    return Outcome(entry, tuple(records), tuple(paths), line=line, notes=prepared.picture.notes)
 
 
 def _write(
     answered: Answered, job: Job, settings: Settings, out: Path
-) -> tuple[Record, list[Path]]:
-    """The record, and the files in the order of writing."""
-    prepared, explanation = answered.prepared, answered.explanation
+) -> tuple[list[Record], list[Path]]:
+    """The record of each method, and the files in the order of writing."""
     folder = out / job.folder
-    if settings.pictures == "none":
-        if job.before:
-            whole_files.remove(folder, job.before)
-            with contextlib.suppress(OSError):  # something else is in it
-                os.removedirs(folder)
-        return make_record(explanation), []
-    whole_files.remove_parts(folder)
-    if prepared.shown is not None:
-        before = whole_files.earlier_files(folder)
-        record, paths, whole = write_sheet(explanation, folder, settings.drawing, prepared.shown)
+    shown = answered.prepared.shown
+    large = _again(answered.prepared, settings) if settings.pictures == "heads" else None
+    records, paths, before = list[Record](), list[Path](), set(job.before)
+    for each in answered.explanations:
+        place = whole_files.method_folder(folder, each.method, settings.asked.methods)
+        whole_files.remove_parts(place)
+        if settings.pictures == "sheet":  # what draws all removes what it replaces
+            earlier = (place / name for name in whole_files.earlier_files(place))
+            before |= {path.relative_to(folder).as_posix() for path in earlier}
+        record, written = _write_one(each, place, settings, out, pictures=(large, shown))
+        records.append(record)
+        paths += written
+    before -= {path.relative_to(folder).as_posix() for path in paths}
+    whole_files.remove(folder, before)
+    for path in {(folder / name).parent for name in before}:
+        with contextlib.suppress(OSError):  # something else is in it
+            os.removedirs(path)
+    return records, paths
+
+
+def _write_one(
+    explanation: Explanation,
+    folder: Path,
+    settings: Settings,
+    out: Path,
+    *,
+    pictures: tuple[Picture | None, Picture | None],
+) -> tuple[Record, list[Path]]:
+    """The record of one method, and its files; drawn on the large picture or on the small one."""
+    large, shown = pictures
+    if shown is not None:
+        record, paths, whole = write_sheet(explanation, folder, settings.drawing, shown)
         if settings.drawing.format == "png":  # its pixels are those that it is read back with
-            source = f"{job.folder}/{whole_files.SHEET}.png"
+            source = (folder / f"{whole_files.SHEET}.png").relative_to(out).as_posix()
             write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
+    elif large is not None:
+        seen = replace(explanation.observation, picture=large)
+        drawn = replace(explanation, observation=seen)
+        record, paths, _ = write_pictures(drawn, folder, settings.drawing, threads=1)
     else:
-        before = set()  # removed by what draws them
-        seen = replace(explanation.observation, picture=_again(prepared, settings))
-        large = replace(explanation, observation=seen)
-        record, paths, _ = write_pictures(large, folder, settings.drawing, threads=1)
+        record, paths = make_record(explanation), []
     if settings.npz:
         paths.append(write_maps(explanation, folder))
-    whole_files.remove(folder, before.union(job.before) - {path.name for path in paths})
     return record, paths
 
 

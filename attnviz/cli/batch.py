@@ -118,7 +118,7 @@ def _settings(
 
     style, asked = Drawing(**drawing.values()), question.asked(drawing.animate)
     if drawing.animate is not None and many.pictures == "none":
-        raise UsageError("--animate lies beside the sheet; leave out --pictures none")
+        raise UsageError("--animate draws, and --pictures none does not; leave out one of them")
     style.check()  # an unknown colour map is wrong usage, before anything runs
     said = {
         "attnviz": attnviz.__version__,
@@ -172,18 +172,19 @@ class _BatchPrinter:
         """One picture is done, or failed."""
         from attnviz.output import encoding  # noqa: PLC0415
 
-        record = outcome.record
-        if record is None:
+        if not outcome.records:
             self._fail(outcome)
             return
         self._note(outcome)
+        record = outcome.records[0]
         self._unverified += not record.check.verified
         self._less += record.tokens.fit != self._settings.fit
         self._checks.update(check_notes(record.check, record.model.layers, record.heads[-1].layer))
         if self._streams.json:
-            console.put(encoding.as_json(record.data()))
+            console.put("\n".join(encoding.as_json(each.data()) for each in outcome.records))
         elif self._streams.csv:
-            console.put(encoding.as_csv(record.rows(), header=self._header).removesuffix("\n"))
+            rows = run.rows_of_methods(outcome.records)
+            console.put(encoding.as_csv(rows, header=self._header).removesuffix("\n"))
             self._header = False
         else:
             self.paths(list(outcome.paths))

@@ -29,9 +29,9 @@ class Command(TyperCommand):
             UsageError: an option that takes one value is given twice.
         """
         if not ctx.resilient_parsing:  # completion reads half a line
-            _, _, order = self.make_parser(ctx).parse_args(list(args))  # type: ignore[arg-type]
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
             check_repeated(order, args)
-        return super().parse_args(ctx, args)  # type: ignore[arg-type]
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, each under the heading of its panel."""
@@ -66,7 +66,7 @@ def is_coloured() -> bool:
     return not plain and sys.stdout.isatty()
 
 
-def panels(command: TyperCommand, ctx: Any) -> list[tuple[str, list[tuple[str, str]]]]:
+def panels(command: TyperCommand | TyperGroup, ctx: Any) -> list[tuple[str, list[tuple[str, str]]]]:
     """Rows of the help by heading: arguments stand first under the first heading."""
     found: dict[str, list[tuple[str, str]]] = {name: [] for name in (*PANELS, _REST)}
     for param in command.get_params(ctx):

@@ -113,7 +113,7 @@ def _finishing(
         record, paths, sheet = write_comparison(found, folders[number], style)
         if npz:
             paths.append(write_arrays(found, folders[number]))
-        teller.tell(record, paths, sheet if preview else None)
+        teller.tell(run.Result(record, paths, sheet if preview else None))
 
     return finish
 
@@ -193,8 +193,8 @@ class _Comparing:
 
         asked = self._where.asked()
         seen = run.look(picture, model, inputs, asked, self._streams)
-        for method in asked.methods:
-            self.sides[number] += sides_of(run.ask(seen, asked, method, self._streams))
+        for each in run.explain_all(seen, asked, self._streams):
+            self.sides[number] += sides_of(each)
         check_count(max(2, len(self.sides[number])))  # too many are too many before the next model
 
     def exit_code(self) -> ExitCode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnviz.cli import console
@@ -160,16 +160,23 @@ def shown_less(seen: Observation) -> str:
     )
 
 
-def ask(seen: Observation, asked: Questions, method: str, streams: StreamOptions) -> Explanation:
-    """Ask the question that was asked, with a progress bar."""
-    from attnviz import explanation  # noqa: PLC0415
-
-    with console.progress("attention", quiet=streams.quiet) as progress:
-        found = console.interruptible(
-            lambda: explanation.answer(seen, asked, method, progress=progress)
-        )
+def explain_all(seen: Observation, asked: Questions, streams: StreamOptions) -> list[Explanation]:
+    """What each method computes from one run of the model, with a progress bar for each."""
+    found = [_explain(seen, asked, method, streams) for method in asked.methods]
     warn(seen)
     return found
+
+
+def _explain(
+    seen: Observation, asked: Questions, method: str, streams: StreamOptions
+) -> Explanation:
+    from attnviz import explanation  # noqa: PLC0415
+
+    label = method if len(asked.methods) > 1 else "attention"
+    with console.progress(label, quiet=streams.quiet) as progress:
+        return console.interruptible(
+            lambda: explanation.answer(seen, asked, method, progress=progress)
+        )
 
 
 def warn(seen: Observation) -> None:
@@ -192,6 +199,25 @@ class Printable(Protocol):
         """As flat rows of the same columns."""
 
 
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What one method gave of one picture: its record, the files written, and the sheet."""
+
+    record: Printable
+    paths: Sequence[Path] = ()
+    sheet: Image | None = None
+
+
+def rows_of_methods(records: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows of CSV; those of several methods have the columns of `stats.parquet`, all alike."""
+    if len(records) == 1:
+        rows: list[dict[str, Any]] = records[0].rows()
+        return rows
+    from attnviz.batch.columns import rows_of  # noqa: PLC0415
+
+    return [row for record in records for row in rows_of(record)]
+
+
 class ResultPrinter:
     """Says on stdout what one picture gave, in the form that was asked for.
 
@@ -209,24 +235,31 @@ class ResultPrinter:
         self._lines = lines
         self._header = True
 
-    def tell(self, record: Printable, paths: list[Path], sheet: Image | None = None) -> None:
-        """Tables and a preview, or a line of JSON, or rows of CSV, or the paths written."""
+    def tell(self, *results: Result) -> None:
+        """Print what each method gave of one picture: tables, JSON, CSV or paths."""
         from attnviz.output import encoding  # noqa: PLC0415
 
         if self._streams.json:
-            console.put(encoding.as_json(record.data()))
+            console.put("\n".join(encoding.as_json(each.record.data()) for each in results))
         elif self._streams.csv:
-            console.put(encoding.as_csv(record.rows(), header=self._header).removesuffix("\n"))
+            rows = rows_of_methods([each.record for each in results])
+            console.put(encoding.as_csv(rows, header=self._header).removesuffix("\n"))
             self._header = False
         elif self._streams.quiet:
-            console.put("\n".join(map(str, paths)))
+            console.put("\n".join(str(path) for each in results for path in each.paths))
         else:
-            tables = self._tables(record)
-            below = sum(table.row_count for table in tables) + self._lines
-            preview = [] if sheet is None else console.preview(sheet, below=below)
-            console.show(*preview, *tables)
+            for each in results:
+                self._show(each)
+        paths = [path for each in results for path in each.paths]
         if paths and not self._streams.quiet:
-            console.note(f"wrote {len(paths)} files to {paths[0].parent}")
+            folder = os.path.commonpath([path.parent for path in paths])
+            console.note(f"wrote {len(paths)} files to {folder}")
+
+    def _show(self, result: Result) -> None:
+        tables = self._tables(result.record)
+        below = sum(table.row_count for table in tables) + self._lines
+        preview = [] if result.sheet is None else console.preview(result.sheet, below=below)
+        console.show(*preview, *tables)
 
 
 def _stats(record: Any) -> list[Table]:

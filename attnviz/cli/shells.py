@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attnviz.errors import UsageError, unknown
+from attnviz.registry import load
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -51,12 +52,12 @@ def _shell(context: typer.Context, option: str) -> str:
 
 
 def _running_shell() -> str | None:
-    import shellingham  # noqa: PLC0415 — comes with Typer
-
+    """The name of the shell, as shellingham finds it, which comes with Typer."""
     try:
-        return str(shellingham.detect_shell()[0])
-    except shellingham.ShellDetectionFailure:
+        name, _ = load("shellingham:detect_shell")()
+    except load("shellingham:ShellDetectionFailure"):
         return None
+    return str(name)
 
 
 Install = Annotated[

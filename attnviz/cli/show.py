@@ -58,14 +58,18 @@ def show(
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
-            folder = out / names[number]
-            whole_files.check_folder(folder)
+            whole_files.check_folder(out / names[number])
             seen = run.look(picture, loaded, model, asked, streams)
-            answer = run.ask(seen, asked, question.method, streams)
-            record, paths, sheet = write_pictures(answer, folder, style)
-            if npz:
-                paths.append(write_maps(answer, folder))
-            teller.tell(record, paths, None if no_preview else sheet)
+            results = []
+            for answer in run.explain_all(seen, asked, streams):
+                folder = whole_files.method_folder(
+                    out / names[number], answer.method, asked.methods
+                )
+                record, paths, sheet = write_pictures(answer, folder, style)
+                if npz:
+                    paths.append(write_maps(answer, folder))
+                results.append(run.Result(record, paths, None if no_preview else sheet))
+            teller.tell(*results)
 
         return one
 

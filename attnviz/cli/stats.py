@@ -58,12 +58,17 @@ def stats(
 
         def one(picture: Picture, number: int) -> None:
             seen = run.look(picture, loaded, model, asked, streams)
-            answer = run.ask(seen, asked, question.method, streams)
-            record = make_record(answer)
-            paths = [] if out is None else write_numbers(record, out / names[number])
-            if out is not None and npz:
-                paths.append(write_maps(answer, out / names[number]))
-            teller.tell(record, paths)
+            results = []
+            for answer in run.explain_all(seen, asked, streams):
+                record, paths = make_record(answer), []
+                if out is not None:
+                    folder = whole_files.method_folder(
+                        out / names[number], answer.method, asked.methods
+                    )
+                    paths = write_numbers(record, folder)
+                    paths += [write_maps(answer, folder)] if npz else []
+                results.append(run.Result(record, paths))
+            teller.tell(*results)
 
         return one
 

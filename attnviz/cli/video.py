@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnviz.cli import console, run
 from attnviz.cli.check_notes import check_notes
@@ -21,9 +22,12 @@ from attnviz.cli.options import (
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attnviz.io.clips import Clip
     from attnviz.output.records import Record
     from attnviz.video.film import Made
+    from attnviz.video.means import Means
 
 _OTHERS = (".avi", ".gif", ".webp", ".png", ".apng", ".jpg", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts")
 """Endings that folders hardly have, and that stand for what cannot be written."""
@@ -45,32 +49,38 @@ def video(
     """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
-    path = _place(clip, out)
+    paths = _places(clip, out, question.methods)
     from attnviz.io.clips import open_clip  # noqa: PLC0415
     from attnviz.output import whole_files  # noqa: PLC0415
 
     shot = open_clip(clip)
-    if path.exists() and path.samefile(clip):
-        raise UsageError(f"{path}: is the clip itself; choose another --out")
+    for path in paths:
+        if path.exists() and path.samefile(clip):
+            raise UsageError(f"{path}: is the clip itself; choose another --out")
     for note in shot.notes:
         console.say(f"note: {clip}: {note}")
-    whole_files.make_folder(path.parent)
+    whole_files.make_folder(paths[0].parent)
 
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
     from attnviz.video.clip_request import ClipRequest  # noqa: PLC0415
-    from attnviz.video.film import make_film  # noqa: PLC0415
+    from attnviz.video.film import make_film, make_films  # noqa: PLC0415
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
     questions = question.asked()
     asked = ClipRequest(shot, run.load(model, question), questions, model.fit, model.mask)
-    teller, stop = _FramePrinter(streams, model), Event()
+    teller, stop = _FramePrinter(streams, model, len(paths)), Event()
 
-    def work() -> Made:
+    def work() -> list[Made]:
         with console.progress("frames", quiet=streams.quiet) as progress:
-            return make_film(
-                asked, path, style, told=teller.tell, stopped=stop.is_set, progress=progress
-            )
+            how: dict[str, Any] = {
+                "told": teller.tell,
+                "stopped": stop.is_set,
+                "progress": progress,
+            }
+            if len(paths) > 1:
+                return make_films(asked, paths, style, **how)
+            return [make_film(asked, paths[0], style, **how)]
 
     teller.end(shot, console.stoppable(work, stop))
 
@@ -86,20 +96,30 @@ def _place(clip: str, out: Path) -> Path:
     return out / (name.name if name.suffix.lower() in FILMS else f"{name.stem}.mp4")
 
 
-class _FramePrinter:
-    """Says what every frame gave, in the form asked for; and at the end what was made."""
+def _places(clip: str, out: Path, methods: Sequence[str]) -> list[Path]:
+    """A film for each method: of several each has the method in its name."""
+    path = _place(clip, out)
+    if len(methods) == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{method}{path.suffix}") for method in methods]
 
-    def __init__(self, streams: StreamOptions, model: ModelOptions) -> None:
+
+class _FramePrinter:
+    """Prints what every frame gave, in the form asked for; and at the end what was made."""
+
+    def __init__(self, streams: StreamOptions, model: ModelOptions, methods: int) -> None:
         from attnviz.video.means import Means  # noqa: PLC0415
 
-        self._streams, self._fit, self._means = streams, model.fit, Means()
+        self._streams, self._fit, self._several = streams, model.fit, methods > 1
+        self._means: dict[str, Means] = defaultdict(Means)
 
     def tell(self, record: Record) -> None:
         """The next frame."""
+        from attnviz.batch.columns import rows_of  # noqa: PLC0415
         from attnviz.output import encoding  # noqa: PLC0415
 
-        first = self._means.count == 0
-        self._means.add(record)
+        first = not self._means
+        self._means[record.method].add(record)
         if first and record.tokens.fit != self._fit:
             console.say(
                 f"note: {record.model.spec} takes {record.tokens.input_width}x"
@@ -113,17 +133,23 @@ class _FramePrinter:
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
-            console.put(encoding.as_csv(record.rows(), header=first).removesuffix("\n"))
+            rows = rows_of(record) if self._several else record.rows()
+            console.put(encoding.as_csv(rows, header=first).removesuffix("\n"))
 
-    def end(self, clip: Clip, made: Made) -> None:
-        """All is done."""
-        from attnviz.cli.table import stats_tables  # noqa: PLC0415
-
-        if self._means.unverified:
+    def end(self, clip: Clip, films: Sequence[Made]) -> None:
+        """All is done; there is a film for each method."""
+        unverified = max(means.unverified for means in self._means.values())
+        if unverified:
             console.say(
-                f"warning: {clip.path}: in {self._means.unverified} frames the recorded weights do "
+                f"warning: {clip.path}: in {unverified} frames the recorded weights do "
                 "not explain the model's output; do not trust these maps"
             )
+        for means, made in zip(self._means.values(), films, strict=True):
+            self._end_of(clip, means, made)
+
+    def _end_of(self, clip: Clip, means: Means, made: Made) -> None:
+        from attnviz.cli.table import stats_tables  # noqa: PLC0415
+
         for before, after in made.sound.items():
             console.say(
                 f"note: sound in {before} was encoded anew, in {after}: {made.path.suffix} files "
@@ -133,7 +159,7 @@ class _FramePrinter:
         if streams.quiet:
             console.put(str(made.path))
         elif not (streams.json or streams.csv):
-            console.show(*stats_tables(self._means.record(), f"  mean of {made.frames} frames"))
+            console.show(*stats_tables(means.record(), f"  mean of {made.frames} frames"))
         if not streams.quiet:
             width, height = made.size
             sound = ", with sound" if clip.sounds else ""

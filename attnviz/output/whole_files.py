@@ -45,6 +45,15 @@ def folder_names(paths: Sequence[str]) -> list[str]:
     return [str(path.relative_to(root)) for path in absolute]
 
 
+def method_folder(folder: Path, method: str, methods: Sequence[str]) -> Path:
+    """Where the files of one of several methods go; with one method it is the folder itself.
+
+    >>> method_folder(Path("out/cat.jpg"), "rollout", ["attention", "rollout"])
+    PosixPath('out/cat.jpg/rollout')
+    """
+    return folder / method if len(methods) > 1 else folder
+
+
 def check_folder(folder: Path) -> None:
     """Whether a folder can be where files are to be written, before anything is done.
 

@@ -28,8 +28,10 @@ class ClipRequest:
     fit: Fit = "keep"
     mask: str | None = None
 
-    def answered(self, stopped: Callable[[], bool]) -> Iterator[tuple[Frame, Explanation]]:
-        """Every frame, and what was answered, without the tensors of the run.
+    def answered(
+        self, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Frame, tuple[Explanation, ...]]]:
+        """Every frame, and an explanation by each method, without the tensors of the run.
 
         Raises:
             UsageError: a question that cannot be asked, or not of every frame.
@@ -37,22 +39,23 @@ class ClipRequest:
             KeyboardInterrupt: it was `stopped`.
         """
         together = max(1, min(TOGETHER, _PIXELS // (self.clip.width * self.clip.height)))
-        wanted: int | None = None
+        wanted: list[int] | None = None
         for group in _groups(frames(self.clip), together):
             if stopped():
                 raise KeyboardInterrupt
             if wanted is None:
                 check_picture(group[0].picture, self.model, self.questions, fit=self.fit)
             for frame, found in zip(group, self._answers(group), strict=True):
-                wanted = wanted or len(found.answers)
-                if len(found.answers) != wanted:
+                counts = [len(each.answers) for each in found]
+                wanted = wanted or counts
+                if counts != wanted:
                     raise UsageError(
                         f"--target auto is another of the targets in frame {frame.number}, and not "
                         "in frame 0; give auto alone, or targets by name"
                     )
                 yield frame, found
 
-    def _answers(self, group: list[Frame]) -> Iterator[Explanation]:
+    def _answers(self, group: list[Frame]) -> Iterator[tuple[Explanation, ...]]:
         seen = look_many(
             [frame.picture for frame in group],
             self.model,
@@ -61,8 +64,9 @@ class ClipRequest:
             mask=self.mask,
         )
         for one in seen:
-            found = answer(one, self.questions, self.questions.methods[0])
-            yield replace(found, observation=one.without_run())
+            found = [answer(one, self.questions, name) for name in self.questions.methods]
+            kept = one.without_run()
+            yield tuple(replace(each, observation=kept) for each in found)
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

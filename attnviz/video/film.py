@@ -1,6 +1,7 @@
 """From a clip to a film of its maps, frame by frame."""
 
 import contextlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -111,7 +112,7 @@ def make_film(
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Made:
-    """Ask every frame of a clip, and write what was answered as a film of as many.
+    """Explain every frame of a clip by one method, and write a film of as many frames.
 
     Where the scale is not given as LO:HI, it is found in a first pass, in which the model runs;
     frames are decoded anew for the second, and neither they nor their maps are held in memory.
@@ -128,32 +129,86 @@ def make_film(
         AttnvizError: of any kind; nothing is left behind.
         KeyboardInterrupt: it was `stopped`.
     """
-    scale, clip, style = parse_scale(drawing.scale), asked.clip, drawing.style()
+    scale, clip = parse_scale(drawing.scale), asked.clip
     tell = progress or (lambda _, __: None)
     with MapSpool.beside(path) as kept:
-        moments: Iterator[tuple[Frame, Explanation]] = asked.answered(stopped)
+        moments = ((frame, found) for frame, (found,) in asked.answered(stopped))
         total, ranges = clip.expected, None
         if scale.kind != "fixed":
             for _, found in moments:
                 kept.add(found)
                 tell(kept.count, 2 * max(clip.expected, kept.count))
-            moments = _again(clip, kept)
             total, ranges = 2 * kept.count, kept.ranges(scale)
-
-        screen = _Screen(clip, path.name, style)
-
-        def one(moment: tuple[Frame, Explanation]) -> _Drawn:
-            frame, explanation = moment[0], on(moment[1], moment[0])
-            return screen.draw(frame, explanation, ranges or drawing.ranges(explanation))
+        before = kept.count
 
         def each(done: _Drawn) -> None:
-            if stopped():
-                raise KeyboardInterrupt
+            _go_on(stopped)
             told(done.record)
-            so_far = kept.count + done.frame.number + 1
+            so_far = before + done.frame.number + 1
             tell(so_far, max(total, so_far))
 
-        return _write(path, clip, _ahead(one, moments), each)
+        shown = _again(clip, kept) if before else moments
+        return _drawn(clip, path, drawing, shown, ranges, each)
+
+
+def make_films(
+    asked: ClipRequest,
+    paths: Sequence[Path],
+    drawing: Drawing,
+    *,
+    told: Callable[[Record], None],
+    stopped: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> list[Made]:
+    """Write a film for each method of a request; the model sees every frame once.
+
+    `told` is given the records of all frames of the first method, then of the next. Frames are
+    decoded anew for each film; other arguments and errors are those of `make_film`. Films that are
+    written before an error stay.
+    """
+    scale, clip = parse_scale(drawing.scale), asked.clip
+    tell = progress or (lambda _, __: None)
+    films = len(paths) + 1  # passes over the clip
+    with contextlib.ExitStack() as open_:
+        spools = [open_.enter_context(MapSpool.beside(path)) for path in paths]
+        for _, found in asked.answered(stopped):
+            for spool, one in zip(spools, found, strict=True):
+                spool.add(one)
+            tell(spools[0].count, films * max(clip.expected, spools[0].count))
+        count, done, made = spools[0].count, itertools.count(spools[0].count + 1), []
+
+        def each(drawn: _Drawn) -> None:
+            _go_on(stopped)
+            told(drawn.record)
+            tell(next(done), films * count)
+
+        for path, spool in zip(paths, spools, strict=True):
+            ranges = None if scale.kind == "fixed" else spool.ranges(scale)
+            made.append(_drawn(clip, path, drawing, _again(clip, spool), ranges, each))
+        return made
+
+
+def _go_on(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise KeyboardInterrupt
+
+
+def _drawn(  # noqa: PLR0917 — a film's parts, all of other kinds
+    clip: Clip,
+    path: Path,
+    drawing: Drawing,
+    moments: Iterable[tuple[Frame, Explanation]],
+    ranges: Sequence[Range] | None,
+    each: Callable[[_Drawn], None],
+) -> Made:
+    """Draw and write a film; without `ranges` each frame has its own, as a fixed scale gives."""
+    screen = _Screen(clip, path.name, drawing.style())
+
+    def one(moment: tuple[Frame, Explanation]) -> _Drawn:
+        frame, explanation = moment[0], on(moment[1], moment[0])
+        return screen.draw(frame, explanation, ranges or drawing.ranges(explanation))
+
+    return _write(path, clip, _ahead(one, moments), each)
 
 
 def _write(
