@@ -8,9 +8,11 @@ from pathlib import Path
 
 from attnviz.errors import ImageError, UsageError
 from attnviz.io import SUFFIXES
+from attnviz.output import whole_files
 
+JOURNAL_FOLDER = ".attnviz"
 RESERVED = (
-    ".attnviz",
+    JOURNAL_FOLDER,
     "manifest.jsonl",
     "stats.jsonl",
     "index.html",
@@ -38,11 +40,13 @@ class Plan:
         items: each picture once.
         hidden: files and folders whose names begin with a dot.
         others: files whose names are not those of pictures.
+        ours: pictures that attnviz wrote, and folders of earlier batches.
     """
 
     items: list[Item] = field(default_factory=list)
     hidden: int = 0
     others: int = 0
+    ours: int = 0
 
 
 def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
@@ -50,7 +54,8 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
 
     A source is a folder, a pattern (`photos/*.jpg`, `photos/**/*.png`), a `.txt` list of paths (one
     a line; or, as `find -print0` writes them, each with a NUL behind it), or a picture. The folder
-    `out` is left aside. Where one folder is named, files lie below `out` as they do there; else as
+    `out` is left aside, and so is what attnviz wrote into folders below. Where one folder is named,
+    files lie below `out` as they do there; else as
     they do below the folder that holds all of them.
 
     A folder below that cannot be read, or that is named as a picture and holds none, is taken for a
@@ -77,7 +82,7 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})  # noqa: PTH120
     items = [Item(path, os.path.relpath(full, root)) for full, path in paths.items()]
     items.sort(key=lambda item: os.fsencode(item.path))
-    return Plan(items, finder.hidden, finder.others)
+    return Plan(items, finder.hidden, finder.others, finder.ours)
 
 
 class _Finder:
@@ -85,10 +90,11 @@ class _Finder:
 
     def __init__(self, out: Path, *, recursive: bool) -> None:
         self.found: set[str] = set()
-        self.hidden = self.others = 0
+        self.hidden = self.others = self.ours = 0
         self._recursive = recursive
         self._out = _identity(out)
         self._alike: list[str] = []  # folders that are named as pictures are
+        self._written: set[str] = set()  # folders that attnviz wrote into, and those above them
 
     def take(self, source: str) -> None:
         """All pictures of one source."""
@@ -112,7 +118,7 @@ class _Finder:
         for path in self.found:
             _add_above(path, above)
         for folder in sorted(self._alike, key=len, reverse=True):  # what is below goes first
-            if folder not in above:
+            if folder not in above and folder not in self._written:
                 self.found.add(folder)
                 _add_above(folder, above)
 
@@ -163,9 +169,20 @@ class _Finder:
             if key in seen:
                 continue
             seen.add(key)
+            entries = self._entries(folder, given=given and folder == top)
+            names = {entry.name for entry in entries}
+            if JOURNAL_FOLDER in names and folder != top:  # all below is what a batch wrote
+                self.ours += 1
+                continue
             self._note(folder, given=given and folder == top)
-            for entry in self._entries(folder, given=given and folder == top):
-                if not _is_folder(entry):
+            written = whole_files.written_files(Path(folder), names)
+            if written:
+                self._written.add(folder)
+                _add_above(folder, self._written)
+            for entry in entries:
+                if entry.name in written and entry.name.lower().endswith(SUFFIXES):
+                    self.ours += 1
+                elif not _is_folder(entry):
                     self._file(entry.path)
                 elif entry.name.startswith("."):
                     self.hidden += 1

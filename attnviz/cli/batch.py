@@ -231,6 +231,11 @@ class _BatchPrinter:
         for kind, number in self._notes.items():
             if number > 1:
                 console.say(f"note: of {number} pictures: {KINDS[kind]}")
+        if plan.ours:
+            console.say(
+                f"note: {plan.ours} pictures and folders that attnviz wrote itself are left out; "
+                "name them to show them too"
+            )
         if not self._streams.quiet:
             aside = [f"{n} {what}" for n, what in ((plan.hidden, "hidden"), (plan.others, "other"))]
             left = f"; left aside {aside[0]}, {aside[1]} files" if plan.hidden + plan.others else ""

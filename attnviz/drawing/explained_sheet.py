@@ -111,6 +111,15 @@ def heading(explanation: Explanation) -> str:
     assumed = next((seen.assumed[n] for n in explanation.layers if n in seen.assumed), None)
     mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
     return (
-        f"{mark}{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
-        f"{sizes} {seen.model.tokens}"
+        f"{mark}{shortened(seen.picture.name)}  ·  {shortened(seen.model.spec)}  ·  "
+        f"{asked(explanation)}  ·  {sizes} {seen.model.tokens}"
     )
+
+
+def shortened(name: str, length: int = 32) -> str:
+    """A name without its beginning where it is long: a path ends with what tells it apart.
+
+    >>> shortened("/data/experiments/2025/checkpoints/dino-run-17", 24)
+    '…/checkpoints/dino-run-17'
+    """
+    return name if len(name) <= length else f"…{name[-length:]}"

@@ -113,9 +113,24 @@ def _draw_cell(
     y += cell.thumbnail.height + 4
     bar = _bar(colours if cell.colours is None else cell.colours, cell.thumbnail.width)
     sheet.paste(bar, (x, y))
-    low, high = f"{cell.scale.minimum:.2g}", f"{cell.scale.maximum:.2g}"
-    label = f"{low} … {high}" + (" (log)" if cell.scale.kind == "log" else "")
-    _write(sheet, (x, y + _BAR + 1), label, _FAINT, width)
+    _write(sheet, (x, y + _BAR + 1), bar_label(cell.scale), _FAINT, width)
+
+
+def bar_label(scale: Range) -> str:
+    """What stands under a colour bar: its two ends, with as many digits as tell them apart.
+
+    >>> bar_label(Range("head", 0.0004, 0.031))
+    '0.0004 … 0.031'
+    >>> bar_label(Range("head", 0.01401, 0.01404))
+    '0.01401 … 0.01404'
+    """
+    if scale.kind != "fixed" and scale.flat:
+        return f"{scale.minimum:.2g} everywhere"
+    for digits in range(2, 9):
+        low, high = f"{scale.minimum:.{digits}g}", f"{scale.maximum:.{digits}g}"
+        if low != high:
+            break
+    return f"{low} … {high}" + (" (log)" if scale.kind == "log" else "")
 
 
 def _bar(colours: NDArray[np.uint8], width: int) -> Image.Image:

@@ -90,8 +90,8 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
         begins = "propagation" in method.needs and number == numbers[0]
         if (in_a_block or begins) and layer.tokens is None:
             return (
-                f"the tokens after layer {number} are not known: it is no block of a plain stack, "
-                "or the model was observed without tokens=True"
+                f"the tokens after layer {number} are not known: it is no block of a plain stack "
+                "(in Python: or observe() ran without tokens=True)"
             )
     return None
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
-from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
+from attnviz.models.preprocessing import FILTERS, STATISTICS, Triple, triple
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.request import ModelRequest
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
@@ -137,14 +138,22 @@ def _described(
         class_token=has_class_token(vision),
         least=configs.least(config),
         fixed=fixed,
-        mean=triple(processing.get("image_mean"), 0.5) if normalised else (0.0, 0.0, 0.0),
-        std=triple(processing.get("image_std"), 0.5) if normalised else (1.0, 1.0, 1.0),
+        mean=_triple(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
+        std=_triple(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
         resample=int(processing.get("resample") or FILTERS["bicubic"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
     )
+
+
+def _triple(request: ModelRequest, processing: Mapping[str, Any], name: str) -> Triple:
+    """Mean or std of a checkpoint's preprocessing."""
+    try:
+        return triple(processing.get(f"image_{name}"), 0.5, name)
+    except ModelError as error:
+        raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
 
 
 def _name(spec: str) -> tuple[str, str | None]:
@@ -180,10 +189,18 @@ def _known(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
     return getattr(library, alias.config)(**alias.arguments), said
 
 
+def _as_timm(spec: str) -> str:
+    """How a checkpoint of timm is named, on the hub or in a folder."""
+    name = spec.removeprefix("hf:")
+    if Path(name).is_dir():
+        return f"timm:local-dir:{name}"
+    return f"timm:hf_hub:{name}"
+
+
 def _check_kind(library: Any, spec: str, config: Any) -> None:
     """Refuse what cannot be looked at before its weights are downloaded."""
     if config.model_type in ("timm_wrapper", "timm_backbone"):
-        raise ModelError(f"{spec}: a model of timm; give it as timm:hf_hub:ORG/NAME")
+        raise ModelError(f"{spec}: a model of timm; give {_as_timm(spec)}")
     known = library.models.auto.modeling_auto.MODEL_MAPPING_NAMES.get(config.model_type)
     names = [known] if isinstance(known, str) else list(known or ())
     blind = names and not any(sees(getattr(library, name)) for name in names)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from attnviz.errors import OutputError, UsageError
@@ -207,6 +207,31 @@ def earlier_comparison(folder: Path) -> set[str]:
     beside = [f"{COMPARE}.{kind}" for kind in (*FORMATS, "npz")]
     record, parts = folder / f"{COMPARE}.json", ("sides", "pairs")
     return _earlier(record, "attnviz/compare/", parts=parts, pattern=_COMPARED, beside=beside)
+
+
+def written_files(folder: Path, names: Set[str]) -> set[str]:
+    """Of the names in a folder those of a record of attnviz, and of pictures drawn beside it."""
+    found: set[str] = set()
+    for record, stems, pattern in (
+        (STATS_JSON, (SHEET,), _OVERLAY),
+        (f"{COMPARE}.json", (COMPARE,), _COMPARED),
+        ("evaluation.jsonl", ("evaluation",), None),
+    ):
+        if record in names and _is_ours(folder / record):
+            beside = {f"{stem}.{kind}" for stem in stems for kind in FORMATS}
+            found |= {record} | {
+                n for n in names if n in beside or (pattern and pattern.fullmatch(n))
+            }
+    return found
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file begins as a record does."""
+    try:
+        with path.open("rb") as file:
+            return b'"schema": "attnviz/' in file.read(64).replace(b'":"', b'": "')
+    except OSError:
+        return False
 
 
 def _earlier(
