@@ -70,7 +70,7 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
         command = command.replace("cat.html", f"'{tmp_path / 'cat.html'}'")
         if re.match(r"attnviz (show|compare|batch)\b", line):
             folder = "batch" if " batch " in line else "out"
-            command += f" -o '{tmp_path / folder}' --size 96"
+            command += f" -o '{tmp_path / folder}'" + (" --size 96" * ("--size" not in line))
         run = subprocess.run(
             command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
         )

@@ -71,8 +71,9 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     finder.end()
     paths = {os.path.abspath(path): path for path in sorted(finder.found)}  # noqa: PTH100 — as named
     if not paths:
+        ours = f" but {finder.ours} that attnviz wrote" if finder.ours else ""
         raise ImageError(
-            f"{', '.join(sources)}: no picture found; name a folder with "
+            f"{', '.join(sources)}: no picture found{ours}; name a folder with "
             f"{', '.join(SUFFIXES[:4])} …"
         )
     alone = len(sources) == 1 and os.path.isdir(sources[0])  # noqa: PTH112

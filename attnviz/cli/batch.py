@@ -234,7 +234,7 @@ class _BatchPrinter:
         if plan.ours:
             console.say(
                 f"note: {plan.ours} pictures and folders that attnviz wrote itself are left out; "
-                "name them to show them too"
+                "name the files to show them too"
             )
         if not self._streams.quiet:
             aside = [f"{n} {what}" for n, what in ((plan.hidden, "hidden"), (plan.others, "other"))]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from attnviz.drawing.scale import Range
-from attnviz.errors import UsageError
+from attnviz.errors import UsageError, did_you_mean
 from attnviz.geometry import Placement
 from attnviz.geometry.queries import Query
 from attnviz.io import Picture
@@ -48,7 +48,8 @@ def colour_table(
     import matplotlib as mpl  # noqa: PLC0415 — 0.4 s, and only other colours need it
 
     if name not in mpl.colormaps:
-        raise UsageError(f"{option} {name!r} is none of matplotlib's; take {such} …")
+        hint = did_you_mean(name, mpl.colormaps) or f"; choose from {such} …,"
+        raise UsageError(f"{option}: unknown colour map {name!r}{hint} or any other of matplotlib")
     found = np.asarray(mpl.colormaps[name](np.linspace(0, 1, size)))[:, :3]
     colours: NDArray[np.uint8] = np.rint(255 * found).astype(np.uint8)
     return colours

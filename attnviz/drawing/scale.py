@@ -72,7 +72,9 @@ def parse_scale(text: str) -> Scale:
     except ValueError:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"--scale {text!r} is none; give head, layer, all, log or LO:HI (0:0.05)")
+        raise UsageError(
+            f"--scale {text!r} cannot be read; give head, layer, all, log or LO:HI (0:0.05)"
+        )
     return Scale("fixed", low, high)
 
 

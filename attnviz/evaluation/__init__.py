@@ -5,7 +5,7 @@ Free of heavy imports, so that `--help` and a slip of the pen are answered at on
 
 from dataclasses import dataclass
 
-from attnviz.errors import UsageError
+from attnviz.errors import UsageError, did_you_mean
 
 MASKS, PERTURBATION = GROUPS = ("masks", "perturbation")
 RANDOM, GAUSSIAN, SALIENCY = BASELINES = ("random weights", "gaussian", "saliency")
@@ -95,7 +95,11 @@ def parse_groups(text: str | None, *, masks: bool) -> tuple[str, ...]:
     asked = [part.strip() for part in text.removesuffix(",").split(",")]
     unknown = next((name for name in asked if name not in GROUPS), None)
     if unknown is not None:
-        raise UsageError(f"--metrics {text!r}: {unknown!r} is none; give {' or '.join(GROUPS)}")
+        hint = did_you_mean(unknown, GROUPS)
+        choices = ", ".join(GROUPS)
+        raise UsageError(
+            f"--metrics: unknown group {unknown!r}{hint or f'; choose from {choices}'}"
+        )
     if (MASKS in asked) != masks:
         raise UsageError(
             "--masks is given, and --metrics leaves masks out; leave out one of them"

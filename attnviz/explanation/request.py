@@ -95,7 +95,7 @@ def check_model(model: Model, asked: Questions) -> None:
     if model.plain and model.layers is not None:  # others may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
-        choose_heads(chosen_heads, model.heads)
+        choose_heads(chosen_heads, model.heads, model=model.spec)
     for target in asked.targets:
         _check_target(model, target)
 

@@ -44,20 +44,30 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
 
 
 def choose_heads(
-    chosen: int | tuple[int, ...] | None, available: int, *, layer: int | None = None
+    chosen: int | tuple[int, ...] | None,
+    available: int,
+    *,
+    layer: int | None = None,
+    model: str = "the model",
 ) -> tuple[int, ...]:
     """Head numbers out of `available`: a count takes the first.
 
-    `layer` is whose they are, where not all layers have as many.
+    `layer` is whose they are, where not all layers have as many; `model` is named in the error.
 
     Raises:
         UsageError: more than the model, or that layer, has.
     """
     if chosen is None:
         return tuple(range(available))
-    numbers = tuple(range(min(chosen, available + 1))) if isinstance(chosen, int) else chosen
-    where = "the model" if layer is None else f"layer {layer}"
-    return _within("--heads", numbers, available, "heads", where)
+    where = model if layer is None else f"layer {layer}"
+    if isinstance(chosen, int):
+        if chosen > available:
+            raise UsageError(
+                f"--heads: {where} has {_count(available, 'heads')}, numbered 0 to "
+                f"{available - 1}; give at most {available}"
+            )
+        return tuple(range(chosen))
+    return _within("--heads", chosen, available, "heads", where)
 
 
 def choose_layers(chosen: tuple[int, ...] | None, available: int) -> tuple[int, ...]:

@@ -44,7 +44,9 @@ def rollout(
         UsageError: an option that cannot be meant.
     """
     if fusion not in get_args(HeadFusion):
-        raise UsageError(f"fusion {fusion!r} is none; take {', '.join(get_args(HeadFusion))}")
+        raise UsageError(
+            f"unknown fusion {fusion!r}; choose from {', '.join(get_args(HeadFusion))}"
+        )
     layers, pool = split(readings)
     row = asked(readings)
     if pool is not None:

@@ -73,8 +73,9 @@ def find_source(spec: str) -> str:
     if hint:
         raise UsageError(f"unknown model {spec!r}{hint} Else see `attnviz models`")
     raise UsageError(
-        f"unknown model {spec!r}; choose one that `attnviz models` lists, a checkpoint folder that "
-        "is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or py:MODULE:FACTORY"
+        f"unknown model {spec!r}; choose tiny, random, a name that `attnviz models` lists, a "
+        "checkpoint folder that is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or "
+        "py:MODULE:FACTORY"
     )
 
 
@@ -126,7 +127,7 @@ def load_model(
         DeviceError: the device is not there.
     """
     if head not in get_args(Head):
-        raise UsageError(f"head={head!r} is none; give one of {', '.join(get_args(Head))}")
+        raise UsageError(f"unknown head={head!r}; choose from {', '.join(get_args(Head))}")
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`

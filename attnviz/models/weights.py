@@ -185,7 +185,9 @@ def find_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda", "mps") or (
         number and not (kind == "cuda" and number.isdecimal())
     ):
-        raise UsageError(f"--device {name!r} is none; give auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(
+            f"--device: unknown device {name!r}; choose from auto, cpu, cuda, cuda:N, mps"
+        )
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"--device {name}: no CUDA device is there; take --device cpu")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():

@@ -29,8 +29,8 @@ def test_jobs_and_outcomes_can_be_sent_elsewhere(tmp_path: Path) -> None:
     assert [one.entry.status for one in outcomes] == ["done"] * 3 + ["failed"]
     for one in outcomes[:3]:
         assert one.entry.is_there(tmp_path / "out")
-        assert one.record is not None
-        assert one.record.image.path == one.entry.path
+        assert len(one.records) == 1
+        assert one.records[0].image.path == one.entry.path
     assert "not a picture" in str(outcomes[3].entry.error)
 
 

@@ -239,7 +239,7 @@ def test_all_failed_is_failed(run: Run) -> None:
         (["gone.txt"], 1, "gone.txt: no such file"),
         (["photos", "-o", "photos/p0.png"], 1, "a file is where a folder must be"),
         (["photos", "--layers", "5"], 2, "1 layer"),
-        (["photos", "-m", "gone:x"], 2, "no model"),
+        (["photos", "-m", "gone:x"], 2, "unknown model"),
     ],
 )
 def test_errors_are_one_line(run: Run, arguments: list[str], code: int, told: str) -> None:

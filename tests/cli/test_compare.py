@@ -190,7 +190,7 @@ def test_standard_input_is_read_once(desk: Path) -> None:
         (["-m", "random", "--layers", "0,0"], "one side alone"),
         (["-m", "random", "--layers", "0,-1"], "one side alone"),
         (["-m", "random", "--layers", "all"], "one side alone"),
-        (["--random-weights", "--diverging", "Rosy"], "--diverging 'Rosy' is none"),
+        (["--random-weights", "--diverging", "Rosy"], "--diverging: unknown colour map 'Rosy'"),
         (["--random-weights", "--layers", "9"], "has 6 layers"),
         (["--random-weights", "--query", "500,500"], "lies outside the picture"),
     ],

@@ -266,7 +266,7 @@ def test_a_bad_mask_is_told_and_the_rest_is_done(run: Run) -> None:
         (["photos", "-m", "random"], 1, "random has no class head"),
         (["photos", "-m", "py:net.py:blind"], 1, "its output is 1x1x35x8, not pictures x classes"),
         (["photos", "--metrics", "perturbation,masks"], 2, "say where they are with --masks"),
-        (["photos", "--metrics", "maps"], 2, "'maps' is none; give masks or perturbation"),
+        (["photos", "--metrics", "maps"], 2, "unknown group 'maps'"),
         (["photos", "--masks", "masks", "--metrics", "perturbation"], 2, "leave out one of them"),
         (["photos", "--masks", "masks", "--quiet"], 2, "--out FOLDER"),
         (["photos", "photos/a.jpg", "--masks", "masks"], 2, "named twice"),

@@ -139,5 +139,5 @@ def test_the_sheet_has_a_bar_of_each_kind_of_colours(tmp_path: Path) -> None:
 
 
 def test_a_colour_map_that_is_none_is_named_with_its_option() -> None:
-    with pytest.raises(attnviz.AttnvizError, match="--diverging 'Rosy' is none"):
+    with pytest.raises(attnviz.AttnvizError, match="--diverging: unknown colour map 'Rosy'"):
         ComparisonDrawing(diverging="Rosy").styles()

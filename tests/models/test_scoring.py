@@ -250,7 +250,7 @@ def test_random_has_no_classes() -> None:
 
 
 def test_a_head_that_is_none_is_told() -> None:
-    with pytest.raises(attnviz.AttnvizError, match="head='classes' is none; give one of none, cla"):
+    with pytest.raises(attnviz.AttnvizError, match="unknown head='classes'; choose from none, cla"):
         attnviz.load_model("tiny", head="classes")  # type: ignore[arg-type]  # that is the test
 
 

@@ -10,6 +10,7 @@ import typer
 
 LOOK, MODEL, WHERE = "What to look at", "Which model", "From where"
 PICTURES, OUTPUT, MACHINE = "Pictures", "Output", "Machine"
+_BRIEF = 45  # characters, as of Typer's own explanations of commands
 PANELS = (LOOK, MODEL, WHERE, PICTURES, OUTPUT, MACHINE)
 """Headings of the help, in this order; `--help` itself comes last."""
 
@@ -53,9 +54,15 @@ def option(
 
 def _completion(complete: Callable[[], Iterable[str | tuple[str, str]]]) -> Callable[[str], Any]:
     def values(incomplete: str) -> list[str | tuple[str, str]]:  # noqa: ARG001 — Typer filters
-        return list(complete())
+        return [each if isinstance(each, str) else _brief(*each) for each in complete()]
 
     return values
+
+
+def _brief(value: str, explanation: str) -> tuple[str, str]:
+    """A value with so short an explanation that Typer does not wrap it: lines are values."""
+    cut = explanation if len(explanation) <= _BRIEF else f"{explanation[: _BRIEF - 1].rstrip()}…"
+    return value, cut
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
