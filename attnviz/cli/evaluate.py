@@ -59,11 +59,11 @@ def evaluate(
     """
     groups = parse_groups(metrics, masks=masks is not None)
     if out is None and streams.quiet:
-        raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
+        raise UsageError("--quiet prints the paths of files, and none is written; add --out FOLDER")
     if inputs.weights is not None and len(many.models) > 1:
-        raise UsageError("--weights are those of one model; give one --model")
+        raise UsageError("--weights belongs to one model; give one --model")
     if len(where.queries) > 1 or len(where.targets) > 1:
-        raise UsageError("evaluate asks one question; give one --query, and one --target or --text")
+        raise UsageError("evaluate takes one --query, and one --target or --text")
     from attnviz.evaluation.run import EvaluationRequest  # noqa: PLC0415 — not for `--help`
     from attnviz.evaluation.store import Store  # noqa: PLC0415
 
@@ -216,7 +216,7 @@ class _ModelEvaluation:
         if PERTURBATION not in self._question.groups:
             return asked
         if asked == "text":
-            raise UsageError("--text: perturbation asks a class head; give --target, or --masks")
+            raise UsageError("--text: perturbation needs a class; give --target, or --masks FOLDER")
         return "class"
 
     def _control(self, model: Model) -> Model | None:

@@ -43,7 +43,7 @@ def stats(
     if out is None and npz:
         raise UsageError("--npz writes a file; say where with --out FOLDER")
     if out is None and streams.quiet:
-        raise UsageError("--quiet prints the paths of files; have some written with --out FOLDER")
+        raise UsageError("--quiet prints the paths of files, and none is written; add --out FOLDER")
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
     names = whole_files.folder_names(images)

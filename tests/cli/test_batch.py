@@ -231,7 +231,7 @@ def test_all_failed_is_failed(run: Run) -> None:
     ("arguments", "code", "told"),
     [
         (["photos", "--batch-size", "0"], 2, "--batch-size '0'"),
-        (["photos", "--pictures", "none", "--npz"], 2, "--npz"),
+        (["photos", "--pictures", "none", "--animate", "heads"], 2, "--animate draws"),
         (["photos", "--pictures", "some"], 2, "some"),
         (["photos", "--colormap", "mauve"], 2, "mauve"),
         (["-"], 2, "not -"),
@@ -239,7 +239,8 @@ def test_all_failed_is_failed(run: Run) -> None:
         (["gone.txt"], 1, "gone.txt: no such file"),
         (["photos", "-o", "photos/p0.png"], 1, "a file is where a folder must be"),
         (["photos", "--layers", "5"], 2, "1 layer"),
-        (["photos", "-m", "gone:x"], 2, "unknown model"),
+        (["photos", "-m", "tiny"], 2, "-m: given twice"),
+        (["photos", "--method", "gone"], 2, "unknown method 'gone'"),
     ],
 )
 def test_errors_are_one_line(run: Run, arguments: list[str], code: int, told: str) -> None:

@@ -194,7 +194,7 @@ class RivalOptions(ShownOptions):
     def __post_init__(self) -> None:
         ModelsOptions(self.model)
         if self.weights and len(self.model or ()) > 1:
-            raise UsageError("--weights are those of one model; give one --model")
+            raise UsageError("--weights belongs to one model; give one --model")
 
     @property
     def rivals(self) -> tuple[tuple[str, InputOptions], ...]:
