@@ -70,7 +70,8 @@ def test_the_readmes_examples_run(tmp_path: Path) -> None:
         command = command.replace("cat.html", f"'{tmp_path / 'cat.html'}'")
         if re.match(r"attnviz (show|compare|batch)\b", line):
             folder = "batch" if " batch " in line else "out"
-            command += f" -o '{tmp_path / folder}'" + (" --size 96" * ("--size" not in line))
+            command = re.sub(r" -o \S+", "", command) + f" -o '{tmp_path / folder}'"
+            command += "" if "--size" in line else " --size 96"
         run = subprocess.run(
             command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
         )

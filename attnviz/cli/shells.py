@@ -4,6 +4,7 @@ Typer has options of these names; they import pydantic in every call. These ones
 functions of Typer, and only when they are used.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -25,14 +26,22 @@ def _install(context: typer.Context, parameter: Any, wanted: bool) -> None:
     if wanted:
         from typer.completion import install_callback  # noqa: PLC0415
 
-        install_callback(context, parameter, _shell(context, "--install-completion"))  # type: ignore[arg-type]
+        _call(install_callback, context, parameter, _shell(context, "--install-completion"))
 
 
 def _show(context: typer.Context, parameter: Any, wanted: bool) -> None:
     if wanted:
         from typer.completion import show_callback  # noqa: PLC0415
 
-        show_callback(context, parameter, _shell(context, "--show-completion"))  # type: ignore[arg-type]
+        _call(show_callback, context, parameter, _shell(context, "--show-completion"))
+
+
+def _call(callback: Callable[..., Any], *arguments: object) -> None:
+    """Call one of Typer's functions, which end the program themselves."""
+    try:
+        callback(*arguments)
+    except SystemExit as ended:
+        raise typer.Exit(int(ended.code or 0)) from None
 
 
 def _shell(context: typer.Context, option: str) -> str:

@@ -107,4 +107,4 @@ def test_runs_at_once_do_not_see_each_other(tmp_path: Path) -> None:
         record = found[one.entry.path].record
         assert record is not None, found[one.entry.path].entry.error
         assert one.record is not None
-        assert record.data() == one.record.data()
+        assert record.data() == one.records[0].data()

@@ -144,7 +144,7 @@ SLIPS = [
     (["--device", "cpu:1"], ["cpu:1"]),
     (["--device", "cuda:x"], ["cuda:x"]),
     (["--dtype", "float8"], ["float8"]),
-    (["--colormap", "rainbowish"], ["rainbowish", "viridis"]),
+    (["--colormap", "rainbowish"], ["rainbowish", "did you mean rainbow"]),
     (["--scale", "1:0"], ["--scale", "1:0"]),
     (["--scale", "wide"], ["--scale", "wide"]),
     (["--alpha", "2"], ["--alpha", "2"]),

@@ -102,7 +102,7 @@ def test_what_it_begins_with_and_who_takes_part(capfd: pytest.CaptureFixture[str
         (["cat.png", "-q", "60,3"], 2, "outside the picture, which is 60x40"),
         (["cat.png", "-q", "register4"], 2, "registers"),
         (["cat.png", "--layers", "6"], 2, "the model has 6 layers"),
-        (["cat.png", "--heads", "9"], 2, "the model has 8 heads"),
+        (["cat.png", "--heads", "9"], 2, "has 8 heads, numbered 0 to 7"),
         (["cat.png", "--scale", "x"], 2, "--scale 'x' cannot be read"),
         (["cat.png", "--colormap", "x"], 2, "--colormap: unknown colour map 'x'"),
         (["cat.png", "--json", "--quiet"], 2, "exclude one another"),
