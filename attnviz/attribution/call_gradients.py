@@ -85,27 +85,27 @@ def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -
         number: trace.leaves if isinstance(trace, JoinedTrace) else (trace,)
         for number, trace in traces.items()
     }
-    known = {
+    checked = {
         (number, i): _checked(number, trace)
         for number, leaves in pieces.items()
         for i, trace in enumerate(leaves)
     }
-    laid = _laid(score, known)
-    found: dict[int, Tensor | None] = {}
+    laid_out = _laid_out(score, checked)
+    gradients_of: dict[int, Tensor | None] = {}
     for number, trace in traces.items():
-        of_pieces = (laid.get((number, i)) for i in range(len(pieces[number])))
+        of_pieces = (laid_out.get((number, i)) for i in range(len(pieces[number])))
         if isinstance(trace, JoinedTrace):
-            found[number] = trace.lay(of_pieces)
+            gradients_of[number] = trace.lay(of_pieces)
         else:
-            found[number] = next(of_pieces)
-    return {number: gradient for number, gradient in found.items() if gradient is not None}
+            gradients_of[number] = next(of_pieces)
+    return {number: gradient for number, gradient in gradients_of.items() if gradient is not None}
 
 
 _Piece = tuple[int, int]
 """Number of a call, and of a piece of it."""
 
 
-def _laid(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
+def _laid_out(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
     """∂score/∂output of pieces of calls, laid out as calls' outputs are."""
     assert score.grad_fn is not None
     nodes = _nodes(score.grad_fn, {trace.node for trace in traces.values()})

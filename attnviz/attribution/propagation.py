@@ -106,7 +106,7 @@ def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRu
         if node in found:
             continue
         edges = node.next_functions
-        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.given for e in edges))
+        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.from_input for e in edges))
         left += [
             edge[0]
             for edge, way in zip(edges, found[node], strict=True)
@@ -123,7 +123,7 @@ class _Graph(NamedTuple):
         leading: those that depend on the tokens.
     """
 
-    given: set[Node]
+    from_input: set[Node]
     leading: set[Node]
 
 
@@ -136,9 +136,9 @@ def _graph(root: Node, tokens: Edge) -> _Graph:
         if (
             node in graph.leading
             or is_given(node)
-            or any(following in graph.given for following, _ in edges)
+            or any(following in graph.from_input for following, _ in edges)
         ):
-            graph.given.add(node)
+            graph.from_input.add(node)
     return graph
 
 

@@ -193,5 +193,5 @@ def _run(record: Mapping[str, Any]) -> list[str]:
     where = query.get("path") or ",".join(numbers) or query["kind"]
     layers = sorted({head["layer"] for head in record["heads"]})
     which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
-    said = (model["spec"], *weights, record["method"], f"from {where}", which)
-    return [readable(text) for text in said]
+    title = (model["spec"], *weights, record["method"], f"from {where}", which)
+    return [readable(text) for text in title]

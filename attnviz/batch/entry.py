@@ -63,8 +63,8 @@ class LedgerEntry:
 
     def failed_as(self, error: str) -> "LedgerEntry":
         """The same of a picture that failed after all; in one line."""
-        told = " ".join(error.split())
-        return replace(self, status="failed", error=told, folder=None, files={}, record=None)
+        message = " ".join(error.split())
+        return replace(self, status="failed", error=message, folder=None, files={}, record=None)
 
 
 def _size(folder: Path, name: str) -> int:

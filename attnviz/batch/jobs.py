@@ -26,7 +26,7 @@ class Settings:
     `digest` changes with all that changes what is written.
     """
 
-    asked: Questions
+    questions: Questions
     drawing: Drawing
     digest: str
     fit: Fit = "keep"

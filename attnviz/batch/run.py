@@ -78,7 +78,7 @@ class Batch:
         return Count(len(self._items), self._done, self._failed)
 
     def work(
-        self, model: Model, *, batch: int | None, stop: threading.Event, told: OnOutcome
+        self, model: Model, *, batch: int | None, stop: threading.Event, on_outcome: OnOutcome
     ) -> None:
         """Do what is left, on this machine.
 
@@ -87,15 +87,15 @@ class Batch:
             OutputError: nothing more can be written.
             Unanswerable: what is asked is nothing that the model can be asked.
         """
-        check_model(model, self._settings.asked)
+        check_model(model, self._settings.questions)
         self.work_by(
             lambda note: LocalEngine(
-                model, self._settings, self._out, batch=batch, stop=stop, told=note
+                model, self._settings, self._out, batch=batch, stop=stop, on_outcome=note
             ),
-            told,
+            on_outcome,
         )
 
-    def work_by(self, start: Start, told: OnOutcome) -> None:
+    def work_by(self, start: Start, on_outcome: OnOutcome) -> None:
         """Do what is left by an engine of any kind; the journal is written here, by one process.
 
         Raises:
@@ -108,7 +108,7 @@ class Batch:
                 self._done += 1
             else:
                 self._failed += 1
-            told(outcome, self.count)
+            on_outcome(outcome, self.count)
             self._give_up(outcome)
 
         start(note).run(self._windows())

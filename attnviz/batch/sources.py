@@ -53,8 +53,8 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     `out` is left aside. Where one folder is named, files lie below `out` as they do there; else as
     they do below the folder that holds all of them.
 
-    A folder below that cannot be read, or that is named as a picture and holds none, is taken for a
-    picture: that fails and is told of, and the others are done.
+    A sub-folder that cannot be read, or has a picture's name and holds none, counts as a picture
+    that fails; the others are done.
 
     Raises:
         UsageError: standard input.

@@ -90,14 +90,16 @@ def _blank(width: int, height: int) -> NDArray[np.uint8]:
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:
     """A picture that failed."""
-    told = str(error)
+    message = str(error)
     if isinstance(error, AttnvizError):
         pass
     elif memory.is_exhausted(error):
-        told = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
+        message = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
     else:
-        told = f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
-    return Outcome(entry.failed_as(told), cause=error)
+        message = (
+            f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
+        )
+    return Outcome(entry.failed_as(message), cause=error)
 
 
 def ask(
@@ -108,7 +110,7 @@ def ask(
     for each in group:
         try:
             if each.job is not None:
-                check_picture(each.picture, model, settings.asked, fit=settings.fit)
+                check_picture(each.picture, model, settings.questions, fit=settings.fit)
             able.append(each)
         except Exception as error:
             yield failure(each.entry, error)
@@ -124,7 +126,7 @@ def _look(
         seen = look_many(
             [each.picture for each in group],
             model,
-            settings.asked,
+            settings.questions,
             fit=settings.fit,
             mask=settings.mask,
             lay=lambda number, placement: _laid(group[number], placement, model, settings),
@@ -170,7 +172,7 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
 
 def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answered | Outcome:
     try:
-        found = answer(seen, settings.asked, settings.asked.methods[0])
+        found = answer(seen, settings.questions, settings.questions.methods[0])
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:

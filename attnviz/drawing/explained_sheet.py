@@ -11,7 +11,7 @@ from attnviz.drawing.overlay import Style, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import asked, rows, title
+from attnviz.explanation.naming import question_in_words, rows, title
 from attnviz.io import Picture
 
 _STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
@@ -59,7 +59,7 @@ def sheet(
     style: Style,
     *,
     shown: Picture | None = None,
-    said: str | None = None,
+    caption: str | None = None,
 ) -> Image.Image:
     """The contact sheet; of several layers each has a row, also where they differ in heads.
 
@@ -68,7 +68,7 @@ def sheet(
         cells: its maps, drawn.
         style: how they were.
         shown: a smaller picture than the explanation's own.
-        said: above the original, instead of its size.
+        caption: above the original, instead of its size.
     """
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
@@ -77,7 +77,7 @@ def sheet(
     for length in lengths:
         placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
     return compose(
-        original(explanation, shown, said=said),
+        original(explanation, shown, caption=caption),
         placed,
         style.colours,
         title=heading(explanation),
@@ -90,7 +90,7 @@ def original(
     shown: Picture | None = None,
     *,
     side: int = CELL,
-    said: str | None = None,
+    caption: str | None = None,
 ) -> Cell:
     """The photograph, or a smaller one, with the queries marked on it where they are places."""
     picture = explanation.observation.picture
@@ -100,7 +100,7 @@ def original(
     for query in dict.fromkeys(question.query for question in explanation.questions):
         numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
         mark(image, replace(query, numbers=tuple(numbers)))
-    return Cell(thumbnail(image, side), said or f"original, {picture.width}x{picture.height}")
+    return Cell(thumbnail(image, side), caption or f"original, {picture.width}x{picture.height}")
 
 
 def heading(explanation: Explanation) -> str:
@@ -111,6 +111,6 @@ def heading(explanation: Explanation) -> str:
     assumed = next((seen.assumed[n] for n in explanation.layers if n in seen.assumed), None)
     mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
     return (
-        f"{mark}{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
+        f"{mark}{seen.picture.name}  ·  {seen.model.spec}  ·  {question_in_words(explanation)}  ·  "
         f"{sizes} {seen.model.tokens}"
     )

@@ -140,8 +140,8 @@ def _of_type(model: Model, error: BaseException) -> str | None:
 def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) -> str | None:
     """Another number of channels, as a trial shows, or the exception says."""
     found = _CHANNELS.search(str(error))
-    said = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
-    wanted = said or _channels_by_trial(model, shapes)
+    named = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
+    wanted = named or _channels_by_trial(model, shapes)
     if wanted is None:
         return None
     makes = "pixels.mean(1, keepdim=True)"
@@ -222,11 +222,11 @@ def takes_more(model: Model, shape: Shape) -> bool:
 
     What cannot be seen, for want of memory, is taken for granted.
     """
-    known = _TAKES_MORE.setdefault(model.module, {})
-    if shape not in known:
+    results = _TAKES_MORE.setdefault(model.module, {})
+    if shape not in results:
         error = _trial(model, (2 * shape[0], shape[1]))
-        known[shape] = error is None or memory.is_exhausted(error)
-    return known[shape]
+        results[shape] = error is None or memory.is_exhausted(error)
+    return results[shape]
 
 
 def _trial(

@@ -70,11 +70,11 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
     calls = Calls.of(reports, _depend(request, reports))
     if not calls.drawn:
         raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
-    kept = calls.choose(request.layers)
-    if any(run.recording.kept(number) is False for number in kept):
+    chosen = calls.choose(request.layers)
+    if any(run.recording.kept(number) is False for number in chosen):
         # The last call is not drawn: it is another one that must be kept.
         with _without_fast_paths(module in _LOSES_PLACES):
-            run, _ = _run(request, kept)
+            run, _ = _run(request, chosen)
     return run, calls
 
 
@@ -111,10 +111,10 @@ def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, 
     numbers = [n for n, report in enumerate(reports) if not report.traced and report.fits]
     if not numbers or request.model.plain:
         return {}
-    known = _DEPEND.setdefault(request.model.module, {})
-    if not set(numbers) <= set(known):
-        known |= _compare(request, numbers)
-    return known
+    results = _DEPEND.setdefault(request.model.module, {})
+    if not set(numbers) <= set(results):
+        results |= _compare(request, numbers)
+    return results
 
 
 def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:

@@ -91,7 +91,7 @@ class ModelInputs:
             ModelError: it runs on none; says why.
         """
         model, failures = self.model, list[ForwardError]()
-        for placement, asked in placements(model, self.pictures[number], self.fit, failures):
+        for placement, only_shape in placements(model, self.pictures[number], self.fit, failures):
             try:
                 seen = self.at_once({number: placement})[number]
             except ForwardError as error:
@@ -101,7 +101,7 @@ class ModelInputs:
                 if isinstance(error, AttnvizError) or not memory.is_exhausted(error):
                     raise
                 raise out_of_memory(model, placement.grid) from error
-            if model.size_given and not asked:
+            if model.size_given and not only_shape:
                 raise refused_size(model, placement.grid)
             return seen
         raise explain(model, failures, gradients=self.gradients) from failures[0].error

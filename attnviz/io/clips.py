@@ -186,8 +186,8 @@ class _Clock:
 
     def lasts(self, duration: int | None) -> int:
         """How long a frame is shown that none comes behind."""
-        said = self._step if self._steady or not duration else duration * self._unit
-        return max(1, round(said))
+        length = self._step if self._steady or not duration else duration * self._unit
+        return max(1, round(length))
 
 
 @contextlib.contextmanager

@@ -12,26 +12,26 @@ FEW = 20
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
-def labels_of(said: Any, count: int | None = None) -> tuple[str, ...] | None:
+def labels_of(value: Any, count: int | None = None) -> tuple[str, ...] | None:
     """Labels in the order of their classes; None where none are said, or not one for each.
 
     >>> labels_of({1: "dog", 0: "cat"})
     ('cat', 'dog')
 
     Args:
-        said: names in order, or numbers to names; `LABEL_3`, as transformers fills in, is none.
+        value: names in order, or numbers to names; `LABEL_3`, as transformers fills in, is none.
         count: how many classes there are, if it is known.
     """
-    if isinstance(said, dict):
+    if isinstance(value, dict):
         try:
-            numbered = {int(number): name for number, name in said.items()}
+            numbered = {int(number): name for number, name in value.items()}
         except (TypeError, ValueError):
             return None
-        said = [numbered.get(number) for number in range(len(numbered))]
-    if not isinstance(said, list | tuple) or not said or (count not in (None, len(said))):
+        value = [numbered.get(number) for number in range(len(numbered))]
+    if not isinstance(value, list | tuple) or not value or (count not in (None, len(value))):
         return None
-    names = [name for name in said if isinstance(name, str)]
-    if len(names) != len(said) or all(_PLACEHOLDER.fullmatch(name) for name in names):
+    names = [name for name in value if isinstance(name, str)]
+    if len(names) != len(value) or all(_PLACEHOLDER.fullmatch(name) for name in names):
         return None
     return tuple(names)
 

@@ -151,8 +151,8 @@ def _is_training(model: nn.Module) -> bool:
     """Whether an exported program drops out at random, or normalises by what it is given."""
     for node in graph_nodes(model):
         arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
-        given = zip(arguments, node.args, strict=False)
-        if any(each.name in ("train", "training") and value is True for each, value in given):
+        pairs = zip(arguments, node.args, strict=False)
+        if any(each.name in ("train", "training") and value is True for each, value in pairs):
             return True
     return False
 

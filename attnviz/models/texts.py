@@ -39,7 +39,7 @@ class Texts:
         self._spec = spec
         self._model = model
         self._tokenizer = tokenizer
-        self._known: dict[str, Tensor] = {}
+        self._embedded_texts: dict[str, Tensor] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """N texts → (n, features) float32, of length 1, without a graph.
@@ -49,9 +49,9 @@ class Texts:
             ModelError: the tokenizer is of another model.
         """
         for text in texts:
-            if text not in self._known:
-                self._known[text] = self._embedded(text)
-        return torch.cat([self._known[text] for text in texts])
+            if text not in self._embedded_texts:
+                self._embedded_texts[text] = self._embedded(text)
+        return torch.cat([self._embedded_texts[text] for text in texts])
 
     def _embedded(self, text: str) -> Tensor:
         """(1, features)."""

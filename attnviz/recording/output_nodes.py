@@ -39,7 +39,7 @@ class Output:
     queries: Axes
     heads: Axes
     features: Axes
-    met: WeightedValues | None = None
+    weighted: WeightedValues | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
     if not of_dim:  # one item, or one query
         return "items" if dim == 0 else None if queries else "queries"
     features = leaves([node.features] if isinstance(node, Output) else [(node.features,)])
-    known: dict[joining.Axis, list[list[Axis]]] = {
+    parts_of: dict[joining.Axis, list[list[Axis]]] = {
         "queries": [queries],
         "heads": [heads, heads + features] if isinstance(node, Output) else [],
     }
-    found = next((name for name, parts in known.items() if of_dim in parts), None)
+    found = next((name for name, parts in parts_of.items() if of_dim in parts), None)
     beside = set(of_dim) & {*queries, *heads, *features}
     return found or (None if beside else "items")
 
@@ -120,12 +120,15 @@ def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
 
 def secured(node: OutputNode, written: Tensor) -> OutputNode:
     """A node, with copies of what it knows in memory that is about to be overwritten."""
-    if isinstance(node, Projected) or node.met is None:
+    if isinstance(node, Projected) or node.weighted is None:
         return node
-    met = node.met
-    value, output = clone_if_aliased(met.value, written), clone_if_aliased(met.output, written)
-    weights = cloned_if_aliased(met.weights, written)
-    return replace(node, met=replace(met, weights=weights, value=value, output=output))
+    weighted = node.weighted
+    value, output = (
+        clone_if_aliased(weighted.value, written),
+        clone_if_aliased(weighted.output, written),
+    )
+    weights = cloned_if_aliased(weighted.weights, written)
+    return replace(node, weighted=replace(weighted, weights=weights, value=value, output=output))
 
 
 def one_matrix(right: Tensor) -> Tensor | None:

@@ -129,14 +129,14 @@ def attention_call(
     order = weights.order if heads is None else weights.order.with_heads(heads)
     query, key, scale, bias = _terms(weights.scores, order)
     mixing = weights.mixing
-    met = order if mixing is None else replace(order, heads=mixing.heads)
+    mixed_order = order if mixing is None else replace(order, heads=mixing.heads)
     return AttentionCall(
         query=query,
         key=key,
-        value=_laid(value, (weights.dims[0], weights.dims[2]), met, met.keys),
+        value=_laid(value, (weights.dims[0], weights.dims[2]), mixed_order, mixed_order.keys),
         scale=scale,
         bias=bias,
-        output=_laid(output, (weights.dims[0], weights.dims[1]), met, met.queries),
+        output=_laid(output, (weights.dims[0], weights.dims[1]), mixed_order, mixed_order.queries),
         mixing=None if mixing is None else (mixing.weight, mixing.bias),
         query_positions=_positions(weights, order, "query"),
         key_positions=_positions(weights, order, "key"),
