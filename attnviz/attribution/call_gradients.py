@@ -142,19 +142,19 @@ def _checked(number: int, trace: Trace | None) -> Trace:
     return trace
 
 
-def _nodes(root: Node, wanted: set[int | None]) -> dict[int | None, list[Node]]:
+def _nodes(root: Node, numbers: set[int | None]) -> dict[int | None, list[Node]]:
     """The nodes of the graph behind `root` that have the wanted numbers."""
     found: dict[int | None, list[Node]] = {}
-    seen, left = {root}, [root]
-    while left:
-        node = left.pop()
+    visited, stack = {root}, [root]
+    while stack:
+        node = stack.pop()
         number = node._sequence_nr()  # noqa: SLF001 — torch's own name for it
-        if number in wanted:
+        if number in numbers:
             found.setdefault(number, []).append(node)
         for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                left.append(following)
+            if following is not None and following not in visited:
+                visited.add(following)
+                stack.append(following)
     return found
 
 

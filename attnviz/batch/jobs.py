@@ -81,8 +81,8 @@ class Prepared:
     entry: LedgerEntry
     picture: Picture
     placement: Placement
-    laid: NDArray[np.uint8]
-    shown: Picture | None = None
+    pixels: NDArray[np.uint8]
+    thumbnail: Picture | None = None
     job: Job | None = None
 
 

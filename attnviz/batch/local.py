@@ -220,14 +220,14 @@ def _is_wanted(group: Sequence[Prepared]) -> bool:
     return any(each.job is not None for each in group)
 
 
-def most(model: Model, grid: TokenGrid, wanted: int | None, window: int = WINDOW) -> int:
+def most(model: Model, grid: TokenGrid, asked_for: int | None, window: int = WINDOW) -> int:
     """How many pictures of a shape run together, in a window of so many pictures.
 
     By all memory that there is, not by what happens to be free, and not by the number of cores:
     another run, on another machine of the same memory, is to put the same pictures together.
     """
-    if wanted is not None:
-        return wanted
+    if asked_for is not None:
+        return asked_for
     on_cpu = model.device.type == "cpu"
     limit = -(-window // PART) if on_cpu else OTHERS
     each = grid.tokens * model.token_bytes * (AT_ONCE if on_cpu else 1)

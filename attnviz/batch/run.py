@@ -69,13 +69,13 @@ class Batch:
                 raise UsageError(f"{item.path}: its folder would be {item.folder}; rename it")
         self._items, self._settings, self._out, self._journal = items, settings, out, journal
         self._missing = remaining(items, journal, settings, out, force=force)
-        self._done, self._failed = self._missing.count(False), 0
+        self._finished, self._failed = self._missing.count(False), 0
         self._refused: Counter[str] = Counter()
 
     @property
     def count(self) -> Count:
         """As it is now."""
-        return Count(len(self._items), self._done, self._failed)
+        return Count(len(self._items), self._finished, self._failed)
 
     def work(
         self, model: Model, *, batch: int | None, stop: threading.Event, on_outcome: OnOutcome
@@ -105,7 +105,7 @@ class Batch:
         def note(outcome: Outcome) -> None:
             self._journal.add(outcome.entry, outcome.line)
             if outcome.entry.status == "done":
-                self._done += 1
+                self._finished += 1
             else:
                 self._failed += 1
             on_outcome(outcome, self.count)
@@ -116,7 +116,7 @@ class Batch:
     def _give_up(self, outcome: Outcome) -> None:
         """End a run of which nothing comes: the first pictures all fail for the same question."""
         error = outcome.cause
-        if self._done or not isinstance(error, Unanswerable):
+        if self._finished or not isinstance(error, Unanswerable):
             return
         self._refused[str(error)] += 1
         if self._refused[str(error)] == min(ENOUGH, len(self._items)):

@@ -155,14 +155,14 @@ class _Finder:
         A link that leads back into the tree is thus no loop, and what is there twice is named by
         its own path. `given`: as a source, so that it must be readable.
         """
-        seen: set[object] = {self._out}
+        visited: set[object] = {self._out}
         waiting, links = [top], list[str]()
         while waiting or links:
             folder = waiting.pop() if waiting else links.pop(0)
             key = _identity(folder)
-            if key in seen:
+            if key in visited:
                 continue
-            seen.add(key)
+            visited.add(key)
             self._note(folder, given=given and folder == top)
             for entry in self._entries(folder, given=given and folder == top):
                 if not _is_folder(entry):

@@ -144,13 +144,13 @@ class Worker:
             if len(whole_files.whole_lines(note)) >= ATTEMPTS:
                 return [Lost()]
             whole_files.append(note, socket.gethostname())
-            found = self._done(self._model, window)
+            found = self._run_window(self._model, window)
             note.unlink(missing_ok=True)
         except Exception as error:
             return [_fatal(error)]
         return found
 
-    def _done(self, model: Model, window: Sequence[PendingPart]) -> list[Outcome]:
+    def _run_window(self, model: Model, window: Sequence[PendingPart]) -> list[Outcome]:
         found: dict[str, Outcome] = {}
 
         def note(outcome: Outcome) -> None:

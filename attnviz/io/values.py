@@ -64,7 +64,7 @@ class Samples:
 Span = tuple[float, float]
 
 
-def take(samples: Samples, wanted: ValueRange) -> tuple[Span, list[Note]]:
+def take(samples: Samples, value_range: ValueRange) -> tuple[Span, list[Note]]:
     """The values that are black and white, and what should be known of them."""
     finite = samples.values
     notes = []
@@ -74,22 +74,22 @@ def take(samples: Samples, wanted: ValueRange) -> tuple[Span, list[Note]]:
     if not finite.size:
         return (0.0, 1.0), notes
     low, high = float(finite.min()), float(finite.max())
-    span = _chosen(samples, wanted, finite, (low, high))
+    span = _chosen(samples, value_range, finite, (low, high))
     if span is None:
         notes.append(_range_note(samples, (low, high)))
         return _widened(low, high), notes
-    if samples.ordinary and wanted.kind == FULL:
+    if samples.ordinary and value_range.kind == FULL:
         return span, notes  # a dark picture is dark
     return span, notes + _narrow(finite, (low, high), span)
 
 
 def _chosen(
-    samples: Samples, wanted: ValueRange, finite: NDArray[Any], extremes: Span
+    samples: Samples, value_range: ValueRange, finite: NDArray[Any], extremes: Span
 ) -> Span | None:
     """The range that is wanted; None where nothing but the values themselves says what it is."""
-    if wanted.kind == "fixed":
-        return wanted.low, wanted.high
-    if wanted.kind == "percentile":
+    if value_range.kind == "fixed":
+        return value_range.low, value_range.high
+    if value_range.kind == "percentile":
         low, high = (float(each) for each in np.percentile(finite, PERCENTS))
         # Of few values that differ from all others the percentiles see nothing.
         return (low, high) if low < high else _widened(*extremes)

@@ -56,20 +56,20 @@ def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
     For libraries that do not report what was missing. A module must hold another to be seen.
     """
     loaded: list[tuple[nn.Module, dict[str, Tensor]]] = []
-    seen: dict[int, nn.Module] = {}
+    hooked: dict[int, nn.Module] = {}
     hooks: list[Any] = []
 
     def before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         if not prefix:
             loaded.append((module, {name: value.to("meta") for name, value in state.items()}))
 
-    def made(module: nn.Module, *_: Any) -> None:
-        if id(module) not in seen:
-            seen[id(module)] = module
+    def register(module: nn.Module, *_: Any) -> None:
+        if id(module) not in hooked:
+            hooked[id(module)] = module
             register: Any = module.register_load_state_dict_pre_hook
             hooks.append(register(before_loading))
 
-    hooks.append(register_module_module_registration_hook(made))
+    hooks.append(register_module_module_registration_hook(register))
     try:
         yield loaded
     finally:

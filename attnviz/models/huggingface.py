@@ -76,13 +76,13 @@ def load(request: ModelRequest) -> Model:
     if alias is None:
         tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # what is here is loaded at once
-    model, whole = _made(request, Checkpoint(library, config, processing, state), head)
+    model, whole = _build(request, Checkpoint(library, config, processing, state), head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
     return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
 
 
-def _made(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
+def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
     """The model, of which all is filled that maps need, and the module that it is a part of."""
     name, _ = _name(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
@@ -93,15 +93,15 @@ def _made(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[M
     model = _described(request, head, part, checkpoint.processing)
     if filling is None:
         return replace(model, loaded=None if request.random_weights else 1.0, notes=notes), whole
-    left = unfilled_tensors(model, whole, filling)
-    reached = reach(model, list(left.values()))
+    unfilled = unfilled_tensors(model, whole, filling)
+    reached = reach(model, list(unfilled.values()))
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
     if head == "class" and reached == Reach.HEAD:
-        why = f"its checkpoint has no usable {few(list(left))}"
+        why = f"its checkpoint has no usable {few(list(unfilled))}"
         if request.head == "class":
             raise no_class_head(request.spec, why)
-        bare, whole = _made(request, checkpoint, "none")
+        bare, whole = _build(request, checkpoint, "none")
         return replace(bare, notes=(f"no class head ({why})", *bare.notes)), whole
     if reached == Reach.HEAD and isinstance(model.module, Vision):
         model.module.pools = False

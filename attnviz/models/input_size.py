@@ -139,7 +139,7 @@ def position_count(model: nn.Module) -> tuple[str, int] | None:
     return None
 
 
-def _sides(value: Any, name: str, wanted: str) -> list[int]:
+def _sides(value: Any, name: str, expected: str) -> list[int]:
     """One side or more, of numbers, arrays or a dict."""
     if isinstance(value, dict):
         value = [value[side] for side in ("height", "width") if side in value] or list(
@@ -147,7 +147,7 @@ def _sides(value: Any, name: str, wanted: str) -> list[int]:
         )
     sides = flatten(value, float)
     if not sides or len(sides) > 3 or any(side < 1 or side != int(side) for side in sides):
-        raise ModelError(f"its {name} is {shown(value)}; make it {wanted}, in pixels")
+        raise ModelError(f"its {name} is {shown(value)}; make it {expected}, in pixels")
     return [int(side) for side in sides]
 
 

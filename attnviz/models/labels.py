@@ -36,7 +36,7 @@ def labels_of(value: Any, count: int | None = None) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def find_label(labels: Sequence[str], wanted: str) -> int:
+def find_label(labels: Sequence[str], name: str) -> int:
     """The class of a label, in whatever case, or of one of its synonyms, which commas part.
 
     >>> find_label(["tench, Tinca tinca", "goldfish"], "tinca tinca")
@@ -46,27 +46,25 @@ def find_label(labels: Sequence[str], wanted: str) -> int:
         UsageError: no class is called that, or several are.
     """
     names = [{label, *map(str.strip, label.split(","))} for label in labels]
-    found = [number for number, of_class in enumerate(names) if wanted in of_class]
+    found = [number for number, of_class in enumerate(names) if name in of_class]
     if not found:  # a cardigan, and the dog Cardigan: case decides where it can
         lower = [{name.lower() for name in of_class} for of_class in names]
-        found = [number for number, of_class in enumerate(lower) if wanted.lower() in of_class]
+        found = [number for number, of_class in enumerate(lower) if name.lower() in of_class]
     if len(found) > 1:
         several = ", ".join(f"{number} ({labels[number]})" for number in found)
-        raise UsageError(f"--target {wanted!r} is the name of {several}; give the number of one")
+        raise UsageError(f"--target {name!r} is the name of {several}; give the number of one")
     if not found:
-        raise UsageError(
-            f"--target {wanted!r} is no label of this model; {_advice(labels, wanted)}"
-        )
+        raise UsageError(f"--target {name!r} is no label of this model; {_advice(labels, name)}")
     return found[0]
 
 
-def _advice(labels: Sequence[str], wanted: str) -> str:
+def _advice(labels: Sequence[str], name: str) -> str:
     """All labels, where they are few; else those that have the word in them, or look like it."""
     if len(labels) <= FEW:
         return f"give one of {', '.join(labels)}"
     names = list(dict.fromkeys(name.strip() for label in labels for name in label.split(",")))
-    word = re.compile(rf"\b{re.escape(wanted)}\b", re.IGNORECASE)
-    close = difflib.get_close_matches(wanted.lower(), [name.lower() for name in names], n=3)
+    word = re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE)
+    close = difflib.get_close_matches(name.lower(), [name.lower() for name in names], n=3)
     near = [name for name in names if word.search(name)][:3]
     near += [name for name in names if name.lower() in close and name not in near]
     number = f"a number from 0 to {len(labels) - 1}"

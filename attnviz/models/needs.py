@@ -131,10 +131,10 @@ def does_not_fit(model: Model, whole: nn.Module, filling: Filling) -> ModelError
 
 def _misfits(model: Model, whole: nn.Module, filling: Filling) -> str:
     """Which weights are not filled, and why."""
-    left = unfilled_tensors(model, whole, filling)
-    names = list(left)
+    unfilled = unfilled_tensors(model, whole, filling)
+    names = list(unfilled)
     if len(names) <= SHOWN:  # which of them matter: the model runs once for each
-        names = [name for name in names if reach(model, [left[name]]) == Reach.MAPS] or names
+        names = [name for name in names if reach(model, [unfilled[name]]) == Reach.MAPS] or names
     # As the checkpoint calls them, where it has them.
     whys = [f"{(filling.sources.get(n) or [n])[0]} {filling.unfilled[n]}" for n in names]
     kinds = {filling.unfilled[name] for name in names}

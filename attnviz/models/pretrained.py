@@ -117,7 +117,7 @@ def _follow(
     tensors = [state[name] for name in files]
     marks = {name: _mark(number, tensors[number].shape) for number, name in enumerate(names)}
     model, info = _filled(kind, config, marks)
-    shapes = {name: (found, wanted) for name, found, wanted in info["mismatched_keys"]}
+    shapes = {name: (found, needed) for name, found, needed in info["mismatched_keys"]}
     # A missing tensor that transformers does not draw is memory as it was found: marks, maybe.
     missing = set(info["missing_keys"])
     sources = {

@@ -75,12 +75,12 @@ class Texts:
             truncation=False,
             return_tensors="pt",
         )
-        wanted = ("input_ids",) if padded else ("input_ids", "attention_mask")
+        names = ("input_ids",) if padded else ("input_ids", "attention_mask")
         ids: Tensor = found["input_ids"]
         if ids.shape[1] > length:
-            shown = text if len(text) <= SHOWN else text[:SHOWN] + "…"
+            short = text if len(text) <= SHOWN else text[:SHOWN] + "…"
             raise UsageError(
-                f"--text {shown!r} is {ids.shape[1]} tokens, and {self._spec} reads {length}; give "
+                f"--text {short!r} is {ids.shape[1]} tokens, and {self._spec} reads {length}; give "
                 "a shorter text"
             )
         if int(ids.max()) >= config.vocab_size:
@@ -88,7 +88,7 @@ class Texts:
                 f"{self._spec}: its tokenizer has tokens that its text tower has not; save both "
                 "of one checkpoint"
             )
-        return {name: found[name] for name in wanted if name in found}
+        return {name: found[name] for name in names if name in found}
 
     def _length(self) -> int:
         """How many tokens a text may have."""

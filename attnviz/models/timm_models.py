@@ -68,10 +68,10 @@ def _checked(library: Any, request: ModelRequest, described: Model, filling: Fil
     then does not look at other weights either.
     """
     model = described.module
-    left = unfilled_tensors(described, model, filling)
-    reached = reach(described, list(left.values()))
+    unfilled = unfilled_tensors(described, model, filling)
+    reached = reach(described, list(unfilled.values()))
     if reached == Reach.HEAD:
-        why = f"its checkpoint has no usable {few(list(left))}"
+        why = f"its checkpoint has no usable {few(list(unfilled))}"
         reset: Any = getattr(model, "reset_classifier", None)
         if request.head == "class" or reset is None:
             raise no_class_head(request.spec, why)
@@ -80,8 +80,8 @@ def _checked(library: Any, request: ModelRequest, described: Model, filling: Fil
         filling = replace(
             filling, unfilled={n: w for n, w in filling.unfilled.items() if n in model.state_dict()}
         )
-        left = unfilled_tensors(described, model, filling)
-        reached = reach(described, list(left.values()))
+        unfilled = unfilled_tensors(described, model, filling)
+        reached = reach(described, list(unfilled.values()))
     return checked(described, model, filling, reached)
 
 

@@ -163,7 +163,7 @@ def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -
         scores -= scores.max(-1, keepdims=True)
         logs.append(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
     top = logs[0].max(-1, keepdims=True)
-    seen = logs[0] > top + np.log(_SEEN)
+    visible = logs[0] > top + np.log(_SEEN)
     with np.errstate(invalid="ignore"):  # −∞ less −∞, of what takes no part
         difference = np.abs(logs[1] - logs[0])
-    return float(difference.max(where=seen, initial=0))
+    return float(difference.max(where=visible, initial=0))

@@ -377,9 +377,9 @@ class AttentionTracker:
         order = node.order.with_heads(heads)
         if node.mixing is not None or set(order.heads) != set(heads):
             return None
-        made = (Axis(len(weight)),)
-        mixing = Mixing(weight, None if bias is None else bias.detach(), made)
-        mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], made))
+        new_heads = (Axis(len(weight)),)
+        mixing = Mixing(weight, None if bias is None else bias.detach(), new_heads)
+        mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], new_heads))
         return lambda result: self._put(result, turn(mixed))
 
 

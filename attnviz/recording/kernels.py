@@ -122,9 +122,9 @@ def _lower_right(call: AttentionCall) -> AttentionCall:
     queries, keys = call.shape[2:]
     if queries == keys:
         return replace(call, causal=True)
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
-    seen = seen.tril(keys - queries)
-    bias = seen if call.bias is None else call.bias.masked_fill(~seen, -torch.inf)
+    visible = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
+    visible = visible.tril(keys - queries)
+    bias = visible if call.bias is None else call.bias.masked_fill(~visible, -torch.inf)
     return replace(call, bias=bias, causal=False)
 
 
@@ -152,8 +152,8 @@ def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
     grouped = key.float().repeat_interleave(shape[1] // key.shape[1], dim=1)
     scores = scale * (query.float() @ grouped.transpose(-2, -1))
     bias = _everywhere(score_mod, scores, buffers[0]) - scores
-    seen = _everywhere(lambda _, *rest: mask_mod(*rest), scores, buffers[1])
-    bias = bias.masked_fill(~seen, -torch.inf)
+    visible = _everywhere(lambda _, *rest: mask_mod(*rest), scores, buffers[1])
+    bias = bias.masked_fill(~visible, -torch.inf)
     return AttentionCall(
         query=query,
         key=key,

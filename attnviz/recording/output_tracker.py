@@ -94,9 +94,9 @@ class Outputs:
         are followed for some operations, those of a likely `piece` as long as others come, until
         they are projected; and projections for as long as the model keeps them.
         """
-        seen = self._last_seen.get(number)
-        if seen is not None:
-            return piece or self._operations - seen <= _PATIENCE
+        last = self._last_seen.get(number)
+        if last is not None:
+            return piece or self._operations - last <= _PATIENCE
         return any(n.number == number and isinstance(n, Projected) for n in self._nodes.values())
 
     def _add(self, tensor: Tensor, output: Output) -> None:
@@ -149,13 +149,13 @@ class Outputs:
 
     def _viewed(self, op: Operation) -> After | None:
         node = self._node(op.args[0])
-        return None if node is None else lambda result: self._seen(node, result)
+        return None if node is None else lambda result: self._view_result(node, result)
 
     def _selected(self, op: Operation) -> After | None:
         """The only element along a dimension."""
         return self._viewed(op) if op.args[0].shape[op.args[1]] == 1 else None
 
-    def _seen(self, node: OutputNode, result: Tensor) -> None:
+    def _view_result(self, node: OutputNode, result: Tensor) -> None:
         """A view that keeps the order of the elements."""
         dims = regroup(node.dims, result.shape)
         if dims is None:
@@ -206,9 +206,9 @@ class Outputs:
         matrix = right.t() if op.name == "linear" else one_matrix(right)
         if matrix is None:
             return None
-        count, made = math.prod(head.size for head in heads), Axis(matrix.shape[1])
-        weight = matrix.detach().view(count, -1, made.size)
-        found = Projected(node.number, (*node.dims[:-1], (made,)), node.queries, made)
+        count, axes = math.prod(head.size for head in heads), Axis(matrix.shape[1])
+        weight = matrix.detach().view(count, -1, axes.size)
+        found = Projected(node.number, (*node.dims[:-1], (axes,)), node.queries, axes)
 
         def after(result: Tensor) -> None:
             self._listener.projected(node.number, weight)
@@ -264,9 +264,9 @@ class Outputs:
             return None
         self._forget_pieces(numbers)
         dim = op.get(1, "dim", 0) % (len(first.dims) + 1)
-        made = (Axis(len(nodes)),)
-        dims = (*first.dims[:dim], made, *first.dims[dim:])
-        found = replace(first, number=number, dims=dims, heads=made + first.heads, weighted=None)
+        axes = (Axis(len(nodes)),)
+        dims = (*first.dims[:dim], axes, *first.dims[dim:])
+        found = replace(first, number=number, dims=dims, heads=axes + first.heads, weighted=None)
         return lambda result: self._put(result, found)
 
     def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":

@@ -95,10 +95,10 @@ class _Screen:
         )
         if len(answers) == 1:
             return _Drawn(frame, draw(frame.picture, answers[0], ranges[0], self.style), record)
-        shown = small(frame.picture)
-        cells = cells_on(explanation, shown, ranges, self.style)
+        thumbnail = small(frame.picture)
+        cells = cells_on(explanation, thumbnail, ranges, self.style)
         caption = f"frame {frame.number}, {seconds:.2f} s"
-        image = sheet(explanation, cells, self.style, shown=shown, caption=caption)
+        image = sheet(explanation, cells, self.style, preview=thumbnail, caption=caption)
         return _Drawn(frame, image, record)
 
 
@@ -146,11 +146,11 @@ def make_film(
             frame, explanation = moment[0], on(moment[1], moment[0])
             return screen.draw(frame, explanation, ranges or drawing.ranges(explanation))
 
-        def each(done: _Drawn) -> None:
+        def each(drawn_frame: _Drawn) -> None:
             if stopped():
                 raise KeyboardInterrupt
-            on_record(done.record)
-            so_far = spool.count + done.frame.number + 1
+            on_record(drawn_frame.record)
+            so_far = spool.count + drawn_frame.frame.number + 1
             tell(so_far, max(total, so_far))
 
         return _write(path, clip, _ahead(one, moments), each)

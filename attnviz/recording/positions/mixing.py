@@ -109,9 +109,9 @@ def mixed(known: KnownPositions, positions: Tensor, weights: Tensor | None, dim:
     count = size.sum(inputs) ** 2 / (size**2).sum(inputs).clamp_min(1e-30)
     if bool(count.median() > _SPARSE * size.shape[inputs]):
         return centre(known, positions, [dim])
-    there = positions.real.isfinite()
-    planes = [positions.real, positions.imag, there.float()]
-    planes = [torch.where(there, plane, 0.0) for plane in planes]
+    finite = positions.real.isfinite()
+    planes = [positions.real, positions.imag, finite.float()]
+    planes = [torch.where(finite, plane, 0.0) for plane in planes]
     x, y, share = (p @ size if dim == -1 else size @ p for p in planes)
     found = torch.complex(x / share, y / share)
     if bool(positions.real.isinf().any()):

@@ -118,8 +118,8 @@ def _sampled(known: KnownPositions, op: Operation, result: Tensor) -> Any:
         return None
     mode, padding, corners = (*op.args[2:5],)
     positions = mean_over(positions, 1).expand(len(grid), 1, -1, -1)
-    there = positions.real.isfinite()
-    planes = torch.cat([positions.real, positions.imag, there.float()], 1).nan_to_num(0.0, 0.0)
+    finite = positions.real.isfinite()
+    planes = torch.cat([positions.real, positions.imag, finite.float()], 1).nan_to_num(0.0, 0.0)
     if bool(positions.real.isinf().any()):
         return None
     modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
