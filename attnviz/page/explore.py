@@ -16,7 +16,7 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.selection import choose_heads, parse_heads
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import pages, whole_files
 from attnviz.output.make_record import readable
 from attnviz.output.write_pictures import Drawing

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 pytest_plugins = ["browsing"]
 # Model: config, settings, limits of the first view and of a hover, in ms of one thread.
