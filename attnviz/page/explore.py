@@ -20,11 +20,10 @@ from attnviz.io.picture import Picture
 from attnviz.output import pages, whole_files
 from attnviz.output.make_record import readable
 from attnviz.output.write_pictures import Drawing
-from attnviz.page.names import described, described_for_others
 from attnviz.page.page_layers import Packed, pack_layer, questions
 from attnviz.page.page_rollout import ends, pack_rollouts
 from attnviz.page.size import Size
-from attnviz.page.start import start
+from attnviz.page.start import described, described_for_others, start
 from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"
