@@ -31,8 +31,8 @@ def describe(
     - entropy: of the weights divided by their sum, in nats; what is below 0 counts as 0;
     - peak_x, peak_y: centre of the heaviest token in picture pixels (of its part on the
       picture, where padding cuts it), the first in reading order among equals;
-    - area60: `smallest_count(…, 0.6)` of the weights, those below 0 as 0, as a share of the drawn tokens
-      (Caron et al., 2104.14294).
+    - area60: `smallest_count(…, 0.6)` of the weights, those below 0 as 0, as a share of the drawn
+      tokens (Caron et al., 2104.14294).
     """
     weights = values[drawn].astype(np.float64)
     positive = weights.clip(0)
