@@ -2,11 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Collection
+from dataclasses import Field, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from attnviz.cli.options.method_options import TableOptions
 
 
 def _show_help(context: typer.Context, wanted: bool) -> None:
@@ -39,16 +41,17 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def flat(*, help: bool, **values: Any) -> None:  # noqa: ARG001, A002 — its callback acts
-        made = {
-            name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})
-            for name, kind in groups.items()
-        }
+        made = {name: _make(kind, values) for name, kind in groups.items()}
         command(**made, **values)
 
+    signature = inspect.signature(command).parameters
+    taken = {"help", *signature} | {
+        field.name for kind in groups.values() for field in fields(kind)
+    }
     parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in signature.items():
         if name in groups:
-            parameters += _parameters(groups[name])
+            parameters += _parameters(groups[name], taken)
         else:
             parameters.append(parameter.replace(annotation=hints[name]))
     parameters.append(
@@ -60,15 +63,37 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def _parameters(group: type) -> list[inspect.Parameter]:
+def _make(group: Any, values: dict[str, Any]) -> Any:
+    """A group with its values taken out of those of all options."""
+    made = {}
+    for field in fields(group):
+        table = _table(group, field)
+        made[field.name] = values.pop(field.name) if table is None else table.take(values)
+    return group(**made)
+
+
+def _parameters(group: type, taken: Collection[str]) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     own = inspect.get_annotations(group)  # these come before those of the group that it extends
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=hints[field.name],
+    found = []
+    for field in sorted(fields(group), key=lambda field: field.name not in own):
+        table = _table(group, field)
+        found += (
+            table.parameters(taken)
+            if table is not None
+            else [
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=hints[field.name],
+                )
+            ]
         )
-        for field in sorted(fields(group), key=lambda field: field.name not in own)
-    ]
+    return found
+
+
+def _table(group: type, field: "Field[Any]") -> TableOptions | None:
+    """The options that a field stands for, if it is filled from a table."""
+    hint = get_type_hints(group, include_extras=True)[field.name]
+    return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, TableOptions)), None)
