@@ -62,12 +62,13 @@ class Option:
             if value not in self.kind:
                 raise UsageError(f"{self.flag} {value!r}: choose from {', '.join(self.kind)}")
             return
-        kinds = (int, float) if self.kind is float else self.kind
+        kinds: Any = (int, float) if self.kind is float else self.kind
         if not isinstance(value, kinds) or isinstance(value, bool) != (self.kind is bool):
             raise UsageError(f"{self.flag} {value!r}: give a value of type {self.kind.__name__}")
         low, high = self.minimum, self.maximum
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            bounds = [f"from {low:g}" * (low is not None), f"to {high:g}" * (high is not None)]
+        inside = (low is None or value >= low) and (high is None or value <= high)
+        if not inside:  # NaN is not
+            bounds = [f"from {low}" * (low is not None), f"to {high}" * (high is not None)]
             raise UsageError(f"{self.flag} {value}: give a value {' '.join(filter(None, bounds))}")
 
     def fits(self, other: "Option") -> bool:

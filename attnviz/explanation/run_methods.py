@@ -155,7 +155,7 @@ class LayerQuery:
         if self._all:
             found = found | self.observation.more[layer].numbers
             if reading.call.gradient is not None:
-                found["importance"] = MORE["importance"].load()(reading)
+                found |= {n: each.measure(reading) for n, each in MORE.items() if each.scored}
         return {name: values.tolist() for name, values in found.items()}
 
     def _keys(self, layer: int) -> Layout:

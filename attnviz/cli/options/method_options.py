@@ -71,5 +71,10 @@ def _default(value: Any) -> str:
     return f"  [default: {value:g}]" if isinstance(value, float) else f"  [default: {value}]"
 
 
+def choices(names: Collection[str]) -> Any:
+    """The names of a table, as Typer reads the words to choose from."""
+    return Literal[tuple(names)]
+
+
 Settings = Annotated[dict[str, Any], TableOptions(lambda: METHODS.options)]
 """Options of the methods that are given, by their names."""

@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attnviz.cli.options.groups import option
+from attnviz.cli.options.method_options import choices
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
+from attnviz.output import FORMATS
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = choices(FORMATS)
 
 Json = Annotated[bool, option("--json", help="One JSON object a line.")]
 """Of the commands that list something."""
@@ -34,9 +41,7 @@ class LookOptions:
 class StyleOptions(LookOptions):
     """The same, in files."""
 
-    format: Annotated[
-        Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
-    ] = "png"
+    format: Annotated[FormatName, option("--format", help="Of the pictures written.")] = "png"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
