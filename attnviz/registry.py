@@ -33,6 +33,7 @@ class Option:
         help: what it is, in a sentence.
         minimum, maximum: bounds of a number, inclusive.
         metavar: what stands for the value in `--help`.
+        package: name and version of the package that adds it; empty for an option of attnviz.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     metavar: str | None = None
+    package: str = field(default="", kw_only=True)
 
     @property
     def flag(self) -> str:
@@ -210,7 +212,7 @@ class Table(Mapping[str, E], Generic[E]):
         found: dict[str, Option] = {}
         for entry in self._all.values():
             for option in entry.declared_options:
-                found.setdefault(option.name, option)
+                found.setdefault(option.name, replace(option, package=entry.package))
         return found
 
     @cached_property

@@ -46,8 +46,8 @@ def require_pyarrow() -> Any:
     return pa
 
 
-def write_columns(out: Path, stats: Path, manifest: Path) -> list[Path]:  # noqa: ARG001 — a closer
-    """`write_parquet` as one of the closers of a batch."""
+def write_columns(out: Path, stats: Path, manifest: Path) -> list[Path]:  # noqa: ARG001 — a finalizer
+    """`write_parquet` as one of the finalizers of a batch."""
     return [write_parquet(out, stats)]
 
 

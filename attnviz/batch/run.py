@@ -131,7 +131,7 @@ class Batch:
                     part(self._items[n], self._journal, missing=self._missing[n]) for n in numbers
                 ]
 
-    def finish(self, closers: Sequence[str] = ()) -> list[Path]:
+    def finish(self, finalizers: Sequence[str] = ()) -> list[Path]:
         """Write what is said of all pictures together, and what else is asked for (`FINALIZERS`).
 
         Raises:
@@ -139,6 +139,6 @@ class Batch:
         """
         paths = [item.path for item in self._items]
         written = self._journal.finish(paths)
-        written += close(self._out, closers)
+        written += close(self._out, finalizers)
         self._journal.tidy(paths)
         return written

@@ -37,6 +37,10 @@ class Metric(TableEntry):
     short: str = ""
     per_object: bool = False
 
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"group {self.group!r}: give one of {', '.join(GROUPS)}")
+
 
 _METRICS: dict[str, Metric] = {
     "pointing": Metric(
@@ -101,7 +105,6 @@ METRICS = Table(
     "attnviz.metrics",
     Metric,
     _METRICS,
-    accepts=lambda entry: entry.group in GROUPS,
     reserved=("baseline", "method", "layer", "head"),
     identifiers=True,
 )

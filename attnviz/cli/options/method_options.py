@@ -1,12 +1,13 @@
 """Options of the command line that the entries of tables declare, those of plugins among them."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import typer
 
+from attnviz.batch import finalizers
 from attnviz.methods import METHODS
 from attnviz.registry import Option, warn
 
@@ -21,29 +22,29 @@ class TableOptions:
 
     options: Callable[[], Mapping[str, Option]]
 
-    def parameters(self, taken: Collection[str]) -> list[inspect.Parameter]:
-        """A parameter for each option; one whose name a command has already is left out.
+    def free(self, taken: set[str]) -> dict[str, Option]:
+        """The options whose names a command does not have yet; they are added to `taken`.
 
-        Args:
-            taken: names of the command's own options.
+        One of another package that it has is left out with a warning.
         """
-        found = []
+        found = {}
         for name, option in self.options().items():
             if name in taken:
-                warn(f"{option.flag} of a plugin is an option of every command; rename it")
+                warn(
+                    f"{option.package}: its option {option.flag} is left out, since `attnviz` has "
+                    "one of that name; rename it"
+                )
             else:
-                found.append(
-                    inspect.Parameter(
-                        name, inspect.Parameter.KEYWORD_ONLY, default=None,
-                        annotation=annotation(option),
-                    )
-                )  # fmt: skip
+                taken.add(name)
+                found[name] = option
         return found
 
-    def take(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Take the options out of those of a command; what is left is those given."""
-        found = {name: values.pop(name, None) for name in self.options()}
-        return {name: value for name, value in found.items() if value is not None}
+
+def as_parameter(option: Option) -> inspect.Parameter:
+    """An option as a parameter of a command."""
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation(option)
+    )
 
 
 def annotation(option: Option) -> Any:
@@ -71,10 +72,12 @@ def _default(value: Any) -> str:
     return f"  [default: {value:g}]" if isinstance(value, float) else f"  [default: {value}]"
 
 
-def choices(names: Collection[str]) -> Any:
+def choices(names: Iterable[str]) -> Any:
     """The names of a table, as Typer reads the words to choose from."""
     return Literal[tuple(names)]
 
 
 Settings = Annotated[dict[str, Any], TableOptions(lambda: METHODS.options)]
 """Options of the methods that are given, by their names."""
+Finalizers = Annotated[dict[str, Any], TableOptions(finalizers.options)]
+"""What is made of all pictures of a batch, beside what always is: true by its name."""
