@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attnviz.batch.lines import MANIFEST, STATS
+from attnviz.batch.read_records import MANIFEST, STATS
 from attnviz.registry import Option, Table, TableEntry, load
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from attnviz.errors import ImageError
-from attnviz.io import load_image
+from attnviz.io.picture import load_image
 from attnviz.output import encoding, whole_files
 
 FOLDER = ".attnviz/thumbnails"
@@ -73,8 +73,8 @@ def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
     """
     _remove_others(out / FOLDER, {thumbnail_name(source) for source in sources})
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        made = pool.map(lambda source: make_thumbnail(out, source), sources)
-        return [path for path in made if path is not None]
+        thumbnails = pool.map(lambda source: make_thumbnail(out, source), sources)
+        return [path for path in thumbnails if path is not None]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

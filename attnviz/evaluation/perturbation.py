@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from attnviz.evaluation import METRICS, PERTURBATION, Metric
 from attnviz.evaluation.road import NOISE, noisy
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.models.model import Model
 from attnviz.models.scoring import logits
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.geometry import Fit, Placement, place
-from attnviz.io import Picture
+from attnviz.geometry.placement import Fit, Placement, place
+from attnviz.io.picture import Picture
 from attnviz.models.request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
@@ -229,7 +229,7 @@ def no_text_tower(spec: str, why: str) -> ModelError:
 
 
 def fixed_size(
-    request: ModelRequest, own: int, *, fixed: bool, shape: tuple[int, int] | None = None
+    request: ModelRequest, size: int, *, fixed: bool, shape: tuple[int, int] | None = None
 ) -> int:
     """The input size: what was asked for, else the model's own.
 
@@ -238,10 +238,10 @@ def fixed_size(
     Raises:
         UsageError: another than its own was asked of a model that takes no other.
     """
-    height, width = shape or (own, own)
+    height, width = shape or (size, size)
     if fixed and request.size is not None and (request.size, request.size) != (height, width):
         raise UsageError(takes_only(request.spec, request.size, (height, width)))
-    return request.size or own
+    return request.size or size
 
 
 def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:

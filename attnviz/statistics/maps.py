@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.statistics import MAP_NUMBERS, MapNumber
 
 KEEP = 0.6
