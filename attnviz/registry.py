@@ -6,8 +6,10 @@ group, the entry's name, and where the entry object is. An entry point that cann
 warning that names its package; everything else goes on.
 """
 
+import os
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -135,9 +137,11 @@ class TableEntry:
             if isinstance(error, RuntimeError) and "allocate" in str(error):
                 raise  # torch says so that memory has run out
             raise PluginError(
-                f"{self.package}: {self.code} fails ({_in_a_line(error)}); see the traceback with "
-                "--debug, or remove the package"
+                f"{self._failure(error)}; see the traceback with --debug, or remove the package"
             ) from error
+
+    def _failure(self, error: BaseException) -> str:
+        return f"{self.package}: {self.code} fails ({_in_a_line(error)})"
 
     def run_or(self, otherwise: T, do: Callable[[], T]) -> T:
         """Do what nobody chose by name; an error of another package is a warning.
@@ -151,8 +155,8 @@ class TableEntry:
         except AttnvizError as error:
             if not self.package:
                 raise
-            line = str(error)
-            warn(line if line.startswith(self.package) else f"{self.package}: {line}")
+            cause = error.__cause__ if isinstance(error, PluginError) else None
+            warn(f"{self._failure(cause or error)}; what it gives is left out")
             return otherwise
 
 
@@ -272,6 +276,8 @@ def entry_points(group: str) -> "tuple[EntryPoint, ...]":
 @cache
 def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
     """The entry points of all groups that begin with `attnviz.`."""
+    if not any(map(_may_have_some, sys.path)):
+        return {}
     from importlib import metadata  # noqa: PLC0415 — only where a table is listed
 
     found: dict[str, list[EntryPoint]] = {}
@@ -287,6 +293,26 @@ def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
     for point in sorted(points, key=lambda point: (_package(point), point.name)):
         groups[point.group] = (*groups.get(point.group, ()), point)
     return groups
+
+
+def _may_have_some(folder: str) -> bool:
+    """Whether a package in a folder of `sys.path` may have an entry point of ours.
+
+    `importlib.metadata` takes longer to import than all files take to be looked at.
+    """
+    try:
+        with os.scandir(folder or ".") as entries:
+            infos = [e.path for e in entries if e.name.endswith((".dist-info", ".egg-info"))]
+    except OSError:
+        return os.path.isfile(folder)  # noqa: PTH113 — an archive; pathlib costs start-up
+    for info in infos:
+        try:
+            with open(f"{info}/entry_points.txt", "rb") as file:  # noqa: PTH123
+                if b"[attnviz." in file.read():
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _package(point: "EntryPoint") -> str:

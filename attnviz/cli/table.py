@@ -9,12 +9,17 @@ from rich.text import Text
 
 from attnviz.cli import console
 from attnviz.output.records import QueryInfo, Record, TargetInfo
+from attnviz.registry import TableEntry
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
-COLUMNS = {name: entry.short or name for name, entry in STATISTICS.items()}
-COLUMNS |= {f"map_{name}": each.short for name, each in MAP_NUMBERS.items() if each.short}
+_ALL: dict[str, tuple[TableEntry, str]]
+_ALL = {name: (entry, entry.short or name) for name, entry in STATISTICS.items()}
+_ALL |= {f"map_{name}": (each, each.short) for name, each in MAP_NUMBERS.items() if each.short}
+COLUMNS = {name: short for name, (entry, short) in _ALL.items() if not entry.package}
+ADDED_COLUMNS = {name: short for name, (entry, short) in _ALL.items() if entry.package}
 MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
-"""Headings of the columns, by the names of the numbers; those of `--stats all` apart."""
+"""Headings of the columns, by the names of the numbers; what other packages add, and what
+`--stats all` adds, have tables of their own."""
 
 
 def stats_tables(record: Record, said: str = "") -> list[Table]:
@@ -33,7 +38,22 @@ def stats_tables(record: Record, said: str = "") -> list[Table]:
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
-    return [table, *_of_heads(record), *_of_layers(record)]
+    return [table, *_added(rows, places), *_of_heads(record), *_of_layers(record)]
+
+
+def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Table]:
+    """The numbers that other packages add, a row a map."""
+    known = [name for name in ADDED_COLUMNS if any(row[name] is not None for row in rows)]
+    if not known:
+        return []
+    headings = [*places, *(ADDED_COLUMNS[name] for name in known)]
+    packages = sorted({_ALL[name][0].package for name in known})
+    table = _table(Text("numbers of other packages", style="bold"), ", ".join(packages), headings)
+    marks = {name: _extremes([row[name] for row in rows]) for name in known}
+    for i, row in enumerate(rows):
+        cells = [_cell(row[name], marks[name]) for name in known]
+        table.add_row(*(column[i] for column in places.values()), *cells)
+    return [table]
 
 
 def _table(title: Text, caption: str, headings: list[str]) -> Table:
