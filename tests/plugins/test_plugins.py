@@ -1,5 +1,6 @@
 """Packages that add to the tables, and one in which everything is wrong, as they are installed."""
 
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from attnviz.registry import Table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -294,3 +297,28 @@ def test_without_packages_nothing_is_added() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert found.stdout.split("\n")[0] == "{} mass"
+
+
+def test_the_page_about_extending_shows_the_package_as_it_is() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    package = HERE / "example"
+    files = {str(p.relative_to(package)) for p in package.rglob("*.py")} | {"pyproject.toml"}
+    assert dict(blocks).keys() == files
+    for name, text in blocks:
+        assert text == (package / name).read_text(encoding="utf-8")
+
+
+def test_the_page_about_extending_names_every_table() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    project = tomllib.loads((HERE / "example" / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = {
+        table.group
+        for module in ("methods", "models", "statistics", "output", "evaluation", "comparison",
+                       "batch.finalizers")
+        for table in vars(importlib.import_module(f"attnviz.{module}")).values()
+        if isinstance(table, Table)
+    }  # fmt: skip
+    assert len(groups) == 8
+    assert groups == set(project["project"]["entry-points"])
+    assert all(f"`{group}`" in page for group in groups)

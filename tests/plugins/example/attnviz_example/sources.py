@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from attnviz.models import own
@@ -36,5 +35,4 @@ def load(request: ModelRequest) -> Model:
     heads = request.spec.removeprefix("checkers:")
     if heads != "4":
         raise ValueError(f"checkers has 4 heads, not {heads}")
-    torch.manual_seed(request.seed)
     return own.load(replace(request, spec="py:attnviz_example.sources:four"))
