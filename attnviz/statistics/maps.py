@@ -98,14 +98,14 @@ def peak_y(drawn: DrawnMap) -> float:
 
 
 def area60(drawn: DrawnMap) -> float:
-    """`kept(…, 0.6)` as a share of the drawn tokens (Caron et al., 2104.14294)."""
-    return kept(drawn.mass, KEEP) / len(drawn.weights)
+    """`smallest_count(…, 0.6)` as a share of the drawn tokens (Caron et al., 2104.14294)."""
+    return smallest_count(drawn.mass, KEEP) / len(drawn.weights)
 
 
-def kept(weights: NDArray[np.float64], share: float) -> int:
+def smallest_count(weights: NDArray[np.float64], share: float) -> int:
     """Size of the smallest set of weights that holds `share` of their sum.
 
-    >>> kept(np.full(196, 1 / 196), 0.6)
+    >>> smallest_count(np.full(196, 1 / 196), 0.6)
     118
     """
     descending = np.sort(weights)[::-1].cumsum()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from attnviz.models import own
 from attnviz.models.model import Model
-from attnviz.models.request import ModelRequest
+from attnviz.models.model_request import ModelRequest
 
 
 class Checkers(nn.Module):
