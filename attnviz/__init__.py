@@ -7,17 +7,20 @@
 >>> attnviz.render(maps)[5, 3].save("head3.png")
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from attnviz.errors import AttnvizError
-from attnviz.lazy import lazy_names
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention
     from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.map_scorer import Score, evaluate
-    from attnviz.explanation import Answer, Explanation, Observation, explain, observe
-    from attnviz.io import Picture, load_image, load_mask
+    from attnviz.explanation.explain_observation import explain
+    from attnviz.explanation.explanation import Answer, Explanation
+    from attnviz.explanation.observation import Observation
+    from attnviz.explanation.running import observe
+    from attnviz.io.picture import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
     from attnviz.output.write_pictures import Drawing, render
@@ -52,33 +55,39 @@ __all__ = [
     "render",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Answer": "attnviz.explanation",
-        "AttentionCall": "attnviz.attention",
-        "Comparison": "attnviz.comparison.compare",
-        "Drawing": "attnviz.output.write_pictures",
-        "Explanation": "attnviz.explanation",
-        "Model": "attnviz.models.model",
-        "MultiHeadAttention": "attnviz.attention",
-        "Observation": "attnviz.explanation",
-        "Page": "attnviz.page.explore",
-        "Picture": "attnviz.io",
-        "Recording": "attnviz.recording",
-        "Score": "attnviz.evaluation.map_scorer",
-        "compare": "attnviz.comparison.compare",
-        "evaluate": "attnviz.evaluation.map_scorer",
-        "explain": "attnviz.explanation",
-        "explore": "attnviz.page.explore",
-        "load_image": "attnviz.io",
-        "load_mask": "attnviz.io",
-        "load_model": "attnviz.models",
-        "observe": "attnviz.explanation",
-        "record": "attnviz.recording",
-        "render": "attnviz.output.write_pictures",
-    },
-)
+_HOMES = {
+    "Answer": "attnviz.explanation.explanation",
+    "AttentionCall": "attnviz.attention",
+    "Comparison": "attnviz.comparison.compare",
+    "Drawing": "attnviz.output.write_pictures",
+    "Explanation": "attnviz.explanation.explanation",
+    "Model": "attnviz.models.model",
+    "MultiHeadAttention": "attnviz.attention",
+    "Observation": "attnviz.explanation.observation",
+    "Page": "attnviz.page.explore",
+    "Picture": "attnviz.io.picture",
+    "Recording": "attnviz.recording",
+    "Score": "attnviz.evaluation.map_scorer",
+    "compare": "attnviz.comparison.compare",
+    "evaluate": "attnviz.evaluation.map_scorer",
+    "explain": "attnviz.explanation.explain_observation",
+    "explore": "attnviz.page.explore",
+    "load_image": "attnviz.io.picture",
+    "load_mask": "attnviz.io.picture",
+    "load_model": "attnviz.models",
+    "observe": "attnviz.explanation.running",
+    "record": "attnviz.recording",
+    "render": "attnviz.output.write_pictures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that `--help` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

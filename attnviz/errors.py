@@ -8,7 +8,8 @@
     ├── RecordingError      1   nothing, or nothing usable, was recorded
     ├── MemoryLimitError    1   a request that would not fit in memory
     ├── MissingExtraError   1   an optional part that is not installed
-    └── OutputError         1   a file that cannot be written
+    ├── OutputError         1   a file that cannot be written
+    └── PluginError         1   another package's entry of a table that fails
 
 The number is the exit code of the command line. A message is one line: what is wrong, with
 which file or value, and the next thing to type.
@@ -29,7 +30,14 @@ class ExitCode(IntEnum):
 
 
 class AttnvizError(Exception):
-    """The root of all errors that attnviz raises on purpose."""
+    """The root of all errors that attnviz raises on purpose.
+
+    >>> try:
+    ...     attnviz.load_image("nowhere.png")
+    ... except AttnvizError as error:
+    ...     print(error, int(error.exit_code))
+    nowhere.png: no such file; check the path 1
+    """
 
     exit_code = ExitCode.FAILED
 
@@ -69,6 +77,10 @@ class MissingExtraError(AttnvizError):
 
 class OutputError(AttnvizError):
     """A file or folder that cannot be written."""
+
+
+class PluginError(AttnvizError):
+    """The code of an entry that another package adds to a table, which fails."""
 
 
 def closest(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:

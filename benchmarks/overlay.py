@@ -17,8 +17,8 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Style, colour_table, overlay
 from attnviz.drawing.scale import Range
-from attnviz.geometry import place
-from attnviz.io import Picture
+from attnviz.geometry.placement import place
+from attnviz.io.picture import Picture
 from attnviz.output.encoding import as_image
 
 ROUNDS = 25
@@ -54,7 +54,7 @@ def ours(kind: str = "png") -> bytes:
         scale=Range("head", 0.0, 1.0),
         style=STYLE,
     )
-    return as_image(image, kind)  # type: ignore[arg-type]  # one of the three
+    return as_image(image, kind)
 
 
 def milliseconds(run: Callable[[], bytes]) -> float:

@@ -82,7 +82,7 @@ class LayerInput:
         What its tokens stand for is not known, so there are no cells.
 
         >>> LayerInput.of(recording[-1], torch.eye(197)[:1]).received().shape
-        torch.Size([1, 1, 12, 197])
+        torch.Size([1, 1, 2, 197])
         """
         batch, _, queries, keys = call.shape
         device = call.query.device
@@ -148,14 +148,14 @@ class LayerInput:
         weights = self.uniform[:, None].float()
         if not (self._few or self._alike):
             weights = torch.cat([weights, self.weights.float()], dim=1)
-        asked = SweepRequest(
+        request = SweepRequest(
             query_mask=self.queries.taking_part,
             prefix=~self.keys.on_picture,
             positions=(self.queries.positions, self.keys.positions),
             grid=self.keys.on_picture,
             weights=weights,
         )
-        return self.call.sweep(asked, progress=self.progress)
+        return self.call.sweep(request, progress=self.progress)
 
     @cached_property
     def _pairs(self) -> Pairs:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attnviz.batch.aggregate_record import AggregateRow, Spread
-from attnviz.batch.lines import STATS, each
 from attnviz.batch.matrix import NUMBERS, asked, numbers
+from attnviz.batch.read_records import STATS, each
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 from attnviz.output import encoding, whole_files
 
@@ -44,7 +44,8 @@ def aggregate(stats: Path) -> Aggregate:
     Records are read one after the other, and memory does not grow with their number. Formulas are
     in docs/formulas.md, under Aggregates.
 
-    >>> aggregate(Path("OUT/stats.jsonl")).rows[0].statistics["entropy"].mean
+    >>> aggregate(Path("OUT/stats.jsonl")).rows[0].statistics["entropy"].mean > 0
+    True
 
     Args:
         stats: `stats.jsonl` of a batch.
@@ -101,14 +102,14 @@ def write_aggregate(
 def _rows(sketches: dict[Place, Sketch]) -> tuple[AggregateRow, ...]:
     """Of all places, with the numbers that are known of any."""
     found = {place: sketch.summaries() for place, sketch in sorted(sketches.items(), key=_order)}
-    known = [i for i in range(len(NUMBERS)) if any(of[i].known for of in found.values())]
+    defined = [i for i in range(len(NUMBERS)) if any(of[i].count for of in found.values())]
     return tuple(
         AggregateRow.model_validate(
             {
                 **dict(zip(("model", "weights", "method", "question", "layer", "head"), place,
                            strict=True)),
                 "pictures": sketches[place].rows,
-                "statistics": {NUMBERS[i]: _spread(summaries[i]) for i in known},
+                "statistics": {NUMBERS[i]: _spread(summaries[i]) for i in defined},
             }
         )
         for place, summaries in found.items()
@@ -121,7 +122,7 @@ def _order(item: tuple[Place, Sketch]) -> tuple[object, ...]:
 
 
 def _spread(summary: Summary) -> Spread | None:
-    if not summary.known:
+    if not summary.count:
         return None
     q05, q25, q50, q75, q95 = summary.quantiles
     return Spread(

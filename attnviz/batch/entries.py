@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from attnviz.batch.lines import each
 from attnviz.batch.matrix import Matrix
+from attnviz.batch.read_records import each
+from attnviz.output import FORMATS
 from attnviz.output.whole_files import SHEET
 
-_KINDS = ("png", "jpg", "webp")
 _SHOWN = {
     **{code: 0x2400 + code for code in range(32)},
     0x7F: 0x2421,
@@ -59,16 +59,16 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
     """
     pictures, failed = _manifest(manifest)
     methods = _methods(stats)
-    done = [(name, folder, method) for name, folder in pictures for method in methods]
-    folders = [_located(out, folder and f"{folder}{m and '/'}{m}") for _, folder, m in done]
+    finished = [(name, folder, method) for name, folder in pictures for method in methods]
+    folders = [_located(out, folder and f"{folder}{m and '/'}{m}") for _, folder, m in finished]
     entries = Entries(
-        names=[name for name, _, _ in done],
+        names=[name for name, _, _ in finished],
         folders=folders,
         sheets=[_sheet(out, folder) for folder in folders],
-        overlays=[None] * len(done),
+        overlays=[None] * len(finished),
         failed=failed,
         run=[],
-        matrix=Matrix(len(done)),
+        matrix=Matrix(len(finished)),
     )
     rows = _Rows(entries.names)
 
@@ -83,7 +83,7 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
     for _ in each(stats, take):
         pass
     found = _below(entries)
-    shown = [f"{name}{m and ' · '}{m}" for name, (*_, m) in zip(found.names, done, strict=True)]
+    shown = [f"{name}{m and ' · '}{m}" for name, (*_, m) in zip(found.names, finished, strict=True)]
     return replace(found, names=shown)
 
 
@@ -129,19 +129,19 @@ def readable(text: str) -> str:
 
 def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
     """Names and folders of what is done; names and errors of the rest."""
-    done: list[tuple[str, str | None]] = []
+    finished: list[tuple[str, str | None]] = []
     failed: list[tuple[str, str]] = []
 
     def take(line: dict[str, Any]) -> None:
         name = readable(line["path"])
         if line["status"] == "done":
-            done.append((name, line.get("folder")))
+            finished.append((name, line.get("folder")))
         else:
             failed.append((name, readable(str(line.get("error") or line["status"]))))
 
     for _ in each(manifest, take):
         pass
-    return done, failed
+    return finished, failed
 
 
 def _located(out: Path, folder: str | None) -> str | None:
@@ -165,7 +165,7 @@ def _located(out: Path, folder: str | None) -> str | None:
 
 
 def _sheet(out: Path, folder: str | None) -> str | None:
-    paths = [] if folder is None else [f"{folder}/{SHEET}.{kind}" for kind in _KINDS]
+    paths = [] if folder is None else [f"{folder}/{SHEET}.{kind}" for kind in FORMATS]
     return next((path for path in paths if (out / path).is_file()), None)
 
 
@@ -208,5 +208,5 @@ def _run(record: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
     where = query.get("path") or ",".join(numbers) or query["kind"]
     layers = sorted({head["layer"] for head in record["heads"]})
     which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
-    said = (model["spec"], *weights, named, f"from {where}", which)
-    return [readable(text) for text in said]
+    title = (model["spec"], *weights, named, f"from {where}", which)
+    return [readable(text) for text in title]

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from attnviz.errors import ImageError
-from attnviz.io import load_image
+from attnviz.io.picture import load_image
 from attnviz.output import encoding, whole_files
 
 FOLDER = ".attnviz/thumbnails"
@@ -22,7 +22,7 @@ def thumbnail_name(source: str) -> str:
     """Where the thumbnail of a drawing lies in `FOLDER`: the drawing may be named in any way.
 
     >>> thumbnail_name("sub/cat.jpg/sheet.png")
-    'c6/4d7f…5e.webp'
+    'b9/e5d440dcc85487cd1e6a2c334a68ae.webp'
 
     Args:
         source: path of the drawing below the folder of the batch.
@@ -73,8 +73,8 @@ def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
     """
     _remove_others(out / FOLDER, {thumbnail_name(source) for source in sources})
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        made = pool.map(lambda source: make_thumbnail(out, source), sources)
-        return [path for path in made if path is not None]
+        thumbnails = pool.map(lambda source: make_thumbnail(out, source), sources)
+        return [path for path in thumbnails if path is not None]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

@@ -18,14 +18,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch.entry import LedgerEntry, as_line, digests
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
+from attnviz.batch.ledger_entry import LedgerEntry, as_line, digests
 from attnviz.batch.thumbnails import write_thumbnail
 from attnviz.drawing.explained_sheet import small
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
-from attnviz.explanation import Explanation, Observation, answer, check_picture, look_many
-from attnviz.geometry import Placement
-from attnviz.io import Picture, decode, read_file
+from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.request import answer, check_picture, look_many
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import Picture, decode
+from attnviz.io.picture_files import read_file
 from attnviz.models import memory
 from attnviz.models.model import Model
 from attnviz.output import whole_files
@@ -43,12 +46,14 @@ def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list
         OutputError: nothing more can be written.
     """
     ready = [prepare(job, model, settings) for job in jobs]
-    done: dict[str, Outcome] = {one.entry.path: one for one in ready if isinstance(one, Outcome)}
+    outcomes: dict[str, Outcome] = {
+        one.entry.path: one for one in ready if isinstance(one, Outcome)
+    }
     group = [one for one in ready if isinstance(one, Prepared)]
     for each in ask(group, model, settings):
         outcome = finish(each, settings, out) if isinstance(each, Answered) else each
-        done[outcome.entry.path] = outcome
-    return [done[job.path] for job in jobs]
+        outcomes[outcome.entry.path] = outcome
+    return [outcomes[job.path] for job in jobs]
 
 
 def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
@@ -90,14 +95,16 @@ def _blank(width: int, height: int) -> NDArray[np.uint8]:
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:
     """A picture that failed."""
-    told = str(error)
+    message = str(error)
     if isinstance(error, AttnvizError):
         pass
     elif memory.is_exhausted(error):
-        told = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
+        message = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
     else:
-        told = f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
-    return Outcome(entry.failed_as(told), cause=error)
+        message = (
+            f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
+        )
+    return Outcome(entry.failed_as(message), cause=error)
 
 
 def ask(
@@ -108,7 +115,7 @@ def ask(
     for each in group:
         try:
             if each.job is not None:
-                check_picture(each.picture, model, settings.asked, fit=settings.fit)
+                check_picture(each.picture, model, settings.questions, fit=settings.fit)
             able.append(each)
         except Exception as error:
             yield failure(each.entry, error)
@@ -121,19 +128,19 @@ def _look(
 ) -> Iterator[Answered | Outcome]:
     """Run the model on a group; where that fails, on each by itself, to find whose fault it is."""
     try:
-        seen = look_many(
+        observation = look_many(
             [each.picture for each in group],
             model,
-            settings.asked,
+            settings.questions,
             fit=settings.fit,
             mask=settings.mask,
-            lay=lambda number, placement: _laid(group[number], placement, model, settings),
+            lay=lambda number, placement: _laid_out(group[number], placement, model, settings),
         )
     except Exception as error:
         alone = len(group) == 1 and group[0].job is not None
         failed = [failure(group[0].entry, error)] if alone else []
     else:
-        for each, one in zip(group, seen, strict=True):
+        for each, one in zip(group, observation, strict=True):
             if each.job is not None:
                 yield _answer(each, one, settings)
         return
@@ -143,12 +150,12 @@ def _look(
         yield from _look([each], model, settings)
 
 
-def _laid(
+def _laid_out(
     prepared: Prepared, placement: Placement, model: Model, settings: Settings
 ) -> NDArray[np.uint8]:
     """The input; laid anew where the model takes another shape than the picture's."""
     if placement == prepared.placement:
-        return prepared.laid
+        return prepared.pixels
     if prepared.job is None:
         shape = placement.grid.input_height, placement.grid.input_width, 3
         return np.zeros(shape, dtype=np.uint8)
@@ -168,14 +175,15 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
     return decode(data, path, settings.range)
 
 
-def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answered | Outcome:
+def _answer(prepared: Prepared, observation: Observation, settings: Settings) -> Answered | Outcome:
     try:
-        found = [answer(seen, settings.asked, method) for method in settings.asked.methods]
+        methods = settings.questions.methods
+        found = [answer(observation, settings.questions, method) for method in methods]
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:
         return failure(prepared.entry, error)
-    kept = seen.without_run()
+    kept = observation.without_run()
     return Answered(prepared, tuple(replace(each, observation=kept) for each in found))
 
 
@@ -212,11 +220,11 @@ def _write(
 ) -> tuple[list[Record], list[Path]]:
     """The record of each method, and the files in the order of writing."""
     folder = out / job.folder
-    shown = answered.prepared.shown
+    shown = answered.prepared.thumbnail
     large = _again(answered.prepared, settings) if settings.pictures == "heads" else None
     records, paths, before = list[Record](), list[Path](), set(job.before)
     for each in answered.explanations:
-        place = whole_files.method_folder(folder, each.method, settings.asked.methods)
+        place = whole_files.method_folder(folder, each.method, settings.questions.methods)
         whole_files.remove_parts(place)
         if settings.pictures == "sheet":  # what draws all removes what it replaces
             earlier = (place / name for name in whole_files.earlier_files(place))

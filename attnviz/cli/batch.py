@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 import attnviz
+from attnviz.batch.finalizers import FINALIZERS
 from attnviz.cli import console, run
 from attnviz.cli.check_notes import check_notes
 from attnviz.cli.options import (
@@ -57,20 +58,18 @@ def batch(
     """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
-    from attnviz.batch.journal import FOLDER, Journal  # noqa: PLC0415
+    from attnviz.batch.ledger import FOLDER, Ledger  # noqa: PLC0415
     from attnviz.batch.run import Batch  # noqa: PLC0415
     from attnviz.batch.sources import find  # noqa: PLC0415
 
-    if many.parquet:
-        from attnviz.batch.columns import require_pyarrow  # noqa: PLC0415
-
-        require_pyarrow()  # before hours of work
+    for name in many.finalizers:
+        FINALIZERS[name].check()  # before hours of work
     cluster = where.cluster()
     settings = _settings(many, model, reading, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
     stop = Event()
-    with Journal(out) as journal:
-        todo = Batch(plan.items, settings, out, journal, force=many.force)
+    with Ledger(out) as ledger:
+        todo = Batch(plan.items, settings, out, ledger, force=many.force)
         before = todo.count.done
         teller = _BatchPrinter(streams, settings, out)
 
@@ -78,19 +77,21 @@ def batch(
             if cluster is not None:
                 asked = run.arguments(model.model, model, question, head=question.asked().head)
                 return lambda told: cluster.work(
-                    todo, asked, settings, out, batch=many.batch, stop=stop, told=told
+                    todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=told
                 )
             loaded = run.load(model, question)
-            return lambda told: todo.work(loaded, batch=many.batch, stop=stop, told=told)
+            return lambda told: todo.work(loaded, batch=many.batch, stop=stop, on_outcome=told)
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)
         if todo.count.left:
             console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
         inner = out / FOLDER  # what lies there is our own
-        teller.paths([path for path in todo.finish(many.closers) if inner not in path.parents])
+        teller.paths(
+            [path for path in todo.finish(tuple(many.finalizers)) if inner not in path.parents]
+        )
     teller.end(plan, todo.count, before)
-    if many.aggregate and not (streams.json or streams.csv or streams.quiet):
+    if "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
         _show_aggregate(out)
     raise typer.Exit(_exit_code(todo.count))
 
@@ -98,7 +99,7 @@ def batch(
 def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
-    from attnviz.batch.lines import STATS  # noqa: PLC0415
+    from attnviz.batch.read_records import STATS  # noqa: PLC0415
     from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
@@ -214,7 +215,7 @@ class _BatchPrinter:
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
         """What is to be known when all is done."""
-        from attnviz.io import KINDS  # noqa: PLC0415 — numpy, once there are pictures
+        from attnviz.io.picture_notes import KINDS  # noqa: PLC0415 — numpy, once there are pictures
 
         if self._unverified:
             console.say(

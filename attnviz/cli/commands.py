@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from attnviz.cli.options.groups import PANELS
+from attnviz.cli.options.panels import PANELS
 from attnviz.errors import UsageError, closest
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from attnviz.cli.options import (
     with_groups,
 )
 from attnviz.errors import AttnvizError, ExitCode, ModelError, UsageError
-from attnviz.evaluation import PERTURBATION, parse_groups
+from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from attnviz.evaluation.run import EvaluationRequest
     from attnviz.evaluation.store import Store
     from attnviz.evaluation.summary import SummaryEntry
-    from attnviz.explanation import Observation
+    from attnviz.explanation.observation import Observation
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 
@@ -192,11 +192,14 @@ class _ModelEvaluation:
             "input": asdict(inputs),
             "files": run.identities(spec, inputs, where.queries),
         }
+        if METRICS.added:  # what a package adds, or changes, is not in what was done before
+            added = {name: entry.package for name, entry in METRICS.added.items()}
+            self._settings["metrics"] = added
 
     def key(self, pair: Pair, *, content: bool) -> str:
         """Of what this model gives of a picture, by its name, and by its content where it lasts."""
         from attnviz.cli.identity import key_of  # noqa: PLC0415
-        from attnviz.io import fingerprint  # noqa: PLC0415
+        from attnviz.io.picture_files import fingerprint  # noqa: PLC0415
         from attnviz.output.make_record import readable  # noqa: PLC0415
 
         names = [path for path in (pair.image, pair.mask) if path is not None]

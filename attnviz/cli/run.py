@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         ToldOptions,
         WhereOptions,
     )
-    from attnviz.explanation import Explanation, Observation, Questions
-    from attnviz.io import Picture
+    from attnviz.explanation.explanation import Explanation
+    from attnviz.explanation.observation import Observation
+    from attnviz.explanation.request import Questions
+    from attnviz.io.picture import Picture
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 
@@ -91,29 +93,20 @@ def arguments(
 def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:
     """What lies on this machine and may change: weights, code, masks."""
     from attnviz.cli.identity import identity  # noqa: PLC0415
+    from attnviz.models import find_path  # noqa: PLC0415
     from attnviz.output.make_record import readable  # noqa: PLC0415
 
-    named = [_code(spec), inputs.weights, inputs.mask, *queries]
+    named = [find_path(spec), inputs.weights, inputs.mask, *queries]
     return {readable(path): identity(path) for path in named if path is not None}
-
-
-def _code(spec: str) -> str | None:
-    """The folder of a checkpoint, or the file of the user's own module."""
-    if spec.startswith("py:"):
-        where = spec.removeprefix("py:").rpartition(":")[0]
-        return where if where.endswith(".py") else f"{where.replace('.', '/')}.py"
-    return None if ":" in spec else spec
 
 
 def uncontrolled(model: Model) -> str | None:
     """Why there is no control of a model, the same with random weights; None if there is one."""
-    from attnviz.models import find_source  # noqa: PLC0415
+    from attnviz.models import SOURCES, find_source  # noqa: PLC0415
 
     if model.weights == "random":
         return "it has them"
-    if find_source(model.spec) == "py":
-        return "only its factory knows how they are drawn"
-    return None
+    return SOURCES[find_source(model.spec)].no_control or None
 
 
 def controlled(inputs: InputOptions, model: Model) -> InputOptions:
@@ -137,12 +130,12 @@ def look(
 
     A slip in the question is found before.
     """
-    from attnviz import explanation  # noqa: PLC0415
+    from attnviz.explanation.request import look  # noqa: PLC0415
     from attnviz.output.make_record import check_info  # noqa: PLC0415
 
     with console.progress("model", quiet=streams.quiet):
         seen = console.interruptible(
-            lambda: explanation.look(picture, model, asked, fit=options.fit, mask=options.mask)
+            lambda: look(picture, model, asked, fit=options.fit, mask=options.mask)
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
@@ -170,13 +163,11 @@ def explain_all(seen: Observation, asked: Questions, streams: StreamOptions) -> 
 def _explain(
     seen: Observation, asked: Questions, method: str, streams: StreamOptions
 ) -> Explanation:
-    from attnviz import explanation  # noqa: PLC0415
+    from attnviz.explanation.request import answer  # noqa: PLC0415
 
     label = method if len(asked.methods) > 1 else "attention"
     with console.progress(label, quiet=streams.quiet) as progress:
-        return console.interruptible(
-            lambda: explanation.answer(seen, asked, method, progress=progress)
-        )
+        return console.interruptible(lambda: answer(seen, asked, method, progress=progress))
 
 
 def warn(seen: Observation) -> None:
@@ -279,7 +270,8 @@ def each(
     `begin` loads what is needed and returns what is to be done with a picture and its number. It
     is left out when not a single picture is there: a slip in a name is answered at once.
     """
-    from attnviz.io import STDIN, load_image  # noqa: PLC0415
+    from attnviz.io.picture import load_image  # noqa: PLC0415
+    from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
     do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
     failed: list[ExitCode] = []

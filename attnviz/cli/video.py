@@ -74,7 +74,7 @@ def video(
     def work() -> list[Made]:
         with console.progress("frames", quiet=streams.quiet) as progress:
             how: dict[str, Any] = {
-                "told": teller.tell,
+                "on_record": teller.tell,
                 "stopped": stop.is_set,
                 "progress": progress,
             }

@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.comparison import AGREEMENTS, check_count
+from attnviz.comparison import AGREEMENTS, Agreement, check_count
 from attnviz.comparison.agreement import resample
 from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
-from attnviz.explanation import Explanation
-from attnviz.io import Picture
+from attnviz.explanation.explanation import Explanation
+from attnviz.io.picture import Picture
 
 _HALF = 0.5 - 1e-9
 
@@ -20,6 +20,10 @@ _HALF = 0.5 - 1e-9
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Two sides or more, each beside each other; the first is what the others are drawn against.
+
+    >>> rollout = attnviz.explain(observation, method="rollout")
+    >>> attnviz.compare(explanation, rollout).maps.shape       # sides, rows, columns
+    (2, 15, 22)
 
     All numbers are over cells of the first side's grid, so it matters which one is first where
     grids differ.
@@ -85,7 +89,7 @@ class Comparison:
         if any(span(each).flat for each in weights):
             return dict.fromkeys(AGREEMENTS, float("nan"))
         a, b = (each.astype(np.float64) for each in weights)
-        return {name: entry.load()(a, b) for name, entry in AGREEMENTS.items()}
+        return {name: _number(entry, a, b) for name, entry in AGREEMENTS.items()}
 
     def matrix(self, name: str = "spearman") -> NDArray[np.float64]:
         """One number of every side beside every other, (sides, sides); 1 on the diagonal."""
@@ -105,6 +109,10 @@ class Comparison:
         return np.where(common, other - first, 0.0)
 
 
+def _number(entry: Agreement, first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    return entry.run_or(float("nan"), lambda: float(entry(first, second)))
+
+
 def compare(first: Explanation, *others: Explanation) -> Comparison:
     """Lay the maps of explanations of one picture beside each other.
 
@@ -112,8 +120,11 @@ def compare(first: Explanation, *others: Explanation) -> Comparison:
     on other grids than the first are brought onto its cells.
 
     >>> control = attnviz.load_model(random_weights=True)
-    >>> both = attnviz.compare(maps, attnviz.explain(attnviz.observe(picture, control)))
-    >>> both.pairs[0, 1]["spearman"], both.difference(1)     # a number, and (rows, columns)
+    >>> both = attnviz.compare(explanation, attnviz.explain(attnviz.observe(picture, control)))
+    >>> both.difference(1).shape                              # (rows, columns)
+    (15, 22)
+    >>> -1 <= both.pairs[0, 1]["spearman"] <= 1
+    True
 
     Raises:
         UsageError: there is one side alone, or the pictures are not one.

@@ -1,16 +1,16 @@
 """The sides of a comparison: the maps of explanations, without the runs that they came from."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.comparison.comparison_record import SideInfo
 from attnviz.drawing.scale import Range
-from attnviz.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.explanation.naming import in_words
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS
 from attnviz.output import records
@@ -96,7 +96,7 @@ def _side(
         rows=head.rows,
         columns=head.columns,
         fit=first.placement.fit,
-        map=records.MapInfo(**asdict(describe(values, first.drawn, first.placement))),
+        map=records.MapInfo(**vars(describe(values, first.drawn, first.placement))),
     )
     target = None if question.target is None else in_words(question.target.target)
     return ComparisonSide(said, first.query, target, values, first.drawn, first.placement)

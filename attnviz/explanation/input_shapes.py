@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from attnviz.explanation.forward_errors import ForwardError, takes_more, unknown_shape
-from attnviz.geometry import Fit, Placement
-from attnviz.io import Picture
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture
 from attnviz.models.failures import message
 from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model
@@ -31,11 +31,11 @@ def first_placement(model: Model, picture: Picture, fit: Fit) -> Placement:
         if fit != "keep" or not alike:
             return placement
         shape = centre.input_height, centre.input_width
-    own = model.place(picture, fit=fit, shape=shape)
+    of_table = model.place(picture, fit=fit, shape=shape)
     size = placement.grid.input_height, placement.grid.input_width
     if size == shape or math.prod(size) > math.prod(shape) or takes_more(model, shape):
         return placement
-    return own
+    return of_table
 
 
 def _check_table(model: Model, placement: Placement) -> None:

@@ -17,9 +17,10 @@ from attnviz.explanation.query_weights import mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
 from attnviz.explanation.selection import choose_heads, choose_layers, parse_heads, parse_layers
-from attnviz.geometry import Fit, Placement, queries
-from attnviz.io import Picture, load_mask
-from attnviz.methods import DEFAULT, METHODS, without_score
+from attnviz.geometry import queries
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture, load_mask
+from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
 from attnviz.models.targets import Head, Target
@@ -37,6 +38,9 @@ class Questions:
         start_layer: where methods that merge layers begin.
         settings: options of the methods, by name; what is None is their own default.
         statistics: `basic`, or `all`.
+
+    Raises:
+        UsageError: an unknown method, or an option that no method takes; see `check_request`.
     """
 
     methods: tuple[str, ...] = (DEFAULT,)
@@ -47,6 +51,15 @@ class Questions:
     start_layer: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     statistics: Statistics = "basic"
+
+    def __post_init__(self) -> None:
+        check_request(
+            self.methods,
+            {**self.settings, "start_layer": self.start_layer},
+            query=any(query != "auto" for query in self.queries),
+            targets=["--text" if each.kind == "text" else "--target" for each in self.targets],
+            importance=self.statistics == "all",
+        )
 
     @property
     def scored(self) -> bool:
@@ -206,7 +219,9 @@ def answer(
     """
     entry = METHODS[method]
     shared = any(METHODS[name].merges == "nothing" for name in asked.methods)
-    options: dict[str, Any] = {name: asked.settings.get(name) for name in entry.options}
+    options: dict[str, Any] = {
+        option.name: asked.settings.get(option.name) for option in entry.options
+    }
     return explain(
         observation,
         query=asked.queries if entry.asks else "auto",

@@ -4,22 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnviz.errors import UsageError, unknown
+from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 from attnviz.methods import METHODS, Method
-
-
-def find_method(name: str) -> Method:
-    """A line of the table.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS, see="attnviz methods")
-    return METHODS[name]
 
 
 def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestio
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.score_gradients import Backward, gradients, relevances
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS, Method
 from attnviz.models.targets import Target
@@ -99,12 +99,12 @@ class LayerQuery:
 
     def _measure(self, readings: Mapping[int, LayerInput]) -> None:
         """Statistics, which are the same whatever is asked: they are found once."""
-        seen = self.observation
+        observation = self.observation
         for layer in self.layers:
-            if self.entry.merges == "nothing" and layer not in seen.numbers:
-                seen.numbers[layer] = measure(readings[layer])
-            if self._all and layer not in seen.more:
-                seen.more[layer] = more(readings[layer])
+            if self.entry.merges == "nothing" and layer not in observation.numbers:
+                observation.numbers[layer] = measure(readings[layer])
+            if self._all and layer not in observation.more:
+                observation.more[layer] = more(readings[layer])
 
     def _scores(self, targets: Sequence[Target]) -> list[Backward | None]:
         """What goes back from each score, from those that turn out to be the same once."""
@@ -135,15 +135,16 @@ class LayerQuery:
         """(R, heads, rows, columns) on the cells where the map of a layer lies."""
         entry, keys = self.entry, self._keys(layer)
         these = [readings[number] for number in self.layers[layer]]
-        options = {name: self.settings[name] for name in entry.options}
-        values = entry.load()(
+        options = {option.name: self.settings[option.name] for option in entry.options}
+        values = entry(
             these if entry.merges == "layers" else these[0], **({} if entry.then else options)
         )
         cells = these[0].on_cells(values)  # (R, heads, key cells)
         _check_finite(self.observation, layer, cells)
         maps: NDArray[np.float32] = cells.float().cpu().numpy()
         if entry.then:
-            maps = entry.load_then()(maps, self.observation.drawn_on(keys).ravel(), **options)
+            drawn = self.observation.drawn_on(keys).ravel()
+            maps = entry.run(lambda: entry.load_then()(maps, drawn, **options))
         return maps.reshape(*maps.shape[:2], keys.rows, keys.columns)
 
     def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
@@ -154,7 +155,7 @@ class LayerQuery:
         if self._all:
             found = found | self.observation.more[layer].numbers
             if reading.call.gradient is not None:
-                found["importance"] = MORE["importance"].load()(reading)
+                found |= {n: each.measure(reading) for n, each in MORE.items() if each.scored}
         return {name: values.tolist() for name, values in found.items()}
 
     def _keys(self, layer: int) -> Layout:

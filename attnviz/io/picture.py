@@ -21,6 +21,10 @@ from attnviz.io.values import Samples, Span, take, to_8_bit
 class Picture:
     """A picture as a person sees it.
 
+    >>> picture = Picture("grey.png", np.full((2, 3, 3), 128, dtype=np.uint8))
+    >>> picture.width, picture.height
+    (3, 2)
+
     Attributes:
         path: how it was named, `-` for standard input.
         pixels: (height, width, 3) uint8 sRGB, 0 to 255.
@@ -60,7 +64,9 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€
     taken. `-` reads standard input.
 
     >>> load_image("cat.jpg").pixels.shape                       # (height, width, 3)
-    >>> load_image("ct.tif", range="-160:240").notes             # Hounsfield units, as 8 bits
+    (320, 480, 3)
+    >>> load_image("cat.jpg", range="20:200").range              # black and white
+    (20.0, 200.0)
 
     Args:
         path: of the file.
@@ -73,8 +79,8 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€
         UsageError: no such range.
     """
     path = str(path)
-    wanted = parse_range(range)
-    return _decode(read(path), path, wanted)
+    value_range = parse_range(range)
+    return _decode(read(path), path, value_range)
 
 
 def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
@@ -88,18 +94,18 @@ def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
     return _decode(data, path, parse_range(range))
 
 
-def _decode(data: bytes, path: str, wanted: ValueRange) -> Picture:
+def _decode(data: bytes, path: str, value_range: ValueRange) -> Picture:
     opened = open_picture(data, path)
     samples = opened.samples
     if samples is None:
         assert opened.image is not None  # one of the two is there
         pixels = np.asarray(to_rgb(opened.image))
         samples = Samples(pixels, "unsigned", 8)
-        if wanted.kind == FULL:
+        if value_range.kind == FULL:
             return Picture(path, pixels, notes=opened.notes)
-    span, notes = take(samples, wanted)
+    span, notes = take(samples, value_range)
     pixels = np.asarray(to_rgb(_developed(samples, span)))
-    plain = samples.ordinary and wanted.kind == FULL
+    plain = samples.ordinary and value_range.kind == FULL
     return Picture(path, pixels, None if plain else span, (*opened.notes, *notes))
 
 
@@ -117,6 +123,9 @@ def _developed(samples: Samples, span: Span) -> Image.Image:
 
 def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]:
     """Read a mask picture: True where it is white, False where it is black, (height, width).
+
+    >>> load_mask("masks/cat.png", width=480, height=320).shape
+    (320, 480)
 
     Raises:
         ImageError: unreadable, or not of the size of the picture as seen.

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.geometry import Fit, Placement, place
-from attnviz.io import Picture
-from attnviz.models.request import ModelRequest
+from attnviz.geometry.placement import Fit, Placement, place
+from attnviz.io.picture import Picture
+from attnviz.models.model_request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """What parameters that are one are called."""
@@ -26,6 +26,11 @@ WITH_TEXT = ("clip-base-16", "siglip-base")
 @dataclass(frozen=True)
 class Model:
     """A model ready to be observed.
+
+    >>> model.layers, model.heads, model.patch
+    (6, 8, 8)
+    >>> model.place(picture).grid
+    TokenGrid(rows=15, columns=22, patch=8, prefix=5)
 
     Attributes:
         spec: how it was named.
@@ -58,8 +63,8 @@ class Model:
         token_bytes: what a run and its statistics take for each patch² pixels of the input, beside
             the weights; 0 where the width is not known.
         head: what the module ends in: `class` gives logits (batch, classes), `text` embeddings
-            (batch, features) of length 1, `none` tokens or features. A module of `py:` that does
-            not say that it has none is taken to give logits until it has run.
+            (batch, features) of length 1, `none` tokens or features.
+        head_assumed: whether `head` is not known before the module has run.
         labels: of the classes, in their order; None where there is no class head, or no names.
         loaded: share of the parameters which maps need that a checkpoint filled; None where none
             was read.
@@ -93,6 +98,7 @@ class Model:
     seed: int | None = None
     token_bytes: int = 0
     head: Literal["none", "class", "text"] = "none"
+    head_assumed: bool = False
     labels: tuple[str, ...] | None = None
     loaded: float | None = None
     notes: tuple[str, ...] = ()
@@ -228,7 +234,7 @@ def no_text_tower(spec: str, why: str) -> ModelError:
 
 
 def fixed_size(
-    request: ModelRequest, own: int, *, fixed: bool, shape: tuple[int, int] | None = None
+    request: ModelRequest, size: int, *, fixed: bool, shape: tuple[int, int] | None = None
 ) -> int:
     """The input size: what was asked for, else the model's own.
 
@@ -237,10 +243,10 @@ def fixed_size(
     Raises:
         UsageError: another than its own was asked of a model that takes no other.
     """
-    height, width = shape or (own, own)
+    height, width = shape or (size, size)
     if fixed and request.size is not None and (request.size, request.size) != (height, width):
         raise UsageError(takes_only(request.spec, request.size, (height, width)))
-    return request.size or own
+    return request.size or size
 
 
 def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:

@@ -77,8 +77,9 @@ def score(
         weights: (N,) of the query over tokens, or over the map's places row by row; sum to 1.
         class_token: its number among the tokens, of a model that has one.
 
-    >>> score(model, model.module(pixels), Target("auto")).target.label
-    'tabby, tabby cat'
+    >>> pixels = model.pixels(picture, model.place(picture))
+    >>> score(model, model.module(pixels), Target("norm")).target.kind
+    'norm'
 
     Raises:
         UsageError: the output has no such class or token.
@@ -115,8 +116,8 @@ def logits(model: Model, output: Any) -> Tensor:
     if found is None:
         what = getattr(output, "logits", output)
         shape = getattr(what, "shape", None)
-        said = type(what).__name__ if shape is None else "x".join(map(str, shape))
-        raise no_class_head(model.spec, f"its output is {said}, not pictures x classes")
+        got = type(what).__name__ if shape is None else "x".join(map(str, shape))
+        raise no_class_head(model.spec, f"its output is {got}, not pictures x classes")
     return _finite(model, found.float())
 
 
@@ -173,8 +174,7 @@ def _named(model: Model, target: Target, count: int) -> Target:
 def _check_tokens(model: Model, target: Target) -> None:
     """Refuse a query of tokens, where the output has none, before the model runs."""
     assert target.query is not None
-    # What a module of the user's own gives is seen when it has run.
-    if model.head == "class" and not model.spec.startswith("py:"):
+    if model.head == "class" and not model.head_assumed:
         raise UsageError(
             f"--target {target}: {model.spec} gives logits and no tokens; give --target norm, or a "
             "model without a class head (head='none' in Python) such as dinov2-small"
@@ -217,7 +217,7 @@ def _pooled(
 ) -> Tensor:
     """The vector whose norm is taken, (F,) in float32."""
     if target.query is None:
-        return _own(model, state, class_token)
+        return _own_pooling(model, state, class_token)
     if state.ndim == 2:
         raise UsageError(
             f"--target {target}: {model.spec} gives one vector of a picture, and no tokens; give "
@@ -234,7 +234,7 @@ def _pooled(
     return share @ tokens
 
 
-def _own(model: Model, state: Tensor, class_token: int) -> Tensor:
+def _own_pooling(model: Model, state: Tensor, class_token: int) -> Tensor:
     """The model's own pooling: the class token, else the mean of the grid, (F,)."""
     values = state[0].float()
     if values.ndim == 1:

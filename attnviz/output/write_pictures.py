@@ -18,9 +18,8 @@ from attnviz.drawing.sheet import Cell, thumbnail
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import encoding, movies, whole_files
-from attnviz.output.encoding import Format
 from attnviz.output.make_record import make_record
 from attnviz.output.records import AnimationInfo, Record
 from attnviz.output.write_animation import By, write_animation
@@ -28,13 +27,17 @@ from attnviz.output.write_animation import By, write_animation
 
 @dataclass(frozen=True)
 class Drawing:
-    """How maps are drawn; the values that the options of the same names take."""
+    """How maps are drawn; the values that the options of the same names take.
+
+    >>> attnviz.render(explanation, Drawing(colormap="magma"))[5, 0].size
+    (480, 320)
+    """
 
     scale: str = "head"
     colormap: str = "viridis"
     alpha: float = 0.5
     interpolation: Interpolation = "bicubic"
-    format: Format = "png"
+    format: str = "png"
     animate: By | None = None
     movie: movies.Kind = "webp"
     fps: float = 2.0
@@ -68,7 +71,7 @@ def render(
 
     Where heads are merged, head is None.
 
-    >>> render(explanation)[11, 3].save("head3.png")
+    >>> render(explanation)[5, 3].save("head3.png")
 
     Raises:
         UsageError: no such scale or colour map, or several questions were asked.
@@ -128,7 +131,7 @@ def _animation(
     *,
     scales: Sequence[Range],
     style: Style,
-    shown: Picture | None = None,
+    preview: Picture | None = None,
 ) -> tuple[AnimationInfo | None, list[Path]]:
     """Write the moving picture, where one is asked for."""
     if drawing.animate is None:
@@ -141,7 +144,7 @@ def _animation(
         drawing.fps,
         scales=scales,
         style=style,
-        shown=shown,
+        preview=preview,
     )
     return said, [path]
 
@@ -163,7 +166,7 @@ def _at_once(
 
 
 def write_sheet(
-    explanation: Explanation, folder: Path, drawing: Drawing, shown: Picture
+    explanation: Explanation, folder: Path, drawing: Drawing, preview: Picture
 ) -> tuple[Record, list[Path], Image.Image]:
     """Write the sheet and `stats.json` alone; maps are drawn on `shown`, a small picture.
 
@@ -177,9 +180,10 @@ def write_sheet(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     whole_files.make_folder(folder)
-    whole = sheet(explanation, cells_on(explanation, shown, scales, style), style, shown=shown)
+    cells = cells_on(explanation, preview, scales, style)
+    whole = sheet(explanation, cells, style, preview=preview)
     animation, moving = _animation(
-        explanation, folder, drawing, scales=scales, style=style, shown=shown
+        explanation, folder, drawing, scales=scales, style=style, preview=preview
     )
     record = make_record(explanation, scales=scales, animation=animation)
     text = encoding.as_json(record.data(), indent=1) + "\n"

@@ -16,15 +16,14 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.selection import choose_heads, parse_heads
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import pages, whole_files
 from attnviz.output.make_record import readable
 from attnviz.output.write_pictures import Drawing
-from attnviz.page.names import told, told_to_others
 from attnviz.page.page_layers import Packed, pack_layer, questions
 from attnviz.page.page_rollout import ends, pack_rollouts
 from attnviz.page.size import Size
-from attnviz.page.start import start
+from attnviz.page.start import described, described_for_others, start
 from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"
@@ -38,6 +37,10 @@ _SIDE, _QUALITY = 1024, 80  # of the photograph: pixels of its longer side, and 
 @dataclass(frozen=True, eq=False)
 class Page:
     """An interactive page of one picture.
+
+    >>> page = attnviz.explore(observation)
+    >>> page.html[:15]
+    '<!doctype html>'
 
     Attributes:
         html: all of it, one file.
@@ -70,13 +73,13 @@ class Page:
         """How large it is, and what it has."""
         layers = self.about["layers"]
         heads = sum(len(layer["heads"]) for layer in layers)
-        said = [
+        lines = [
             f"{self.bytes / 1e6:.1f} MB",
             _count(len(layers), "layer"),
             _count(heads, "head"),
             "rollout" if self.about["rollout"]["ends"] else "no rollout",
         ]
-        return ", ".join(said)
+        return ", ".join(lines)
 
     def summary(self, file: str) -> dict[str, Any]:
         """What `--json` says of it."""
@@ -108,7 +111,8 @@ def explore(
     It is one file that holds its data and asks nothing of the network. Equal observations give
     equal pages.
 
-    >>> attnviz.explore(observation).save("cat.html")
+    >>> attnviz.explore(observation).save("cat.html").name
+    'cat.html'
 
     Args:
         observation: what `observe` gave; for rollout, with all layers.
@@ -132,9 +136,9 @@ def explore(
     rolled, why = ends(observation, chosen)
     size = Size(observation, of_layers, LIMIT)
     size.check()
-    asked = {number: questions(observation, number) for number in chosen}
+    weights_asked = {number: questions(observation, number) for number in chosen}
     needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
-    readings = read(observation, needed, asked, progress)
+    readings = read(observation, needed, weights_asked, progress)
     packed = []
     for number in chosen:
         packed.append(pack_layer(observation, number, readings[number], of_layers[number]))
@@ -143,7 +147,7 @@ def explore(
     about["layers"] = [each.description for each in packed]
     about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
     text = _html(observation, about, [*packed, *rollouts])
-    page = Page(text, about, told(observation))
+    page = Page(text, about, described(observation))
     size.check_whole(page.bytes)
     return page
 
@@ -171,7 +175,7 @@ def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
     names = dict.fromkeys([drawing.colormap, *COLORMAPS])
     return {
         "schema": SCHEMA,
-        **told_to_others(observation),
+        **described_for_others(observation),
         "photo": _photo(observation.picture),
         "colormaps": {
             name: base64.b64encode(colour_table(name, 256).tobytes()).decode() for name in names

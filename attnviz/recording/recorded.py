@@ -15,6 +15,11 @@ from attnviz.recording.model_blocks import Block, Blocks
 class Recording(Sequence[AttentionCall]):
     """The attention calls of one model run, in call order.
 
+    >>> with attnviz.record() as recording:
+    ...     logits = model(pixels)
+    >>> recording
+    Recording(4 attention calls)
+
     Attributes:
         unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
         descriptions: what `record(describe=…)` said of each call.
@@ -51,7 +56,7 @@ class Recording(Sequence[AttentionCall]):
             raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
         return call
 
-    def kept(self, number: int) -> bool:
+    def is_kept(self, number: int) -> bool:
         """Whether a call is there to be asked, or its tensors were let go."""
         return self._calls[number] is not None
 
@@ -100,7 +105,8 @@ class Recording(Sequence[AttentionCall]):
         ...     logits = model(pixels.requires_grad_())
         >>> found = recording.gradients(logits[:, 281].sum(), calls=[-1])
         >>> call = replace(recording[-1], gradient=found[len(recording) - 1])
-        >>> call.weight_gradient([0])            # (batch, heads, 1, keys)
+        >>> call.weight_gradient([0]).shape      # (batch, heads, 1, keys)
+        torch.Size([1, 2, 1, 197])
 
         Raises:
             UsageError: nothing was noted for it, or the score is more than one number.
@@ -112,9 +118,9 @@ class Recording(Sequence[AttentionCall]):
             numbers = [number for number, call in enumerate(self._calls) if call is not None]
         else:
             numbers = [range(len(self))[number] for number in calls]
-        kept = {number: self[number] for number in numbers}
+        calls_kept = {number: self[number] for number in numbers}
         found = gradients(score, {number: self._traces[number] for number in numbers})
-        outputs = {number: call.output for number, call in kept.items()}
+        outputs = {number: call.output for number, call in calls_kept.items()}
         return {
             number: gradient if (output := outputs[number]) is None else gradient.to(output.device)
             for number, gradient in found.items()

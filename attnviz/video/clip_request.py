@@ -6,8 +6,9 @@ from itertools import islice
 from typing import TypeVar
 
 from attnviz.errors import UsageError
-from attnviz.explanation import Explanation, Questions, answer, check_picture, look_many
-from attnviz.geometry import Fit
+from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.request import Questions, answer, check_picture, look_many
+from attnviz.geometry.placement import Fit
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.models.model import Model
 
@@ -39,16 +40,16 @@ class ClipRequest:
             KeyboardInterrupt: it was `stopped`.
         """
         together = max(1, min(TOGETHER, _PIXELS // (self.clip.width * self.clip.height)))
-        wanted: list[int] | None = None
+        expected: list[int] | None = None
         for group in _groups(frames(self.clip), together):
             if stopped():
                 raise KeyboardInterrupt
-            if wanted is None:
+            if expected is None:
                 check_picture(group[0].picture, self.model, self.questions, fit=self.fit)
             for frame, found in zip(group, self._answers(group), strict=True):
                 counts = [len(each.answers) for each in found]
-                wanted = wanted or counts
-                if counts != wanted:
+                expected = expected or counts
+                if counts != expected:
                     raise UsageError(
                         f"--target auto is another of the targets in frame {frame.number}, and not "
                         "in frame 0; give auto alone, or targets by name"
@@ -56,14 +57,14 @@ class ClipRequest:
                 yield frame, found
 
     def _answers(self, group: list[Frame]) -> Iterator[tuple[Explanation, ...]]:
-        seen = look_many(
+        observations = look_many(
             [frame.picture for frame in group],
             self.model,
             self.questions,
             fit=self.fit,
             mask=self.mask,
         )
-        for one in seen:
+        for one in observations:
             found = [answer(one, self.questions, name) for name in self.questions.methods]
             kept = one.without_run()
             yield tuple(replace(each, observation=kept) for each in found)

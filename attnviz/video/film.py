@@ -17,7 +17,7 @@ from attnviz.drawing.explained_sheet import cells_on, draw, sheet, small
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range, parse_scale
 from attnviz.errors import ImageError
-from attnviz.explanation import Explanation
+from attnviz.explanation.explanation import Explanation
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.io.sound import Sound
 from attnviz.output.make_record import make_record
@@ -51,13 +51,13 @@ class Made:
     sound: dict[str, str]
 
 
-def _again(clip: Clip, kept: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
+def _again(clip: Clip, spool: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
     """Every frame once more, with what was answered of it.
 
     Raises:
         ImageError: they are not as many as before.
     """
-    for frame, explanation in zip_longest(frames(clip), kept.explanations()):
+    for frame, explanation in zip_longest(frames(clip), spool.explanations()):
         if frame is None or explanation is None:
             raise ImageError(f"{clip.path}: was changed while it was looked at; run again")
         yield frame, explanation
@@ -96,19 +96,19 @@ class _Screen:
         )
         if len(answers) == 1:
             return _Drawn(frame, draw(frame.picture, answers[0], ranges[0], self.style), record)
-        shown = small(frame.picture)
-        cells = cells_on(explanation, shown, ranges, self.style)
-        said = f"frame {frame.number}, {seconds:.2f} s"
-        image = sheet(explanation, cells, self.style, shown=shown, said=said)
+        thumbnail = small(frame.picture)
+        cells = cells_on(explanation, thumbnail, ranges, self.style)
+        caption = f"frame {frame.number}, {seconds:.2f} s"
+        image = sheet(explanation, cells, self.style, preview=thumbnail, caption=caption)
         return _Drawn(frame, image, record)
 
 
 def make_film(
-    asked: ClipRequest,
+    request: ClipRequest,
     path: Path,
     drawing: Drawing,
     *,
-    told: Callable[[Record], None],
+    on_record: Callable[[Record], None],
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Made:
@@ -118,60 +118,60 @@ def make_film(
     frames are decoded anew for the second, and neither they nor their maps are held in memory.
 
     Args:
-        asked: what, of which clip.
+        request: what is asked of which clip.
         path: of the film; its ending is one of `movies.FILMS`.
         drawing: how maps are drawn.
-        told: is given the record of every frame, in order.
+        on_record: is given the record of every frame, in order.
         stopped: says whether to end early; nothing is left behind then.
-        progress: told (frames that were asked and frames that were drawn, of all of both).
+        progress: is given (frames explained plus frames drawn, the total of both).
 
     Raises:
         AttnvizError: of any kind; nothing is left behind.
         KeyboardInterrupt: it was `stopped`.
     """
-    scale, clip = parse_scale(drawing.scale), asked.clip
+    scale, clip = parse_scale(drawing.scale), request.clip
     tell = progress or (lambda _, __: None)
-    with MapSpool.beside(path) as kept:
-        moments = ((frame, found) for frame, (found,) in asked.answered(stopped))
+    with MapSpool.beside(path) as spool:
+        moments = ((frame, found) for frame, (found,) in request.answered(stopped))
         total, ranges = clip.expected, None
         if scale.kind != "fixed":
             for _, found in moments:
-                kept.add(found)
-                tell(kept.count, 2 * max(clip.expected, kept.count))
-            total, ranges = 2 * kept.count, kept.ranges(scale)
-        before = kept.count
+                spool.add(found)
+                tell(spool.count, 2 * max(clip.expected, spool.count))
+            total, ranges = 2 * spool.count, spool.ranges(scale)
+        before = spool.count
 
-        def each(done: _Drawn) -> None:
+        def each(drawn_frame: _Drawn) -> None:
             _go_on(stopped)
-            told(done.record)
-            so_far = before + done.frame.number + 1
+            on_record(drawn_frame.record)
+            so_far = before + drawn_frame.frame.number + 1
             tell(so_far, max(total, so_far))
 
-        shown = _again(clip, kept) if before else moments
+        shown = _again(clip, spool) if before else moments
         return _drawn(clip, path, drawing, shown, ranges, each)
 
 
 def make_films(
-    asked: ClipRequest,
+    request: ClipRequest,
     paths: Sequence[Path],
     drawing: Drawing,
     *,
-    told: Callable[[Record], None],
+    on_record: Callable[[Record], None],
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> list[Made]:
     """Write a film for each method of a request; the model sees every frame once.
 
-    `told` is given the records of all frames of the first method, then of the next. Frames are
+    `on_record` is given the records of all frames of the first method, then of the next. Frames are
     decoded anew for each film; other arguments and errors are those of `make_film`. Films that are
     written before an error stay.
     """
-    scale, clip = parse_scale(drawing.scale), asked.clip
+    scale, clip = parse_scale(drawing.scale), request.clip
     tell = progress or (lambda _, __: None)
     films = len(paths) + 1  # passes over the clip
     with contextlib.ExitStack() as open_:
         spools = [open_.enter_context(MapSpool.beside(path)) for path in paths]
-        for _, found in asked.answered(stopped):
+        for _, found in request.answered(stopped):
             for spool, one in zip(spools, found, strict=True):
                 spool.add(one)
             tell(spools[0].count, films * max(clip.expected, spools[0].count))
@@ -179,7 +179,7 @@ def make_films(
 
         def each(drawn: _Drawn) -> None:
             _go_on(stopped)
-            told(drawn.record)
+            on_record(drawn.record)
             tell(next(done), films * count)
 
         for path, spool in zip(paths, spools, strict=True):

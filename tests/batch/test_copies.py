@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz.batch.jobs import Job, Outcome, Settings
+from attnviz.batch.ledger import PendingPart
 from attnviz.batch.local import AT_ONCE, LocalEngine, copies
-from attnviz.batch.resume import PendingPart
 from attnviz.batch.work import do
-from attnviz.explanation import Questions
+from attnviz.explanation.request import Questions
 from attnviz.output.write_pictures import Drawing
 
 
@@ -100,11 +100,9 @@ def test_runs_at_once_do_not_see_each_other(tmp_path: Path) -> None:
         tmp_path,
         batch=None,
         stop=threading.Event(),
-        told=lambda outcome: found.update({outcome.entry.path: outcome}),
+        on_outcome=lambda outcome: found.update({outcome.entry.path: outcome}),
     ).run([[PendingPart(job, None) for job in jobs]])
     assert len(found) == len(jobs)
     for one in expected:
-        record = found[one.entry.path].record
-        assert record is not None, found[one.entry.path].entry.error
-        assert one.record is not None
+        (record,) = found[one.entry.path].records
         assert record.data() == one.records[0].data()

@@ -15,7 +15,7 @@ import typer
 
 from attnviz.cli import app, main
 from attnviz.cli.options.completion import colormap_names, model_names
-from attnviz.cli.options.groups import PANELS
+from attnviz.cli.options.panels import PANELS
 from attnviz.cli.schema import RECORDS, schema_of
 from attnviz.methods import METHODS
 from attnviz.models.aliases import ALIASES

@@ -35,7 +35,8 @@ def model_names() -> Iterator[tuple[str, str]]:
     """Models that have a name of their own, each with what it is."""
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — for completion only
 
-    for name in models.EMBEDDED:
-        yield name, models.SOURCES[name].summary
+    for name, source in models.SOURCES.items():
+        if source.alone:
+            yield name, source.summary
     for name, alias in ALIASES.items():
         yield name, f"{alias.family}, {alias.megabytes} MB"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnviz.cli.options.groups import MACHINE, option
+from attnviz.cli.options.groups import option
+from attnviz.cli.options.panels import MACHINE
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from attnviz import models
 from attnviz.cli.options.completion import DEVICES, RANGES, model_names
-from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option
+from attnviz.cli.options.groups import option
+from attnviz.cli.options.panels import MACHINE, MODEL, PICTURES
 from attnviz.errors import UsageError
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
 
@@ -212,6 +213,7 @@ class RivalOptions(ShownOptions):
         if not self.random_weights:
             return 0
         return sum(
-            models.find_source(spec) != "py" and (spec != "random" or inputs.weights is not None)
+            not models.SOURCES[models.find_source(spec)].no_control
+            and (spec != "random" or inputs.weights is not None)
             for spec, inputs in self.rivals
         )

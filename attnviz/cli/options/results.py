@@ -1,15 +1,23 @@
 """Options of what is drawn, written and printed."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attnviz.cli.options.completion import METRICS, SCALES, colormap_names
-from attnviz.cli.options.groups import LOOK, MACHINE, OUTPUT, PICTURES, option
+from attnviz.cli.options.groups import option
+from attnviz.cli.options.method_options import Finalizers, choices
+from attnviz.cli.options.panels import LOOK, MACHINE, OUTPUT, PICTURES
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
+from attnviz.output import FORMATS
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = choices(FORMATS)
 
 Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print one JSON object per line.")]
 """Of the commands that list something."""
@@ -54,8 +62,7 @@ class StyleOptions(LookOptions):
     """The same, in files."""
 
     format: Annotated[
-        Literal["png", "jpg", "webp"],
-        option("--format", panel=PICTURES, help="Format of the picture files."),
+        FormatName, option("--format", panel=PICTURES, help="Format of the picture files.")
     ] = "png"
 
 
@@ -206,26 +213,10 @@ class BatchOptions:
         False
     )
     npz: Npz = False
-    aggregate: Annotated[
-        bool,
-        option(
-            "--aggregate",
-            panel=OUTPUT,
-            help="Also summarise all pictures: aggregate.jsonl, .csv and .png.",
-        ),
-    ] = False
-    parquet: Annotated[
-        bool,
-        option("--parquet", panel=OUTPUT, help="Also write all numbers as columns: stats.parquet."),
-    ] = False
+    finalizers: Finalizers = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _ = self.batch
-
-    @property
-    def closers(self) -> tuple[str, ...]:
-        """What is made of all pictures together, beside the gallery."""
-        return tuple(name for name in ("aggregate", "parquet") if getattr(self, name))
 
     @property
     def batch(self) -> int | None:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation
-from attnviz.recording.positions.known_positions import KnownPositions, fill, placed
 from attnviz.recording.positions.pointwise import pointwise
 from attnviz.recording.positions.position_math import NOWHERE, same_memory
+from attnviz.recording.positions.position_registry import PositionRegistry, fill, placed
 from attnviz.recording.positions.rule_table import CONSTANT, RULES
 from attnviz.recording.tensor_registry import covers_storage
 
 
-class TokenPositions(KnownPositions):
+class TokenPositions(PositionRegistry):
     """Follows a running model: every operation does to positions what the table of rules says."""
 
     def follow(self, op: Operation, result: Any) -> None:
@@ -92,9 +92,9 @@ class TokenPositions(KnownPositions):
             positions = torch.full((), NOWHERE, device=tensor.device).expand(tensor.shape)
         if not covers_storage(tensor):
             flat = self._flat(tensor)
-            for (offset, shape, stride, dtype), known in entries:
+            for (offset, shape, stride, dtype), positions_there in entries:
                 if dtype == tensor.dtype:
-                    fill(flat.as_strided(shape, stride, offset), known)
+                    fill(flat.as_strided(shape, stride, offset), positions_there)
             fill(placed(flat, tensor), positions)
             self._known.forget(tensor)
             self._known.put(tensor, positions)
