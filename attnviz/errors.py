@@ -83,7 +83,7 @@ class PluginError(AttnvizError):
     """The code of an entry that another package adds to a table, which fails."""
 
 
-def closest(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
+def closest(name: str, choices: Iterable[str], *, limit: int = 3) -> list[str]:
     """Known names that look like one that is not known, the most similar first.
 
     A name that begins with what was typed counts as similar.
@@ -95,24 +95,24 @@ def closest(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
     """
     from difflib import get_close_matches  # noqa: PLC0415 — for a wrong name only
 
-    names = {each.lower(): each for each in known}
+    names = {each.lower(): each for each in choices}
     wanted = name.lower()
     close = get_close_matches(wanted, names, n=limit, cutoff=0.7)
     begun = [each for each in names if len(wanted) > 2 and each.startswith(wanted)]
     return [names[each] for each in dict.fromkeys([*close, *begun])][:limit]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """`; did you mean …?` with the known names that look like one, or nothing.
 
     >>> did_you_mean("rolout", ["attention", "rollout"])
     '; did you mean rollout?'
     """
-    found = closest(name, known)
+    found = closest(name, choices)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, see: str) -> UsageError:
+def unknown(kind: str, name: str, choices: Iterable[str], *, see: str) -> UsageError:
     """The error for a name that a table does not have; `see` is the command that lists them.
 
     >>> str(unknown("method", "rolout", ["attention", "rollout"], see="attnviz methods"))
@@ -120,7 +120,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, see: str) -> UsageErr
     >>> str(unknown("method", "x", ["attention", "rollout"], see="attnviz methods"))
     "unknown method 'x'; choose from attention, rollout, or see `attnviz methods`"
     """
-    names = list(known)
+    names = list(choices)
     hint = did_you_mean(name, names)
     if hint:
         return UsageError(f"unknown {kind} {name!r}{hint} Else see `{see}`")

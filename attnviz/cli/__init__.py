@@ -18,7 +18,7 @@ from attnviz.cli.evaluate import evaluate
 from attnviz.cli.explore import explore
 from attnviz.cli.lists import methods, models, statistics
 from attnviz.cli.options import Help
-from attnviz.cli.schema import schema
+from attnviz.cli.schemas import schema
 from attnviz.cli.shells import Install, ShowScript, prepare_completion
 from attnviz.cli.show import show
 from attnviz.cli.stats import stats

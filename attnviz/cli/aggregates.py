@@ -20,12 +20,12 @@ def aggregate_tables(found: Aggregate) -> list[Table]:
     return [
         _table(rows, names)
         for rows in parts.values()
-        for names in (_known(part, rows) for part in (COLUMNS, ADDED_COLUMNS, MORE_COLUMNS))
+        for names in (_measured(part, rows) for part in (COLUMNS, ADDED_COLUMNS, MORE_COLUMNS))
         if names
     ]
 
 
-def _known(columns: dict[str, str], rows: Sequence[AggregateRow]) -> dict[str, str]:
+def _measured(columns: dict[str, str], rows: Sequence[AggregateRow]) -> dict[str, str]:
     known = {name for row in rows for name, spread in row.statistics.items() if spread is not None}
     return {name: heading for name, heading in columns.items() if name in known}
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from attnviz.batch.sources import Plan
 
 _ERRORS = 20
-"""So many are told one by one; all are in the manifest."""
+"""So many are printed one by one; all are in the manifest."""
 
 
 @with_groups
@@ -76,15 +76,17 @@ def batch(
         def begin() -> Callable[[OnOutcome], None]:
             if cluster is not None:
                 asked = run.arguments(model.model, model, question, head=question.asked().head)
-                return lambda told: cluster.work(
-                    todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=told
+                return lambda on_outcome: cluster.work(
+                    todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=on_outcome
                 )
             loaded = run.load(model, question)
-            return lambda told: todo.work(loaded, batch=many.batch, stop=stop, on_outcome=told)
+            return lambda on_outcome: todo.work(
+                loaded, batch=many.batch, stop=stop, on_outcome=on_outcome
+            )
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)
         if todo.count.left:
-            console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
+            console.say(f"interrupted: {_progress(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
         inner = out / FOLDER  # what lies there is our own
         teller.paths(
@@ -147,11 +149,11 @@ def _work(
     work = begin()  # before a bar of ours, since loading may draw its own
     with tally(todo.count, quiet=teller.quiet) as show:
 
-        def told(outcome: Outcome, count: Count) -> None:
+        def report(outcome: Outcome, count: Count) -> None:
             teller.tell(outcome)
             show(count)
 
-        work(told)
+        work(report)
 
 
 class _BatchPrinter:
@@ -241,11 +243,11 @@ class _BatchPrinter:
             aside = [f"{n} {what}" for n, what in ((plan.hidden, "hidden"), (plan.others, "other"))]
             left = f"; left aside {aside[0]}, {aside[1]} files" if plan.hidden + plan.others else ""
             ready = f" ({before} before)" if before else ""
-            told = f"{count.done} done{ready}, {count.failed} failed, in {self._out}{left}"
-            console.say(f"{told}; errors are in manifest.jsonl" if count.failed else told)
+            line = f"{count.done} done{ready}, {count.failed} failed, in {self._out}{left}"
+            console.say(f"{line}; errors are in manifest.jsonl" if count.failed else line)
 
 
-def _said(count: Count) -> str:
+def _progress(count: Count) -> str:
     failed = f", {count.failed} failed" if count.failed else ""
     return f"{count.done} of {count.all} pictures done{failed}"
 

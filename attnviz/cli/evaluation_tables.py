@@ -47,7 +47,9 @@ def _table(rows: Sequence[EvaluationRow], names: Sequence[str], group: str) -> T
         if before is not None and _part(before, group) != _part(row, group):
             table.add_section()
         cells = [_cell(row.metrics[name], best[name], METRICS[name].full) for name in names]
-        table.add_row(_name(row, several=several), _said(row.layer), _said(row.head), *cells)
+        table.add_row(
+            _name(row, several=several), _cell_text(row.layer), _cell_text(row.head), *cells
+        )
     return table
 
 
@@ -69,7 +71,7 @@ def _name(row: EvaluationRow, *, several: bool) -> str:
     return row.baseline or str(row.method)
 
 
-def _said(value: object) -> str:
+def _cell_text(value: object) -> str:
     return "" if value is None else str(value)
 
 

@@ -22,16 +22,16 @@ MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
 `--stats all` adds, have tables of their own."""
 
 
-def stats_tables(record: Record, said: str = "") -> list[Table]:
+def stats_tables(record: Record, ending: str = "") -> list[Table]:
     """Maps as rows; ▲ and ▼ mark the largest and smallest value of a column.
 
-    Further statistics have tables of their own. The title ends with what is `said`.
+    Further statistics have tables of their own. The title ends with `ending`.
     """
     rows, places = record.rows(), _places(record)
     known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
     table = _table(
-        _title(record).append(said), _caption(record), [*places, *(COLUMNS[n] for n in known)]
+        _title(record).append(ending), _caption(record), [*places, *(COLUMNS[n] for n in known)]
     )
     table.add_column("peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
@@ -170,8 +170,8 @@ def _title(record: Record) -> Text:
 def _query(asked: QueryInfo) -> str:
     query: dict[str, Any] = asked.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
-    said = {"register": f"register{asked.number}", "all": "all tokens"}.get(asked.kind, asked.kind)
-    return console.printable(str(query.get("path") or ",".join(numbers) or said))
+    name = {"register": f"register{asked.number}", "all": "all tokens"}.get(asked.kind, asked.kind)
+    return console.printable(str(query.get("path") or ",".join(numbers) or name))
 
 
 def _target(target: TargetInfo | None) -> str | None:

@@ -286,16 +286,16 @@ ALIASES: dict[str, Alias] = {
 }
 
 
-def nearest(name: str, known: Iterable[str] = ()) -> str:
-    """`; did you mean …?` with models that look like one; of short names unless `known` are given.
+def nearest(name: str, candidates: Iterable[str] = ()) -> str:
+    """`; did you mean …?` with models that look like one; of short names unless `candidates` are given.
 
     A short name is found by the name that it has on the hub, too.
 
     >>> nearest("dinov2-smal")
-    '; did you mean dinov2-small?'
+    '; did you mean dinov2-small or dinov3-small or swinv2-small?'
     """
-    if known := list(known):
-        return did_you_mean(name, known)
+    if candidates := list(candidates):
+        return did_you_mean(name, candidates)
     short = {alias.spec.partition(":")[2].lower(): each for each, alias in ALIASES.items()}
     found = closest(name, [*ALIASES, *short, *("tiny", "random")])
     names = dict.fromkeys(short.get(each, each) for each in found)

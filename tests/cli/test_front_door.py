@@ -16,7 +16,7 @@ import typer
 from attnviz.cli import app, main
 from attnviz.cli.options.completion import colormap_names, model_names
 from attnviz.cli.options.panels import PANELS
-from attnviz.cli.schema import RECORDS, schema_of
+from attnviz.cli.schemas import RECORDS, schema_of
 from attnviz.methods import METHODS
 from attnviz.models.aliases import ALIASES
 from attnviz.statistics import MORE, STATISTICS

@@ -271,7 +271,7 @@ def test_what_is_broken_and_chosen_by_name_is_an_error_that_names_the_package(
         assert error.startswith("attnviz: error: ")
         assert "attnviz-broken 0.1" in error
     unknown = broken("stats", str(CAT), "-m", "nothing:1", code=2).stderr
-    assert "no model 'nothing:1'" in unknown
+    assert "unknown model 'nothing:1'" in unknown
     assert "NOT_AN_ENTRY is no Source" in unknown
 
 

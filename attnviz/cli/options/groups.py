@@ -38,7 +38,8 @@ def option(
 ) -> Any:
     """An option of the command line, by its names.
 
-    >>> option("--seed", panel=MODEL, help="Random seed.", min=0)
+    >>> option("--seed", panel="Machine", help="Random seed.", min=0).help
+    'Random seed.'
 
     Args:
         names: `--seed`, or `--model` and `-m`.
