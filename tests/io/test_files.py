@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from stored import as_stored, exchanged_profile
 
 from attnviz import load_image, load_mask
 from attnviz.errors import ImageError, MissingExtraError
@@ -87,8 +88,6 @@ def test_a_16_bit_png_is_turned_upright(tmp_path: Path) -> None:
 
 def test_a_colour_profile_of_16_bits_is_applied(tmp_path: Path) -> None:
     """As it is of the same picture in 8 bits."""
-    from test_images import exchanged_profile  # noqa: PLC0415
-
     values = random(HEIGHT, WIDTH, 3, kind="uint8")
     Image.fromarray(values).save(tmp_path / "8.png", icc_profile=exchanged_profile())
     deep = values.astype(np.uint16) * 257
@@ -246,8 +245,6 @@ def test_palettes_of_16_bits_are_colours(tmp_path: Path) -> None:
 def test_every_orientation_of_deep_tiffs_is_turned_upright(
     tmp_path: Path, kind: str, orientation: int
 ) -> None:
-    from test_images import as_stored  # noqa: PLC0415
-
     upright = random(HEIGHT, WIDTH, 3, kind=kind)
     path = tmp_path / "a.tif"
     tifffile.imwrite(
