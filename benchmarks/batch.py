@@ -115,7 +115,7 @@ def engine(model: attnviz.Model, photos: Path, pictures: Pictures) -> Spent:
         settings = Settings(Questions(), Drawing(), "benchmark", pictures=pictures)
         with Journal(out) as journal:
             batch = Batch(items, settings, out, journal)
-            batch.work(model, batch=None, stop=Event(), told=lambda *_: None)
+            batch.work(model, batch=None, stop=Event(), on_outcome=lambda *_: None)
             batch.finish()
             assert batch.count.done == len(items)
         return since(start)

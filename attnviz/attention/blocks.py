@@ -19,16 +19,16 @@ BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Scores in a block: 16 MiB of float32 on a CPU, 256 MiB on CUDA."""
 
 
-def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, block by block."""
     batch, heads, queries, keys = call.shape
     together = max(1, _size(call) // (heads * queries * keys))
     if batch <= together:
-        return _rows(call, asked, progress)
+        return _rows(call, request, progress)
     parts = []
     for start in range(0, batch, together):
         items = slice(start, min(start + together, batch))
-        parts.append(_rows(call.batch(items), asked.batch(items)))
+        parts.append(_rows(call.batch(items), request.batch(items)))
         if progress is not None:
             progress(items.stop * queries, batch * queries)
     return _joined(parts)
@@ -48,75 +48,75 @@ def _size(call: CallTensors) -> int:
     return BLOCK.get(call.query.device.type, 1 << 24)
 
 
-def _rows(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def _rows(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, some rows of all items at a time."""
     batch, heads, queries, keys = call.shape
-    asked = asked.batch(0) if batch == 1 else asked
+    request = request.batch(0) if batch == 1 else request
     step = max(1, _size(call) // (batch * heads * keys))
     received = None
-    if asked.weights is not None:
+    if request.weights is not None:
         received = call.query.new_zeros(
-            batch, heads, asked.weights.shape[-2], keys, dtype=torch.float32
+            batch, heads, request.weights.shape[-2], keys, dtype=torch.float32
         )
     parts = []
     for start in range(0, queries, step):
         index = torch.arange(start, min(start + step, queries), device=call.query.device)
-        parts.append(_block(call, asked, index, received))
+        parts.append(_block(call, request, index, received))
         if progress is not None:
             progress(int(index[-1]) + 1, queries)
     lse, entropy, confidence, *others = torch.cat(parts, dim=-1).unbind(0)
-    names = (("prefix_mass", asked.prefix), ("distance", asked.positions))
-    wanted = [name for name, given in names if given is not None]
-    wanted += ["sum_of_squares"] if asked.squares else []
+    names = (("prefix_mass", request.prefix), ("distance", request.positions))
+    present = [name for name, given in names if given is not None]
+    present += ["sum_of_squares"] if request.squares else []
     return Sweep(
-        lse, entropy, confidence, **dict(zip(wanted, others, strict=True)), received=received
+        lse, entropy, confidence, **dict(zip(present, others, strict=True)), received=received
     )
 
 
 def _block(
-    call: CallTensors, asked: SweepRequest, queries: Tensor, received: Tensor | None
+    call: CallTensors, request: SweepRequest, queries: Tensor, received: Tensor | None
 ) -> Tensor:
     """Statistics of some rows, (lse, entropy, confidence, …, B, H, n); adds to `received`."""
     s = scores(call, queries, unit=LOG2E)
     top = s.amax(-1, keepdim=True)
     valid = ~(top[..., 0] <= FLOOR / 2)  # NaN stays NaN
-    if asked.query_mask is not None:
-        valid = valid & asked.query_mask[..., queries].unsqueeze(-2)
+    if request.query_mask is not None:
+        valid = valid & request.query_mask[..., queries].unsqueeze(-2)
     power = s.sub_(top).exp2()  # (B, H, n, Nk), A times `total`
     total = power.sum(-1)
     bits = total.log2()
     entropy = (bits - torch.linalg.vecdot(s, power) / total) / LOG2E
     rows = [(top[..., 0] + bits) / LOG2E, entropy.clamp_min_(0), 1 / total]
-    if asked.prefix is not None:
-        rows.append(_sum(power, asked.prefix) / total)
-    if asked.positions is not None:
-        rows.append(_distance(s, power, asked, queries))
-    if asked.squares:
+    if request.prefix is not None:
+        rows.append(_sum(power, request.prefix) / total)
+    if request.positions is not None:
+        rows.append(_distance(s, power, request, queries))
+    if request.squares:
         rows.append(power.square().sum(-1) / total.square())
-    if received is not None and asked.weights is not None:
-        weights = asked.weights[..., queries].float().unsqueeze(-3)  # (B or 1, 1, R, n)
+    if received is not None and request.weights is not None:
+        weights = request.weights[..., queries].float().unsqueeze(-3)  # (B or 1, 1, R, n)
         share = weights * (valid / total)[:, :, None]  # (B, H, R, n)
         received += share @ power
     return torch.stack(rows).masked_fill_(~valid, 0.0)
 
 
-def _distance(s: Tensor, power: Tensor, asked: SweepRequest, queries: Tensor) -> Tensor:
+def _distance(s: Tensor, power: Tensor, request: SweepRequest, queries: Tensor) -> Tensor:
     """Σ_{j∈G} Â_ij·d_ij, (B, H, n)."""
-    assert asked.positions is not None  # the caller has looked
-    of_queries, of_keys = (places.float() for places in asked.positions)
+    assert request.positions is not None  # the caller has looked
+    of_queries, of_keys = (places.float() for places in request.positions)
     apart = of_queries[..., queries, None, :] - of_keys[..., None, :, :]
     x, y = apart.unsqueeze(-4).unbind(-1)  # (B or 1, 1, n, Nk)
     far = x.square().addcmul_(y, y).sqrt_()
     inside = total = power.sum(-1)
-    if asked.grid is not None:
-        grid = asked.grid[..., None, None, :]
-        far, inside = far * grid, _sum(power, asked.grid)
+    if request.grid is not None:
+        grid = request.grid[..., None, None, :]
+        far, inside = far * grid, _sum(power, request.grid)
         if bool((inside < 1e-3 * total).any()):
             # Others take nearly all: what little G gets would be lost beside the largest score.
             s = s.masked_fill(~grid, FLOOR)
             top = s.amax(-1, keepdim=True)
             power = s.sub_(top).exp2_() * (top > FLOOR / 2)
-            inside = _sum(power, asked.grid)
+            inside = _sum(power, request.grid)
     path: Tensor = torch.linalg.vecdot(power, far)
     return (path / inside).nan_to_num_(nan=0.0)
 

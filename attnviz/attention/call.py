@@ -70,7 +70,7 @@ class AttentionCall(CallTensors):
 
     def sweep(
         self,
-        asked: SweepRequest | None = None,
+        request: SweepRequest | None = None,
         *,
         way: Way = "auto",
         progress: Progress | None = None,
@@ -78,7 +78,7 @@ class AttentionCall(CallTensors):
         """All statistics of the rows in one pass, without the N×N matrix.
 
         Args:
-            asked: what is wanted beside entropy and confidence.
+            request: what is wanted beside entropy and confidence.
             way: `reference` is the formulas on the whole matrix in float64, the oracle; `blocks`
                 takes whole rows at a time, `streamed` tiles that stay in a CPU's cache. `auto`
                 takes `blocks` for small matrices and on other devices, else `streamed`.
@@ -93,7 +93,7 @@ class AttentionCall(CallTensors):
         if way == "reference":
             self._check_memory(self.shape[2], 8, MATRIX_LIMIT)
         with float32_no_grad(self.query):
-            return WAYS[way](self, asked or SweepRequest(), progress)
+            return WAYS[way](self, request or SweepRequest(), progress)
 
     def received(self, weights: Tensor | None = None) -> Tensor:
         """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).

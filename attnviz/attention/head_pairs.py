@@ -55,10 +55,10 @@ def _divergence(a: Tensor, shares: Tensor) -> Tensor:
     """Σ_i w_i JS of one block, (B, H, n, Nk) and (B, n), above the diagonal of (H, H)."""
     heads = a.shape[1]
     found = a.new_zeros(heads, heads)
-    own, halves = _entropy(a), a / 2
+    entropy, halves = _entropy(a), a / 2
     for head in range(heads - 1):
         both = _entropy(halves[:, head, None] + halves[:, head + 1 :])
-        rise = both - (own[:, head, None] + own[:, head + 1 :]) / 2  # (B, others, n)
+        rise = both - (entropy[:, head, None] + entropy[:, head + 1 :]) / 2  # (B, others, n)
         found[head, head + 1 :] = torch.einsum("bgi,bi->g", rise, shares)
     return found
 

@@ -148,14 +148,14 @@ class LayerInput:
         weights = self.uniform[:, None].float()
         if not (self._few or self._alike):
             weights = torch.cat([weights, self.weights.float()], dim=1)
-        asked = SweepRequest(
+        request = SweepRequest(
             query_mask=self.queries.taking_part,
             prefix=~self.keys.on_picture,
             positions=(self.queries.positions, self.keys.positions),
             grid=self.keys.on_picture,
             weights=weights,
         )
-        return self.call.sweep(asked, progress=self.progress)
+        return self.call.sweep(request, progress=self.progress)
 
     @cached_property
     def _pairs(self) -> Pairs:

@@ -48,8 +48,8 @@ def _scores(
     if bias is not None:
         s = s.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else s + bias.to(dtype)
     if causal:
-        seen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril()
-        s = s.masked_fill(~seen, -torch.inf)
+        visible = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril()
+        s = s.masked_fill(~visible, -torch.inf)
     return s
 
 
@@ -126,7 +126,7 @@ def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> T
     return (inside * far).sum(-1)
 
 
-def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, from the whole matrix in float64."""
     s = _scores(
         call.query,
@@ -138,16 +138,16 @@ def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = No
     )
     a = _softmax(s)
     part = a.new_ones(a.shape[2], dtype=torch.bool)
-    part = part if asked.query_mask is None else asked.query_mask.unsqueeze(-2)  # (…, 1, Nq)
-    grid = a.new_ones(a.shape[3], dtype=torch.bool) if asked.grid is None else asked.grid
-    places, weights = asked.positions, asked.weights
+    part = part if request.query_mask is None else request.query_mask.unsqueeze(-2)  # (…, 1, Nq)
+    grid = a.new_ones(a.shape[3], dtype=torch.bool) if request.grid is None else request.grid
+    places, weights = request.positions, request.weights
     found = {
         "lse": torch.where(torch.isneginf(s).all(-1), 0.0, s.logsumexp(-1)),
         "entropy": row_entropy(a),
         "confidence": a.amax(-1),
-        "prefix_mass": None if asked.prefix is None else _sum(a, asked.prefix),
+        "prefix_mass": None if request.prefix is None else _sum(a, request.prefix),
         "distance": None if places is None else row_distance(a, grid, places),
-        "sum_of_squares": sum_of_squares(a) if asked.squares else None,
+        "sum_of_squares": sum_of_squares(a) if request.squares else None,
     }
     if progress is not None:
         progress(a.shape[2], a.shape[2])

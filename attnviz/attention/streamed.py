@@ -23,7 +23,7 @@ INLINE = 1 << 20
 """Below so many scores in all, starting threads costs more than it brings."""
 
 
-def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = None) -> Sweep:
+def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
     """All that is asked of a call, for tensors on the CPU.
 
     Memory: the keys in float32, the results, and for each thread its buffers, some 36 MiB,
@@ -32,42 +32,42 @@ def sweep(call: CallTensors, asked: SweepRequest, progress: Progress | None = No
     """
     batch, heads, queries, keys = call.shape
     numbers = torch.zeros(6, batch, heads, queries)
-    given = 0 if asked.weights is None else asked.weights.shape[-2]
-    received = torch.zeros(batch, heads, given, keys)
+    vectors = 0 if request.weights is None else request.weights.shape[-2]
+    received = torch.zeros(batch, heads, vectors, keys)
     for item in range(batch):
-        task = _task(call, asked.batch(item), item)
-        sums = received.new_zeros(heads, given, len(task.order))
+        task = _task(call, request.batch(item), item)
+        sums = received.new_zeros(heads, vectors, len(task.order))
         for start, (found, gives) in _blocks(task):
             numbers[:, item, :, start : start + task.rows] = found
             sums += gives
             if progress is not None:
                 progress(item * queries + start + found.shape[2], batch * queries)
         received[item, :, :, task.order] = sums
-    if asked.query_mask is not None:
-        numbers.masked_fill_(~asked.query_mask.unsqueeze(-2), 0.0)
+    if request.query_mask is not None:
+        numbers.masked_fill_(~request.query_mask.unsqueeze(-2), 0.0)
     lse, entropy, confidence, mass, distance, squares = numbers.unbind(0)
     return Sweep(
         lse=lse,
         entropy=entropy,
         confidence=confidence,
-        prefix_mass=None if asked.prefix is None else mass,
-        distance=None if asked.positions is None else distance,
-        sum_of_squares=squares if asked.squares else None,
-        received=None if asked.weights is None else received,
+        prefix_mass=None if request.prefix is None else mass,
+        distance=None if request.positions is None else distance,
+        sum_of_squares=squares if request.squares else None,
+        received=None if request.weights is None else received,
     )
 
 
-def _task(call: CallTensors, asked: SweepRequest, item: int) -> TileTask:
-    """One item of the batch, what is `asked` of it alone; its keys sorted and cut into tiles."""
+def _task(call: CallTensors, request: SweepRequest, item: int) -> TileTask:
+    """One item of the batch and its `request`; the keys are sorted and cut into tiles."""
     _, heads, queries, _ = call.shape
-    keep, bias = _kept(call, item)
-    grid = torch.ones_like(keep) if asked.grid is None else asked.grid
+    keep, bias = _attended_keys(call, item)
+    grid = torch.ones_like(keep) if request.grid is None else request.grid
     order = torch.cat([(keep & grid).nonzero()[:, 0], (keep & ~grid).nonzero()[:, 0]])
     inner = int((keep & grid).sum())
     groups = call.key.shape[1]
     rows, width, together = shape(heads, groups, queries, max(inner, 1), call.key.shape[3])
     key = _sorted(call.key[item], order)
-    prefix = None if asked.prefix is None else asked.prefix[order]
+    prefix = None if request.prefix is None else request.prefix[order]
 
     def tiles(first: int, last: int, start: int, stop: int, width: int) -> tuple[Tile, ...]:
         return tuple(
@@ -87,18 +87,18 @@ def _task(call: CallTensors, asked: SweepRequest, item: int) -> TileTask:
         ),
         outer=tiles(0, heads, inner, len(order), max(1, TILE // (rows * heads))),
         rows=rows,
-        places=_places(asked, order),
-        weights=_weights(asked, queries),
-        squares=asked.squares,
+        places=_places(request, order),
+        weights=_weights(request, queries),
+        squares=request.squares,
     )
 
 
 def _tile(heads: slice, keys: slice, key: Tensor, shared: int, prefix: Tensor | None) -> Tile:
     """A tile of sorted keys (Hk, n, D) for heads of which `shared` have the same keys."""
-    own = key[heads.start // shared : -(-heads.stop // shared), keys]
+    tile_keys = key[heads.start // shared : -(-heads.stop // shared), keys]
     inside = None if prefix is None else prefix[keys].nonzero()[:, 0]
     found = inside if inside is not None and len(inside) else None
-    return Tile(heads, keys, own.transpose(1, 2), found)
+    return Tile(heads, keys, tile_keys.transpose(1, 2), found)
 
 
 def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[int, int, int]:
@@ -117,7 +117,7 @@ def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[i
     return rows, width, max(n for n in range(1, together + 1) if shared % n == 0)
 
 
-def _kept(call: CallTensors, item: int) -> tuple[Tensor, Tensor | None]:
+def _attended_keys(call: CallTensors, item: int) -> tuple[Tensor, Tensor | None]:
     """Keys that take part at all, (Nk,), and the bias that is then left, (H, Nq, Nk)."""
     batch, heads, queries, keys = call.shape
     everything = torch.ones(keys, dtype=torch.bool)
@@ -135,18 +135,18 @@ def _sorted(key: Tensor, order: Tensor) -> Tensor:
     return key.detach().to(torch.float32).contiguous()  # models give strided views
 
 
-def _places(asked: SweepRequest, order: Tensor) -> tuple[Tensor, Tensor] | None:
-    if asked.positions is None:
+def _places(request: SweepRequest, order: Tensor) -> tuple[Tensor, Tensor] | None:
+    if request.positions is None:
         return None
-    of_queries, of_keys = (places.to(torch.float32) for places in asked.positions)
+    of_queries, of_keys = (places.to(torch.float32) for places in request.positions)
     return of_queries.T.contiguous(), of_keys[order].T.contiguous()
 
 
-def _weights(asked: SweepRequest, queries: int) -> Tensor:
-    if asked.weights is None:
+def _weights(request: SweepRequest, queries: int) -> Tensor:
+    if request.weights is None:
         return torch.zeros(0, queries)
-    weights = asked.weights.to(torch.float32)
-    return weights if asked.query_mask is None else weights * asked.query_mask
+    weights = request.weights.to(torch.float32)
+    return weights if request.query_mask is None else weights * request.query_mask
 
 
 def _blocks(task: TileTask) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:

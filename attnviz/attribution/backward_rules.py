@@ -199,10 +199,10 @@ def _of_result(inverse: Callable[[Tensor], Tensor], *, at_zero: float) -> Rule:
     return _identity(ratio)
 
 
-def _over(result: Tensor, given: Tensor, *, at_zero: float) -> Tensor:
+def _over(result: Tensor, x: Tensor, *, at_zero: float) -> Tensor:
     """y/x. Of y ≠ 0 at x = 0 it is lost, as everything that lies on an input of 0."""
-    zero = given == 0
-    return torch.where(zero, at_zero, result / given.masked_fill(zero, 1))
+    zero = x == 0
+    return torch.where(zero, at_zero, result / x.masked_fill(zero, 1))
 
 
 def _wide(values: Tensor) -> Tensor:

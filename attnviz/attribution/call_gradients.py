@@ -85,27 +85,27 @@ def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -
         number: trace.leaves if isinstance(trace, JoinedTrace) else (trace,)
         for number, trace in traces.items()
     }
-    known = {
+    checked = {
         (number, i): _checked(number, trace)
         for number, leaves in pieces.items()
         for i, trace in enumerate(leaves)
     }
-    laid = _laid(score, known)
-    found: dict[int, Tensor | None] = {}
+    laid_out = _laid_out(score, checked)
+    gradients_of: dict[int, Tensor | None] = {}
     for number, trace in traces.items():
-        of_pieces = (laid.get((number, i)) for i in range(len(pieces[number])))
+        of_pieces = (laid_out.get((number, i)) for i in range(len(pieces[number])))
         if isinstance(trace, JoinedTrace):
-            found[number] = trace.lay(of_pieces)
+            gradients_of[number] = trace.lay(of_pieces)
         else:
-            found[number] = next(of_pieces)
-    return {number: gradient for number, gradient in found.items() if gradient is not None}
+            gradients_of[number] = next(of_pieces)
+    return {number: gradient for number, gradient in gradients_of.items() if gradient is not None}
 
 
 _Piece = tuple[int, int]
 """Number of a call, and of a piece of it."""
 
 
-def _laid(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
+def _laid_out(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
     """∂score/∂output of pieces of calls, laid out as calls' outputs are."""
     assert score.grad_fn is not None
     nodes = _nodes(score.grad_fn, {trace.node for trace in traces.values()})
@@ -142,19 +142,19 @@ def _checked(number: int, trace: Trace | None) -> Trace:
     return trace
 
 
-def _nodes(root: Node, wanted: set[int | None]) -> dict[int | None, list[Node]]:
+def _nodes(root: Node, numbers: set[int | None]) -> dict[int | None, list[Node]]:
     """The nodes of the graph behind `root` that have the wanted numbers."""
     found: dict[int | None, list[Node]] = {}
-    seen, left = {root}, [root]
-    while left:
-        node = left.pop()
+    visited, stack = {root}, [root]
+    while stack:
+        node = stack.pop()
         number = node._sequence_nr()  # noqa: SLF001 — torch's own name for it
-        if number in wanted:
+        if number in numbers:
             found.setdefault(number, []).append(node)
         for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                left.append(following)
+            if following is not None and following not in visited:
+                visited.add(following)
+                stack.append(following)
     return found
 
 

@@ -89,30 +89,30 @@ def is_gated(one: Edge, other: Edge) -> bool:
 
     So x·sigmoid(1.7·x) or x/2·(1 + erf(x/√2)), which is one function of the elements of x.
     """
-    seen: list[Edge] = [one]
+    sources: list[Edge] = [one]
     node = one[0]
     while node is not None and operator(node) in ("Mul", "Div"):
         inputs = list(_inputs(node))
         if len(inputs) != 1:
             break
-        seen.append(inputs[0])
+        sources.append(inputs[0])
         node = inputs[0][0]
-    return any(_is_made_of(other, each) for each in seen)
+    return any(_is_made_of(other, each) for each in sources)
 
 
 def _is_made_of(edge: Edge, source: Edge) -> bool:
     """Whether a tensor is made of another alone, element by element."""
-    left, seen = [edge], {edge}
-    while left:
-        each = left.pop()
+    stack, visited = [edge], {edge}
+    while stack:
+        each = stack.pop()
         node = each[0]
         if each == source:
             continue
         if node is None or operator(node) not in _ELEMENTWISE:
             return False
-        new = [following for following in _inputs(node) if following not in seen]
-        seen.update(new)
-        left += new
+        new = [following for following in _inputs(node) if following not in visited]
+        visited.update(new)
+        stack += new
     return True
 
 

@@ -155,10 +155,10 @@ class RowPart:
     def matrix(self, rows: Tensor) -> Tensor:
         """Some rows of M, (b, n, Nk), in a buffer."""
         fused = self.fused
-        matrix = self._made(rows) if fused.held is None else fused.held[:, rows]  # a copy
+        matrix = self._block_of_rows(rows) if fused.held is None else fused.held[:, rows]  # a copy
         return matrix if fused.least is None else self._discarded(matrix, rows)
 
-    def _made(self, rows: Tensor) -> Tensor:
+    def _block_of_rows(self, rows: Tensor) -> Tensor:
         """Some rows of M, of all heads and entries."""
         fused = self.fused
         shape = len(fused.call.query), len(rows), fused.call.shape[3]

@@ -100,14 +100,14 @@ def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRu
     if root not in graph.leading:
         raise RecordingError("the score does not depend on the tokens; take those of another block")
     found: dict[Node, list[BackwardRule]] = {}
-    left = [root]
-    while left:
-        node = left.pop()
+    stack = [root]
+    while stack:
+        node = stack.pop()
         if node in found:
             continue
         edges = node.next_functions
-        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.given for e in edges))
-        left += [
+        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.from_input for e in edges))
+        stack += [
             edge[0]
             for edge, way in zip(edges, found[node], strict=True)
             if way != 0 and edge != tokens and edge[0] is not None and edge[0] in graph.leading
@@ -123,7 +123,7 @@ class _Graph(NamedTuple):
         leading: those that depend on the tokens.
     """
 
-    given: set[Node]
+    from_input: set[Node]
     leading: set[Node]
 
 
@@ -136,24 +136,24 @@ def _graph(root: Node, tokens: Edge) -> _Graph:
         if (
             node in graph.leading
             or is_given(node)
-            or any(following in graph.given for following, _ in edges)
+            or any(following in graph.from_input for following, _ in edges)
         ):
-            graph.given.add(node)
+            graph.from_input.add(node)
     return graph
 
 
 def _inputs_first(root: Node) -> list[Node]:
     """All nodes behind one, and it, each behind those that its inputs come from."""
     order: list[Node] = []
-    seen: set[Node] = set()
-    left = [(root, False)]
-    while left:
-        node, done = left.pop()
+    visited: set[Node] = set()
+    stack = [(root, False)]
+    while stack:
+        node, done = stack.pop()
         if done:
             order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            left.append((node, True))
+        elif node not in visited:
+            visited.add(node)
+            stack.append((node, True))
             inputs = (following for following, _ in node.next_functions if following is not None)
-            left += [(following, False) for following in inputs if following not in seen]
+            stack += [(following, False) for following in inputs if following not in visited]
     return order

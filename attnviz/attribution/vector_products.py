@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 def vec_mat(fused: MergedHeads, rows: Tensor) -> Tensor:
     """r·M, (B, R, Nk), of row vectors (B, R, Nq)."""
-    return _carried(fused, rows, normalised=False)[0]
+    return _products(fused, rows, normalised=False)[0]
 
 
 def vec_rollout(fused: MergedHeads, rows: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def vec_rollout(fused: MergedHeads, rows: Tensor) -> Tensor:
 
     A row of M that is 0 becomes one of I.
     """
-    product, shares = _carried(fused, rows, normalised=True)
+    product, shares = _products(fused, rows, normalised=True)
     return product.add_(shares)
 
 
@@ -123,17 +123,17 @@ def _bin(counts: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     return number, rank - before
 
 
-def _carried(fused: MergedHeads, given: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor]:
+def _products(fused: MergedHeads, vectors: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor]:
     """Σ_i r_i/z_i·M_i and the r_i/z_i themselves; z is 1, or normalised 1 + Σ_j M_ij."""
     batch, _, _, keys = fused.call.shape
-    given = given.to(torch.float32)
-    result = given.new_zeros(batch, given.shape[1], keys)
-    shares = torch.zeros_like(given)
+    vectors = vectors.to(torch.float32)
+    result = vectors.new_zeros(batch, vectors.shape[1], keys)
+    shares = torch.zeros_like(vectors)
     summed = fused.summed and (fused.full or not normalised)
 
     def block(job: Job) -> tuple[Tensor, Tensor]:
         part, rows = job
-        share, product = given[part.items][:, :, rows], None
+        share, product = vectors[part.items][:, :, rows], None
         if normalised and summed:  # a mean of rows that sum to 1
             share = share / (1 + part.counted(rows))[:, None]
         for x, factor in part.terms(rows, summed):
@@ -145,7 +145,7 @@ def _carried(fused: MergedHeads, given: Tensor, *, normalised: bool) -> tuple[Te
         assert product is not None  # there are heads
         return product, share
 
-    for (part, rows), (product, share) in _blocks(fused, block, given.any(1)):
+    for (part, rows), (product, share) in _blocks(fused, block, vectors.any(1)):
         result[part.items] += product
         shares[part.items, :, rows] = share
     return result, shares

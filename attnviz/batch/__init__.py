@@ -1,1 +1,1 @@
-"""Any number of pictures: found, done in groups, resumed, and told about together."""
+"""Any number of pictures: find them, run them in groups, resume, and summarise."""

@@ -101,14 +101,14 @@ def write_aggregate(
 def _rows(sketches: dict[Place, Sketch]) -> tuple[AggregateRow, ...]:
     """Of all places, with the numbers that are known of any."""
     found = {place: sketch.summaries() for place, sketch in sorted(sketches.items(), key=_order)}
-    known = [i for i in range(len(NUMBERS)) if any(of[i].known for of in found.values())]
+    defined = [i for i in range(len(NUMBERS)) if any(of[i].count for of in found.values())]
     return tuple(
         AggregateRow.model_validate(
             {
                 **dict(zip(("model", "weights", "method", "question", "layer", "head"), place,
                            strict=True)),
                 "pictures": sketches[place].rows,
-                "statistics": {NUMBERS[i]: _spread(summaries[i]) for i in known},
+                "statistics": {NUMBERS[i]: _spread(summaries[i]) for i in defined},
             }
         )
         for place, summaries in found.items()
@@ -121,7 +121,7 @@ def _order(item: tuple[Place, Sketch]) -> tuple[object, ...]:
 
 
 def _spread(summary: Summary) -> Spread | None:
-    if not summary.known:
+    if not summary.count:
         return None
     q05, q25, q50, q75, q95 = summary.quantiles
     return Spread(

@@ -44,16 +44,16 @@ def draw(rows: Sequence[AggregateRow]) -> Figure:
     figure = Figure(figsize=(2 * _WIDTH, _HEIGHT * len(runs)), layout="constrained", dpi=150)
     parts = figure.subfigures(len(runs), 1, squeeze=False)[:, 0]
     for part, run in zip(parts, runs, strict=True):
-        own = [row for row in first if (row.model, row.weights, row.method) == run]
-        part.suptitle(_heading(own), x=0.01, ha="left", fontsize=9, fontweight="bold")
-        panels = _HEADS if any(_known(own, name) for name in _HEADS) else _MAPS
+        run_rows = [row for row in first if (row.model, row.weights, row.method) == run]
+        part.suptitle(_heading(run_rows), x=0.01, ha="left", fontsize=9, fontweight="bold")
+        panels = _HEADS if any(_defined(run_rows, name) for name in _HEADS) else _MAPS
         for ax, (name, words) in zip(part.subplots(1, 2), panels.items(), strict=True):
-            _panel(ax, _known(own, name))
+            _panel(ax, _defined(run_rows, name))
             _dress(ax, *words)
     return figure
 
 
-def _known(rows: Sequence[AggregateRow], name: str) -> list[tuple[AggregateRow, Spread]]:
+def _defined(rows: Sequence[AggregateRow], name: str) -> list[tuple[AggregateRow, Spread]]:
     return [(row, spread) for row in rows if (spread := row.statistics.get(name)) is not None]
 
 
@@ -61,20 +61,22 @@ def _heading(rows: Sequence[AggregateRow]) -> str:
     count = max(row.pictures for row in rows)
     model = rows[0].model if len(rows[0].model) <= 40 else f"…{rows[0].model[-39:]}"
     who = f"{model}, weights {rows[0].weights}" if rows[0].weights != "pretrained" else model
-    said = f"{who if len(who) <= 70 else model}, {rows[0].method}"
-    return f"{said}: means over {count} picture{'s' * (count != 1)}, bars from 25 to 75 %"
+    title = f"{who if len(who) <= 70 else model}, {rows[0].method}"
+    return f"{title}: means over {count} picture{'s' * (count != 1)}, bars from 25 to 75 %"
 
 
-def _panel(ax: Any, known: Sequence[tuple[AggregateRow, Spread]]) -> None:
-    if not known:
+def _panel(ax: Any, spreads: Sequence[tuple[AggregateRow, Spread]]) -> None:
+    if not spreads:
         ax.text(0.5, 0.5, "not defined", ha="center", color=_FAINT, transform=ax.transAxes)
         return
-    layers = sorted({row.layer for row, _ in known})
+    layers = sorted({row.layer for row, _ in spreads})
     alone = len(layers) == 1
-    places = [float(row.head or 0) if alone else row.layer + _aside(row, known) for row, _ in known]
-    means = [spread.mean for _, spread in known]
+    places = [
+        float(row.head or 0) if alone else row.layer + _aside(row, spreads) for row, _ in spreads
+    ]
+    means = [spread.mean for _, spread in spreads]
     ax.vlines(
-        places, [spread.q25 for _, spread in known], [spread.q75 for _, spread in known],
+        places, [spread.q25 for _, spread in spreads], [spread.q75 for _, spread in spreads],
         color=_POINT, linewidth=1.1, alpha=0.28,
     )  # fmt: skip
     ax.plot(places, means, "o", color=_POINT, markersize=3.6, markeredgewidth=0, alpha=0.9)
@@ -82,26 +84,26 @@ def _panel(ax: Any, known: Sequence[tuple[AggregateRow, Spread]]) -> None:
         ax.axhline(sum(means) / len(means), color=_LINE, linewidth=1.2)
         ax.set_xlabel(f"head of layer {layers[0]}", fontsize=7.5, color=_FAINT)
     else:
-        ax.plot(layers, [_mean_of(layer, known) for layer in layers], color=_LINE, linewidth=1.4)
+        ax.plot(layers, [_mean_of(layer, spreads) for layer in layers], color=_LINE, linewidth=1.4)
         ax.set_xlabel("layer", fontsize=7.5, color=_FAINT)
-    _bound(ax, known)
+    _bound(ax, spreads)
 
 
-def _aside(row: AggregateRow, known: Sequence[tuple[AggregateRow, Spread]]) -> float:
+def _aside(row: AggregateRow, spreads: Sequence[tuple[AggregateRow, Spread]]) -> float:
     """How far beside its layer a head's point lies, so that bars do not hide one another."""
-    heads = [other.head for other, _ in known if other.layer == row.layer]
+    heads = [other.head for other, _ in spreads if other.layer == row.layer]
     return _SPREAD * ((heads.index(row.head) + 0.5) / len(heads) - 0.5)
 
 
-def _mean_of(layer: int, known: Sequence[tuple[AggregateRow, Spread]]) -> float:
-    means = [spread.mean for row, spread in known if row.layer == layer]
+def _mean_of(layer: int, spreads: Sequence[tuple[AggregateRow, Spread]]) -> float:
+    means = [spread.mean for row, spread in spreads if row.layer == layer]
     return sum(means) / len(means)
 
 
-def _bound(ax: Any, known: Sequence[tuple[AggregateRow, Spread]]) -> None:
+def _bound(ax: Any, spreads: Sequence[tuple[AggregateRow, Spread]]) -> None:
     """From 0, where nothing is below it, with room above."""
-    low = min(min(spread.q25, spread.mean) for _, spread in known)
-    high = max(max(spread.q75, spread.mean) for _, spread in known)
+    low = min(min(spread.q25, spread.mean) for _, spread in spreads)
+    high = max(max(spread.q75, spread.mean) for _, spread in spreads)
     room = 0.06 * (high - min(low, 0.0)) or 1.0
     ax.set_ylim(0 if low >= 0 else low - room, high + room)
 

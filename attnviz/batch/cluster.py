@@ -60,14 +60,14 @@ class Cluster:
         *,
         batch: int | None,
         stop: threading.Event,
-        told: OnOutcome,
+        on_outcome: OnOutcome,
     ) -> None:
         """Do what is left of a batch, as `Batch.work` does on one machine; see `Engine`."""
         todo.work_by(
             lambda note: RayEngine(
-                model, settings, out, batch=batch, stop=stop, told=note, cluster=self
+                model, settings, out, batch=batch, stop=stop, on_outcome=note, cluster=self
             ),
-            told,
+            on_outcome,
         )
 
 
@@ -89,7 +89,7 @@ class RayEngine:
         out: folder for all files, which all nodes see.
         batch: pictures of a run; None finds out what fits.
         stop: set by others, it ends the work; windows that were begun are begun anew another time.
-        told: is given every outcome, by one thread at a time.
+        on_outcome: is given every outcome, by one thread at a time.
         cluster: where.
 
     Raises:
@@ -104,12 +104,12 @@ class RayEngine:
         *,
         batch: int | None,
         stop: threading.Event,
-        told: Callable[[Outcome], None],
+        on_outcome: Callable[[Outcome], None],
         cluster: Cluster,
     ) -> None:
         self._ray = library()
         self._model, self._settings, self._out = dict(model), settings, out
-        self._batch, self._stop, self._told, self._cluster = batch, stop, told, cluster
+        self._batch, self._stop, self._on_outcome, self._cluster = batch, stop, on_outcome, cluster
 
     def run(self, windows: Windows) -> None:
         """Do what is to be done of these windows of the plan; returns when all is written.
@@ -140,7 +140,7 @@ class RayEngine:
                 raise found.error()
             if isinstance(found, Outcome):
                 plan.back(row["number"])
-                self._told(found)
+                self._on_outcome(found)
 
     def _rows(self, windows: list[Row], pool: Pool, sign: str) -> Generator[Row, None, None]:
         """What the workers give back, as it comes."""
@@ -270,7 +270,7 @@ def _until(
                     if ended.is_set():
                         return
             found.put(None)
-        except BaseException as error:  # told by who takes the rows
+        except BaseException as error:  # raised where the rows are taken
             found.put(error)
 
     reader = threading.Thread(target=read, name="ray rows", daemon=True)
@@ -294,9 +294,9 @@ def _taken(
         if row is None:
             return
         if isinstance(row, BaseException):
-            told = " ".join(f"{type(row).__name__}: {row}".split())[:300]
+            reason = " ".join(f"{type(row).__name__}: {row}".split())[:300]
             raise AttnvizError(
-                f"--engine ray: the cluster failed ({told}); see `ray status`, and run again: what "
-                "is done is not done again"
+                f"--engine ray: the cluster failed ({reason}); see `ray status`, and run again: "
+                "what is done is not done again"
             ) from row
         yield row

@@ -91,7 +91,7 @@ def _knock(address: str) -> None:
 
 
 def _hush() -> None:
-    """Leave what Ray Data logs to its files: errors are told in a line, by us."""
+    """Leave what Ray Data logs to its files: attnviz reports errors in one line."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):

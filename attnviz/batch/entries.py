@@ -57,16 +57,16 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
     Raises:
         OutputError: one of them cannot be read.
     """
-    done, failed = _manifest(manifest)
-    folders = [_located(out, folder) for _, folder in done]
+    finished, failed = _manifest(manifest)
+    folders = [_located(out, folder) for _, folder in finished]
     entries = Entries(
-        names=[name for name, _ in done],
+        names=[name for name, _ in finished],
         folders=folders,
         sheets=[_sheet(out, folder) for folder in folders],
-        overlays=[None] * len(done),
+        overlays=[None] * len(finished),
         failed=failed,
         run=[],
-        matrix=Matrix(len(done)),
+        matrix=Matrix(len(finished)),
     )
     rows = _Rows(entries.names)
 
@@ -115,19 +115,19 @@ def readable(text: str) -> str:
 
 def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
     """Names and folders of what is done; names and errors of the rest."""
-    done: list[tuple[str, str | None]] = []
+    finished: list[tuple[str, str | None]] = []
     failed: list[tuple[str, str]] = []
 
     def take(line: dict[str, Any]) -> None:
         name = readable(line["path"])
         if line["status"] == "done":
-            done.append((name, line.get("folder")))
+            finished.append((name, line.get("folder")))
         else:
             failed.append((name, readable(str(line.get("error") or line["status"]))))
 
     for _ in each(manifest, take):
         pass
-    return done, failed
+    return finished, failed
 
 
 def _located(out: Path, folder: str | None) -> str | None:
@@ -193,5 +193,5 @@ def _run(record: Mapping[str, Any]) -> list[str]:
     where = query.get("path") or ",".join(numbers) or query["kind"]
     layers = sorted({head["layer"] for head in record["heads"]})
     which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
-    said = (model["spec"], *weights, record["method"], f"from {where}", which)
-    return [readable(text) for text in said]
+    title = (model["spec"], *weights, record["method"], f"from {where}", which)
+    return [readable(text) for text in title]

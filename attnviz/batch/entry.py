@@ -63,8 +63,8 @@ class LedgerEntry:
 
     def failed_as(self, error: str) -> "LedgerEntry":
         """The same of a picture that failed after all; in one line."""
-        told = " ".join(error.split())
-        return replace(self, status="failed", error=told, folder=None, files={}, record=None)
+        message = " ".join(error.split())
+        return replace(self, status="failed", error=message, folder=None, files={}, record=None)
 
 
 def _size(folder: Path, name: str) -> int:
@@ -82,16 +82,16 @@ def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
     try:
         text = line.decode().removeprefix(_ENTRY)
         data, end = _DECODER.raw_decode(text)
-        made = LedgerEntry(**{**data, "state": tuple(data["state"]), "size": tuple(data["size"])})
+        entry = LedgerEntry(**{**data, "state": tuple(data["state"]), "size": tuple(data["size"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no line of the journal") from error
     rest = text[end:]
     if rest == _END:
-        return made, None
+        return entry, None
     record = f"{rest.removeprefix(_RECORD).removesuffix(_END)}\n".encode()
-    if digest(record) != made.record:
+    if digest(record) != entry.record:
         raise ValueError("no line of the journal")
-    return made, record
+    return entry, record
 
 
 def digest(record: bytes) -> str:

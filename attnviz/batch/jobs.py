@@ -26,7 +26,7 @@ class Settings:
     `digest` changes with all that changes what is written.
     """
 
-    asked: Questions
+    questions: Questions
     drawing: Drawing
     digest: str
     fit: Fit = "keep"
@@ -81,8 +81,8 @@ class Prepared:
     entry: LedgerEntry
     picture: Picture
     placement: Placement
-    laid: NDArray[np.uint8]
-    shown: Picture | None = None
+    pixels: NDArray[np.uint8]
+    thumbnail: Picture | None = None
     job: Job | None = None
 
 

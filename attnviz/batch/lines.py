@@ -110,14 +110,14 @@ def each(path: Path, read: Callable[[dict[str, Any]], _Read]) -> Iterator[_Read]
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield _made(line, read, path, number)
+                yield _lock(line, read, path, number)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be read ({error.strerror}); give the folder that attnviz batch wrote"
         ) from error
 
 
-def _made(line: bytes, read: Callable[[dict[str, Any]], _Read], path: Path, number: int) -> _Read:
+def _lock(line: bytes, read: Callable[[dict[str, Any]], _Read], path: Path, number: int) -> _Read:
     try:
         return read(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

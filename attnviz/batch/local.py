@@ -54,7 +54,7 @@ class LocalEngine:
         out: folder for all files.
         batch: pictures of a run; None finds out what fits.
         stop: set by others, it ends the work when what was begun is finished.
-        told: is given every outcome, by one thread at a time.
+        on_outcome: is given every outcome, by one thread at a time.
         threads: that read, and that write beside another device than a CPU; None takes as many as
             there are cores.
     """
@@ -67,14 +67,14 @@ class LocalEngine:
         *,
         batch: int | None,
         stop: threading.Event,
-        told: Callable[[Outcome], None],
+        on_outcome: Callable[[Outcome], None],
         threads: int | None = None,
     ) -> None:
         self._model, self._settings, self._out = model, settings, out
-        self._batch, self._stop, self._told = batch, stop, told
+        self._batch, self._stop, self._on_outcome = batch, stop, on_outcome
         self._threads = threads or os.cpu_count() or 1
         self._slots = threading.Semaphore((batch or OTHERS) + 2 * self._threads)
-        self._telling, self._heard = threading.Lock(), True
+        self._reporting, self._accepted = threading.Lock(), True
         self._broken: list[Exception] = []
 
     def run(self, windows: Windows) -> None:
@@ -82,7 +82,7 @@ class LocalEngine:
 
         Raises:
             OutputError: nothing more can be written.
-            AttnvizError: what `told` raised.
+            AttnvizError: what `on_outcome` raised.
         """
         with ExitStack() as open_:
             readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
@@ -118,15 +118,15 @@ class LocalEngine:
                 room.release()
 
         each = max(1, torch.get_num_threads() // len(models))
-        askers = ThreadPoolExecutor(len(models), "asker", torch.set_num_threads, (each,))
+        runners = ThreadPoolExecutor(len(models), "asker", torch.set_num_threads, (each,))
         try:
             for group in groups:
                 room.acquire()
                 if self._ended():
                     break
-                askers.submit(do, group)
+                runners.submit(do, group)
         finally:
-            askers.shutdown(cancel_futures=self._ended())
+            runners.shutdown(cancel_futures=self._ended())
 
     def _do(self, group: list[Prepared], model: Model, writers: ThreadPoolExecutor | None) -> None:
         """Run the model on a group, and have every picture of it written."""
@@ -141,7 +141,7 @@ class LocalEngine:
                 else:
                     self._slots.acquire()  # given back also by those that fail
                     writers.submit(self._write, each).add_done_callback(self._written)
-        except Exception as error:  # told when all threads have ended
+        except Exception as error:  # raised when all threads have ended
             self._broken.append(error)
 
     def _written(self, _: "Future[None]") -> None:
@@ -173,7 +173,7 @@ class LocalEngine:
         return work.stand_in(part.entry, self._model, self._settings)
 
     def _groups(self, ready: Iterator[Ready]) -> Iterator[list[Prepared]]:
-        """Pictures that run together: of one shape, in the order of the plan; what failed is told.
+        """Pictures that run together: of one shape, in the plan's order; failures are reported.
 
         Groups that are done already are left out.
         """
@@ -199,16 +199,16 @@ class LocalEngine:
         try:
             if not self._broken:
                 self._tell(work.finish(answered, self._settings, self._out))
-        except Exception as error:  # told when all threads have ended
+        except Exception as error:  # raised when all threads have ended
             self._broken.append(error)
 
     def _tell(self, outcome: Outcome) -> None:
-        """Tell an outcome; who has raised something is told no more."""
-        with self._telling:
-            if self._heard:
-                self._heard = False
-                self._told(outcome)
-                self._heard = True
+        """Report an outcome, unless an earlier report failed."""
+        with self._reporting:
+            if self._accepted:
+                self._accepted = False
+                self._on_outcome(outcome)
+                self._accepted = True
 
 
 def _result(waiting: Future[Prepared | Outcome] | Prepared | int) -> Ready:
@@ -220,14 +220,14 @@ def _is_wanted(group: Sequence[Prepared]) -> bool:
     return any(each.job is not None for each in group)
 
 
-def most(model: Model, grid: TokenGrid, wanted: int | None, window: int = WINDOW) -> int:
+def most(model: Model, grid: TokenGrid, asked_for: int | None, window: int = WINDOW) -> int:
     """How many pictures of a shape run together, in a window of so many pictures.
 
     By all memory that there is, not by what happens to be free, and not by the number of cores:
     another run, on another machine of the same memory, is to put the same pictures together.
     """
-    if wanted is not None:
-        return wanted
+    if asked_for is not None:
+        return asked_for
     on_cpu = model.device.type == "cpu"
     limit = -(-window // PART) if on_cpu else OTHERS
     each = grid.tokens * model.token_bytes * (AT_ONCE if on_cpu else 1)

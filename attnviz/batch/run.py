@@ -69,16 +69,16 @@ class Batch:
                 raise UsageError(f"{item.path}: its folder would be {item.folder}; rename it")
         self._items, self._settings, self._out, self._journal = items, settings, out, journal
         self._missing = remaining(items, journal, settings, out, force=force)
-        self._done, self._failed = self._missing.count(False), 0
+        self._finished, self._failed = self._missing.count(False), 0
         self._refused: Counter[str] = Counter()
 
     @property
     def count(self) -> Count:
         """As it is now."""
-        return Count(len(self._items), self._done, self._failed)
+        return Count(len(self._items), self._finished, self._failed)
 
     def work(
-        self, model: Model, *, batch: int | None, stop: threading.Event, told: OnOutcome
+        self, model: Model, *, batch: int | None, stop: threading.Event, on_outcome: OnOutcome
     ) -> None:
         """Do what is left, on this machine.
 
@@ -87,15 +87,15 @@ class Batch:
             OutputError: nothing more can be written.
             Unanswerable: what is asked is nothing that the model can be asked.
         """
-        check_model(model, self._settings.asked)
+        check_model(model, self._settings.questions)
         self.work_by(
             lambda note: LocalEngine(
-                model, self._settings, self._out, batch=batch, stop=stop, told=note
+                model, self._settings, self._out, batch=batch, stop=stop, on_outcome=note
             ),
-            told,
+            on_outcome,
         )
 
-    def work_by(self, start: Start, told: OnOutcome) -> None:
+    def work_by(self, start: Start, on_outcome: OnOutcome) -> None:
         """Do what is left by an engine of any kind; the journal is written here, by one process.
 
         Raises:
@@ -105,10 +105,10 @@ class Batch:
         def note(outcome: Outcome) -> None:
             self._journal.add(outcome.entry, outcome.line)
             if outcome.entry.status == "done":
-                self._done += 1
+                self._finished += 1
             else:
                 self._failed += 1
-            told(outcome, self.count)
+            on_outcome(outcome, self.count)
             self._give_up(outcome)
 
         start(note).run(self._windows())
@@ -116,7 +116,7 @@ class Batch:
     def _give_up(self, outcome: Outcome) -> None:
         """End a run of which nothing comes: the first pictures all fail for the same question."""
         error = outcome.cause
-        if self._done or not isinstance(error, Unanswerable):
+        if self._finished or not isinstance(error, Unanswerable):
             return
         self._refused[str(error)] += 1
         if self._refused[str(error)] == min(ENOUGH, len(self._items)):

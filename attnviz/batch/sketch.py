@@ -31,7 +31,7 @@ class Summary:
         quantiles: those of `QUANTILES`.
     """
 
-    known: int
+    count: int
     missing: int
     mean: float
     deviation: float
@@ -84,21 +84,21 @@ class _Column:
     def __init__(self) -> None:
         self._keys = np.empty(0, np.int32)
         self._counts = np.empty(0, np.int64)
-        self._known, self._mean, self._squares = 0, 0.0, 0.0
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
         self._low, self._high = math.inf, -math.inf
 
     def take(self, values: NDArray[np.float64]) -> None:
         """Count values, none of which is NaN."""
         if not len(values):
             return
-        self._known, self._mean, self._squares = self._moments(values)
+        self._count, self._mean, self._squares = self._moments(values)
         self._low = min(self._low, float(values.min()))
         self._high = max(self._high, float(values.max()))
         self._keys, self._counts = self._merged(values)
 
     def _moments(self, values: NDArray[np.float64]) -> tuple[int, float, float]:
         """Count, mean and sum of squares around it, with these values."""
-        more, before = len(values), self._known
+        more, before = len(values), self._count
         mean = float(values.mean())
         squares = float(((values - mean) ** 2).sum())
         both, apart = before + more, mean - self._mean
@@ -118,8 +118,8 @@ class _Column:
     def summary(self, rest: NDArray[np.float64], *, rows: int) -> Summary:
         """With the values that are not counted yet; leaves this column as it is."""
         values = rest[~np.isnan(rest)]
-        known = self._known + len(values)
-        if not known:
+        count = self._count + len(values)
+        if not count:
             return Summary(0, rows, math.nan, math.nan, (math.nan,) * len(QUANTILES))
         _, mean, squares = self._moments(values) if len(values) else (0, self._mean, self._squares)
         low, high = (
@@ -128,16 +128,16 @@ class _Column:
         )
         found = self._quantiles(values)
         return Summary(
-            known=known,
-            missing=rows - known,
+            count=count,
+            missing=rows - count,
             mean=min(max(mean, low), high),  # whatever the last digit says
-            deviation=math.sqrt(squares / known),
+            deviation=math.sqrt(squares / count),
             quantiles=tuple(float(q) for q in found.clip(low, high)),
         )
 
     def _quantiles(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Between the two values on either side of a rank, as `numpy.quantile` takes them."""
-        if not self._known:
+        if not self._count:
             return np.asarray(np.quantile(values, QUANTILES))
         keys, counts = self._merged(values)
         ends = counts.cumsum()

@@ -53,8 +53,8 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     `out` is left aside. Where one folder is named, files lie below `out` as they do there; else as
     they do below the folder that holds all of them.
 
-    A folder below that cannot be read, or that is named as a picture and holds none, is taken for a
-    picture: that fails and is told of, and the others are done.
+    A sub-folder that cannot be read, or has a picture's name and holds none, counts as a picture
+    that fails; the others are done.
 
     Raises:
         UsageError: standard input.
@@ -155,14 +155,14 @@ class _Finder:
         A link that leads back into the tree is thus no loop, and what is there twice is named by
         its own path. `given`: as a source, so that it must be readable.
         """
-        seen: set[object] = {self._out}
+        visited: set[object] = {self._out}
         waiting, links = [top], list[str]()
         while waiting or links:
             folder = waiting.pop() if waiting else links.pop(0)
             key = _identity(folder)
-            if key in seen:
+            if key in visited:
                 continue
-            seen.add(key)
+            visited.add(key)
             self._note(folder, given=given and folder == top)
             for entry in self._entries(folder, given=given and folder == top):
                 if not _is_folder(entry):

@@ -73,8 +73,8 @@ def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
     """
     _remove_others(out / FOLDER, {thumbnail_name(source) for source in sources})
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        made = pool.map(lambda source: make_thumbnail(out, source), sources)
-        return [path for path in made if path is not None]
+        thumbnails = pool.map(lambda source: make_thumbnail(out, source), sources)
+        return [path for path in thumbnails if path is not None]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

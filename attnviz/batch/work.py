@@ -43,12 +43,14 @@ def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list
         OutputError: nothing more can be written.
     """
     ready = [prepare(job, model, settings) for job in jobs]
-    done: dict[str, Outcome] = {one.entry.path: one for one in ready if isinstance(one, Outcome)}
+    outcomes: dict[str, Outcome] = {
+        one.entry.path: one for one in ready if isinstance(one, Outcome)
+    }
     group = [one for one in ready if isinstance(one, Prepared)]
     for each in ask(group, model, settings):
         outcome = finish(each, settings, out) if isinstance(each, Answered) else each
-        done[outcome.entry.path] = outcome
-    return [done[job.path] for job in jobs]
+        outcomes[outcome.entry.path] = outcome
+    return [outcomes[job.path] for job in jobs]
 
 
 def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
@@ -90,14 +92,16 @@ def _blank(width: int, height: int) -> NDArray[np.uint8]:
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:
     """A picture that failed."""
-    told = str(error)
+    message = str(error)
     if isinstance(error, AttnvizError):
         pass
     elif memory.is_exhausted(error):
-        told = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
+        message = f"{entry.path}: out of memory; take a smaller --size, or scale it down first"
     else:
-        told = f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
-    return Outcome(entry.failed_as(told), cause=error)
+        message = (
+            f"{entry.path}: {type(error).__name__}: {error}; try `attnviz show --debug` with it"
+        )
+    return Outcome(entry.failed_as(message), cause=error)
 
 
 def ask(
@@ -108,7 +112,7 @@ def ask(
     for each in group:
         try:
             if each.job is not None:
-                check_picture(each.picture, model, settings.asked, fit=settings.fit)
+                check_picture(each.picture, model, settings.questions, fit=settings.fit)
             able.append(each)
         except Exception as error:
             yield failure(each.entry, error)
@@ -121,19 +125,19 @@ def _look(
 ) -> Iterator[Answered | Outcome]:
     """Run the model on a group; where that fails, on each by itself, to find whose fault it is."""
     try:
-        seen = look_many(
+        observation = look_many(
             [each.picture for each in group],
             model,
-            settings.asked,
+            settings.questions,
             fit=settings.fit,
             mask=settings.mask,
-            lay=lambda number, placement: _laid(group[number], placement, model, settings),
+            lay=lambda number, placement: _laid_out(group[number], placement, model, settings),
         )
     except Exception as error:
         alone = len(group) == 1 and group[0].job is not None
         failed = [failure(group[0].entry, error)] if alone else []
     else:
-        for each, one in zip(group, seen, strict=True):
+        for each, one in zip(group, observation, strict=True):
             if each.job is not None:
                 yield _answer(each, one, settings)
         return
@@ -143,12 +147,12 @@ def _look(
         yield from _look([each], model, settings)
 
 
-def _laid(
+def _laid_out(
     prepared: Prepared, placement: Placement, model: Model, settings: Settings
 ) -> NDArray[np.uint8]:
     """The input; laid anew where the model takes another shape than the picture's."""
     if placement == prepared.placement:
-        return prepared.laid
+        return prepared.pixels
     if prepared.job is None:
         shape = placement.grid.input_height, placement.grid.input_width, 3
         return np.zeros(shape, dtype=np.uint8)
@@ -168,14 +172,14 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
     return decode(data, path, settings.range)
 
 
-def _answer(prepared: Prepared, seen: Observation, settings: Settings) -> Answered | Outcome:
+def _answer(prepared: Prepared, observation: Observation, settings: Settings) -> Answered | Outcome:
     try:
-        found = answer(seen, settings.asked, settings.asked.methods[0])
+        found = answer(observation, settings.questions, settings.questions.methods[0])
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:
         return failure(prepared.entry, error)
-    return Answered(prepared, replace(found, observation=seen.without_run()))
+    return Answered(prepared, replace(found, observation=observation.without_run()))
 
 
 def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
@@ -218,16 +222,18 @@ def _write(
                 os.removedirs(folder)
         return make_record(explanation), []
     whole_files.remove_parts(folder)
-    if prepared.shown is not None:
+    if prepared.thumbnail is not None:
         before = whole_files.earlier_files(folder)
-        record, paths, whole = write_sheet(explanation, folder, settings.drawing, prepared.shown)
+        record, paths, whole = write_sheet(
+            explanation, folder, settings.drawing, prepared.thumbnail
+        )
         if settings.drawing.format == "png":  # its pixels are those that it is read back with
             source = f"{job.folder}/{whole_files.SHEET}.png"
             write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
     else:
         before = set()  # removed by what draws them
-        seen = replace(explanation.observation, picture=_again(prepared, settings))
-        large = replace(explanation, observation=seen)
+        observation = replace(explanation.observation, picture=_again(prepared, settings))
+        large = replace(explanation, observation=observation)
         record, paths, _ = write_pictures(large, folder, settings.drawing, threads=1)
     if settings.npz:
         paths.append(write_maps(explanation, folder))

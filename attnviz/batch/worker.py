@@ -79,12 +79,12 @@ class Lost:
 class Fatal:
     """Why nothing more can be done, in a line; an exception might not survive the journey."""
 
-    told: str
+    message: str
     usage: bool = False
 
     def error(self) -> AttnvizError:
         """What the driver raises."""
-        return UsageError(self.told) if self.usage else AttnvizError(self.told)
+        return UsageError(self.message) if self.usage else AttnvizError(self.message)
 
 
 def pack(window: Sequence[PendingPart]) -> bytes:
@@ -144,13 +144,13 @@ class Worker:
             if len(whole_files.whole_lines(note)) >= ATTEMPTS:
                 return [Lost()]
             whole_files.append(note, socket.gethostname())
-            found = self._done(self._model, window)
+            found = self._run_window(self._model, window)
             note.unlink(missing_ok=True)
         except Exception as error:
             return [_fatal(error)]
         return found
 
-    def _done(self, model: Model, window: Sequence[PendingPart]) -> list[Outcome]:
+    def _run_window(self, model: Model, window: Sequence[PendingPart]) -> list[Outcome]:
         found: dict[str, Outcome] = {}
 
         def note(outcome: Outcome) -> None:
@@ -163,7 +163,7 @@ class Worker:
             task.out,
             batch=task.batch,
             stop=threading.Event(),
-            told=note,
+            on_outcome=note,
             threads=task.threads,
         ).run([window])
         return [found[part.job.path] for part in window if part.job is not None]
@@ -197,7 +197,7 @@ def _prepared(task: WindowTask) -> Model:
 
     torch.set_num_threads(task.threads)
     model = load_model(**task.model)
-    check_model(model, task.settings.asked)
+    check_model(model, task.settings.questions)
     return model
 
 
@@ -215,12 +215,14 @@ def _portable(outcome: Outcome) -> Outcome:
     """
     if outcome.cause is None or isinstance(outcome.cause, Unanswerable):
         return outcome
-    told = "".join(traceback.format_exception(outcome.cause))
-    return replace(outcome, cause=RuntimeError(told))
+    message = "".join(traceback.format_exception(outcome.cause))
+    return replace(outcome, cause=RuntimeError(message))
 
 
 def _fatal(error: Exception) -> Fatal:
     if isinstance(error, AttnvizError):
         return Fatal(str(error), usage=error.exit_code == ExitCode.USAGE)
-    told = " ".join(f"{type(error).__name__}: {error}".split())
-    return Fatal(f"node {socket.gethostname()}: {told}; try `--engine local` with a few pictures")
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return Fatal(
+        f"node {socket.gethostname()}: {message}; try `--engine local` with a few pictures"
+    )

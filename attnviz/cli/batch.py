@@ -75,10 +75,10 @@ def batch(
             if cluster is not None:
                 asked = run.arguments(model.model, model, question, head=question.asked().head)
                 return lambda told: cluster.work(
-                    todo, asked, settings, out, batch=many.batch, stop=stop, told=told
+                    todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=told
                 )
             loaded = run.load(model, question)
-            return lambda told: todo.work(loaded, batch=many.batch, stop=stop, told=told)
+            return lambda told: todo.work(loaded, batch=many.batch, stop=stop, on_outcome=told)
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)
         if todo.count.left:

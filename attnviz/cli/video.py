@@ -66,7 +66,7 @@ def video(
     def work() -> Made:
         with console.progress("frames", quiet=streams.quiet) as progress:
             return make_film(
-                asked, path, style, told=teller.tell, stopped=stop.is_set, progress=progress
+                asked, path, style, on_record=teller.tell, stopped=stop.is_set, progress=progress
             )
 
     teller.end(shot, console.stoppable(work, stop))

@@ -11,7 +11,7 @@ from attnviz.drawing.overlay import Style, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import asked, rows, title
+from attnviz.explanation.naming import question_in_words, rows, title
 from attnviz.io import Picture
 
 _STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
@@ -39,7 +39,7 @@ def small(picture: Picture, side: int = CELL) -> Picture:
 
 def cells_on(
     explanation: Explanation,
-    shown: Picture,
+    preview: Picture,
     scales: Sequence[Range],
     style: Style,
     side: int = CELL,
@@ -47,8 +47,8 @@ def cells_on(
     """Each map drawn on `shown`, a small picture, at the size of a place that is `side` long."""
     cells = []
     for answer, scale in zip(explanation.answers, scales, strict=True):
-        placement = answer.placement.of_size(shown.width, shown.height)
-        image = draw(shown, replace(answer, placement=placement), scale, style)
+        placement = answer.placement.of_size(preview.width, preview.height)
+        image = draw(preview, replace(answer, placement=placement), scale, style)
         cells.append(Cell(thumbnail(image, side), title(explanation, answer), scale))
     return cells
 
@@ -58,8 +58,8 @@ def sheet(
     cells: Sequence[Cell],
     style: Style,
     *,
-    shown: Picture | None = None,
-    said: str | None = None,
+    preview: Picture | None = None,
+    caption: str | None = None,
 ) -> Image.Image:
     """The contact sheet; of several layers each has a row, also where they differ in heads.
 
@@ -67,8 +67,8 @@ def sheet(
         explanation: what is shown.
         cells: its maps, drawn.
         style: how they were.
-        shown: a smaller picture than the explanation's own.
-        said: above the original, instead of its size.
+        preview: a smaller picture than the explanation's own.
+        caption: above the original, instead of its size.
     """
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
@@ -77,7 +77,7 @@ def sheet(
     for length in lengths:
         placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
     return compose(
-        original(explanation, shown, said=said),
+        original(explanation, preview, caption=caption),
         placed,
         style.colours,
         title=heading(explanation),
@@ -87,30 +87,32 @@ def sheet(
 
 def original(
     explanation: Explanation,
-    shown: Picture | None = None,
+    preview: Picture | None = None,
     *,
     side: int = CELL,
-    said: str | None = None,
+    caption: str | None = None,
 ) -> Cell:
     """The photograph, or a smaller one, with the queries marked on it where they are places."""
     picture = explanation.observation.picture
-    shown = shown or picture
-    image = shown.image()
-    factors = 2 * (shown.width / picture.width, shown.height / picture.height)
+    preview = preview or picture
+    image = preview.image()
+    factors = 2 * (preview.width / picture.width, preview.height / picture.height)
     for query in dict.fromkeys(question.query for question in explanation.questions):
         numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
         mark(image, replace(query, numbers=tuple(numbers)))
-    return Cell(thumbnail(image, side), said or f"original, {picture.width}x{picture.height}")
+    return Cell(thumbnail(image, side), caption or f"original, {picture.width}x{picture.height}")
 
 
 def heading(explanation: Explanation) -> str:
     """Picture, model, question and grids, those of each layer where they differ."""
-    seen = explanation.observation
+    observation = explanation.observation
     grids = [answer.placement.grid for answer in explanation.answers]
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
-    assumed = next((seen.assumed[n] for n in explanation.layers if n in seen.assumed), None)
+    causes = (observation.assumed.get(number) for number in explanation.layers)
+    assumed = next((cause for cause in causes if cause is not None), None)
     mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
     return (
-        f"{mark}{seen.picture.name}  ·  {seen.model.spec}  ·  {asked(explanation)}  ·  "
-        f"{sizes} {seen.model.tokens}"
+        f"{mark}{observation.picture.name}  ·  {observation.model.spec}  ·  "
+        f"{question_in_words(explanation)}  ·  "
+        f"{sizes} {observation.model.tokens}"
     )

@@ -70,14 +70,14 @@ def overlay(
     and nothing is rescaled afterwards, so that every overlay shows the photograph equally bright.
     Where no token is `drawn` (masked, cropped away) the photograph is grey and hatched.
     """
-    spread, seen = spread_out(scale.position(values), drawn, placement, style.interpolation)
+    spread, visible = spread_out(scale.position(values), drawn, placement, style.interpolation)
     index = np.rint(spread * (len(style.colours) - 1)).astype(np.intp)
     tints = np.float32(style.alpha) * style.colours.astype(np.float32)
     mixed = np.take(tints, index, axis=0)
     mixed += np.multiply(picture.pixels, np.float32(1 - style.alpha), dtype=np.float32)
     blended = np.rint(mixed, out=mixed).astype(np.uint8)
-    if not seen.all():
-        blended[~seen] = _without_part(picture.pixels)[~seen]
+    if not visible.all():
+        blended[~visible] = _without_part(picture.pixels)[~visible]
     return Image.fromarray(blended)
 
 
@@ -94,14 +94,14 @@ def spread_out(
     """
     spread = _on_picture(np.where(drawn, values, 0).astype(np.float32), placement, interpolation)
     if drawn.all():
-        seen = np.zeros(spread.shape, dtype=np.bool_)
-        seen[_covered(placement)] = True
+        visible = np.zeros(spread.shape, dtype=np.bool_)
+        visible[_covered(placement)] = True
     else:
-        seen = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
+        visible = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
         # Dividing keeps tokens that are not drawn from bleeding into their neighbours.
         weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
         spread /= np.maximum(weight, 0.05)
-    return np.clip(spread, 0.0, 1.0, out=spread), seen
+    return np.clip(spread, 0.0, 1.0, out=spread), visible
 
 
 def _on_picture(

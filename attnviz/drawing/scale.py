@@ -84,7 +84,7 @@ def ranges(
 
     groups = {"layer": list(layers), "all": [0] * len(layers)}.get(scale.kind)
     if groups is None:
-        return [_range(scale, own) for own in weights]
+        return [_range(scale, one) for one in weights]
     shared = {
         group: np.concatenate([w for w, of in zip(weights, groups, strict=True) if of == group])
         for group in set(groups)

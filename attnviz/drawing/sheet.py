@@ -93,8 +93,8 @@ def text_width(text: str) -> int:
 
 def _columns(number: int, step: tuple[int, int]) -> int:
     """So many columns that the sheet is about 1.5 times as wide as high."""
-    wanted = math.sqrt(1.5 * number * step[1] / step[0])
-    return max(1, min(number, round(wanted)))
+    columns_for_ratio = math.sqrt(1.5 * number * step[1] / step[0])
+    return max(1, min(number, round(columns_for_ratio)))
 
 
 def _draw_cell(

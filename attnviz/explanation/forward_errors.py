@@ -140,17 +140,18 @@ def _of_type(model: Model, error: BaseException) -> str | None:
 def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) -> str | None:
     """Another number of channels, as a trial shows, or the exception says."""
     found = _CHANNELS.search(str(error))
-    said = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
-    wanted = said or _channels_by_trial(model, shapes)
-    if wanted is None:
+    named = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
+    channels = named or _channels_by_trial(model, shapes)
+    if channels is None:
         return None
     makes = "pixels.mean(1, keepdim=True)"
-    if wanted > 1:
-        makes = f"pixels[:, {[channel % 3 for channel in range(wanted)]}]"
-    if wanted > 12:
-        makes = f"pixels[:, torch.arange({wanted}) % 3]"
+    if channels > 1:
+        makes = f"pixels[:, {[channel % 3 for channel in range(channels)]}]"
+    if channels > 12:
+        makes = f"pixels[:, torch.arange({channels}) % 3]"
     return (
-        f"it wants pictures of {wanted} channel{'s' * (wanted > 1)} and is given 3: red, green and "
+        f"it wants pictures of {channels} channel{'s' * (channels > 1)} and is given 3: "
+        "red, green and "
         f"blue; give py:FILE.py:FACTORY, whose module calls it with {makes}"
     )
 
@@ -165,9 +166,9 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
     """Axes in another order, or another number of them, as a trial shows."""
-    for code, laid in _LAYOUTS.items():
+    for code, layout in _LAYOUTS.items():
         for shape in shapes:
-            if _run(model, laid(_blank(model, shape)), gradients=False) is None:
+            if _run(model, layout(_blank(model, shape)), gradients=False) is None:
                 return (
                     "it takes no (batch, 3, height, width) but other axes; give "
                     f"py:FILE.py:FACTORY, whose module calls it with {code}"
@@ -222,11 +223,11 @@ def takes_more(model: Model, shape: Shape) -> bool:
 
     What cannot be seen, for want of memory, is taken for granted.
     """
-    known = _TAKES_MORE.setdefault(model.module, {})
-    if shape not in known:
+    results = _TAKES_MORE.setdefault(model.module, {})
+    if shape not in results:
         error = _trial(model, (2 * shape[0], shape[1]))
-        known[shape] = error is None or memory.is_exhausted(error)
-    return known[shape]
+        results[shape] = error is None or memory.is_exhausted(error)
+    return results[shape]
 
 
 def _trial(

@@ -119,13 +119,13 @@ class Calls:
         Raises:
             UsageError: the model has no such layer, or it is not drawn.
         """
-        wanted = parse_layers(layers)
-        if wanted is None:
+        numbers = parse_layers(layers)
+        if numbers is None:
             return self.drawn
         last = self.count - 1
         if last in self.not_drawn and self.drawn:
-            wanted = tuple(self.drawn[-1] if number == -1 else number for number in wanted)
-        chosen = choose_layers(wanted, self.count)
+            numbers = tuple(self.drawn[-1] if number == -1 else number for number in numbers)
+        chosen = choose_layers(numbers, self.count)
         for number in chosen:
             if number in self.not_drawn:
                 raise UsageError(

@@ -49,11 +49,11 @@ class Layer:
             outside = [side for side, none in zip(outside, alone, strict=True) if not none]
             if not outside:
                 return ()
-        here = np.all([side.all(0) for side in outside], axis=0)
-        before = int(here.argmin()) if not here.all() else count
+        in_both = np.all([side.all(0) for side in outside], axis=0)
+        before = int(in_both.argmin()) if not in_both.all() else count
         if before:
             return tuple(range(before))
-        behind = int(here[::-1].argmin())
+        behind = int(in_both[::-1].argmin())
         same = self.queries.cells.shape == self.keys.cells.shape
         return tuple(range(count - behind, count)) if same else ()
 
@@ -167,23 +167,23 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
 def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
     """Cells of tokens by the bytes of their positions: most layers of a model have the same."""
     places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
-    there: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
-    cells = np.full(there.shape, -1, dtype=np.int64)
-    if not there.any():
+    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
+    if not on_picture.any():
         return Layout(1, 1, cells)
-    some_cells = _some_cells(places, there, grid)
+    some_cells = _some_cells(places, on_picture, grid)
     if some_cells is not None:
         return some_cells
     (x, column), (y, row) = (
-        _lattice(places[there][:, axis], length)
+        _lattice(places[on_picture][:, axis], length)
         for axis, length in enumerate((grid.input_width, grid.input_height))
     )
-    cells[there] = row * x.size + column
-    alone = there.sum() == 1 and there.size > 1 and grid.grid_tokens > 1
+    cells[on_picture] = row * x.size + column
+    alone = on_picture.sum() == 1 and on_picture.size > 1 and grid.grid_tokens > 1
     if alone:
         raise Unplaced(f"{size} tokens of which one lies on the picture")
-    found = len(np.unique(cells[there]))
-    if found == 1 and there.sum() > 1:
+    found = len(np.unique(cells[on_picture]))
+    if found == 1 and on_picture.sum() > 1:
         raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
     if found < x.size * y.size:
         raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
@@ -197,14 +197,14 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
 
 
 def _some_cells(
-    places: NDArray[np.float64], there: NDArray[np.bool_], grid: TokenGrid
+    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid
 ) -> Layout | None:
     """The layout of tokens of which some were dropped, on the grid; None if that is not what it is.
 
     Each lies in the middle of a cell of its own, and they are no whole part of the picture, such as
     one window of several.
     """
-    middle = places[there] / grid.patch - 0.5  # (tokens, 2), columns and rows
+    middle = places[on_picture] / grid.patch - 0.5  # (tokens, 2), columns and rows
     cell = np.rint(middle).astype(np.int64)
     off = np.abs(middle - cell).max() * grid.patch
     inside = (cell >= 0).all() and (cell < (grid.columns, grid.rows)).all()
@@ -214,8 +214,8 @@ def _some_cells(
     box = np.prod(np.ptp(cell, axis=0) + 1)
     if len(np.unique(numbers)) < len(numbers) or len(numbers) in (1, box):
         return None
-    cells = np.full(there.shape, -1, dtype=np.int64)
-    cells[there] = numbers
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
+    cells[on_picture] = numbers
     return Layout(grid.rows, grid.columns, cells)
 
 

@@ -33,21 +33,21 @@ def title(explanation: Explanation, answer: Answer) -> str:
     else:
         name = f"layer {answer.layer}"
     question = explanation.questions[answer.question]
-    said = []
+    parts = []
     if len({one.query for one in explanation.questions}) > 1:
-        said.append(f"from {answer.query}")
+        parts.append(f"from {answer.query}")
     if question.target is not None and len(set(_targets(explanation))) > 1:
-        said.append(in_words(question.target.target))
-    return "  ".join([name, *said])
+        parts.append(in_words(question.target.target))
+    return "  ".join([name, *parts])
 
 
-def asked(explanation: Explanation) -> str:
+def question_in_words(explanation: Explanation) -> str:
     """Where the maps look from, and the gradient of what they are, in words."""
     answers = explanation.answers
-    whence = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
+    starts = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
     scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
-    said = f"{explanation.method} from {', '.join(whence)}"
-    return f"{said} for {scored}" if scored else said
+    parts = f"{explanation.method} from {', '.join(starts)}"
+    return f"{parts} for {scored}" if scored else parts
 
 
 def in_words(target: targets.Target) -> str:

@@ -56,37 +56,37 @@ def observe_many(
             pictures.
     """
     masks = masks or [None] * len(pictures)
-    shown = ModelInputs(
+    inputs = ModelInputs(
         pictures, model, fit=fit, masks=masks, layers=layers, gradients=gradients, tokens=tokens,
         lay=lay,
     )  # fmt: skip
     found: dict[int, Observation] = {}
-    for placements in _groups(shown):
+    for placements in _groups(inputs):
         if gradients or model.module in _ONE_BY_ONE:
-            found |= {number: shown.alone(number) for number in placements}
+            found |= {number: inputs.alone(number) for number in placements}
         else:
-            found |= _together(shown, placements)
+            found |= _together(inputs, placements)
     return [found[number] for number in range(len(pictures))]
 
 
-def _groups(shown: ModelInputs) -> list[dict[int, Placement]]:
+def _groups(inputs: ModelInputs) -> list[dict[int, Placement]]:
     """Placements by the numbers of the pictures, those of one shape together."""
     groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
-    for number in range(len(shown.pictures)):
-        placement = first_placement(shown.model, shown.pictures[number], shown.fit)
+    for number in range(len(inputs.pictures)):
+        placement = first_placement(inputs.model, inputs.pictures[number], inputs.fit)
         # A model may compute another way where it is given a mask, though it is all True.
-        key = placement.grid, shown.masks[number] is not None
+        key = placement.grid, inputs.masks[number] is not None
         groups.setdefault(key, {})[number] = placement
     return list(groups.values())
 
 
-def _together(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
+def _together(inputs: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
     """Pictures of one shape in one run, or in halves, or one by one."""
     first, *rest = placements
     if not rest:
-        return {first: shown.alone(first)}
+        return {first: inputs.alone(first)}
     try:
-        return shown.at_once(placements)
+        return inputs.at_once(placements)
     except ForwardError:
         halves = None
     except Exception as error:
@@ -95,30 +95,30 @@ def _together(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int,
         halves = _halves(placements)
     # Behind the handlers: the error that they hold has the tensors of the run that failed.
     if halves is not None:
-        if shown.model.device.type == "cuda":
+        if inputs.model.device.type == "cuda":
             torch.cuda.empty_cache()
-        return {**_together(shown, halves[0]), **_together(shown, halves[1])}
-    return _after_all(shown, placements)
+        return {**_together(inputs, halves[0]), **_together(inputs, halves[1])}
+    return _after_all(inputs, placements)
 
 
-def _after_all(shown: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
+def _after_all(inputs: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
     """Pictures that did not run at once: the first tells whether it is their shape."""
     first, *rest = placements
-    seen = shown.alone(first)
-    if seen.placement.grid == placements[first].grid:
-        _ONE_BY_ONE.add(shown.model.module)
-        return {first: seen, **{number: shown.alone(number) for number in rest}}
-    grid = seen.placement.grid
+    observation = inputs.alone(first)
+    if observation.placement.grid == placements[first].grid:
+        _ONE_BY_ONE.add(inputs.model.module)
+        return {first: observation, **{number: inputs.alone(number) for number in rest}}
+    grid = observation.placement.grid
     shape = grid.input_height, grid.input_width
-    alike = {n: shown.model.place(shown.pictures[n], fit=shown.fit, shape=shape) for n in rest}
+    alike = {n: inputs.model.place(inputs.pictures[n], fit=inputs.fit, shape=shape) for n in rest}
     try:
-        return {first: seen, **shown.at_once(alike)}
+        return {first: observation, **inputs.at_once(alike)}
     except ForwardError:
         pass
     except Exception as error:
         if not memory.is_exhausted(error):
             raise
-    return {first: seen, **{number: shown.alone(number) for number in rest}}
+    return {first: observation, **{number: inputs.alone(number) for number in rest}}
 
 
 def _halves(placements: dict[int, Placement]) -> list[dict[int, Placement]]:

@@ -44,34 +44,34 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
 def read(
     observation: Observation,
     layers: Sequence[int],
-    asked: Mapping[int, Sequence[Query]],
+    queries: Mapping[int, Sequence[Query]],
     progress: Progress | None = None,
 ) -> dict[int, LayerInput]:
     """What the core needs to know of the tokens of each layer, as tensors beside its call.
 
-    `asked` are the questions of the layers that are asked any; others look from everywhere.
+    `queries` maps layers to their queries; other layers look from all tokens.
     """
     shapes = [observation.layers[number].call.shape for number in layers]
-    tellers = _shares(progress, [batch * queries for batch, _, queries, _ in shapes])
+    progresses = _shares(progress, [batch * queries for batch, _, queries, _ in shapes])
     masks = {
-        query: mask_of(query, observation.picture) for each in asked.values() for query in each
+        query: mask_of(query, observation.picture) for each in queries.values() for query in each
     }
     return {
-        number: _reading(observation, number, asked.get(number, (ALL,)), masks, tell)
-        for number, tell in zip(layers, tellers, strict=True)
+        number: _reading(observation, number, queries.get(number, (ALL,)), masks, part)
+        for number, part in zip(layers, progresses, strict=True)
     }
 
 
 def _reading(
     observation: Observation,
     number: int,
-    asked: Sequence[Query],
+    queries: Sequence[Query],
     masks: Mapping[Query, NDArray[np.bool_] | None],
     progress: Progress | None,
 ) -> LayerInput:
     layer = observation.layers[number]
     device = layer.call.query.device
-    weights = [token_weights(observation, layer, query, masks.get(query)) for query in asked]
+    weights = [token_weights(observation, layer, query, masks.get(query)) for query in queries]
     return LayerInput(
         call=layer.call,
         queries=_side(observation, layer.queries, device),
@@ -128,9 +128,9 @@ def _shares(progress: Progress | None, rows: Sequence[int]) -> list[Progress | N
     """For each layer, of so many query rows, what tells its progress as a part of all."""
     if progress is None:
         return [None] * len(rows)
-    tell, total = progress, sum(rows)
+    part, total = progress, sum(rows)
 
-    def share(before: int, own: int) -> Progress:
-        return lambda done, of: tell(before + done * own // of, total)
+    def share(before: int, count: int) -> Progress:
+        return lambda done, of: part(before + done * count // of, total)
 
-    return [share(end - own, own) for end, own in zip(accumulate(rows), rows, strict=True)]
+    return [share(end - count, count) for end, count in zip(accumulate(rows), rows, strict=True)]

@@ -70,20 +70,20 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
     calls = Calls.of(reports, _depend(request, reports))
     if not calls.drawn:
         raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
-    kept = calls.choose(request.layers)
-    if any(run.recording.kept(number) is False for number in kept):
+    chosen = calls.choose(request.layers)
+    if any(run.recording.kept(number) is False for number in chosen):
         # The last call is not drawn: it is another one that must be kept.
         with _without_fast_paths(module in _LOSES_PLACES):
-            run, _ = _run(request, kept)
+            run, _ = _run(request, chosen)
     return run, calls
 
 
-def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
+def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
     """One run, and what is known of each of its calls."""
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, len(pixels), plain=model.plain)
     watching = record(
-        calls=wanted,
+        calls=layers,
         describe=inspector,
         picture=None if model.plain else pixels,  # where tokens lie is measured
         gradients=request.gradients,
@@ -91,8 +91,12 @@ def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequen
     )
     try:
         # What a model draws at random while it runs is the same every time.
-        with seeded(model.seed or 0), torch.set_grad_enabled(request.gradients), watching as made:
-            inspector.operators = made.operators
+        with (
+            seeded(model.seed or 0),
+            torch.set_grad_enabled(request.gradients),
+            watching as recording,
+        ):
+            inspector.operators = recording.operators
             output = model.module(*request.inputs)
     except (AttnvizError, MemoryError):
         raise
@@ -103,7 +107,7 @@ def _run(request: RunRequest, wanted: Sequence[int] | None) -> tuple[Run, Sequen
     if inspector.uneven:
         line = f"{model.spec} cannot take several pictures at once"
         raise UnevenError(line, pixels.detach())
-    return Run(made, request.inputs, output), made.descriptions
+    return Run(recording, request.inputs, output), recording.descriptions
 
 
 def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, bool]:
@@ -111,10 +115,10 @@ def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, 
     numbers = [n for n, report in enumerate(reports) if not report.traced and report.fits]
     if not numbers or request.model.plain:
         return {}
-    known = _DEPEND.setdefault(request.model.module, {})
-    if not set(numbers) <= set(known):
-        known |= _compare(request, numbers)
-    return known
+    results = _DEPEND.setdefault(request.model.module, {})
+    if not set(numbers) <= set(results):
+        results |= _compare(request, numbers)
+    return results
 
 
 def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:
@@ -123,9 +127,9 @@ def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:
     keys = []
     for each in (pixels.detach(), -pixels.detach().flip(-1)):
         seed = request.model.seed or 0
-        with seeded(seed), torch.no_grad(), record(calls=numbers) as made:
+        with seeded(seed), torch.no_grad(), record(calls=numbers) as recording:
             request.model.module(each, *rest)
-        keys.append([(made[n].query, made[n].key) for n in numbers])
+        keys.append([(recording[n].query, recording[n].key) for n in numbers])
     return {
         number: not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         for number, before, after in zip(numbers, *keys, strict=True)

@@ -99,12 +99,12 @@ class LayerQuery:
 
     def _measure(self, readings: Mapping[int, LayerInput]) -> None:
         """Statistics, which are the same whatever is asked: they are found once."""
-        seen = self.observation
+        observation = self.observation
         for layer in self.layers:
-            if self.entry.merges == "nothing" and layer not in seen.numbers:
-                seen.numbers[layer] = measure(readings[layer])
-            if self._all and layer not in seen.more:
-                seen.more[layer] = more(readings[layer])
+            if self.entry.merges == "nothing" and layer not in observation.numbers:
+                observation.numbers[layer] = measure(readings[layer])
+            if self._all and layer not in observation.more:
+                observation.more[layer] = more(readings[layer])
 
     def _scores(self, targets: Sequence[Target]) -> list[Backward | None]:
         """What goes back from each score, from those that turn out to be the same once."""

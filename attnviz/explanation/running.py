@@ -58,10 +58,10 @@ def observe(
         ModelError: the model does not run on the picture; says why.
         RecordingError: it made no attention call.
     """
-    shown = ModelInputs(
+    inputs = ModelInputs(
         (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
     )
-    return shown.alone(0)
+    return inputs.alone(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,9 @@ class ModelInputs:
             ModelError: it runs on none; says why.
         """
         model, failures = self.model, list[ForwardError]()
-        for placement, asked in placements(model, self.pictures[number], self.fit, failures):
+        for placement, only_shape in placements(model, self.pictures[number], self.fit, failures):
             try:
-                seen = self.at_once({number: placement})[number]
+                observation = self.at_once({number: placement})[number]
             except ForwardError as error:
                 failures.append(error)
                 continue
@@ -101,9 +101,9 @@ class ModelInputs:
                 if isinstance(error, AttnvizError) or not memory.is_exhausted(error):
                     raise
                 raise out_of_memory(model, placement.grid) from error
-            if model.size_given and not asked:
+            if model.size_given and not only_shape:
                 raise refused_size(model, placement.grid)
-            return seen
+            return observation
         raise explain(model, failures, gradients=self.gradients) from failures[0].error
 
     def at_once(self, placements: Mapping[int, Placement]) -> dict[int, Observation]:
@@ -133,11 +133,13 @@ class ModelInputs:
         )
         run, calls = run_recorded(request)
         return {
-            number: self._seen(placement, parts[number], number, run, calls, (i, len(placements)))
+            number: self._observation(
+                placement, parts[number], number, run, calls, (i, len(placements))
+            )
             for i, (number, placement) in enumerate(placements.items())
         }
 
-    def _seen(  # noqa: PLR0917
+    def _observation(  # noqa: PLR0917
         self,
         placement: Placement,
         taking_part: NDArray[np.bool_],

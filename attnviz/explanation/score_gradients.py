@@ -124,8 +124,8 @@ def _once(
     Raises:
         UsageError: the model ran without gradients.
     """
-    known = observation.gradients
-    if (target, what) not in known:
+    gradients = observation.gradients
+    if (target, what) not in gradients:
         run = observation.run
         if run is None:
             raise UsageError(
@@ -134,8 +134,8 @@ def _once(
             )
         with torch.enable_grad():
             definite = scoring.resolve(observation.model, target)
-            known[target, what] = find(observation, run, definite)
-    return known[target, what]
+            gradients[target, what] = find(observation, run, definite)
+    return gradients[target, what]
 
 
 def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:

@@ -125,9 +125,9 @@ def open_clip(path: str | Path) -> Clip:
         first = next(_decoded(container, stream, path), None)
         if first is None:
             raise ImageError(f"{path}: no frame in it can be decoded; make the clip again")
-        seen = _as_seen(first, stream)
-        height, width = seen.shape[:2]
-        return replace(clip, width=width, height=height, notes=_deep(first, seen))
+        pixels = _as_seen(first, stream)
+        height, width = pixels.shape[:2]
+        return replace(clip, width=width, height=height, notes=_deep(first, pixels))
 
 
 def frames(clip: Clip) -> Iterator[Frame]:
@@ -148,16 +148,16 @@ def frames(clip: Clip) -> Iterator[Frame]:
             pts = clock.shown(frame.pts, held)
             if held is not None:
                 yield replace(held, duration=pts - held.pts)
-            seen = _as_seen(frame, stream, (clip.width, clip.height))
-            held = Frame(number, Picture(clip.path, seen), pts, clock.lasts(frame.duration))
+            pixels = _as_seen(frame, stream, (clip.width, clip.height))
+            held = Frame(number, Picture(clip.path, pixels), pts, clock.lasts(frame.duration))
         if held is not None:
             yield held
 
 
-def _deep(frame: VideoFrame, seen: NDArray[np.uint8]) -> tuple[str, ...]:
+def _deep(frame: VideoFrame, pixels: NDArray[np.uint8]) -> tuple[str, ...]:
     """What to say of measured values in a clip, of which 8 bits are too few to see them."""
     bits = max(one.bits for one in frame.format.components)
-    used = (int(seen.max()) - int(seen.min())) / 255
+    used = (int(pixels.max()) - int(pixels.min())) / 255
     if bits <= _VIDEO_BITS or used >= NARROW:
         return ()
     share = f"{100 * used:.0f} % of what its {bits} bits span"
@@ -186,8 +186,8 @@ class _Clock:
 
     def lasts(self, duration: int | None) -> int:
         """How long a frame is shown that none comes behind."""
-        said = self._step if self._steady or not duration else duration * self._unit
-        return max(1, round(said))
+        length = self._step if self._steady or not duration else duration * self._unit
+        return max(1, round(length))
 
 
 @contextlib.contextmanager

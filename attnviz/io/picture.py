@@ -73,8 +73,8 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€
         UsageError: no such range.
     """
     path = str(path)
-    wanted = parse_range(range)
-    return _decode(read(path), path, wanted)
+    value_range = parse_range(range)
+    return _decode(read(path), path, value_range)
 
 
 def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
@@ -88,18 +88,18 @@ def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
     return _decode(data, path, parse_range(range))
 
 
-def _decode(data: bytes, path: str, wanted: ValueRange) -> Picture:
+def _decode(data: bytes, path: str, value_range: ValueRange) -> Picture:
     opened = open_picture(data, path)
     samples = opened.samples
     if samples is None:
         assert opened.image is not None  # one of the two is there
         pixels = np.asarray(to_rgb(opened.image))
         samples = Samples(pixels, "unsigned", 8)
-        if wanted.kind == FULL:
+        if value_range.kind == FULL:
             return Picture(path, pixels, notes=opened.notes)
-    span, notes = take(samples, wanted)
+    span, notes = take(samples, value_range)
     pixels = np.asarray(to_rgb(_developed(samples, span)))
-    plain = samples.ordinary and wanted.kind == FULL
+    plain = samples.ordinary and value_range.kind == FULL
     return Picture(path, pixels, None if plain else span, (*opened.notes, *notes))
 
 

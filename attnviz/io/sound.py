@@ -93,8 +93,8 @@ class Sound:
 
 def _held(stream: AudioStream, container: OutputContainer) -> bool:
     """Whether a container takes a track as it is: its codec, and which speaker has what."""
-    known = all(channel.name != "NONE" for channel in stream.codec_context.layout.channels)
-    return known and stream.codec_context.name in container.supported_codecs
+    named = all(channel.name != "NONE" for channel in stream.codec_context.layout.channels)
+    return named and stream.codec_context.name in container.supported_codecs
 
 
 @contextlib.contextmanager

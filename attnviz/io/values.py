@@ -64,7 +64,7 @@ class Samples:
 Span = tuple[float, float]
 
 
-def take(samples: Samples, wanted: ValueRange) -> tuple[Span, list[Note]]:
+def take(samples: Samples, value_range: ValueRange) -> tuple[Span, list[Note]]:
     """The values that are black and white, and what should be known of them."""
     finite = samples.values
     notes = []
@@ -74,29 +74,31 @@ def take(samples: Samples, wanted: ValueRange) -> tuple[Span, list[Note]]:
     if not finite.size:
         return (0.0, 1.0), notes
     low, high = float(finite.min()), float(finite.max())
-    span = _chosen(samples, wanted, finite, (low, high))
+    span = _chosen(samples, value_range, finite, (low, high))
     if span is None:
-        notes.append(_own(samples, (low, high)))
+        notes.append(_range_note(samples, (low, high)))
         return _widened(low, high), notes
-    if samples.ordinary and wanted.kind == FULL:
+    if samples.ordinary and value_range.kind == FULL:
         return span, notes  # a dark picture is dark
     return span, notes + _narrow(finite, (low, high), span)
 
 
-def _chosen(samples: Samples, wanted: ValueRange, finite: NDArray[Any], own: Span) -> Span | None:
+def _chosen(
+    samples: Samples, value_range: ValueRange, finite: NDArray[Any], extremes: Span
+) -> Span | None:
     """The range that is wanted; None where nothing but the values themselves says what it is."""
-    if wanted.kind == "fixed":
-        return wanted.low, wanted.high
-    if wanted.kind == "percentile":
+    if value_range.kind == "fixed":
+        return value_range.low, value_range.high
+    if value_range.kind == "percentile":
         low, high = (float(each) for each in np.percentile(finite, PERCENTS))
         # Of few values that differ from all others the percentiles see nothing.
-        return (low, high) if low < high else _widened(*own)
-    return samples.span or _fitting(samples, own)
+        return (low, high) if low < high else _widened(*extremes)
+    return samples.span or _fitting(samples, extremes)
 
 
-def _fitting(samples: Samples, own: Span) -> Span | None:
+def _fitting(samples: Samples, extremes: Span) -> Span | None:
     """The span that floats and long integers are likely to be of, by their values."""
-    low, high = own
+    low, high = extremes
     if samples.kind == "float" and low >= 0 and high <= 1:
         return 0.0, 1.0
     return next((fit for fit in _FITS if low >= 0 and NARROW * fit[1] <= high <= fit[1]), None)
@@ -110,9 +112,9 @@ def _widened(low: float, high: float) -> Span:
     return low - step, high + step
 
 
-def _own(samples: Samples, own: Span) -> Note:
+def _range_note(samples: Samples, extremes: Span) -> Note:
     what = "floats" if samples.kind == "float" else f"{samples.bits}-bit integers"
-    low, high = (number(value) for value in own)
+    low, high = (number(value) for value in extremes)
     if low == high:
         return Note("own", f"all values are {low}: a grey picture")
     return Note(
@@ -130,13 +132,13 @@ def _missing(values: NDArray[Any]) -> list[Note]:
     return [Note("missing", f"{share} of the values are no numbers: they are drawn black")]
 
 
-def _narrow(finite: NDArray[Any], own: Span, span: Span) -> list[Note]:
+def _narrow(finite: NDArray[Any], extremes: Span, span: Span) -> list[Note]:
     """What to say where the values use little of the range."""
-    if own[0] == own[1]:
+    if extremes[0] == extremes[1]:
         return []  # no range would show more
-    used = _share(own, span)
+    used = _share(extremes, span)
     if used < NARROW:
-        return [Note("narrow", f"values {_used(own, used, span)}; add {_typed(own)}")]
+        return [Note("narrow", f"values {_used(extremes, used, span)}; add {_typed(extremes)}")]
     if finite.size >= 1000:  # of fewer, percentiles are a matter of single values
         some = finite.reshape(-1)[:: max(1, finite.size // _ENOUGH)]
         most_low, most_high = (float(each) for each in np.percentile(some, PERCENTS))

@@ -8,7 +8,7 @@ from torch import Tensor
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution.vector_products import mat_vec, vec_mat
 from attnviz.errors import RecordingError
-from attnviz.methods.rollout import asked, fuse, split
+from attnviz.methods.rollout import fuse, query_weights, split
 
 
 def gradient_attention(reading: LayerInput) -> Tensor:
@@ -50,7 +50,7 @@ def gradient_rollout(readings: Sequence[LayerInput], *, discard: float = 0.0) ->
         UsageError: a share that cannot be meant.
     """
     layers, pool = split(readings)
-    row = asked(readings)
+    row = query_weights(readings)
     if pool is not None:
         row = vec_mat(fuse(pool, "signed", discard), row)
     for reading in reversed(layers):
@@ -82,7 +82,7 @@ def relevance(readings: Sequence[LayerInput]) -> Tensor:
         RecordingError: layers with different tokens, or recorded without a score.
     """
     layers, pool = split(readings)
-    row = asked(readings)
+    row = query_weights(readings)
     if pool is None:
         return _gained(layers, row)[:, :, None]
     row = vec_mat(fuse(pool, "positive"), row)

@@ -46,7 +46,7 @@ def rollout(
     if fusion not in get_args(HeadFusion):
         raise UsageError(f"fusion {fusion!r} is none; take {', '.join(get_args(HeadFusion))}")
     layers, pool = split(readings)
-    row = asked(readings)
+    row = query_weights(readings)
     if pool is not None:
         row = vec_mat(fuse(pool, fusion, discard), row)
     for reading in reversed(layers):
@@ -97,6 +97,6 @@ def fuse(reading: LayerInput, fusion: Fusion, discard: float = 0.0) -> MergedHea
     return discarding(fused, discard, ~reading.keys.on_picture[:, 0] & of_itself(reading))
 
 
-def asked(readings: Sequence[LayerInput]) -> Tensor:
+def query_weights(readings: Sequence[LayerInput]) -> Tensor:
     """The weights of the questions, (windows, R, queries) float32: those of the last layer."""
     return readings[-1].weights.to(torch.float32)

@@ -29,7 +29,7 @@ def value_norm(reading: LayerInput) -> Tensor:
     Raises:
         RecordingError: the output projection was not seen, or heads are mixed before it.
     """
-    value, projection = _seen(reading.call)
+    value, projection = _queries_that_see(reading.call)
     # ‖v·W‖ = ‖v·Lᵀ‖ for Wᵀ = Q·L: no features, and no squares of W that would cancel.
     lower = torch.linalg.qr(projection.transpose(1, 2), mode="r").R
     norms = torch.linalg.vector_norm(
@@ -55,7 +55,7 @@ def value_norm_sum(reading: LayerInput) -> Tensor:
         RecordingError: the output projection was not seen, or heads are mixed before it.
     """
     call = reading.call
-    value, projection = _seen(call)
+    value, projection = _queries_that_see(call)
     weights = reading.weights.float()
     found = weights.new_zeros(weights.shape[0], weights.shape[1], call.shape[3])
     for window in weights.flatten(1).any(1).nonzero()[:, 0].tolist():
@@ -78,7 +78,7 @@ def _summed(call: AttentionCall, weights: Tensor, gram: Tensor) -> Iterator[Tens
     yield from in_order(block, jobs, threads=min(threads, len(jobs)))
 
 
-def _seen(call: AttentionCall) -> tuple[Tensor, Tensor]:
+def _queries_that_see(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """Values of every head, (B, H, Nk, Dv), and their projections, (H, Dv, F), float32."""
     if call.projection is None:
         raise RecordingError("this layer's output projection was not seen; take --method attention")

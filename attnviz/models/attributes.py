@@ -20,32 +20,32 @@ _SIZES = {"input_size", "image_size", "img_size"}
 
 def stated(model: nn.Module) -> dict[str, Any]:
     """What a module says of its input: its own attributes before its configs', then its parts'."""
-    said: dict[str, Any] = {}
+    statements: dict[str, Any] = {}
     for source in _CONFIGS:
         value = _attribute(model, source)
-        said |= value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    said |= {name: value for name in NAMES if _is_data(value := _attribute(model, name))}
-    said = {name: said[name] for name in NAMES if _is_data(said.get(name))}
+        statements |= value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    statements |= {name: value for name in NAMES if _is_data(value := _attribute(model, name))}
+    statements = {name: statements[name] for name in NAMES if _is_data(statements.get(name))}
     embedding = getattr(model, "patch_embed", None)
     for name, same in (("patch_size", {"patch_size"}), ("img_size", _SIZES)):
         value = _attribute(embedding, name)
-        if value is not None and not said.keys() & same:
-            said[name] = value
-    return said
+        if value is not None and not statements.keys() & same:
+            statements[name] = value
+    return statements
 
 
-def first(said: dict[str, Any], *names: str) -> Any:
+def first(statements: dict[str, Any], *names: str) -> Any:
     """What is said by the first of some names that says anything."""
-    return next((said[name] for name in names if name in said), None)
+    return next((statements[name] for name in names if name in statements), None)
 
 
-def prefix_count(model: nn.Module, said: dict[str, Any]) -> int:
+def prefix_count(model: nn.Module, statements: dict[str, Any]) -> int:
     """Tokens before the grid.
 
     Raises:
         ModelError: what is said is no number of them.
     """
-    count = said.get("num_prefix_tokens", int(has_class_token(model)))
+    count = statements.get("num_prefix_tokens", int(has_class_token(model)))
     if not isinstance(count, int) or count < 0:
         raise ModelError(f"its num_prefix_tokens is {shown(count)}; make it a number of tokens")
     return count

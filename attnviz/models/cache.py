@@ -8,9 +8,9 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 def folder() -> Path:
     """Where the hub's files are kept: HF_HUB_CACHE, else under HF_HOME, else XDG_CACHE_HOME."""
-    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if given:
-        return Path(given).expanduser()
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     home = os.environ.get("HF_HOME")
     if not home:
         home = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"

@@ -168,12 +168,12 @@ def is_fixed(config: Any) -> bool:
 
 def own_size(processing: dict[str, Any], config: Any) -> int:
     """The side of a square of as many pixels as the model's own input has."""
-    said = processing.get("crop_size") or processing.get("size") or {}
-    if is_fixed(config) or not said or "max_num_patches" in processing:
-        said = getattr(config, "image_size", None)
-    if said is None and hasattr(config, "num_patches"):  # SigLIP 2 takes any number up to one
+    size = processing.get("crop_size") or processing.get("size") or {}
+    if is_fixed(config) or not size or "max_num_patches" in processing:
+        size = getattr(config, "image_size", None)
+    if size is None and hasattr(config, "num_patches"):  # SigLIP 2 takes any number up to one
         return round(math.sqrt(config.num_patches)) * int(config.patch_size)
-    sides = list(said.values()) if isinstance(said, dict) else list(_pair(said or 224))
+    sides = list(size.values()) if isinstance(size, dict) else list(_pair(size or 224))
     if is_fixed(config) and len(set(sides)) > 1:
         raise ModelError(
             f"model type {config.model_type!r} takes pictures of {sides[1]}x{sides[0]} pixels "

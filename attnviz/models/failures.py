@@ -95,13 +95,13 @@ def explain(spec: str, name: str, error: BaseException) -> str:
     return text.format(spec=spec, name=name, nearest=nearest(name), reason=_reason(error))
 
 
-def nearest(name: str, known: Iterable[str] = ()) -> str:
+def nearest(name: str, names: Iterable[str] = ()) -> str:
     """`, did you mean …?` with names that look like it; nothing where none does.
 
     >>> nearest("dinov2-smal")
     '; did you mean dinov2-small?'
     """
-    names = {known_name.lower(): known_name for known_name in known}
+    names = {known_name.lower(): known_name for known_name in names}
     if not names:
         names = {alias.spec.partition(":")[2].lower(): short for short, alias in ALIASES.items()}
         names |= {short: short for short in ALIASES}
@@ -121,9 +121,9 @@ def _reason(error: BaseException) -> str:
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it came from."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
@@ -162,7 +162,7 @@ def place(error: BaseException) -> str | None:
     """
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{Path(error.filename).name}, line {error.lineno}"
-    installed = own = None
+    installed = place = None
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
@@ -170,9 +170,9 @@ def place(error: BaseException) -> str | None:
         if _is_installed(file):
             installed = where
         elif not _is_library(file):
-            own = where
+            place = where
         trace = trace.tb_next
-    return own or installed
+    return place or installed
 
 
 def _is_installed(file: str) -> bool:

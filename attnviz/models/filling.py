@@ -35,77 +35,77 @@ class Filling:
 
     def notes(self) -> tuple[str, ...]:
         """What should be known of a checkpoint that fills all that maps need."""
-        said = []
+        notes = []
         if self.prefix:
-            said.append(f"the names in its checkpoint are read without {self.prefix!r}")
+            notes.append(f"the names in its checkpoint are read without {self.prefix!r}")
         missing = [name for name, why in self.unfilled.items() if why == MISSING]
         faulty = [f"{name}, which {why}" for name, why in self.unfilled.items() if why != MISSING]
         if missing:
-            said.append(f"not in its checkpoint, and needed by no map: {few(missing)}")
+            notes.append(f"not in its checkpoint, and needed by no map: {few(missing)}")
         if faulty:
-            said.append(f"of no use in its checkpoint, and needed by no map: {few(faulty)}")
+            notes.append(f"of no use in its checkpoint, and needed by no map: {few(faulty)}")
         if self.unused:
-            said.append(f"in its checkpoint, and not used: {few(self.unused)}")
-        return tuple(said)
+            notes.append(f"in its checkpoint, and not used: {few(self.unused)}")
+        return tuple(notes)
 
 
 @contextlib.contextmanager
 def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
-    """The state dicts that modules are given which are made inside, as tensors without numbers.
+    """The state dicts that new modules load inside of this context, as tensors without numbers.
 
-    For libraries that say nothing of what was missing. A module must hold another to be seen.
+    For libraries that do not report what was missing. A module must hold another to be seen.
     """
-    given: list[tuple[nn.Module, dict[str, Tensor]]] = []
-    seen: dict[int, nn.Module] = {}
+    loaded: list[tuple[nn.Module, dict[str, Tensor]]] = []
+    hooked: dict[int, nn.Module] = {}
     hooks: list[Any] = []
 
     def before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         if not prefix:
-            given.append((module, {name: value.to("meta") for name, value in state.items()}))
+            loaded.append((module, {name: value.to("meta") for name, value in state.items()}))
 
-    def made(module: nn.Module, *_: Any) -> None:
-        if id(module) not in seen:
-            seen[id(module)] = module
+    def register(module: nn.Module, *_: Any) -> None:
+        if id(module) not in hooked:
+            hooked[id(module)] = module
             register: Any = module.register_load_state_dict_pre_hook
             hooks.append(register(before_loading))
 
-    hooks.append(register_module_module_registration_hook(made))
+    hooks.append(register_module_module_registration_hook(register))
     try:
-        yield given
+        yield loaded
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def filling_of(module: nn.Module, given: Mapping[str, Tensor]) -> Filling:
+def filling_of(module: nn.Module, state: Mapping[str, Tensor]) -> Filling:
     """What a state dict of such tensors filled of a module that was given it."""
     expected = module.state_dict()
     whys = {
-        name: _why(tensor, given.get(name))
+        name: _why(tensor, state.get(name))
         for name, tensor in expected.items()
-        if tensor.is_floating_point() or name not in given
+        if tensor.is_floating_point() or name not in state
     }
     unfilled = {name: why for name, why in whys.items() if why}
-    unused = tuple(n for n, t in given.items() if t.is_floating_point() and n not in expected)
+    unused = tuple(n for n, t in state.items() if t.is_floating_point() and n not in expected)
     sources = {name: [name] for name in expected if name not in unfilled}
     return Filling(unfilled, sources, unused, unused)
 
 
-def _why(tensor: Tensor, given: Tensor | None) -> str:
+def _why(tensor: Tensor, state: Tensor | None) -> str:
     """Why a tensor was not filled; empty where it was."""
-    if given is None:
+    if state is None:
         return MISSING
-    if given.shape != tensor.shape:
-        return not_shaped(given.shape, tensor.shape)
-    if given.dtype not in FLOATS:
-        return not_floats(given.dtype)
+    if state.shape != tensor.shape:
+        return not_shaped(state.shape, tensor.shape)
+    if state.dtype not in FLOATS:
+        return not_floats(state.dtype)
     return "" if is_finite(tensor) else NOT_FINITE
 
 
 def not_shaped(found: Sequence[int], needed: Sequence[int]) -> str:
     """Why weights of another shape fill nothing."""
-    said, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, needed))
-    return f"is {said} where {wanted} is needed"
+    notes, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, needed))
+    return f"is {notes} where {wanted} is needed"
 
 
 def not_floats(kind: torch.dtype | torch.layout) -> str:

@@ -64,7 +64,7 @@ def load(request: ModelRequest) -> Model:
     # An alias tells of the image encoder alone; what reads its texts lies beside its weights.
     alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:
-        config, processing = _known(library, alias)
+        config, processing = _known_config(library, alias)
     else:
         config = tried(request.spec, name, lambda: _config(library, name, revision))
         processing = tried(request.spec, name, lambda: _processing(name, revision))
@@ -76,13 +76,13 @@ def load(request: ModelRequest) -> Model:
     if alias is None:
         tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # what is here is loaded at once
-    model, whole = _made(request, Checkpoint(library, config, processing, state), head)
+    model, whole = _build(request, Checkpoint(library, config, processing, state), head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
     return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
 
 
-def _made(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
+def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
     """The model, of which all is filled that maps need, and the module that it is a part of."""
     name, _ = _name(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
@@ -93,15 +93,15 @@ def _made(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[M
     model = _described(request, head, part, checkpoint.processing)
     if filling is None:
         return replace(model, loaded=None if request.random_weights else 1.0, notes=notes), whole
-    left = unfilled_tensors(model, whole, filling)
-    reached = reach(model, list(left.values()))
+    unfilled = unfilled_tensors(model, whole, filling)
+    reached = reach(model, list(unfilled.values()))
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
     if head == "class" and reached == Reach.HEAD:
-        why = f"its checkpoint has no usable {few(list(left))}"
+        why = f"its checkpoint has no usable {few(list(unfilled))}"
         if request.head == "class":
             raise no_class_head(request.spec, why)
-        bare, whole = _made(request, checkpoint, "none")
+        bare, whole = _build(request, checkpoint, "none")
         return replace(bare, notes=(f"no class head ({why})", *bare.notes)), whole
     if reached == Reach.HEAD and isinstance(model.module, Vision):
         model.module.pools = False
@@ -173,19 +173,24 @@ def _config(library: Any, name: str, revision: str | None) -> Any:
     return library.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
-def _known(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
+def _known_config(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
     """Config and preprocessing of an alias, without the hub."""
     mean, std = STATISTICS[alias.statistics]
-    said = {"size": alias.size, "image_mean": mean, "image_std": std, "resample": alias.resample}
-    return getattr(library, alias.config)(**alias.arguments), said
+    statements = {
+        "size": alias.size,
+        "image_mean": mean,
+        "image_std": std,
+        "resample": alias.resample,
+    }
+    return getattr(library, alias.config)(**alias.arguments), statements
 
 
 def _check_kind(library: Any, spec: str, config: Any) -> None:
     """Refuse what cannot be looked at before its weights are downloaded."""
     if config.model_type in ("timm_wrapper", "timm_backbone"):
         raise ModelError(f"{spec}: a model of timm; give it as timm:hf_hub:ORG/NAME")
-    known = library.models.auto.modeling_auto.MODEL_MAPPING_NAMES.get(config.model_type)
-    names = [known] if isinstance(known, str) else list(known or ())
+    class_name = library.models.auto.modeling_auto.MODEL_MAPPING_NAMES.get(config.model_type)
+    names = [class_name] if isinstance(class_name, str) else list(class_name or ())
     blind = names and not any(sees(getattr(library, name)) for name in names)
     if blind and not hasattr(config, "vision_config"):
         raise ModelError(no_vision(spec, config))
@@ -245,11 +250,11 @@ def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> Non
     Raises:
         ModelError: it is such a config.
     """
-    said, _ = type(config).get_config_dict(name, revision=revision)
+    statements, _ = type(config).get_config_dict(name, revision=revision)
     heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
-    if "hidden_size" not in said or heads in said or not hasattr(config, heads):
+    if "hidden_size" not in statements or heads in statements or not hasattr(config, heads):
         return
-    if said["hidden_size"] != getattr(type(config)(), "hidden_size", None):
+    if statements["hidden_size"] != getattr(type(config)(), "hidden_size", None):
         raise ModelError(
             f"{spec}: its config.json says how wide layers are, and not how many heads they have; "
             f'add "{heads}" to it'
@@ -278,7 +283,7 @@ def _processing(name: str, revision: str | None) -> dict[str, Any]:
             name, file, revision=revision, _raise_exceptions_for_missing_entries=False
         )
         if found is not None:
-            said: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
-            inner: dict[str, Any] = said.get("image_processor", said)
+            statements: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
+            inner: dict[str, Any] = statements.get("image_processor", statements)
             return inner
     return {}

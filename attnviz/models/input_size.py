@@ -22,19 +22,19 @@ _EXTRA = (0, 1, 2, 5)
 """Tokens that stand beside the grid in a position embedding: class, distillation, registers."""
 
 
-def stated_shape(said: dict[str, Any]) -> Shape | None:
+def stated_shape(statements: dict[str, Any]) -> Shape | None:
     """The input that a module says it has; None where it says nothing.
 
     Args:
-        said: `input_size`, `image_size` or `img_size`: a side, (height, width), (channels, height,
-            width), or a dict of `height` and `width`.
+        statements: `input_size`, `image_size` or `img_size`: a side, (height, width), (channels,
+            height, width), or a dict of `height` and `width`.
 
     Raises:
         ModelError: it is no such size.
     """
     for name in ("input_size", "image_size", "img_size"):
-        if name in said:
-            sides = _sides(said[name], name, "a number or (height, width)")
+        if name in statements:
+            sides = _sides(statements[name], name, "a number or (height, width)")
             if len(sides) == 3:
                 # Channels first, as timm has them, unless they are seen to be last.
                 last = sides[2] in _CHANNELS and sides[0] not in _CHANNELS
@@ -43,14 +43,16 @@ def stated_shape(said: dict[str, Any]) -> Shape | None:
     return None
 
 
-def multiple(model: nn.Module, said: dict[str, Any]) -> int:
+def multiple(model: nn.Module, statements: dict[str, Any]) -> int:
     """What the sides of the input are rounded to: what a module says, or embeds patches by.
 
     Raises:
         ModelError: its `patch_size` is no size.
     """
-    if "patch_size" in said:
-        return math.lcm(*_sides(said["patch_size"], "patch_size", "a number or (height, width)"))
+    if "patch_size" in statements:
+        return math.lcm(
+            *_sides(statements["patch_size"], "patch_size", "a number or (height, width)")
+        )
     convolutions = list(_convolutions(model))
     if not convolutions:
         return next((side for channels, side in linear_patches(model) if channels == 3), MULTIPLE)
@@ -137,7 +139,7 @@ def position_count(model: nn.Module) -> tuple[str, int] | None:
     return None
 
 
-def _sides(value: Any, name: str, wanted: str) -> list[int]:
+def _sides(value: Any, name: str, expected: str) -> list[int]:
     """One side or more, of numbers, arrays or a dict."""
     if isinstance(value, dict):
         value = [value[side] for side in ("height", "width") if side in value] or list(
@@ -145,7 +147,7 @@ def _sides(value: Any, name: str, wanted: str) -> list[int]:
         )
     sides = flatten(value, float)
     if not sides or len(sides) > 3 or any(side < 1 or side != int(side) for side in sides):
-        raise ModelError(f"its {name} is {shown(value)}; make it {wanted}, in pixels")
+        raise ModelError(f"its {name} is {shown(value)}; make it {expected}, in pixels")
     return [int(side) for side in sides]
 
 

@@ -12,31 +12,31 @@ FEW = 20
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
-def labels_of(said: Any, count: int | None = None) -> tuple[str, ...] | None:
+def labels_of(value: Any, count: int | None = None) -> tuple[str, ...] | None:
     """Labels in the order of their classes; None where none are said, or not one for each.
 
     >>> labels_of({1: "dog", 0: "cat"})
     ('cat', 'dog')
 
     Args:
-        said: names in order, or numbers to names; `LABEL_3`, as transformers fills in, is none.
+        value: names in order, or numbers to names; `LABEL_3`, as transformers fills in, is none.
         count: how many classes there are, if it is known.
     """
-    if isinstance(said, dict):
+    if isinstance(value, dict):
         try:
-            numbered = {int(number): name for number, name in said.items()}
+            numbered = {int(number): name for number, name in value.items()}
         except (TypeError, ValueError):
             return None
-        said = [numbered.get(number) for number in range(len(numbered))]
-    if not isinstance(said, list | tuple) or not said or (count not in (None, len(said))):
+        value = [numbered.get(number) for number in range(len(numbered))]
+    if not isinstance(value, list | tuple) or not value or (count not in (None, len(value))):
         return None
-    names = [name for name in said if isinstance(name, str)]
-    if len(names) != len(said) or all(_PLACEHOLDER.fullmatch(name) for name in names):
+    names = [name for name in value if isinstance(name, str)]
+    if len(names) != len(value) or all(_PLACEHOLDER.fullmatch(name) for name in names):
         return None
     return tuple(names)
 
 
-def find_label(labels: Sequence[str], wanted: str) -> int:
+def find_label(labels: Sequence[str], name: str) -> int:
     """The class of a label, in whatever case, or of one of its synonyms, which commas part.
 
     >>> find_label(["tench, Tinca tinca", "goldfish"], "tinca tinca")
@@ -46,27 +46,25 @@ def find_label(labels: Sequence[str], wanted: str) -> int:
         UsageError: no class is called that, or several are.
     """
     names = [{label, *map(str.strip, label.split(","))} for label in labels]
-    found = [number for number, of_class in enumerate(names) if wanted in of_class]
+    found = [number for number, of_class in enumerate(names) if name in of_class]
     if not found:  # a cardigan, and the dog Cardigan: case decides where it can
         lower = [{name.lower() for name in of_class} for of_class in names]
-        found = [number for number, of_class in enumerate(lower) if wanted.lower() in of_class]
+        found = [number for number, of_class in enumerate(lower) if name.lower() in of_class]
     if len(found) > 1:
         several = ", ".join(f"{number} ({labels[number]})" for number in found)
-        raise UsageError(f"--target {wanted!r} is the name of {several}; give the number of one")
+        raise UsageError(f"--target {name!r} is the name of {several}; give the number of one")
     if not found:
-        raise UsageError(
-            f"--target {wanted!r} is no label of this model; {_advice(labels, wanted)}"
-        )
+        raise UsageError(f"--target {name!r} is no label of this model; {_advice(labels, name)}")
     return found[0]
 
 
-def _advice(labels: Sequence[str], wanted: str) -> str:
+def _advice(labels: Sequence[str], name: str) -> str:
     """All labels, where they are few; else those that have the word in them, or look like it."""
     if len(labels) <= FEW:
         return f"give one of {', '.join(labels)}"
     names = list(dict.fromkeys(name.strip() for label in labels for name in label.split(",")))
-    word = re.compile(rf"\b{re.escape(wanted)}\b", re.IGNORECASE)
-    close = difflib.get_close_matches(wanted.lower(), [name.lower() for name in names], n=3)
+    word = re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE)
+    close = difflib.get_close_matches(name.lower(), [name.lower() for name in names], n=3)
     near = [name for name in names if word.search(name)][:3]
     near += [name for name in names if name.lower() in close and name not in near]
     number = f"a number from 0 to {len(labels) - 1}"

@@ -228,7 +228,7 @@ def no_text_tower(spec: str, why: str) -> ModelError:
 
 
 def fixed_size(
-    request: ModelRequest, own: int, *, fixed: bool, shape: tuple[int, int] | None = None
+    request: ModelRequest, size: int, *, fixed: bool, shape: tuple[int, int] | None = None
 ) -> int:
     """The input size: what was asked for, else the model's own.
 
@@ -237,10 +237,10 @@ def fixed_size(
     Raises:
         UsageError: another than its own was asked of a model that takes no other.
     """
-    height, width = shape or (own, own)
+    height, width = shape or (size, size)
     if fixed and request.size is not None and (request.size, request.size) != (height, width):
         raise UsageError(takes_only(request.spec, request.size, (height, width)))
-    return request.size or own
+    return request.size or size
 
 
 def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:

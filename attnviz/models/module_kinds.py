@@ -51,10 +51,11 @@ def check_filled(spec: str, model: nn.Module) -> None:
         ModelError: they are on the meta device, or are made when it first runs.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    empty = [name for name, tensor in tensors if tensor.is_meta]
-    if empty:
+    empty_names = [name for name, tensor in tensors if tensor.is_meta]
+    if empty_names:
         raise ModelError(
-            f"{spec}: its weights are on the meta device ({_first_of(empty)}); give --weights "
+            f"{spec}: its weights are on the meta device ({_first_of(empty_names)}); give "
+            "--weights "
             "FILE, or have the factory load them"
         )
     check_made(spec, model)
@@ -81,16 +82,15 @@ def allocate(model: nn.Module) -> list[str]:
     Returns the names of buffers that no state dict holds, which nothing would fill.
     """
     state = set(model.state_dict())
-    left = [name for name, each in model.named_buffers() if each.is_meta and name not in state]
+    empty_names = [n for n, each in model.named_buffers() if each.is_meta and n not in state]
     for owner in model.modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if parameter.is_meta:
-                empty = nn.Parameter(_unfilled(parameter), requires_grad=False)
-                setattr(owner, name, empty)
+                setattr(owner, name, nn.Parameter(_unfilled(parameter), requires_grad=False))
         for name, buffer in list(owner.named_buffers(recurse=False)):
             if buffer.is_meta:
                 setattr(owner, name, _unfilled(buffer))
-    return left
+    return empty_names
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -151,8 +151,8 @@ def _is_training(model: nn.Module) -> bool:
     """Whether an exported program drops out at random, or normalises by what it is given."""
     for node in graph_nodes(model):
         arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
-        given = zip(arguments, node.args, strict=False)
-        if any(each.name in ("train", "training") and value is True for each, value in given):
+        pairs = zip(arguments, node.args, strict=False)
+        if any(each.name in ("train", "training") and value is True for each, value in pairs):
             return True
     return False
 
@@ -165,7 +165,7 @@ def takes_pixels(spec: str, model: nn.Module) -> nn.Module:
     """
     try:
         parameters = inspect.signature(model.forward).parameters
-        wanted = _required(parameters)
+        parameters_needed = _required(parameters)
     except (TypeError, ValueError):  # what was scripted does not say
         return model
     name = PIXELS if PIXELS in parameters else None
@@ -178,7 +178,7 @@ def takes_pixels(spec: str, model: nn.Module) -> nn.Module:
                 f"{spec}: its forward takes no argument; give a module whose forward takes pixels"
             )
     first = name or (by_place[0].name if by_place else None)
-    others = [each for each in wanted if each != first]
+    others = [each for each in parameters_needed if each != first]
     if others:
         raise ModelError(
             f"{spec}: its forward needs more than pixels ({', '.join(others)}); give a factory "

@@ -73,7 +73,7 @@ def misplaced(model: Model, whole: nn.Module, filling: Filling) -> list[str]:
     tensors = whole.state_dict(keep_vars=True)
     inside = {id(tensor) for tensor in model.module.state_dict(keep_vars=True).values()}
     names = [name for name, tensor in tensors.items() if id(tensor) in inside]
-    kinds = {digitless(own) for name in names for own in (name, *filling.sources.get(name, ()))}
+    kinds = {digitless(kind) for name in names for kind in (name, *filling.sources.get(name, ()))}
     found = [name for name in filling.unused if digitless(name) in kinds]
     if found:
         return found
@@ -81,12 +81,12 @@ def misplaced(model: Model, whole: nn.Module, filling: Filling) -> list[str]:
     modules = {name: m for name, m in whole.named_modules() if id(m) in runs and name}
     base = getattr(whole, "base_model_prefix", "")
     return [
-        given
-        for given in filling.unexpected
-        if given.rpartition(".")[2] not in MASK_TOKENS
+        name_given
+        for name_given in filling.unexpected
+        if name_given.rpartition(".")[2] not in MASK_TOKENS
         and any(
             digitless(name) in kinds or _is_inside(model, modules, name)
-            for name in (given, given.removeprefix(f"{base}."), f"{base}.{given}")
+            for name in (name_given, name_given.removeprefix(f"{base}."), f"{base}.{name_given}")
         )
     ]
 
@@ -131,10 +131,10 @@ def does_not_fit(model: Model, whole: nn.Module, filling: Filling) -> ModelError
 
 def _misfits(model: Model, whole: nn.Module, filling: Filling) -> str:
     """Which weights are not filled, and why."""
-    left = unfilled_tensors(model, whole, filling)
-    names = list(left)
+    unfilled = unfilled_tensors(model, whole, filling)
+    names = list(unfilled)
     if len(names) <= SHOWN:  # which of them matter: the model runs once for each
-        names = [name for name in names if reach(model, [left[name]]) == Reach.MAPS] or names
+        names = [name for name in names if reach(model, [unfilled[name]]) == Reach.MAPS] or names
     # As the checkpoint calls them, where it has them.
     whys = [f"{(filling.sources.get(n) or [n])[0]} {filling.unfilled[n]}" for n in names]
     kinds = {filling.unfilled[name] for name in names}

@@ -105,8 +105,8 @@ def _read_names(
 
 def _prefix_of(renamed: Mapping[str, str]) -> str:
     """Which wrapper was taken out of names."""
-    given = next(given for name, given in renamed.items() if name != given)
-    return next(part for part in given.split(".") if part in state_dict_names.WRAPPERS) + "."
+    original = next(original for name, original in renamed.items() if name != original)
+    return next(part for part in original.split(".") if part in state_dict_names.WRAPPERS) + "."
 
 
 def _follow(
@@ -114,18 +114,18 @@ def _follow(
 ) -> tuple[Filling, int]:
     """Where each tensor of a checkpoint goes, and how many tensors the model has."""
     files = list(names.values())
-    given = [state[name] for name in files]
-    marks = {name: _mark(number, given[number].shape) for number, name in enumerate(names)}
+    tensors = [state[name] for name in files]
+    marks = {name: _mark(number, tensors[number].shape) for number, name in enumerate(names)}
     model, info = _filled(kind, config, marks)
-    shapes = {name: (found, wanted) for name, found, wanted in info["mismatched_keys"]}
+    shapes = {name: (found, needed) for name, found, needed in info["mismatched_keys"]}
     # A missing tensor that transformers does not draw is memory as it was found: marks, maybe.
     missing = set(info["missing_keys"])
     sources = {
-        name: set() if name in missing else _sources(tensor, len(given))
+        name: set() if name in missing else _sources(tensor, len(tensors))
         for name, tensor in model.state_dict().items()
     }
     unfilled = {
-        name: _why(shapes.get(name), [given[number] for number in sources[name]])
+        name: _why(shapes.get(name), [tensors[number] for number in sources[name]])
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point()
     }

@@ -115,8 +115,8 @@ def logits(model: Model, output: Any) -> Tensor:
     if found is None:
         what = getattr(output, "logits", output)
         shape = getattr(what, "shape", None)
-        said = type(what).__name__ if shape is None else "x".join(map(str, shape))
-        raise no_class_head(model.spec, f"its output is {said}, not pictures x classes")
+        got = type(what).__name__ if shape is None else "x".join(map(str, shape))
+        raise no_class_head(model.spec, f"its output is {got}, not pictures x classes")
     return _finite(model, found.float())
 
 
@@ -217,7 +217,7 @@ def _pooled(
 ) -> Tensor:
     """The vector whose norm is taken, (F,) in float32."""
     if target.query is None:
-        return _own(model, state, class_token)
+        return _own_pooling(model, state, class_token)
     if state.ndim == 2:
         raise UsageError(
             f"--target {target}: {model.spec} gives one vector of a picture, and no tokens; give "
@@ -234,7 +234,7 @@ def _pooled(
     return share @ tokens
 
 
-def _own(model: Model, state: Tensor, class_token: int) -> Tensor:
+def _own_pooling(model: Model, state: Tensor, class_token: int) -> Tensor:
     """The model's own pooling: the class token, else the mean of the grid, (F,)."""
     values = state[0].float()
     if values.ndim == 1:

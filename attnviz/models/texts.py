@@ -39,7 +39,7 @@ class Texts:
         self._spec = spec
         self._model = model
         self._tokenizer = tokenizer
-        self._known: dict[str, Tensor] = {}
+        self._embedded_texts: dict[str, Tensor] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """N texts → (n, features) float32, of length 1, without a graph.
@@ -49,9 +49,9 @@ class Texts:
             ModelError: the tokenizer is of another model.
         """
         for text in texts:
-            if text not in self._known:
-                self._known[text] = self._embedded(text)
-        return torch.cat([self._known[text] for text in texts])
+            if text not in self._embedded_texts:
+                self._embedded_texts[text] = self._embedded(text)
+        return torch.cat([self._embedded_texts[text] for text in texts])
 
     def _embedded(self, text: str) -> Tensor:
         """(1, features)."""
@@ -75,12 +75,12 @@ class Texts:
             truncation=False,
             return_tensors="pt",
         )
-        wanted = ("input_ids",) if padded else ("input_ids", "attention_mask")
+        names = ("input_ids",) if padded else ("input_ids", "attention_mask")
         ids: Tensor = found["input_ids"]
         if ids.shape[1] > length:
-            shown = text if len(text) <= SHOWN else text[:SHOWN] + "…"
+            short = text if len(text) <= SHOWN else text[:SHOWN] + "…"
             raise UsageError(
-                f"--text {shown!r} is {ids.shape[1]} tokens, and {self._spec} reads {length}; give "
+                f"--text {short!r} is {ids.shape[1]} tokens, and {self._spec} reads {length}; give "
                 "a shorter text"
             )
         if int(ids.max()) >= config.vocab_size:
@@ -88,7 +88,7 @@ class Texts:
                 f"{self._spec}: its tokenizer has tokens that its text tower has not; save both "
                 "of one checkpoint"
             )
-        return {name: found[name] for name in wanted if name in found}
+        return {name: found[name] for name in names if name in found}
 
     def _length(self) -> int:
         """How many tokens a text may have."""

@@ -68,10 +68,10 @@ def _checked(library: Any, request: ModelRequest, described: Model, filling: Fil
     then does not look at other weights either.
     """
     model = described.module
-    left = unfilled_tensors(described, model, filling)
-    reached = reach(described, list(left.values()))
+    unfilled = unfilled_tensors(described, model, filling)
+    reached = reach(described, list(unfilled.values()))
     if reached == Reach.HEAD:
-        why = f"its checkpoint has no usable {few(list(left))}"
+        why = f"its checkpoint has no usable {few(list(unfilled))}"
         reset: Any = getattr(model, "reset_classifier", None)
         if request.head == "class" or reset is None:
             raise no_class_head(request.spec, why)
@@ -80,8 +80,8 @@ def _checked(library: Any, request: ModelRequest, described: Model, filling: Fil
         filling = replace(
             filling, unfilled={n: w for n, w in filling.unfilled.items() if n in model.state_dict()}
         )
-        left = unfilled_tensors(described, model, filling)
-        reached = reach(described, list(left.values()))
+        unfilled = unfilled_tensors(described, model, filling)
+        reached = reach(described, list(unfilled.values()))
     return checked(described, model, filling, reached)
 
 
@@ -90,7 +90,7 @@ def _described(library: Any, request: ModelRequest, model: nn.Module) -> Model:
     config: dict[str, Any] = library.data.resolve_model_data_config(model)
     fixed = _is_fixed(model)
     shape = tuple(config["input_size"][-2:])
-    own = round(math.prod(shape) ** 0.5)
+    side = round(math.prod(shape) ** 0.5)
     prefix = _prefix(model)
     layers, heads = _layers(model)
     width: Any = getattr(model, "num_features", None)
@@ -104,10 +104,10 @@ def _described(library: Any, request: ModelRequest, model: nn.Module) -> Model:
         features=features,
         tokens="patches",
         patch=_multiple(request.spec, model),
-        size=fixed_size(request, own, fixed=fixed, shape=shape),
+        size=fixed_size(request, side, fixed=fixed, shape=shape),
         prefix=prefix,
         class_token=prefix > 0 and has_class_token(model),
-        own_shape=None if request.size or shape == (own, own) else shape,
+        own_shape=None if request.size or shape == (side, side) else shape,
         fixed=fixed,
         mean=triple(config["mean"], 0.5),
         std=triple(config["std"], 0.5),
@@ -139,10 +139,10 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
         raise UsageError("--model 'timm:' names nothing; give timm:NAME")
     if name.startswith(("hf_hub:", "hf-hub:", "local-dir:")):
         return
-    known = [*library.list_models(), *library.list_pretrained()]
-    if name not in known:
+    names = [*library.list_models(), *library.list_pretrained()]
+    if name not in names:
         raise ModelError(
-            f"timm:{name}: timm {library.__version__} has no such model{nearest(name, known)}; "
+            f"timm:{name}: timm {library.__version__} has no such model{nearest(name, names)}; "
             "give a name that timm.list_models() or timm.list_pretrained() has"
         )
     if pretrained and not library.is_model_pretrained(name):
@@ -184,8 +184,8 @@ def _classifies(model: nn.Module) -> bool:
     timm counts the width of CLIP's projection, such as 512, as a number of classes, too: such
     weights say in their tag what they were tuned for, if they were.
     """
-    said: Any = model.pretrained_cfg
-    name, tag = str(said.get("architecture")), str(said.get("tag"))
+    statements: Any = model.pretrained_cfg
+    name, tag = str(statements.get("architecture")), str(statements.get("tag"))
     projects = "clip" in f"{name}.{tag}" and "_ft_" not in tag
     return bool(getattr(model, "num_classes", 0)) and not projects
 
@@ -193,9 +193,9 @@ def _classifies(model: nn.Module) -> bool:
 def _labels(spec: str, model: nn.Module) -> tuple[str, ...] | None:
     """What the checkpoint says, else ImageNet's by their number, as timm itself takes them."""
     count: Any = model.num_classes
-    said: Any = model.pretrained_cfg
-    if said.get("label_names"):
-        return labels_of(said["label_names"], count)
+    statements: Any = model.pretrained_cfg
+    if statements.get("label_names"):
+        return labels_of(statements["label_names"], count)
     data: Any = optional("timm.data", "timm", spec)
     subset = data.infer_imagenet_subset(model)
     names = data.ImageNetInfo(subset).label_descriptions() if subset else None
@@ -206,8 +206,8 @@ def _is_fixed(model: nn.Module) -> bool:
     """Whether it takes its own size only; what its patch embedding does goes before its config."""
     if getattr(getattr(model, "patch_embed", None), "strict_img_size", None) is False:
         return False
-    said: Any = model.pretrained_cfg
-    return bool(said.get("fixed_input_size"))
+    statements: Any = model.pretrained_cfg
+    return bool(statements.get("fixed_input_size"))
 
 
 def _multiple(spec: str, model: nn.Module) -> int:

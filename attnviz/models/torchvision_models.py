@@ -31,21 +31,23 @@ def load(request: ModelRequest) -> Model:
     if request.head == "text":
         raise no_text_tower(request.spec, "torchvision's are classifiers")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
-    known = models.list_models(module=models)
-    if name not in known:
+    names = models.list_models(module=models)
+    if name not in names:
         raise ModelError(
-            f"{request.spec}: torchvision has no such classification model{nearest(name, known)}; "
+            f"{request.spec}: torchvision has no such classification model{nearest(name, names)}; "
             "give one of torchvision.models.list_models(torchvision.models), such as vit_b_16"
         )
-    own = models.get_model_weights(name).DEFAULT
+    weights = models.get_model_weights(name).DEFAULT
     pretrained = request.weights is None and not request.random_weights
     model = tried(
-        request.spec, name, lambda: _create(models, name, own if pretrained else None, request.seed)
+        request.spec,
+        name,
+        lambda: _create(models, name, weights if pretrained else None, request.seed),
     )
     notes: tuple[str, ...] = ()
     if request.weights is not None:
         notes = load_weights(model, request.weights)
-    described = _described(request, model, own, device=device, dtype=dtype)
+    described = _described(request, model, weights, device=device, dtype=dtype)
     # torchvision takes weights that fit in every name and shape, or raises.
     return replace(described, loaded=None if request.random_weights else 1.0, notes=notes)
 

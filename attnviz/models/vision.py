@@ -132,9 +132,9 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
         and parameter.name not in ("pixel_values", *GIVEN)
     ]
     if needed or hasattr(part.config, "num_frames"):
-        wanted = " and ".join(needed) or "several frames of a video"
+        needs = " and ".join(needed) or "several frames of a video"
         raise ModelError(
-            f"{spec}: model type {config.model_type!r} takes more than a picture ({wanted}); "
+            f"{spec}: model type {config.model_type!r} takes more than a picture ({needs}); "
             "give a model of single pictures (see `attnviz models`)"
         )
     return part

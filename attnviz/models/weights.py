@@ -119,10 +119,10 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
         elif not torch.isfinite(state[key].float()).all():
             faults.append(f"{key} holds NaN, infinity, or more than float32 can")
     if faults:
-        told = few(sorted(faults), SHOWN, "; ")
+        list_of_faults = few(sorted(faults), SHOWN, "; ")
         whose, advice = state_dict_names.foreign(state.keys() - expected.keys(), path) or ("", _FIT)
         has = f"has {whose}: " if whose else ""
-        raise ModelError(f"{path} does not fit the model: {has}{told}; {advice}")
+        raise ModelError(f"{path} does not fit the model: {has}{list_of_faults}; {advice}")
 
 
 def few(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:

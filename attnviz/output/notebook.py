@@ -20,7 +20,7 @@ def png(explanation: Explanation) -> bytes:
     drawing = Drawing()
     style, shown = drawing.style(), small(explanation.observation.picture)
     cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
-    image = sheet(explanation, cells, style, shown=shown)
+    image = sheet(explanation, cells, style, preview=shown)
     image.thumbnail((LARGEST, LARGEST))
     return encoding.as_image(image, "png")
 

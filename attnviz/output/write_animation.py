@@ -30,7 +30,7 @@ def animate(
     scales: Sequence[Range],
     style: Style,
     *,
-    shown: Picture | None = None,
+    preview: Picture | None = None,
 ) -> list[Image.Image]:
     """A frame for each layer, or each head of each layer, all of one size.
 
@@ -42,19 +42,19 @@ def animate(
         by: what changes from frame to frame.
         scales: the range of each map.
         style: how they are drawn.
-        shown: a small picture to draw on, unless the explanation's own is to be had.
+        preview: a small picture to draw on, unless the explanation's own is to be had.
     """
     groups = _groups(explanation.answers, by)
     most = max(map(len, groups))
-    side = LARGE if most == 1 and shown is None else CELL
-    shown = shown or small(explanation.observation.picture, side)
-    first = original(explanation, shown, side=side)
-    wide = shown.width > _WIDE * shown.height
+    side = LARGE if most == 1 and preview is None else CELL
+    preview = preview or small(explanation.observation.picture, side)
+    first = original(explanation, preview, side=side)
+    wide = preview.width > _WIDE * preview.height
     columns = None if most > 1 else 1 if wide else 2
     frames = []
     for numbers in groups:
         part = replace(explanation, answers=tuple(explanation.answers[n] for n in numbers))
-        cells = cells_on(part, shown, [scales[n] for n in numbers], style, side)
+        cells = cells_on(part, preview, [scales[n] for n in numbers], style, side)
         places = [*cells, *[None] * (most - len(cells))]
         said = f"{_what(explanation, part.answers[0], by)}  ·  {heading(part)}"
         frames.append(
@@ -72,7 +72,7 @@ def write_animation(
     *,
     scales: Sequence[Range],
     style: Style,
-    shown: Picture | None = None,
+    preview: Picture | None = None,
 ) -> tuple[AnimationInfo, Path]:
     """Write `layers.webp`, `heads.gif` …, and say what it is.
 
@@ -80,7 +80,7 @@ def write_animation(
         OutputError: it cannot be written, or the kind cannot hold such frames.
         MissingExtraError: PyAV is not installed, of an MP4.
     """
-    frames = animate(explanation, by, scales, style, shown=shown)
+    frames = animate(explanation, by, scales, style, preview=preview)
     name = f"{by}.{movies.SUFFIXES[kind]}"
     path = whole_files.make_folder(folder) / name
     movies.write(path, frames, kind, rate, colours=style.colours)

@@ -128,7 +128,7 @@ def _animation(
     *,
     scales: Sequence[Range],
     style: Style,
-    shown: Picture | None = None,
+    preview: Picture | None = None,
 ) -> tuple[AnimationInfo | None, list[Path]]:
     """Write the moving picture, where one is asked for."""
     if drawing.animate is None:
@@ -141,7 +141,7 @@ def _animation(
         drawing.fps,
         scales=scales,
         style=style,
-        shown=shown,
+        preview=preview,
     )
     return said, [path]
 
@@ -163,7 +163,7 @@ def _at_once(
 
 
 def write_sheet(
-    explanation: Explanation, folder: Path, drawing: Drawing, shown: Picture
+    explanation: Explanation, folder: Path, drawing: Drawing, preview: Picture
 ) -> tuple[Record, list[Path], Image.Image]:
     """Write the sheet and `stats.json` alone; maps are drawn on `shown`, a small picture.
 
@@ -177,9 +177,10 @@ def write_sheet(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     whole_files.make_folder(folder)
-    whole = sheet(explanation, cells_on(explanation, shown, scales, style), style, shown=shown)
+    cells = cells_on(explanation, preview, scales, style)
+    whole = sheet(explanation, cells, style, preview=preview)
     animation, moving = _animation(
-        explanation, folder, drawing, scales=scales, style=style, shown=shown
+        explanation, folder, drawing, scales=scales, style=style, preview=preview
     )
     record = make_record(explanation, scales=scales, animation=animation)
     text = encoding.as_json(record.data(), indent=1) + "\n"

@@ -20,7 +20,7 @@ from attnviz.io import Picture
 from attnviz.output import pages, whole_files
 from attnviz.output.make_record import readable
 from attnviz.output.write_pictures import Drawing
-from attnviz.page.names import told, told_to_others
+from attnviz.page.names import described, described_for_others
 from attnviz.page.page_layers import Packed, pack_layer, questions
 from attnviz.page.page_rollout import ends, pack_rollouts
 from attnviz.page.size import Size
@@ -70,13 +70,13 @@ class Page:
         """How large it is, and what it has."""
         layers = self.about["layers"]
         heads = sum(len(layer["heads"]) for layer in layers)
-        said = [
+        lines = [
             f"{self.bytes / 1e6:.1f} MB",
             _count(len(layers), "layer"),
             _count(heads, "head"),
             "rollout" if self.about["rollout"]["ends"] else "no rollout",
         ]
-        return ", ".join(said)
+        return ", ".join(lines)
 
     def summary(self, file: str) -> dict[str, Any]:
         """What `--json` says of it."""
@@ -132,9 +132,9 @@ def explore(
     rolled, why = ends(observation, chosen)
     size = Size(observation, of_layers, LIMIT)
     size.check()
-    asked = {number: questions(observation, number) for number in chosen}
+    weights_asked = {number: questions(observation, number) for number in chosen}
     needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
-    readings = read(observation, needed, asked, progress)
+    readings = read(observation, needed, weights_asked, progress)
     packed = []
     for number in chosen:
         packed.append(pack_layer(observation, number, readings[number], of_layers[number]))
@@ -143,7 +143,7 @@ def explore(
     about["layers"] = [each.description for each in packed]
     about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
     text = _html(observation, about, [*packed, *rollouts])
-    page = Page(text, about, told(observation))
+    page = Page(text, about, described(observation))
     size.check_whole(page.bytes)
     return page
 
@@ -171,7 +171,7 @@ def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
     names = dict.fromkeys([drawing.colormap, *COLORMAPS])
     return {
         "schema": SCHEMA,
-        **told_to_others(observation),
+        **described_for_others(observation),
         "photo": _photo(observation.picture),
         "colormaps": {
             name: base64.b64encode(colour_table(name, 256).tobytes()).decode() for name in names

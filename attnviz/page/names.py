@@ -8,7 +8,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.output.make_record import check_info, image_info, model_info, readable
 
 
-def told(observation: Observation) -> dict[str, Any]:
+def described(observation: Observation) -> dict[str, Any]:
     """Picture, model and self-check, as the record has them."""
     picture = observation.picture
     return {
@@ -18,9 +18,9 @@ def told(observation: Observation) -> dict[str, Any]:
     }
 
 
-def told_to_others(observation: Observation) -> dict[str, Any]:
+def described_for_others(observation: Observation) -> dict[str, Any]:
     """The same, where paths are names alone."""
-    found = told(observation)
+    found = described(observation)
     found["image"]["path"] = readable(observation.picture.name)
     for name in ("spec", "weights"):
         found["model"][name] = without_folders(found["model"][name])

@@ -102,15 +102,15 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
     """
     layout: Layout = getattr(layer, role)
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
-    there = bool(layout.on_picture.any())
+    on_picture = bool(layout.on_picture.any())
     class_token = class_token_of(observation, layer)
     return PageTokens(
         role=role,
         layout=layout,
         prefix=_names(layout, class_token=class_token),
         part=part,
-        drawn=observation.drawn_on(layout) if there else None,
-        edges=_edges(observation, layout) if there else ([], []),
+        drawn=observation.drawn_on(layout) if on_picture else None,
+        edges=_edges(observation, layout) if on_picture else ([], []),
     )
 
 
@@ -126,15 +126,15 @@ def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
     """Of tokens that lie nowhere, in their order."""
     if layout.windows > 1:
         return ()
-    there = layout.on_picture[0]
-    outside = [int(number) for number in np.flatnonzero(~there)]
-    before = int(there.argmax()) if there.any() else 0
+    on_picture = layout.on_picture[0]
+    outside = [int(number) for number in np.flatnonzero(~on_picture)]
+    before = int(on_picture.argmax()) if on_picture.any() else 0
     rest = [number for number in outside if number != class_token]
     kinds = {
-        number: "pool" if not there.any() else "register" if number < before else "other"
+        number: "pool" if not on_picture.any() else "register" if number < before else "other"
         for number in rest
     }
-    alone = not there.any() and len(rest) == 1
+    alone = not on_picture.any() and len(rest) == 1
     names: dict[int, str] = {} if class_token is None else {class_token: "class"}
     for kind in ("pool", "register", "other"):
         for i, number in enumerate(n for n in rest if kinds[n] == kind):

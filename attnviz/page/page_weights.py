@@ -66,7 +66,7 @@ def of_heads(call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
 
 def only_masked(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> bool:
     """Whether scores are q·k alone, but for keys that do not take part."""
-    part = _own(keys.part, keys)
+    part = _in_layer_order(keys.part, keys)
     if call.causal or call.bias is None:
         return not call.causal and bool(part.all())
     bias = call.bias
@@ -74,12 +74,12 @@ def only_masked(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> b
         if not bool(((bias == 0) | bias.isneginf()).all()):
             return False
         bias = bias == 0
-    masked_rows = ~torch.from_numpy(_own(queries.part, queries)).to(bias.device)
+    masked_rows = ~torch.from_numpy(_in_layer_order(queries.part, queries)).to(bias.device)
     same = bias == torch.from_numpy(part).to(bias.device)[:, None, None]
     return bool((same | masked_rows[:, None, :, None]).all())
 
 
-def _own(values: NDArray[np.bool_], side: PageTokens) -> NDArray[np.bool_]:
+def _in_layer_order(values: NDArray[np.bool_], side: PageTokens) -> NDArray[np.bool_]:
     """What is in the order of the page, in that of the layer."""
     result = np.empty_like(values)
     np.put_along_axis(result, side.order, values, 1)
@@ -163,7 +163,7 @@ def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -
         scores -= scores.max(-1, keepdims=True)
         logs.append(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
     top = logs[0].max(-1, keepdims=True)
-    seen = logs[0] > top + np.log(_SEEN)
+    visible = logs[0] > top + np.log(_SEEN)
     with np.errstate(invalid="ignore"):  # −∞ less −∞, of what takes no part
         difference = np.abs(logs[1] - logs[0])
-    return float(difference.max(where=seen, initial=0))
+    return float(difference.max(where=visible, initial=0))

@@ -36,11 +36,11 @@ class Size:
         Raises:
             OutputError: it cannot.
         """
-        done = sum(len(each.block.text) for each in packed)
+        size_so_far = sum(len(each.block.text) for each in packed)
         layers = list(self.heads)[len(packed) :]
         rest = sum(self._expected(number) for number in layers)
-        if done + rest / 2 + (0 if layers else _REST) > self.limit:
-            raise OutputError(self._advice(done + rest))
+        if size_so_far + rest / 2 + (0 if layers else _REST) > self.limit:
+            raise OutputError(self._advice(size_so_far + rest))
 
     def check_whole(self, size: int) -> None:
         """Whether the finished page is small enough.

@@ -27,11 +27,11 @@ def start(
         raise UsageError(
             f"--query {parsed}: a page looks from single tokens; give X,Y, mean, cls or registerN"
         )
-    (asked,) = resolve(observation, parsed, [number])
+    (resolved,) = resolve(observation, parsed, [number])
     return {
         "layer": number,
         "head": heads[0],
-        "query": _place(observation, number, asked),
+        "query": _place(observation, number, resolved),
         "scale": drawing.scale,
         "alpha": drawing.alpha,
         "interpolation": drawing.interpolation,

@@ -69,26 +69,26 @@ class AttentionTracker:
     """Finds attention in a stream of operations."""
 
     def __init__(self, listener: CallListener, outputs: Outputs) -> None:
-        self._tell, self._outputs = listener, outputs
-        self._known: TensorRegistry[Node] = TensorRegistry()
+        self._listener, self._outputs = listener, outputs
+        self._nodes: TensorRegistry[Node] = TensorRegistry()
 
     def before(self, op: Operation) -> After | None:
         """What is to be done after an operation that is about to run."""
         for tensor in op.written:  # the output of a fast path overwrites its own queries
-            self._known.change_all(partial(cloned_if_aliased, written=tensor))
-        nodes = [self._known.get(argument) for argument in op.args]
+            self._nodes.change_all(partial(cloned_if_aliased, written=tensor))
+        nodes = [self._nodes.get(argument) for argument in op.args]
         handler = _HANDLERS.get(op.name)
         after = None if handler is None else handler(self, op, nodes)
         if after is None:
             node = next((node for node in nodes if node is not None), None)
             if node is None and len(op.flat) != len(op.args):  # what is in lists, or named
-                found = map(self._known.get, op.flat)
+                found = map(self._nodes.get, op.flat)
                 node = next((node for node in found if node is not None), None)
             after = None if node is None else self._unfollowed(op, node)
         for tensor in op.written:
             # Where the handler knows what is written, it says so when the operation has run.
-            for place, node in self._known.of_storage(tensor):
-                self._known.change(tensor, place, altered(node, op.name))
+            for place, node in self._nodes.of_storage(tensor):
+                self._nodes.change(tensor, place, altered(node, op.name))
         return after
 
     def _unfollowed(self, op: Operation, node: Node) -> After | None:
@@ -107,17 +107,17 @@ class AttentionTracker:
         """All results of an operation are of one kind."""
         for each in result if isinstance(result, tuple | list) else (result,):
             if isinstance(each, Tensor):
-                self._known.put(each, node)
+                self._nodes.put(each, node)
 
     def _put(self, result: Any, node: Node) -> None:
         """A tensor was made, or its memory filled anew."""
-        self._known.forget(first(result))
-        self._known.put(first(result), node)
+        self._nodes.forget(first(result))
+        self._nodes.put(first(result), node)
 
     def _put_if(self, result: Any, node: Scores | Weights) -> None:
         """Know something of a result, if it has the dimensions for it."""
         if isinstance(result, Tensor) and node.shape == tuple(result.shape):
-            self._known.put(result, node)
+            self._nodes.put(result, node)
 
     # What operations do to what is known of their arguments; None: nothing is known.
 
@@ -129,12 +129,12 @@ class AttentionTracker:
 
         def after(result: Tensor) -> None:
             if isinstance(node, NotAttention):
-                self._known.put(result, node)
+                self._nodes.put(result, node)
                 return
             dims = regroup(node.dims, result.shape)
             if dims is None:
                 return
-            self._known.put(result, replace(node, dims=dims))
+            self._nodes.put(result, replace(node, dims=dims))
 
         return after
 
@@ -144,12 +144,12 @@ class AttentionTracker:
         if node is None or isinstance(node, NotAttention):
             return self._copied(op, nodes)
         dims = tuple(node.dims[dim] for dim in order_of(op))
-        return lambda result: self._known.put(result, replace(node, dims=dims))
+        return lambda result: self._nodes.put(result, replace(node, dims=dims))
 
     def _copied(self, _: Operation, nodes: "Nodes") -> After | None:
         """The same elements, in another type perhaps."""
         node = nodes[0]
-        return None if node is None else lambda result: self._known.put(first(result), node)
+        return None if node is None else lambda result: self._nodes.put(first(result), node)
 
     def _multiplied(self, op: Operation, nodes: "Nodes") -> After | None:
         for node, tensor, operand in zip(nodes, op.args, op.args[::-1], strict=False):
@@ -173,7 +173,7 @@ class AttentionTracker:
         if not isinstance(dim, int) or not op.get(2, "keepdim", False):
             return None
         found = replace(node, summed=dim % op.args[0].ndim)
-        return lambda result: self._known.put(result, found)
+        return lambda result: self._nodes.put(result, found)
 
     def _normalised(self, op: Operation, nodes: "Nodes") -> After | None:
         """Exponentials over their sum: a softmax that was written out."""
@@ -239,7 +239,7 @@ class AttentionTracker:
 
         def after(result: Tensor) -> None:
             if result.data_ptr() == tensor.data_ptr():
-                self._known.forget(result)
+                self._nodes.forget(result)
             self._put_if(result, changed)
 
         return after
@@ -269,21 +269,23 @@ class AttentionTracker:
         nodes = [node if op.name == "bmm" else batched(node) for node in nodes[:2]]
         foreign = next((node for node in nodes if isinstance(node, NotAttention)), None)
         if foreign is not None:
-            self._tell.unread(foreign.reason)
+            self._listener.unread(foreign.reason)
             return _nothing
         after = None
         if isinstance(nodes[0], Weights):
-            after = self._met(op, nodes[0], right, turned=False)
+            after = self._weigh_values(op, nodes[0], right, turned=False)
         elif isinstance(nodes[1], Weights):
             b, m, n = nodes[1].dims
             turned = replace(nodes[1], dims=(b, n, m))
-            after = self._met(op, turned, left.transpose(1, 2), turned=True)
+            after = self._weigh_values(op, turned, left.transpose(1, 2), turned=True)
         if after is None and (len(right) == 1 or right.stride(0) == 0):  # one matrix for all
             after = self._mixed(nodes[0], right[0], None)
         if after is None and (len(left) == 1 or left.stride(0) == 0):
             after = self._mixed(_swapped(nodes[1]), left[0].T, None, swapped=True)
         if after is None and any(isinstance(node, Weights) for node in nodes):
-            self._tell.unread("a softmax(q·kᵀ) over other tokens than its values are summed over")
+            self._listener.unread(
+                "a softmax(q·kᵀ) over other tokens than its values are summed over"
+            )
         return after or self._product(op, left, right)
 
     def _shifted_product(self, op: Operation, nodes: "Nodes") -> After | None:
@@ -306,7 +308,7 @@ class AttentionTracker:
 
     def _scores(self, op: Operation, left: Tensor, right: Tensor) -> Scores:
         flat = op.name == "mm"
-        places = [self._tell.places(op.args[-2], -1), self._tell.places(op.args[-1], -2)]
+        places = [self._listener.places(op.args[-2], -1), self._listener.places(op.args[-1], -2)]
         places = [p if p is None or not flat else p[None] for p in places]
         product = Product(
             query=left.detach(),
@@ -316,35 +318,39 @@ class AttentionTracker:
             keys=(Axis(right.shape[2]),),
             query_places=places[0],
             key_places=places[1],
-            of_channels=self._tell.of_channels(op.args[-2]),
+            of_channels=self._listener.of_channels(op.args[-2]),
         )
         return Scores(product, product.dims)
 
-    def _met(self, op: Operation, weights: Weights, value: Tensor, *, turned: bool) -> After | None:
+    def _weigh_values(
+        self, op: Operation, weights: Weights, value: Tensor, *, turned: bool
+    ) -> After | None:
         """Weights, (b, n, m), meet their values, (b, m, Dv)."""
         if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
             return None
         role = weights.scores.product.role
         if any(role(leaf) == "query" for leaf in leaves(weights.dims[:1])):
-            self._tell.unread("a softmax(q·kᵀ) with other values for each query")
+            self._listener.unread("a softmax(q·kᵀ) with other values for each query")
             return _nothing
         if weights.altered is not None:
-            self._tell.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
+            self._listener.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
             return _nothing
         trace = Trace(op.name, node_of(op), OutputLayout.of(weights, turned))
 
         def after(result: Tensor) -> None:
             output = result.detach() if result.ndim == 3 else result.detach()[None]
-            met = WeightedValues(weights, value.detach(), output.mT if turned else output, turned)
-            call = attention_call(weights, met.value, met.output)
+            values = WeightedValues(
+                weights, value.detach(), output.mT if turned else output, turned
+            )
+            call = attention_call(weights, values.value, values.output)
             places = (
                 None
                 if weights.scores.product.of_channels
                 else output_places(weights, turned, result.ndim)
             )
-            number = self._tell.found(call, result, places, trace)
-            self._known.forget(result)
-            self._outputs.by_hand(result, number, met)
+            number = self._listener.found(call, result, places, trace)
+            self._nodes.forget(result)
+            self._outputs.by_hand(result, number, values)
 
         return after
 
@@ -371,9 +377,9 @@ class AttentionTracker:
         order = node.order.with_heads(heads)
         if node.mixing is not None or set(order.heads) != set(heads):
             return None
-        made = (Axis(len(weight)),)
-        mixing = Mixing(weight, None if bias is None else bias.detach(), made)
-        mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], made))
+        new_heads = (Axis(len(weight)),)
+        mixing = Mixing(weight, None if bias is None else bias.detach(), new_heads)
+        mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], new_heads))
         return lambda result: self._put(result, turn(mixed))
 
 

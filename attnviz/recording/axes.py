@@ -44,27 +44,27 @@ def regroup(dims: Dims, shape: Sequence[int]) -> Dims | None:
     >>> [len(dim) for dim in regroup(((b,), (n,)), (2, 3, 5))]
     [1, 1, 1]
     """
-    left = leaves(dims)
+    remaining = leaves(dims)
     found: list[tuple[Axis, ...]] = []
     for size in shape:
         dim: list[Axis] = []
         have = 1
         while have < size:
-            if not left or size % have:
+            if not remaining or size % have:
                 return None
-            missing, axis = size // have, left.pop(0)
+            missing, axis = size // have, remaining.pop(0)
             if axis.size > missing:
                 if axis.size % missing:
                     return None
                 axis.split(missing)
-                left[:0] = axis.leaves()
-                axis = left.pop(0)
+                remaining[:0] = axis.leaves()
+                axis = remaining.pop(0)
             elif missing % axis.size:
                 return None
             dim.append(axis)
             have *= axis.size
         found.append(tuple(dim))
-    return None if left else tuple(found)
+    return None if remaining else tuple(found)
 
 
 def arrange(tensor: Tensor, dims: Dims, order: Sequence[Sequence[Axis]]) -> Tensor:
@@ -74,17 +74,17 @@ def arrange(tensor: Tensor, dims: Dims, order: Sequence[Sequence[Axis]]) -> Tens
     where nothing else is merged with them.
     """
     tensor = tensor.reshape((1,) * (len(dims) - tensor.ndim) + tuple(tensor.shape))
-    here: list[Axis] = []
+    axes: list[Axis] = []
     sizes: list[int] = []
     for size, dim in zip(tensor.shape, dims, strict=True):
         parts = leaves([dim])
-        here += parts
+        axes += parts
         sizes += [part.size if size > 1 else 1 for part in parts]
     flat = [leaf for dim in order for leaf in dim]
-    missing = [leaf for leaf in flat if leaf not in here]
+    missing = [leaf for leaf in flat if leaf not in axes]
     tensor = tensor.reshape([*sizes, *[1] * len(missing)])
-    here += missing
-    tensor = tensor.permute([here.index(leaf) for leaf in flat])
+    axes += missing
+    tensor = tensor.permute([axes.index(leaf) for leaf in flat])
     return _merge(tensor, order)
 
 

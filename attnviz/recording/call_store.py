@@ -63,21 +63,21 @@ class CallStore:
     describe: Describe | None = None
 
     def __post_init__(self) -> None:
-        self._made: list[_Entry] = []
+        self._entries: list[_Entry] = []
         self._memory: TensorRegistry[set[int]] = TensorRegistry()
 
     def add(self, call: AttentionCall, trace: Trace, may_be_joined: MayBeJoined) -> int:
         """Keep a call if it is wanted; returns its number among all that were made."""
-        number = len(self._made)
-        self._made.append(_Entry(None, trace))
+        number = len(self._entries)
+        self._entries.append(_Entry(None, trace))
         self.replace(number, call)
         self._let_go(number, may_be_joined)
         return number
 
     def replace(self, number: int, call: AttentionCall) -> None:
         """Keep a call as it is after all; once it was let go, no more."""
-        entry = self._made[number]
-        if number < len(self._made) - 1 and entry.call is None:
+        entry = self._entries[number]
+        if number < len(self._entries) - 1 and entry.call is None:
             return
         if self.device is not None:
             call = _each(call, lambda tensor: tensor.to(self.device))
@@ -89,20 +89,20 @@ class CallStore:
 
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
         """A call and the layout of its output are other ones after all."""
-        entry = self._made[number]
+        entry = self._entries[number]
         if isinstance(entry.trace, Trace):
             entry.trace = replace(entry.trace, lay=lay)
         self.replace(number, call)
 
     def project(self, number: int, weight: Tensor) -> None:
         """What the model makes of a call's output is known: the first thing, if there are more."""
-        call = self._made[number].call
+        call = self._entries[number].call
         if call is not None and call.projection is None:
             self._project(number, call, weight)
 
     def scale(self, number: int, factors: Tensor) -> None:
         """The features of a call's projection are multiplied with factors, (F,)."""
-        call = self._made[number].call
+        call = self._entries[number].call
         if call is not None and call.projection is not None:
             weight = call.projection
             self._project(number, call, weight * factors.to(weight.device))
@@ -112,7 +112,7 @@ class CallStore:
 
         None: they cannot be joined, and stay as they are.
         """
-        entries = [self._made[number] for number in numbers]
+        entries = [self._entries[number] for number in numbers]
         calls = [entry.call for entry in entries if entry.call is not None]
         if len(calls) < len(numbers) or not all(entry.counts for entry in entries):
             return None
@@ -125,9 +125,9 @@ class CallStore:
         trace = JoinedTrace(tuple(entry.trace for entry in entries), dim, sizes)
         for other in numbers:
             if other != number:
-                self._made[other].piece, self._made[other].call = True, None
-        self._made[number].trace = trace
-        self._made[number].call = call
+                self._entries[other].piece, self._entries[other].call = True, None
+        self._entries[number].trace = trace
+        self._entries[number].call = call
         for tensor in _tensors(call):
             self._remember(tensor, number)
         self._show()
@@ -136,7 +136,7 @@ class CallStore:
     def _project(self, number: int, call: AttentionCall, weight: Tensor) -> None:
         if self.device is not None:
             weight = weight.to(self.device)
-        self._made[number].call = replace(call, projection=weight)
+        self._entries[number].call = replace(call, projection=weight)
         self._remember(weight, number)
         self._show()
 
@@ -145,7 +145,7 @@ class CallStore:
         self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
 
     def _counted(self) -> list[_Entry]:
-        return [entry for entry in self._made if entry.counts and not entry.piece]
+        return [entry for entry in self._entries if entry.counts and not entry.piece]
 
     def _show(self) -> None:
         """The recording lists the calls that count."""
@@ -163,13 +163,13 @@ class CallStore:
             count = len(counted)
             wanted = {number % count for number in self.wanted if -count <= number < count}
             self.calls[:] = [call if n in wanted else None for n, call in enumerate(self.calls)]
-        self._made.clear()
+        self._entries.clear()
 
     def written(self, tensor: Tensor) -> None:
         """Memory is about to be overwritten: what calls keep of it is copied before."""
         numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
         for number in numbers:
-            call = self._made[number].call
+            call = self._entries[number].call
             if call is not None:
                 self.replace(number, _each(call, lambda kept: clone_if_aliased(kept, tensor)))
         if numbers:
@@ -180,14 +180,14 @@ class CallStore:
 
         Behind a call that may yet be joined, numbers are not known.
         """
-        if latest and not self._made[latest - 1].counts:
-            self._made[latest - 1].call = None
+        if latest and not self._entries[latest - 1].counts:
+            self._entries[latest - 1].call = None
         if self.wanted is None:
             return
         last = max((-n for n in self.wanted if n < 0), default=0)
         count = len(self._counted())
         number = 0
-        for made, entry in enumerate(self._made):
+        for made, entry in enumerate(self._entries):
             if not entry.counts or entry.piece:
                 continue
             if entry.call is not None and made != latest:

@@ -20,7 +20,7 @@ def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[Value]]
     head = "".join(f'<th style="text-align:right">{escape(each)}</th>' for each in headings)
     body = "".join(
         "<tr>"
-        + "".join(f'<td style="text-align:right">{escape(_said(one))}</td>' for one in row)
+        + "".join(f'<td style="text-align:right">{escape(_cell_text(one))}</td>' for one in row)
         + "</tr>"
         for row in rows
     )
@@ -30,7 +30,7 @@ def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[Value]]
     )
 
 
-def _said(value: Value) -> str:
+def _cell_text(value: Value) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -71,7 +71,7 @@ def _row(call: AttentionCall | None, error: float | None) -> list[Value]:
 
 def _bias(call: AttentionCall) -> str | None:
     """What is added to the scores, or leaves some out."""
-    said = ["causal"] if call.causal else []
+    kinds = ["causal"] if call.causal else []
     if call.bias is not None:
-        said.append("mask" if call.bias.dtype == torch.bool else "bias")
-    return ", ".join(said) or None
+        kinds.append("mask" if call.bias.dtype == torch.bool else "bias")
+    return ", ".join(kinds) or None

@@ -70,15 +70,17 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
         NotImplementedError: the kernel was asked for something that an `AttentionCall` cannot say.
     """
     names = [argument.name for argument in op.func._schema.arguments]  # noqa: SLF001
-    given = dict(zip(names, op.args, strict=False)) | op.kwargs
-    refused = [what for what, names in _REFUSED.items() if any(_used(given.get(n)) for n in names)]
-    left, right = (next((given[n] for n in names if n in given), None) for names in _WINDOW)
+    arguments = dict(zip(names, op.args, strict=False)) | op.kwargs
+    refused = [
+        what for what, names in _REFUSED.items() if any(_used(arguments.get(n)) for n in names)
+    ]
+    left, right = (next((arguments[n] for n in names if n in arguments), None) for names in _WINDOW)
     if (left is not None and left >= 0) or (right is not None and right > 0):
         refused.append("a sliding window")
     if refused:
         raise NotImplementedError(f"{op.name} with {refused[0]}")
     found: dict[str, Any] = {
-        what: next((given[n] for n in names if given.get(n) is not None), None)
+        what: next((arguments[n] for n in names if arguments.get(n) is not None), None)
         for what, names in _NAMES.items()
     }
     given_query, given_key, scale, bias = (found[n] for n in ("query", "key", "scale", "bias"))
@@ -86,7 +88,7 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
     tensors = [tensor.detach() for tensor in tensors]
     tensors = [layout(op)(tensor) for tensor in tensors]
     query, key, value, output = tensors
-    kind = given.get("custom_mask_type") or 0
+    kind = arguments.get("custom_mask_type") or 0
     call = AttentionCall(
         query=query,
         key=key,
@@ -120,9 +122,9 @@ def _lower_right(call: AttentionCall) -> AttentionCall:
     queries, keys = call.shape[2:]
     if queries == keys:
         return replace(call, causal=True)
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
-    seen = seen.tril(keys - queries)
-    bias = seen if call.bias is None else call.bias.masked_fill(~seen, -torch.inf)
+    visible = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
+    visible = visible.tril(keys - queries)
+    bias = visible if call.bias is None else call.bias.masked_fill(~visible, -torch.inf)
     return replace(call, bias=bias, causal=False)
 
 
@@ -150,8 +152,8 @@ def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
     grouped = key.float().repeat_interleave(shape[1] // key.shape[1], dim=1)
     scores = scale * (query.float() @ grouped.transpose(-2, -1))
     bias = _everywhere(score_mod, scores, buffers[0]) - scores
-    seen = _everywhere(lambda _, *rest: mask_mod(*rest), scores, buffers[1])
-    bias = bias.masked_fill(~seen, -torch.inf)
+    visible = _everywhere(lambda _, *rest: mask_mod(*rest), scores, buffers[1])
+    bias = bias.masked_fill(~visible, -torch.inf)
     return AttentionCall(
         query=query,
         key=key,

@@ -74,8 +74,8 @@ class Blocks:
     def watching(self) -> Iterator[None]:
         """As long as the model runs."""
         hooks = [
-            register_module_forward_pre_hook(self._begun),
-            register_module_forward_hook(self._done),
+            register_module_forward_pre_hook(self._entered),
+            register_module_forward_hook(self._returned),
         ]
         try:
             yield
@@ -84,14 +84,14 @@ class Blocks:
                 hook.remove()
             self._open.clear()
 
-    def _begun(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+    def _entered(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if module not in self._elements or threading.get_ident() != self._thread:
             return
-        tokens = next((each for each in given if isinstance(each, Tensor)), None)
+        tokens = next((each for each in inputs if isinstance(each, Tensor)), None)
         if tokens is not None:
             self._open.append(_Open(module, self._count(), self._kept(tokens)))
 
-    def _done(self, module: nn.Module, _: Any, result: Any) -> None:
+    def _returned(self, module: nn.Module, _: Any, result: Any) -> None:
         if module not in self._elements or threading.get_ident() != self._thread:
             return
         while self._open and self._open[-1].module is not module:
@@ -113,14 +113,14 @@ class Blocks:
     def written(self, tensor: Tensor) -> None:
         """Memory is about to be overwritten: what is kept of it is copied before."""
         for number, block in self.found.items():
-            kept = (block.input, block.output)
-            if not any(shares_memory(each, tensor) for each in kept):
+            tensors = (block.input, block.output)
+            if not any(shares_memory(each, tensor) for each in tensors):
                 continue
             if self._graph:  # a copy would stand outside of the graph
                 self.spoiled.add(number)
             else:
-                given, made = (clone_if_aliased(each, tensor) for each in kept)
-                self.found[number] = replace(block, input=given, output=made)
+                inputs, outputs = (clone_if_aliased(each, tensor) for each in tensors)
+                self.found[number] = replace(block, input=inputs, output=outputs)
         if not self._graph:
             self._open = [
                 replace(each, tokens=clone_if_aliased(each.tokens, tensor)) for each in self._open

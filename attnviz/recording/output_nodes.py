@@ -39,7 +39,7 @@ class Output:
     queries: Axes
     heads: Axes
     features: Axes
-    met: WeightedValues | None = None
+    weighted: WeightedValues | None = None
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,20 @@ def sizes(dims: Dims) -> tuple[int, ...]:
 
 def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
     """What a dimension of a call's output is to the call; None where that cannot be told."""
-    here = node.dims[dim]
+    axes = node.dims[dim]
     of_heads = node.heads if isinstance(node, Output) else ()
     for axes, name in ((node.queries, "queries"), (of_heads, "heads")):
-        if here and all(axis in axes for axis in here):  # also where its size is 1
+        if axes and all(axis in axes for axis in axes):  # also where its size is 1
             return name  # type: ignore[return-value]
-    of_dim, queries, heads = leaves([here]), leaves([node.queries]), leaves([of_heads])
+    of_dim, queries, heads = leaves([axes]), leaves([node.queries]), leaves([of_heads])
     if not of_dim:  # one item, or one query
         return "items" if dim == 0 else None if queries else "queries"
     features = leaves([node.features] if isinstance(node, Output) else [(node.features,)])
-    known: dict[joining.Axis, list[list[Axis]]] = {
+    parts_of: dict[joining.Axis, list[list[Axis]]] = {
         "queries": [queries],
         "heads": [heads, heads + features] if isinstance(node, Output) else [],
     }
-    found = next((name for name, parts in known.items() if of_dim in parts), None)
+    found = next((name for name, parts in parts_of.items() if of_dim in parts), None)
     beside = set(of_dim) & {*queries, *heads, *features}
     return found or (None if beside else "items")
 
@@ -85,20 +85,20 @@ def side_by_side(
     nodes: Sequence[OutputNode], dim: int, axis: joining.Axis, number: int
 ) -> OutputNode:
     """The node of outputs that were put side by side."""
-    first, made = nodes[0], Axis(sum(sizes((node.dims[dim],))[0] for node in nodes))
-    here: Axes = (made,)
+    first, axis_made = nodes[0], Axis(sum(sizes((node.dims[dim],))[0] for node in nodes))
+    axes: Axes = (axis_made,)
     changes: dict[str, Any] = {"number": number}
     if axis == "queries":
-        changes["queries"] = here
+        changes["queries"] = axes
     elif axis == "heads" and isinstance(first, Output):
         features = math.prod(leaf.size for leaf in leaves([first.features]))
         beside = leaves([first.dims[dim]]) != leaves([first.heads])
-        made = Axis(made.size // features if beside else made.size)
-        changes["heads"] = (made,)
-        here = (made, *first.features) if beside else (made,)
+        axis_made = Axis(axis_made.size // features if beside else axis_made.size)
+        changes["heads"] = (axis_made,)
+        axes = (axis_made, *first.features) if beside else (axis_made,)
     if isinstance(first, Output):
         changes["met"] = None
-    return replace(first, dims=(*first.dims[:dim], here, *first.dims[dim + 1 :]), **changes)
+    return replace(first, dims=(*first.dims[:dim], axes, *first.dims[dim + 1 :]), **changes)
 
 
 def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
@@ -120,12 +120,15 @@ def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
 
 def secured(node: OutputNode, written: Tensor) -> OutputNode:
     """A node, with copies of what it knows in memory that is about to be overwritten."""
-    if isinstance(node, Projected) or node.met is None:
+    if isinstance(node, Projected) or node.weighted is None:
         return node
-    met = node.met
-    value, output = clone_if_aliased(met.value, written), clone_if_aliased(met.output, written)
-    weights = cloned_if_aliased(met.weights, written)
-    return replace(node, met=replace(met, weights=weights, value=value, output=output))
+    weighted = node.weighted
+    value, output = (
+        clone_if_aliased(weighted.value, written),
+        clone_if_aliased(weighted.output, written),
+    )
+    weights = cloned_if_aliased(weighted.weights, written)
+    return replace(node, weighted=replace(weighted, weights=weights, value=value, output=output))
 
 
 def one_matrix(right: Tensor) -> Tensor | None:

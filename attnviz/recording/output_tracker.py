@@ -64,21 +64,21 @@ class Outputs:
     """Follows outputs in a stream of operations."""
 
     def __init__(self, reader: OutputListener) -> None:
-        self._tell = reader
-        self._known: TensorRegistry[OutputNode] = TensorRegistry()
+        self._listener = reader
+        self._nodes: TensorRegistry[OutputNode] = TensorRegistry()
         self._patience = 0
         self._operations = 0
         self._last_seen: dict[int, int] = {}
 
-    def by_hand(self, tensor: Tensor, number: int, met: WeightedValues) -> None:
+    def by_hand(self, tensor: Tensor, number: int, weighted: WeightedValues) -> None:
         """A call by hand has given its output, (b, n, Dv) or turned, or without a batch."""
-        b, n = met.weights.dims[:2]
-        features, mixing = (Axis(met.value.shape[2]),), met.weights.mixing
-        dims = ((b, features, n) if met.turned else (b, n, features))[-tensor.ndim :]
-        order = met.weights.order
+        b, n = weighted.weights.dims[:2]
+        features, mixing = (Axis(weighted.value.shape[2]),), weighted.weights.mixing
+        dims = ((b, features, n) if weighted.turned else (b, n, features))[-tensor.ndim :]
+        order = weighted.weights.order
         heads = order.heads if mixing is None else mixing.heads
-        met_if_open = met if mixing is None else None
-        self._add(tensor, Output(number, dims, order.queries, heads, features, met_if_open))
+        still_open = weighted if mixing is None else None
+        self._add(tensor, Output(number, dims, order.queries, heads, features, still_open))
 
     def fused(self, tensor: Tensor, number: int, heads: int = 1) -> None:
         """A fused call has given its output, of four dimensions, one of them its heads."""
@@ -94,17 +94,17 @@ class Outputs:
         are followed for some operations, those of a likely `piece` as long as others come, until
         they are projected; and projections for as long as the model keeps them.
         """
-        seen = self._last_seen.get(number)
-        if seen is not None:
-            return piece or self._operations - seen <= _PATIENCE
-        return any(n.number == number and isinstance(n, Projected) for n in self._known.values())
+        last = self._last_seen.get(number)
+        if last is not None:
+            return piece or self._operations - last <= _PATIENCE
+        return any(n.number == number and isinstance(n, Projected) for n in self._nodes.values())
 
     def _add(self, tensor: Tensor, output: Output) -> None:
-        self._known.forget(tensor)
+        self._nodes.forget(tensor)
         self._put(tensor, output)
 
     def _put(self, tensor: Tensor, node: OutputNode) -> None:
-        self._known.put(tensor, node)
+        self._nodes.put(tensor, node)
         self._patience = _PATIENCE
         if isinstance(node, Output):
             self._last_seen[node.number] = self._operations
@@ -118,23 +118,23 @@ class Outputs:
         self._patience -= 1
         self._operations += 1
         if not self._patience:
-            self._known = TensorRegistry()
+            self._nodes = TensorRegistry()
             self._last_seen.clear()
             return None
         handler = _HANDLERS.get(op.name)
         after = None if handler is None else handler(self, op)
         for tensor in op.written:
             if op.name != "copy_":
-                self._known.forget(tensor)
-            elif self._known.has_storage(tensor):
+                self._nodes.forget(tensor)
+            elif self._nodes.has_storage(tensor):
                 self._forget_beside(tensor)
-            self._known.change_all(partial(secured, written=tensor))
+            self._nodes.change_all(partial(secured, written=tensor))
         return after
 
     def _forget_beside(self, written: Tensor) -> None:
         """A slice is about to be filled: what is known of other slices still holds."""
         shape, stride = tuple(written.shape), tuple(written.stride())
-        for place, _ in list(self._known.of_storage(written)):
+        for place, _ in list(self._nodes.of_storage(written)):
             offset, other, steps, _ = place
             differ = sum(a != b for a, b in zip(shape, other, strict=False))
             if (
@@ -143,30 +143,30 @@ class Outputs:
                 or differ > 1
                 or (offset == written.storage_offset())
             ):
-                self._known.drop(written, place)
+                self._nodes.drop(written, place)
 
     # What operations do to what is known of their arguments; None: nothing is known.
 
     def _viewed(self, op: Operation) -> After | None:
         node = self._node(op.args[0])
-        return None if node is None else lambda result: self._seen(node, result)
+        return None if node is None else lambda result: self._view_result(node, result)
 
     def _selected(self, op: Operation) -> After | None:
         """The only element along a dimension."""
         return self._viewed(op) if op.args[0].shape[op.args[1]] == 1 else None
 
-    def _seen(self, node: OutputNode, result: Tensor) -> None:
+    def _view_result(self, node: OutputNode, result: Tensor) -> None:
         """A view that keeps the order of the elements."""
         dims = regroup(node.dims, result.shape)
         if dims is None:
             return
-        if isinstance(node, Output) and node.met is not None:
-            node = self._find_heads(node, node.met, dims)
+        if isinstance(node, Output) and node.weighted is not None:
+            node = self._find_heads(node, node.weighted, dims)
         self._put(result, replace(node, dims=dims))
 
-    def _find_heads(self, node: Output, met: WeightedValues, dims: Dims) -> Output:
+    def _find_heads(self, node: Output, weighted: WeightedValues, dims: Dims) -> Output:
         """Heads are what the model puts side by side with the features, the first time it does."""
-        weights = met.weights
+        weights = weighted.weights
         for dim in map(leaves, ([dim] for dim in dims)):
             features = set(leaves([node.features]))
             rest = [leaf for leaf in dim if leaf not in features]
@@ -174,9 +174,11 @@ class Outputs:
             if len(rest) == len(dim) or (not heads and len(dims) > 3):
                 continue
             if set(heads) != set(leaves([node.heads])):
-                call = attention_call(weights, met.value, met.output, heads)
-                self._tell.corrected(node.number, call, OutputLayout.of(weights, met.turned, heads))
-            return replace(node, heads=heads, met=None if heads else met)
+                call = attention_call(weights, weighted.value, weighted.output, heads)
+                self._listener.corrected(
+                    node.number, call, OutputLayout.of(weights, weighted.turned, heads)
+                )
+            return replace(node, heads=heads, weighted=None if heads else weighted)
         return node
 
     def _permuted(self, op: Operation) -> After | None:
@@ -194,7 +196,7 @@ class Outputs:
         """`mm`, `addmm`, `bmm` or `linear`: a projection, if it is over heads and features."""
         left, right = op.args[1:3] if op.name == "addmm" else op.args[:2]
         node = self._node(left)
-        if not isinstance(node, Output) or self._known.get(right) is not None:
+        if not isinstance(node, Output) or self._nodes.get(right) is not None:
             return None
         if op.kwargs.get("alpha", 1) != 1:
             return None
@@ -204,19 +206,19 @@ class Outputs:
         matrix = right.t() if op.name == "linear" else one_matrix(right)
         if matrix is None:
             return None
-        count, made = math.prod(head.size for head in heads), Axis(matrix.shape[1])
-        weight = matrix.detach().view(count, -1, made.size)
-        found = Projected(node.number, (*node.dims[:-1], (made,)), node.queries, made)
+        count, axes = math.prod(head.size for head in heads), Axis(matrix.shape[1])
+        weight = matrix.detach().view(count, -1, axes.size)
+        found = Projected(node.number, (*node.dims[:-1], (axes,)), node.queries, axes)
 
         def after(result: Tensor) -> None:
-            self._tell.projected(node.number, weight)
+            self._listener.projected(node.number, weight)
             self._put(result, found)
 
         return after
 
     def _added(self, op: Operation) -> After | None:
         """The bias of a projection, or the sum of several heads' projections."""
-        nodes = [self._known.get(each) for each in op.args[:2]]
+        nodes = [self._nodes.get(each) for each in op.args[:2]]
         if op.kwargs.get("alpha", 1) == 1:
             if all(isinstance(node, Projected) for node in nodes):
                 return self._summed([node for node in nodes if isinstance(node, Projected)])
@@ -232,7 +234,7 @@ class Outputs:
         one, other = nodes
         if one.number == other.number or sizes(one.dims) != sizes(other.dims):
             return None
-        number = self._tell.joined([one.number, other.number], "sum")
+        number = self._listener.joined([one.number, other.number], "sum")
         if number is None:
             return None
         self._forget_pieces([one.number, other.number])
@@ -257,14 +259,14 @@ class Outputs:
         numbers = [node.number for node in nodes]
         if len({sizes(n.dims) for n in nodes}) > 1 or len(set(numbers)) < len(numbers):
             return None
-        number = self._tell.joined(numbers, "stacked")
+        number = self._listener.joined(numbers, "stacked")
         if number is None:
             return None
         self._forget_pieces(numbers)
         dim = op.get(1, "dim", 0) % (len(first.dims) + 1)
-        made = (Axis(len(nodes)),)
-        dims = (*first.dims[:dim], made, *first.dims[dim:])
-        found = replace(first, number=number, dims=dims, heads=made + first.heads, met=None)
+        axes = (Axis(len(nodes)),)
+        dims = (*first.dims[:dim], axes, *first.dims[dim:])
+        found = replace(first, number=number, dims=dims, heads=axes + first.heads, weighted=None)
         return lambda result: self._put(result, found)
 
     def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
@@ -278,7 +280,7 @@ class Outputs:
         numbers = [node.number for node in nodes]
         if axis is None or len(others) > 1 or len(set(numbers)) < len(numbers):
             return None
-        number = self._tell.joined(numbers, axis)
+        number = self._listener.joined(numbers, axis)
         if number is None:
             return None
         self._forget_pieces(numbers)
@@ -286,16 +288,16 @@ class Outputs:
 
     def _forget_pieces(self, numbers: Sequence[int]) -> None:
         """What was known of pieces ends where they are joined."""
-        self._known.discard(lambda node: node.number in numbers)
+        self._nodes.discard(lambda node: node.number in numbers)
 
     def _node(self, tensor: Any) -> "OutputNode | None":
         """What is known of a tensor, or of the slices that fill its memory."""
-        found = self._known.get(tensor)
+        found = self._nodes.get(tensor)
         if found is not None or not isinstance(tensor, Tensor):
             return found
         pieces = [
             (place, node)
-            for place, node in self._known.of_storage(tensor)
+            for place, node in self._nodes.of_storage(tensor)
             if place[1] != tuple(tensor.shape) and len(place[1]) == tensor.ndim
         ]
         if len(pieces) < 2:
@@ -309,7 +311,7 @@ class Outputs:
 
     def _filled(self, op: Operation) -> After | None:
         """`copy_`: a slice of a buffer holds what was copied to it."""
-        node = self._known.get(op.args[1]) if len(op.args) > 1 else None
+        node = self._nodes.get(op.args[1]) if len(op.args) > 1 else None
         if node is None or tuple(op.args[0].shape) != sizes(node.dims):
             return None
         return lambda result: self._put(result, node)
@@ -319,14 +321,14 @@ class Outputs:
         found = self._over_features(op)
         if found is not None:
             node, tensor, factors = found
-            self._tell.scaled(node.number, factors.detach().flatten())
-            self._known.forget(tensor)
+            self._listener.scaled(node.number, factors.detach().flatten())
+            self._nodes.forget(tensor)
         return None
 
     def _over_features(self, op: Operation) -> tuple[Projected, Tensor, Tensor] | None:
         """What a projection made, and a vector over its features beside it, in any order."""
         for tensor, operand in (op.args[:2], op.args[1::-1]):
-            node = self._known.get(tensor)
+            node = self._nodes.get(tensor)
             if isinstance(node, Projected) and is_over_features(operand, node):
                 return node, tensor, operand
         return None

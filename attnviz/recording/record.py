@@ -61,12 +61,12 @@ def record(
     ...     model(pixels)
     >>> recording[-1].rows([0])              # (batch, heads, 1, keys)
     """
-    kept: list[AttentionCall | None] = []
+    calls_kept: list[AttentionCall | None] = []
     traces: list[Trace | JoinedTrace | None] = []
-    stack = None if blocks is None else Blocks(blocks, kept.__len__, graph=gradients)
-    recording = Recording(kept, traces if gradients else None, stack)
-    wanted = None if calls is None else tuple(calls)
-    store = CallStore(kept, traces, recording.descriptions, wanted, where, device, describe)
+    stack = None if blocks is None else Blocks(blocks, calls_kept.__len__, graph=gradients)
+    recording = Recording(calls_kept, traces if gradients else None, stack)
+    numbers = None if calls is None else tuple(calls)
+    store = CallStore(calls_kept, traces, recording.descriptions, numbers, where, device, describe)
     positions = None if picture is None else TokenPositions(picture)
     if positions is not None:
         recording.operators = positions.operators

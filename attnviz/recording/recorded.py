@@ -112,9 +112,9 @@ class Recording(Sequence[AttentionCall]):
             numbers = [number for number, call in enumerate(self._calls) if call is not None]
         else:
             numbers = [range(len(self))[number] for number in calls]
-        kept = {number: self[number] for number in numbers}
+        calls_kept = {number: self[number] for number in numbers}
         found = gradients(score, {number: self._traces[number] for number in numbers})
-        outputs = {number: call.output for number, call in kept.items()}
+        outputs = {number: call.output for number, call in calls_kept.items()}
         return {
             number: gradient if (output := outputs[number]) is None else gradient.to(output.device)
             for number, gradient in found.items()

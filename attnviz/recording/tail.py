@@ -38,7 +38,7 @@ def run_tail(
         RecordingError: the call has no block, or the blocks are no plain stack.
     """
     if number not in blocks:
-        raise RecordingError(f"call {number} is in no block; ask one of {_said(list(blocks))}")
+        raise RecordingError(f"call {number} is in no block; ask one of {_in_words(list(blocks))}")
     shapes = {tuple(t.shape) for block in blocks.values() for t in (block.input, block.output)}
     if len(shapes) > 1:
         raise RecordingError(
@@ -70,17 +70,17 @@ def _idle(blocks: Mapping[int, Block], end: Tensor) -> Iterator[list[bool]]:
 
         return forward
 
-    own = {block.module: vars(block.module).get("forward") for block in blocks.values()}
+    forwards = {block.module: vars(block.module).get("forward") for block in blocks.values()}
     try:
         for block in blocks.values():
             block.module.forward = forward(block)
         yield ended
     finally:
-        for module, before in own.items():
+        for module, before in forwards.items():
             del module.forward
             if before is not None:
                 module.forward = before
 
 
-def _said(numbers: list[int]) -> str:
+def _in_words(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers)) if numbers else "a model that has a stack of blocks"

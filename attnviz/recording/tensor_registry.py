@@ -43,8 +43,8 @@ class TensorRegistry(Generic[T]):
 
     def lookup(self, tensor: Tensor) -> tuple[T | None, dict[_Place, T]]:
         """What is known of exactly these elements, and of all that shares memory with them."""
-        here = self._storage(tensor)
-        return (None, {}) if not here else (here.get(_place(tensor)), here)
+        entries = self._storage(tensor)
+        return (None, {}) if not entries else (entries.get(_place(tensor)), entries)
 
     def of_storage(self, tensor: object) -> Iterator[tuple[_Place, T]]:
         """All that is known of tensors that share memory with this one."""
@@ -52,9 +52,9 @@ class TensorRegistry(Generic[T]):
 
     def values(self) -> Iterator[T]:
         """All that is known of tensors that still are."""
-        for weak, here in list(self._found.values()):
+        for weak, entries in list(self._found.values()):
             if not _gone(weak):
-                yield from here.values()
+                yield from entries.values()
 
     def put(self, tensor: Tensor, value: T) -> None:
         """Know something of a tensor."""
@@ -69,15 +69,15 @@ class TensorRegistry(Generic[T]):
 
     def change_all(self, change: Callable[[T], T]) -> None:
         """Know something else of every tensor that still is."""
-        for weak, here in self._found.values():
+        for weak, entries in self._found.values():
             if not _gone(weak):
-                here.update({place: change(value) for place, value in here.items()})
+                entries.update({place: change(value) for place, value in entries.items()})
 
     def change(self, tensor: Tensor, place: _Place, value: T) -> None:
         """Know something else of a place in the tensor's storage."""
-        here = self._storage(tensor)
-        if here is not None:
-            here[place] = value
+        entries = self._storage(tensor)
+        if entries is not None:
+            entries[place] = value
 
     def has_storage(self, tensor: Tensor) -> bool:
         """Whether anything is known of the tensor's memory."""
@@ -89,9 +89,9 @@ class TensorRegistry(Generic[T]):
 
     def discard(self, condition: Callable[[T], bool]) -> None:
         """Nothing is known any more where a condition holds of what was."""
-        for _, here in self._found.values():
-            for place in [place for place, value in here.items() if condition(value)]:
-                del here[place]
+        for _, entries in self._found.values():
+            for place in [place for place, value in entries.items() if condition(value)]:
+                del entries[place]
 
     def forget(self, tensor: Tensor) -> None:
         """The tensor's memory was written to: nothing is known of it any more."""

@@ -93,7 +93,7 @@ def mixed_scores(scores: Scores, weight: Tensor, dims: Dims) -> Scores:
     order = Order(rest, heads, tuple(leaves([product.queries])), tuple(leaves([product.keys])))
     query, key, scale, bias = _terms(scores, order)
     batch, _, queries, _ = query.shape
-    count, made = len(weight), Axis(len(weight))
+    count, axis = len(weight), Axis(len(weight))
     query = torch.einsum("gh,bhnd->bgnhd", weight.to(query.dtype), scale * query)
     key = key.transpose(1, 2).reshape(batch, 1, key.shape[2], -1)  # (B, 1, m, H·D)
 
@@ -106,13 +106,13 @@ def mixed_scores(scores: Scores, weight: Tensor, dims: Dims) -> Scores:
     mixed = Product(
         query=query.reshape(batch * count, queries, -1),
         key=key.expand(-1, count, -1, -1).flatten(0, 1),
-        batch=(*rest, *made.leaves()),
+        batch=(*rest, *axis.leaves()),
         queries=order.queries,
         keys=order.keys,
         query_places=places(product.query_places, order.queries),
         key_places=places(product.key_places, order.keys),
     )
-    return Scores(mixed, (*dims, (made,)), unfollowed=scores.unfollowed + (bias is not None))
+    return Scores(mixed, (*dims, (axis,)), unfollowed=scores.unfollowed + (bias is not None))
 
 
 def attention_call(
@@ -129,25 +129,27 @@ def attention_call(
     order = weights.order if heads is None else weights.order.with_heads(heads)
     query, key, scale, bias = _terms(weights.scores, order)
     mixing = weights.mixing
-    met = order if mixing is None else replace(order, heads=mixing.heads)
+    mixed_order = order if mixing is None else replace(order, heads=mixing.heads)
     return AttentionCall(
         query=query,
         key=key,
-        value=_laid(value, (weights.dims[0], weights.dims[2]), met, met.keys),
+        value=_laid_out(value, (weights.dims[0], weights.dims[2]), mixed_order, mixed_order.keys),
         scale=scale,
         bias=bias,
-        output=_laid(output, (weights.dims[0], weights.dims[1]), met, met.queries),
+        output=_laid_out(
+            output, (weights.dims[0], weights.dims[1]), mixed_order, mixed_order.queries
+        ),
         mixing=None if mixing is None else (mixing.weight, mixing.bias),
         query_positions=_positions(weights, order, "query"),
         key_positions=_positions(weights, order, "key"),
     )
 
 
-def _laid(tensor: Tensor, dims: Dims, order: Order, tokens: Axes) -> Tensor:
+def _laid_out(tensor: Tensor, dims: Dims, order: Order, tokens: Axes) -> Tensor:
     """Values or outputs, `dims` and features, as (B, H, N, Dv)."""
     features = (Axis(tensor.shape[-1]),)
-    wanted = [leaves([axes]) for axes in (order.batch, order.heads, tokens, features)]
-    return arrange(tensor, (*dims, features), wanted)
+    groups = [leaves([axes]) for axes in (order.batch, order.heads, tokens, features)]
+    return arrange(tensor, (*dims, features), groups)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class OutputLayout:
         """(b, n, Dv) or (n, Dv) → (B, H, N, Dv)."""
         product = product if product.ndim == 3 else product[None]
         product = product.transpose(1, 2) if self.turned else product
-        return _laid(product, self.dims, self.order, self.order.queries)
+        return _laid_out(product, self.dims, self.order, self.order.queries)
 
 
 def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) -> Tensor | None:

@@ -28,12 +28,12 @@ def value_distance_px(reading: LayerInput) -> Tensor:
     call = reading.call
     if call.projection is None or not bool(reading.queries.on_picture.any()):
         return torch.full((call.heads,), math.nan)
-    asked = SweepRequest(
+    request = SweepRequest(
         query_mask=reading.queries.taking_part,
         positions=(reading.queries.positions, reading.keys.positions),
         grid=reading.keys.on_picture,
     )
-    distance = reweighted(call, value_norms(call)).sweep(asked).distance
+    distance = reweighted(call, value_norms(call)).sweep(request).distance
     assert distance is not None  # positions were given
     return (distance * reading.uniform_grid[:, None]).sum((0, 2)).cpu()
 

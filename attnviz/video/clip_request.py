@@ -37,15 +37,15 @@ class ClipRequest:
             KeyboardInterrupt: it was `stopped`.
         """
         together = max(1, min(TOGETHER, _PIXELS // (self.clip.width * self.clip.height)))
-        wanted: int | None = None
+        expected: int | None = None
         for group in _groups(frames(self.clip), together):
             if stopped():
                 raise KeyboardInterrupt
-            if wanted is None:
+            if expected is None:
                 check_picture(group[0].picture, self.model, self.questions, fit=self.fit)
             for frame, found in zip(group, self._answers(group), strict=True):
-                wanted = wanted or len(found.answers)
-                if len(found.answers) != wanted:
+                expected = expected or len(found.answers)
+                if len(found.answers) != expected:
                     raise UsageError(
                         f"--target auto is another of the targets in frame {frame.number}, and not "
                         "in frame 0; give auto alone, or targets by name"
@@ -53,14 +53,14 @@ class ClipRequest:
                 yield frame, found
 
     def _answers(self, group: list[Frame]) -> Iterator[Explanation]:
-        seen = look_many(
+        observation = look_many(
             [frame.picture for frame in group],
             self.model,
             self.questions,
             fit=self.fit,
             mask=self.mask,
         )
-        for one in seen:
+        for one in observation:
             found = answer(one, self.questions, self.questions.methods[0])
             yield replace(found, observation=one.without_run())
 

@@ -50,13 +50,13 @@ class Made:
     sound: dict[str, str]
 
 
-def _again(clip: Clip, kept: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
+def _again(clip: Clip, spool: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
     """Every frame once more, with what was answered of it.
 
     Raises:
         ImageError: they are not as many as before.
     """
-    for frame, explanation in zip_longest(frames(clip), kept.explanations()):
+    for frame, explanation in zip_longest(frames(clip), spool.explanations()):
         if frame is None or explanation is None:
             raise ImageError(f"{clip.path}: was changed while it was looked at; run again")
         yield frame, explanation
@@ -95,19 +95,19 @@ class _Screen:
         )
         if len(answers) == 1:
             return _Drawn(frame, draw(frame.picture, answers[0], ranges[0], self.style), record)
-        shown = small(frame.picture)
-        cells = cells_on(explanation, shown, ranges, self.style)
-        said = f"frame {frame.number}, {seconds:.2f} s"
-        image = sheet(explanation, cells, self.style, shown=shown, said=said)
+        thumbnail = small(frame.picture)
+        cells = cells_on(explanation, thumbnail, ranges, self.style)
+        caption = f"frame {frame.number}, {seconds:.2f} s"
+        image = sheet(explanation, cells, self.style, preview=thumbnail, caption=caption)
         return _Drawn(frame, image, record)
 
 
 def make_film(
-    asked: ClipRequest,
+    request: ClipRequest,
     path: Path,
     drawing: Drawing,
     *,
-    told: Callable[[Record], None],
+    on_record: Callable[[Record], None],
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Made:
@@ -117,28 +117,28 @@ def make_film(
     frames are decoded anew for the second, and neither they nor their maps are held in memory.
 
     Args:
-        asked: what, of which clip.
+        request: what is asked of which clip.
         path: of the film; its ending is one of `movies.FILMS`.
         drawing: how maps are drawn.
-        told: is given the record of every frame, in order.
+        on_record: is given the record of every frame, in order.
         stopped: says whether to end early; nothing is left behind then.
-        progress: told (frames that were asked and frames that were drawn, of all of both).
+        progress: is given (frames explained plus frames drawn, the total of both).
 
     Raises:
         AttnvizError: of any kind; nothing is left behind.
         KeyboardInterrupt: it was `stopped`.
     """
-    scale, clip, style = parse_scale(drawing.scale), asked.clip, drawing.style()
+    scale, clip, style = parse_scale(drawing.scale), request.clip, drawing.style()
     tell = progress or (lambda _, __: None)
-    with MapSpool.beside(path) as kept:
-        moments: Iterator[tuple[Frame, Explanation]] = asked.answered(stopped)
+    with MapSpool.beside(path) as spool:
+        moments: Iterator[tuple[Frame, Explanation]] = request.answered(stopped)
         total, ranges = clip.expected, None
         if scale.kind != "fixed":
             for _, found in moments:
-                kept.add(found)
-                tell(kept.count, 2 * max(clip.expected, kept.count))
-            moments = _again(clip, kept)
-            total, ranges = 2 * kept.count, kept.ranges(scale)
+                spool.add(found)
+                tell(spool.count, 2 * max(clip.expected, spool.count))
+            moments = _again(clip, spool)
+            total, ranges = 2 * spool.count, spool.ranges(scale)
 
         screen = _Screen(clip, path.name, style)
 
@@ -146,11 +146,11 @@ def make_film(
             frame, explanation = moment[0], on(moment[1], moment[0])
             return screen.draw(frame, explanation, ranges or drawing.ranges(explanation))
 
-        def each(done: _Drawn) -> None:
+        def each(drawn_frame: _Drawn) -> None:
             if stopped():
                 raise KeyboardInterrupt
-            told(done.record)
-            so_far = kept.count + done.frame.number + 1
+            on_record(drawn_frame.record)
+            so_far = spool.count + drawn_frame.frame.number + 1
             tell(so_far, max(total, so_far))
 
         return _write(path, clip, _ahead(one, moments), each)

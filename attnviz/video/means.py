@@ -23,8 +23,8 @@ class Means:
         self.count += 1
         self.unverified += not record.check.verified
         worst = record.check.max_error
-        known = None not in (self._worst, worst)
-        self._worst = max(self._worst, worst) if known else None  # type: ignore[type-var]
+        defined = None not in (self._worst, worst)
+        self._worst = max(self._worst, worst) if defined else None  # type: ignore[type-var]
         for sums, head in zip(self._sums, record.heads, strict=True):
             for name, value in _numbers(head):
                 sums.setdefault(name, _Sum()).add(value)
@@ -71,6 +71,6 @@ def _numbers(head: Head) -> Iterable[tuple[str, float | None]]:
 
 
 def _with(head: Head, numbers: dict[str, Any]) -> Head:
-    own = {name: value for name, value in numbers.items() if not name.startswith("map.")}
+    of_frame = {name: value for name, value in numbers.items() if not name.startswith("map.")}
     of_map = {name: numbers[f"map.{name}"] for name in MapInfo.model_fields}
-    return head.model_copy(update={**own, "map": head.map.model_copy(update=of_map)})
+    return head.model_copy(update={**of_frame, "map": head.map.model_copy(update=of_map)})

@@ -104,7 +104,7 @@ def test_of_more_than_are_kept_quantiles_are_within_their_error(
     values[rng.random(5000) < 0.1] = np.nan
     known = values[~np.isnan(values)]
     (found,) = fill(values).summaries()
-    assert (found.known, found.missing) == (len(known), 5000 - len(known))
+    assert (found.count, found.missing) == (len(known), 5000 - len(known))
     assert found.mean == pytest.approx(known.mean(), rel=1e-12)
     assert found.deviation == pytest.approx(known.std(), rel=1e-9, abs=1e-15)
     lower, upper = (np.quantile(known, QUANTILES, method=way) for way in ("lower", "higher"))

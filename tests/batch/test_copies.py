@@ -100,7 +100,7 @@ def test_runs_at_once_do_not_see_each_other(tmp_path: Path) -> None:
         tmp_path,
         batch=None,
         stop=threading.Event(),
-        told=lambda outcome: found.update({outcome.entry.path: outcome}),
+        on_outcome=lambda outcome: found.update({outcome.entry.path: outcome}),
     ).run([[PendingPart(job, None) for job in jobs]])
     assert len(found) == len(jobs)
     for one in expected:

@@ -55,7 +55,7 @@ def test_an_explanation_shows_its_sheet(seen: attnviz.Observation) -> None:
     drawing = Drawing()
     style, shown = drawing.style(), small(seen.picture)
     cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
-    expected = sheet(explanation, cells, style, shown=shown)
+    expected = sheet(explanation, cells, style, preview=shown)
     assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 

@@ -118,7 +118,7 @@ def film(
         ClipRequest(clips.open_clip(source), model, asked),
         out,
         drawing or Drawing(),
-        told=lambda _: None,
+        on_record=lambda _: None,
     )
     alone = [
         attnviz.explain(attnviz.observe(frame.picture, model), heads=asked.heads)
@@ -173,7 +173,7 @@ def test_heads_have_a_scale_each_unless_one_is_asked_for(tmp_path: Path) -> None
             ClipRequest(clips.open_clip(source), model, Questions()),
             tmp_path / "b.mp4",
             Drawing(scale=scale),
-            told=records.append,
+            on_record=records.append,
         )
         of_frames = [[head.scale for head in record.heads] for record in records]  # type: ignore[attr-defined]
         assert all(each == of_frames[0] for each in of_frames)
@@ -194,7 +194,8 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
     clip, model = clips.open_clip(source), attnviz.load_model(head="class", size=32)
     records: list[object] = []
     asked = Questions(methods=("gradient-attention",))
-    make_film(ClipRequest(clip, model, asked), tmp_path / "b.mp4", Drawing(), told=records.append)
+    request = ClipRequest(clip, model, asked)
+    make_film(request, tmp_path / "b.mp4", Drawing(), on_record=records.append)
     alone = [
         attnviz.explain(
             attnviz.observe(frame.picture, model, gradients=True), method="gradient-attention"
@@ -231,7 +232,7 @@ def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
         film_of = make_clip(tmp_path / f"{count}.mp4", count)
         model = attnviz.load_model("random", heads=1, size=32)
         asked = ClipRequest(clips.open_clip(film_of), model, Questions())
-        make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None)
+        make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=lambda _: None)
         counts.append(most["count"])
     assert max(counts) <= 40
     assert counts[1] <= counts[0] + 4
@@ -241,7 +242,7 @@ def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     model = attnviz.load_model("random", heads=1, size=32)
     asked = ClipRequest(clips.open_clip(make_clip(tmp_path / "a.mp4", 2)), model, Questions())
     with pytest.raises(attnviz.AttnvizError, match=r"b\.mp4: cannot be written"):
-        make_film(asked, tmp_path / "gone" / "b.mp4", Drawing(), told=lambda _: None)
+        make_film(asked, tmp_path / "gone" / "b.mp4", Drawing(), on_record=lambda _: None)
 
 
 def test_a_query_beside_the_frame_is_found_before_the_model_runs(
@@ -252,7 +253,7 @@ def test_a_query_beside_the_frame_is_found_before_the_model_runs(
     clip = clips.open_clip(make_clip(tmp_path / "a.mp4", 2))
     asked = ClipRequest(clip, model, Questions(queries=("500,500",)))
     with pytest.raises(UsageError, match="outside the picture, which is 64x48"):
-        make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None)
+        make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -274,7 +275,7 @@ def test_a_clip_that_is_changed_meanwhile_is_an_error(tmp_path: Path, count: int
             make_clip(source, count)
 
     with pytest.raises(attnviz.AttnvizError, match="changed while it was looked at"):
-        make_film(asked, tmp_path / "b.mp4", Drawing(), told=lambda _: None, progress=progress)
+        make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=lambda _: None, progress=progress)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -288,7 +289,7 @@ def test_what_is_masked_takes_no_part_in_any_frame(tmp_path: Path) -> None:
     asked = ClipRequest(
         clips.open_clip(source), model, Questions(), mask=str(tmp_path / "mask.png")
     )
-    make_film(asked, tmp_path / "b.mp4", Drawing(), told=records.append)
+    make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=records.append)
     assert len({record.tokens.masked for record in records}) == 1  # type: ignore[attr-defined]
     for record, pixels in zip(records, read_film(tmp_path / "b.mp4").pictures, strict=True):
         assert record.tokens.masked > 0  # type: ignore[attr-defined]

@@ -105,8 +105,8 @@ class KnownPositions:
             step = step_of(part)
             left, right = content.ends(step)
             margin = max(step / 2 - _OUTSIDE, _OUTSIDE)
-            here = (part >= left - margin) & (part <= right + margin)
-            inside = here if inside is None else inside & here
+            entries = (part >= left - margin) & (part <= right + margin)
+            inside = entries if inside is None else inside & entries
         if inside is None:
             return positions
         nowhere = torch.full((), NOWHERE, device=positions.device)
@@ -150,8 +150,8 @@ class KnownPositions:
             return None
         if id(tensor) in self._current:
             return self._current[id(tensor)]
-        found, here = self._known.lookup(tensor)
-        return self._in_memory(tensor, here) if found is None and here else found
+        found, entries = self._known.lookup(tensor)
+        return self._in_memory(tensor, entries) if found is None and entries else found
 
     def spans_picture(self, positions: Tensor, dims: list[int]) -> Tensor:
         """Whether elements along dimensions lie all over the picture, keeping the dimensions."""
@@ -188,9 +188,9 @@ class KnownPositions:
         positions = self.get(tensor)
         return positions is not None and differs_by_feature(positions)
 
-    def _in_memory(self, tensor: Tensor, here: Mapping[Any, Tensor]) -> Tensor | None:
+    def _in_memory(self, tensor: Tensor, entries: Mapping[Any, Tensor]) -> Tensor | None:
         """Positions of a view that no operation was seen to make, of memory that is known."""
-        for (offset, shape, stride, dtype), known in here.items():
+        for (offset, shape, stride, dtype), known in entries.items():
             if dtype != tensor.dtype or offset:
                 continue
             if len(shape) == 1 and stride == (1,):

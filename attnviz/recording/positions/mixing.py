@@ -31,8 +31,10 @@ def _averaged(known: KnownPositions, op: Operation, result: Any) -> Any:
     dims = [dims] if isinstance(dims, int) else list(dims or range(positions.ndim))
     found = centre(known, positions, dims)
     if found.ndim != result.ndim:
-        kept = [s for d, s in enumerate(found.shape) if d not in {x % positions.ndim for x in dims}]
-        found = found.reshape(kept)
+        sizes = [
+            s for d, s in enumerate(found.shape) if d not in {x % positions.ndim for x in dims}
+        ]
+        found = found.reshape(sizes)
     return (found,) if found.shape == result.shape else None
 
 
@@ -107,9 +109,9 @@ def mixed(known: KnownPositions, positions: Tensor, weights: Tensor | None, dim:
     count = size.sum(inputs) ** 2 / (size**2).sum(inputs).clamp_min(1e-30)
     if bool(count.median() > _SPARSE * size.shape[inputs]):
         return centre(known, positions, [dim])
-    there = positions.real.isfinite()
-    planes = [positions.real, positions.imag, there.float()]
-    planes = [torch.where(there, plane, 0.0) for plane in planes]
+    finite = positions.real.isfinite()
+    planes = [positions.real, positions.imag, finite.float()]
+    planes = [torch.where(finite, plane, 0.0) for plane in planes]
     x, y, share = (p @ size if dim == -1 else size @ p for p in planes)
     found = torch.complex(x / share, y / share)
     if bool(positions.real.isinf().any()):
@@ -162,16 +164,18 @@ def _within_windows(known: KnownPositions, queries: Tensor, values: Tensor) -> T
 
 
 def _outside_nowhere(queries: Tensor, values: Tensor) -> Tensor:
-    asking = torch.view_as_real(queries.flatten(0, -3))[..., 0, :]  # (windows, N, 2)
-    asked = torch.view_as_real(compact(values).expand(*values.shape[:-1], -1).flatten(0, -3))
-    asked = asked[:, :, 0]  # (windows, M, 2)
-    low = torch.where(asked.isfinite(), asked, torch.inf).amin(1, keepdim=True)
-    high = torch.where(asked.isfinite(), asked, -torch.inf).amax(1, keepdim=True)
-    same = torch.equal(asking.nan_to_num(-1), asking[:1].expand_as(asking).nan_to_num(-1))
+    queries_at = torch.view_as_real(queries.flatten(0, -3))[..., 0, :]  # (windows, N, 2)
+    values_at = torch.view_as_real(compact(values).expand(*values.shape[:-1], -1).flatten(0, -3))
+    values_at = values_at[:, :, 0]  # (windows, M, 2)
+    low = torch.where(values_at.isfinite(), values_at, torch.inf).amin(1, keepdim=True)
+    high = torch.where(values_at.isfinite(), values_at, -torch.inf).amax(1, keepdim=True)
+    same = torch.equal(
+        queries_at.nan_to_num(-1), queries_at[:1].expand_as(queries_at).nan_to_num(-1)
+    )
     if not same or torch.equal(low, low[:1].expand_as(low)):
         return queries
-    inside = ((asking >= low) & (asking <= high)).all(-1).sum(1)
-    outside = inside * 2 < asking.isfinite().all(-1).sum(1)
+    inside = ((queries_at >= low) & (queries_at <= high)).all(-1).sum(1)
+    outside = inside * 2 < queries_at.isfinite().all(-1).sum(1)
     outside = outside.reshape(*queries.shape[:-2], 1, 1)
     nowhere = torch.full((), NOWHERE, device=queries.device)
     return torch.where(outside, nowhere, queries)

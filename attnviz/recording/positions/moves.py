@@ -68,8 +68,8 @@ def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
     for dim in range(positions.ndim - same, positions.ndim):
         if positions.stride(dim) == 0 and positions.shape[dim]:
             positions = positions.narrow(dim, 0, 1)
-    kept = positions.shape[positions.ndim - same :]
-    return positions.reshape((*shape[: len(shape) - same], *kept)).expand(shape)
+    last = positions.shape[positions.ndim - same :]
+    return positions.reshape((*shape[: len(shape) - same], *last)).expand(shape)
 
 
 def _joined(known: KnownPositions, op: Operation, _: Any) -> Any:

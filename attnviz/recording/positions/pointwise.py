@@ -46,8 +46,8 @@ def combined(
         return expanded(placed[0][1], result)
     differ = frozenset[int]().union(*(varying(positions) for _, positions in placed))
     for operand, positions in lost:
-        told_apart = {d for d in range(-operand.ndim, 0) if operand.shape[d] > 1}
-        if not placed or differ & told_apart:
+        varied = {d for d in range(-operand.ndim, 0) if operand.shape[d] > 1}
+        if not placed or differ & varied:
             return expanded(positions, result)
     most = placed
     if any(varying(p) < varying(other) for _, p in placed for _, other in placed):

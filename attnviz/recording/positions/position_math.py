@@ -144,8 +144,8 @@ def average(parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     """
     stacked = torch.stack([torch.view_as_real(part.resolve_conj()) for part in parts])
     weights = torch.tensor(shares, device=stacked.device).reshape(-1, *[1] * (stacked.ndim - 1))
-    there = stacked.isfinite()
-    mean = (torch.where(there, stacked, 0.0) * weights).sum(0) / (there * weights).sum(0)
+    finite = stacked.isfinite()
+    mean = (torch.where(finite, stacked, 0.0) * weights).sum(0) / (finite * weights).sum(0)
     lost = stacked[..., 0].isinf()
     number = torch.where(lost, stacked[..., 1], -1).amax(0)
     x = torch.where(lost.any(0), torch.inf, mean[..., 0])

@@ -90,9 +90,11 @@ def _resized(known: KnownPositions, op: Operation, result: Tensor) -> Any:
         return None
     count = 1 if "1d" in op.name or "linear1d" in op.name else 3 if "3d" in op.name else 2
     names = [argument.name for argument in op.func._schema.arguments]  # noqa: SLF001
-    given = dict(zip(names, op.args, strict=False)) | op.kwargs
-    factors = given.get("scale_factors") or [
-        given.get(name) for name in ("scales_d", "scales_h", "scales_w", "scales") if name in names
+    arguments = dict(zip(names, op.args, strict=False)) | op.kwargs
+    factors = arguments.get("scale_factors") or [
+        arguments.get(name)
+        for name in ("scales_d", "scales_h", "scales_w", "scales")
+        if name in names
     ]
     factors = list(factors)[-count:] if factors else [None] * count
     positions = compact(positions)
@@ -100,7 +102,7 @@ def _resized(known: KnownPositions, op: Operation, result: Tensor) -> Any:
         dim = i - count
         n, m = positions.shape[dim], result.shape[dim]
         at = torch.arange(m, dtype=torch.float64)
-        if given.get("align_corners"):
+        if arguments.get("align_corners"):
             at = at * ((n - 1) / (m - 1) if m > 1 else 0)
         else:
             at = (at + 0.5) * (1 / factors[i] if factors[i] else n / m) - 0.5
@@ -116,8 +118,8 @@ def _sampled(known: KnownPositions, op: Operation, result: Tensor) -> Any:
         return None
     mode, padding, corners = (*op.args[2:5],)
     positions = mean_over(positions, 1).expand(len(grid), 1, -1, -1)
-    there = positions.real.isfinite()
-    planes = torch.cat([positions.real, positions.imag, there.float()], 1).nan_to_num(0.0, 0.0)
+    finite = positions.real.isfinite()
+    planes = torch.cat([positions.real, positions.imag, finite.float()], 1).nan_to_num(0.0, 0.0)
     if bool(positions.real.isinf().any()):
         return None
     modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")

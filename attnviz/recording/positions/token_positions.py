@@ -92,9 +92,9 @@ class TokenPositions(KnownPositions):
             positions = torch.full((), NOWHERE, device=tensor.device).expand(tensor.shape)
         if not covers_storage(tensor):
             flat = self._flat(tensor)
-            for (offset, shape, stride, dtype), known in entries:
+            for (offset, shape, stride, dtype), positions_there in entries:
                 if dtype == tensor.dtype:
-                    fill(flat.as_strided(shape, stride, offset), known)
+                    fill(flat.as_strided(shape, stride, offset), positions_there)
             fill(placed(flat, tensor), positions)
             self._known.forget(tensor)
             self._known.put(tensor, positions)

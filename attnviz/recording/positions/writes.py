@@ -72,9 +72,9 @@ def _merged(known: KnownPositions, op: Operation, _: Any) -> Any:
     planes = []
     for tensor in (op.args[0], source):
         positions = or_nowhere(known, tensor, tensor)
-        there = positions.real.isfinite()
-        parts = (positions.real, positions.imag, there.float())
-        planes.append([torch.where(there, part, 0.0).contiguous() for part in parts])
+        finite = positions.real.isfinite()
+        parts = (positions.real, positions.imag, finite.float())
+        planes.append([torch.where(finite, part, 0.0).contiguous() for part in parts])
     x, y, count = (add(base, dim, index, more) for base, more in zip(*planes, strict=True))
     return torch.complex(x / count, y / count)
 
