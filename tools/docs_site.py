@@ -7,7 +7,8 @@ record, `pygments.css` from Pygments. mkdocs.yml names this file under `hooks`.
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -16,7 +17,7 @@ from mkdocs.structure.pages import Page
 from pygments.formatters import HtmlFormatter
 
 from attnviz.cli import app
-from attnviz.output.records import Record
+from attnviz.output.records import Image, Record
 
 LIGHT, DARK = "default", "github-dark"
 
@@ -41,8 +42,8 @@ def options() -> str:
     lines = [
         "# Options of every command",
         "",
-        "This page is made from the program. [The command line](cli.md) explains options, files and",
-        "exit codes in full. An option has one meaning in every command that takes it.",
+        "This page is made from the program. [The command line](cli.md) explains options, files",
+        "and exit codes in full. An option has one meaning in every command that takes it.",
     ]
     for name, command in commands.items():
         lines += ["", f"## attnviz {name}", "", _text(command.help or "")]
@@ -66,13 +67,25 @@ def _panels(parameters: list[Any]) -> dict[str, list[Any]]:
 
 
 def _row(parameter: Any) -> str:
-    argument = parameter.param_type_name == "argument"
-    names = (
-        [parameter.make_metavar(None)] if argument else [*parameter.opts, *parameter.secondary_opts]
-    )
-    default = _default(parameter.default)
-    cells = (", ".join(f"`{name}`" for name in names), _text(parameter.help or ""), default)
+    """Names, help with the choices there are, and default of one parameter."""
+    names = [*parameter.opts, *parameter.secondary_opts]
+    if parameter.param_type_name == "argument":
+        names = [parameter.metavar or parameter.name.upper()]
+    text = _text(parameter.help or "")
+    choices = [f"`{each}`" for each in _choices(parameter.type_descriptor.annotation)]
+    if choices:
+        text = f"{text} One of {', '.join(choices)}."
+    cells = (", ".join(f"`{name}`" for name in names), text, _default(parameter.default))
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The values of a `Literal`, also of one that may be missing."""
+    if get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _choices(each)
 
 
 def _default(value: Any) -> str:
@@ -96,24 +109,27 @@ def _slug(text: str) -> str:
 
 def schema() -> str:
     """The parts of the record in tables, and its JSON schema."""
-    found = Record.model_json_schema(by_alias=True, mode="serialization")
+    found = Record.model_json_schema(mode="serialization")
+    found["properties"] = {name.rstrip("_"): kind for name, kind in found["properties"].items()}
     lines = [
         "# The record's JSON schema",
         "",
         "`attnviz show --json`, `attnviz stats --json`, `stats.json` and every line of a batch's",
-        "`stats.jsonl` are records. Fields of a part that do not apply may be absent; ",
-        "[the command line](cli.md#the-record) says when, and [formulas](formulas.md) what each number is.",
+        "`stats.jsonl` are records. Fields of a part that do not apply may be absent:",
+        "[the command line](cli.md#the-record) says when. [Formulas](formulas.md) says what each",
+        "number is.",
     ]
-    for name, part in {"Record": found, **found["$defs"]}.items():
+    for name, part in {"Record": found, **_parts(found)}.items():
         lines += ["", f"## {name}", "", _text(part.get("description", "")), ""]
         lines += ["| field | type |", "|---|---|"]
-        lines += [f"| `{field.rstrip('_')}` | {_type(kind)} |" for field, kind in _fields(part)]
+        lines += [f"| `{field}` | {_type(kind)} |" for field, kind in part["properties"].items()]
     text = json.dumps(found, indent=2, ensure_ascii=False)
     return "\n".join([*lines, "", "## As JSON", "", "```json", text, "```", ""])
 
 
-def _fields(part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from part.get("properties", {}).items()
+def _parts(found: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a record; that of the picture has a serializer of its own, so it is added."""
+    return {**found["$defs"], "Image": Image.model_json_schema()}
 
 
 def _type(kind: dict[str, Any]) -> str:
