@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from attnviz.attention import AttentionCall, MultiHeadAttention
     from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.map_scorer import Score, evaluate
-    from attnviz.explanation import Answer, Explanation, Observation, explain, observe
-    from attnviz.io import Picture, load_image, load_mask
+    from attnviz.explanation.explain_observation import explain
+    from attnviz.explanation.explanation import Answer, Explanation
+    from attnviz.explanation.observation import Observation
+    from attnviz.explanation.running import observe
+    from attnviz.io.picture import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
     from attnviz.output.write_pictures import Drawing, render
@@ -53,26 +56,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "attnviz.explanation",
+    "Answer": "attnviz.explanation.explanation",
     "AttentionCall": "attnviz.attention",
     "Comparison": "attnviz.comparison.compare",
     "Drawing": "attnviz.output.write_pictures",
-    "Explanation": "attnviz.explanation",
+    "Explanation": "attnviz.explanation.explanation",
     "Model": "attnviz.models.model",
     "MultiHeadAttention": "attnviz.attention",
-    "Observation": "attnviz.explanation",
+    "Observation": "attnviz.explanation.observation",
     "Page": "attnviz.page.explore",
-    "Picture": "attnviz.io",
+    "Picture": "attnviz.io.picture",
     "Recording": "attnviz.recording",
     "Score": "attnviz.evaluation.map_scorer",
     "compare": "attnviz.comparison.compare",
     "evaluate": "attnviz.evaluation.map_scorer",
-    "explain": "attnviz.explanation",
+    "explain": "attnviz.explanation.explain_observation",
     "explore": "attnviz.page.explore",
-    "load_image": "attnviz.io",
-    "load_mask": "attnviz.io",
+    "load_image": "attnviz.io.picture",
+    "load_mask": "attnviz.io.picture",
     "load_model": "attnviz.models",
-    "observe": "attnviz.explanation",
+    "observe": "attnviz.explanation.running",
     "record": "attnviz.recording",
     "render": "attnviz.output.write_pictures",
 }

@@ -30,7 +30,8 @@ from torch.nn import functional as F
 import attnviz
 from attnviz.attention import AttentionCall, reference
 from attnviz.attention.layer_input import LayerInput, LayerTokens
-from attnviz.geometry import Box, Layout, Placement, TokenGrid
+from attnviz.geometry.grid import Box, Layout, TokenGrid
+from attnviz.geometry.placement import Placement
 from attnviz.statistics import measure
 from attnviz.statistics.maps import describe
 

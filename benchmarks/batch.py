@@ -35,12 +35,12 @@ from PIL import Image
 
 import attnviz
 from attnviz.batch.jobs import Pictures, Settings
-from attnviz.batch.journal import Journal
+from attnviz.batch.ledger import Ledger
 from attnviz.batch.local import most
 from attnviz.batch.run import Batch
 from attnviz.batch.sources import find
-from attnviz.explanation import Questions
-from attnviz.geometry import TokenGrid
+from attnviz.explanation.request import Questions
+from attnviz.geometry.grid import TokenGrid
 from attnviz.output.write_pictures import Drawing
 
 SIZES = ((640, 480), (480, 640), (800, 600), (1024, 683), (683, 1024), (500, 500), (1280, 720))
@@ -113,8 +113,8 @@ def engine(model: attnviz.Model, photos: Path, pictures: Pictures) -> Spent:
         start = now()
         items = find([str(photos)], out).items
         settings = Settings(Questions(), Drawing(), "benchmark", pictures=pictures)
-        with Journal(out) as journal:
-            batch = Batch(items, settings, out, journal)
+        with Ledger(out) as ledger:
+            batch = Batch(items, settings, out, ledger)
             batch.work(model, batch=None, stop=Event(), on_outcome=lambda *_: None)
             batch.finish()
             assert batch.count.done == len(items)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Style, colour_table, overlay
 from attnviz.drawing.scale import Range
-from attnviz.geometry import place
-from attnviz.io import Picture
+from attnviz.geometry.placement import place
+from attnviz.io.picture import Picture
 from attnviz.output.encoding import as_image
 
 ROUNDS = 25

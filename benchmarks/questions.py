@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import attnviz
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.methods import METHODS
 
 ROUNDS = 9

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
          "intermediate_size": 64}  # fmt: skip

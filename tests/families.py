@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import attnviz
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 

@@ -6,10 +6,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 import attnviz
-from attnviz.explanation import Layer
 from attnviz.explanation.inspection import Calls
-from attnviz.geometry import Layout, place
-from attnviz.io import Picture
+from attnviz.explanation.layers import Layer
+from attnviz.geometry.grid import Layout
+from attnviz.geometry.placement import place
+from attnviz.io.picture import Picture
 from attnviz.models.model import Model
 
 ROWS, COLUMNS, PATCH = 8, 12, 8

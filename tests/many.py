@@ -8,7 +8,7 @@ import pictures
 import torch
 
 import attnviz
-from attnviz.explanation import observe_many
+from attnviz.explanation.observe_batch import observe_many
 
 SIZES = ((200, 120), (200, 120), (120, 200), (90, 90), (200, 120))
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -198,3 +199,23 @@ def test_every_method_has_its_picture(drawn: Path, name: str) -> None:
         for folder in (DOCS / "images" / "methods", drawn)
     )
     assert np.abs(here - now).mean() < 2
+
+
+def test_the_glossary_names_code_that_is_there() -> None:
+    page = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w -]+) \| .* \| `(attnviz[\w.]+)` \|$", page, re.MULTILINE)
+    words = re.findall(r"^\| ([\w -]+) \| ", page, re.MULTILINE)[1:]
+    assert len(rows) > 30
+    assert words == sorted(words)
+    for word, path in rows:
+        assert _is_there(path), f"{word}: {path}"
+
+
+def _is_there(path: str) -> bool:
+    """Whether a dotted path leads to a module, a name in it, or a field of a dataclass."""
+    try:
+        pkgutil.resolve_name(path)
+    except AttributeError:
+        owner, _, name = path.rpartition(".")
+        return name in getattr(pkgutil.resolve_name(owner), "__dataclass_fields__", {})
+    return True

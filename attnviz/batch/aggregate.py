@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attnviz.batch.aggregate_record import AggregateRow, Spread
-from attnviz.batch.lines import STATS, each
 from attnviz.batch.matrix import NUMBERS, asked, numbers
+from attnviz.batch.read_records import STATS, each
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 from attnviz.output import encoding, whole_files
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from attnviz.batch.connection import connected, library
 from attnviz.batch.jobs import Outcome, Settings
-from attnviz.batch.journal import FOLDER, NOTES
+from attnviz.batch.ledger import FOLDER, NOTES
 from attnviz.batch.local import Windows
 from attnviz.batch.run import Batch, OnOutcome
 from attnviz.batch.worker import ATTEMPTS, RUN_TOKEN, Fatal, WindowTask, Worker, pack

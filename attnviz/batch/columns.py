@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from attnviz.batch.lines import STATS, each
+from attnviz.batch.read_records import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
 from attnviz.output.records import Head, flat

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from attnviz.batch.lines import MANIFEST, STATS
+from attnviz.batch.read_records import MANIFEST, STATS
 from attnviz.registry import TableEntry
 
 

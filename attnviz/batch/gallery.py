@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from attnviz.batch.entries import Entries, read_entries
-from attnviz.batch.lines import MANIFEST, STATS
 from attnviz.batch.matrix import MEANINGS, NUMBERS
+from attnviz.batch.read_records import MANIFEST, STATS
 from attnviz.batch.thumbnails import FOLDER, make_thumbnails, thumbnail_name
 from attnviz.output import pages, whole_files
 

@@ -7,11 +7,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch.entry import LedgerEntry
+from attnviz.batch.ledger_entry import LedgerEntry
 from attnviz.errors import UsageError
-from attnviz.explanation import Explanation, Questions
-from attnviz.geometry import Fit, Placement
-from attnviz.io import Note, Picture
+from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.request import Questions
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture
+from attnviz.io.picture_notes import Note
 from attnviz.io.ranges import FULL
 from attnviz.output.records import Record
 from attnviz.output.write_pictures import Drawing

@@ -27,8 +27,8 @@ import torch
 
 from attnviz.batch import work
 from attnviz.batch.jobs import Answered, Outcome, Prepared, Settings
-from attnviz.batch.resume import PendingPart
-from attnviz.geometry import TokenGrid
+from attnviz.batch.ledger import PendingPart
+from attnviz.geometry.grid import TokenGrid
 from attnviz.models import memory
 from attnviz.models.model import Model
 

@@ -9,12 +9,11 @@ from typing import Protocol
 
 from attnviz.batch.finalizers import close
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
-from attnviz.batch.journal import Journal
+from attnviz.batch.ledger import Ledger, PendingPart, is_reserved, part, remaining
 from attnviz.batch.local import WINDOW, LocalEngine, Windows
-from attnviz.batch.resume import PendingPart, is_reserved, part, remaining
 from attnviz.batch.sources import Item
 from attnviz.errors import UsageError
-from attnviz.explanation import check_model
+from attnviz.explanation.request import check_model
 from attnviz.models.model import Model
 
 ENOUGH = 8
@@ -60,15 +59,15 @@ class Batch:
         items: Sequence[Item],
         settings: Settings,
         out: Path,
-        journal: Journal,
+        ledger: Ledger,
         *,
         force: bool = False,
     ) -> None:
         for item in items:
             if is_reserved(item):
                 raise UsageError(f"{item.path}: its folder would be {item.folder}; rename it")
-        self._items, self._settings, self._out, self._journal = items, settings, out, journal
-        self._missing = remaining(items, journal, settings, out, force=force)
+        self._items, self._settings, self._out, self._ledger = items, settings, out, ledger
+        self._missing = remaining(items, ledger, settings, out, force=force)
         self._finished, self._failed = self._missing.count(False), 0
         self._refused: Counter[str] = Counter()
 
@@ -103,7 +102,7 @@ class Batch:
         """
 
         def note(outcome: Outcome) -> None:
-            self._journal.add(outcome.entry, outcome.line)
+            self._ledger.add(outcome.entry, outcome.line)
             if outcome.entry.status == "done":
                 self._finished += 1
             else:
@@ -128,7 +127,7 @@ class Batch:
             numbers = range(start, min(start + WINDOW, len(self._items)))
             if any(self._missing[n] for n in numbers):
                 yield [
-                    part(self._items[n], self._journal, missing=self._missing[n]) for n in numbers
+                    part(self._items[n], self._ledger, missing=self._missing[n]) for n in numbers
                 ]
 
     def finish(self, closers: Sequence[str] = ()) -> list[Path]:
@@ -138,7 +137,7 @@ class Batch:
             OutputError: a file cannot be written.
         """
         paths = [item.path for item in self._items]
-        written = self._journal.finish(paths)
+        written = self._ledger.finish(paths)
         written += close(self._out, closers)
-        self._journal.tidy(paths)
+        self._ledger.tidy(paths)
         return written

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnviz.errors import ImageError, UsageError
-from attnviz.io import SUFFIXES
+from attnviz.io.picture_files import SUFFIXES
 
 RESERVED = (
     ".attnviz",

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from attnviz.errors import ImageError
-from attnviz.io import load_image
+from attnviz.io.picture import load_image
 from attnviz.output import encoding, whole_files
 
 FOLDER = ".attnviz/thumbnails"

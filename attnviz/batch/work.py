@@ -18,14 +18,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch.entry import LedgerEntry, as_line, digest
 from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
+from attnviz.batch.ledger_entry import LedgerEntry, as_line, digest
 from attnviz.batch.thumbnails import write_thumbnail
 from attnviz.drawing.explained_sheet import small
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
-from attnviz.explanation import Observation, answer, check_picture, look_many
-from attnviz.geometry import Placement
-from attnviz.io import Picture, decode, read_file
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.request import answer, check_picture, look_many
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import Picture, decode
+from attnviz.io.picture_files import read_file
 from attnviz.models import memory
 from attnviz.models.model import Model
 from attnviz.output import whole_files

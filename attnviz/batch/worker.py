@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.batch.jobs import Outcome, Settings, Unanswerable
-from attnviz.batch.journal import FOLDER, NOTES
+from attnviz.batch.ledger import FOLDER, NOTES, PendingPart
 from attnviz.batch.local import LocalEngine
-from attnviz.batch.resume import PendingPart
 from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, UsageError
-from attnviz.explanation import check_model
+from attnviz.explanation.request import check_model
 from attnviz.models import load_model
 from attnviz.models.model import Model
 from attnviz.output import whole_files

@@ -54,7 +54,7 @@ def batch(
     """Show any number of pictures: folders, patterns, lists; what is done is not done again."""
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
-    from attnviz.batch.journal import FOLDER, Journal  # noqa: PLC0415
+    from attnviz.batch.ledger import FOLDER, Ledger  # noqa: PLC0415
     from attnviz.batch.run import Batch  # noqa: PLC0415
     from attnviz.batch.sources import find  # noqa: PLC0415
 
@@ -66,8 +66,8 @@ def batch(
     settings = _settings(many, model, reading, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
     stop = Event()
-    with Journal(out) as journal:
-        todo = Batch(plan.items, settings, out, journal, force=many.force)
+    with Ledger(out) as ledger:
+        todo = Batch(plan.items, settings, out, ledger, force=many.force)
         before = todo.count.done
         teller = _BatchPrinter(streams, settings, out)
 
@@ -95,7 +95,7 @@ def batch(
 def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
-    from attnviz.batch.lines import STATS  # noqa: PLC0415
+    from attnviz.batch.read_records import STATS  # noqa: PLC0415
     from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
@@ -210,7 +210,7 @@ class _BatchPrinter:
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
         """What is to be known when all is done."""
-        from attnviz.io import KINDS  # noqa: PLC0415 — numpy, once there are pictures
+        from attnviz.io.picture_notes import KINDS  # noqa: PLC0415 — numpy, once there are pictures
 
         if self._unverified:
             console.say(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attnviz.comparison.sides import ComparisonSide
-    from attnviz.io import Picture
+    from attnviz.io.picture import Picture
     from attnviz.models.model import Model
 
 
@@ -152,7 +152,7 @@ class _Comparing:
 
     def _picture(self, number: int, path: str) -> Picture:
         """A picture; one that cannot be read twice is kept."""
-        from attnviz.io import load_image  # noqa: PLC0415
+        from attnviz.io.picture import load_image  # noqa: PLC0415
 
         if number in self._read_once:
             return self._read_once[number]

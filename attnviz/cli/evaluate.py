@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from attnviz.evaluation.run import EvaluationRequest
     from attnviz.evaluation.store import Store
     from attnviz.evaluation.summary import SummaryEntry
-    from attnviz.explanation import Observation
+    from attnviz.explanation.observation import Observation
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 
@@ -193,7 +193,7 @@ class _ModelEvaluation:
     def key(self, pair: Pair, *, content: bool) -> str:
         """Of what this model gives of a picture, by its name, and by its content where it lasts."""
         from attnviz.cli.identity import key_of  # noqa: PLC0415
-        from attnviz.io import fingerprint  # noqa: PLC0415
+        from attnviz.io.picture_files import fingerprint  # noqa: PLC0415
         from attnviz.output.make_record import readable  # noqa: PLC0415
 
         names = [path for path in (pair.image, pair.mask) if path is not None]

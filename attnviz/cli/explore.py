@@ -24,8 +24,8 @@ from attnviz.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.explanation import Observation
-    from attnviz.io import Picture
+    from attnviz.explanation.observation import Observation
+    from attnviz.io.picture import Picture
     from attnviz.page.explore import Page
 
 _ENDINGS = (".html", ".htm")

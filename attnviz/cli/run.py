@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         ToldOptions,
         WhereOptions,
     )
-    from attnviz.explanation import Explanation, Observation, Questions
-    from attnviz.io import Picture
+    from attnviz.explanation.explanation import Explanation
+    from attnviz.explanation.observation import Observation
+    from attnviz.explanation.request import Questions
+    from attnviz.io.picture import Picture
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 
@@ -137,12 +139,12 @@ def look(
 
     A slip in the question is found before.
     """
-    from attnviz import explanation  # noqa: PLC0415
+    from attnviz.explanation.request import look  # noqa: PLC0415
     from attnviz.output.make_record import check_info  # noqa: PLC0415
 
     with console.progress("model", quiet=streams.quiet):
         seen = console.interruptible(
-            lambda: explanation.look(picture, model, asked, fit=options.fit, mask=options.mask)
+            lambda: look(picture, model, asked, fit=options.fit, mask=options.mask)
         )
     if seen.placement.fit != options.fit:
         console.say(shown_less(seen))
@@ -162,12 +164,10 @@ def shown_less(seen: Observation) -> str:
 
 def ask(seen: Observation, asked: Questions, method: str, streams: StreamOptions) -> Explanation:
     """Ask the question that was asked, with a progress bar."""
-    from attnviz import explanation  # noqa: PLC0415
+    from attnviz.explanation.request import answer  # noqa: PLC0415
 
     with console.progress("attention", quiet=streams.quiet) as progress:
-        found = console.interruptible(
-            lambda: explanation.answer(seen, asked, method, progress=progress)
-        )
+        found = console.interruptible(lambda: answer(seen, asked, method, progress=progress))
     warn(seen)
     return found
 
@@ -246,7 +246,8 @@ def each(
     `begin` loads what is needed and returns what is to be done with a picture and its number. It
     is left out when not a single picture is there: a slip in a name is answered at once.
     """
-    from attnviz.io import STDIN, load_image  # noqa: PLC0415
+    from attnviz.io.picture import load_image  # noqa: PLC0415
+    from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
     do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
     failed: list[ExitCode] = []

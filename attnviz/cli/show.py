@@ -24,7 +24,7 @@ from attnviz.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.io import Picture
+    from attnviz.io.picture import Picture
 
 
 @with_groups

@@ -22,7 +22,7 @@ from attnviz.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attnviz.io import Picture
+    from attnviz.io.picture import Picture
 
 
 @with_groups

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.geometry import Placement, overlaps
+from attnviz.geometry.placement import Placement, overlaps
 from attnviz.methods.mass import smallest_set
 from attnviz.statistics.maps import KEEP
 

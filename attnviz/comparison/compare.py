@@ -11,8 +11,8 @@ from attnviz.comparison import AGREEMENTS, check_count
 from attnviz.comparison.agreement import resample
 from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
-from attnviz.explanation import Explanation
-from attnviz.io import Picture
+from attnviz.explanation.explanation import Explanation
+from attnviz.io.picture import Picture
 
 _HALF = 0.5 - 1e-9
 

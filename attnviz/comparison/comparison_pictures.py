@@ -13,7 +13,7 @@ from attnviz.comparison.sides import ComparisonSide, heads, names, shared
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import encoding, whole_files
 from attnviz.output.encoding import Format
 from attnviz.output.make_record import image_info

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from attnviz.comparison.comparison_record import SideInfo
 from attnviz.drawing.scale import Range
-from attnviz.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.explanation.naming import in_words
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS
 from attnviz.output import records

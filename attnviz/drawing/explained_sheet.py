@@ -12,7 +12,7 @@ from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import question_in_words, rows, title
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 _STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
 

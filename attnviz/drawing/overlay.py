@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 
 from attnviz.drawing.scale import Range
 from attnviz.errors import UsageError
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 Interpolation = Literal["bicubic", "nearest"]
 _VIRIDIS = Path(__file__).with_name("viridis.npy")

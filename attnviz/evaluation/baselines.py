@@ -7,8 +7,8 @@ The third baseline, the same architecture with random weights, is a model like a
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.geometry import Placement
-from attnviz.io import Picture
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import Picture
 
 SIGMA = 1 / 4
 """Of the Gaussian, as a share of each side."""

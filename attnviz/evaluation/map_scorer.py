@@ -19,8 +19,9 @@ from attnviz.evaluation import (
 )
 from attnviz.evaluation import perturbation as perturbing
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
-from attnviz.explanation import Answer, Explanation, Observation
-from attnviz.io import Picture
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.observation import Observation
+from attnviz.io.picture import Picture
 
 Values = NDArray[np.float64]
 Drawn = NDArray[np.bool_]

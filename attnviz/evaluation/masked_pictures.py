@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnviz.errors import ImageError, UsageError
-from attnviz.io import SUFFIXES, pictures_in
+from attnviz.io.picture_files import SUFFIXES, pictures_in
 from attnviz.output import whole_files
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.errors import ImageError
-from attnviz.geometry import Placement
-from attnviz.io import Picture, load_mask_colours
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import Picture, load_mask_colours
 
 GREY = 16
 """Levels that the channels of a grey pixel differ by at most: JPEG does not keep them equal."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnviz.evaluation import road
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.models.model import Model
 from attnviz.models.scoring import logits
 

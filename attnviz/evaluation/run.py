@@ -7,9 +7,10 @@ from attnviz.evaluation.map_scorer import MapScorer, Score
 from attnviz.evaluation.masked_pictures import Pair
 from attnviz.evaluation.objects import load_objects
 from attnviz.evaluation.summary import SummaryEntry
-from attnviz.explanation import Observation, Questions, answer, look
-from attnviz.geometry import Fit
-from attnviz.io import Picture, load_image
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.request import Questions, answer, look
+from attnviz.geometry.placement import Fit
+from attnviz.io.picture import Picture, load_image
 from attnviz.io.ranges import FULL
 from attnviz.models.model import Model
 from attnviz.output.make_record import readable

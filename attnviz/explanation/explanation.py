@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.models.scoring import Scored
 from attnviz.registry import load

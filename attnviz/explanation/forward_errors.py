@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
-from attnviz.geometry import TokenGrid
+from attnviz.geometry.grid import TokenGrid
 from attnviz.models import memory
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches

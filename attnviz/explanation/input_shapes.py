@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from attnviz.explanation.forward_errors import ForwardError, takes_more, unknown_shape
-from attnviz.geometry import Fit, Placement
-from attnviz.io import Picture
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture
 from attnviz.models.failures import message
 from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model

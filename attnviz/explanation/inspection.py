@@ -9,7 +9,7 @@ from attnviz.attention import AttentionCall
 from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer, PositionsLost, Unplaced, assume_layer, find_layer
 from attnviz.explanation.selection import choose_layers, parse_layers
-from attnviz.geometry import TokenGrid
+from attnviz.geometry.grid import TokenGrid
 
 
 @dataclass(frozen=True)

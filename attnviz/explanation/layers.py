@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
-from attnviz.geometry import Layout, TokenGrid
+from attnviz.geometry.grid import Layout, TokenGrid
 
 _TOLERANCE = 0.25
 """Input pixels: positions are means of many float32 numbers."""

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
-from attnviz.geometry import Box, Layout, Placement, TokenGrid
-from attnviz.io import Picture
+from attnviz.geometry.grid import Box, Layout, TokenGrid
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import Picture
 from attnviz.models.model import Model
 from attnviz.recording import Recording
 from attnviz.recording.html_tables import call_table

@@ -12,8 +12,9 @@ from attnviz.explanation.forward_errors import ForwardError
 from attnviz.explanation.input_shapes import first_placement
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.running import ModelInputs
-from attnviz.geometry import Fit, Placement, TokenGrid
-from attnviz.io import Picture
+from attnviz.geometry.grid import TokenGrid
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture
 from attnviz.models import memory
 from attnviz.models.model import Model
 

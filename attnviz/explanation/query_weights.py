@@ -11,9 +11,10 @@ from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.attention.sweep import Progress
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
-from attnviz.geometry import Layout, queries
+from attnviz.geometry import queries
+from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.io import Picture, load_mask
+from attnviz.io.picture import Picture, load_mask
 
 ALL = Query("all")
 

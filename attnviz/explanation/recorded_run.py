@@ -14,7 +14,7 @@ from attnviz.explanation.forward_errors import ForwardError, UnevenError
 from attnviz.explanation.inspection import CallReport, Calls, Inspector
 from attnviz.explanation.observation import Run
 from attnviz.explanation.selection import parse_layers
-from attnviz.geometry import TokenGrid
+from attnviz.geometry.grid import TokenGrid
 from attnviz.models import memory
 from attnviz.models.failures import describe
 from attnviz.models.model import Model

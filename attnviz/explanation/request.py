@@ -17,8 +17,9 @@ from attnviz.explanation.query_weights import mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
 from attnviz.explanation.selection import choose_heads, choose_layers, parse_heads, parse_layers
-from attnviz.geometry import Fit, Placement, queries
-from attnviz.io import Picture, load_mask
+from attnviz.geometry import queries
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture, load_mask
 from attnviz.methods import DEFAULT, METHODS, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model

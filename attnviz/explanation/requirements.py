@@ -7,7 +7,7 @@ import numpy as np
 from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 from attnviz.methods import METHODS, Method
 
 

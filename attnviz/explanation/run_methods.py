@@ -16,7 +16,7 @@ from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestio
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.score_gradients import Backward, gradients, relevances
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS, Method
 from attnviz.models.targets import Target

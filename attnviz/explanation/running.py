@@ -20,8 +20,9 @@ from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
-from attnviz.geometry import Fit, Placement, TokenGrid
-from attnviz.io import Picture
+from attnviz.geometry.grid import TokenGrid
+from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.picture import Picture
 from attnviz.models import memory
 from attnviz.models.model import Model
 from attnviz.recording import Block

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from attnviz.geometry import Layout, Placement
+    from attnviz.geometry.grid import Layout
+    from attnviz.geometry.placement import Placement
 
 Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
 _REGISTER = re.compile(r"register(\d{1,6})")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io import NARROW, Picture
+from attnviz.io.picture import Picture
+from attnviz.io.values import NARROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Which values of a picture span black to white, as `--range` names them.
 
-Free of heavy imports, so that a slip of the pen is answered at once; `images.values` applies them.
+Free of heavy imports, so that a slip of the pen is answered at once; `io.values` applies them.
 """
 
 import math

@@ -5,11 +5,10 @@ import importlib
 import importlib.util
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache as cached
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
-
-import torch
 
 from attnviz.errors import AttnvizError, MissingExtraError, ModelError
 from attnviz.models import cache
@@ -132,7 +131,6 @@ LONGEST = 200
 """Characters of a message that are shown; some hold a traceback of their own."""
 _PACKAGES = ("site-packages", "dist-packages")
 _OURS = Path(__file__).resolve().parents[1]
-_TORCH = Path(torch.__file__).resolve().parent
 _STANDARD = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
@@ -178,13 +176,22 @@ def place(error: BaseException) -> str | None:
 def _is_installed(file: str) -> bool:
     """Whether a file belongs to a package other than torch."""
     path = Path(file)
-    return any(part in _PACKAGES for part in path.parts) and not _is_within(path, _TORCH, _OURS)
+    return any(part in _PACKAGES for part in path.parts) and not _is_within(path, _torch(), _OURS)
 
 
 def _is_library(file: str) -> bool:
     """Whether a file is torch's, attnviz's, Python's, or no file at all."""
-    return file.startswith("<") or _is_within(Path(file), _TORCH, _OURS, _STANDARD)
+    return file.startswith("<") or _is_within(Path(file), _torch(), _OURS, _STANDARD)
 
 
 def _is_within(path: Path, *folders: Path) -> bool:
     return any(path.resolve().is_relative_to(folder) for folder in folders)
+
+
+@cached
+def _torch() -> Path:
+    """The folder of torch, which is not imported for a slip of the pen."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).resolve().parent

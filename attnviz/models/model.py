@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.geometry import Fit, Placement, place
-from attnviz.io import Picture
+from attnviz.geometry.placement import Fit, Placement, place
+from attnviz.io.picture import Picture
 from attnviz.models.request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")

@@ -11,9 +11,9 @@ from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.models.scoring import Scored
 from attnviz.output import records
 from attnviz.statistics import More

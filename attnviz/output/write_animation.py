@@ -13,7 +13,7 @@ from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, compose
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import merges_layers
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import movies, whole_files
 from attnviz.output.records import AnimationInfo
 

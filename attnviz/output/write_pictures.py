@@ -18,7 +18,7 @@ from attnviz.drawing.sheet import Cell, thumbnail
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.encoding import Format
 from attnviz.output.make_record import make_record

@@ -16,15 +16,14 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.selection import choose_heads, parse_heads
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.output import pages, whole_files
 from attnviz.output.make_record import readable
 from attnviz.output.write_pictures import Drawing
-from attnviz.page.names import described, described_for_others
 from attnviz.page.page_layers import Packed, pack_layer, questions
 from attnviz.page.page_rollout import ends, pack_rollouts
 from attnviz.page.size import Size
-from attnviz.page.start import start
+from attnviz.page.start import described, described_for_others, start
 from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"

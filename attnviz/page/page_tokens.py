@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
-from attnviz.geometry import Layout
+from attnviz.geometry.grid import Layout
 
 Role = Literal["queries", "keys"]
 

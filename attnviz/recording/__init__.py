@@ -8,23 +8,18 @@ attention_tracker  attention written by hand, followed from q·kᵀ to the outpu
 score_graph        q·kᵀ, and what becomes of it up to the softmax
 to_call            the same in the terms of an attention call
 axes               which axes the dimensions of a view are
-output_tracker     what becomes of an output: heads, projection, LayerScale
+output_nodes       what is known of a tensor behind a call's output
+output_tracker     outputs, followed to heads, projection and LayerScale
 joining            calls that are pieces of one attention, put together
-token_positions    where in the picture every token comes from
-position_rules     what every operator does to positions; position_windows, position_math
+positions          where in the picture every token comes from
 call_store         which calls are kept
-call_gradients     where calls stand in autograd's graph
-model_blocks       the parts of a model's stack, one for each call
-tail               what a model says when it ends with one of them
-propagation        relevance of tokens, propagated back through autograd's graph
-rules              how it goes through one operation
-patterns           what several operations make together: norms, and gates made of their input
-recorded           what is given back
+model_blocks       the parts of a model's stack, one for each call, and the model's end behind one
+recorded           Recording, which `record` returns
+html_tables        tables for notebooks
 """
 
-from attnviz.recording.model_blocks import Block
+from attnviz.recording.model_blocks import Block, run_tail
 from attnviz.recording.record import record
 from attnviz.recording.recorded import Recording
-from attnviz.recording.tail import run_tail
 
 __all__ = ["Block", "Recording", "record", "run_tail"]

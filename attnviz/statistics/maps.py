@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 
 KEEP = 0.6
 

@@ -6,8 +6,9 @@ from itertools import islice
 from typing import TypeVar
 
 from attnviz.errors import UsageError
-from attnviz.explanation import Explanation, Questions, answer, check_picture, look_many
-from attnviz.geometry import Fit
+from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.request import Questions, answer, check_picture, look_many
+from attnviz.geometry.placement import Fit
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.models.model import Model
 

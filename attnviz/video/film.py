@@ -16,7 +16,7 @@ from attnviz.drawing.explained_sheet import cells_on, draw, sheet, small
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range, parse_scale
 from attnviz.errors import ImageError
-from attnviz.explanation import Explanation
+from attnviz.explanation.explanation import Explanation
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.io.sound import Sound
 from attnviz.output.make_record import make_record

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from attnviz.drawing.scale import Range, Scale, ranges
 from attnviz.errors import OutputError
-from attnviz.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.io.clips import Frame
 from attnviz.statistics import More
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnviz.attention import reference
-from attnviz.geometry import TokenGrid
+from attnviz.geometry.grid import TokenGrid
 
 
 def uniform(n: int) -> torch.Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz.batch.jobs import Job, Outcome, Settings
+from attnviz.batch.ledger import PendingPart
 from attnviz.batch.local import AT_ONCE, LocalEngine, copies
-from attnviz.batch.resume import PendingPart
 from attnviz.batch.work import do
-from attnviz.explanation import Questions
+from attnviz.explanation.request import Questions
 from attnviz.output.write_pictures import Drawing
 
 

@@ -11,8 +11,8 @@ from attnviz.batch import local
 from attnviz.batch.jobs import Job, Settings
 from attnviz.batch.local import most
 from attnviz.batch.work import do
-from attnviz.explanation import Questions
-from attnviz.geometry import TokenGrid
+from attnviz.explanation.request import Questions
+from attnviz.geometry.grid import TokenGrid
 from attnviz.output.write_pictures import Drawing
 
 

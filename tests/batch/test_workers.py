@@ -8,7 +8,7 @@ import pytest
 
 from attnviz.batch.cluster import Pool, pool_of
 from attnviz.batch.jobs import Job
-from attnviz.batch.resume import PendingPart
+from attnviz.batch.ledger import PendingPart
 from attnviz.batch.worker import pack, unpack
 from attnviz.cli import main
 from attnviz.errors import DeviceError, ExitCode, UsageError

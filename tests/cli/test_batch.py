@@ -404,6 +404,21 @@ def test_only_what_changed_is_done_again(run: Run, done: list[str]) -> None:
     assert "photos/sub/p0.png" not in [line["path"] for line in manifest]
 
 
+def test_content_that_changes_while_its_size_and_time_stay_is_seen(
+    run: Run, done: list[str]
+) -> None:
+    path = Path("photos/same.bmp")  # of one size whatever it shows
+    pictures.noise(64, 48, seed=1).save(path)
+    run("photos", "-o", "out")
+    before = path.stat()
+    pictures.noise(64, 48, seed=2).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    done.clear()
+    assert run("photos", "-o", "out")[0] == 0
+    assert done == ["photos/same.bmp"]
+
+
 def test_a_picture_that_is_mended_is_done(run: Run, done: list[str]) -> None:
     Path("photos/bad.png").write_text("no")
     assert run("photos", "-o", "out")[0] == 3

@@ -17,7 +17,7 @@ from attnviz.comparison.comparison_pictures import (
     write_arrays,
     write_comparison,
 )
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 PICTURE = Picture("noise.png", np.asarray(pictures.noise(90, 60)))
 

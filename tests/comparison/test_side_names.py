@@ -6,7 +6,7 @@ import pytest
 
 import attnviz
 from attnviz.comparison.sides import ComparisonSide, heads, names, shared, sides_of
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 PICTURE = Picture("grey.png", np.full((48, 48, 3), 99, dtype=np.uint8))
 

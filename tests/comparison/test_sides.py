@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import attnviz
 from attnviz.comparison.sides import sides_of
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 SIZE = (90, 60)
 

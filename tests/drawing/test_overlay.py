@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 import attnviz
 from attnviz.drawing.overlay import Style, colour_table, overlay, spread_out
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.geometry import place
-from attnviz.io import Picture
+from attnviz.geometry.placement import place
+from attnviz.io.picture import Picture
 
 SHAPES = [(61, 47), (20, 90), (7, 5), (130, 130), (4, 1), (13, 4), (3000, 3)]
 FITS: list[Any] = ["keep", "crop", "pad", "squash"]

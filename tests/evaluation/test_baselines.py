@@ -3,8 +3,8 @@ import pytest
 from numpy.typing import NDArray
 
 from attnviz.evaluation.baselines import gaussian, saliency
-from attnviz.geometry import Fit, place
-from attnviz.io import Picture
+from attnviz.geometry.placement import Fit, place
+from attnviz.io.picture import Picture
 
 
 def test_the_gaussian_has_a_quarter_of_each_side_for_sigma() -> None:

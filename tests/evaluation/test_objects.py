@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from attnviz.errors import ImageError
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
-from attnviz.geometry import place
+from attnviz.geometry.placement import place
 
 RED, GREEN, VOID = (200, 0, 0), (0, 160, 0), (224, 224, 192)
 

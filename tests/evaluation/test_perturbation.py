@@ -13,8 +13,9 @@ import attnviz
 from attnviz.errors import ModelError
 from attnviz.evaluation import perturbation
 from attnviz.evaluation.perturbation import PerturbationInput, perturb, predictor, shown, upsample
-from attnviz.geometry import Box, Fit, place
-from attnviz.io import Picture
+from attnviz.geometry.grid import Box
+from attnviz.geometry.placement import Fit, place
+from attnviz.io.picture import Picture
 
 SIDE = 20
 X = np.arange(SIDE)

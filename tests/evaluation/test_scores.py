@@ -14,8 +14,9 @@ from PIL import Image
 import attnviz
 from attnviz.evaluation.map_scorer import MapScorer, Score
 from attnviz.evaluation.objects import load_objects, on_tokens
-from attnviz.explanation import Answer, Explanation, ResolvedQuestion
-from attnviz.geometry import Fit, TokenGrid
+from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.geometry.grid import TokenGrid
+from attnviz.geometry.placement import Fit
 
 RED, GREEN = (200, 0, 0), (0, 160, 0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz.errors import UsageError
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 
 ROWS, COLUMNS, TARGET = 3, 5, 2
 ViT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",

@@ -16,8 +16,8 @@ import attnviz
 from attnviz.cli.table import stats_tables
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import RecordingError, UsageError
-from attnviz.explanation import Layer
-from attnviz.geometry import Layout
+from attnviz.explanation.layers import Layer
+from attnviz.geometry.grid import Layout
 from attnviz.output import encoding
 from attnviz.output.make_record import make_record
 from attnviz.output.write_pictures import write_maps, write_pictures

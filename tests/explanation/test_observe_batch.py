@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz.errors import UsageError
-from attnviz.explanation import observe_many
+from attnviz.explanation.observe_batch import observe_many
 from attnviz.models.tiny import VisionTransformer
 
 

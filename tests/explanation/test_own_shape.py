@@ -12,7 +12,7 @@ from PIL import Image
 
 import attnviz
 from attnviz.cli import main
-from attnviz.geometry import Fit
+from attnviz.geometry.placement import Fit
 
 Values = NDArray[np.float64]
 BRIGHT = """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz.errors import UsageError
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.methods import METHODS
 
 ROWS, COLUMNS, PATCH, TARGET = 3, 5, 8, 2

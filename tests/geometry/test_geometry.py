@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnviz.geometry import Fit, Layout, Placement, TokenGrid, overlaps, place
+from attnviz.geometry.grid import Layout, TokenGrid
+from attnviz.geometry.placement import Fit, Placement, overlaps, place
 
 SIDES = st.integers(1, 3000)
 FITS: st.SearchStrategy[Fit] = st.sampled_from(get_args(Fit))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from attnviz.errors import UsageError
-from attnviz.geometry import Layout, place, queries
+from attnviz.geometry import queries
+from attnviz.geometry.grid import Layout
+from attnviz.geometry.placement import place
 
 PLACEMENT = place(80, 60, size=69, patch=10)  # 6 rows × 8 columns
 EVERY = np.ones(48, dtype=bool)

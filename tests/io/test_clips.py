@@ -12,8 +12,9 @@ import pytest
 from films import Pixels, apart, make_clip, make_song, stripes
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io import clips, load_image
+from attnviz.io import clips
 from attnviz.io.clips import frames, open_clip
+from attnviz.io.picture import load_image
 
 
 def test_a_clip_is_read_frame_by_frame(tmp_path: Path) -> None:

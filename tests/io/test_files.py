@@ -14,12 +14,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from stored import as_stored, exchanged_profile
 
 from attnviz import load_image, load_mask
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io import KINDS, Picture, load_mask_colours
 from attnviz.io.decoding import open_picture
+from attnviz.io.picture import Picture, load_mask_colours
+from attnviz.io.picture_notes import KINDS
 
 HEIGHT, WIDTH = 24, 31
 
@@ -88,6 +88,8 @@ def test_a_16_bit_png_is_turned_upright(tmp_path: Path) -> None:
 
 def test_a_colour_profile_of_16_bits_is_applied(tmp_path: Path) -> None:
     """As it is of the same picture in 8 bits."""
+    from stored_pictures import exchanged_profile  # noqa: PLC0415
+
     values = random(HEIGHT, WIDTH, 3, kind="uint8")
     Image.fromarray(values).save(tmp_path / "8.png", icc_profile=exchanged_profile())
     deep = values.astype(np.uint16) * 257
@@ -245,6 +247,8 @@ def test_palettes_of_16_bits_are_colours(tmp_path: Path) -> None:
 def test_every_orientation_of_deep_tiffs_is_turned_upright(
     tmp_path: Path, kind: str, orientation: int
 ) -> None:
+    from stored_pictures import as_stored  # noqa: PLC0415
+
     upright = random(HEIGHT, WIDTH, 3, kind=kind)
     path = tmp_path / "a.tif"
     tifffile.imwrite(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from stored import as_stored, exchanged_profile, oriented, srgb_profile
+from stored_pictures import as_stored, exchanged_profile, srgb_profile
 
 from attnviz.errors import AttnvizError, ImageError, MissingExtraError
-from attnviz.io import Picture, load_image, load_mask
 from attnviz.io.colours import to_rgb
+from attnviz.io.picture import Picture, load_image, load_mask
 
 Pixels = NDArray[np.uint8]
 WIDTH, HEIGHT = 32, 24
@@ -190,6 +190,12 @@ def test_other_formats_do_without_the_heic_extra(
 
 
 # Orientation
+
+
+def oriented(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

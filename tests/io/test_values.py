@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from attnviz import load_image
-from attnviz.io import Picture
+from attnviz.io.picture import Picture
 from attnviz.io.values import to_8_bit
 
 SHAPE = (40, 50)

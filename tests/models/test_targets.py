@@ -77,7 +77,7 @@ def test_a_target_says_which_head_it_needs(target: str, head: str) -> None:
 
 def test_reading_a_target_imports_nothing_heavy() -> None:
     script = (
-        "from attnviz import targets; targets.parse('norm:1,2'); import sys\n"
+        "from attnviz.models import targets; targets.parse('norm:1,2'); import sys\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -23,9 +23,9 @@ from PIL import Image
 import attnviz
 from attnviz.attention import AttentionCall
 from attnviz.errors import OutputError, RecordingError, UsageError
-from attnviz.explanation import Layer
-from attnviz.geometry import Layout
-from attnviz.io import Picture
+from attnviz.explanation.layers import Layer
+from attnviz.geometry.grid import Layout
+from attnviz.io.picture import Picture
 from attnviz.output.write_pictures import Drawing
 from attnviz.page import page_weights, size
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from page_decoder import Decoded, Entry
 
-from attnviz.geometry import Placement
+from attnviz.geometry.placement import Placement
 from attnviz.methods.mass import smallest_set
 
 pytest_plugins = ["browsing"]

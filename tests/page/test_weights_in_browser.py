@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.geometry import Box
+from attnviz.geometry.grid import Box
 from attnviz.page import page_weights
 
 pytest_plugins = ["browsing"]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnviz.geometry import place
+from attnviz.geometry.placement import place
 from attnviz.statistics.maps import describe, kept
 
 

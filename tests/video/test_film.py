@@ -17,7 +17,7 @@ import attnviz
 from attnviz.cli import main
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
-from attnviz.explanation import Questions
+from attnviz.explanation.request import Questions
 from attnviz.io import clips
 from attnviz.output.write_pictures import Drawing
 from attnviz.video.clip_request import ClipRequest

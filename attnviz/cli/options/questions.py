@@ -13,7 +13,7 @@ from attnviz.geometry import queries
 from attnviz.models import targets
 
 if TYPE_CHECKING:
-    from attnviz.explanation import Questions
+    from attnviz.explanation.request import Questions
 
 
 _LAYERS = option("--layers", help="-1 (the last), all, or a list (0,5-11).", metavar="WHICH")
@@ -80,7 +80,7 @@ class StartOptions(WhereOptions):
 
     def asked(self) -> Questions:
         """As `look` takes it; rollout goes through all layers, whichever the page has."""
-        from attnviz.explanation import Questions  # noqa: PLC0415 — torch, once options are checked
+        from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once options are checked
 
         return Questions(
             methods=("attention", "rollout"),
@@ -164,7 +164,7 @@ def _asked(
     where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
     """Everything that is asked, as `look` takes it."""
-    from attnviz.explanation import Questions  # noqa: PLC0415 — torch, once the options are checked
+    from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once the options are checked
 
     settings = setting.settings
     return Questions(

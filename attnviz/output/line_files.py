@@ -1,10 +1,8 @@
-"""Files that lines are added to while others may watch, and the lock of the folder with them."""
+"""Files that grow line by line, and the lock of the folder that holds them."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO
 
 from attnviz.errors import OutputError
 
@@ -92,33 +90,3 @@ def _hold(file: IO[bytes]) -> None:
         import fcntl  # noqa: PLC0415
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-STATS, MANIFEST = "stats.jsonl", "manifest.jsonl"
-_Read = TypeVar("_Read")
-
-
-def each(path: Path, read: Callable[[dict[str, Any]], _Read]) -> Iterator[_Read]:
-    """What a function makes of every object of a JSONL file, in its order.
-
-    >>> next(each(Path("OUT/stats.jsonl"), lambda record: record["image"]["path"]))
-    'sub/cat.jpg'
-
-    Raises:
-        OutputError: the file cannot be read, or a line of it is not what the function reads.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield _lock(line, read, path, number)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be read ({error.strerror}); give the folder that attnviz batch wrote"
-        ) from error
-
-
-def _lock(line: bytes, read: Callable[[dict[str, Any]], _Read], path: Path, number: int) -> _Read:
-    try:
-        return read(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path}: line {number} is no record; run attnviz batch again") from error

@@ -10,31 +10,35 @@ up. Nothing is flushed to the disk by force: a process that is killed loses noth
 and after a power cut a picture whose files are not there in full size is done again.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from attnviz.batch import lines
-from attnviz.batch.entry import LedgerEntry, as_line, digest, read_line
-from attnviz.batch.lines import MANIFEST, STATS
-from attnviz.errors import OutputError
-from attnviz.output import whole_files
+from attnviz.batch.jobs import Job, Settings
+from attnviz.batch.ledger_entry import LedgerEntry, as_line, digest, read_line
+from attnviz.batch.read_records import MANIFEST, STATS
+from attnviz.batch.sources import RESERVED, Item
+from attnviz.errors import ImageError, OutputError
+from attnviz.io.picture_files import fingerprint
+from attnviz.output import line_files, whole_files
 
 FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
 NOTES = "cluster"
 """A folder beside the journal, for what a driver and its workers tell each other during a run."""
 
 
-class Journal:
+class Ledger:
     """The journal of a folder, and its lock: one run at a time.
 
     Only places of lines are kept in memory.
 
-    >>> with Journal(Path("out")) as journal:
-    ...     entry = journal.get("photos/cat.jpg")
-    ...     journal.add(entry, record)
-    ...     journal.finish(["photos/cat.jpg"])
+    >>> with Ledger(Path("out")) as ledger:
+    ...     entry = ledger.get("photos/cat.jpg")
+    ...     ledger.add(entry, record)
+    ...     ledger.finish(["photos/cat.jpg"])
 
     Raises:
         OutputError: the folder cannot be written, or another run is at it.
@@ -45,13 +49,13 @@ class Journal:
         self._places: dict[str, int] = {}
         whole_files.check_folder(out)
         whole_files.make_folder(out / FOLDER)
-        self._lock = lines.lock(out / FOLDER / LOCK, out)
+        self._lock = line_files.lock(out / FOLDER / LOCK, out)
         try:
             whole_files.remove_parts(out)
             whole_files.remove_parts(out / FOLDER)
             shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # of a driver that was killed
-            lines.end_lines(self._path)
-            self._lines = lines.Lines(self._path)
+            line_files.end_lines(self._path)
+            self._lines = line_files.Lines(self._path)
             self._file = self._path.open("rb")
             self._read()
             self._records = _records(out / STATS)
@@ -59,7 +63,7 @@ class Journal:
             self._lock.close()
             raise
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,3 +172,53 @@ def _records(stats: Path) -> dict[str, int]:
     except OSError as error:
         raise OutputError(f"{stats}: cannot be read ({error.strerror})") from error
     return found
+
+
+@dataclass(frozen=True)
+class PendingPart:
+    """A picture of the plan: to be done, or done."""
+
+    job: Job | None
+    entry: LedgerEntry | None
+
+
+def remaining(
+    items: Sequence[Item], ledger: Ledger, settings: Settings, out: Path, *, force: bool = False
+) -> list[bool]:
+    """Of each picture, whether it is to be done."""
+    return [force or not is_done(item, ledger, settings, out) for item in items]
+
+
+def part(item: Item, ledger: Ledger, *, missing: bool) -> PendingPart:
+    """What is known of a picture when its turn comes."""
+    entry = ledger.get(item.path)
+    if not missing:
+        return PendingPart(None, entry)
+    before = () if entry is None or entry.folder != item.folder else tuple(entry.files)
+    return PendingPart(Job(item.path, item.folder, before), entry)
+
+
+def is_done(item: Item, ledger: Ledger, settings: Settings, out: Path) -> bool:
+    """Whether a picture was done with these settings, its file is the same, and all is there."""
+    entry = ledger.get(item.path)
+    if entry is None or entry.status != "done" or entry.settings != settings.digest:
+        return False
+    if entry.folder not in (None, item.folder) or not entry.is_there(out):
+        return False
+    return _is_same(entry)
+
+
+def _is_same(entry: LedgerEntry) -> bool:
+    """Whether a file is what it was: nothing says that it was touched, or it holds the same."""
+    try:
+        found = os.stat(entry.path)  # noqa: PTH116 — any bytes
+        if entry.state == (found.st_size, found.st_mtime_ns, found.st_ctime_ns):
+            return True
+        return found.st_size == entry.state[0] and fingerprint(entry.path) == entry.file
+    except (OSError, ValueError, ImageError):
+        return False
+
+
+def is_reserved(item: Item) -> bool:
+    """Whether the files of a picture would lie where those of all do."""
+    return Path(item.folder).parts[0] in RESERVED

@@ -8,8 +8,8 @@ from typing import Any
 import batches
 import pytest
 
-from attnviz.batch.entry import LedgerEntry, as_line, digest
-from attnviz.batch.journal import Journal
+from attnviz.batch.ledger import Ledger
+from attnviz.batch.ledger_entry import LedgerEntry, as_line, digest
 from attnviz.errors import OutputError
 
 PATHS = ["a.png", "b\udcff.png", "c.png"]
@@ -21,13 +21,13 @@ def entry(path: str, record: dict[str, Any] | None) -> LedgerEntry:
 
 
 def fill(out: Path, *, end: bool = True) -> None:
-    with Journal(out) as journal:
+    with Ledger(out) as ledger:
         for number, path in enumerate(reversed(PATHS)):
             record = None if path == "c.png" else {"image": "é", "number": number}
-            journal.add(entry(path, record), None if record is None else as_line(record))
+            ledger.add(entry(path, record), None if record is None else as_line(record))
         if end:
-            journal.finish(PATHS)
-            journal.tidy(PATHS)
+            ledger.finish(PATHS)
+            ledger.tidy(PATHS)
 
 
 def test_lines_come_back_sorted(tmp_path: Path) -> None:
@@ -39,17 +39,17 @@ def test_lines_come_back_sorted(tmp_path: Path) -> None:
     assert batches.lines(tmp_path / "stats.jsonl") == [
         {"image": "é", "number": 2}, {"image": "é", "number": 1},
     ]  # fmt: skip
-    with Journal(tmp_path) as journal:
-        assert journal.get("b\udcff.png") == entry("b\udcff.png", {"image": "é", "number": 1})
-        assert journal.get("other") is None
+    with Ledger(tmp_path) as ledger:
+        assert ledger.get("b\udcff.png") == entry("b\udcff.png", {"image": "é", "number": 1})
+        assert ledger.get("other") is None
 
 
 def test_ending_again_changes_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
     before = batches.tree(tmp_path)
-    with Journal(tmp_path) as journal:
-        journal.finish(PATHS)
-        journal.tidy(PATHS)
+    with Ledger(tmp_path) as ledger:
+        ledger.finish(PATHS)
+        ledger.tidy(PATHS)
     assert batches.tree(tmp_path) == before
 
 
@@ -60,10 +60,10 @@ def test_broken_off_at_the_end_it_ends_the_same(tmp_path: Path, steps: int) -> N
     for step, name in enumerate(("stats.jsonl", "manifest.jsonl", ".attnviz/journal.jsonl")):
         if step < steps:
             (tmp_path / "out" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
-    with Journal(tmp_path / "out") as journal:
-        assert [one.path for one in journal.entries(PATHS)] == PATHS
-        journal.finish(PATHS)
-        journal.tidy(PATHS)
+    with Ledger(tmp_path / "out") as ledger:
+        assert [one.path for one in ledger.entries(PATHS)] == PATHS
+        ledger.finish(PATHS)
+        ledger.tidy(PATHS)
     assert batches.tree(tmp_path / "out") == batches.tree(tmp_path / "whole")
 
 
@@ -73,10 +73,10 @@ def test_a_line_that_was_broken_off_is_passed_over(tmp_path: Path) -> None:
     whole = journal_file.read_bytes()
     for rest in (b'{"entry": {"pa', b"\0" * 99, b'{"entry": 3}\n[]\nnull\n{}\n\xff\n{"entry'):
         journal_file.write_bytes(whole + rest)
-        with Journal(tmp_path) as journal:
-            assert len(list(journal.entries(PATHS))) == 3
+        with Ledger(tmp_path) as ledger:
+            assert len(list(ledger.entries(PATHS))) == 3
             record = {"image": "new"}
-            journal.add(entry("a.png", record), as_line(record))
+            ledger.add(entry("a.png", record), as_line(record))
         assert json.loads(journal_file.read_bytes().splitlines()[-1])["record"] == record
 
 
@@ -84,23 +84,23 @@ def test_without_its_record_a_picture_is_not_done(tmp_path: Path) -> None:
     fill(tmp_path)
     stats = tmp_path / "stats.jsonl"
     stats.write_bytes(stats.read_bytes().replace(b'"number": 1', b'"number": 7'))
-    with Journal(tmp_path) as journal:
-        assert journal.get("a.png") is not None
-        assert journal.get("b\udcff.png") is None
+    with Ledger(tmp_path) as ledger:
+        assert ledger.get("a.png") is not None
+        assert ledger.get("b\udcff.png") is None
 
 
 def test_a_line_whose_record_is_another_is_passed_over(tmp_path: Path) -> None:
     fill(tmp_path, end=False)
     journal_file = tmp_path / ".attnviz" / "journal.jsonl"
     journal_file.write_bytes(journal_file.read_bytes().replace(b'"number": 2', b'"number": 7'))
-    with Journal(tmp_path) as journal:
-        assert [one.path for one in journal.entries(PATHS)] == PATHS[1:]
+    with Ledger(tmp_path) as ledger:
+        assert [one.path for one in ledger.entries(PATHS)] == PATHS[1:]
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with Journal(tmp_path), pytest.raises(OutputError, match="another run writes there"):
-        Journal(tmp_path)
-    with Journal(tmp_path):
+    with Ledger(tmp_path), pytest.raises(OutputError, match="another run writes there"):
+        Ledger(tmp_path)
+    with Ledger(tmp_path):
         pass
 
 
@@ -114,7 +114,7 @@ def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
     ):
         (tmp_path / name).touch()
     (tmp_path / "mine.part").touch()
-    with Journal(tmp_path):
+    with Ledger(tmp_path):
         assert set(batches.tree(tmp_path)) == {
             "mine.part",
             ".attnviz/lock",

@@ -1,12 +1,21 @@
-"""Pictures as files store them: turned, and with colour profiles."""
-
-from typing import Any
+"""How cameras store pictures, and colour profiles, by hand."""
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import ImageCms
 
-Pixels = NDArray[Any]
+Pixels = NDArray[np.uint8]
+
+
+def srgb_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exchanged_profile() -> bytes:
+    """SRGB with the primaries of red and blue exchanged: right colours are pixels in BGR."""
+    profile = srgb_profile().replace(b"rXYZ", b"____").replace(b"bXYZ", b"rXYZ")
+    profile = profile.replace(b"____", b"bXYZ")
+    return profile.replace("sRGB".encode("utf-16-be"), "BRGs".encode("utf-16-be"))
 
 
 def as_stored(upright: Pixels, orientation: int) -> Pixels:
@@ -22,20 +31,3 @@ def as_stored(upright: Pixels, orientation: int) -> Pixels:
     if column0.get(orientation, "bottom") in ("bottom", "right"):
         stored = stored[:, ::-1]
     return np.ascontiguousarray(stored)
-
-
-def oriented(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif.tobytes()
-
-
-def srgb_profile() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def exchanged_profile() -> bytes:
-    """SRGB with the primaries of red and blue exchanged: right colours are pixels in BGR."""
-    profile = srgb_profile().replace(b"rXYZ", b"____").replace(b"bXYZ", b"rXYZ")
-    profile = profile.replace(b"____", b"bXYZ")
-    return profile.replace("sRGB".encode("utf-16-be"), "BRGs".encode("utf-16-be"))
