@@ -56,6 +56,16 @@ def test_the_pages_ask_nothing_of_the_network(site: Path) -> None:
         assert not found, style
 
 
+def test_no_mark_of_markdown_is_left_in_the_pages(site: Path) -> None:
+    """A fence, a row of a table or a doctest that was not understood shows its marks."""
+    for page in site.rglob("*.html"):
+        text = re.sub(
+            r"<(pre|code)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        for mark in ("```", "|---", "&gt;&gt;&gt;", "**", "](", "{ #"):
+            assert mark not in text, f"{page.name}: {mark}"
+
+
 def test_every_public_name_is_on_the_page_of_python(site: Path) -> None:
     page = (site / "api.html").read_text(encoding="utf-8")
     for name in attnviz.__all__:
