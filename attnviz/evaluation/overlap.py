@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.statistics.maps import KEEP, kept
+from attnviz.statistics.maps import KEEP, smallest_count
 
 Weights = NDArray[np.float64]
 Truth = NDArray[np.bool_]
@@ -41,7 +41,7 @@ def mass_mask(weights: Weights, share: float = KEEP) -> Truth:
     np.int64(118)
     """
     mass = weights.clip(0)
-    return heaviest(mass, kept(mass, share))
+    return heaviest(mass, smallest_count(mass, share))
 
 
 def jaccard(first: Truth, second: Truth) -> float:

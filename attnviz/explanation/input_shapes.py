@@ -31,11 +31,11 @@ def first_placement(model: Model, picture: Picture, fit: Fit) -> Placement:
         if fit != "keep" or not alike:
             return placement
         shape = centre.input_height, centre.input_width
-    placement = model.place(picture, fit=fit, shape=shape)
+    of_table = model.place(picture, fit=fit, shape=shape)
     size = placement.grid.input_height, placement.grid.input_width
     if size == shape or math.prod(size) > math.prod(shape) or takes_more(model, shape):
         return placement
-    return placement
+    return of_table
 
 
 def _check_table(model: Model, placement: Placement) -> None:

@@ -53,7 +53,7 @@ def read(
     `queries` maps layers to their queries; other layers look from all tokens.
     """
     shapes = [observation.layers[number].call.shape for number in layers]
-    progresses = _shares(progress, [batch * queries for batch, _, queries, _ in shapes])
+    progresses = _shares(progress, [batch * rows for batch, _, rows, _ in shapes])
     masks = {
         query: mask_of(query, observation.picture) for each in queries.values() for query in each
     }

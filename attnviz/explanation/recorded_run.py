@@ -71,7 +71,7 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
     if not calls.drawn:
         raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
     chosen = calls.choose(request.layers)
-    if any(run.recording.kept(number) is False for number in chosen):
+    if any(run.recording.is_kept(number) is False for number in chosen):
         # The last call is not drawn: it is another one that must be kept.
         with _without_fast_paths(module in _LOSES_PLACES):
             run, _ = _run(request, chosen)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.request import ModelRequest
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.targets import Head
 from attnviz.registry import TableEntry
 

@@ -94,13 +94,13 @@ def explain(spec: str, name: str, error: BaseException) -> str:
     return text.format(spec=spec, name=name, nearest=nearest(name), reason=_reason(error))
 
 
-def nearest(name: str, names: Iterable[str] = ()) -> str:
+def nearest(name: str, candidates: Iterable[str] = ()) -> str:
     """`, did you mean …?` with names that look like it; nothing where none does.
 
     >>> nearest("dinov2-smal")
     '; did you mean dinov2-small?'
     """
-    names = {known_name.lower(): known_name for known_name in names}
+    names = {candidate.lower(): candidate for candidate in candidates}
     if not names:
         names = {alias.spec.partition(":")[2].lower(): short for short, alias in ALIASES.items()}
         names |= {short: short for short in ALIASES}

@@ -63,13 +63,13 @@ def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
         if not prefix:
             loaded.append((module, {name: value.to("meta") for name, value in state.items()}))
 
-    def register(module: nn.Module, *_: Any) -> None:
+    def watch(module: nn.Module, *_: Any) -> None:
         if id(module) not in hooked:
             hooked[id(module)] = module
             register: Any = module.register_load_state_dict_pre_hook
             hooks.append(register(before_loading))
 
-    hooks.append(register_module_module_registration_hook(register))
+    hooks.append(register_module_module_registration_hook(watch))
     try:
         yield loaded
     finally:

@@ -25,10 +25,10 @@ from attnviz.models.model import (
     no_class_head,
     refuse_options,
 )
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, STATISTICS, triple
 from attnviz.models.pretrained import load_pretrained
-from attnviz.models.request import ModelRequest
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.picture import Picture
-from attnviz.models.request import ModelRequest
+from attnviz.models.model_request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """What parameters that are one are called."""

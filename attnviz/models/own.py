@@ -32,6 +32,7 @@ from attnviz.models.model import (
     no_text_tower,
     refuse_options,
 )
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.module_kinds import (
     allocate,
     check_filled,
@@ -42,7 +43,6 @@ from attnviz.models.module_kinds import (
     unwrap,
 )
 from attnviz.models.preprocessing import FILTERS, normalisation
-from attnviz.models.request import ModelRequest
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 SIZE = 224

@@ -10,7 +10,7 @@ from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
 from attnviz.models import memory
 from attnviz.models.model import Model, no_class_head, no_text_tower
-from attnviz.models.request import ModelRequest
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.weights import (
     DTYPES,
     check_state,

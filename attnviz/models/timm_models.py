@@ -21,9 +21,9 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
-from attnviz.models.request import ModelRequest
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
 
 

@@ -18,8 +18,8 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.preprocessing import FILTERS, triple
-from attnviz.models.request import ModelRequest
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 

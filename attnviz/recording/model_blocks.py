@@ -90,7 +90,7 @@ class Blocks:
             return
         tokens = next((each for each in inputs if isinstance(each, Tensor)), None)
         if tokens is not None:
-            self._open.append(_Open(module, self._count(), self._kept(tokens)))
+            self._open.append(_Open(module, self._count(), self._copy_before_overwrite(tokens)))
 
     def _returned(self, module: nn.Module, _: Any, result: Any) -> None:
         if module not in self._elements or threading.get_ident() != self._thread:
@@ -105,10 +105,10 @@ class Blocks:
         leaves, spec = tree_flatten(result)
         place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
         if place is not None:
-            output = self._kept(leaves[place])
+            output = self._copy_before_overwrite(leaves[place])
             self.found[opened.count] = Block(module, opened.tokens, output, spec, place)
 
-    def _kept(self, tensor: Tensor) -> Tensor:
+    def _copy_before_overwrite(self, tensor: Tensor) -> Tensor:
         return tensor if self._graph else tensor.detach()
 
     def written(self, tensor: Tensor) -> None:

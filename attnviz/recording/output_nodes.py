@@ -63,12 +63,12 @@ def sizes(dims: Dims) -> tuple[int, ...]:
 
 def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
     """What a dimension of a call's output is to the call; None where that cannot be told."""
-    axes = node.dims[dim]
+    in_dim = node.dims[dim]
     of_heads = node.heads if isinstance(node, Output) else ()
     for axes, name in ((node.queries, "queries"), (of_heads, "heads")):
-        if axes and all(axis in axes for axis in axes):  # also where its size is 1
+        if in_dim and all(axis in axes for axis in in_dim):  # also where its size is 1
             return name  # type: ignore[return-value]
-    of_dim, queries, heads = leaves([axes]), leaves([node.queries]), leaves([of_heads])
+    of_dim, queries, heads = leaves([in_dim]), leaves([node.queries]), leaves([of_heads])
     if not of_dim:  # one item, or one query
         return "items" if dim == 0 else None if queries else "queries"
     features = leaves([node.features] if isinstance(node, Output) else [(node.features,)])
@@ -97,7 +97,7 @@ def side_by_side(
         changes["heads"] = (axis_made,)
         axes = (axis_made, *first.features) if beside else (axis_made,)
     if isinstance(first, Output):
-        changes["met"] = None
+        changes["weighted"] = None
     return replace(first, dims=(*first.dims[:dim], axes, *first.dims[dim + 1 :]), **changes)
 
 

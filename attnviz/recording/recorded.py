@@ -51,7 +51,7 @@ class Recording(Sequence[AttentionCall]):
             raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
         return call
 
-    def kept(self, number: int) -> bool:
+    def is_kept(self, number: int) -> bool:
         """Whether a call is there to be asked, or its tensors were let go."""
         return self._calls[number] is not None
 

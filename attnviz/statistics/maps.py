@@ -31,8 +31,8 @@ def describe(
     - entropy: of the weights divided by their sum, in nats; what is below 0 counts as 0;
     - peak_x, peak_y: centre of the heaviest token in picture pixels (of its part on the
       picture, where padding cuts it), the first in reading order among equals;
-    - area60: `kept(…, 0.6)` of the weights, those below 0 as 0, as a share of the drawn tokens
-      (Caron et al., 2104.14294).
+    - area60: `smallest_count(…, 0.6)` of the weights, those below 0 as 0, as a share of the drawn
+      tokens (Caron et al., 2104.14294).
     """
     weights = values[drawn].astype(np.float64)
     positive = weights.clip(0)
@@ -46,14 +46,14 @@ def describe(
         entropy=max(0.0, float(-(p * np.log(p)).sum())) if total > 0 else 0.0,
         peak_x=x,
         peak_y=y,
-        area60=kept(positive, KEEP) / len(weights),
+        area60=smallest_count(positive, KEEP) / len(weights),
     )
 
 
-def kept(weights: NDArray[np.float64], share: float) -> int:
+def smallest_count(weights: NDArray[np.float64], share: float) -> int:
     """Size of the smallest set of weights that holds `share` of their sum.
 
-    >>> kept(np.full(196, 1 / 196), 0.6)
+    >>> smallest_count(np.full(196, 1 / 196), 0.6)
     118
     """
     descending = np.sort(weights)[::-1].cumsum()

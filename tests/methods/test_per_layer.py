@@ -18,7 +18,7 @@ from attnviz.methods.attention import received
 from attnviz.methods.mass import mass, smallest_set
 from attnviz.methods.similarity import similarity, token_similarity
 from attnviz.methods.value_weighting import value_norm, value_norm_sum
-from attnviz.statistics.maps import kept
+from attnviz.statistics.maps import smallest_count
 
 
 def questions(tokens: int) -> torch.Tensor:
@@ -122,7 +122,7 @@ def test_mass_agrees_with_area60(weights: list[float], keep: float) -> None:
     if values.sum() <= 0:
         return
     chosen = smallest_set(values, np.ones(len(values), dtype=np.bool_), keep=keep) > 0
-    assert chosen.sum() == kept(values.astype(np.float64), keep)
+    assert chosen.sum() == smallest_count(values.astype(np.float64), keep)
     if not chosen.all():
         assert values[chosen].min() >= values[~chosen].max()
 

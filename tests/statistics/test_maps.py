@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnviz.geometry.placement import place
-from attnviz.statistics.maps import describe, kept
+from attnviz.statistics.maps import describe, smallest_count
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from attnviz.statistics.maps import describe, kept
     ],
 )
 def test_smallest_set_that_holds_a_share(weights: list[float], share: float, expected: int) -> None:
-    assert kept(np.array(weights), share) == expected
+    assert smallest_count(np.array(weights), share) == expected
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30).filter(lambda w: sum(w) > 1e-3))
 def test_the_set_holds_the_share_and_no_smaller_one_does(weights: list[float]) -> None:
     values = np.array(weights)
-    size = kept(values, 0.6)
+    size = smallest_count(values, 0.6)
     top = np.sort(values)[::-1]
     assert top[:size].sum() >= (0.6 - 2e-6) * top.sum()
     assert top[: size - 1].sum() < 0.6 * top.sum()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from attnviz.recording.kernels import HEADS_FIRST, TOKENS_FIRST
 from attnviz.recording.operation import Operation, first
-from attnviz.recording.positions.known_positions import KnownPositions
 from attnviz.recording.positions.pointwise import expanded
 from attnviz.recording.positions.position_math import (
     NOWHERE,
@@ -18,18 +17,19 @@ from attnviz.recording.positions.position_math import (
     mean_over,
     varies,
 )
+from attnviz.recording.positions.position_registry import PositionRegistry
 from attnviz.recording.positions.position_rule import by_names, lies_nowhere
 
 
-def _averaged(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """Reductions lie in the middle of what they were taken over; of all the picture, nowhere."""
-    positions, result = known.get(op.args[0]), first(result)
+    positions, result = registry.get(op.args[0]), first(result)
     if positions is None:
         return None
     number = 2 if op.name in ("norm", "linalg_vector_norm") else 1
     dims = op.get(number, "dim", None)
     dims = [dims] if isinstance(dims, int) else list(dims or range(positions.ndim))
-    found = centre(known, positions, dims)
+    found = centre(registry, positions, dims)
     if found.ndim != result.ndim:
         sizes = [
             s for d, s in enumerate(found.shape) if d not in {x % positions.ndim for x in dims}
@@ -38,7 +38,7 @@ def _averaged(known: KnownPositions, op: Operation, result: Any) -> Any:
     return (found,) if found.shape == result.shape else None
 
 
-def centre(known: KnownPositions, positions: Tensor, dims: Sequence[int]) -> Tensor:
+def centre(registry: PositionRegistry, positions: Tensor, dims: Sequence[int]) -> Tensor:
     """Mean over dimensions, which stay; nowhere if they lie all over the picture."""
     found = mean_over(positions, dims)
     moving = [d for d in dims if varies(positions, d)]
@@ -46,11 +46,11 @@ def centre(known: KnownPositions, positions: Tensor, dims: Sequence[int]) -> Ten
         return found
     small = compact(positions)
     nowhere = torch.full((), NOWHERE, device=positions.device)
-    everywhere = known.spans_picture(small, moving)
+    everywhere = registry.spans_picture(small, moving)
     return torch.where(everywhere, nowhere, compact(found)).expand(found.shape)
 
 
-def _product(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _product(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """`mm` and its like: a row of the left operand, or else a column of the right one.
 
     A row that lies nowhere, being a mean over the whole picture (attention over channels), leaves
@@ -61,27 +61,28 @@ def _product(known: KnownPositions, op: Operation, result: Any) -> Any:
         left, right = op.args[1], op.args[2]
     if op.name == "linear":
         left, right = op.args[0], op.args[1].mT
-    rows, columns = known.get(left), known.get(right)
+    rows, columns = registry.get(left), registry.get(right)
     if rows is not None and columns is not None:
-        return _product_of_two(known, rows, columns, result)
+        return _product_of_two(registry, rows, columns, result)
     if rows is not None:
-        return expanded(mixed(known, rows, right, -1), result)
+        return expanded(mixed(registry, rows, right, -1), result)
     if columns is not None:
-        return expanded(mixed(known, columns, left, -2), result)
+        return expanded(mixed(registry, columns, left, -2), result)
     return None
 
 
 def _product_of_two(
-    known: KnownPositions, rows: Tensor, columns: Tensor, result: Tensor
+    registry: PositionRegistry, rows: Tensor, columns: Tensor, result: Tensor
 ) -> Tensor | None:
     """Where the product of two operands that are both of the picture lies."""
     if differs_by_feature(rows) and varies(columns, -2):  # channels over tokens
         nowhere = torch.full((), NOWHERE, device=result.device)
         return nowhere.expand(result.shape)
-    queries = centre(known, rows, [-1])
+    queries = centre(registry, rows, [-1])
     if varies(columns, -2):  # weights over values
-        queries = _within_windows(known, queries, columns)
-    by_row, by_column = expanded(queries, result), expanded(mixed(known, columns, None, -2), result)
+        queries = _within_windows(registry, queries, columns)
+    by_row = expanded(queries, result)
+    by_column = expanded(mixed(registry, columns, None, -2), result)
     if by_row is None or by_column is None or not varies(columns, -1):
         return by_row
     small = compact(by_row)
@@ -95,7 +96,9 @@ _SPARSE = 0.25
 """A linear map of which fewer of its inputs count for an output moves more than it mixes."""
 
 
-def mixed(known: KnownPositions, positions: Tensor, weights: Tensor | None, dim: int) -> Tensor:
+def mixed(
+    registry: PositionRegistry, positions: Tensor, weights: Tensor | None, dim: int
+) -> Tensor:
     """Where a linear map along a dimension, −1 or −2, puts its outputs.
 
     `weights` are those of the map, (…, inputs, outputs) for −1 and (…, outputs, inputs) for −2;
@@ -103,12 +106,12 @@ def mixed(known: KnownPositions, positions: Tensor, weights: Tensor | None, dim:
     each output lies in the weighted middle of its inputs, else in the middle of all.
     """
     if weights is None or not varies(positions, dim):
-        return centre(known, positions, [dim])
+        return centre(registry, positions, [dim])
     size = weights.detach().abs().float()
     inputs = -2 if dim == -1 else -1
     count = size.sum(inputs) ** 2 / (size**2).sum(inputs).clamp_min(1e-30)
     if bool(count.median() > _SPARSE * size.shape[inputs]):
-        return centre(known, positions, [dim])
+        return centre(registry, positions, [dim])
     finite = positions.real.isfinite()
     planes = [positions.real, positions.imag, finite.float()]
     planes = [torch.where(finite, plane, 0.0) for plane in planes]
@@ -122,29 +125,29 @@ def mixed(known: KnownPositions, positions: Tensor, weights: Tensor | None, dim:
     return found
 
 
-def _attention(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """The output of an attention call lies where its queries lie; over channels, its values."""
     names = ("query", "q"), ("value", "v")
     query, value = (
         op.args[2 * i] if len(op.args) > 2 * i else next(map(op.kwargs.get, each), None)
         for i, each in enumerate(names)
     )
-    positions, of_values = known.get(query), known.get(value)
+    positions, of_values = registry.get(query), registry.get(value)
     if positions is None:
         return None
     shape = first(result).shape
     if differs_by_feature(positions) and of_values is not None and op.name in HEADS_FIRST:
-        return (centre(known, of_values, [-2]).expand(shape),)
+        return (centre(registry, of_values, [-2]).expand(shape),)
     queries = mean_over(positions, -1)
     if of_values is not None:
         swap = (-2, -3) if op.name in TOKENS_FIRST else (-2, -2)
         queries = _within_windows(
-            known, queries.transpose(*swap), of_values.transpose(*swap)
+            registry, queries.transpose(*swap), of_values.transpose(*swap)
         ).transpose(*swap)
     return (queries.expand(shape),)
 
 
-def _within_windows(known: KnownPositions, queries: Tensor, values: Tensor) -> Tensor:
+def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor) -> Tensor:
     """Where the output of attention lies, with queries (…, N, 1) over values (…, M, features).
 
     That is where its queries lie, unless these are the same for windows at different places and lie
@@ -158,7 +161,7 @@ def _within_windows(known: KnownPositions, queries: Tensor, values: Tensor) -> T
     one, other = complex(flat[0, 0, 0]), complex(flat[-1, 0, 0])
     if one != other and not (cmath.isnan(one) and cmath.isnan(other)):  # each window its own
         return queries
-    return known.reshaped.get(
+    return registry.reshaped.get(
         [queries, values], "windows", lambda: _outside_nowhere(queries, values)
     )
 
@@ -181,23 +184,23 @@ def _outside_nowhere(queries: Tensor, values: Tensor) -> Tensor:
     return torch.where(outside, nowhere, queries)
 
 
-def _along(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _along(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """What mixes along a dimension changes no places where these are the same along it."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     dim = op.get(1, "dim", None)
     if positions is None or not isinstance(dim, int):
         return None
     return positions if positions.stride(dim) == 0 or positions.shape[dim] == 1 else None
 
 
-def _transformed(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _transformed(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """Fourier transforms along tokens mix all of them, and lie nowhere."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     dims = [d % positions.ndim for d in op.args[1]]
     if any(positions.stride(d) and positions.shape[d] > 1 for d in dims):
-        return lies_nowhere(known, op, result)
+        return lies_nowhere(registry, op, result)
     for dim in dims:
         positions = positions.narrow(dim, 0, 1)
     return positions.expand(result.shape)

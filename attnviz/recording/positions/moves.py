@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation
-from attnviz.recording.positions.known_positions import KnownPositions
 from attnviz.recording.positions.position_math import (
     NOWHERE,
     compact,
@@ -14,50 +13,51 @@ from attnviz.recording.positions.position_math import (
     mean_over,
     same_memory,
 )
+from attnviz.recording.positions.position_registry import PositionRegistry
 from attnviz.recording.positions.position_rule import by_names
 
 
-def _moved(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _moved(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """What moves elements moves positions."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
 
 
-def _picked(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _picked(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """What picks elements in any order; padding, which went on straight before, lies nowhere."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
-    return op.func(known.within(positions), *op.args[1:], **op.kwargs)
+    return op.func(registry.within(positions), *op.args[1:], **op.kwargs)
 
 
-def _turned(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+def _turned(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
     """`roll` and `flip`, which change nothing along a dimension of equal positions."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None or not op.args[1:] or (op.name == "roll" and not op.args[2:]):
         return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
-    small = compact(known.within(positions) if op.name == "roll" else positions)
+    small = compact(registry.within(positions) if op.name == "roll" else positions)
     return op.func(small, *op.args[1:], **op.kwargs).expand(result.shape)
 
 
-def _selected(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+def _selected(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
     """`index_select`."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     dim, index = op.args[1:3]
-    small = compact(known.within(positions))
+    small = compact(registry.within(positions))
     if small.shape[dim] > 1:
         small = small.index_select(dim, index)
     return small.expand(result.shape)
 
 
-def _reshaped(known: KnownPositions, op: Operation, result: Tensor) -> Any:
-    positions = known.get(op.args[0])
+def _reshaped(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     shape = tuple(result.shape)
-    return known.reshaped.get(positions, shape, lambda: reshape(positions, shape))
+    return registry.reshaped.get(positions, shape, lambda: reshape(positions, shape))
 
 
 def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -72,11 +72,11 @@ def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
     return positions.reshape((*shape[: len(shape) - same], *last)).expand(shape)
 
 
-def _joined(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _joined(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`cat` and `stack`: what is not of the picture lies nowhere."""
     parts = []
     for part in op.args[0]:
-        positions = known.get(part)
+        positions = registry.get(part)
         if positions is None:
             positions = torch.full((), NOWHERE, device=part.device).expand(part.shape)
         parts.append(positions)
@@ -107,21 +107,21 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
     return torch.cat(parts, dim).expand(shape)
 
 
-def _padded(known: KnownPositions, op: Operation, _: Any) -> Any:
-    positions = known.get(op.args[0])
+def _padded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     pad = op.args[1]
     for number in range(len(pad) // 2):
-        positions = known.padded(
+        positions = registry.padded(
             positions, positions.ndim - 1 - number, *pad[2 * number : 2 * number + 2]
         )
     return positions
 
 
-def _by_parts(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _by_parts(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """Operators that move elements, and know real numbers only."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     parts = [
@@ -131,9 +131,9 @@ def _by_parts(known: KnownPositions, op: Operation, _: Any) -> Any:
     return torch.complex(*parts)
 
 
-def _unfolded(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _unfolded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`im2col`, whose padding goes on where the picture ends."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     kernel, dilation, padding, stride = op.args[1:5]
@@ -147,17 +147,17 @@ def _unfolded(known: KnownPositions, op: Operation, _: Any) -> Any:
     return torch.complex(*parts)
 
 
-def _split_heads(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _split_heads(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """The fast path's (B, N, 3·C) → three times (B, H, N, C/H)."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     tokens = mean_over(positions, -1)[:, None]  # (B, 1, N, 1)
     return tuple(tokens.expand(each.shape) for each in result)
 
 
-def _complex_view(known: KnownPositions, op: Operation, result: Any) -> Any:
-    positions = known.get(op.args[0])
+def _complex_view(registry: PositionRegistry, op: Operation, result: Any) -> Any:
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     if op.name == "view_as_complex":
@@ -165,9 +165,9 @@ def _complex_view(known: KnownPositions, op: Operation, result: Any) -> Any:
     return positions[..., None].expand(result.shape)
 
 
-def _ordered(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _ordered(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """`sort`, `topk` and their like: values are moved to where the indices say."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None or not isinstance(result, tuple | list):
         return None
     number = {"topk": 2, "kthvalue": 2}.get(op.name, 1)
@@ -182,9 +182,9 @@ def _ordered(known: KnownPositions, op: Operation, result: Any) -> Any:
     return (found.expand(values.shape),)
 
 
-def _looked_up(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _looked_up(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """`embedding`: rows lie where their indices do."""
-    positions = known.get(op.args[1])
+    positions = registry.get(op.args[1])
     return None if positions is None else positions[..., None].expand(result.shape)
 
 

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation, first
-from attnviz.recording.positions.known_positions import KnownPositions
 from attnviz.recording.positions.position_math import (
     average,
     compact,
     same_memory,
     varying,
 )
+from attnviz.recording.positions.position_registry import PositionRegistry
 from attnviz.recording.positions.position_rule import by_names, or_nowhere
 
 
-def pointwise(known: KnownPositions, op: Operation, result: Any) -> Tensor | None:
+def pointwise(registry: PositionRegistry, op: Operation, result: Any) -> Tensor | None:
     """The result lies where its operands do; between them where they lie at different places.
 
     An operand that is the same for all places (a gate, a mean) moves nothing, nor do masks and
@@ -28,20 +28,20 @@ def pointwise(known: KnownPositions, op: Operation, result: Any) -> Tensor | Non
         return None
     operands = [each for each in op.flat if isinstance(each, Tensor)]
     content = [each for each in operands if each.is_floating_point() or each.is_complex()]
-    found = combined(known, op, content, result)
-    return combined(known, op, operands, result) if found is None else found
+    found = combined(registry, op, content, result)
+    return combined(registry, op, operands, result) if found is None else found
 
 
 def combined(
-    known: KnownPositions, op: Operation, operands: Sequence[Tensor], result: Tensor
+    registry: PositionRegistry, op: Operation, operands: Sequence[Tensor], result: Tensor
 ) -> Tensor | None:
     """Where the result of operands that broadcast to it lies; None if none is of the picture."""
     placed: list[tuple[Tensor, Tensor]] = []
     lost: list[tuple[Tensor, Tensor]] = []
     for operand in operands:
-        positions = known.get(operand)
+        positions = registry.get(operand)
         if positions is not None and operand.ndim <= result.ndim:
-            (lost if known.is_lost(positions) else placed).append((operand, positions))
+            (lost if registry.is_lost(positions) else placed).append((operand, positions))
     if len(placed) == 1 and not lost:
         return expanded(placed[0][1], result)
     differ = frozenset[int]().union(*(varying(positions) for _, positions in placed))
@@ -51,7 +51,7 @@ def combined(
             return expanded(positions, result)
     most = placed
     if any(varying(p) < varying(other) for _, p in placed for _, other in placed):
-        placed = [(operand, known.narrowed(p)) for operand, p in placed]
+        placed = [(operand, registry.narrowed(p)) for operand, p in placed]
         # An operand that varies along fewer dimensions is the same for many places.
         most = [
             (operand, p)
@@ -62,7 +62,7 @@ def combined(
         return None
     found = most[0][1]
     for operand, other in most[1:]:
-        found = _between(known, found, other, lambda: _shares(op, most[0][0], operand))  # noqa: B023
+        found = _between(registry, found, other, lambda: _shares(op, most[0][0], operand))  # noqa: B023
     return expanded(found, result)
 
 
@@ -77,7 +77,7 @@ def _shares(op: Operation, one: Tensor, other: Tensor) -> tuple[float, float]:
 
 
 def _between(
-    known: KnownPositions,
+    registry: PositionRegistry,
     one: Tensor,
     other: Tensor,
     shares: Callable[[], tuple[float, float]],
@@ -88,7 +88,7 @@ def _between(
     dims = max(one.ndim, other.ndim)
     small = [compact(p.reshape((1,) * (dims - p.ndim) + tuple(p.shape))) for p in (one, other)]
     first, second = _broadcast(small)
-    if known.are_equal(first, second):
+    if registry.are_equal(first, second):
         return one
     return average([first, second], shares())
 
@@ -109,18 +109,18 @@ def expanded(positions: Tensor, result: Tensor) -> Tensor | None:
         return None
 
 
-def _chosen(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _chosen(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """`where`: every element is one of two."""
     condition, *two = op.args
     if len(two) != 2:
         return None
-    positions = [or_nowhere(known, each, result) for each in two]
+    positions = [or_nowhere(registry, each, result) for each in two]
     return torch.where(condition, *positions)
 
 
-def _halves(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _halves(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """`glu`: one half gates the other."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     return average(positions.chunk(2, op.get(1, "dim", -1)), (1.0, 1.0)).expand(result.shape)

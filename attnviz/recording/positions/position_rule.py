@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation, first
-from attnviz.recording.positions.known_positions import KnownPositions
 from attnviz.recording.positions.position_math import NOWHERE
+from attnviz.recording.positions.position_registry import PositionRegistry
 
-Rule = Callable[[KnownPositions, Operation, Any], Any]
+Rule = Callable[[PositionRegistry, Operation, Any], Any]
 """From what is known, an operation and its result: where that lies."""
 
 
@@ -19,15 +19,15 @@ def by_names(rules: Mapping[str, Rule]) -> dict[str, Rule]:
     return {name: rule for names, rule in rules.items() for name in names.split()}
 
 
-def or_nowhere(known: KnownPositions, value: Any, like: Tensor) -> Tensor:
+def or_nowhere(registry: PositionRegistry, value: Any, like: Tensor) -> Tensor:
     """Positions of a value, expanded; constants lie nowhere."""
-    found = known.get(value)
+    found = registry.get(value)
     if found is None:
         found = torch.full((), NOWHERE, device=like.device)
     return found.expand(like.shape)
 
 
-def lies_nowhere(_: KnownPositions, __: Operation, result: Any) -> Any:
+def lies_nowhere(_: PositionRegistry, __: Operation, result: Any) -> Any:
     """Of what is filled with constants, or is made of all the picture."""
     result = first(result)
     return (torch.full((), NOWHERE, device=result.device).expand(result.shape),)

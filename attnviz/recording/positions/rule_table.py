@@ -10,13 +10,13 @@ from typing import Any
 
 from attnviz.recording.operation import Operation, first
 from attnviz.recording.positions import mixing, moves, pointwise, sliding, writes
-from attnviz.recording.positions.known_positions import KnownPositions
+from attnviz.recording.positions.position_registry import PositionRegistry
 from attnviz.recording.positions.position_rule import Rule, by_names
 
 
-def _first_stays(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _first_stays(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """The first result lies where the first argument does; others are no tokens."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     return None if positions is None else (pointwise.expanded(positions, first(result)),)
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnviz.recording.operation import Operation
-from attnviz.recording.positions.known_positions import KnownPositions
 from attnviz.recording.positions.position_math import (
     NOWHERE,
     compact,
@@ -15,18 +14,19 @@ from attnviz.recording.positions.position_math import (
     sampled,
     windowed,
 )
+from attnviz.recording.positions.position_registry import PositionRegistry
 from attnviz.recording.positions.position_rule import by_names
 
 
-def _convolved(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+def _convolved(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
     """The middle of the kernel; of a transposed convolution that of the inputs it is made of."""
-    positions, weight = known.get(op.args[0]), op.args[1]
+    positions, weight = registry.get(op.args[0]), op.args[1]
     if positions is None:
         return None
     stride, padding, dilation, transposed = op.args[3:7]
     sizes = weight.shape[2:]
     positions = compact(mean_over(positions, -len(sizes) - 1))
-    even = known.is_pixels(positions)
+    even = registry.is_pixels(positions)
     for i in range(len(sizes)):
         dim = i - len(sizes)
         s, p, d = (_each(value, i) for value in (stride, padding, dilation))
@@ -41,9 +41,9 @@ def _convolved(known: KnownPositions, op: Operation, result: Tensor) -> Any:
     return positions.expand(result.shape)
 
 
-def _pooled(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _pooled(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """The middle of the window."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     result = result[0] if isinstance(result, tuple) else result
@@ -61,14 +61,14 @@ def _pooled(known: KnownPositions, op: Operation, result: Any) -> Any:
     return (positions.expand(result.shape),)
 
 
-def _adapted(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _adapted(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """Adaptive pools: window i of m begins at ⌊i·n/m⌋ and ends at ⌈(i+1)·n/m⌉."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     result = result[0] if isinstance(result, tuple) else result
     count = int(op.name.rstrip("d")[-1])
-    everywhere = known.spans_picture(compact(positions), list(range(-count, 0)))
+    everywhere = registry.spans_picture(compact(positions), list(range(-count, 0)))
     if result.shape[-count:].numel() == 1 and bool(everywhere.any()):
         nowhere = torch.full((), NOWHERE, device=positions.device)
         return (nowhere.expand(result.shape),)
@@ -83,9 +83,9 @@ def _adapted(known: KnownPositions, op: Operation, result: Any) -> Any:
     return (positions.expand(result.shape),)
 
 
-def _resized(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+def _resized(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
     """`interpolate`: pixel i of m lies at (i + ½)·n/m − ½ of n, or with its corners at those."""
-    positions = known.get(op.args[0])
+    positions = registry.get(op.args[0])
     if positions is None:
         return None
     count = 1 if "1d" in op.name or "linear1d" in op.name else 3 if "3d" in op.name else 2
@@ -111,9 +111,9 @@ def _resized(known: KnownPositions, op: Operation, result: Tensor) -> Any:
     return positions.expand(result.shape)
 
 
-def _sampled(known: KnownPositions, op: Operation, result: Tensor) -> Any:
+def _sampled(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
     """`grid_sample`: positions are sampled as the picture is; outside of it they lie nowhere."""
-    positions, grid = known.get(op.args[0]), op.args[1]
+    positions, grid = registry.get(op.args[0]), op.args[1]
     if positions is None or positions.ndim != 4:
         return None
     mode, padding, corners = (*op.args[2:5],)

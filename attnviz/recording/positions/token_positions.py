@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation
-from attnviz.recording.positions.known_positions import KnownPositions, fill, placed
 from attnviz.recording.positions.pointwise import pointwise
 from attnviz.recording.positions.position_math import NOWHERE, same_memory
+from attnviz.recording.positions.position_registry import PositionRegistry, fill, placed
 from attnviz.recording.positions.rule_table import CONSTANT, RULES
 from attnviz.recording.tensor_registry import covers_storage
 
 
-class TokenPositions(KnownPositions):
+class TokenPositions(PositionRegistry):
     """Follows a running model: every operation does to positions what the table of rules says."""
 
     def follow(self, op: Operation, result: Any) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation
-from attnviz.recording.positions.known_positions import KnownPositions
 from attnviz.recording.positions.position_math import NOWHERE
+from attnviz.recording.positions.position_registry import PositionRegistry
 from attnviz.recording.positions.position_rule import (
     by_names,
     lies_nowhere,
@@ -15,55 +15,55 @@ from attnviz.recording.positions.position_rule import (
 )
 
 
-def _written(known: KnownPositions, op: Operation, result: Any) -> Any:
+def _written(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """`copy_`: what is written to lies where its source does."""
-    return known.within(or_nowhere(known, op.args[1] if len(op.args) > 1 else None, result))
+    return registry.within(or_nowhere(registry, op.args[1] if len(op.args) > 1 else None, result))
 
 
-def _indices_filled(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _indices_filled(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`index_put`: positions are put at the same places."""
     if op.get(3, "accumulate", False):
         return None
-    base = or_nowhere(known, op.args[0], op.args[0]).clone()
+    base = or_nowhere(registry, op.args[0], op.args[0]).clone()
     values = op.args[2]
-    return torch.ops.aten.index_put(base, op.args[1], or_nowhere(known, values, values))
+    return torch.ops.aten.index_put(base, op.args[1], or_nowhere(registry, values, values))
 
 
-def _scattered(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _scattered(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`scatter` of values or of a number: positions are put at the same places."""
     dim, index, source = op.args[1:4]
     if op.kwargs or len(op.args) > 4:
         return None
-    base = or_nowhere(known, op.args[0], op.args[0]).clone()
+    base = or_nowhere(registry, op.args[0], op.args[0]).clone()
     nowhere = torch.full((), NOWHERE, device=base.device).expand(index.shape)
-    positions = or_nowhere(known, source, source) if isinstance(source, Tensor) else nowhere
+    positions = or_nowhere(registry, source, source) if isinstance(source, Tensor) else nowhere
     return torch.scatter(base, dim, index, positions.contiguous())
 
 
-def _masked_filled(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _masked_filled(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`masked_scatter` takes elements of its source in their order."""
     base, mask, source = op.args
-    positions = or_nowhere(known, source, source).contiguous()
-    return or_nowhere(known, base, base).clone().masked_scatter(mask, positions)
+    positions = or_nowhere(registry, source, source).contiguous()
+    return or_nowhere(registry, base, base).clone().masked_scatter(mask, positions)
 
 
-def _copied_to(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _copied_to(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`index_copy`."""
     base, dim, index, source = op.args
-    positions = or_nowhere(known, source, source).contiguous()
-    return or_nowhere(known, base, base).clone().index_copy(dim, index, positions)
+    positions = or_nowhere(registry, source, source).contiguous()
+    return or_nowhere(registry, base, base).clone().index_copy(dim, index, positions)
 
 
-def _slice_written(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _slice_written(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`slice_scatter` and `select_scatter`, which return a new tensor."""
     base, source = op.args[:2]
-    target = or_nowhere(known, base, base).clone()
+    target = or_nowhere(registry, base, base).clone()
     return op.func(
-        target, or_nowhere(known, source, source).contiguous(), *op.args[2:], **op.kwargs
+        target, or_nowhere(registry, source, source).contiguous(), *op.args[2:], **op.kwargs
     )
 
 
-def _merged(known: KnownPositions, op: Operation, _: Any) -> Any:
+def _merged(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     """`scatter_reduce`, `scatter_add` and `index_add`: what is put together lies in between."""
     if not op.kwargs.get("include_self", True):
         return None
@@ -71,7 +71,7 @@ def _merged(known: KnownPositions, op: Operation, _: Any) -> Any:
     add = torch.index_add if op.name.startswith("index_add") else torch.scatter_add
     planes = []
     for tensor in (op.args[0], source):
-        positions = or_nowhere(known, tensor, tensor)
+        positions = or_nowhere(registry, tensor, tensor)
         finite = positions.real.isfinite()
         parts = (positions.real, positions.imag, finite.float())
         planes.append([torch.where(finite, part, 0.0).contiguous() for part in parts])

@@ -58,7 +58,7 @@ class Contents:
         return all(first <= low and high <= last for first, last in self._ends.values())
 
 
-class KnownPositions:
+class PositionRegistry:
     """Positions of the elements of tensors, starting with a picture (B, C, H, W).
 
     Attributes:
