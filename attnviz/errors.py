@@ -28,7 +28,14 @@ class ExitCode(IntEnum):
 
 
 class AttnvizError(Exception):
-    """The root of all errors that attnviz raises on purpose."""
+    """The root of all errors that attnviz raises on purpose.
+
+    >>> try:
+    ...     attnviz.load_image("nowhere.png")
+    ... except AttnvizError as error:
+    ...     print(error, int(error.exit_code))
+    nowhere.png: no such file; check the path 1
+    """
 
     exit_code = ExitCode.FAILED
 

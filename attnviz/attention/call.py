@@ -27,6 +27,11 @@ class AttentionCall(CallTensors):
 
     Weights and statistics are float32, whatever the model's own type. A query that may attend
     to no key has weights 0. The tensors are those of `CallTensors`.
+
+    >>> query, key, value = torch.rand(3, 1, 2, 9, 4)          # 1 picture, 2 heads, 9 tokens
+    >>> call = AttentionCall(query, key, value, scale=0.5)
+    >>> call
+    AttentionCall(batch=1, heads=2, queries=9, keys=9, features=4, float32 on cpu)
     """
 
     def __repr__(self) -> str:
@@ -42,7 +47,8 @@ class AttentionCall(CallTensors):
 
         Negative numbers count from the end.
 
-        >>> call.rows([0]).sum(-1)          # 1 everywhere
+        >>> call.rows([0]).shape            # (batch, heads, queries asked for, keys)
+        torch.Size([1, 2, 1, 197])
 
         Raises:
             UsageError: a query that is not there.
@@ -52,6 +58,10 @@ class AttentionCall(CallTensors):
 
     def weight_gradient(self, queries: Sequence[int]) -> Tensor:
         """∂score/∂A of the weights of chosen queries, (batch, heads, len(queries), keys).
+
+        >>> call = replace(call, gradient=torch.ones_like(call.output))
+        >>> call.weight_gradient([0, -1]).shape
+        torch.Size([1, 2, 2, 197])
 
         The rows of gradient·valueᵀ, for weights after the softmax, float32; where heads are mixed
         behind it, ∇A_h = Σ_g mixing[g, h]·∇A'_g. Negative numbers count from the end.
@@ -77,6 +87,9 @@ class AttentionCall(CallTensors):
     ) -> Sweep:
         """All statistics of the rows in one pass, without the N×N matrix.
 
+        >>> bool((call.sweep().entropy <= math.log(197) + 1e-5).all())
+        True
+
         Args:
             request: what is wanted beside entropy and confidence.
             way: `reference` is the formulas on the whole matrix in float64, the oracle; `blocks`
@@ -98,6 +111,9 @@ class AttentionCall(CallTensors):
     def received(self, weights: Tensor | None = None) -> Tensor:
         """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).
 
+        >>> bool(torch.allclose(call.received().sum(-1), torch.ones(1, 2)))
+        True
+
         `weights` is (queries,), uniform and summing to 1 unless given.
         """
         if weights is None:
@@ -108,11 +124,18 @@ class AttentionCall(CallTensors):
         return received[:, :, 0]
 
     def entropy(self) -> Tensor:
-        """−Σ_j A_ij ln A_ij of each query, (batch, heads, queries), in nats."""
+        """−Σ_j A_ij ln A_ij of each query, (batch, heads, queries), in nats.
+
+        >>> call.entropy().shape
+        torch.Size([1, 2, 197])
+        """
         return self.sweep().entropy
 
     def matrix(self, *, limit: int = MATRIX_LIMIT) -> Tensor:
         """All weights, (batch, heads, queries, keys).
+
+        >>> call.matrix().shape
+        torch.Size([1, 2, 197, 197])
 
         Raises:
             MemoryLimitError: they would take more than `limit` bytes.
@@ -122,6 +145,9 @@ class AttentionCall(CallTensors):
 
     def check(self, probes: int = 16) -> float | None:
         """How far A·V is from the model's own output, on rows spread evenly over the queries.
+
+        >>> call.check() < 1e-5
+        True
 
         max over batch, heads and probed rows i of ‖A_i·V − output_i‖₂ / ‖output_i‖₂
         (CONTRACT §5); None when the output was not recorded.

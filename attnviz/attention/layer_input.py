@@ -82,7 +82,7 @@ class LayerInput:
         What its tokens stand for is not known, so there are no cells.
 
         >>> LayerInput.of(recording[-1], torch.eye(197)[:1]).received().shape
-        torch.Size([1, 1, 12, 197])
+        torch.Size([1, 1, 2, 197])
         """
         batch, _, queries, keys = call.shape
         device = call.query.device

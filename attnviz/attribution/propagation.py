@@ -44,7 +44,8 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
     ...     logits = model(pixels.requires_grad_())
-    >>> propagate(logits[0, 281], recording.blocks[0].input)        # (1, 197)
+    >>> propagate(logits[0, 281], recording.blocks[0].input).shape
+    torch.Size([1, 197])
 
     Raises:
         UsageError: the score is more than one number.

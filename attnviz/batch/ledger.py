@@ -36,9 +36,9 @@ class Ledger:
     Only places of lines are kept in memory.
 
     >>> with Ledger(Path("out")) as ledger:
-    ...     entry = ledger.get("photos/cat.jpg")
-    ...     ledger.add(entry, record)
-    ...     ledger.finish(["photos/cat.jpg"])
+    ...     ledger.add(LedgerEntry("photos/cat.jpg", "failed", settings="…", error="empty"), None)
+    ...     [path.name for path in ledger.finish(["photos/cat.jpg"])]
+    ['stats.jsonl', 'manifest.jsonl']
 
     Raises:
         OutputError: the folder cannot be written, or another run is at it.

@@ -250,8 +250,8 @@ def copies(model: Model) -> Iterator[list[Model]]:
     threads, which threads may set meanwhile, is put back in the end.
 
     >>> with copies(model) as models:
-    ...     len(models)
-    2
+    ...     len(models) >= 1
+    True
     """
     threads = torch.get_num_threads()
     number = min(threads, AT_ONCE) if model.device.type == "cpu" else 1

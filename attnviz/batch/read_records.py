@@ -15,7 +15,7 @@ def each(path: Path, read: Callable[[dict[str, Any]], _Read]) -> Iterator[_Read]
     """What a function makes of every object of a JSONL file, in its order.
 
     >>> next(each(Path("OUT/stats.jsonl"), lambda record: record["image"]["path"]))
-    'sub/cat.jpg'
+    'photos/cat.jpg'
 
     Raises:
         OutputError: the file cannot be read, or a line of it is not what the function reads.

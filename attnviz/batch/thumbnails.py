@@ -22,7 +22,7 @@ def thumbnail_name(source: str) -> str:
     """Where the thumbnail of a drawing lies in `FOLDER`: the drawing may be named in any way.
 
     >>> thumbnail_name("sub/cat.jpg/sheet.png")
-    'c6/4d7f…5e.webp'
+    'b9/e5d440dcc85487cd1e6a2c334a68ae.webp'
 
     Args:
         source: path of the drawing below the folder of the batch.

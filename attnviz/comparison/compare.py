@@ -21,6 +21,10 @@ _HALF = 0.5 - 1e-9
 class Comparison:
     """Two sides or more, each beside each other; the first is what the others are drawn against.
 
+    >>> rollout = attnviz.explain(observation, method="rollout")
+    >>> attnviz.compare(explanation, rollout).maps.shape       # sides, rows, columns
+    (2, 15, 22)
+
     All numbers are over cells of the first side's grid, so it matters which one is first where
     grids differ.
 
@@ -112,8 +116,11 @@ def compare(first: Explanation, *others: Explanation) -> Comparison:
     on other grids than the first are brought onto its cells.
 
     >>> control = attnviz.load_model(random_weights=True)
-    >>> both = attnviz.compare(maps, attnviz.explain(attnviz.observe(picture, control)))
-    >>> both.pairs[0, 1]["spearman"], both.difference(1)     # a number, and (rows, columns)
+    >>> both = attnviz.compare(explanation, attnviz.explain(attnviz.observe(picture, control)))
+    >>> both.difference(1).shape                              # (rows, columns)
+    (15, 22)
+    >>> -1 <= both.pairs[0, 1]["spearman"] <= 1
+    True
 
     Raises:
         UsageError: there is one side alone, or the pictures are not one.

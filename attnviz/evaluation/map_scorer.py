@@ -32,6 +32,10 @@ Grid = tuple[str, bytes]
 class Score:
     """Numbers of one map of one picture.
 
+    >>> scores = attnviz.evaluate(explanation, mask="masks/cat.png")
+    >>> 0.5 < scores[0].numbers["auc"] <= 1
+    True
+
     Attributes:
         baseline: which one the map is of; None for the model's own.
         method: the method that made it; None of a map that no model made.
@@ -67,7 +71,8 @@ def evaluate(
         seed: of the noise on imputed pixels.
 
     >>> maps = attnviz.explain(attnviz.observe(picture, model), layers="all")
-    >>> attnviz.evaluate(maps, mask="masks/cat.png")[0].numbers["pointing"]
+    >>> attnviz.evaluate(maps, mask="masks/cat.png")[0].numbers["auc"] > 0.5
+    True
 
     Raises:
         ImageError: the mask cannot be read, or has no object where the model looked.

@@ -17,9 +17,8 @@ class Store:
     in the order of this run and without what it did not ask for.
 
     >>> store = Store(Path("out"))
-    >>> key = key_of(settings, {"cat.jpg": fingerprint("cat.jpg")})
-    >>> if store.get(key) is None:
-    ...     store.add(key, entry)
+    >>> store.get("the digest of settings and files") is None         # nothing was done yet
+    True
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -51,9 +51,10 @@ def explain(
         progress: told (query rows done, query rows in all).
         options: the method's own, such as `fusion` and `discard` of `rollout`; None is the default.
 
-    >>> explain(observation, query="120,80", heads="8").maps.shape      # (1, 8, 14, 21)
+    >>> explain(observation, query="120,80", heads="8").maps.shape
+    (1, 8, 15, 22)
     >>> explain(observation, method="rollout", fusion="max", discard=0.9).maps.shape
-    (1, 1, 14, 21)
+    (1, 1, 15, 22)
 
     Raises:
         UsageError: an option that cannot be read, or asks for more than there is, or a method that

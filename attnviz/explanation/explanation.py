@@ -21,6 +21,9 @@ from attnviz.statistics import More
 class Answer:
     """One map: what a head, or all heads together, attend to.
 
+    >>> explanation.answers[3].layer, explanation.answers[3].head
+    (5, 3)
+
     Attributes:
         layer: whose map it is; of methods that merge layers, the last of them.
         head: its number; None of methods that merge heads.
@@ -59,6 +62,11 @@ class ResolvedQuestion:
 class Explanation:
     """Maps that answer one question, or several, and the numbers of their heads.
 
+    >>> explanation.maps.shape                                # layers, heads, rows, columns
+    (1, 8, 15, 22)
+    >>> float(explanation.numbers["entropy"][0, 3]) > 0
+    True
+
     Attributes:
         observation: what was asked.
         questions: each query with each target.
@@ -83,7 +91,8 @@ class Explanation:
     def each(self) -> "tuple[Explanation, ...]":
         """An explanation for each question.
 
-        >>> [attnviz.render(one)[5, 3] for one in explanation.each()]
+        >>> [attnviz.render(one)[5, 3].size for one in explanation.each()]
+        [(480, 320)]
         """
         return tuple(
             replace(

@@ -49,8 +49,9 @@ def observe_many(
         lay: of a picture's number and a placement the input, (input_height, input_width, 3), where
             it was made before; see `Model.lay`.
 
-    >>> seen = observe_many([attnviz.load_image(path) for path in paths], model)
-    >>> [attnviz.explain(each).maps.shape for each in seen]
+    >>> several = observe_many([picture, picture], model)
+    >>> [attnviz.explain(each).maps.shape for each in several]
+    [(1, 8, 15, 22), (1, 8, 15, 22)]
 
     Raises:
         UsageError, MemoryLimitError, ModelError, RecordingError: as `observe` does, of any of the

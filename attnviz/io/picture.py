@@ -21,6 +21,10 @@ from attnviz.io.values import Samples, Span, take, to_8_bit
 class Picture:
     """A picture as a person sees it.
 
+    >>> picture = Picture("grey.png", np.full((2, 3, 3), 128, dtype=np.uint8))
+    >>> picture.width, picture.height
+    (3, 2)
+
     Attributes:
         path: how it was named, `-` for standard input.
         pixels: (height, width, 3) uint8 sRGB, 0 to 255.
@@ -60,7 +64,9 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€
     taken. `-` reads standard input.
 
     >>> load_image("cat.jpg").pixels.shape                       # (height, width, 3)
-    >>> load_image("ct.tif", range="-160:240").notes             # Hounsfield units, as 8 bits
+    (320, 480, 3)
+    >>> load_image("cat.jpg", range="20:200").range              # black and white
+    (20.0, 200.0)
 
     Args:
         path: of the file.
@@ -117,6 +123,9 @@ def _developed(samples: Samples, span: Span) -> Image.Image:
 
 def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]:
     """Read a mask picture: True where it is white, False where it is black, (height, width).
+
+    >>> load_mask("masks/cat.png", width=480, height=320).shape
+    (320, 480)
 
     Raises:
         ImageError: unreadable, or not of the size of the picture as seen.

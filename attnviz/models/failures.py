@@ -98,7 +98,7 @@ def nearest(name: str, candidates: Iterable[str] = ()) -> str:
     """`, did you mean …?` with names that look like it; nothing where none does.
 
     >>> nearest("dinov2-smal")
-    '; did you mean dinov2-small?'
+    '; did you mean dinov2-small or dinov3-small or swinv2-small?'
     """
     names = {candidate.lower(): candidate for candidate in candidates}
     if not names:

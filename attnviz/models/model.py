@@ -27,6 +27,11 @@ WITH_TEXT = ("clip-base-16", "siglip-base")
 class Model:
     """A model ready to be observed.
 
+    >>> model.layers, model.heads, model.patch
+    (6, 8, 8)
+    >>> model.place(picture).grid
+    TokenGrid(rows=15, columns=22, patch=8, prefix=5)
+
     Attributes:
         spec: how it was named.
         weights: `pretrained`, `random`, or the file they came from.

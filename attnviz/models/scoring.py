@@ -77,8 +77,9 @@ def score(
         weights: (N,) of the query over tokens, or over the map's places row by row; sum to 1.
         class_token: its number among the tokens, of a model that has one.
 
-    >>> score(model, model.module(pixels), Target("auto")).target.label
-    'tabby, tabby cat'
+    >>> pixels = model.pixels(picture, model.place(picture))
+    >>> score(model, model.module(pixels), Target("norm")).target.kind
+    'norm'
 
     Raises:
         UsageError: the output has no such class or token.

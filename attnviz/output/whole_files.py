@@ -98,7 +98,7 @@ def writing(path: Path) -> Iterator[Path]:
     """A temporary name beside a file, for what is written there; renamed when that is whole.
 
     >>> with writing(Path("stats.parquet")) as temporary:
-    ...     temporary.write_bytes(data)
+    ...     size = temporary.write_bytes(b"PAR1")
 
     Raises:
         OutputError: it cannot be written; nothing is left behind.

@@ -28,7 +28,11 @@ from attnviz.output.write_animation import By, write_animation
 
 @dataclass(frozen=True)
 class Drawing:
-    """How maps are drawn; the values that the options of the same names take."""
+    """How maps are drawn; the values that the options of the same names take.
+
+    >>> attnviz.render(explanation, Drawing(colormap="magma"))[5, 0].size
+    (480, 320)
+    """
 
     scale: str = "head"
     colormap: str = "viridis"
@@ -68,7 +72,7 @@ def render(
 
     Where heads are merged, head is None.
 
-    >>> render(explanation)[11, 3].save("head3.png")
+    >>> render(explanation)[5, 3].save("head3.png")
 
     Raises:
         UsageError: no such scale or colour map, or several questions were asked.

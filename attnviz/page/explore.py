@@ -38,6 +38,10 @@ _SIDE, _QUALITY = 1024, 80  # of the photograph: pixels of its longer side, and 
 class Page:
     """An interactive page of one picture.
 
+    >>> page = attnviz.explore(observation)
+    >>> page.html[:15]
+    '<!doctype html>'
+
     Attributes:
         html: all of it, one file.
         about: what its script is told, as docs/explore.md describes it.
@@ -107,7 +111,8 @@ def explore(
     It is one file that holds its data and asks nothing of the network. Equal observations give
     equal pages.
 
-    >>> attnviz.explore(observation).save("cat.html")
+    >>> attnviz.explore(observation).save("cat.html").name
+    'cat.html'
 
     Args:
         observation: what `observe` gave; for rollout, with all layers.

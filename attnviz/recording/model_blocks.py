@@ -148,9 +148,10 @@ def run_tail(
         number: of a call.
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
-    ...     model(pixels.requires_grad_())
+    ...     whole = model(pixels.requires_grad_())
     >>> logits = run_tail(model, pixels, recording.blocks, 3)
-    >>> recording.gradients(logits[:, 281].sum(), calls=[3])
+    >>> list(recording.gradients(logits[:, 281].sum(), calls=[3]))
+    [3]
 
     Raises:
         RecordingError: the call has no block, or the blocks are no plain stack.

@@ -58,8 +58,9 @@ def record(
             and what it returned: with their graph if `gradients` is on, which keeps it alive.
 
     >>> with attnviz.record() as recording:
-    ...     model(pixels)
-    >>> recording[-1].rows([0])              # (batch, heads, 1, keys)
+    ...     logits = model(pixels)
+    >>> recording[-1].rows([0]).shape        # (batch, heads, 1, keys)
+    torch.Size([1, 2, 1, 197])
     """
     calls_kept: list[AttentionCall | None] = []
     traces: list[Trace | JoinedTrace | None] = []

@@ -15,6 +15,11 @@ from attnviz.recording.model_blocks import Block, Blocks
 class Recording(Sequence[AttentionCall]):
     """The attention calls of one model run, in call order.
 
+    >>> with attnviz.record() as recording:
+    ...     logits = model(pixels)
+    >>> recording
+    Recording(4 attention calls)
+
     Attributes:
         unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
         descriptions: what `record(describe=…)` said of each call.
@@ -100,7 +105,8 @@ class Recording(Sequence[AttentionCall]):
         ...     logits = model(pixels.requires_grad_())
         >>> found = recording.gradients(logits[:, 281].sum(), calls=[-1])
         >>> call = replace(recording[-1], gradient=found[len(recording) - 1])
-        >>> call.weight_gradient([0])            # (batch, heads, 1, keys)
+        >>> call.weight_gradient([0]).shape      # (batch, heads, 1, keys)
+        torch.Size([1, 2, 1, 197])
 
         Raises:
             UsageError: nothing was noted for it, or the score is more than one number.

@@ -21,8 +21,8 @@ class TensorRegistry(Generic[T]):
     """Values by tensor; they go when the tensor's storage goes.
 
     >>> known = TensorRegistry[str]()
-    >>> known.put(x, "the picture")
-    >>> known.get(x.view_as(x))
+    >>> known.put(pixels, "the picture")
+    >>> known.get(pixels.view_as(pixels))
     'the picture'
     """
 
