@@ -1,6 +1,8 @@
 """The pages of documentation: they build, their code runs, and what they name is there."""
 
 import ast
+import doctest
+import importlib
 import json
 import os
 import pkgutil
@@ -229,3 +231,10 @@ def _is_there(path: str) -> bool:
         owner, _, name = path.rpartition(".")
         return name in getattr(pkgutil.resolve_name(owner), "__dataclass_fields__", {})
     return True
+
+
+def test_the_example_of_the_extension_for_doctests_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("griffe", reason="pip install -e '.[dev]'")
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    found = doctest.testmod(importlib.import_module("doctest_fences"))
+    assert (found.failed, found.attempted) == (0, 1)
