@@ -8,7 +8,8 @@
     ├── RecordingError      1   nothing, or nothing usable, was recorded
     ├── MemoryLimitError    1   a request that would not fit in memory
     ├── MissingExtraError   1   an optional part that is not installed
-    └── OutputError         1   a file that cannot be written
+    ├── OutputError         1   a file that cannot be written
+    └── PluginError         1   another package's entry of a table that fails
 
 The number is the exit code of the command line. A message is one line: what is wrong, with
 which file or value, and the next thing to type.
@@ -75,3 +76,7 @@ class MissingExtraError(AttnvizError):
 
 class OutputError(AttnvizError):
     """A file or folder that cannot be written."""
+
+
+class PluginError(AttnvizError):
+    """The code of an entry that another package adds to a table, which fails."""

@@ -1,26 +1,261 @@
-"""What a table of choices is made of.
+"""What a table of choices is made of, and how other packages add to it.
 
 Tables name their code as strings, so that `--help`, `attnviz methods` and the documentation
-come from them without importing torch.
+come from them without importing torch. A package adds an entry by an entry point: the table's
+group, the entry's name, and where the entry object is. An entry point that cannot be used is one
+warning that names its package; everything else goes on.
 """
 
+import os
 import pkgutil
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from attnviz.errors import AttnvizError, PluginError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+T = TypeVar("T")
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that an entry declares: of Python by its name, of the command line by its flag.
+
+    Attributes:
+        name: a Python name; the flag has dashes for underscores.
+        kind: `int`, `float`, `str`, `bool`, or the words to choose from.
+        default: its value unless given.
+        help: what it is, in a sentence.
+        minimum, maximum: bounds of a number, inclusive.
+        metavar: what stands for the value in `--help`.
+        package: name and version of the package that adds it; empty for an option of attnviz.
+    """
+
+    name: str
+    kind: type | tuple[str, ...]
+    default: Any
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    metavar: str | None = None
+    package: str = field(default="", kw_only=True)
+
+    @property
+    def flag(self) -> str:
+        """What the command line calls it.
+
+        >>> Option("start_layer", int, 0, "First layer.").flag
+        '--start-layer'
+        """
+        return f"--{self.name.replace('_', '-')}"
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that the option cannot have.
+
+        Raises:
+            UsageError: it is of another kind, none of the words, or out of bounds.
+        """
+        if isinstance(self.kind, tuple):
+            if value not in self.kind:
+                raise UsageError(f"{self.flag} {value!r}: choose from {', '.join(self.kind)}")
+            return
+        kinds: Any = (int, float) if self.kind is float else self.kind
+        if not isinstance(value, kinds) or isinstance(value, bool) != (self.kind is bool):
+            raise UsageError(f"{self.flag} {value!r}: give a value of type {self.kind.__name__}")
+        low, high = self.minimum, self.maximum
+        inside = (low is None or value >= low) and (high is None or value <= high)
+        if not inside:  # NaN is not
+            bounds = [f"from {low}" * (low is not None), f"to {high}" * (high is not None)]
+            raise UsageError(f"{self.flag} {value}: give a value {' '.join(filter(None, bounds))}")
+
+    def fits(self, other: "Option") -> bool:
+        """Whether both can be one option of the command line."""
+        one, two = ((o.kind, o.minimum, o.maximum) for o in (self, other))
+        return one == two
 
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One choice: where its code is, what it is in a line, and where it comes from."""
+    """One choice: where its code is, what it is in a line, and where it comes from.
+
+    Attributes:
+        code: `package.module:name` of a function.
+        summary: what it is, in a line.
+        reference: a paper, or a page.
+        package: name and version of the package that adds it; empty for an entry of attnviz.
+    """
 
     code: str
     summary: str
     reference: str
+    package: str = field(default="", kw_only=True)
+
+    @property
+    def declared_options(self) -> tuple[Option, ...]:
+        """Options that the entry takes."""
+        return ()
 
     def load(self) -> Any:
-        """Import the code that this entry names."""
-        return load(self.code)
+        """Import the code that this entry names.
+
+        Raises:
+            PluginError: it is another package's, and cannot be imported.
+        """
+        return self.run(lambda: load(self.code))
+
+    def __call__(self, *values: Any, **options: Any) -> Any:
+        """Import the code that this entry names, and call it.
+
+        Raises:
+            PluginError: it is another package's, and raises something.
+        """
+        code = self.load()
+        return self.run(lambda: code(*values, **options))
+
+    def run(self, do: Callable[[], T]) -> T:
+        """Do something with the entry's code; an error of another package names the package.
+
+        Errors that attnviz raises on purpose, and those of memory, stay as they are.
+
+        Raises:
+            PluginError: the code is another package's, and raises something.
+        """
+        if not self.package:
+            return do()
+        try:
+            return do()
+        except (AttnvizError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "allocate" in str(error):
+                raise  # torch says so that memory has run out
+            raise PluginError(
+                f"{self._failure(error)}; see the traceback with --debug, or remove the package"
+            ) from error
+
+    def _failure(self, error: BaseException) -> str:
+        return f"{self.package}: {self.code} fails ({_in_a_line(error)})"
+
+    def run_or(self, otherwise: T, do: Callable[[], T]) -> T:
+        """Do what nobody chose by name; an error of another package is a warning.
+
+        Args:
+            otherwise: what stands in the place of the result then.
+            do: what calls the entry's code.
+        """
+        try:
+            return self.run(do)
+        except AttnvizError as error:
+            if not self.package:
+                raise
+            cause = error.__cause__ if isinstance(error, PluginError) else None
+            warn(f"{self._failure(cause or error)}; what it gives is left out")
+            return otherwise
+
+
+E = TypeVar("E", bound=TableEntry)
+
+
+class Table(Mapping[str, E], Generic[E]):
+    """Entries by name: those of attnviz, then those that other packages add.
+
+    Entry points are read when a name is looked up that attnviz does not have, or when the table
+    is listed.
+
+    Args:
+        group: of the entry points, such as `attnviz.methods`.
+        kind: class of the entries.
+        entries: those of attnviz.
+        accepts: whether an entry of the group belongs to this table; all do unless given.
+        reserved: names that no other package can give.
+        identifiers: whether names are fields of records, and so must be Python names.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        kind: type[E],
+        entries: Mapping[str, E],
+        *,
+        accepts: Callable[[E], bool] | None = None,
+        reserved: Collection[str] = (),
+        identifiers: bool = False,
+    ) -> None:
+        self.group, self.kind = group, kind
+        self._own = dict(entries)
+        self._accepts = accepts
+        self._reserved, self._identifiers = frozenset(reserved), identifiers
+
+    def __getitem__(self, name: str) -> E:
+        return self._own[name] if name in self._own else self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __repr__(self) -> str:
+        return f"Table({self.group!r}, {list(self._own)})"
+
+    @property
+    def added(self) -> dict[str, E]:
+        """The entries of other packages."""
+        return {name: entry for name, entry in self._all.items() if entry.package}
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """Every option that an entry declares, once, by its name."""
+        found: dict[str, Option] = {}
+        for entry in self._all.values():
+            for option in entry.declared_options:
+                found.setdefault(option.name, replace(option, package=entry.package))
+        return found
+
+    @cached_property
+    def _all(self) -> dict[str, E]:
+        found = dict(self._own)
+        for point in entry_points(self.group):
+            package = _package(point)
+            try:
+                entry = self._entry(point, found)
+            except (Exception, SystemExit) as error:
+                warn(
+                    f"{package}: {point.name!r} of {self.group} is left out "
+                    f"({_in_a_line(error)}); correct or remove the package",
+                    once=f"{package} {_in_a_line(error)}",
+                )
+                continue
+            if self._accepts is None or self._accepts(entry):
+                found[point.name] = replace(entry, package=package)
+        return found
+
+    def _entry(self, point: "EntryPoint", found: Mapping[str, E]) -> E:
+        """The entry that an entry point names.
+
+        Raises:
+            Exception: it cannot be used; the message says why.
+        """
+        name = point.name
+        if not _NAME.fullmatch(name) or (self._identifiers and not name.isidentifier()):
+            raise ValueError(f"a name has small letters, digits and _, not {name!r}")
+        if name in found or name in self._reserved or name.startswith("model_"):
+            raise ValueError(f"the name {name!r} is taken")
+        entry = point.load()
+        if not isinstance(entry, self.kind):
+            raise TypeError(f"{point.value} is no {self.kind.__name__}")
+        known = {o.name: o for other in found.values() for o in other.declared_options}
+        for option in entry.declared_options:
+            if not option.name.isidentifier() or not option.fits(known.get(option.name, option)):
+                raise ValueError(f"its option {option.name!r} is another method's, of another kind")
+        return entry
 
 
 @cache
@@ -31,3 +266,77 @@ def load(code: str) -> Any:
     3.0
     """
     return pkgutil.resolve_name(code)
+
+
+def entry_points(group: str) -> "tuple[EntryPoint, ...]":
+    """Entry points of a group, by package and name; installed packages are read once."""
+    return _installed().get(group, ())
+
+
+@cache
+def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
+    """The entry points of all groups that begin with `attnviz.`."""
+    if not any(map(_may_have_some, sys.path)):
+        return {}
+    from importlib import metadata  # noqa: PLC0415 — only where a table is listed
+
+    found: dict[str, list[EntryPoint]] = {}
+    try:
+        for package in metadata.distributions():
+            # Of all packages those few are parsed that have an entry point of ours.
+            if "[attnviz." in (package.read_text("entry_points.txt") or ""):
+                found.setdefault(package.name, list(package.entry_points))  # the first is imported
+    except Exception as error:
+        warn(f"installed packages cannot be read ({_in_a_line(error)}); no entry points are used")
+    groups: dict[str, tuple[EntryPoint, ...]] = {}
+    points = [point for name in sorted(found) for point in found[name]]
+    for point in sorted(points, key=lambda point: (_package(point), point.name)):
+        groups[point.group] = (*groups.get(point.group, ()), point)
+    return groups
+
+
+def _may_have_some(folder: str) -> bool:
+    """Whether a package in a folder of `sys.path` may have an entry point of ours.
+
+    `importlib.metadata` takes longer to import than all files take to be looked at.
+    """
+    try:
+        with os.scandir(folder or ".") as entries:
+            infos = [e.path for e in entries if e.name.endswith((".dist-info", ".egg-info"))]
+    except OSError:
+        return os.path.isfile(folder)  # noqa: PTH113 — an archive; pathlib costs start-up
+    for info in infos:
+        try:
+            with open(f"{info}/entry_points.txt", "rb") as file:  # noqa: PTH123
+                if b"[attnviz." in file.read():
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _package(point: "EntryPoint") -> str:
+    """Name and version of the package that has an entry point."""
+    return "unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+
+
+_warned: set[str] = set()
+
+
+def warn(line: str, *, once: str | None = None) -> None:
+    """Log a warning, which is a line on standard error unless logging is set up; each once.
+
+    Args:
+        line: what is wrong, and what to do.
+        once: what makes two warnings one; the line unless given.
+    """
+    if (once or line) not in _warned:
+        import logging  # noqa: PLC0415 — not for `--help`
+
+        _warned.add(once or line)
+        logging.getLogger("attnviz").warning("attnviz: warning: %s", line)
+
+
+def _in_a_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -54,7 +54,7 @@ def ours(kind: str = "png") -> bytes:
         scale=Range("head", 0.0, 1.0),
         style=STYLE,
     )
-    return as_image(image, kind)  # type: ignore[arg-type]  # one of the three
+    return as_image(image, kind)
 
 
 def milliseconds(run: Callable[[], bytes]) -> float:

@@ -13,12 +13,14 @@ from attnviz.batch.read_records import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
 from attnviz.output.records import Head, flat
+from attnviz.statistics import MORE, STATISTICS
 
 NAME = "stats.parquet"
 BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
 """Columns before those of an entry of `heads`: which picture, and what was run."""
 _OF_THE_MODEL = {"model": "spec", "weights": "weights"}
-_WHOLE = ("sinks",)  # counts, which are validated from floats
+_WHOLE = [name for name, entry in MORE.items() if entry.whole]
+_WHOLE += [name for name, entry in STATISTICS.items() if entry.whole]
 _ROWS = 65_536  # of a row group, which is what is held at a time
 
 
@@ -44,8 +46,8 @@ def require_pyarrow() -> Any:
     return pa
 
 
-def write_columns(out: Path, stats: Path, manifest: Path) -> list[Path]:  # noqa: ARG001 — a closer
-    """`write_parquet` as one of the closers of a batch."""
+def write_columns(out: Path, stats: Path, manifest: Path) -> list[Path]:  # noqa: ARG001 — a finalizer
+    """`write_parquet` as one of the finalizers of a batch."""
     return [write_parquet(out, stats)]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from attnviz.batch.matrix import Matrix
 from attnviz.batch.read_records import each
+from attnviz.output import FORMATS
 from attnviz.output.whole_files import SHEET
 
-_KINDS = ("png", "jpg", "webp")
 _SHOWN = {
     **{code: 0x2400 + code for code in range(32)},
     0x7F: 0x2421,
@@ -151,7 +151,7 @@ def _located(out: Path, folder: str | None) -> str | None:
 
 
 def _sheet(out: Path, folder: str | None) -> str | None:
-    paths = [] if folder is None else [f"{folder}/{SHEET}.{kind}" for kind in _KINDS]
+    paths = [] if folder is None else [f"{folder}/{SHEET}.{kind}" for kind in FORMATS]
     return next((path for path in paths if (out / path).is_file()), None)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.output.records import MapInfo
-from attnviz.statistics import MORE, STATISTICS
+from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 MOST = 2_000_000
 """Numbers that a page holds, about 14 MB."""
@@ -85,19 +84,11 @@ def _means(values: NDArray[np.float64]) -> list[float]:
     return list(np.where(count, total / np.maximum(count, 1), np.nan).tolist())
 
 
-_OF_MAPS = {
-    "minimum": "smallest weight that is drawn",
-    "maximum": "largest weight that is drawn",
-    "entropy": "how spread the map is, in nats",
-    "peak_x": "where its heaviest token lies, in pixels from the left",
-    "peak_y": "where its heaviest token lies, in pixels from the top",
-    "area60": "share of the tokens that hold 60 % of its mass",
-}
 OF_HEADS = (*STATISTICS, *MORE)
-OF_MAPS = tuple(f"map_{name}" for name in MapInfo.model_fields)
+OF_MAPS = tuple(f"map_{name}" for name in MAP_NUMBERS)
 NUMBERS = (*OF_HEADS, *OF_MAPS)
 MEANINGS = {name: entry.summary for name, entry in {**STATISTICS, **MORE}.items()} | {
-    f"map_{name}": summary for name, summary in _OF_MAPS.items()
+    f"map_{name}": entry.summary for name, entry in MAP_NUMBERS.items()
 }
 """What each is, in a line."""
 
@@ -109,7 +100,7 @@ def numbers(head: Mapping[str, Any]) -> "array[float]":
         TypeError: one is no number.
     """
     of_map = head["map"]
-    found = [*map(head.get, OF_HEADS), *map(of_map.get, MapInfo.model_fields)]
+    found = [*map(head.get, OF_HEADS), *map(of_map.get, MAP_NUMBERS)]
     return array("d", [math.nan if value is None else value for value in found])
 
 

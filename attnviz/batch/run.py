@@ -130,7 +130,7 @@ class Batch:
                     part(self._items[n], self._ledger, missing=self._missing[n]) for n in numbers
                 ]
 
-    def finish(self, closers: Sequence[str] = ()) -> list[Path]:
+    def finish(self, finalizers: Sequence[str] = ()) -> list[Path]:
         """Write what is said of all pictures together, and what else is asked for (`FINALIZERS`).
 
         Raises:
@@ -138,6 +138,6 @@ class Batch:
         """
         paths = [item.path for item in self._items]
         written = self._ledger.finish(paths)
-        written += close(self._out, closers)
+        written += close(self._out, finalizers)
         self._ledger.tidy(paths)
         return written

@@ -9,7 +9,7 @@ from rich.text import Text
 from attnviz.batch.aggregate import Aggregate
 from attnviz.batch.aggregate_record import AggregateRow, Spread
 from attnviz.cli import console
-from attnviz.cli.table import COLUMNS, MORE
+from attnviz.cli.table import ADDED_COLUMNS, COLUMNS, MORE_COLUMNS
 
 
 def aggregate_tables(found: Aggregate) -> list[Table]:
@@ -20,7 +20,7 @@ def aggregate_tables(found: Aggregate) -> list[Table]:
     return [
         _table(rows, names)
         for rows in parts.values()
-        for names in (_known(COLUMNS, rows), _known(MORE, rows))
+        for names in (_known(part, rows) for part in (COLUMNS, ADDED_COLUMNS, MORE_COLUMNS))
         if names
     ]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 import attnviz
+from attnviz.batch.finalizers import FINALIZERS
 from attnviz.cli import console, run
 from attnviz.cli.check_notes import check_notes
 from attnviz.cli.options import (
@@ -58,10 +59,8 @@ def batch(
     from attnviz.batch.run import Batch  # noqa: PLC0415
     from attnviz.batch.sources import find  # noqa: PLC0415
 
-    if many.parquet:
-        from attnviz.batch.columns import require_pyarrow  # noqa: PLC0415
-
-        require_pyarrow()  # before hours of work
+    for name in many.finalizers:
+        FINALIZERS[name].check()  # before hours of work
     cluster = where.cluster()
     settings = _settings(many, model, reading, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
@@ -85,9 +84,11 @@ def batch(
             console.say(f"interrupted: {_said(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
         inner = out / FOLDER  # what lies there is our own
-        teller.paths([path for path in todo.finish(many.closers) if inner not in path.parents])
+        teller.paths(
+            [path for path in todo.finish(tuple(many.finalizers)) if inner not in path.parents]
+        )
     teller.end(plan, todo.count, before)
-    if many.aggregate and not (streams.json or streams.csv or streams.quiet):
+    if "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
         _show_aggregate(out)
     raise typer.Exit(_exit_code(todo.count))
 

@@ -9,6 +9,7 @@ from attnviz.cli import console
 from attnviz.comparison import AGREEMENTS
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo, SideInfo
 
+_AGREEMENTS = {name: entry.short or name for name, entry in AGREEMENTS.items()}
 _RHO = "ρ: rank correlation of the maps (Spearman), 1 to −1"
 
 
@@ -28,7 +29,7 @@ def _sides(record: ComparisonRecord) -> Table:
     )
     table.add_column("", justify="right")
     table.add_column("side", overflow="fold")
-    for heading in ("grid", "area60", "peak x,y", *(each.short for each in AGREEMENTS.values())):
+    for heading in ("grid", "area60", "peak x,y", *_AGREEMENTS.values()):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("cells", justify="right", no_wrap=True)
     for number, side in enumerate(record.sides):

@@ -24,7 +24,7 @@ from attnviz.cli.options import (
     with_groups,
 )
 from attnviz.errors import AttnvizError, ExitCode, ModelError, UsageError
-from attnviz.evaluation import PERTURBATION, parse_groups
+from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,6 +189,9 @@ class _ModelEvaluation:
             "input": asdict(inputs),
             "files": run.identities(spec, inputs, where.queries),
         }
+        if METRICS.added:  # what a package adds, or changes, is not in what was done before
+            added = {name: entry.package for name, entry in METRICS.added.items()}
+            self._settings["metrics"] = added
 
     def key(self, pair: Pair, *, content: bool) -> str:
         """Of what this model gives of a picture, by its name, and by its content where it lasts."""

@@ -39,7 +39,7 @@ def _table(rows: Sequence[EvaluationRow], names: Sequence[str], group: str) -> T
         pad_edge=False,
     )
     table.add_column("map", no_wrap=True)
-    for heading in ("layer", "head", *(METRICS[name].short for name in names)):
+    for heading in ("layer", "head", *(METRICS[name].short or name for name in names)):
         table.add_column(heading, justify="right", no_wrap=True)
     best = {name: _best(rows, name) for name in names}
     several = len({row.method for row in rows if row.method}) > 1

@@ -44,9 +44,12 @@ def _print(entries: Mapping[str, TableEntry], json: bool) -> None:
     for name, entry in entries.items():
         if json:
             line = {"name": name, "summary": entry.summary, "reference": entry.reference}
+            if entry.package:
+                line["package"] = entry.package
             typer.echo(_json.dumps(line, ensure_ascii=False))
         else:
-            typer.echo(f"{name:<{width}}  {entry.summary}\n{'':<{width}}  {entry.reference}")
+            by = f" ({entry.package})" if entry.package else ""
+            typer.echo(f"{name:<{width}}  {entry.summary}\n{'':<{width}}  {entry.reference}{by}")
 
 
 def _row(name: str, fact: dict[str, Any]) -> tuple[str, ...]:

@@ -93,29 +93,20 @@ def arguments(
 def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:
     """What lies on this machine and may change: weights, code, masks."""
     from attnviz.cli.identity import identity  # noqa: PLC0415
+    from attnviz.models import find_path  # noqa: PLC0415
     from attnviz.output.make_record import readable  # noqa: PLC0415
 
-    named = [_code(spec), inputs.weights, inputs.mask, *queries]
+    named = [find_path(spec), inputs.weights, inputs.mask, *queries]
     return {readable(path): identity(path) for path in named if path is not None}
-
-
-def _code(spec: str) -> str | None:
-    """The folder of a checkpoint, or the file of the user's own module."""
-    if spec.startswith("py:"):
-        where = spec.removeprefix("py:").rpartition(":")[0]
-        return where if where.endswith(".py") else f"{where.replace('.', '/')}.py"
-    return None if ":" in spec else spec
 
 
 def uncontrolled(model: Model) -> str | None:
     """Why there is no control of a model, the same with random weights; None if there is one."""
-    from attnviz.models import find_source  # noqa: PLC0415
+    from attnviz.models import SOURCES, find_source  # noqa: PLC0415
 
     if model.weights == "random":
         return "it has them"
-    if find_source(model.spec) == "py":
-        return "only its factory knows how they are drawn"
-    return None
+    return SOURCES[find_source(model.spec)].no_control or None
 
 
 def controlled(inputs: InputOptions, model: Model) -> InputOptions:

@@ -8,22 +8,18 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.cli import console
-from attnviz.output.records import MORE_OF_A_HEAD, QueryInfo, Record, TargetInfo
+from attnviz.output.records import QueryInfo, Record, TargetInfo
+from attnviz.registry import TableEntry
+from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
-COLUMNS = {
-    "entropy": "entropy",
-    "entropy_ratio": "ratio",
-    "confidence": "confid.",
-    "distance_px": "dist. px",
-    "prefix_mass": "prefix",
-    "sink_mass": "sink",
-    "map_maximum": "map max",
-    "map_area60": "area60",
-}
-MORE = dict(
-    zip(MORE_OF_A_HEAD, ("cosine", "J-S", "value dist. px", "sinks", "importance"), strict=True)
-)
-"""Headings of the columns, by the names of the numbers; those of `--stats all` apart."""
+_ALL: dict[str, tuple[TableEntry, str]]
+_ALL = {name: (entry, entry.short or name) for name, entry in STATISTICS.items()}
+_ALL |= {f"map_{name}": (each, each.short) for name, each in MAP_NUMBERS.items() if each.short}
+COLUMNS = {name: short for name, (entry, short) in _ALL.items() if not entry.package}
+ADDED_COLUMNS = {name: short for name, (entry, short) in _ALL.items() if entry.package}
+MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
+"""Headings of the columns, by the names of the numbers; what other packages add, and what
+`--stats all` adds, have tables of their own."""
 
 
 def stats_tables(record: Record, said: str = "") -> list[Table]:
@@ -42,7 +38,22 @@ def stats_tables(record: Record, said: str = "") -> list[Table]:
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
-    return [table, *_of_heads(record), *_of_layers(record)]
+    return [table, *_added(rows, places), *_of_heads(record), *_of_layers(record)]
+
+
+def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Table]:
+    """The numbers that other packages add, a row a map."""
+    known = [name for name in ADDED_COLUMNS if any(row[name] is not None for row in rows)]
+    if not known:
+        return []
+    headings = [*places, *(ADDED_COLUMNS[name] for name in known)]
+    packages = sorted({_ALL[name][0].package for name in known})
+    table = _table(Text("numbers of other packages", style="bold"), ", ".join(packages), headings)
+    marks = {name: _extremes([row[name] for row in rows]) for name in known}
+    for i, row in enumerate(rows):
+        cells = [_cell(row[name], marks[name]) for name in known]
+        table.add_row(*(column[i] for column in places.values()), *cells)
+    return [table]
 
 
 def _table(title: Text, caption: str, headings: list[str]) -> Table:
@@ -77,18 +88,18 @@ def _of_heads(record: Record) -> list[Table]:
     """What `--stats all` says of each head, once whatever was asked."""
     first = {(head.layer, head.head, _target(head.target)): head for head in record.heads}
     heads = [head.model_dump() for head in first.values()]
-    known = [name for name in MORE if any(head[name] is not None for head in heads)]
+    known = [name for name in MORE_COLUMNS if any(head[name] is not None for head in heads)]
     if not known:
         return []
     table = _table(
         Text("beside other heads of the layer", style="bold"),
         "cosine, J-S: of the weights with those of other heads, mean; sinks: a count",
-        ["layer", "head", *(MORE[name] for name in known)],
+        ["layer", "head", *(MORE_COLUMNS[name] for name in known)],
     )
     marks = {name: _extremes([head[name] for head in heads]) for name in known}
     for head in heads:
         cells = [
-            Text(str(head[name])) if name == "sinks" else _cell(head[name], marks[name])
+            Text(str(head[name])) if MORE[name].whole else _cell(head[name], marks[name])
             for name in known
         ]
         table.add_row(str(head["layer"]), str(head["head"]), *cells)
@@ -128,6 +139,8 @@ def _extremes(values: list[float | None]) -> tuple[float, float] | None:
 
 
 def _printed(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
 
 

@@ -6,7 +6,7 @@ Free of heavy imports, so that `--help` and a slip of the pen are answered at on
 from dataclasses import dataclass
 
 from attnviz.errors import UsageError
-from attnviz.registry import TableEntry
+from attnviz.registry import Table, TableEntry
 
 MOST = 12
 """Sides of one comparison: more are read from no sheet, and from no table of all pairs."""
@@ -14,12 +14,16 @@ MOST = 12
 
 @dataclass(frozen=True)
 class Agreement(TableEntry):
-    """One number of two maps; `short` is its heading in a table."""
+    """One number of two maps: a function of the weights of cells that both saw, twice (cells,).
 
-    short: str
+    Attributes:
+        short: its heading in a table; its name unless given.
+    """
+
+    short: str = ""
 
 
-AGREEMENTS: dict[str, Agreement] = {
+_AGREEMENTS: dict[str, Agreement] = {
     "spearman": Agreement(
         "attnviz.comparison.agreement:spearman",
         "whether they order the cells alike: correlation of ranks",
@@ -35,6 +39,14 @@ AGREEMENTS: dict[str, Agreement] = {
         "Jaccard 1912; Caron et al. 2021, arXiv 2104.14294", "jaccard60",
     ),
 }  # fmt: skip
+AGREEMENTS = Table(
+    "attnviz.agreements",
+    Agreement,
+    _AGREEMENTS,
+    reserved=("first", "second", "cells", "file", "first_name", "second_name", "image", "data"),
+    identifiers=True,
+)
+"""By name; other packages add to it by entry points of the group `attnviz.agreements`."""
 
 
 def check_count(sides: int, *, most: int | None = MOST) -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.comparison import AGREEMENTS, check_count
+from attnviz.comparison import AGREEMENTS, Agreement, check_count
 from attnviz.comparison.agreement import resample
 from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
@@ -89,7 +89,7 @@ class Comparison:
         if any(span(each).flat for each in weights):
             return dict.fromkeys(AGREEMENTS, float("nan"))
         a, b = (each.astype(np.float64) for each in weights)
-        return {name: entry.load()(a, b) for name, entry in AGREEMENTS.items()}
+        return {name: _number(entry, a, b) for name, entry in AGREEMENTS.items()}
 
     def matrix(self, name: str = "spearman") -> NDArray[np.float64]:
         """One number of every side beside every other, (sides, sides); 1 on the diagonal."""
@@ -107,6 +107,10 @@ class Comparison:
         common = self.common(0, number)
         other, first = (span(self.maps[i][common]).position(self.maps[i]) for i in (number, 0))
         return np.where(common, other - first, 0.0)
+
+
+def _number(entry: Agreement, first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    return entry.run_or(float("nan"), lambda: float(entry(first, second)))
 
 
 def compare(first: Explanation, *others: Explanation) -> Comparison:

@@ -15,7 +15,6 @@ from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, whole_files
-from attnviz.output.encoding import Format
 from attnviz.output.make_record import image_info
 
 DIVERGING = "RdBu_r"
@@ -33,7 +32,7 @@ class ComparisonDrawing:
     diverging: str = DIVERGING
     alpha: float = 0.5
     interpolation: Interpolation = "bicubic"
-    format: Format = "png"
+    format: str = "png"
 
     def styles(self) -> tuple[Style, Style]:
         """Of sides and of differences, with their colour maps looked up.

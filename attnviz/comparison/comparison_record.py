@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
+from attnviz.comparison import AGREEMENTS
 from attnviz.output.records import Check, Image, MapInfo, ModelInfo, QueryInfo, TargetInfo
-from attnviz.output.schema import Maybe, RecordPart
+from attnviz.output.schema import Maybe, RecordPart, with_numbers
 
 
 class SideInfo(RecordPart):
@@ -39,6 +40,7 @@ class SideInfo(RecordPart):
         return {key: value for key, value in data.items() if value is not None or key == "head"}
 
 
+@with_numbers(AGREEMENTS)
 class PairInfo(RecordPart):
     """How alike two sides are, given by their numbers, over the `cells` that both saw.
 

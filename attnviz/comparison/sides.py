@@ -1,7 +1,7 @@
 """The sides of a comparison: the maps of explanations, without the runs that they came from."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def _side(
         rows=head.rows,
         columns=head.columns,
         fit=first.placement.fit,
-        map=records.MapInfo(**asdict(describe(values, first.drawn, first.placement))),
+        map=records.MapInfo(**vars(describe(values, first.drawn, first.placement))),
     )
     target = None if question.target is None else in_words(question.target.target)
     return ComparisonSide(said, first.query, target, values, first.drawn, first.placement)

@@ -6,6 +6,7 @@ Free of heavy imports, so that `--help` and a slip of the pen are answered at on
 from dataclasses import dataclass
 
 from attnviz.errors import UsageError
+from attnviz.registry import Table, TableEntry
 
 MASKS, PERTURBATION = GROUPS = ("masks", "perturbation")
 RANDOM, GAUSSIAN, SALIENCY = BASELINES = ("random weights", "gaussian", "saliency")
@@ -14,71 +15,100 @@ MEAN, BEST = "mean", "best"
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(TableEntry):
     """One number of a map.
+
+    Of the group `masks` it is a function of the weights of the drawn tokens, (tokens,), and of
+    which of them are any object's, (tokens,); with `per_object` of which are each object's,
+    (objects, tokens), and it returns a number of each, (objects,), whose mean counts. Of the group
+    `perturbation` it is a function of `PerturbationCurves`.
 
     Attributes:
         group: what it needs: masks, or a class head.
         higher: whether more is better.
         full: what the best possible map has, for scales.
-        short: its heading in a table.
-        summary: what it is, in a line.
-        reference: where it comes from.
+        short: its heading in a table; its name unless given.
+        per_object: whether it is a number of each object; then the best head of each counts too.
     """
 
-    group: str
-    higher: bool
-    full: float
-    short: str
-    summary: str
-    reference: str
+    group: str = MASKS
+    higher: bool = True
+    full: float = 1
+    short: str = ""
+    per_object: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"group {self.group!r}: give one of {', '.join(GROUPS)}")
 
 
-METRICS: dict[str, Metric] = {
+_METRICS: dict[str, Metric] = {
     "pointing": Metric(
-        MASKS, True, 1, "pointing",
-        "whether the heaviest token is an object's", "Zhang et al. 2016, arXiv 1608.00507",
+        "attnviz.evaluation.overlap:pointing",
+        "whether the heaviest token is an object's",
+        "Zhang et al. 2016, arXiv 1608.00507",
     ),
     "jaccard60": Metric(
-        MASKS, True, 1, "jaccard60",
+        "attnviz.evaluation.overlap:jaccard60",
         "Jaccard index of an object and the smallest set of tokens with 60 % of the mass",
         "Caron et al. 2021, arXiv 2104.14294",
+        per_object=True,
     ),
     "jaccard_area": Metric(
-        MASKS, True, 1, "jac. area",
-        "Jaccard index of all objects and as many of the heaviest tokens", "Jaccard 1912",
+        "attnviz.evaluation.overlap:jaccard_area",
+        "Jaccard index of all objects and as many of the heaviest tokens",
+        "Jaccard 1912",
+        short="jac. area",
     ),
     "auc": Metric(
-        MASKS, True, 1, "auc",
+        "attnviz.evaluation.overlap:auc",
         "chance that a token of an object outweighs one of the background",
         "Mann & Whitney 1947; Hanley & McNeil 1982",
     ),
     "deletion": Metric(
-        PERTURBATION, False, 1, "deletion",
+        "attnviz.evaluation.perturbation:deletion",
         "area under the class probability while the heaviest pixels are deleted",
         "Petsiuk et al. 2018, arXiv 1806.07421",
+        group=PERTURBATION,
+        higher=False,
     ),
     "insertion": Metric(
-        PERTURBATION, True, 1, "insertion",
+        "attnviz.evaluation.perturbation:insertion",
         "area under the class probability while the heaviest pixels replace blurred ones",
         "Petsiuk et al. 2018, arXiv 1806.07421",
+        group=PERTURBATION,
     ),
     "positive": Metric(
-        PERTURBATION, False, 90, "positive",
+        "attnviz.evaluation.perturbation:positive",
         "area under the accuracy while 0 to 90 % of the pixels go, heaviest first",
         "Chefer et al. 2021, arXiv 2012.09838",
+        group=PERTURBATION,
+        higher=False,
+        full=90,
     ),
     "negative": Metric(
-        PERTURBATION, True, 90, "negative",
+        "attnviz.evaluation.perturbation:negative",
         "area under the accuracy while 0 to 90 % of the pixels go, lightest first",
         "Chefer et al. 2021, arXiv 2012.09838",
+        group=PERTURBATION,
+        full=90,
     ),
     "road": Metric(
-        PERTURBATION, True, 0.5, "road",
+        "attnviz.evaluation.perturbation:road",
         "half the probability that imputing the heaviest pixels costs beyond the lightest",
         "Rong et al. 2022, arXiv 2202.00449",
+        group=PERTURBATION,
+        full=0.5,
     ),
-}  # fmt: skip
+}
+METRICS = Table(
+    "attnviz.metrics",
+    Metric,
+    _METRICS,
+    reserved=("baseline", "method", "layer", "head"),
+    identifiers=True,
+)
+"""By name; other packages add to it by entry points of the group `attnviz.metrics`."""
 
 
 def parse_groups(text: str | None, *, masks: bool) -> tuple[str, ...]:

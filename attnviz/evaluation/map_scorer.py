@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from attnviz.evaluation import (
     BEST,
     GAUSSIAN,
+    MASKS,
     MEAN,
+    METRICS,
     RANDOM,
     SALIENCY,
+    Metric,
     baselines,
-    overlap,
 )
 from attnviz.evaluation import perturbation as perturbing
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
@@ -141,23 +143,25 @@ class MapScorer:
             return [(MEAN, self._numbers(mean, answers[0]))]
         objects = self._truth(answers[0])
         weights = [answer.values[answer.drawn].astype(np.float64) for answer in answers]
-        shares = [overlap.jaccard60(each, objects) for each in weights]
-        best = np.max(shares, axis=0)  # (objects,)
+        found = [_against(each, objects) for each in weights]
+        best = {
+            name: float(np.stack([each[name] for each in found]).max(0).mean())
+            if METRICS[name].higher
+            else float(np.stack([each[name] for each in found]).min(0).mean())
+            for name in found[0]
+            if METRICS[name].per_object
+        }
         return [
-            *(
-                (answer.head, _overlaps(each, objects, share))
-                for answer, each, share in zip(answers, weights, shares, strict=True)
-            ),
+            *((answer.head, _means(each)) for answer, each in zip(answers, found, strict=True)),
             (MEAN, self._numbers(mean, answers[0])),
-            (BEST, {"jaccard60": float(best.mean())}),
+            (BEST, best),
         ]
 
     def _numbers(self, values: Values, answer: Answer) -> dict[str, float]:
         """Every number that is asked, of a map on the grid of an answer."""
         found: dict[str, float] = {}
         if self.objects is not None:
-            weights, objects = values[answer.drawn], self._truth(answer)
-            found |= _overlaps(weights, objects, overlap.jaccard60(weights, objects))
+            found |= _means(_against(values[answer.drawn], self._truth(answer)))
         if self.perturbation:
             found |= perturbing.perturb(
                 self._shown,
@@ -204,12 +208,29 @@ def _trivial(picture: Picture, answer: Answer) -> dict[str, Values]:
     }
 
 
-def _overlaps(weights: Values, objects: Drawn, shares: Values) -> dict[str, float]:
-    """Numbers of a map, (tokens,), against objects, (objects, tokens), `shares` their jaccard60."""
+def _against(weights: Values, objects: Drawn) -> dict[str, Values]:
+    """Numbers of a map, (tokens,), against objects, (objects, tokens): of each object, or one."""
     truth: Drawn = objects.any(axis=0)  # type: ignore[assignment]  # no scalar: one for each token
     return {
-        "pointing": overlap.pointing(weights, truth),
-        "jaccard60": float(shares.mean()),
-        "jaccard_area": overlap.jaccard_area(weights, truth),
-        "auc": overlap.auc(weights, truth),
+        name: _number(entry, weights, objects if entry.per_object else truth, len(objects))
+        for name, entry in METRICS.items()
+        if entry.group == MASKS
     }
+
+
+def _number(entry: Metric, weights: Values, truth: Drawn, objects: int) -> Values:
+    """One of these numbers: (objects,) of a metric of each object, else (1,)."""
+    count = objects if entry.per_object else 1
+
+    def measured() -> Values:
+        found = np.atleast_1d(np.asarray(entry(weights, truth), dtype=np.float64))
+        if found.shape != (count,):
+            raise ValueError(f"it returns {found.shape}, not ({count},)")
+        return found
+
+    return entry.run_or(np.full(count, np.nan), measured)
+
+
+def _means(numbers: dict[str, Values]) -> dict[str, float]:
+    """Over the objects."""
+    return {name: float(values.mean()) for name, values in numbers.items()}

@@ -1,6 +1,7 @@
 """What a classifier says when the pixels that a map marks are taken away, or given back."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnviz.evaluation import road
+from attnviz.evaluation import METRICS, PERTURBATION, Metric
+from attnviz.evaluation.road import NOISE, noisy
 from attnviz.geometry.placement import Placement
 from attnviz.models.model import Model
 from attnviz.models.scoring import logits
@@ -127,6 +129,23 @@ def heaviest_first(importance: Map) -> Order:
     return np.argsort(-importance.ravel(), kind="stable")
 
 
+@dataclass(frozen=True, eq=False)
+class PerturbationCurves:
+    """What a classifier says while more and more pixels of a picture are changed.
+
+    The curves are `deletion` and `insertion`, 33 places from none of the pixels to all;
+    `positive` and `negative`, 0 to 90 % in tenths; `MoRF` and `LeRF`, 10 to 90 %, the heaviest or
+    the lightest imputed. See `perturb`.
+
+    Attributes:
+        chance: of each curve the probability of the class, (places,) float64.
+        right: of each curve whether the class is the predicted one, (places,).
+    """
+
+    chance: Mapping[str, NDArray[np.float64]]
+    right: Mapping[str, NDArray[np.bool_]]
+
+
 def perturb(
     seen: PerturbationInput, predict: Predict, importance: Map, *, label: int, seed: int = 0
 ) -> dict[str, float]:
@@ -159,16 +178,41 @@ def perturb(
         "MoRF": _imputed(seen, first, tenths[1:], seed),
         "LeRF": _imputed(seen, last, tenths[1:], seed),
     }
-    found = {name: _predicted(seen, predict, made) for name, made in curves.items()}
+    found = {name: _predicted(seen, predict, changed) for name, changed in curves.items()}
     chance = {name: p[:, label].numpy().astype(np.float64) for name, p in found.items()}
     right = {name: (p.argmax(1) == label).numpy() for name, p in found.items()}
-    return {
-        "deletion": area(chance["deletion"], 1 / STEPS),
-        "insertion": area(chance["insertion"], 1 / STEPS),
-        "positive": area(right["positive"], 10),
-        "negative": area(right["negative"], 10),
-        "road": float((chance["LeRF"] - chance["MoRF"]).mean() / 2),
-    }
+    made = PerturbationCurves(chance, right)
+    of_curves = {name: each for name, each in METRICS.items() if each.group == PERTURBATION}
+    return {name: _number(entry, made) for name, entry in of_curves.items()}
+
+
+def _number(entry: Metric, curves: PerturbationCurves) -> float:
+    return entry.run_or(math.nan, lambda: float(entry(curves)))
+
+
+def deletion(curves: PerturbationCurves) -> float:
+    """Area under the probability of the class while the heaviest pixels are deleted."""
+    return area(curves.chance["deletion"], 1 / STEPS)
+
+
+def insertion(curves: PerturbationCurves) -> float:
+    """Area under the probability of the class while the heaviest pixels are inserted."""
+    return area(curves.chance["insertion"], 1 / STEPS)
+
+
+def positive(curves: PerturbationCurves) -> float:
+    """100 times the area under the accuracy from 0 to 90 % of the pixels, heaviest first."""
+    return area(curves.right["positive"], 10)
+
+
+def negative(curves: PerturbationCurves) -> float:
+    """100 times the area under the accuracy from 0 to 90 % of the pixels, lightest first."""
+    return area(curves.right["negative"], 10)
+
+
+def road(curves: PerturbationCurves) -> float:
+    """Half the probability that imputing the heaviest pixels costs beyond the lightest, mean."""
+    return float((curves.chance["LeRF"] - curves.chance["MoRF"]).mean() / 2)
 
 
 def area(values: NDArray[np.generic], step: float) -> float:
@@ -194,10 +238,10 @@ def _imputed(
     """Pictures whose first pixels in an order, so many each time, are imputed."""
     stream = np.random.RandomState(seed)  # whose numbers are frozen: NEP 19
     for count in counts:
-        drawn = torch.from_numpy(stream.normal(0, road.NOISE, seen.picture.shape)).float()
+        drawn = torch.from_numpy(stream.normal(0, NOISE, seen.picture.shape)).float()
         # The noise is of values before normalisation; imputing does not depend on their scale.
         known = ~_first(order, count, seen.picture)
-        yield road.noisy(seen.picture, known, drawn / seen.std)
+        yield noisy(seen.picture, known, drawn / seen.std)
 
 
 def _first(order: Order, count: int, like: Tensor) -> Tensor:

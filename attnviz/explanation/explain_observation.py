@@ -1,20 +1,19 @@
 """The cheap step: ask an observation a question, or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from attnviz import methods
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import ALL, resolve
-from attnviz.explanation.requirements import check_able, find_method, layers_of
+from attnviz.explanation.requirements import check_able, layers_of
 from attnviz.explanation.run_methods import LayerQuery, Statistics
 from attnviz.explanation.selection import choose_heads, parse_heads
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
-from attnviz.methods import Method
+from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
 from attnviz.models import targets
 from attnviz.models.targets import Target
 
@@ -23,7 +22,7 @@ def explain(
     observation: Observation,
     *,
     query: str | Sequence[str] = "auto",
-    method: str = methods.DEFAULT,
+    method: str = DEFAULT,
     target: str | Sequence[str | Target] = (),
     text: str | Sequence[str] = (),
     layers: str = "-1",
@@ -61,8 +60,16 @@ def explain(
             cannot be asked of this model.
         RecordingError: the weights are not finite, or a layer's cells are no squares.
     """
-    entry = find_method(method)
-    settings = _settings(method, entry, options, start_layer)
+    goals, asked = _targets(target, text), [query] if isinstance(query, str) else query
+    given = {**options, "start_layer": start_layer}
+    check_request(
+        (method,),
+        given,
+        query=any(each != "auto" for each in asked),
+        targets=["--text" if goal.kind == "text" else "--target" for goal in goals],
+        importance=statistics == "all",
+    )
+    entry, settings = METHODS[method], complete_settings(method, given)
     start = settings.get("start_layer", 0)
     chosen = observation.calls.choose(layers)
     observation.require(chosen)
@@ -72,78 +79,39 @@ def explain(
             "take other --layers"
         )
     check_able(observation, method, chosen, start)
-    asked = LayerQuery(
+    request = LayerQuery(
         observation=observation,
         method=method,
         settings=settings,
         layers={layer: layers_of(entry, layer, start) for layer in chosen},
         heads=_heads(observation, heads, chosen, method),
-        queries=_resolve_queries(observation, query, chosen, method),
+        queries=_resolve_queries(observation, asked, chosen, method),
         statistics=statistics,
     )
-    importance = statistics == "all"
-    return asked.answered(_targets(method, target, text, importance=importance), progress)
+    if entry.scored and not goals:
+        goals = [Target("auto")]
+    return request.answered(goals, progress)
 
 
-def _settings(
-    name: str, entry: Method, options: Mapping[str, Any], start_layer: int | None
-) -> dict[str, Any]:
-    """A method's options, with its own values where none were given.
-
-    Raises:
-        UsageError: an option that the method does not take.
-    """
-    given = {key: value for key, value in options.items() if value is not None}
-    for key in [*given, *(["start_layer"] if start_layer is not None else [])]:
-        if key not in entry.settings:
-            takers = [other for other, method in methods.METHODS.items() if key in method.settings]
-            option = f"--{key.replace('_', '-')}"
-            advice = f"it is for {', '.join(takers)}" if takers else "leave it out"
-            raise UsageError(f"{option} is no option of {name}; {advice}")
-    found = entry.defaults() | given
-    if entry.merges == "layers":
-        found["start_layer"] = start_layer or 0
-    return found
-
-
-def _targets(
-    name: str,
-    target: str | Sequence[str | Target],
-    text: str | Sequence[str],
-    *,
-    importance: bool,
-) -> list[Target]:
-    """The scores whose gradients are asked for: `auto` unless one is named.
-
-    `importance` says whether that of heads is asked for, which takes a gradient as well.
+def _targets(target: str | Sequence[str | Target], text: str | Sequence[str]) -> list[Target]:
+    """The scores whose gradients are asked for.
 
     Raises:
-        UsageError: one that cannot be read, or of a method that takes no gradient.
+        UsageError: one that cannot be read.
     """
-    asked = [target] if isinstance(target, str) else target
-    found = [targets.parse(each) if isinstance(each, str) else each for each in asked]
-    found += [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
-    if methods.METHODS[name].scored:
-        return found or [Target("auto")]
-    if len(found) > importance:
-        able = ", ".join(other for other, method in methods.METHODS.items() if method.scored)
-        option = "--text" if found[0].kind == "text" else "--target"
-        raise UsageError(
-            f"{option}: {name} takes no gradient of a score, and --stats all of one; take {able}"
-        )
-    return found
+    given = [target] if isinstance(target, str) else target
+    found = [targets.parse(each) if isinstance(each, str) else each for each in given]
+    return found + [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
 
 
 def _resolve_queries(
-    observation: Observation, query: str | Sequence[str], layers: Sequence[int], name: str
+    observation: Observation, query: Sequence[str], layers: Sequence[int], name: str
 ) -> dict[int, tuple[Query, ...]]:
     """The queries as each layer is asked them, each once."""
-    asked = [queries.parse(each) for each in ([query] if isinstance(query, str) else query)]
+    asked = [queries.parse(each) for each in query]
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
-    if not methods.METHODS[name].asks:
-        if any(each.kind != "auto" for each in asked):
-            raise UsageError(f"--query: {name} looks from all tokens alike; leave it out")
+    if not METHODS[name].asks:
         return dict.fromkeys(layers, (ALL,))
     of_queries = dict.fromkeys(tuple(resolve(observation, each, layers)) for each in asked)
     of_layers = zip(*of_queries, strict=True)
@@ -161,7 +129,7 @@ def _heads(
         number: choose_heads(wanted, counts[number], layer=number if differ else None)
         for number in layers
     }
-    if methods.METHODS[name].merges == "nothing":
+    if METHODS[name].merges == "nothing":
         return found
     if any(len(found[number]) < counts[number] for number in layers):
         raise UsageError(f"--heads {text}: {name} merges all heads; leave it out")

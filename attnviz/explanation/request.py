@@ -20,7 +20,7 @@ from attnviz.explanation.selection import choose_heads, choose_layers, parse_hea
 from attnviz.geometry import queries
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import Picture, load_mask
-from attnviz.methods import DEFAULT, METHODS, without_score
+from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
 from attnviz.models.targets import Head, Target
@@ -38,6 +38,9 @@ class Questions:
         start_layer: where methods that merge layers begin.
         settings: options of the methods, by name; what is None is their own default.
         statistics: `basic`, or `all`.
+
+    Raises:
+        UsageError: an unknown method, or an option that no method takes; see `check_request`.
     """
 
     methods: tuple[str, ...] = (DEFAULT,)
@@ -48,6 +51,15 @@ class Questions:
     start_layer: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     statistics: Statistics = "basic"
+
+    def __post_init__(self) -> None:
+        check_request(
+            self.methods,
+            {**self.settings, "start_layer": self.start_layer},
+            query=any(query != "auto" for query in self.queries),
+            targets=["--text" if each.kind == "text" else "--target" for each in self.targets],
+            importance=self.statistics == "all",
+        )
 
     @property
     def scored(self) -> bool:
@@ -206,7 +218,9 @@ def answer(
     Settings are given to the methods that take them.
     """
     entry = METHODS[method]
-    options: dict[str, Any] = {name: asked.settings.get(name) for name in entry.options}
+    options: dict[str, Any] = {
+        option.name: asked.settings.get(option.name) for option in entry.options
+    }
     return explain(
         observation,
         query=asked.queries if entry.asks else "auto",

@@ -11,17 +11,6 @@ from attnviz.geometry.grid import Layout
 from attnviz.methods import METHODS, Method
 
 
-def find_method(name: str) -> Method:
-    """A line of the table.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in METHODS:
-        raise UsageError(f"--method {name!r} is none; take {', '.join(METHODS)}")
-    return METHODS[name]
-
-
 def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
     """The layers that the map of one layer is made of, first to last."""
     return tuple(range(start, last + 1)) if method.merges == "layers" else (last,)

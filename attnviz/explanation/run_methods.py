@@ -135,15 +135,16 @@ class LayerQuery:
         """(R, heads, rows, columns) on the cells where the map of a layer lies."""
         entry, keys = self.entry, self._keys(layer)
         these = [readings[number] for number in self.layers[layer]]
-        options = {name: self.settings[name] for name in entry.options}
-        values = entry.load()(
+        options = {option.name: self.settings[option.name] for option in entry.options}
+        values = entry(
             these if entry.merges == "layers" else these[0], **({} if entry.then else options)
         )
         cells = these[0].on_cells(values)  # (R, heads, key cells)
         _check_finite(self.observation, layer, cells)
         maps: NDArray[np.float32] = cells.float().cpu().numpy()
         if entry.then:
-            maps = entry.load_then()(maps, self.observation.drawn_on(keys).ravel(), **options)
+            drawn = self.observation.drawn_on(keys).ravel()
+            maps = entry.run(lambda: entry.load_then()(maps, drawn, **options))
         return maps.reshape(*maps.shape[:2], keys.rows, keys.columns)
 
     def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
@@ -154,7 +155,7 @@ class LayerQuery:
         if self._all:
             found = found | self.observation.more[layer].numbers
             if reading.call.gradient is not None:
-                found["importance"] = MORE["importance"].load()(reading)
+                found |= {n: each.measure(reading) for n, each in MORE.items() if each.scored}
         return {name: values.tolist() for name, values in found.items()}
 
     def _keys(self, layer: int) -> Layout:

@@ -5,11 +5,12 @@ of its options. It returns (windows, R, heads, key tokens): for each of R querie
 gives to every key; heads are 1 where the method merges them.
 """
 
-import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnviz.registry import TableEntry
+from attnviz.errors import UsageError
+from attnviz.registry import Option, Table, TableEntry, load
 
 Need = Literal["gradient", "block gradient", "propagation", "projection", "tokens", "keys"]
 
@@ -24,7 +25,7 @@ class Method(TableEntry):
             every layer's own tokens), relevance that is propagated from a score, the output
             projection, the tokens after each layer, or that queries and keys are the same tokens.
         asks: whether it looks from a query; others look from all tokens alike.
-        options: names of the options that it takes.
+        options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: what becomes of the map once it lies on cells, as a function of (…, cells), of the
             cells that are drawn, (cells,), and of the options.
     """
@@ -32,23 +33,22 @@ class Method(TableEntry):
     merges: Literal["nothing", "heads", "layers"] = "nothing"
     needs: tuple[Need, ...] = ()
     asks: bool = True
-    options: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     then: str = ""
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        """Names of all that can be set: its options, and where it begins to merge layers."""
-        return (*self.options, "start_layer") if self.merges == "layers" else self.options
+    def declared_options(self) -> tuple[Option, ...]:
+        """All that can be set: its own options, and where it begins to merge layers."""
+        return (*self.options, START_LAYER) if self.merges == "layers" else self.options
 
-    def defaults(self) -> dict[str, Any]:
-        """What its options are unless they are given."""
-        taker = self.load_then() if self.then else self.load()
-        parameters = inspect.signature(taker).parameters
-        return {name: parameters[name].default for name in self.options}
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of all that can be set."""
+        return tuple(option.name for option in self.declared_options)
 
     def load_then(self) -> Any:
         """Import the code that `then` names."""
-        return TableEntry(self.then, self.summary, self.reference).load()
+        return self.run(lambda: load(self.then))
 
     @property
     def scored(self) -> bool:
@@ -56,7 +56,17 @@ class Method(TableEntry):
         return not {"gradient", "block gradient", "propagation"}.isdisjoint(self.needs)
 
 
-METHODS: dict[str, Method] = {
+START_LAYER = Option(
+    "start_layer", int, 0, "Where methods that merge layers begin.", minimum=0, metavar="LAYER"
+)
+FUSION = Option("fusion", ("mean", "max", "min"), "mean", "How rollout merges heads.")
+DISCARD = Option(
+    "discard", float, 0.0, "Share of the smallest weights that rollouts leave out.",
+    minimum=0.0, maximum=0.999,
+)  # fmt: skip
+KEEP = Option("keep", float, 0.6, "Share of the mass that mass holds.", minimum=0.001, maximum=1.0)
+
+_METHODS: dict[str, Method] = {
     "attention": Method(
         "attnviz.methods.attention:attention",
         "the weights themselves: what the query attends to, one map per layer and head",
@@ -67,7 +77,7 @@ METHODS: dict[str, Method] = {
         "attention multiplied through the layers, from the last one asked back to the first",
         "Abnar & Zuidema 2020, arXiv 2005.00928",
         merges="layers",
-        options=("fusion", "discard"),
+        options=(FUSION, DISCARD),
     ),
     "gradient-attention": Method(
         "attnviz.methods.gradients:gradient_attention",
@@ -82,7 +92,7 @@ METHODS: dict[str, Method] = {
         "Gildenblat 2020, github.com/jacobgil/vit-explain",
         merges="layers",
         needs=("gradient",),
-        options=("discard",),
+        options=(DISCARD,),
     ),
     "relevance": Method(
         "attnviz.methods.gradients:relevance",
@@ -143,13 +153,96 @@ METHODS: dict[str, Method] = {
         "attnviz.methods.mass:mass",
         "the smallest set of cells that holds 60 % of the attention, or --keep",
         "Caron et al. 2021, arXiv 2104.14294",
-        options=("keep",),
+        options=(KEEP,),
         then="attnviz.methods.mass:smallest_set",
     ),
 }
+METHODS = Table("attnviz.methods", Method, _METHODS)
+"""By name; other packages add to it by entry points of the group `attnviz.methods`."""
 DEFAULT = "attention"
 
 
 def without_score() -> str:
     """Names of the methods that any model can be asked, whatever head it has."""
     return ", ".join(name for name, method in METHODS.items() if not method.scored)
+
+
+def find_method(name: str) -> Method:
+    """A line of the table.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise UsageError(
+            f"unknown method {name!r}; choose from {', '.join(METHODS)}, or see `attnviz methods`"
+        )
+    return METHODS[name]
+
+
+def check_request(
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    query: bool = False,
+    targets: Sequence[str] = (),
+    importance: bool = False,
+) -> None:
+    """Refuse a request of some methods that gives what none of them takes.
+
+    Args:
+        names: of the methods.
+        settings: options of the methods by name; None is an option that is not given.
+        query: whether a query is given.
+        targets: for each score that is given, the option that gives it.
+        importance: whether the importance of heads is asked for, which takes one score as well.
+
+    >>> check_request(["rollout"], {"fusion": "max"})
+
+    Raises:
+        UsageError: an unknown method, an option that no method takes or a value that it cannot
+            have, scores without a method that takes a gradient, or a query that none looks from.
+    """
+    chosen = [find_method(name) for name in names]
+    for key, value in settings.items():
+        if value is not None:
+            _find_option(key, names).check(value)
+    unscored = [name for name, method in zip(names, chosen, strict=True) if not method.scored]
+    if importance and unscored and len(targets) > 1:
+        raise UsageError(
+            f"{targets[0]}: {unscored[0]} takes no gradient of a score, and --stats all takes one "
+            "score; give one"
+        )
+    if targets and not importance and len(unscored) == len(chosen):
+        taker = next(name for name, method in METHODS.items() if method.scored)
+        raise UsageError(
+            f"{targets[0]}: {' and '.join(names)} takes no gradient of a score; add --method "
+            f"{taker}, or --stats all"
+        )
+    if query and not any(method.asks for method in chosen):
+        raise UsageError(f"--query: {names[0]} looks from all tokens alike; leave it out")
+
+
+def _find_option(key: str, names: Sequence[str]) -> Option:
+    """The option of that name of one of some methods."""
+    for name in names:
+        for option in METHODS[name].declared_options:
+            if option.name == key:
+                return option
+    takers = [name for name, method in METHODS.items() if key in method.settings]
+    advice = (
+        f"it is for {', '.join(takers)}: add --method {takers[0]}" if takers else "leave it out"
+    )
+    raise UsageError(f"--{key.replace('_', '-')} is no option of {' and '.join(names)}; {advice}")
+
+
+def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method, with its own values where none is given.
+
+    >>> complete_settings("rollout", {"fusion": "max", "discard": None})
+    {'fusion': 'max', 'discard': 0.0, 'start_layer': 0}
+    """
+    return {
+        option.name: option.default if given.get(option.name) is None else given[option.name]
+        for option in METHODS[name].declared_options
+    }

@@ -1,52 +1,86 @@
 """Models: where they come from. `SOURCES` is the table, `load_model` the door."""
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from attnviz.errors import UsageError
 from attnviz.models.model_request import ModelRequest
 from attnviz.models.targets import Head
-from attnviz.registry import TableEntry
+from attnviz.registry import Table, TableEntry, load
 
 if TYPE_CHECKING:
     from attnviz.models.model import Model
 
-SOURCES: dict[str, TableEntry] = {
-    "tiny": TableEntry(
+
+@dataclass(frozen=True)
+class Source(TableEntry):
+    """Where models come from: a function of a `ModelRequest` that returns a `Model`.
+
+    Attributes:
+        spec: how a model of it is named, as messages say it; the entry's name unless given.
+        alone: whether the name alone is the spec: the source makes one model.
+        no_control: why a model has no control with random weights; nothing if it has one.
+        locate: `package.module:name`, free of torch, of a function from what stands behind the
+            colon to the path of what is read on this machine, or None; nothing where none is.
+    """
+
+    spec: str = ""
+    alone: bool = False
+    no_control: str = ""
+    locate: str = ""
+
+    def path(self, rest: str) -> str | None:
+        """The file or folder on this machine that what stands behind the colon names, if any."""
+        if not self.locate:
+            return None
+        found: str | None = self.run(lambda: load(self.locate)(rest))
+        return found
+
+
+_SOURCES: dict[str, Source] = {
+    "tiny": Source(
         "attnviz.models.tiny:load",
         "the embedded model: 6 layers of 8 heads, trained on drawn scenes; no download, no extra",
         "docs/tiny.md, its model card; Dosovitskiy et al. 2021, arXiv 2010.11929",
+        alone=True,
     ),
-    "random": TableEntry(
+    "random": Source(
         "attnviz.models.random:load",
         "one multi-head attention layer, randomly initialised from --seed, or yours by --weights",
         "Vaswani et al. 2017, arXiv 1706.03762",
+        alone=True,
     ),
-    "hf": TableEntry(
+    "hf": Source(
         "attnviz.models.huggingface:load",
         "hf:ORG/NAME[@REV] or a checkpoint folder: vision models of transformers",
         "Wolf et al. 2020, arXiv 1910.03771",
+        spec="hf:ORG/NAME",
     ),
-    "timm": TableEntry(
+    "timm": Source(
         "attnviz.models.timm_models:load",
         "timm:NAME or timm:hf_hub:ORG/NAME: PyTorch Image Models",
         "Wightman 2019, doi 10.5281/zenodo.4414861",
+        spec="timm:NAME",
     ),
-    "torchvision": TableEntry(
+    "torchvision": Source(
         "attnviz.models.torchvision_models:load",
         "torchvision:NAME: the classification models of torchvision",
         "TorchVision maintainers 2016, github.com/pytorch/vision",
+        spec="torchvision:NAME",
     ),
-    "py": TableEntry(
+    "py": Source(
         "attnviz.models.own:load",
         "py:MODULE:FACTORY or py:FILE.py:FACTORY: your own nn.Module, or what makes one",
         "your own code, which is run",
+        spec="py:MODULE:FACTORY",
+        no_control="only its factory knows how they are drawn",
+        locate="attnviz.models.locations:python_file",
     ),
 }
+SOURCES = Table("attnviz.sources", Source, _SOURCES)
+"""By name; other packages add to it by entry points of the group `attnviz.sources`."""
 DEFAULT = "tiny"
-EMBEDDED = ("tiny", "random")
-"""Sources that are named alone: they make one model."""
 
 
 def find_source(spec: str) -> str:
@@ -61,7 +95,7 @@ def find_source(spec: str) -> str:
         UsageError: none.
     """
     source, colon, _ = spec.partition(":")
-    if spec in EMBEDDED or (colon and source in SOURCES and source not in EMBEDDED):
+    if (entry := SOURCES.get(source)) is not None and entry.alone != bool(colon):
         return source
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — names above need no table
 
@@ -71,11 +105,22 @@ def find_source(spec: str) -> str:
         return "hf"
     from attnviz.models.failures import nearest  # noqa: PLC0415 — for a slip of the pen only
 
+    alone = [name for name, entry in SOURCES.items() if entry.alone]
+    *others, last = [entry.spec or name for name, entry in SOURCES.items() if not entry.alone]
     raise UsageError(
-        f"no model {spec!r}{nearest(spec)}; give tiny, random, a name that `attnviz models` "
-        "lists, a checkpoint folder that is there, hf:ORG/NAME, timm:NAME, torchvision:NAME or "
-        "py:MODULE:FACTORY"
+        f"no model {spec!r}{nearest(spec)}; give {', '.join(alone)}, a name that `attnviz models` "
+        f"lists, a checkpoint folder that is there, {', '.join(others)} or {last}"
     )
+
+
+def find_path(spec: str) -> str | None:
+    """The file or folder on this machine that a spec names, if any.
+
+    >>> find_path("py:nets/vit.py:build"), find_path("hf:facebook/dinov2-small")
+    ('nets/vit.py', None)
+    """
+    source, colon, rest = spec.partition(":")
+    return SOURCES[source].path(rest) if colon and source in SOURCES else spec
 
 
 def load_model(
@@ -147,5 +192,5 @@ def load_model(
         head=head,
         alias=alias,
     )
-    model: Model = SOURCES[find_source(spec)].load()(request)
+    model: Model = SOURCES[find_source(spec)](request)
     return replace(model, spec=spec, size_given=size is not None)

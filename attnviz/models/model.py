@@ -63,8 +63,8 @@ class Model:
         token_bytes: what a run and its statistics take for each patch² pixels of the input, beside
             the weights; 0 where the width is not known.
         head: what the module ends in: `class` gives logits (batch, classes), `text` embeddings
-            (batch, features) of length 1, `none` tokens or features. A module of `py:` that does
-            not say that it has none is taken to give logits until it has run.
+            (batch, features) of length 1, `none` tokens or features.
+        head_assumed: whether `head` is not known before the module has run.
         labels: of the classes, in their order; None where there is no class head, or no names.
         loaded: share of the parameters which maps need that a checkpoint filled; None where none
             was read.
@@ -98,6 +98,7 @@ class Model:
     seed: int | None = None
     token_bytes: int = 0
     head: Literal["none", "class", "text"] = "none"
+    head_assumed: bool = False
     labels: tuple[str, ...] | None = None
     loaded: float | None = None
     notes: tuple[str, ...] = ()

@@ -134,6 +134,7 @@ def _described(
         resample=FILTERS.get(str(said.get("interpolation")), FILTERS["bicubic"]),
         seed=request.seed,
         head="class" if classifies else "none",
+        head_assumed=True,  # a module that does not say otherwise is taken to give logits
         labels=labels(model) if classifies else None,
         loaded=None if request.weights is None else 1.0,
         notes=notes,

@@ -174,8 +174,7 @@ def _named(model: Model, target: Target, count: int) -> Target:
 def _check_tokens(model: Model, target: Target) -> None:
     """Refuse a query of tokens, where the output has none, before the model runs."""
     assert target.query is not None
-    # What a module of the user's own gives is seen when it has run.
-    if model.head == "class" and not model.spec.startswith("py:"):
+    if model.head == "class" and not model.head_assumed:
         raise UsageError(
             f"--target {target}: {model.spec} gives logits and no tokens; give --target norm, or a "
             "model without a class head (head='none' in Python) such as dinov2-small"

@@ -94,7 +94,7 @@ def _head(
         **answer.numbers,
         rows=rows,
         columns=columns,
-        map=records.MapInfo(**asdict(drawn)),
+        map=records.MapInfo(**vars(drawn)),
         query=_query(answer.query) if several or answer.query != explanation.query else None,
         target=_target(target) if several else None,
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),

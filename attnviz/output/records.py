@@ -9,7 +9,8 @@ from pydantic import (
     model_serializer,
 )
 
-from attnviz.output.schema import Count, Maybe, Number, RecordPart
+from attnviz.output.schema import Count, Maybe, Number, RecordPart, with_numbers
+from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 
 class Image(RecordPart):
@@ -131,8 +132,9 @@ class Check(RecordPart):
         return _without(self.model_dump(), ("load_notes", "places_reason"))
 
 
+@with_numbers(MAP_NUMBERS)
 class MapInfo(RecordPart):
-    """Numbers of the drawn weights."""
+    """Numbers of the drawn weights, and those that other packages add to `MAP_NUMBERS`."""
 
     minimum: Number
     maximum: Number
@@ -150,13 +152,15 @@ class ScaleInfo(RecordPart):
     maximum: Number
 
 
+@with_numbers(STATISTICS, MORE)
 class Head(RecordPart):
     """One map, of rows × columns, and the numbers of its head.
 
     `head` is null where heads are merged, and so are the numbers of a head; where layers are,
     `layer` is the last of them. `query` and `target` are there where they are not the record's:
     `auto` found another query in this layer, or there were several questions. The numbers of
-    `MORE_OF_A_HEAD` are there where they were given, as null where they are not defined.
+    `MORE` are there where they were given, as null where they are not defined. What other packages
+    add to `STATISTICS` and `MORE` stands behind the declared fields.
     """
 
     layer: int
@@ -183,16 +187,7 @@ class Head(RecordPart):
     @property
     def unsaid(self) -> tuple[str, ...]:
         """Of the numbers that are there where they were given, those that were not."""
-        return tuple(name for name in MORE_OF_A_HEAD if name not in self.model_fields_set)
-
-
-MORE_OF_A_HEAD = (
-    "head_cosine",
-    "head_jensen_shannon",
-    "value_distance_px",
-    "sinks",
-    "importance",
-)
+        return tuple(name for name in MORE if name not in self.model_fields_set)
 
 
 class TokenInfo(RecordPart):

@@ -1,9 +1,12 @@
 """What records are made of: numbers that JSON can hold, and parts of declared fields."""
 
 import math
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model
+
+from attnviz.registry import TableEntry
 
 
 def _tidy(value: float | None) -> float | None:
@@ -24,6 +27,37 @@ class RecordPart(BaseModel):
     """What records are made of: it does not change, and has no field that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Part = TypeVar("Part", bound=RecordPart)
+
+
+def with_numbers(*tables: Mapping[str, TableEntry]) -> Callable[[type[Part]], type[Part]]:
+    """Give a part of the record a field for each entry of some tables that it does not declare.
+
+    They stand behind the declared ones, are numbers, or whole where the entry says so, and null
+    where they are not defined.
+
+    >>> @with_numbers({"sharpness": TableEntry("math:sqrt", "…", "…")})
+    ... class Map(RecordPart):
+    ...     area60: Number
+    >>> Map(area60=0.5, sharpness=2.0).model_dump()
+    {'area60': 0.5, 'sharpness': 2.0}
+    """
+
+    def extend(part: type[Part]) -> type[Part]:
+        fields: dict[str, Any] = {
+            name: (Count if getattr(entry, "whole", False) else Maybe, None)
+            for table in tables
+            for name, entry in table.items()
+            if name not in part.model_fields
+        }
+        if not fields:
+            return part
+        place: dict[str, Any] = {"__module__": part.__module__, "__doc__": part.__doc__}
+        return create_model(part.__name__, __base__=part, **place, **fields)
+
+    return extend
 
 
 class SummaryRow(RecordPart):

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from attnviz.errors import OutputError, UsageError
 from attnviz.methods import METHODS
-from attnviz.output.encoding import FORMATS
+from attnviz.output import FORMATS
 
 SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
 COMPARE, DIFFERENCE = "compare", "difference"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
+_ENDINGS = "|".join(FORMATS)
 _OVERLAY = re.compile(
-    rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.(png|jpg|webp)"
+    rf"(layer\d+(-head\d+)?|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.({_ENDINGS})"
     r"|(layers|heads)\.(gif|webp|png|mp4)"
 )
-_COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.(png|jpg|webp)")
+_COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.({_ENDINGS})")
 _PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
 
 

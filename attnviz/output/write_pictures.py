@@ -20,7 +20,6 @@ from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, movies, whole_files
-from attnviz.output.encoding import Format
 from attnviz.output.make_record import make_record
 from attnviz.output.records import AnimationInfo, Record
 from attnviz.output.write_animation import By, write_animation
@@ -38,7 +37,7 @@ class Drawing:
     colormap: str = "viridis"
     alpha: float = 0.5
     interpolation: Interpolation = "bicubic"
-    format: Format = "png"
+    format: str = "png"
     animate: By | None = None
     movie: movies.Kind = "webp"
     fps: float = 2.0

@@ -9,6 +9,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import resolve, token_weights
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
+from attnviz.models import find_path
 from attnviz.output.make_record import check_info, image_info, model_info, readable
 from attnviz.output.write_pictures import Drawing
 
@@ -82,9 +83,9 @@ def without_folders(text: str) -> str:
     if ":" not in text:
         return _name(text)
     source, _, rest = text.partition(":")
-    where, colon, factory = rest.rpartition(":")
-    if source == "py":
-        return f"py:{_name(where)}{colon}{factory}"
+    path = find_path(text)
+    if path is not None and path != text and rest.startswith(path):
+        return f"{source}:{_name(path)}{rest.removeprefix(path)}"
     return f"{source}:{_name(rest)}" if Path(rest).is_absolute() or rest[:1] in (".", "~") else text
 
 

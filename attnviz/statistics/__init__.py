@@ -1,14 +1,15 @@
-"""Statistics: from a layer that is read to its numbers.
+"""Statistics: from a layer that is read to its numbers, and from a map to its.
 
 `STATISTICS` is the table of those that are always there, one number per head, which one sweep
 gives. `MORE` has further numbers per head, `LAYER` what concerns heads or tokens beside each other;
-these take passes of their own. Each entry is a function of a reading.
+these take passes of their own. Each entry is a function of one layer's input. `MAP_NUMBERS` are
+those of a drawn map. Records, tables, CSV, Parquet and gallery have a field for each entry.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnviz.registry import TableEntry
+from attnviz.registry import Table, TableEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,64 +17,135 @@ if TYPE_CHECKING:
     from attnviz.attention.layer_input import LayerInput
     from attnviz.statistics.tokens import HighNorm, Token
 
-STATISTICS: dict[str, TableEntry] = {
-    "entropy": TableEntry(
+
+@dataclass(frozen=True)
+class Statistic(TableEntry):
+    """One number of a head: a function of a `LayerInput` that returns (heads,).
+
+    Attributes:
+        short: its heading in tables of the command line; its name unless given.
+        basic: whether it is always there; else `--stats all` asks for it.
+        whole: whether it counts something.
+        scored: whether it takes the gradient of a score; without one it is not defined.
+    """
+
+    short: str = ""
+    basic: bool = True
+    whole: bool = False
+    scored: bool = False
+
+    def measure(self, reading: "LayerInput") -> "Tensor":
+        """The number of every head, (heads,) float32 on the CPU; NaN where it is not defined."""
+        if not self.package:
+            values: Tensor = self(reading)
+            return values
+        import torch  # noqa: PLC0415 — tables are free of it
+
+        heads = reading.call.heads
+
+        def measured() -> "Tensor":
+            values = torch.as_tensor(self(reading)).detach().float().cpu()
+            if values.shape != (heads,):
+                raise ValueError(f"it returns {tuple(values.shape)}, not ({heads},)")
+            return values
+
+        return self.run_or(torch.full((heads,), torch.nan), measured)
+
+
+@dataclass(frozen=True)
+class MapNumber(TableEntry):
+    """One number of a drawn map: a function of a `DrawnMap`.
+
+    Attributes:
+        short: its heading in tables of the command line; nothing leaves it out.
+    """
+
+    short: str = ""
+
+
+_FIELDS = (
+    "layer", "head", "rows", "columns", "map", "query", "target", "scale", "file", "image", "frame",
+    "time", "model", "weights", "method", "unsaid", "data", "copy", "dict", "json", "schema",
+    "construct", "validate",
+)  # fmt: skip
+"""Names of a record that no statistic can have."""
+
+_STATISTICS: dict[str, Statistic] = {
+    "entropy": Statistic(
         "attnviz.statistics.heads:entropy",
         "how spread a row is, in nats; ln(keys) when uniform",
         "Shannon 1948",
+        short="entropy",
     ),
-    "entropy_ratio": TableEntry(
+    "entropy_ratio": Statistic(
         "attnviz.statistics.heads:entropy_ratio",
         "entropy as a share of its maximum, 0 to 1",
         "Shannon 1948",
+        short="ratio",
     ),
-    "confidence": TableEntry(
+    "confidence": Statistic(
         "attnviz.statistics.heads:confidence",
         "mean of the largest weight of a row",
         "Voita et al. 2019, arXiv 1905.09418",
+        short="confid.",
     ),
-    "distance_px": TableEntry(
+    "distance_px": Statistic(
         "attnviz.statistics.heads:distance_px",
         "mean attention distance in input pixels",
         "Dosovitskiy et al. 2021, arXiv 2010.11929, fig. 7",
+        short="dist. px",
     ),
-    "prefix_mass": TableEntry(
+    "prefix_mass": Statistic(
         "attnviz.statistics.heads:prefix_mass",
         "share of the attention that goes to class and register tokens",
         "Darcet et al. 2024, arXiv 2309.16588",
+        short="prefix",
     ),
-    "sink_mass": TableEntry(
+    "sink_mass": Statistic(
         "attnviz.statistics.heads:sink_mass",
         "attention that the most looked-at token receives, mean over queries",
         "Gu et al. 2025, arXiv 2410.10781",
+        short="sink",
     ),
 }
 
-MORE: dict[str, TableEntry] = {
-    "head_cosine": TableEntry(
+_MORE: dict[str, Statistic] = {
+    "head_cosine": Statistic(
         "attnviz.statistics.head_similarity:head_cosine",
         "cosine similarity of its weights with those of the other heads, mean",
         "cosine of the flattened matrices",
+        short="cosine",
+        basic=False,
     ),
-    "head_jensen_shannon": TableEntry(
+    "head_jensen_shannon": Statistic(
         "attnviz.statistics.head_similarity:head_jensen_shannon",
         "Jensen-Shannon divergence of its rows from those of the other heads, mean, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
+        short="J-S",
+        basic=False,
     ),
-    "value_distance_px": TableEntry(
+    "value_distance_px": Statistic(
         "attnviz.statistics.value_distance:value_distance_px",
         "mean attention distance, weights times the norm of what they bring",
         "Kobayashi et al. 2020, arXiv 2004.10102",
+        short="value dist. px",
+        basic=False,
     ),
-    "sinks": TableEntry(
+    "sinks": Statistic(
         "attnviz.statistics.tokens:sink_count",
         "number of tokens that receive far more than others do",
         "Gu et al. 2025, arXiv 2410.10781",
+        short="sinks",
+        basic=False,
+        whole=True,
     ),
-    "importance": TableEntry(
+    "importance": Statistic(
         "attnviz.statistics.heads:importance",
         "how much the score would change with all of the head's weights",
         "Michel et al. 2019, arXiv 1905.10650",
+        short="importance",
+        basic=False,
+        scored=True,
     ),
 }
 
@@ -101,6 +173,65 @@ LAYER: dict[str, TableEntry] = {
 }
 
 
+_MAP_NUMBERS: dict[str, MapNumber] = {
+    "minimum": MapNumber(
+        "attnviz.statistics.maps:minimum",
+        "smallest weight that is drawn",
+        "docs/formulas.md",
+    ),
+    "maximum": MapNumber(
+        "attnviz.statistics.maps:maximum",
+        "largest weight that is drawn",
+        "docs/formulas.md",
+        short="map max",
+    ),
+    "entropy": MapNumber(
+        "attnviz.statistics.maps:entropy",
+        "how spread the map is, in nats",
+        "Shannon 1948",
+    ),
+    "peak_x": MapNumber(
+        "attnviz.statistics.maps:peak_x",
+        "where its heaviest token lies, in pixels from the left",
+        "docs/formulas.md",
+    ),
+    "peak_y": MapNumber(
+        "attnviz.statistics.maps:peak_y",
+        "where its heaviest token lies, in pixels from the top",
+        "docs/formulas.md",
+    ),
+    "area60": MapNumber(
+        "attnviz.statistics.maps:area60",
+        "share of the tokens that hold 60 % of its mass",
+        "Caron et al. 2021, arXiv 2104.14294",
+        short="area60",
+    ),
+}
+
+STATISTICS = Table(
+    "attnviz.statistics",
+    Statistic,
+    _STATISTICS,
+    accepts=lambda entry: entry.basic,
+    reserved=(*_FIELDS, *_MORE),
+    identifiers=True,
+)
+"""Numbers of a head that are always there, by name."""
+MORE = Table(
+    "attnviz.statistics",
+    Statistic,
+    _MORE,
+    accepts=lambda entry: not entry.basic,
+    reserved=(*_FIELDS, *_STATISTICS),
+    identifiers=True,
+)
+"""Numbers of a head that `--stats all` adds, by name."""
+MAP_NUMBERS = Table(
+    "attnviz.map_numbers", MapNumber, _MAP_NUMBERS, reserved=_FIELDS, identifiers=True
+)
+"""Numbers of a drawn map, by name."""
+
+
 @dataclass(frozen=True, eq=False)
 class More:
     """All further numbers of one layer; tensors are float32, on the CPU.
@@ -121,12 +252,12 @@ class More:
 
 def measure(reading: "LayerInput") -> "dict[str, Tensor]":
     """Every statistic of the table for one layer, each (heads,)."""
-    return {name: entry.load()(reading) for name, entry in STATISTICS.items()}
+    return {name: entry.measure(reading) for name, entry in STATISTICS.items()}
 
 
 def more(reading: "LayerInput") -> More:
     """Every entry of `MORE` and of `LAYER` for one layer."""
     return More(
-        numbers={name: entry.load()(reading) for name, entry in MORE.items()},
-        **{name: entry.load()(reading) for name, entry in LAYER.items()},
+        numbers={name: entry.measure(reading) for name, entry in MORE.items()},
+        **{name: entry(reading) for name, entry in LAYER.items()},
     )

@@ -1,53 +1,105 @@
-"""Numbers of one drawn map."""
+"""Numbers of one drawn map: the functions of the table `MAP_NUMBERS`."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.geometry.placement import Placement
+from attnviz.statistics import MAP_NUMBERS, MapNumber
 
 KEEP = 0.6
 
 
-@dataclass(frozen=True)
-class MapNumbers:
-    """What a map's weights say: see `describe`."""
+@dataclass(frozen=True, eq=False)
+class DrawnMap:
+    """A map, and which of its cells are drawn.
 
-    minimum: float
-    maximum: float
-    entropy: float
-    peak_x: float
-    peak_y: float
-    area60: float
+    Attributes:
+        values: (rows, columns) float32 weights.
+        drawn: (rows, columns), False for cells that are masked or lie in padding.
+        placement: where the cells lie on the picture.
+    """
+
+    values: NDArray[np.float32]
+    drawn: NDArray[np.bool_]
+    placement: Placement
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Weights of the drawn cells, in reading order, (cells,)."""
+        return self.values[self.drawn].astype(np.float64)
+
+    @cached_property
+    def mass(self) -> NDArray[np.float64]:
+        """The same, where what is below 0 counts as 0."""
+        return self.weights.clip(0)
+
+    @cached_property
+    def peak(self) -> tuple[float, float]:
+        """Centre of the heaviest cell in picture pixels, of its part on the picture.
+
+        Among equals it is the first in reading order.
+        """
+        row, column = np.argwhere(self.drawn)[int(self.weights.argmax())]
+        return self.placement.visible_centre(int(row), int(column))
 
 
 def describe(
     values: NDArray[np.float32], drawn: NDArray[np.bool_], placement: Placement
-) -> MapNumbers:
-    """Numbers of one map, (rows, columns), over its `drawn` tokens.
+) -> SimpleNamespace:
+    """Numbers of one map, by the names of `MAP_NUMBERS`; NaN where one is not defined.
 
-    - minimum, maximum: of the weights as drawn, not renormalised;
-    - entropy: of the weights divided by their sum, in nats; what is below 0 counts as 0;
-    - peak_x, peak_y: centre of the heaviest token in picture pixels (of its part on the
-      picture, where padding cuts it), the first in reading order among equals;
-    - area60: `smallest_count(…, 0.6)` of the weights, those below 0 as 0, as a share of the drawn
-      tokens (Caron et al., 2104.14294).
+    >>> describe(answer.values, answer.drawn, answer.placement).area60
+
+    Args:
+        values: (rows, columns) weights, as drawn.
+        drawn: (rows, columns), the cells that count.
+        placement: where the cells lie on the picture.
     """
-    weights = values[drawn].astype(np.float64)
-    positive = weights.clip(0)
-    total = float(positive.sum())
-    p = positive[positive > 0] / total if total > 0 else positive
-    row, column = np.argwhere(drawn)[int(weights.argmax())]
-    x, y = placement.visible_centre(int(row), int(column))
-    return MapNumbers(
-        minimum=float(weights.min()),
-        maximum=float(weights.max()),
-        entropy=max(0.0, float(-(p * np.log(p)).sum())) if total > 0 else 0.0,
-        peak_x=x,
-        peak_y=y,
-        area60=smallest_count(positive, KEEP) / len(weights),
-    )
+    found = DrawnMap(values, drawn, placement)
+    numbers = {name: _number(entry, found) for name, entry in MAP_NUMBERS.items()}
+    return SimpleNamespace(**numbers)
+
+
+def _number(entry: MapNumber, drawn: DrawnMap) -> float:
+    return entry.run_or(float("nan"), lambda: float(entry(drawn)))
+
+
+def minimum(drawn: DrawnMap) -> float:
+    """The smallest weight as drawn, not renormalised."""
+    return float(drawn.weights.min())
+
+
+def maximum(drawn: DrawnMap) -> float:
+    """The largest weight as drawn, not renormalised."""
+    return float(drawn.weights.max())
+
+
+def entropy(drawn: DrawnMap) -> float:
+    """Entropy of the weights divided by their sum, in nats; 0 of a map without mass."""
+    total = float(drawn.mass.sum())
+    if total <= 0:
+        return 0.0
+    p = drawn.mass[drawn.mass > 0] / total
+    return max(0.0, float(-(p * np.log(p)).sum()))
+
+
+def peak_x(drawn: DrawnMap) -> float:
+    """Where the heaviest token lies, in picture pixels from the left."""
+    return drawn.peak[0]
+
+
+def peak_y(drawn: DrawnMap) -> float:
+    """Where the heaviest token lies, in picture pixels from the top."""
+    return drawn.peak[1]
+
+
+def area60(drawn: DrawnMap) -> float:
+    """`smallest_count(…, 0.6)` as a share of the drawn tokens (Caron et al., 2104.14294)."""
+    return smallest_count(drawn.mass, KEEP) / len(drawn.weights)
 
 
 def smallest_count(weights: NDArray[np.float64], share: float) -> int:

@@ -72,7 +72,7 @@ def test_what_one_did_not_see_is_hatched_in_both_orders() -> None:
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_files_are_what_the_record_says(tmp_path: Path, kind: str) -> None:
     three = comparison(0, 1, 2)
-    record, paths, sheet = write_comparison(three, tmp_path, ComparisonDrawing(format=kind))  # type: ignore[arg-type]
+    record, paths, sheet = write_comparison(three, tmp_path, ComparisonDrawing(format=kind))
     assert [path.name for path in paths] == [
         *(f"compare-{number}.{kind}" for number in range(3)),
         *(f"difference-{number}.{kind}" for number in (1, 2)),

@@ -252,7 +252,7 @@ def test_head_importance_is_autograds() -> None:
         ({"method": "rollout", "start_layer": 3}, "behind layer 2"),
         ({"method": "rollout", "heads": "0,"}, "merges all heads"),
         ({"method": "rollout", "fusion": "median"}, "mean, max, min"),
-        ({"method": "nonsense"}, "take attention"),
+        ({"method": "nonsense"}, "choose from attention"),
         ({"method": "relevance", "target": "9"}, "4 classes"),
         ({"method": "relevance", "target": "cow"}, "cat"),
         ({"method": "relevance", "text": "a cat"}, "no text tower"),

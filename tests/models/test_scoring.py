@@ -225,7 +225,7 @@ def test_what_only_the_output_shows_is_told_then(
     output: Any, target: str, told: str, weights: Any
 ) -> None:
     model = made(head="class")
-    model = Model(**{**vars(model), "spec": "py:some"})
+    model = Model(**{**vars(model), "spec": "py:some", "head_assumed": True})
     resolved = scoring.resolve(model, parse(target))
     with pytest.raises(attnviz.AttnvizError, match=told):
         scoring.score(model, output, resolved, weights)

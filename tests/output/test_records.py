@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from attnviz.output import encoding, records
-from attnviz.statistics import MORE
+from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 NUMBERS = {
     "entropy": 1.0,
@@ -68,9 +68,10 @@ def layer(**more: Any) -> records.LayerInfo:
     )
 
 
-def test_further_numbers_are_those_of_the_table() -> None:
-    assert tuple(MORE) == records.MORE_OF_A_HEAD
-    assert list(FURTHER) == list(MORE)
+def test_the_record_declares_the_numbers_of_the_tables_in_their_order() -> None:
+    fields = list(records.Head.model_fields)
+    assert fields[2:13] == [*NUMBERS, *FURTHER] == [*STATISTICS, *MORE]
+    assert list(records.MapInfo.model_fields) == list(MAP_NUMBERS)
 
 
 def test_a_plain_record_has_none_of_the_further_parts() -> None:

@@ -2,11 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from attnviz.cli.options.method_options import TableOptions, as_parameter
+from attnviz.registry import Option
 
 
 def _show_help(context: typer.Context, wanted: bool) -> None:
@@ -37,18 +40,19 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
 
+    signature = inspect.signature(command).parameters
+    own = [field.name for kind in groups.values() for field in fields(kind)]
+    tables = _tables(groups.values(), {"help", *signature, *own})
+
     @functools.wraps(command)
     def flat(*, help: bool, **values: Any) -> None:  # noqa: ARG001, A002 — its callback acts
-        made = {
-            name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})
-            for name, kind in groups.items()
-        }
+        made = {name: _make(kind, tables, values) for name, kind in groups.items()}
         command(**made, **values)
 
     parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in signature.items():
         if name in groups:
-            parameters += _parameters(groups[name])
+            parameters += _parameters(groups[name], tables)
         else:
             parameters.append(parameter.replace(annotation=hints[name]))
     parameters.append(
@@ -60,15 +64,47 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def _parameters(group: type) -> list[inspect.Parameter]:
+Tables = dict[tuple[type, str], dict[str, Option]]
+"""Of each group and field that is filled from a table, the options."""
+
+
+def _tables(groups: Iterable[type], taken: set[str]) -> Tables:
+    """The options from tables of all groups; `taken` are the command's own."""
+    found: Tables = {}
+    for group in groups:
+        for name, hint in get_type_hints(group, include_extras=True).items():
+            for mark in getattr(hint, "__metadata__", ()):
+                if isinstance(mark, TableOptions):
+                    found[group, name] = mark.free(taken)
+    return found
+
+
+def _make(group: Any, tables: Tables, values: dict[str, Any]) -> Any:
+    """A group with its values taken out of those of all options."""
+    made = {}
+    for field in fields(group):
+        if (group, field.name) in tables:
+            given = {name: values.pop(name) for name in tables[group, field.name]}
+            made[field.name] = {n: value for n, value in given.items() if value is not None}
+        else:
+            made[field.name] = values.pop(field.name)
+    return group(**made)
+
+
+def _parameters(group: type, tables: Tables) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     own = inspect.get_annotations(group)  # these come before those of the group that it extends
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=hints[field.name],
+    found = []
+    for field in sorted(fields(group), key=lambda field: field.name not in own):
+        if (group, field.name) in tables:
+            found += [as_parameter(option) for option in tables[group, field.name].values()]
+            continue
+        found.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=hints[field.name],
+            )
         )
-        for field in sorted(fields(group), key=lambda field: field.name not in own)
-    ]
+    return found

@@ -178,6 +178,7 @@ class RivalOptions(ShownOptions):
         if not self.random_weights:
             return 0
         return sum(
-            models.find_source(spec) != "py" and (spec != "random" or inputs.weights is not None)
+            not models.SOURCES[models.find_source(spec)].no_control
+            and (spec != "random" or inputs.weights is not None)
             for spec, inputs in self.rivals
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnviz import methods
 from attnviz.cli.options.groups import option
+from attnviz.cli.options.method_options import Settings
 from attnviz.errors import UsageError
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
@@ -112,34 +113,7 @@ class SettingOptions:
             metavar="TEXT",
         ),
     ] = None
-    fusion: Annotated[
-        Literal["mean", "max", "min"] | None,
-        option("--fusion", help="How rollout merges heads.  [default: mean]"),
-    ] = None
-    discard: Annotated[
-        float | None,
-        option(
-            "--discard",
-            help="Share of the smallest weights that rollouts leave out.  [default: 0]",
-            min=0.0,
-            max=0.999,
-        ),
-    ] = None
-    start_layer: Annotated[
-        int | None,
-        option(
-            "--start-layer",
-            help="Where methods that merge layers begin.  [default: 0]",
-            min=0,
-            metavar="LAYER",
-        ),
-    ] = None
-    keep: Annotated[
-        float | None,
-        option(
-            "--keep", help="Share of the mass that mass holds.  [default: 0.6]", min=0.001, max=1.0
-        ),
-    ] = None
+    settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target and self.text:
@@ -153,12 +127,6 @@ class SettingOptions:
         found += [targets.of_text(each) for each in self.text or ()]
         return tuple(dict.fromkeys(found))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The methods' options that were given."""
-        given = {name: getattr(self, name) for name in ("fusion", "discard", "keep", "start_layer")}
-        return {name: value for name, value in given.items() if value is not None}
-
 
 def _asked(
     where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
@@ -166,7 +134,7 @@ def _asked(
     """Everything that is asked, as `look` takes it."""
     from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once the options are checked
 
-    settings = setting.settings
+    settings = dict(setting.settings)
     return Questions(
         methods=names,
         queries=where.queries,
@@ -193,25 +161,13 @@ def _check(
     Raises:
         UsageError: not.
     """
-    for name in names:
-        if name not in methods.METHODS:
-            raise UsageError(f"--method {name!r} is none; take {', '.join(methods.METHODS)}")
-    chosen = [methods.METHODS[name] for name in names]
-    for option_name in setting.settings:
-        if not any(option_name in method.settings for method in chosen):
-            takers = [n for n, method in methods.METHODS.items() if option_name in method.settings]
-            raise UsageError(
-                f"--{option_name.replace('_', '-')} is for {', '.join(takers)}; add --method "
-                f"{takers[0]}"
-            )
-    if setting.targets and not (importance or any(method.scored for method in chosen)):
-        takers = [name for name, method in methods.METHODS.items() if method.scored]
-        which = "--text" if setting.text else "--target"
-        raise UsageError(
-            f"{which} is for methods that take gradients: add --method {takers[0]}, or --stats all"
-        )
-    if where.query and not any(method.asks for method in chosen):
-        raise UsageError(f"--query: {names[0]} looks from all tokens alike; leave it out")
+    methods.check_request(
+        names,
+        setting.settings,
+        query=any(query != "auto" for query in where.queries),
+        targets=["--text" if each.kind == "text" else "--target" for each in setting.targets],
+        importance=importance,
+    )
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -1,14 +1,21 @@
 """Options of what is drawn, written and printed."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attnviz.cli.options.groups import option
+from attnviz.cli.options.method_options import Finalizers, choices
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
+from attnviz.output import FORMATS
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = choices(FORMATS)
 
 Json = Annotated[bool, option("--json", help="One JSON object a line.")]
 """Of the commands that list something."""
@@ -34,9 +41,7 @@ class LookOptions:
 class StyleOptions(LookOptions):
     """The same, in files."""
 
-    format: Annotated[
-        Literal["png", "jpg", "webp"], option("--format", help="Of the pictures written.")
-    ] = "png"
+    format: Annotated[FormatName, option("--format", help="Of the pictures written.")] = "png"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -151,23 +156,12 @@ class BatchOptions:
     ] = True
     force: Annotated[bool, option("--force", help="Do again what is done.")] = False
     npz: Npz = False
-    aggregate: Annotated[
-        bool,
-        option("--aggregate", help="Also sum all pictures up: aggregate.jsonl, .csv and .png."),
-    ] = False
-    parquet: Annotated[
-        bool, option("--parquet", help="Also write all numbers as columns: stats.parquet.")
-    ] = False
+    finalizers: Finalizers = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _ = self.batch
         if self.npz and self.pictures == "none":
             raise UsageError("--npz lies beside the sheet; leave out --pictures none")
-
-    @property
-    def closers(self) -> tuple[str, ...]:
-        """What is made of all pictures together, beside the gallery."""
-        return tuple(name for name in ("aggregate", "parquet") if getattr(self, name))
 
     @property
     def batch(self) -> int | None:
