@@ -22,7 +22,7 @@ EXTRAS = {
     "sentencepiece": "hf",
     "timm": "timm",
     "torchvision": "timm",
-    "pillow_heif": "heic",
+    "pi_heif": "heic",
     "av": "video",
     "imagecodecs": "codecs",
     "pyarrow": "parquet",

@@ -150,7 +150,7 @@ def _damaged(error: Exception, path: str) -> ImageError:
 
 def _learn_heif(path: str) -> None:
     try:
-        import pillow_heif  # noqa: PLC0415 — the optional part attnviz[heic]
+        import pi_heif  # noqa: PLC0415 — the optional part attnviz[heic]
     except ImportError as error:
         raise MissingExtraError(f"{path}: HEIC", "heic") from error
-    pillow_heif.register_heif_opener()
+    pi_heif.register_heif_opener()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pillow_heif
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -19,6 +18,8 @@ from attnviz.io.picture import Picture, load_image, load_mask
 
 Pixels = NDArray[np.uint8]
 WIDTH, HEIGHT = 32, 24
+# Eight pictures of quadrants(), written once by libheif with x265: what reads HEIC cannot write it.
+HEIC = Path(__file__).parent / "heic"
 # Loads the picture that its argument names, in a process of its own.
 LOADER = """
 import sys, attnviz
@@ -48,8 +49,6 @@ def noise(seed: int = 0) -> Pixels:
 
 
 def saved(path: Path, image: Image.Image | Pixels, **options: Any) -> Path:
-    if path.suffix in (".heic", ".heif"):
-        pillow_heif.register_heif_opener()
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     try:
         picture.save(path, **options)
@@ -104,7 +103,6 @@ def test_lossless_formats_come_back_exactly(
         ("mpo", {"quality": 95, "subsampling": 0}),
         ("webp", {"quality": 95}),
         ("avif", {"quality": 95}),
-        ("heic", {"quality": 95}),
     ],
 )
 def test_lossy_formats_keep_plain_fields(
@@ -173,8 +171,10 @@ def test_a_pipe_with_a_writer_is_read(tmp_path: Path) -> None:
 def test_heic_without_its_extra_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    path = saved(tmp_path / f"photo.{suffix}", quadrants())
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / f"photo.{suffix}"
+    path.write_bytes((HEIC / "orientation1.heic").read_bytes())
+    Image.init()  # Pillow lists its readers at first use; that list is what is shortened here
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
     monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
     with pytest.raises(MissingExtraError) as caught:
         load_image(path)
@@ -185,7 +185,7 @@ def test_heic_without_its_extra_names_the_extra(
 def test_other_formats_do_without_the_heic_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
     assert away(load_image(saved(tmp_path / "noise.png", noise())), noise()) == 0
 
 
@@ -208,13 +208,20 @@ def test_every_orientation_is_turned_upright(tmp_path: Path, suffix: str, orient
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "avif", "heic"])
+@pytest.mark.parametrize("suffix", ["jpg", "avif"])
 def test_every_orientation_of_lossy_formats_is_turned_upright(
     tmp_path: Path, suffix: str, orientation: int
 ) -> None:
     stored = as_stored(quadrants(), orientation)
     path = saved(tmp_path / f"a.{suffix}", stored, exif=oriented(orientation), quality=95)
     loaded = load_image(path)
+    assert loaded.pixels.shape == quadrants().shape
+    assert corners(loaded.pixels) == pytest.approx(corners(quadrants()), abs=8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_is_read_and_turned_upright(orientation: int) -> None:
+    loaded = load_image(HEIC / f"orientation{orientation}.heic")
     assert loaded.pixels.shape == quadrants().shape
     assert corners(loaded.pixels) == pytest.approx(corners(quadrants()), abs=8)
 
@@ -477,7 +484,11 @@ def test_what_is_no_picture_is_told(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "ppm", "webp", "avif", "heic"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_truncated_picture_is_told(tmp_path: Path, suffix: str, share: float) -> None:
-    path = saved(tmp_path / f"cut.{suffix}", noise())
+    path = tmp_path / f"cut.{suffix}"
+    if suffix == "heic":
+        path.write_bytes((HEIC / "orientation1.heic").read_bytes())
+    else:
+        saved(path, noise())
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     assert "\n" not in message(path)
 

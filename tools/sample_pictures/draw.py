@@ -11,6 +11,8 @@ import train
 from canvas import Canvas
 from PIL import Image
 
+FOLDER = Path(__file__).parents[2] / "sample_images"
+
 # Each picture has a format of its own, so that the samples cover what people bring along.
 SCENES: dict[str, Callable[[], Canvas]] = {
     "cat.jpg": cat.draw,
@@ -27,7 +29,7 @@ ORIENTATION_TAG, TURN_CLOCKWISE = 0x0112, 6
 def main() -> None:
     """Draw everything into one folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER")
     out: Path = parser.parse_args().out
     (out / "masks").mkdir(parents=True, exist_ok=True)
     for name, draw in SCENES.items():

@@ -1,0 +1,42 @@
+"""Draw one small picture for each method, of the sample cat by the embedded model.
+
+    python tools/method_pictures.py --out docs/images/methods
+
+Methods of single heads show head 0 of the last layer, whose head looks at the whole object.
+"""
+
+import argparse
+from pathlib import Path
+
+import attnviz
+from attnviz.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "sample_images" / "cat.jpg"
+WIDTH, QUALITY = 240, 80
+EYE = "362,98"
+DRAWING = attnviz.Drawing(alpha=0.65)
+LIKE = ("similarity", "token-similarity")
+
+
+def main() -> None:
+    """Draw every method into one folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    folder = ROOT / "docs" / "images" / "methods"
+    parser.add_argument("--out", type=Path, default=folder, metavar="FOLDER")
+    out: Path = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    picture = attnviz.load_image(PICTURE)
+    model = attnviz.load_model("tiny", head="class", device="cpu")
+    seen = attnviz.observe(picture, model, gradients=True, tokens=True)
+    for name, method in METHODS.items():
+        query = EYE if name in LIKE else "auto"
+        target = ["beast"] if method.scored else []
+        answer = attnviz.explain(seen, method=name, query=query, target=target)
+        image = attnviz.render(answer, DRAWING)[5, None if method.merges != "nothing" else 0]
+        image.thumbnail((WIDTH, WIDTH))
+        image.save(out / f"{name}.webp", quality=QUALITY, method=6)
+
+
+if __name__ == "__main__":
+    main()
