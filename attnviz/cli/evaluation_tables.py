@@ -47,9 +47,7 @@ def _table(rows: Sequence[EvaluationRow], names: Sequence[str], group: str) -> T
         if before is not None and _part(before, group) != _part(row, group):
             table.add_section()
         cells = [_cell(row.metrics[name], best[name], METRICS[name].full) for name in names]
-        table.add_row(
-            _name(row, several=several), _cell_text(row.layer), _cell_text(row.head), *cells
-        )
+        table.add_row(_name(row, several=several), _text(row.layer), _text(row.head), *cells)
     return table
 
 
@@ -71,7 +69,7 @@ def _name(row: EvaluationRow, *, several: bool) -> str:
     return row.baseline or str(row.method)
 
 
-def _cell_text(value: object) -> str:
+def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 

@@ -287,7 +287,7 @@ ALIASES: dict[str, Alias] = {
 
 
 def nearest(name: str, candidates: Iterable[str] = ()) -> str:
-    """`; did you mean …?` with models that look like one; of short names unless `candidates` are given.
+    """`; did you mean …?` with candidates that look like a model's name; short names by default.
 
     A short name is found by the name that it has on the hub, too.
 
