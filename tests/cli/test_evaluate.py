@@ -345,7 +345,11 @@ def test_a_changed_setting_does_all_again(
     command = ["photos", "--masks", "masks", *SMALL, "-o", "out"]
     run(*command)
     begun = stop_at(99, monkeypatch)
-    assert run(*command, *change)[0] == 0
+    if change[0] in command:  # an option is given once
+        command[command.index(change[0]) + 1] = change[1]
+    else:
+        command += change
+    assert run(*command)[0] == 0
     assert len(begun) == 4
     assert len(objects(Path("out/pictures.jsonl").read_text())) == 4
 
