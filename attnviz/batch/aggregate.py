@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnviz.batch.aggregate_record import AggregateRow, Spread
-from attnviz.batch.matrix import NUMBERS, asked, numbers
+from attnviz.batch.matrix import NUMBERS, by_question, numbers
 from attnviz.batch.read_records import STATS, each
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 from attnviz.output import encoding, whole_files
@@ -67,7 +67,7 @@ def _found(record: dict[str, Any]) -> list[tuple[Place, "array[float]"]]:
     run = record["model"]["spec"], record["model"]["weights"], record["method"]
     return [
         ((*run, question, head["layer"], head["head"]), numbers(head))
-        for question, head in asked(record["heads"])
+        for question, head in by_question(record["heads"])
     ]
 
 

@@ -102,8 +102,8 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Flat entries of `heads`."""
     run = {"image": record["image"]["path"], "method": record["method"]}
     run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
-    asked = {key: record[key] for key in ("query", "target") if record.get(key)}
-    return [{**run, **flat({**asked, **head})} for head in record["heads"]]
+    question = {key: record[key] for key in ("query", "target") if record.get(key)}
+    return [{**run, **flat({**question, **head})} for head in record["heads"]]
 
 
 def rows_of(record: Record) -> list[dict[str, Any]]:

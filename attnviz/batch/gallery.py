@@ -44,17 +44,18 @@ def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = 
 def data_of(out: Path, entries: Entries) -> dict[str, Any]:
     """What the page's script shows; paths are addresses, relative to the page."""
     columns = list(entries.matrix.columns())
-    known = sorted({key[0] for key, _ in columns})
+    layers_found = sorted({key[0] for key, _ in columns})
     return {
         "run": entries.run,
         "thumbnails": f"./{FOLDER}/",
-        "statistics": [[NUMBERS[i], MEANINGS[NUMBERS[i]]] for i in known],
+        "statistics": [[NUMBERS[i], MEANINGS[NUMBERS[i]]] for i in layers_found],
         "pictures": [
             [name, _address(entries.target(i)), _thumbnail(out, entries.source(i))]
             for i, name in enumerate(entries.names)
         ],
         "columns": [
-            [known.index(i), layer, head, _short(values)] for (i, layer, head), values in columns
+            [layers_found.index(i), layer, head, _short(values)]
+            for (i, layer, head), values in columns
         ],
         "failed": [list(pair) for pair in entries.failed],
     }

@@ -104,7 +104,7 @@ def numbers(head: Mapping[str, Any]) -> "array[float]":
     return array("d", [math.nan if value is None else value for value in found])
 
 
-def asked(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def by_question(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Entries, each with the number of its question: how often its head was there before."""
     seen: dict[tuple[int, int | None], int] = {}
     for head in heads:

@@ -75,7 +75,9 @@ def batch(
 
         def begin() -> Callable[[OnOutcome], None]:
             if cluster is not None:
-                asked = run.arguments(model.model, model, question, head=question.asked().head)
+                asked = run.arguments(
+                    model.model, model, question, head=question.to_questions().head
+                )
                 return lambda on_outcome: cluster.work(
                     todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=on_outcome
                 )
@@ -119,7 +121,7 @@ def _settings(
     from attnviz.cli.identity import key_of  # noqa: PLC0415
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
-    style, asked = Drawing(**drawing.values()), question.asked(drawing.animate)
+    style, asked = Drawing(**drawing.values()), question.to_questions(drawing.animate)
     if drawing.animate is not None and many.pictures == "none":
         raise UsageError("--animate draws, and --pictures none does not; leave out one of them")
     style.check()  # an unknown colour map is wrong usage, before anything runs

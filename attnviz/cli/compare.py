@@ -178,8 +178,8 @@ class _Comparing:
         """Ask one model all questions; how its control is made, if there is any."""
         if not self.left:
             return None
-        asked = self._where.asked()
-        model = run.load_spec(spec, inputs, self._where, head=asked.head)
+        questions = self._where.to_questions()
+        model = run.load_spec(spec, inputs, self._where, head=questions.head)
         self.each(lambda picture, number: self._one(model, inputs, picture, number))
         why = run.uncontrolled(model)
         if why is None:
@@ -191,9 +191,9 @@ class _Comparing:
     def _one(self, model: Model, inputs: InputOptions, picture: Picture, number: int) -> None:
         from attnviz.comparison.sides import sides_of  # noqa: PLC0415
 
-        asked = self._where.asked()
-        seen = run.look(picture, model, inputs, asked, self._streams)
-        for each in run.explain_all(seen, asked, self._streams):
+        questions = self._where.to_questions()
+        observation = run.look(picture, model, inputs, questions, self._streams)
+        for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)
         check_count(max(2, len(self.sides[number])))  # too many are too many before the next model
 

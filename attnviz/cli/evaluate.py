@@ -68,7 +68,7 @@ def evaluate(
     from attnviz.evaluation.store import Store  # noqa: PLC0415
 
     question = EvaluationRequest(
-        where.asked(),
+        where.to_questions(),
         groups,
         fit=inputs.fit,
         mask=inputs.mask,
@@ -215,10 +215,10 @@ class _ModelEvaluation:
 
     def _head(self) -> Head:
         """Perturbation asks a classifier, whatever the methods ask."""
-        asked = self._question.asked.head
+        head = self._question.questions.head
         if PERTURBATION not in self._question.groups:
-            return asked
-        if asked == "text":
+            return head
+        if head == "text":
             raise UsageError("--text: perturbation needs a class; give --target, or --masks FOLDER")
         return "class"
 
@@ -228,7 +228,7 @@ class _ModelEvaluation:
             console.say(f"note: {self._spec}: no baseline of random weights, since {why}")
             return None
         inputs = run.controlled(self._inputs, model)
-        return run.load_spec(self._spec, inputs, self._where, head=self._question.asked.head)
+        return run.load_spec(self._spec, inputs, self._where, head=self._question.questions.head)
 
 
 def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:

@@ -63,8 +63,8 @@ def explore(
         loaded = run.load(model, start)
 
         def one(picture: Picture, _: int) -> None:
-            seen = run.look(picture, loaded, model, start.asked(), streams)
-            page = _explored(seen, start, style, streams)
+            observation = run.look(picture, loaded, model, start.to_questions(), streams)
+            page = _explored(observation, start, style, streams)
             whole_files.make_folder(path.parent)
             _tell(page, page.save(path), streams)
 
@@ -79,13 +79,15 @@ def _path(out: Path, name: str) -> Path:
     return out if named else out / f"{name}.html"
 
 
-def _explored(seen: Observation, start: StartOptions, style: Any, streams: ToldOptions) -> Page:
+def _explored(
+    observation: Observation, start: StartOptions, style: Any, streams: ToldOptions
+) -> Page:
     from attnviz.page.explore import explore as make  # noqa: PLC0415
 
     with console.progress("attention", quiet=streams.quiet) as progress:
         page = console.interruptible(
             lambda: make(
-                seen,
+                observation,
                 layers=start.layers,
                 heads=start.heads,
                 query=start.queries[0],
@@ -93,7 +95,7 @@ def _explored(seen: Observation, start: StartOptions, style: Any, streams: ToldO
                 progress=progress,
             )
         )
-    run.warn(seen)
+    run.warn(observation)
     return page
 
 

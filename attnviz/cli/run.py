@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Model:
     """The model that was asked for."""
-    head = question.asked().head
+    head = question.to_questions().head
     try:
         model = load_spec(options.model, options, question, head=head)
     except ModelError as error:
@@ -123,7 +123,7 @@ def look(
     picture: Picture,
     model: Model,
     options: ShownOptions,
-    asked: Questions,
+    questions: Questions,
     streams: ToldOptions,
 ) -> Observation:
     """Run the model on a picture, with the mask that was asked for.
@@ -134,49 +134,55 @@ def look(
     from attnviz.output.make_record import check_info  # noqa: PLC0415
 
     with console.progress("model", quiet=streams.quiet):
-        seen = console.interruptible(
-            lambda: look(picture, model, asked, fit=options.fit, mask=options.mask)
+        observation = console.interruptible(
+            lambda: look(picture, model, questions, fit=options.fit, mask=options.mask)
         )
-    if seen.placement.fit != options.fit:
-        console.say(shown_less(seen))
-    for line in check_notes(check_info(seen), seen.count, max(seen.layers)):
+    if observation.placement.fit != options.fit:
+        console.say(shown_less(observation))
+    for line in check_notes(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
-    return seen
+    return observation
 
 
-def shown_less(seen: Observation) -> str:
+def shown_less(observation: Observation) -> str:
     """What to say where a model was shown less of a picture than was asked for."""
-    grid = seen.placement.grid
+    grid = observation.placement.grid
     return (
-        f"note: {seen.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: it is "
+        f"note: {observation.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: "
+        "it is "
         "shown the centre of the picture; --fit pad or --fit squash show it all"
     )
 
 
-def explain_all(seen: Observation, asked: Questions, streams: StreamOptions) -> list[Explanation]:
+def explain_all(
+    observation: Observation, questions: Questions, streams: StreamOptions
+) -> list[Explanation]:
     """What each method computes from one run of the model, with a progress bar for each."""
-    found = [_explain(seen, asked, method, streams) for method in asked.methods]
-    warn(seen)
+    found = [_explain(observation, questions, method, streams) for method in questions.methods]
+    warn(observation)
     return found
 
 
 def _explain(
-    seen: Observation, asked: Questions, method: str, streams: StreamOptions
+    observation: Observation, questions: Questions, method: str, streams: StreamOptions
 ) -> Explanation:
     from attnviz.explanation.request import answer  # noqa: PLC0415
 
-    label = method if len(asked.methods) > 1 else "attention"
+    label = method if len(questions.methods) > 1 else "attention"
     with console.progress(label, quiet=streams.quiet) as progress:
-        return console.interruptible(lambda: answer(seen, asked, method, progress=progress))
+        return console.interruptible(
+            lambda: answer(observation, questions, method, progress=progress)
+        )
 
 
-def warn(seen: Observation) -> None:
+def warn(observation: Observation) -> None:
     """Say where the recorded weights are not what the model computed with."""
-    if seen.unexplained:
-        layers = ", ".join(map(str, seen.unexplained))
+    if observation.unexplained:
+        layers = ", ".join(map(str, observation.unexplained))
         console.say(
-            f"warning: {seen.picture.path}: in layer {layers} the recorded weights do not explain "
-            f"the model's output (error {max(seen.errors.values()):.1e}); do not trust these maps"
+            f"warning: {observation.picture.path}: in layer {layers} the recorded weights do not "
+            f"explain the model's output (error {max(observation.errors.values()):.1e}); do not "
+            "trust these maps"
         )
 
 

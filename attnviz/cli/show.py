@@ -53,17 +53,17 @@ def show(
 
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
-        asked = question.asked(drawing.animate)
+        questions = question.to_questions(drawing.animate)
         loaded = run.load(model, question)
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
             whole_files.check_folder(out / names[number])
-            seen = run.look(picture, loaded, model, asked, streams)
+            observation = run.look(picture, loaded, model, questions, streams)
             results = []
-            for answer in run.explain_all(seen, asked, streams):
+            for answer in run.explain_all(observation, questions, streams):
                 folder = whole_files.method_folder(
-                    out / names[number], answer.method, asked.methods
+                    out / names[number], answer.method, questions.methods
                 )
                 record, paths, sheet = write_pictures(answer, folder, style)
                 if npz:

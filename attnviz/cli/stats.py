@@ -52,18 +52,18 @@ def stats(
         from attnviz.output.make_record import make_record  # noqa: PLC0415
         from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
-        asked = question.asked()
+        questions = question.to_questions()
         loaded = run.load(model, question)
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
-            seen = run.look(picture, loaded, model, asked, streams)
+            observation = run.look(picture, loaded, model, questions, streams)
             results = []
-            for answer in run.explain_all(seen, asked, streams):
+            for answer in run.explain_all(observation, questions, streams):
                 record, paths = make_record(answer), []
                 if out is not None:
                     folder = whole_files.method_folder(
-                        out / names[number], answer.method, asked.methods
+                        out / names[number], answer.method, questions.methods
                     )
                     paths = write_numbers(record, folder)
                     paths += [write_maps(answer, folder)] if npz else []

@@ -157,20 +157,20 @@ def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
 def _title(record: Record) -> Text:
     image, kind = record.image, record.tokens.kind
     grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
-    asked = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
+    queries = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
     scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
     of = ", ".join(filter(None, scored))
     return Text(
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
-        f"{grids} {kind}  {record.method} from {', '.join(asked)}{f' for {of}' if of else ''}",
+        f"{grids} {kind}  {record.method} from {', '.join(queries)}{f' for {of}' if of else ''}",
         style="bold",
     )
 
 
-def _query(asked: QueryInfo) -> str:
-    query: dict[str, Any] = asked.model_dump(exclude_none=True)
+def _query(info: QueryInfo) -> str:
+    query: dict[str, Any] = info.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
-    name = {"register": f"register{asked.number}", "all": "all tokens"}.get(asked.kind, asked.kind)
+    name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
     return console.printable(str(query.get("path") or ",".join(numbers) or name))
 
 

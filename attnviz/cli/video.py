@@ -67,8 +67,8 @@ def video(
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
-    questions = question.asked()
-    asked = ClipRequest(shot, run.load(model, question), questions, model.fit, model.mask)
+    questions = question.to_questions()
+    request = ClipRequest(shot, run.load(model, question), questions, model.fit, model.mask)
     teller, stop = _FramePrinter(streams, model, len(paths)), Event()
 
     def work() -> list[Made]:
@@ -79,8 +79,8 @@ def video(
                 "progress": progress,
             }
             if len(paths) > 1:
-                return make_films(asked, paths, style, **how)
-            return [make_film(asked, paths[0], style, **how)]
+                return make_films(request, paths, style, **how)
+            return [make_film(request, paths[0], style, **how)]
 
     teller.end(shot, console.stoppable(work, stop))
 

@@ -207,15 +207,15 @@ def _title(comparison: Comparison) -> str:
     """The picture, and what all sides have in common."""
     sides = comparison.sides
     of_heads = list(dict.fromkeys(map(heads, sides)))
-    said = [comparison.picture.name, shared(sides), *(of_heads if len(of_heads) == 1 else ())]
-    return "  ·  ".join(filter(None, said))
+    text = [comparison.picture.name, shared(sides), *(of_heads if len(of_heads) == 1 else ())]
+    return "  ·  ".join(filter(None, text))
 
 
 def _agreement(comparison: Comparison, number: int) -> str:
     """What stands over a difference: of what it is, and how alike the two are."""
     rho = comparison.pairs[0, number]["spearman"]
-    said = "–" if np.isnan(rho) else f"{round(rho, 2) + 0.0:.2f}".replace("-", "−")
-    return f"{number} − 0   ρ {said}"
+    text = "–" if np.isnan(rho) else f"{round(rho, 2) + 0.0:.2f}".replace("-", "−")
+    return f"{number} − 0   ρ {text}"
 
 
 def _original(comparison: Comparison) -> Image.Image:
@@ -244,7 +244,7 @@ def make_record(
     return ComparisonRecord(
         image=image_info(picture),
         sides=[
-            side.said.model_copy(update={"name": name, "file": file})
+            side.info.model_copy(update={"name": name, "file": file})
             for side, name, file in zip(sides, names(sides), drawn, strict=True)
         ],
         pairs=[

@@ -31,7 +31,7 @@ class ComparisonSide:
         placement: where its cells lie on the picture.
     """
 
-    said: SideInfo
+    info: SideInfo
     query: Query
     target: str | None
     values: NDArray[np.float32]
@@ -83,7 +83,7 @@ def _side(
     mean = np.stack([answer.values for answer in answers]).mean(0, dtype=np.float64)
     values = mean.astype(np.float32)
     several = len(answers) > 1
-    said = SideInfo(
+    info = SideInfo(
         model=record.model,
         method=record.method,
         options=record.options,
@@ -99,7 +99,7 @@ def _side(
         map=records.MapInfo(**vars(describe(values, first.drawn, first.placement))),
     )
     target = None if question.target is None else in_words(question.target.target)
-    return ComparisonSide(said, first.query, target, values, first.drawn, first.placement)
+    return ComparisonSide(info, first.query, target, values, first.drawn, first.placement)
 
 
 def names(sides: Sequence[ComparisonSide]) -> list[str]:
@@ -118,7 +118,7 @@ def shared(sides: Sequence[ComparisonSide]) -> str:
 
 def _split(sides: Sequence[ComparisonSide]) -> list[tuple[list[str], list[str]]]:
     """Of each side the parts in which sides differ, and those in which they do not."""
-    models = len({side.said.model.spec for side in sides}) > 1
+    models = len({side.info.model.spec for side in sides}) > 1
     parts = [_parts(side, models=models) for side in sides]
     differ = [len(set(kind)) > 1 for kind in zip(*parts, strict=True)]
     return [
@@ -132,39 +132,39 @@ def _split(sides: Sequence[ComparisonSide]) -> list[tuple[list[str], list[str]]]
 
 def _parts(side: ComparisonSide, *, models: bool) -> tuple[str, ...]:
     """All that a side is, in words; `models` says whether there are several."""
-    said = side.said
+    info = side.info
     return (
-        said.model.spec,
-        _weights(said, models=models),
-        said.method,
+        info.model.spec,
+        _weights(info, models=models),
+        info.method,
         _layers(side),
-        f"head {said.head}" if isinstance(said.head, int) else "",
+        f"head {info.head}" if isinstance(info.head, int) else "",
         f"from {'all tokens' if side.query.kind == 'all' else side.query}",
         "" if side.target is None else f"for {side.target}",
     )
 
 
-def _weights(said: SideInfo, *, models: bool) -> str:
+def _weights(info: SideInfo, *, models: bool) -> str:
     """Where a model has its weights from; what its name says already need not be said."""
-    spec, weights = said.model.spec, said.model.weights
+    spec, weights = info.model.spec, info.model.weights
     if models and (weights == "pretrained" or weights == spec == "random"):
         return ""
     return "random weights" if weights == "random" else weights
 
 
 def _layers(side: ComparisonSide) -> str:
-    last, start = side.said.layer, (side.said.options or {}).get("start_layer", 0)
-    if METHODS[side.said.method].merges == "layers" and last > start:
+    last, start = side.info.layer, (side.info.options or {}).get("start_layer", 0)
+    if METHODS[side.info.method].merges == "layers" and last > start:
         return f"layers {start} to {last}"
     return f"layer {last}"
 
 
 def heads(side: ComparisonSide) -> str:
     """Of which heads a map is, in words."""
-    said = side.said
-    if said.head == "mean":
-        return f"mean of {len(said.heads or ())} heads"
-    return "merged heads" if said.head is None else f"head {said.head}"
+    info = side.info
+    if info.head == "mean":
+        return f"mean of {len(info.heads or ())} heads"
+    return "merged heads" if info.head is None else f"head {info.head}"
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -80,18 +80,18 @@ def evaluate(
         ImageError: the mask cannot be read, or has no object where the model looked.
         ModelError: the model has no class head.
     """
-    seen = explanation.observation
-    width, height = seen.picture.width, seen.picture.height
-    judge = MapScorer(
-        seen,
+    observation = explanation.observation
+    width, height = observation.picture.width, observation.picture.height
+    scorer = MapScorer(
+        observation,
         None if mask is None else load_objects(str(mask), width=width, height=height),
         perturbation=perturbation,
         seed=seed,
     )
-    found = judge.maps(explanation)
+    found = scorer.maps(explanation)
     if control is not None:
-        found += judge.maps(control, RANDOM)
-    return found + judge.trivial(explanation)
+        found += scorer.maps(control, RANDOM)
+    return found + scorer.trivial(explanation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class MapScorer:
         seed: of the noise on imputed pixels.
     """
 
-    seen: Observation
+    observation: Observation
     objects: Objects | None
     perturbation: bool = False
     seed: int = 0
@@ -121,15 +121,15 @@ class MapScorer:
 
     def trivial(self, explanation: Explanation) -> list[Score]:
         """Scores of the maps that no model made, on the grid of each layer."""
-        known: dict[Grid, dict[str, dict[str, float]]] = {}
+        scores_by_grid: dict[Grid, dict[str, dict[str, float]]] = {}
         found = []
         for layer, (answer, *_) in explanation.by_layer.items():
-            if _grid(answer) not in known:
-                known[_grid(answer)] = {
+            if _grid(answer) not in scores_by_grid:
+                scores_by_grid[_grid(answer)] = {
                     name: self._numbers(values, answer)
-                    for name, values in _trivial(self.seen.picture, answer).items()
+                    for name, values in _trivial(self.observation.picture, answer).items()
                 }
-            of_grid = known[_grid(answer)]
+            of_grid = scores_by_grid[_grid(answer)]
             found += [Score(name, None, layer, None, numbers) for name, numbers in of_grid.items()]
         return found
 
@@ -182,13 +182,13 @@ class MapScorer:
 
     @cached_property
     def _shown(self) -> perturbing.PerturbationInput:
-        seen = self.seen
-        pixels = seen.model.pixels(seen.picture, seen.placement)
-        return perturbing.shown(seen.model, pixels, seen.placement)
+        observation = self.observation
+        pixels = observation.model.pixels(observation.picture, observation.placement)
+        return perturbing.shown(observation.model, pixels, observation.placement)
 
     @cached_property
     def _predict(self) -> perturbing.Predict:
-        return perturbing.predictor(self.seen.model)
+        return perturbing.predictor(self.observation.model)
 
     @cached_property
     def _label(self) -> int:

@@ -69,8 +69,8 @@ def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[Im
             pairs.append(Pair(path, str(mask)))
         else:
             expected = (Path(masks) / name).with_suffix(".png")
-            told = f"{path}: no mask {expected}, nor one with another ending; add it"
-            missing.append(ImageError(told))
+            message = f"{path}: no mask {expected}, nor one with another ending; add it"
+            missing.append(ImageError(message))
     return pairs, missing
 
 

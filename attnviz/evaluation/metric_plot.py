@@ -77,7 +77,7 @@ def _maps(rows: Sequence[EvaluationRow], line: Sequence[Panel]) -> list[Evaluati
     ]
 
 
-def _known(maps: Sequence[EvaluationRow], name: str) -> list[tuple[EvaluationRow, Interval]]:
+def _defined(maps: Sequence[EvaluationRow], name: str) -> list[tuple[EvaluationRow, Interval]]:
     """Rows that have a number, with it."""
     return [(row, value) for row in maps if (value := row.metrics[name]) is not None]
 
@@ -117,13 +117,13 @@ def _list(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
     ax.set_ylim(len(maps) - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(axis="x", color="#e6e6e6", linewidth=0.6)
-    _bound(ax.set_xlim, _known(maps, name))
+    _bound(ax.set_xlim, _defined(maps, name))
 
 
 def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
     """Maps over layers: heads as points, their mean and the best as lines, baselines behind."""
-    known = _known(maps, name)
-    for row, value in known:
+    defined = _defined(maps, name)
+    for row, value in defined:
         if row.layer is None:
             colour = _colour(row, maps)
             ax.axhspan(value.low, value.high, color=colour, alpha=0.07, linewidth=0)
@@ -131,7 +131,7 @@ def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
         elif row.baseline is None and row.head not in (MEAN, BEST):
             ax.plot(row.layer, value.mean, ".", color=_colour(row, maps), markersize=4, alpha=0.5)
     lines: dict[str, list[tuple[EvaluationRow, Interval]]] = {}
-    for row, value in known:
+    for row, value in defined:
         if row.layer is not None and (row.head in (MEAN, BEST) or row.method is None):
             lines.setdefault(_label(row), []).append((row, value))
     for i, (label, line) in enumerate(lines.items()):
@@ -140,7 +140,7 @@ def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
     ax.set_xlabel("layer", fontsize=7, color=_FAINT)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    _bound(ax.set_ylim, known)
+    _bound(ax.set_ylim, defined)
 
 
 def _line(

@@ -12,7 +12,7 @@ _COARSEST = 8
 _KERNEL = torch.tensor([[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0, 1 / 6], [1 / 12, 1 / 6, 1 / 12]])
 
 
-def impute(pixels: Tensor, known: Tensor) -> Tensor:
+def impute(pixels: Tensor, known_pixels: Tensor) -> Tensor:
     """Each pixel that is not known becomes the weighted mean of its eight neighbours.
 
     Neighbours beside it weigh 1/6, across a corner 1/12; of a pixel at the edge those that are
@@ -22,35 +22,35 @@ def impute(pixels: Tensor, known: Tensor) -> Tensor:
 
     Args:
         pixels: (channels, height, width); what is not known may have any value.
-        known: (height, width) boolean, True somewhere.
+        known_pixels: (height, width) boolean, True somewhere.
 
     >>> line = torch.tensor([[[0.0, 9.0, 1.0]]])
     >>> impute(line, torch.tensor([[True, False, True]]))
     tensor([[[0.0000, 0.5000, 1.0000]]])
     """
-    if bool(known.all()):
+    if bool(known_pixels.all()):
         return pixels.clone()
-    start = torch.where(known, pixels, _guess(pixels, known))
-    return _solve(start, known)
+    start = torch.where(known_pixels, pixels, _guess(pixels, known_pixels))
+    return _solve(start, known_pixels)
 
 
-def noisy(pixels: Tensor, known: Tensor, noise: Tensor) -> Tensor:
+def noisy(pixels: Tensor, known_pixels: Tensor, noise: Tensor) -> Tensor:
     """`impute`, with `noise` of the pixels' shape added to what was imputed."""
-    return torch.where(known, pixels, impute(pixels, known) + noise)
+    return torch.where(known_pixels, pixels, impute(pixels, known_pixels) + noise)
 
 
-def _guess(pixels: Tensor, known: Tensor) -> Tensor:
+def _guess(pixels: Tensor, known_pixels: Tensor) -> Tensor:
     """A start that is right but for detail: the same problem at half the size, enlarged.
 
     Conjugate gradients mend what is rough in a few steps, and take as many as a hole is wide for
     what is smooth.
     """
     size = pixels.shape[1:]
-    filled = torch.where(known, pixels, 0.0)
+    filled = torch.where(known_pixels, pixels, 0.0)
     if max(size) <= _COARSEST:
-        mean = filled.sum((1, 2)) / known.sum()
+        mean = filled.sum((1, 2)) / known_pixels.sum()
         return mean[:, None, None].expand_as(pixels)
-    share = _halved(known[None].to(pixels.dtype))
+    share = _halved(known_pixels[None].to(pixels.dtype))
     small = _halved(filled) / share.clamp(min=1e-9)
     solved = impute(small, share[0] > 0)
     return F.interpolate(solved[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -64,21 +64,21 @@ def _halved(values: Tensor) -> Tensor:
     return pooled[0]
 
 
-def _solve(start: Tensor, known: Tensor) -> Tensor:
+def _solve(start: Tensor, known_pixels: Tensor) -> Tensor:
     """Conjugate gradients on (Σ w)·x_i − Σ w_ij·x_j = 0 of the unknown pixels i.
 
     The matrix is symmetric, and positive definite since something is known. All channels take
     their steps together, each of its own length.
     """
-    free = (~known).to(start.dtype)  # (h, w)
+    free = (~known_pixels).to(start.dtype)  # (h, w)
     weight = _neighbours(torch.ones_like(start[:1]))  # (1, h, w) of the neighbours that are there
-    inside = start[:, known]
+    inside = start[:, known_pixels]
     span = (inside.amax(1) - inside.amin(1)).clamp(min=1e-12)[:, None, None]
     x = start
     r = free * (_neighbours(x) - weight * x)
     p = z = r / weight  # Jacobi's preconditioner
     product = _dot(r, z)
-    for _ in range(4 * sum(known.shape) + 100):
+    for _ in range(4 * sum(known_pixels.shape) + 100):
         if bool((r.abs() <= TOLERANCE * span).all()):
             break
         q = free * (weight * p - _neighbours(p))

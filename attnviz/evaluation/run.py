@@ -20,7 +20,7 @@ from attnviz.output.make_record import readable
 class EvaluationRequest:
     """What every picture is asked; the values that the options of the same names take."""
 
-    asked: Questions
+    questions: Questions
     groups: tuple[str, ...]
     fit: Fit = "keep"
     mask: str | None = None
@@ -29,7 +29,7 @@ class EvaluationRequest:
 
 
 def examine(
-    pair: Pair, model: Model, control: Model | None, question: EvaluationRequest
+    pair: Pair, model: Model, control: Model | None, request: EvaluationRequest
 ) -> tuple[SummaryEntry, Observation]:
     """Everything that is asked of one picture: the model's maps, its control's, and trivial ones.
 
@@ -37,41 +37,43 @@ def examine(
         pair: the picture and its mask.
         model: whose maps are examined, with its class head where perturbation is asked.
         control: the same architecture with random weights; None where there is none.
-        question: what is asked.
+        request: what is asked.
 
     Raises:
         AttnvizError: whatever can be wrong with a picture, a mask, or the question.
     """
-    picture = load_image(pair.image, question.range)
+    picture = load_image(pair.image, request.range)
     objects = None
-    if MASKS in question.groups and pair.mask is not None:
+    if MASKS in request.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
-    seen = look(picture, model, question.asked, fit=question.fit, mask=question.mask)
-    judge = MapScorer(
-        seen, objects, perturbation=PERTURBATION in question.groups, seed=question.seed
+    observation = look(picture, model, request.questions, fit=request.fit, mask=request.mask)
+    scorer = MapScorer(
+        observation, objects, perturbation=PERTURBATION in request.groups, seed=request.seed
     )
-    answers = [answer(seen, question.asked, method) for method in question.asked.methods]
+    answers = [
+        answer(observation, request.questions, method) for method in request.questions.methods
+    ]
     for each in answers:  # of one question each, as the command line has seen to
         assert len(each.questions) == 1
-    scores = [score for each in answers for score in judge.maps(each)]
+    scores = [score for each in answers for score in scorer.maps(each)]
     if control is not None:
-        scores += _control(judge, picture, control, question)
-    scores += judge.trivial(answers[0])
+        scores += _control(scorer, picture, control, request)
+    scores += scorer.trivial(answers[0])
     mask = None if pair.mask is None else readable(pair.mask)
     entry = SummaryEntry(
         readable(pair.image), mask, model.spec, readable(model.weights), tuple(scores)
     )
-    return entry, seen
+    return entry, observation
 
 
 def _control(
-    judge: MapScorer, picture: Picture, control: Model, question: EvaluationRequest
+    scorer: MapScorer, picture: Picture, control: Model, request: EvaluationRequest
 ) -> list[Score]:
     """Scores of the maps of the same architecture, which is shown the same input."""
-    fit = judge.seen.placement.fit
-    seen = look(picture, control, question.asked, fit=fit, mask=question.mask)
+    fit = scorer.observation.placement.fit
+    observation = look(picture, control, request.questions, fit=fit, mask=request.mask)
     return [
         score
-        for method in question.asked.methods
-        for score in judge.maps(answer(seen, question.asked, method), RANDOM)
+        for method in request.questions.methods
+        for score in scorer.maps(answer(observation, request.questions, method), RANDOM)
     ]

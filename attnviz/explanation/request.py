@@ -86,7 +86,7 @@ class Questions:
         return "all" if any(METHODS[n].merges == "layers" for n in self.methods) else self.layers
 
 
-def check(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep") -> None:
+def check(picture: Picture, model: Model, questions: Questions, *, fit: Fit = "keep") -> None:
     """Whether all can be asked of a model and a picture, as far as is known before the run.
 
     Raises:
@@ -94,33 +94,35 @@ def check(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep"
             a score.
         ImageError: a mask picture that cannot be read.
     """
-    check_model(model, asked)
-    check_picture(picture, model, asked, fit=fit)
+    check_model(model, questions)
+    check_picture(picture, model, questions, fit=fit)
 
 
-def check_model(model: Model, asked: Questions) -> None:
+def check_model(model: Model, questions: Questions) -> None:
     """What `check` looks at that is the same for every picture.
 
     Raises:
         UsageError: heads or layers that the model does not have, or a score.
     """
-    chosen_layers, chosen_heads = parse_layers(asked.layers), parse_heads(asked.heads)
+    chosen_layers, chosen_heads = parse_layers(questions.layers), parse_heads(questions.heads)
     if model.plain and model.layers is not None:  # others may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
         choose_heads(chosen_heads, model.heads, model=model.spec)
-    for target in asked.targets:
+    for target in questions.targets:
         _check_target(model, target)
 
 
-def check_picture(picture: Picture, model: Model, asked: Questions, *, fit: Fit = "keep") -> None:
+def check_picture(
+    picture: Picture, model: Model, questions: Questions, *, fit: Fit = "keep"
+) -> None:
     """What `check` looks at that differs from picture to picture.
 
     Raises:
         UsageError: a query beside the picture.
         ImageError: a mask picture that cannot be read.
     """
-    for text in asked.queries:
+    for text in questions.queries:
         _check_query(picture, model, text, fit)
 
 
@@ -149,7 +151,7 @@ def _check_query(picture: Picture, model: Model, text: str, fit: Fit) -> None:
 def look(
     picture: Picture,
     model: Model,
-    asked: Questions,
+    questions: Questions,
     *,
     fit: Fit = "keep",
     mask: str | None = None,
@@ -161,27 +163,27 @@ def look(
     Args:
         picture: what is looked at.
         model: by what.
-        asked: the questions.
+        questions: what is asked.
         fit: how the picture is laid into the input.
         mask: path of a picture of what takes part.
     """
-    check(picture, model, asked, fit=fit)
+    check(picture, model, questions, fit=fit)
     part = None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
     return observe(
         picture,
         model,
         fit=fit,
         mask=part,
-        layers=asked.needed_layers,
-        gradients=asked.scored,
-        tokens=asked.needs_tokens,
+        layers=questions.needed_layers,
+        gradients=questions.scored,
+        tokens=questions.needs_tokens,
     )
 
 
 def look_many(
     pictures: Sequence[Picture],
     model: Model,
-    asked: Questions,
+    questions: Questions,
     *,
     fit: Fit = "keep",
     mask: str | None = None,
@@ -199,16 +201,16 @@ def look_many(
         model,
         fit=fit,
         masks=masks,
-        layers=asked.needed_layers,
-        gradients=asked.scored,
-        tokens=asked.needs_tokens,
+        layers=questions.needed_layers,
+        gradients=questions.scored,
+        tokens=questions.needs_tokens,
         lay=lay,
     )
 
 
 def answer(
     observation: Observation,
-    asked: Questions,
+    questions: Questions,
     method: str = DEFAULT,
     *,
     progress: Progress | None = None,
@@ -218,19 +220,19 @@ def answer(
     Queries, heads and settings are given to the methods that take them.
     """
     entry = METHODS[method]
-    shared = any(METHODS[name].merges == "nothing" for name in asked.methods)
+    shared = any(METHODS[name].merges == "nothing" for name in questions.methods)
     options: dict[str, Any] = {
-        option.name: asked.settings.get(option.name) for option in entry.options
+        option.name: questions.settings.get(option.name) for option in entry.options
     }
     return explain(
         observation,
-        query=asked.queries if entry.asks else "auto",
+        query=questions.queries if entry.asks else "auto",
         method=method,
-        target=asked.targets if entry.scored or asked.statistics == "all" else (),
-        layers=asked.layers,
-        heads=asked.heads if entry.merges == "nothing" or not shared else "all",
-        start_layer=asked.start_layer if entry.merges == "layers" else None,
-        statistics=asked.statistics,
+        target=questions.targets if entry.scored or questions.statistics == "all" else (),
+        layers=questions.layers,
+        heads=questions.heads if entry.merges == "nothing" or not shared else "all",
+        start_layer=questions.start_layer if entry.merges == "layers" else None,
+        statistics=questions.statistics,
         progress=progress,
         **options,
     )

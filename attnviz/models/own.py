@@ -101,15 +101,17 @@ def _described(
     dtype: Any,
 ) -> Model:
     """The model, and what it says of itself or is made of; `module` is how it is called."""
-    said = stated(model)
+    statements = stated(model)
     classifies = request.head == "class" or may_classify(model)
-    prefix = prefix_count(model, said)
-    patch = request.patch or multiple(model, said)
+    prefix = prefix_count(model, statements)
+    patch = request.patch or multiple(model, statements)
     exported = exported_shape(model)
-    own = exported or stated_shape(said)
-    side = SIZE if own is None else round(math.sqrt(math.prod(own)))
+    stated_size = exported or stated_shape(statements)
+    side = SIZE if stated_size is None else round(math.sqrt(math.prod(stated_size)))
     fixed = exported is not None
-    mean, std = normalisation(first(said, "mean", "image_mean"), first(said, "std", "image_std"))
+    mean, std = normalisation(
+        first(statements, "mean", "image_mean"), first(statements, "std", "image_std")
+    )
     return Model(
         spec=request.spec,
         weights=request.weights or "own",
@@ -119,19 +121,21 @@ def _described(
         features=None,
         tokens="patches",
         patch=patch,
-        size=fixed_size(request, side, fixed=fixed, shape=own),
+        size=fixed_size(request, side, fixed=fixed, shape=stated_size),
         prefix=prefix,
         class_token=prefix > 0 and has_class_token(model),
-        own_shape=None if request.size or own == (side, side) else own,
+        own_shape=None if request.size or stated_size == (side, side) else stated_size,
         other_shapes=tuple(
-            dict.fromkeys([*([own] if own else ()), *fitting_shapes(model, patch, prefix)])
+            dict.fromkeys(
+                [*([stated_size] if stated_size else ()), *fitting_shapes(model, patch, prefix)]
+            )
         ),
-        position_shape=own or position_shape(model, patch, prefix),
+        position_shape=stated_size or position_shape(model, patch, prefix),
         position_table=position_count(model),
         fixed=fixed,
         mean=mean,
         std=std,
-        resample=FILTERS.get(str(said.get("interpolation")), FILTERS["bicubic"]),
+        resample=FILTERS.get(str(statements.get("interpolation")), FILTERS["bicubic"]),
         seed=request.seed,
         head="class" if classifies else "none",
         head_assumed=True,  # a module that does not say otherwise is taken to give logits

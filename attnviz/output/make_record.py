@@ -38,17 +38,17 @@ def make_record(
         animation: the moving picture that was made of them.
         moment: which frame of a clip the picture is.
     """
-    seen, answers = explanation.observation, explanation.answers
+    observation, answers = explanation.observation, explanation.answers
     return records.Record(
-        image=image_info(seen.picture),
+        image=image_info(observation.picture),
         moment=moment,
-        model=model_info(seen),
-        tokens=_tokens(seen, answers[-1]),
+        model=model_info(observation),
+        tokens=_tokens(observation, answers[-1]),
         query=_query(explanation.query),
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
-        check=check_info(seen, explanation.layers),
+        check=check_info(observation, explanation.layers),
         heads=[
             _head(explanation, answer, scale, file)
             for answer, scale, file in zip(
@@ -59,23 +59,26 @@ def make_record(
             )
         ],
         animation=animation,
-        layers=[_layer(seen, number, more) for number, more in explanation.more.items()] or None,
+        layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
+        or None,
     )
 
 
-def check_info(seen: Observation, layers: Sequence[int] | None = None) -> records.Check:
+def check_info(observation: Observation, layers: Sequence[int] | None = None) -> records.Check:
     """Whether what is drawn of some layers, or of all, can be trusted; and what is not drawn."""
     assumed = [
-        reason for number, reason in seen.assumed.items() if layers is None or number in layers
+        reason
+        for number, reason in observation.assumed.items()
+        if layers is None or number in layers
     ]
-    calls = [*seen.calls.not_drawn.items(), *((None, what) for what in seen.unread)]
+    calls = [*observation.calls.not_drawn.items(), *((None, what) for what in observation.unread)]
     return records.Check(
-        verified=not seen.unexplained,
-        max_error=max(seen.errors.values()),
+        verified=not observation.unexplained,
+        max_error=max(observation.errors.values()),
         places="assumed" if assumed else "measured",
         places_reason=assumed[0] if assumed else None,
-        loaded=seen.model.loaded,
-        load_notes=list(seen.model.notes) or None,
+        loaded=observation.model.loaded,
+        load_notes=list(observation.model.notes) or None,
         not_drawn=[records.NotDrawn(layer=n, reason=reason) for n, reason in calls],
     )
 
@@ -102,13 +105,15 @@ def _head(
     )
 
 
-def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
+def _layer(observation: Observation, number: int, more: More) -> records.LayerInfo:
     """What concerns heads or tokens of a layer beside each other."""
-    layer, norms = seen.layers[number], more.high_norm
+    layer, norms = observation.layers[number], more.high_norm
     high: dict[str, Any] = {}
     if norms is not None:
         found = [
-            records.HighNormToken(norm=token.value, **_token(seen, layer, layer.queries, token))
+            records.HighNormToken(
+                norm=token.value, **_token(observation, layer, layer.queries, token)
+            )
             for token in norms.tokens
         ]
         high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
@@ -118,7 +123,9 @@ def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
         jensen_shannon=more.jensen_shannon.tolist(),
         sinks=[
             records.Sink(
-                head=token.head, received=token.value, **_token(seen, layer, layer.keys, token)
+                head=token.head,
+                received=token.value,
+                **_token(observation, layer, layer.keys, token),
             )
             for token in more.sinks
             if token.head is not None
@@ -127,18 +134,18 @@ def _layer(seen: Observation, number: int, more: More) -> records.LayerInfo:
     )
 
 
-def _token(seen: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
+def _token(observation: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
     """Which token it is, and where its cell lies on the picture, if it does."""
-    said: dict[str, Any] = {
+    info: dict[str, Any] = {
         "token": token.token,
-        "kind": token.kind(class_token=class_token_of(seen, layer)),
+        "kind": token.kind(class_token=class_token_of(observation, layer)),
         "window": token.window if layout.windows > 1 else None,
     }
     if token.cell >= 0:
         row, column = divmod(token.cell, layout.columns)
-        if seen.drawn_on(layout)[row, column]:
-            said["x"], said["y"] = seen.placed(layout).visible_centre(row, column)
-    return said
+        if observation.drawn_on(layout)[row, column]:
+            info["x"], info["y"] = observation.placed(layout).visible_centre(row, column)
+    return info
 
 
 def image_info(picture: Picture) -> records.Image:
@@ -151,14 +158,14 @@ def image_info(picture: Picture) -> records.Image:
     )
 
 
-def model_info(seen: Observation) -> records.ModelInfo:
+def model_info(observation: Observation) -> records.ModelInfo:
     """What was run."""
-    model = seen.model
+    model = observation.model
     return records.ModelInfo(
         spec=model.spec,
         weights=readable(model.weights),
-        layers=seen.count,
-        heads=max(layer.call.heads for layer in seen.layers.values()),
+        layers=observation.count,
+        heads=max(layer.call.heads for layer in observation.layers.values()),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         features=model.features,
@@ -166,11 +173,11 @@ def model_info(seen: Observation) -> records.ModelInfo:
     )
 
 
-def _tokens(seen: Observation, answer: Answer) -> records.Tokens:
+def _tokens(observation: Observation, answer: Answer) -> records.Tokens:
     """The grid of one answer."""
     grid = answer.placement.grid
     return records.Tokens(
-        kind=seen.model.tokens,
+        kind=observation.model.tokens,
         rows=grid.rows,
         columns=grid.columns,
         patch=grid.patch,
@@ -178,7 +185,7 @@ def _tokens(seen: Observation, answer: Answer) -> records.Tokens:
         input_width=grid.input_width,
         input_height=grid.input_height,
         fit=answer.placement.fit,
-        masked=seen.masked,
+        masked=observation.masked,
     )
 
 

@@ -27,7 +27,7 @@ def png(explanation: Explanation) -> bytes:
 
 def html(explanation: Explanation) -> str:
     """The sheet, and a table of all numbers below it that opens when it is clicked."""
-    said = heading(explanation)
+    caption = heading(explanation)
     data = b64encode(png(explanation)).decode()
     rows = make_record(explanation).rows()
     names = [
@@ -36,8 +36,8 @@ def html(explanation: Explanation) -> str:
         if name not in _LEFT_OUT and any(row[name] is not None for row in rows)
     ]
     headings = [name.replace("_", " ") for name in names]
-    numbers = table(said, headings, [[row[name] for name in names] for row in rows])
+    numbers = table(caption, headings, [[row[name] for name in names] for row in rows])
     return (
-        f'<img alt="{escape(said)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+        f'<img alt="{escape(caption)}" style="max-width:100%" src="data:image/png;base64,{data}">'
         f"<details><summary>in numbers</summary>{numbers}</details>"
     )

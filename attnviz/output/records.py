@@ -234,10 +234,10 @@ class LayerInfo(RecordPart):
 
     def data(self) -> dict[str, Any]:
         """As plain data; parts that do not apply are left out."""
-        data = _said(self.model_dump())
+        data = _in_words(self.model_dump())
         for name in ("sinks", "high_norm"):
             if name in data:
-                data[name] = [_said(token) for token in data[name]]
+                data[name] = [_in_words(token) for token in data[name]]
         return data
 
 
@@ -293,18 +293,20 @@ class Record(RecordPart):
 
 def _without(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Data without those of its parts that do not apply, and what is null in these."""
-    said: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in data.items():
         if key in names and isinstance(value, dict):
-            said[key] = _said(value) if key in ("query", "target") else value
+            flat[key] = _in_words(value) if key in ("query", "target") else value
         elif key not in names or value is not None:
-            said[key] = value
-    return said
+            flat[key] = value
+    return flat
 
 
-def _said(part: dict[str, Any]) -> dict[str, Any]:
+def _in_words(part: dict[str, Any]) -> dict[str, Any]:
     """What is not null of a query or a target."""
-    inner = {key: _said(value) if isinstance(value, dict) else value for key, value in part.items()}
+    inner = {
+        key: _in_words(value) if isinstance(value, dict) else value for key, value in part.items()
+    }
     return {key: value for key, value in inner.items() if value is not None}
 
 

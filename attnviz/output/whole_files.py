@@ -251,8 +251,8 @@ def _earlier(
         named = {entry.get("file") for entry in (*entries, record.get("animation") or {})}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-    known = {name for name in named if isinstance(name, str) and pattern.fullmatch(name)}
-    found = known | set(beside if known else ())
+    known_names = {name for name in named if isinstance(name, str) and pattern.fullmatch(name)}
+    found = known_names | set(beside if known_names else ())
     return {name for name in found if ours and path.with_name(name).is_file()}
 
 

@@ -56,9 +56,9 @@ def animate(
         part = replace(explanation, answers=tuple(explanation.answers[n] for n in numbers))
         cells = cells_on(part, preview, [scales[n] for n in numbers], style, side)
         places = [*cells, *[None] * (most - len(cells))]
-        said = f"{_what(explanation, part.answers[0], by)}  ·  {heading(part)}"
+        caption = f"{_what(explanation, part.answers[0], by)}  ·  {heading(part)}"
         frames.append(
-            compose(first, places, style.colours, title=said, columns=columns, beside=True)
+            compose(first, places, style.colours, title=caption, columns=columns, beside=True)
         )
     return frames
 
@@ -100,5 +100,7 @@ def _what(explanation: Explanation, answer: Answer, by: By) -> str:
     """Where a frame stands: of how many layers, of how many heads."""
     layers = explanation.observation.count
     upto = "up to layer" if merges_layers(explanation) else "layer"
-    said = f"{upto} {answer.layer} of 0 to {layers - 1}"
-    return f"{said}, head {answer.head}" if by == "heads" and answer.head is not None else said
+    caption = f"{upto} {answer.layer} of 0 to {layers - 1}"
+    return (
+        f"{caption}, head {answer.head}" if by == "heads" and answer.head is not None else caption
+    )

@@ -136,7 +136,7 @@ def _animation(
     """Write the moving picture, where one is asked for."""
     if drawing.animate is None:
         return None, []
-    said, path = write_animation(
+    animation, path = write_animation(
         explanation,
         folder,
         drawing.animate,
@@ -146,7 +146,7 @@ def _animation(
         style=style,
         preview=preview,
     )
-    return said, [path]
+    return animation, [path]
 
 
 def _at_once(

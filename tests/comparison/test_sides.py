@@ -105,11 +105,11 @@ def test_every_layer_and_question_is_a_side(photo: Picture) -> None:
     queries = ["cls", "10,10", "mean"]
     maps = attnviz.explain(tiny, query=queries, layers="0,3", heads="0,2")
     sides = sides_of(maps)
-    found = [(str(side.query), side.said.layer) for side in sides]
+    found = [(str(side.query), side.info.layer) for side in sides]
     assert found == [(query, layer) for query in queries for layer in (0, 3)]
     for side, (question, layer) in zip(sides, np.ndindex(3, 2), strict=True):
         np.testing.assert_allclose(side.values, maps.maps[question, layer].mean(0), rtol=1e-6)
-        assert (side.said.head, side.said.heads) == ("mean", [0, 2])
+        assert (side.info.head, side.info.heads) == ("mean", [0, 2])
     assert attnviz.compare(maps).matrix("pearson").shape == (6, 6)
 
 
@@ -119,9 +119,9 @@ def test_one_head_and_merged_heads_are_themselves(photo: Picture) -> None:
     merged = attnviz.explain(tiny, method="rollout", start_layer=2)
     for maps, head in ((one, 3), (merged, None)):
         (side,) = sides_of(maps)
-        assert (side.said.head, side.said.heads) == (head, None)
+        assert (side.info.head, side.info.heads) == (head, None)
         np.testing.assert_array_equal(side.values, maps.maps[0, 0])
-    assert sides_of(merged)[0].said.options == {"fusion": "mean", "discard": 0.0, "start_layer": 2}
+    assert sides_of(merged)[0].info.options == {"fusion": "mean", "discard": 0.0, "start_layer": 2}
 
 
 def test_a_side_is_kept_without_its_model(photo: Picture) -> None:

@@ -95,7 +95,7 @@ class StartOptions(WhereOptions):
                 "registerN"
             )
 
-    def asked(self) -> Questions:
+    def to_questions(self) -> Questions:
         """As `look` takes it; rollout goes through all layers, whichever the page has."""
         from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once options are checked
 
@@ -148,7 +148,7 @@ class SettingOptions:
         return tuple(dict.fromkeys(found))
 
 
-def _asked(
+def _questions(
     where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
     """Everything that is asked, as `look` takes it."""
@@ -223,9 +223,9 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         """Whether the importance of heads is computed, which takes a gradient."""
         return False
 
-    def asked(self) -> Questions:
+    def to_questions(self) -> Questions:
         """As `look` takes it."""
-        return _asked(self, self, self.methods)
+        return _questions(self, self, self.methods)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -241,7 +241,7 @@ class QuestionOptions(QuestionsOptions):
     def _importance(self) -> bool:
         return self.stats == "all"
 
-    def asked(self, animate: str | None = None) -> Questions:
+    def to_questions(self, animate: str | None = None) -> Questions:
         """As `look` takes it, so that there is something to `animate`.
 
         Of the last layer alone there is no movement from layer to layer: it is all of them then.
@@ -254,6 +254,6 @@ class QuestionOptions(QuestionsOptions):
             raise UsageError(
                 f"--animate heads: {merging[0]} merges all heads; use --animate layers"
             )
-        asked = _asked(self, self, self.methods, statistics=self.stats)
+        to_questions = _questions(self, self, self.methods, statistics=self.stats)
         every = animate == "layers" and self.layers == WhereOptions.layers
-        return replace(asked, layers="all") if every else asked
+        return replace(to_questions, layers="all") if every else to_questions
