@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from attnviz.cli.options.panels import PANELS
+from attnviz.cli.value_checks import check_values
 from attnviz.errors import UsageError, closest
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ class Command(TyperCommand):
         """Read the arguments.
 
         Raises:
-            UsageError: an option that takes one value is given twice.
+            UsageError: an option that takes one value is given twice, or a value cannot be meant.
         """
         if not ctx.resilient_parsing:  # completion reads half a line
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            given, _, order = self.make_parser(ctx).parse_args(list(args))
             check_repeated(order, args)
+            if not given.get("help"):
+                check_values(self.get_params(ctx), given)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

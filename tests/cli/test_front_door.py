@@ -259,3 +259,27 @@ def test_a_schema_names_its_own(which: str, capfd: pytest.CaptureFixture[str]) -
     kind = "" if which == "record" else f"{which if which != 'evaluate' else 'evaluation'}/"
     assert found["properties"]["schema"]["const"] == f"attnviz/{kind}1"
     assert found["required"][0] == "schema"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fit", "squas"], "--fit: unknown value 'squas'; did you mean squash?"),
+        (["--fit", "z"], "--fit: unknown value 'z'; choose from keep, crop, pad, squash"),
+        (["--alpha", "half"], "--alpha 'half' is no number; give a number from 0.0 to 1.0"),
+        (["--alpha", "nan"], "--alpha nan: give a number from 0.0 to 1.0"),
+        (["--size", "0"], "--size 0: give a whole number from 1 to 16384"),
+        (["-m", "wit"], "unknown model 'wit'"),
+        (["--scale", "wide"], "--scale 'wide' cannot be read"),
+        (["-q", "cls", "-q", "1,2,3"], "1,2,3"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_needs_no_pydantic(options: list[str], words: str) -> None:
+    code = (
+        "import sys; from attnviz.cli import main; code = main(sys.argv[1:]); "
+        "assert code == 2 and 'pydantic' not in sys.modules"
+    )
+    line = [sys.executable, "-c", code, "show", "nothing.jpg", *options]
+    run = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert words in run.stderr
+    assert len(run.stderr.splitlines()) == 1

@@ -7,9 +7,10 @@ from PIL import Image
 from rich.console import Console
 
 import attnviz
+from attnviz.drawing.explained_sheet import shortened
 from attnviz.drawing.overlay import colour_table
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import Cell, compose, thumbnail
+from attnviz.drawing.sheet import Cell, bar_label, compose, thumbnail
 from attnviz.drawing.terminal import for_terminal
 from attnviz.output.write_pictures import write_pictures
 
@@ -79,3 +80,23 @@ def test_the_terminal_picture_fits_its_window() -> None:
     lines = console.export_text().rstrip("\n").split("\n")
     assert len(lines) <= 20
     assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+@pytest.mark.parametrize(
+    ("scale", "label"),
+    [
+        (Range("head", 0.0004, 0.031), "0.0004 … 0.031"),
+        (Range("log", 0.0004, 0.031), "0.0004 … 0.031 (log)"),
+        (Range("head", 0.01401, 0.01404), "0.01401 … 0.01404"),
+        (Range("all", 0.0140001, 0.0140002), "0.014 everywhere"),
+        (Range("fixed", 0.0, 1.0), "0 … 1"),
+    ],
+)
+def test_the_ends_of_a_bar_are_told_apart(scale: Range, label: str) -> None:
+    assert bar_label(scale) == label
+
+
+def test_a_long_path_leaves_room_for_the_query() -> None:
+    assert shortened("dinov2-small") == "dinov2-small"
+    path = "/data/experiments/checkpoints/run-17/" + "x" * 12
+    assert shortened(path) == f"…{path[-32:]}"
