@@ -52,7 +52,8 @@ def describe(
 ) -> SimpleNamespace:
     """Numbers of one map, by the names of `MAP_NUMBERS`; NaN where one is not defined.
 
-    >>> describe(answer.values, answer.drawn, answer.placement).area60
+    >>> first = explanation.answers[0]
+    >>> describe(first.values, first.drawn, first.placement).area60
 
     Args:
         values: (rows, columns) weights, as drawn.
