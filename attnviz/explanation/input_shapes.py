@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from attnviz.explanation.forward_errors import ForwardError, takes_more, unknown_shape
 from attnviz.geometry.placement import Fit, Placement
-from attnviz.io.picture import Picture
+from attnviz.io.picture import PictureLike
 from attnviz.models.failures import message
 from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model
 
 
-def first_placement(model: Model, picture: Picture, fit: Fit) -> Placement:
+def first_placement(model: Model, picture: PictureLike, fit: Fit) -> Placement:
     """How a picture is laid at first: as `Model.place` does, unless positions would be wrong.
 
     No more tokens than a model has positions, in other rows and columns, may get those of other
@@ -52,7 +52,7 @@ def _check_table(model: Model, placement: Placement) -> None:
 
 
 def placements(
-    model: Model, picture: Picture, fit: Fit, failures: Sequence[ForwardError]
+    model: Model, picture: PictureLike, fit: Fit, failures: Sequence[ForwardError]
 ) -> Iterator[tuple[Placement, bool]]:
     """A picture as it is laid at first, at the model's own size, and in shapes that it may take.
 
