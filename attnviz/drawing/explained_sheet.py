@@ -93,8 +93,8 @@ def original(
     caption: str | None = None,
 ) -> Cell:
     """The photograph, or a smaller one, with the queries marked on it where they are places."""
-    picture = with_pixels(explanation.observation.picture)
-    preview = preview or picture
+    picture = explanation.observation.picture
+    preview = preview or with_pixels(picture)
     image = preview.image()
     factors = 2 * (preview.width / picture.width, preview.height / picture.height)
     for query in dict.fromkeys(question.query for question in explanation.questions):
