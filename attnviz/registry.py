@@ -256,7 +256,7 @@ class Table(Mapping[str, E], Generic[E]):
         known = {o.name: o for other in found.values() for o in other.declared_options}
         for option in entry.declared_options:
             if not option.name.isidentifier() or not option.fits(known.get(option.name, option)):
-                raise ValueError(f"its option {option.name!r} is another method's, of another kind")
+                raise ValueError(f"its option {option.name!r} differs from another entry's option")
         return entry
 
 
