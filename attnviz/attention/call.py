@@ -194,5 +194,5 @@ class AttentionCall(CallTensors):
         if needed > limit:
             raise MemoryLimitError(
                 f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
-                f"limit of {limit / 1e9:.1f} GB; ask received() or entropy() instead"
+                f"limit of {limit / 1e9:.1f} GB; call received() or entropy() instead"
             )

@@ -157,7 +157,7 @@ def run_tail(
         RecordingError: the call has no block, or the blocks are not a plain stack.
     """
     if number not in blocks:
-        raise RecordingError(f"call {number} is in no block; ask one of {_in_words(list(blocks))}")
+        raise RecordingError(f"call {number} is in no block; choose {_in_words(list(blocks))}")
     shapes = {tuple(t.shape) for block in blocks.values() for t in (block.input, block.output)}
     if len(shapes) > 1:
         raise RecordingError(

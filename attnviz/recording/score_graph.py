@@ -68,7 +68,7 @@ class Scores:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return _shape(self.dims)
 
     def changed(self, kind: Literal["times", "plus"], operand: float | Tensor) -> "Scores":
@@ -163,7 +163,7 @@ class Weights:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return _shape(self.dims)
 
 
@@ -182,7 +182,7 @@ class Exponentials:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return _shape(self.dims)
 
 
