@@ -1,15 +1,15 @@
-"""Everything that attnviz raises on purpose.
+"""The errors that attnviz raises on purpose.
 
     AttnvizError            1   the root: catch this one
-    ├── UsageError          2   an option or argument that cannot be meant
-    ├── ImageError          1   a picture that cannot be read
+    ├── UsageError          2   an option or argument is wrong
+    ├── ImageError          1   a picture cannot be read
     ├── ModelError          1   a model or its weights cannot be used
-    ├── DeviceError         1   a device that is not there
+    ├── DeviceError         1   a device does not exist
     ├── RecordingError      1   nothing, or nothing usable, was recorded
-    ├── MemoryLimitError    1   a request that would not fit in memory
-    ├── MissingExtraError   1   an optional part that is not installed
-    ├── OutputError         1   a file that cannot be written
-    └── PluginError         1   another package's entry of a table that fails
+    ├── MemoryLimitError    1   a request needs more memory than allowed
+    ├── MissingExtraError   1   an optional part is not installed
+    ├── OutputError         1   a file or folder cannot be written
+    └── PluginError         1   a table entry of another package fails
 
 The number is the exit code of the command line. A message is one line: what is wrong, with
 which file or value, and the next thing to type.
@@ -43,57 +43,57 @@ class AttnvizError(Exception):
 
 
 class UsageError(AttnvizError):
-    """An option or argument that cannot be meant."""
+    """An option or argument is wrong."""
 
     exit_code = ExitCode.USAGE
 
 
 class ImageError(AttnvizError):
-    """A picture that cannot be read."""
+    """A picture cannot be read."""
 
 
 class ModelError(AttnvizError):
-    """A model, or its weights, that cannot be used."""
+    """A model or its weights cannot be used."""
 
 
 class DeviceError(AttnvizError):
-    """A device that was asked for by name and is not there."""
+    """A device that the user named does not exist."""
 
 
 class RecordingError(AttnvizError):
-    """A model run that left no attention call, or one that cannot be asked."""
+    """A model run has no attention calls, or a call cannot give the requested result."""
 
 
 class MemoryLimitError(AttnvizError):
-    """A request that would need more memory than the stated limit."""
+    """A request needs more memory than the limit."""
 
 
 class MissingExtraError(AttnvizError):
-    """An optional part of attnviz that is not installed."""
+    """An optional part of attnviz is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional part: pip install 'attnviz[{extra}]'")
 
 
 class OutputError(AttnvizError):
-    """A file or folder that cannot be written."""
+    """A file or folder cannot be written."""
 
 
 class PluginError(AttnvizError):
-    """The code of an entry that another package adds to a table, which fails."""
+    """A table entry that another package adds fails."""
 
 
 def closest(name: str, choices: Iterable[str], *, limit: int = 3) -> list[str]:
-    """Known names that look like one that is not known, the most similar first.
+    """Known names that are similar to an unknown name, the most similar first.
 
-    A name that begins with what was typed counts as similar.
+    A known name that begins with the unknown name counts as similar.
 
     >>> closest("rolout", ["attention", "rollout"])
     ['rollout']
     >>> closest("dino", ["vit-base", "dino-vits8", "dinov2-base"])
     ['dino-vits8', 'dinov2-base']
     """
-    from difflib import get_close_matches  # noqa: PLC0415 — for a wrong name only
+    from difflib import get_close_matches  # noqa: PLC0415 — needed only for a wrong name
 
     names = {each.lower(): each for each in choices}
     wanted = name.lower()
@@ -103,7 +103,7 @@ def closest(name: str, choices: Iterable[str], *, limit: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean …?` with the known names that look like one, or nothing.
+    """`; did you mean …?` with the known names that are similar, or an empty string.
 
     >>> did_you_mean("rolout", ["attention", "rollout"])
     '; did you mean rollout?'
@@ -113,7 +113,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, see: str) -> UsageError:
-    """The error for a name that a table does not have; `see` is the command that lists them.
+    """The error for a name that a table does not have; `see` is the command that lists its names.
 
     >>> str(unknown("method", "rolout", ["attention", "rollout"], see="attnviz methods"))
     "unknown method 'rolout'; did you mean rollout? Else see `attnviz methods`"

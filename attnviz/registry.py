@@ -1,9 +1,9 @@
-"""What a table of choices is made of, and how other packages add to it.
+"""Tables of choices, their entries, and the entry points by which other packages add to them.
 
-Tables name their code as strings, so that `--help`, `attnviz methods` and the documentation
-come from them without importing torch. A package adds an entry by an entry point: the table's
-group, the entry's name, and where the entry object is. An entry point that cannot be used is one
-warning that names its package; everything else goes on.
+A table names its code as strings, so `--help`, `attnviz methods` and the documentation read it
+without importing torch. A package adds an entry by an entry point, which has the table's group,
+the entry's name, and the location of the entry object. If an entry point cannot be used, attnviz
+logs one warning that names the package, and continues.
 """
 
 import os
@@ -26,15 +26,15 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Option:
-    """An option that an entry declares: of Python by its name, of the command line by its flag.
+    """An option that an entry declares: Python uses its name, the command line its flag.
 
     Attributes:
-        name: a Python name; the flag has dashes for underscores.
+        name: a Python name; the flag has dashes instead of underscores.
         kind: `int`, `float`, `str`, `bool`, or the words to choose from.
-        default: its value unless given.
-        help: what it is, in a sentence.
+        default: the value if none is given.
+        help: a description in one sentence.
         minimum, maximum: bounds of a number, inclusive.
-        metavar: what stands for the value in `--help`.
+        metavar: the placeholder for the value in `--help`.
         package: name and version of the package that adds it; empty for an option of attnviz.
     """
 
@@ -49,7 +49,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """What the command line calls it.
+        """The option's name on the command line.
 
         >>> Option("start_layer", int, 0, "First layer.").flag
         '--start-layer'
@@ -60,7 +60,7 @@ class Option:
         """Refuse a value that the option cannot have.
 
         Raises:
-            UsageError: it is of another kind, none of the words, or out of bounds.
+            UsageError: the value has the wrong type, is none of the words, or is out of bounds.
         """
         if isinstance(self.kind, tuple):
             if value not in self.kind:
@@ -71,24 +71,24 @@ class Option:
             raise UsageError(f"{self.flag} {value!r}: give a value of type {self.kind.__name__}")
         low, high = self.minimum, self.maximum
         inside = (low is None or value >= low) and (high is None or value <= high)
-        if not inside:  # NaN is not
+        if not inside:  # NaN is outside too
             bounds = [f"from {low}" * (low is not None), f"to {high}" * (high is not None)]
             raise UsageError(f"{self.flag} {value}: give a value {' '.join(filter(None, bounds))}")
 
     def fits(self, other: "Option") -> bool:
-        """Whether both can be one option of the command line."""
+        """Whether both options can share one flag of the command line."""
         one, two = ((o.kind, o.minimum, o.maximum) for o in (self, other))
         return one == two
 
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One choice: where its code is, what it is in a line, and where it comes from.
+    """One choice of a table: where its code is, a one-line summary, and its reference.
 
     Attributes:
         code: `package.module:name` of a function.
-        summary: what it is, in a line.
-        reference: a paper, or a page.
+        summary: a description in one line.
+        reference: a paper or a web page.
         package: name and version of the package that adds it; empty for an entry of attnviz.
     """
 
@@ -106,7 +106,7 @@ class TableEntry:
         """Import the code that this entry names.
 
         Raises:
-            PluginError: it is another package's, and cannot be imported.
+            PluginError: the entry is from another package and cannot be imported.
         """
         return self.run(lambda: load(self.code))
 
@@ -114,18 +114,18 @@ class TableEntry:
         """Import the code that this entry names, and call it.
 
         Raises:
-            PluginError: it is another package's, and raises something.
+            PluginError: the entry is from another package and its code raises an exception.
         """
         code = self.load()
         return self.run(lambda: code(*values, **options))
 
     def run(self, do: Callable[[], T]) -> T:
-        """Do something with the entry's code; an error of another package names the package.
+        """Call `do`, and turn an exception from another package's code into an error that names it.
 
-        Errors that attnviz raises on purpose, and those of memory, stay as they are.
+        Errors that attnviz raises on purpose and out-of-memory errors pass through unchanged.
 
         Raises:
-            PluginError: the code is another package's, and raises something.
+            PluginError: the entry is from another package and its code raises an exception.
         """
         if not self.package:
             return do()
@@ -135,7 +135,7 @@ class TableEntry:
             raise
         except Exception as error:
             if isinstance(error, RuntimeError) and "allocate" in str(error):
-                raise  # torch says so that memory has run out
+                raise  # torch reports in this way that memory has run out
             raise PluginError(
                 f"{self._failure(error)}; see the traceback with --debug, or remove the package"
             ) from error
@@ -144,11 +144,13 @@ class TableEntry:
         return f"{self.package}: {self.code} fails ({_in_a_line(error)})"
 
     def run_or(self, otherwise: T, do: Callable[[], T]) -> T:
-        """Do what nobody chose by name; an error of another package is a warning.
+        """Call `do` for an entry that the user did not choose by name.
+
+        If another package's code raises an exception, this is a warning and not an error.
 
         Args:
-            otherwise: what stands in the place of the result then.
-            do: what calls the entry's code.
+            otherwise: the result in that case.
+            do: a function that calls the entry's code.
         """
         try:
             return self.run(do)
@@ -164,18 +166,18 @@ E = TypeVar("E", bound=TableEntry)
 
 
 class Table(Mapping[str, E], Generic[E]):
-    """Entries by name: those of attnviz, then those that other packages add.
+    """Entries by name: first those of attnviz, then those that other packages add.
 
-    Entry points are read when a name is looked up that attnviz does not have, or when the table
-    is listed.
+    Entry points are read when the table is listed, or when someone looks up a name that is not an
+    entry of attnviz.
 
     Args:
-        group: of the entry points, such as `attnviz.methods`.
-        kind: class of the entries.
-        entries: those of attnviz.
-        accepts: whether an entry of the group belongs to this table; all do unless given.
-        reserved: names that no other package can give.
-        identifiers: whether names are fields of records, and so must be Python names.
+        group: the group of the entry points, such as `attnviz.methods`.
+        kind: the class of the entries.
+        entries: the entries of attnviz.
+        accepts: whether an entry of the group belongs to this table; by default every entry does.
+        reserved: names that no other package may use.
+        identifiers: whether names are fields of records and therefore must be Python names.
     """
 
     def __init__(
@@ -212,7 +214,7 @@ class Table(Mapping[str, E], Generic[E]):
 
     @property
     def options(self) -> dict[str, Option]:
-        """Every option that an entry declares, once, by its name."""
+        """All options that entries declare, each once, by name."""
         found: dict[str, Option] = {}
         for entry in self._all.values():
             for option in entry.declared_options:
@@ -241,7 +243,7 @@ class Table(Mapping[str, E], Generic[E]):
         """The entry that an entry point names.
 
         Raises:
-            Exception: it cannot be used; the message says why.
+            Exception: the entry cannot be used; the message says why.
         """
         name = point.name
         if not _NAME.fullmatch(name) or (self._identifiers and not name.isidentifier()):
@@ -254,13 +256,13 @@ class Table(Mapping[str, E], Generic[E]):
         known = {o.name: o for other in found.values() for o in other.declared_options}
         for option in entry.declared_options:
             if not option.name.isidentifier() or not option.fits(known.get(option.name, option)):
-                raise ValueError(f"its option {option.name!r} is another method's, of another kind")
+                raise ValueError(f"its option {option.name!r} differs from another entry's option")
         return entry
 
 
 @cache
 def load(code: str) -> Any:
-    """Import what `package.module:name` names.
+    """Import the object at `package.module:name`.
 
     >>> load("math:sqrt")(9)
     3.0
@@ -269,7 +271,7 @@ def load(code: str) -> Any:
 
 
 def entry_points(group: str) -> "tuple[EntryPoint, ...]":
-    """Entry points of a group, by package and name; installed packages are read once."""
+    """Entry points of a group, sorted by package and name; installed packages are read once."""
     return _installed().get(group, ())
 
 
@@ -278,12 +280,12 @@ def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
     """The entry points of all groups that begin with `attnviz.`."""
     if not any(map(_may_have_some, sys.path)):
         return {}
-    from importlib import metadata  # noqa: PLC0415 — only where a table is listed
+    from importlib import metadata  # noqa: PLC0415 — only when a table is listed
 
     found: dict[str, list[EntryPoint]] = {}
     try:
         for package in metadata.distributions():
-            # Of all packages those few are parsed that have an entry point of ours.
+            # Only packages that have an attnviz entry point are parsed.
             if "[attnviz." in (package.read_text("entry_points.txt") or ""):
                 found.setdefault(package.name, list(package.entry_points))  # the first is imported
     except Exception as error:
@@ -296,15 +298,15 @@ def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
 
 
 def _may_have_some(folder: str) -> bool:
-    """Whether a package in a folder of `sys.path` may have an entry point of ours.
+    """Whether a package in a folder of `sys.path` may have an attnviz entry point.
 
-    `importlib.metadata` takes longer to import than all files take to be looked at.
+    Reading all these files takes less time than importing `importlib.metadata`.
     """
     try:
         with os.scandir(folder or ".") as entries:
             infos = [e.path for e in entries if e.name.endswith((".dist-info", ".egg-info"))]
     except OSError:
-        return os.path.isfile(folder)  # noqa: PTH113 — an archive; pathlib costs start-up
+        return os.path.isfile(folder)  # noqa: PTH113 — an archive; pathlib slows start-up
     for info in infos:
         try:
             with open(f"{info}/entry_points.txt", "rb") as file:  # noqa: PTH123
@@ -324,11 +326,11 @@ _warned: set[str] = set()
 
 
 def warn(line: str, *, once: str | None = None) -> None:
-    """Log a warning, which is a line on standard error unless logging is set up; each once.
+    """Log a warning once; without a logging configuration it is one line on standard error.
 
     Args:
-        line: what is wrong, and what to do.
-        once: what makes two warnings one; the line unless given.
+        line: what is wrong and what to do.
+        once: a key; warnings with the same key are logged once. The default is the line itself.
     """
     if (once or line) not in _warned:
         import logging  # noqa: PLC0415 — not for `--help`

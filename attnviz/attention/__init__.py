@@ -1,4 +1,4 @@
-"""Attention calls, and every exact number of one. Knows tensors alone."""
+"""Attention calls and all exact numbers of a call; this package depends on tensors alone."""
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.multihead import MultiHeadAttention

@@ -1,8 +1,8 @@
-"""Statistics from whole rows of A, a block of queries at a time.
+"""Computes statistics from whole rows of A, a block of queries at a time.
 
-Best where the matrix is small, and on devices that like few large operations. Memory is a block
-of rows, never the matrix. A block is some items of the batch with all of their rows, as windows
-are; or, where that is too much, some rows of one item.
+This is fastest for small matrices, and on devices that prefer few large operations. Memory is one
+block of rows, never the matrix. A block is some items of the batch with all of their rows, for
+example windows; or, if that is too large, some rows of one item.
 """
 
 from dataclasses import fields
@@ -20,7 +20,7 @@ BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
-    """All that is asked of a call, block by block."""
+    """All requested statistics of a call, block by block."""
     batch, heads, queries, keys = call.shape
     together = max(1, _size(call) // (heads * queries * keys))
     if batch <= together:
@@ -49,7 +49,7 @@ def _size(call: CallTensors) -> int:
 
 
 def _rows(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
-    """All that is asked of a call, some rows of all items at a time."""
+    """All requested statistics of a call, some rows of all items at a time."""
     batch, heads, queries, keys = call.shape
     request = request.batch(0) if batch == 1 else request
     step = max(1, _size(call) // (batch * heads * keys))
@@ -102,7 +102,7 @@ def _block(
 
 def _distance(s: Tensor, power: Tensor, request: SweepRequest, queries: Tensor) -> Tensor:
     """Σ_{j∈G} Â_ij·d_ij, (B, H, n)."""
-    assert request.positions is not None  # the caller has looked
+    assert request.positions is not None  # the caller checks this
     of_queries, of_keys = (places.float() for places in request.positions)
     apart = of_queries[..., queries, None, :] - of_keys[..., None, :, :]
     x, y = apart.unsqueeze(-4).unbind(-1)  # (B or 1, 1, n, Nk)
@@ -112,7 +112,7 @@ def _distance(s: Tensor, power: Tensor, request: SweepRequest, queries: Tensor) 
         grid = request.grid[..., None, None, :]
         far, inside = far * grid, _sum(power, request.grid)
         if bool((inside < 1e-3 * total).any()):
-            # Others take nearly all: what little G gets would be lost beside the largest score.
+            # Other keys get nearly all attention: rounding would lose G's small share of it.
             s = s.masked_fill(~grid, FLOOR)
             top = s.amax(-1, keepdim=True)
             power = s.sub_(top).exp2_() * (top > FLOOR / 2)

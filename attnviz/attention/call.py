@@ -1,4 +1,4 @@
-"""One attention call, and what follows from it."""
+"""`AttentionCall`: one attention call, with its weights and statistics."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 from attnviz.errors import MemoryLimitError, UsageError
 
 MATRIX_LIMIT = 2 << 30
-"""Bytes that `AttentionCall.matrix` may take unless told otherwise."""
+"""The default limit of `AttentionCall.matrix`, in bytes."""
 SMALL = 1 << 19
-"""So many weights in all are done fastest by whole rows at once."""
+"""Up to this many weights in total, computing whole rows at once is fastest."""
 
 Way = Literal["auto", "reference", "blocks", "streamed"]
 WAYS = {"reference": reference.sweep, "blocks": blocks.sweep, "streamed": streamed.sweep}
 
 
 class AttentionCall(CallTensors):
-    """One softmax(q·kᵀ·scale + bias)·v made by a model, and the questions one can ask it.
+    """One softmax(q·kᵀ·scale + bias)·v of a model, with methods for its weights and statistics.
 
     Weights and statistics are float32, whatever the model's own type. A query that may attend
-    to no key has weights 0. The tensors are those of `CallTensors`.
+    to no key has weights 0. `CallTensors` describes the tensors.
 
     >>> query, key, value = torch.rand(3, 1, 2, 9, 4)          # 1 picture, 2 heads, 9 tokens
     >>> call = AttentionCall(query, key, value, scale=0.5)
@@ -43,7 +43,7 @@ class AttentionCall(CallTensors):
         )
 
     def rows(self, queries: Sequence[int]) -> Tensor:
-        """The weights of chosen queries, (batch, heads, len(queries), keys): one softmax a row.
+        """The weights of chosen queries, (batch, heads, len(queries), keys): one softmax per row.
 
         Negative numbers count from the end.
 
@@ -51,8 +51,8 @@ class AttentionCall(CallTensors):
         torch.Size([1, 2, 1, 197])
 
         Raises:
-            UsageError: a query that is not there.
-            MemoryLimitError: they would take more than `MATRIX_LIMIT` bytes.
+            UsageError: a query does not exist.
+            MemoryLimitError: the weights need more than `MATRIX_LIMIT` bytes.
         """
         return self._rows(self._numbers(queries))
 
@@ -63,12 +63,12 @@ class AttentionCall(CallTensors):
         >>> call.weight_gradient([0, -1]).shape
         torch.Size([1, 2, 2, 197])
 
-        The rows of gradient·valueᵀ, for weights after the softmax, float32; where heads are mixed
-        behind it, ∇A_h = Σ_g mixing[g, h]·∇A'_g. Negative numbers count from the end.
+        These are rows of gradient·valueᵀ, for the weights after the softmax, float32. If heads are
+        mixed after the softmax, ∇A_h = Σ_g mixing[g, h]·∇A'_g. Negative numbers count from the end.
 
         Raises:
-            UsageError: the call has no gradient; or a query that is not there.
-            MemoryLimitError: they would take more than `MATRIX_LIMIT` bytes.
+            UsageError: the call has no gradient, or a query does not exist.
+            MemoryLimitError: the weights need more than `MATRIX_LIMIT` bytes.
         """
         if self.gradient is None:
             raise UsageError(
@@ -91,14 +91,15 @@ class AttentionCall(CallTensors):
         True
 
         Args:
-            request: what is wanted beside entropy and confidence.
-            way: `reference` is the formulas on the whole matrix in float64, the oracle; `blocks`
-                takes whole rows at a time, `streamed` tiles that stay in a CPU's cache. `auto`
-                takes `blocks` for small matrices and on other devices, else `streamed`.
-            progress: told (query rows done, query rows in all).
+            request: the statistics to compute in addition to entropy and confidence.
+            way: `reference` applies the formulas to the whole matrix in float64 and is the oracle;
+                `blocks` computes whole rows at a time; `streamed` computes tiles that stay in a
+                CPU's cache. `auto` is `blocks` for small matrices and on other devices, else
+                `streamed`.
+            progress: called with (query rows done, query rows in total).
 
         Raises:
-            MemoryLimitError: `reference` of a matrix that is too large.
+            MemoryLimitError: the matrix is too large for `reference`.
         """
         if way == "auto":
             small = math.prod(self.shape[1:]) <= SMALL or self.query.device.type != "cpu"
@@ -114,7 +115,7 @@ class AttentionCall(CallTensors):
         >>> bool(torch.allclose(call.received().sum(-1), torch.ones(1, 2)))
         True
 
-        `weights` is (queries,), uniform and summing to 1 unless given.
+        `weights` is (queries,); the default is uniform and sums to 1.
         """
         if weights is None:
             queries = self.shape[2]
@@ -138,19 +139,19 @@ class AttentionCall(CallTensors):
         torch.Size([1, 2, 197, 197])
 
         Raises:
-            MemoryLimitError: they would take more than `limit` bytes.
+            MemoryLimitError: the weights need more than `limit` bytes.
         """
         self._check_memory(self.shape[2], 4, limit)
         return self._rows(torch.arange(self.shape[2], device=self.query.device))
 
     def check(self, probes: int = 16) -> float | None:
-        """How far A·V is from the model's own output, on rows spread evenly over the queries.
+        """The error of A·V against the model's own output, on rows spread evenly over the queries.
 
         >>> call.check() < 1e-5
         True
 
-        max over batch, heads and probed rows i of ‖A_i·V − output_i‖₂ / ‖output_i‖₂
-        (CONTRACT §5); None when the output was not recorded.
+        This is the maximum over batch, heads and probed rows i of ‖A_i·V − output_i‖₂ / ‖output_i‖₂
+        (CONTRACT §5); None if the output was not recorded.
         """
         if self.output is None:
             return None
@@ -166,7 +167,7 @@ class AttentionCall(CallTensors):
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
 
     def _mixed(self, weights: Tensor) -> Tensor:
-        """Weights as they meet the values."""
+        """Weights after the mixing of heads, as the model multiplies them with the values."""
         if self.mixing is None:
             return weights
         weight, bias = self.mixing
@@ -174,7 +175,7 @@ class AttentionCall(CallTensors):
         return mixed if bias is None else mixed + bias.float()[:, None, None]
 
     def _numbers(self, queries: Sequence[int]) -> Tensor:
-        """Of queries, from 0, for rows that fit in memory."""
+        """Numbers of queries, counted from 0; refuses unknown queries and too much memory."""
         index = torch.as_tensor(list(queries), dtype=torch.long, device=self.query.device)
         count = self.shape[2]
         if bool(((index < -count) | (index >= count)).any()):
@@ -187,11 +188,11 @@ class AttentionCall(CallTensors):
             return rows(self, index)
 
     def _check_memory(self, queries: int, size: int, limit: int) -> None:
-        """Refuse rows of numbers of `size` bytes that take more than `limit`."""
+        """Refuse rows that need more than `limit` bytes, with `size` bytes per number."""
         batch, heads, _, keys = self.shape
         needed = size * batch * heads * queries * keys
         if needed > limit:
             raise MemoryLimitError(
                 f"{heads} heads of {queries}x{keys} weights take {needed / 1e9:.1f} GB, over the "
-                f"limit of {limit / 1e9:.1f} GB; ask received() or entropy() instead"
+                f"limit of {limit / 1e9:.1f} GB; call received() or entropy() instead"
             )

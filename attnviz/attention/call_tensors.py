@@ -1,4 +1,4 @@
-"""The tensors of one attention call: a value, of which everything else is computed."""
+"""`CallTensors`: the tensors of one attention call, from which everything else is computed."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CallTensors:
-    """What one softmax(q·kᵀ·scale + bias)·v of a model was computed from.
+    """The tensors of one softmax(q·kᵀ·scale + bias)·v of a model.
 
     Attributes:
         query: (B, H, Nq, D).
@@ -18,17 +18,17 @@ class CallTensors:
         bias: added to the scores, or boolean with True for "takes part"; broadcasts to
             (B, H, Nq, Nk).
         causal: query i sees keys 0 … i only.
-        output: what the model itself computed, (B, H, Nq, Dv).
-        mixing: of heads after the softmax, (Hv, H) and what is added, (Hv,) or None: value and
-            output then have Hv heads (talking heads, Shazeer et al., 2003.02436). The weights are
-            those of the softmax.
-        query_positions, key_positions: where tokens lie in the input, (B, N, 2) as x and y in
-            pixels, NaN where a token is no part of it; None where that was not traced.
-        gradient: of a score at the output, (B, Hv, Nq, Dv): from it follows the gradient at the
-            weights, ∇A = gradient·valueᵀ. None where no score was asked for.
-        projection: what the model makes of each head's output, W_O^h, (Hv, Dv, F): its output
-            projection, and the LayerScale after it where there is one; biases are left out. None
-            where that was not seen.
+        output: the model's own result, (B, H, Nq, Dv).
+        mixing: the mixing of heads after the softmax: a matrix (Hv, H) and a bias (Hv,) or None.
+            Value and output then have Hv heads (talking heads, Shazeer et al., 2003.02436). The
+            call's weights are those of the softmax, before the mixing.
+        query_positions, key_positions: positions of tokens in the input, (B, N, 2) as x and y in
+            pixels; NaN for a token that is not part of the picture; None if positions were not
+            traced.
+        gradient: the gradient of a score at the output, (B, Hv, Nq, Dv). It gives the gradient at
+            the weights, ∇A = gradient·valueᵀ. None if there is no score.
+        projection: the output projection of each head, W_O^h, (Hv, Dv, F), times the LayerScale
+            after it if there is one, without biases. None if no projection was found.
     """
 
     query: Tensor
@@ -56,7 +56,7 @@ class CallTensors:
         return batch, heads, queries, self.key.shape[2]
 
     def batch(self, items: slice | Tensor) -> Self:
-        """The call of some items of the batch."""
+        """The call for some items of the batch."""
         bias = self.bias
         return replace(
             self,
@@ -72,5 +72,5 @@ class CallTensors:
 
 
 def _some(tensor: Tensor | None, items: slice | Tensor) -> Tensor | None:
-    """Some items of the batch of what may not be there."""
+    """Some items of the batch of a tensor, or None."""
     return None if tensor is None else tensor[items]

@@ -1,7 +1,7 @@
-"""Every head of a call beside every other: what whole matrices have in common.
+"""Compares the attention matrices of all pairs of heads of a call.
 
-A is made a block of rows at a time, all heads of it together, and forgotten: memory is a block,
-time is queries × keys × pairs of heads.
+A is computed for all heads, a block of rows at a time. Memory is one block; time is
+queries × keys × pairs of heads.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Pairs:
-    """What two heads have in common, float32 on the CPU.
+    """Similarity and divergence of every pair of heads, float32 on the CPU.
 
     Attributes:
         products: ⟨A^h, A^g⟩ = Σ_ij A^h_ij A^g_ij over the rows that count, (H, H).
@@ -30,29 +30,29 @@ class Pairs:
 
 
 def pairs(call: CallTensors, weights: Tensor) -> Pairs:
-    """Heads compared over the queries that have a weight.
+    """Compare heads over the queries with a weight that is not 0.
 
     JS(p ‖ q) = H((p + q)/2) − (H(p) + H(q))/2, H the entropy in nats: from 0 to ln 2, for any two
     rows (Lin 1991).
 
     Args:
-        call: all items of its batch make one matrix together.
-        weights: (batch, queries), w; what it is beside 0 matters for `divergence` alone.
+        call: the call; all items of its batch form one matrix together.
+        weights: (batch, queries), w; values other than 0 matter only for `divergence`.
     """
     products, divergence = torch.zeros(2, call.heads, call.heads, dtype=torch.float64).unbind()
     with float32_no_grad(call.query):
         for block in row_blocks(call, weights):
             counted = block.weights * block.shares.gt(0)[:, None, :, None]
             whole = counted.transpose(0, 1).flatten(1)  # (H, B·n·Nk)
-            # A block in float32, blocks together in float64, which not every device has.
+            # One block is float32, the sum of blocks float64 on the CPU: some devices lack it.
             products += (whole @ whole.T).double().cpu()
             divergence += _divergence(block.weights, block.shares).double().cpu()
-    products = (products + products.T) / 2  # a product's two halves may round apart
+    products = (products + products.T) / 2  # the two halves may differ by rounding
     return Pairs(products.float(), (divergence + divergence.T).clamp_(min=0.0).float())
 
 
 def _divergence(a: Tensor, shares: Tensor) -> Tensor:
-    """Σ_i w_i JS of one block, (B, H, n, Nk) and (B, n), above the diagonal of (H, H)."""
+    """Σ_i w_i JS for one block, (B, H, n, Nk) and (B, n); fills (H, H) above the diagonal."""
     heads = a.shape[1]
     found = a.new_zeros(heads, heads)
     entropy, halves = _entropy(a), a / 2
@@ -65,7 +65,7 @@ def _divergence(a: Tensor, shares: Tensor) -> Tensor:
 
 def _entropy(a: Tensor) -> Tensor:
     """−Σ_j A_ij ln A_ij with 0·ln 0 = 0, (…, n)."""
-    # Several times as fast as `torch.special.entr`, which takes one number at a time.
+    # Several times as fast as `torch.special.entr`, which works on one number at a time.
     terms: Tensor = torch.linalg.vecdot(a, a.clamp_min(_TINY).log_())
     return -terms
 
@@ -79,10 +79,10 @@ class RowBlock:
     """Some rows of some items of the batch.
 
     Attributes:
-        call: of these items.
+        call: the call of these items.
         queries: the rows' numbers, (n,).
         weights: A, (items, H, n, Nk).
-        shares: what each row counts, (items, n), float32.
+        shares: the weight of each row, (items, n), float32.
     """
 
     call: CallTensors
@@ -92,11 +92,11 @@ class RowBlock:
 
 
 def row_blocks(call: CallTensors, shares: Tensor) -> Iterator[RowBlock]:
-    """A, block by block: whole items where they are small, as windows are, else some rows of one.
+    """A, block by block: several whole items if they are small (windows), else some rows of one.
 
     Args:
         call: the call.
-        shares: (batch, queries); rows that are 0 in all items are left out.
+        shares: (batch, queries), the weight of each row; rows that are 0 in all items are skipped.
     """
     batch, heads, _, keys = call.shape
     size = BLOCK.get(call.query.device.type, 1 << 22)

@@ -1,4 +1,4 @@
-"""One layer asked some questions: the sweep, made once and shared by maps and statistics."""
+"""`LayerInput`: a layer and its queries, with one sweep that maps and statistics share."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +15,13 @@ _FEW, _SMALL = 64, 1024
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """The queries of a call, or its keys: what each of them stands for.
+    """The queries of a call, or its keys, with their places in the picture.
 
     Attributes:
-        cells: (windows, tokens) cell of the picture, −1 for a token that is no part of it.
-        positions: (windows, tokens, 2) centres in input pixels, x and y; of tokens that are no
-            part of the picture nothing is used.
-        taking_part: (windows, tokens) False for masked tokens.
+        cells: (windows, tokens), cell of the picture, −1 for a token that is not part of it.
+        positions: (windows, tokens, 2), centres in input pixels, x and y; ignored for tokens that
+            are not part of the picture.
+        taking_part: (windows, tokens), False for masked tokens.
     """
 
     cells: Tensor
@@ -30,7 +30,7 @@ class LayerTokens:
 
     @classmethod
     def bare(cls, windows: int, tokens: int, device: torch.device) -> "LayerTokens":
-        """Tokens of which nothing is known: all take part, none is a place."""
+        """Tokens without known places: all take part, none stands for a cell."""
         return cls(
             cells=torch.full((windows, tokens), -1, device=device),
             positions=torch.zeros(windows, tokens, 2, device=device),
@@ -50,20 +50,20 @@ class LayerTokens:
 
 @dataclass(frozen=True)
 class LayerInput:
-    """A layer, what its tokens are, and where we look from.
+    """A layer, its tokens, and the queries that we look from.
 
-    The windows of a layer share one picture: a number of a head is one of the whole matrix that
-    they make together, in which no window sees another.
+    The windows of a layer share one picture. A head's statistic is one number for the whole matrix
+    of all windows, in which no window sees another.
 
     Attributes:
-        call: the attention call; its batch are the windows of one picture.
-        queries, keys: what its tokens are.
-        weights: (windows, R, queries) of each of R questions, summing to 1 over all windows.
-        key_cells: number of cells that the keys' picture is cut into.
-        tokens: (windows, queries, features) after the layer's block, where they were kept.
-        relevance: (windows, keys) of the tokens that enter the first layer merged, for a score of
-            the model that ends with this layer; where it was propagated.
-        progress: told (query rows done, query rows in all).
+        call: the attention call; its batch dimension is the windows of one picture.
+        queries, keys: its tokens.
+        weights: (windows, R, queries), R weight vectors, each summing to 1 over all windows.
+        key_cells: number of cells that the keys' picture is divided into.
+        tokens: (windows, queries, features), tokens after the layer's block; None if not kept.
+        relevance: (windows, keys), relevance of the tokens that enter the first merged layer, for
+            a score of the model that ends with this layer; None if not propagated.
+        progress: called with (query rows done, query rows in total).
     """
 
     call: AttentionCall
@@ -77,9 +77,9 @@ class LayerInput:
 
     @classmethod
     def of(cls, call: AttentionCall, weights: Tensor, tokens: Tensor | None = None) -> "LayerInput":
-        """A call that is asked from `weights`, (R, queries) or (batch, R, queries), of any model.
+        """The input for a call of any model; `weights` are (R, queries) or (batch, R, queries).
 
-        What its tokens stand for is not known, so there are no cells.
+        The places of its tokens are not known, so there are no cells.
 
         >>> LayerInput.of(recording[-1], torch.eye(197)[:1]).received().shape
         torch.Size([1, 1, 2, 197])
@@ -97,32 +97,31 @@ class LayerInput:
 
     @cached_property
     def uniform(self) -> Tensor:
-        """Weights of all queries that take part alike, (windows, queries)."""
+        """Equal weights for all queries that take part, (windows, queries)."""
         return self.queries.taking_part / self.queries.taking_part.sum()
 
     @cached_property
     def uniform_grid(self) -> Tensor:
-        """Weights of all of G alike; where no query is on the picture, of all that take part."""
+        """Equal weights for G; if no query is on the picture, for all queries that take part."""
         grid = self.queries.grid
         return grid / grid.sum() if bool(self.queries.on_picture.any()) else self.uniform
 
     def sweep(self) -> Sweep:
-        """Every statistic of the rows; `received` holds uniform weights, then the questions'.
+        """Every statistic of the rows; `received` has uniform weights first, then `weights`.
 
-        Those are left out where they are uniform too, and where `received` has only a few rows to
-        ask.
+        `weights` are left out if they are uniform too, or if only a few rows have a weight.
         """
         return self._sweep
 
     def pairs(self) -> Pairs:
-        """Every head beside every other over G: a pass of its own, made once."""
+        """The comparison of all pairs of heads over G: a separate pass, computed once."""
         return self._pairs
 
     def received(self) -> Tensor:
-        """Σ_i w_i A_ij of every key for each question's weights, (windows, R, heads, keys)."""
+        """Σ_i w_i A_ij of every key for each of R weight vectors, (windows, R, heads, keys)."""
         if not self._few:
             received = self._sweep.received
-            assert received is not None  # asked for in `_sweep`
+            assert received is not None  # `_sweep` requests it
             return received[:, :, -self.weights.shape[1] :].transpose(1, 2)
         windows = self.weights.flatten(1).any(1).nonzero()[:, 0]
         chosen = self.weights.flatten(0, 1).any(0).nonzero()[:, 0]
@@ -136,7 +135,10 @@ class LayerInput:
         return everywhere.index_copy_(0, windows, found)
 
     def on_cells(self, values: Tensor) -> Tensor:
-        """What keys have, (windows, R, heads, keys), as (R, heads, key cells); the rest is left."""
+        """Sum keys' values, (windows, R, heads, keys), by cell: (R, heads, key cells).
+
+        Keys without a cell are left out.
+        """
         flat = values.permute(1, 2, 0, 3).flatten(2)
         cells = self.keys.cells
         where = torch.where(cells >= 0, cells, self.key_cells).flatten().expand_as(flat)
@@ -163,13 +165,13 @@ class LayerInput:
 
     @cached_property
     def _few(self) -> bool:
-        """Whether the questions' rows are cheaper asked one by one than as a part of the sweep."""
+        """Whether so few rows have a weight that computing them alone is cheaper than a sweep."""
         rows = self.weights.any(1)  # (windows, queries)
         return rows.numel() > _SMALL and int(rows.sum()) <= _FEW
 
     @cached_property
     def _alike(self) -> bool:
-        """Whether the one question looks from everywhere alike, as the statistics do."""
+        """Whether there is one weight vector and it is uniform, like that of the statistics."""
         one = self.weights.shape[1] == 1
         same = torch.allclose(self.weights[:, :1].float(), self.uniform[:, None].float(), 1e-6, 0)
         return one and bool(same)

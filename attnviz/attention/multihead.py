@@ -1,4 +1,4 @@
-"""The layer itself."""
+"""`MultiHeadAttention`: a multi-head self-attention layer."""
 
 import math
 from typing import Literal, overload
@@ -55,14 +55,14 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, need_weights: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """Apply the layer.
 
         Args:
             x: (batch, tokens, features).
             mask: 1 takes part, 0 does not; (batch, tokens) over keys or (batch, tokens, tokens)
                 over queries × keys. A query whose keys are all masked attends to nothing: its
-                weights are 0, and so is what goes into `out`.
-            need_weights: False takes the fused kernel, which never forms the weights, and
+                weights are 0, and so is the input of `out`.
+            need_weights: False uses the fused kernel, which never computes the weights, and
                 returns None for them.
 
         Returns:
@@ -96,7 +96,7 @@ def _weights(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if allowed is None:
         return scores.softmax(-1)
-    # The lowest finite score rather than −∞: a row without any key stays free of NaN, in the
-    # gradient too.
+    # Use the lowest finite score, not −∞: then a row without any key has no NaN, not even in the
+    # gradient.
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     return scores.softmax(-1).masked_fill(~allowed, 0.0)

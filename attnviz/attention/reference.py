@@ -1,9 +1,9 @@
-"""Every formula as it is written, on the whole N×N matrix: the oracle.
+"""The oracle: every formula as it is written in docs/formulas.md, on the whole N×N matrix.
 
-A is (…, Nq, Nk) with rows that sum to 1; G are the grid tokens and P the prefix tokens, boolean
-vectors over queries or keys with masked tokens in neither. Everything is computed in the type
-it is given, float64 from `attention_matrix` unless told otherwise; a result has one number per
-leading index, per head that is. The numbers in parentheses are sections of docs/formulas.md.
+A is (…, Nq, Nk) with rows that sum to 1. G are the grid tokens and P the prefix tokens: boolean
+vectors over queries or keys, False for masked tokens. Everything is computed in the type of its
+arguments; `attention_matrix` gives float64 by default. A result has one number per leading index,
+that is per head. The numbers in parentheses are arXiv numbers of papers.
 """
 
 import torch
@@ -75,7 +75,7 @@ def confidence(a: Tensor, g: Tensor) -> Tensor:
 
 
 def distance(a: Tensor, g: Tensor, centres: Tensor) -> Tensor:
-    """Mean over i∈G of Σ_{j∈G} Â_ij·d_ij; Â is A on G×G with its rows renormalised.
+    """Mean over i∈G of Σ_{j∈G} Â_ij·d_ij; Â is A on G×G with renormalised rows.
 
     `centres` is (grid tokens, 2), in the order of G (Dosovitskiy et al., 2010.11929, fig. 7).
     """
@@ -96,12 +96,12 @@ def received(a: Tensor, weights: Tensor) -> Tensor:
 
 
 def sink_mass(a: Tensor, queries: Tensor) -> Tensor:
-    """max_j α_j, α_j = mean over the queries i that take part of A_ij (Gu et al., 2410.10781)."""
+    """max_j α_j; α_j is the mean of A_ij over queries i that take part (Gu et al., 2410.10781)."""
     return a[..., queries, :].mean(-2).amax(-1)
 
 
 def sum_of_squares(a: Tensor) -> Tensor:
-    """Σ_j A_ij², (…, Nq): 1 / the number of keys that a uniform row of that spread would have."""
+    """Σ_j A_ij², (…, Nq): 1 / the number of keys of a uniform row with the same sum of squares."""
     return a.square().sum(-1)
 
 
@@ -114,9 +114,9 @@ def output_error(a: Tensor, value: Tensor, output: Tensor) -> Tensor:
 
 
 def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
-    """Σ_{j∈G} Â_ij·d_ij of every query, (B, H, Nq); Â: A on the keys of G, rows renormalised.
+    """Σ_{j∈G} Â_ij·d_ij of every query, (B, H, Nq); Â is A on the keys of G, rows renormalised.
 
-    `grid` and the positions are of all items of the batch, or have its axis in front.
+    `grid` and `positions` are shared by all items of the batch, or have the batch axis in front.
     """
     of_queries, of_keys = (places.to(a.dtype) for places in positions)
     difference = of_queries[..., :, None, :] - of_keys[..., None, :, :]
@@ -127,7 +127,7 @@ def row_distance(a: Tensor, grid: Tensor, positions: tuple[Tensor, Tensor]) -> T
 
 
 def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
-    """All that is asked of a call, from the whole matrix in float64."""
+    """All requested statistics of a call, from the whole matrix in float64."""
     s = _scores(
         call.query,
         call.key,

@@ -1,4 +1,4 @@
-"""Scores of chosen queries: the one place that knows scale, bias, causality and groups."""
+"""Scores of chosen queries; only this file applies scale, bias, causality and groups."""
 
 import math
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from attnviz.attention.call_tensors import CallTensors
 from attnviz.errors import RecordingError
 
 FLOOR = -1e30
-"""The score of a pair that takes no part: finite, so that 0 · score is 0."""
+"""The score of a masked pair: finite, so that 0 · score is 0."""
 
 
 LOG2E = math.log2(math.e)
-"""Scores in units of ln 2, for exp2, which is the fastest exponential there is."""
+"""The factor to scores in units of ln 2, for exp2, which is the fastest exponential."""
 
 
 def scores(
@@ -23,8 +23,8 @@ def scores(
 ) -> Tensor:
     """unit·(scale·q·kᵀ + bias) of chosen queries in float32, (B, H, len(queries), Nk).
 
-    `queries` are query numbers. `FLOOR` stands where a key takes no part. `out` is a buffer of that
-    shape.
+    `queries` are query numbers. The score is `FLOOR` if a key takes no part. `out` is a buffer of
+    the result's shape.
     """
     query = call.query[:, :, queries].float() * (call.scale * unit)
     result = _products(query, call.key, out)
@@ -32,7 +32,7 @@ def scores(
     if bias is not None and bias.dtype == torch.bool:
         result.masked_fill_(~bias, FLOOR)
     elif bias is not None:
-        # A bias that is merely very low counts, as it does for the fused kernel; −∞ does not.
+        # A very low finite bias takes part, as in the fused kernel; −∞ does not.
         result.add_(bias.float(), alpha=unit).clamp_(min=0.4 * FLOOR)
         result.masked_fill_(bias.isneginf(), FLOOR)
     if call.causal:
@@ -44,14 +44,14 @@ def scores(
 def weight_gradients(call: CallTensors, queries: Tensor, out: Tensor | None = None) -> Tensor:
     """∇A of chosen queries, dO·vᵀ in float32, (B, H, len(queries), Nk).
 
-    Where heads are mixed after the softmax, Σ_g weight[g, h]·∇A'_g, ∇A' of the mixed weights. `out`
-    is a buffer of that shape, used where there is no mixing.
+    If heads are mixed after the softmax, this is Σ_g weight[g, h]·∇A'_g, with ∇A' of the mixed
+    weights. `out` is a buffer of the result's shape, used if there is no mixing.
 
     Raises:
         RecordingError: the call has no gradient.
     """
     if call.gradient is None:
-        raise RecordingError("this layer was recorded without the gradient of a score; ask for one")
+        raise RecordingError("this layer has no gradient of a score; record with gradients=True")
     rows = call.gradient[:, :, queries].float()
     if call.mixing is None:
         return _products(rows, call.value, out)
@@ -59,10 +59,10 @@ def weight_gradients(call: CallTensors, queries: Tensor, out: Tensor | None = No
 
 
 def _products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
-    """rows·columnsᵀ in float32, (B, H, n, Nk), of (B, H, n, D) and (B, Hk, Nk, D)."""
+    """rows·columnsᵀ in float32, (B, H, n, Nk), from (B, H, n, D) and (B, Hk, Nk, D)."""
     batch, heads, count, dim = rows.shape
     _, groups, keys, _ = columns.shape
-    # A group of heads shares its keys: their rows go through one product.
+    # The heads of a group share their keys, so one product computes all of their rows.
     into = None if out is None else out.view(batch * groups, -1, keys)
     of_keys = columns.float().flatten(0, 1).transpose(1, 2)
     found = torch.bmm(rows.reshape(batch * groups, -1, dim), of_keys, out=into)
@@ -82,6 +82,6 @@ def bias_rows(bias: Tensor | None, queries: Tensor | slice) -> Tensor | None:
 
 @contextmanager
 def float32_no_grad(tensor: Tensor) -> Iterator[None]:
-    """In float32 and without gradients, whatever surrounds a question about `tensor`."""
+    """Compute in float32 and without gradients, inside any autocast or grad mode of the caller."""
     with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
         yield

@@ -1,7 +1,8 @@
-"""Statistics in O(N) memory on a CPU, at about the cost of one fused attention call.
+"""Computes statistics in O(N) memory on a CPU, at about the cost of one fused attention call.
 
-One sweep over blocks of query rows. All that is asked is taken from a block while it is in the
-cache: see `tiles`. Blocks go to as many threads as torch has, each with its own buffers.
+One sweep goes over blocks of query rows. All requested statistics are computed from a block while
+it is in the cache: see `tiles`. As many threads as torch has compute blocks, each with its own
+buffers.
 """
 
 from collections.abc import Iterator
@@ -16,19 +17,19 @@ from attnviz.attention.threads import Scratch, in_order
 from attnviz.attention.tiles import Tile, TileTask, block, cut
 
 TILE = 1 << 19
-"""Scores of a tile: 2 MiB of float32, what two megabytes of second-level cache take best."""
+"""Scores of a tile: 2 MiB of float32, the best size for two megabytes of second-level cache."""
 PANEL = 1 << 22
-"""Scores of all tiles of a block that wait for their normaliser: at most 16 MiB a thread."""
+"""Scores of all tiles of a block, kept until they are normalised: at most 16 MiB per thread."""
 INLINE = 1 << 20
-"""Below so many scores in all, starting threads costs more than it brings."""
+"""For fewer scores than this in total, starting threads costs more than it saves."""
 
 
 def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = None) -> Sweep:
-    """All that is asked of a call, for tensors on the CPU.
+    """All requested statistics of a call, for tensors on the CPU.
 
-    Memory: the keys in float32, the results, and for each thread its buffers, some 36 MiB,
-    growing with the keys beyond 2^18 of them; never queries × keys. torch's number of threads is 1
-    meanwhile, in the whole process, and then what it was.
+    Memory: the keys in float32, the results, and about 36 MiB of buffers per thread, which grow
+    with the keys beyond 2^18 of them; never queries × keys. While it runs, torch's number of
+    threads is 1 in the whole process; afterwards it is restored.
     """
     batch, heads, queries, keys = call.shape
     numbers = torch.zeros(6, batch, heads, queries)
@@ -94,7 +95,7 @@ def _task(call: CallTensors, request: SweepRequest, item: int) -> TileTask:
 
 
 def _tile(heads: slice, keys: slice, key: Tensor, shared: int, prefix: Tensor | None) -> Tile:
-    """A tile of sorted keys (Hk, n, D) for heads of which `shared` have the same keys."""
+    """A tile of sorted keys (Hk, n, D) for some heads; each `shared` heads have the same keys."""
     tile_keys = key[heads.start // shared : -(-heads.stop // shared), keys]
     inside = None if prefix is None else prefix[keys].nonzero()[:, 0]
     found = inside if inside is not None and len(inside) else None
@@ -104,8 +105,8 @@ def _tile(heads: slice, keys: slice, key: Tensor, shared: int, prefix: Tensor | 
 def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[int, int, int]:
     """Rows, keys and heads of a tile.
 
-    A tile holds `TILE` scores. More rows save reading the keys again, which is what large `dim`
-    costs; then come as many keys as there is room for, then as many heads. `groups` is the number
+    A tile holds `TILE` scores. More rows mean fewer reads of the keys, which are expensive for a
+    large `dim`. Then the tile takes as many keys as fit, then as many heads. `groups` is the number
     of key heads: a tile holds whole groups of query heads, or a part of one.
     """
     rows = min(queries, max(64, min(256, 4 * dim)), max(16, PANEL // keys))
@@ -118,7 +119,7 @@ def shape(heads: int, groups: int, queries: int, keys: int, dim: int) -> tuple[i
 
 
 def _attended_keys(call: CallTensors, item: int) -> tuple[Tensor, Tensor | None]:
-    """Keys that take part at all, (Nk,), and the bias that is then left, (H, Nq, Nk)."""
+    """Keys that take part for any query, (Nk,), and the remaining bias, (H, Nq, Nk), or None."""
     batch, heads, queries, keys = call.shape
     everything = torch.ones(keys, dtype=torch.bool)
     if call.bias is None:
@@ -132,7 +133,7 @@ def _attended_keys(call: CallTensors, item: int) -> tuple[Tensor, Tensor | None]
 def _sorted(key: Tensor, order: Tensor) -> Tensor:
     if not torch.equal(order, torch.arange(key.shape[1])):
         key = key.index_select(1, order)
-    return key.detach().to(torch.float32).contiguous()  # models give strided views
+    return key.detach().to(torch.float32).contiguous()  # models use strided views
 
 
 def _places(request: SweepRequest, order: Tensor) -> tuple[Tensor, Tensor] | None:

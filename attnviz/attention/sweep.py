@@ -1,4 +1,4 @@
-"""What one pass over the rows of A is asked, and what it gives."""
+"""`SweepRequest` and `Sweep`: the request and the result of one pass over the rows of A."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
-"""Told how many query rows are done, of how many."""
+"""A function that receives the number of query rows done, and their total number."""
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a sweep is asked, beside the entropy and the largest weight of every row.
+    """The statistics to compute, in addition to the entropy and the largest weight of every row.
 
-    Each of the tensors may have one more axis in front, the batch: windows of a picture hold
-    different tokens.
+    Each tensor may have a batch axis in front, because windows of a picture hold different tokens.
 
     Attributes:
-        query_mask: (Nq,) boolean; the rows of other queries are 0 and give nothing.
-        prefix: (Nk,) boolean, P: asks for `prefix_mass`.
-        positions: (Nq, 2) and (Nk, 2), x and y: asks for `distance`.
-        grid: (Nk,) boolean, G: the keys that `distance` is about, all unless given.
-        weights: (R, Nq), asks for `received`.
-        squares: asks for `sum_of_squares`.
+        query_mask: (Nq,) boolean; results for other queries are 0, and they add nothing to
+            `received`.
+        prefix: (Nk,) boolean, P; requests `prefix_mass`.
+        positions: (Nq, 2) and (Nk, 2), x and y; requests `distance`.
+        grid: (Nk,) boolean, G, the keys that `distance` uses; all keys by default.
+        weights: (R, Nq); requests `received`.
+        squares: requests `sum_of_squares`.
     """
 
     query_mask: Tensor | None = None
@@ -33,7 +33,7 @@ class SweepRequest:
     squares: bool = False
 
     def batch(self, items: int | slice) -> "SweepRequest":
-        """What is asked of some items of the batch; of one, without the axis of the batch."""
+        """The request for some items of the batch; for a single item, without the batch axis."""
 
         def of(tensor: Tensor, axes: int) -> Tensor:
             return tensor if tensor.ndim == axes else tensor[items]
@@ -52,16 +52,16 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one pass over the rows of A gives; None where it was not asked for.
+    """The results of one pass over the rows of A; None for statistics that were not requested.
 
-    All are (batch, heads, queries) but `received`, (batch, heads, R, keys).
+    All are (batch, heads, queries), except `received`, (batch, heads, R, keys).
 
     Attributes:
         lse: ln Σ_j exp s_ij.
         entropy: −Σ_j A_ij ln A_ij, in nats.
         confidence: max_j A_ij.
         prefix_mass: Σ_{j∈P} A_ij.
-        distance: Σ_{j∈G} Â_ij·d_ij, Â the row restricted to G and renormalised.
+        distance: Σ_{j∈G} Â_ij·d_ij; Â is the row restricted to G and renormalised.
         sum_of_squares: Σ_j A_ij².
         received: Σ_i w_ri A_ij.
     """

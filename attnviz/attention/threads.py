@@ -1,4 +1,4 @@
-"""Work in threads, each with buffers of its own, and results in order."""
+"""Runs work in threads, each with its own buffers, and returns results in order."""
 
 import math
 import threading
@@ -15,14 +15,14 @@ Result = TypeVar("Result")
 
 
 class Scratch(threading.local):
-    """Buffers of the thread that asks, made once and used by every block."""
+    """Buffers of the current thread, allocated once and used by every block."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """A float32 buffer of that shape, with whatever is in it."""
+        """A float32 buffer of this shape, with any content."""
         view = self._views.get((name, shape))
         if view is None:
             size, buffer = math.prod(shape), self._buffers.get(name)
@@ -36,16 +36,16 @@ class Scratch(threading.local):
 def in_order(
     work: Callable[[Job], Result], jobs: Sequence[Job], *, threads: int
 ) -> Iterator[Result]:
-    """What `work` makes of each job, in their order; few results wait, so memory stays bounded.
+    """The result of `work` for each job, in order; few results wait, so memory stays bounded.
 
-    A single thread is the caller's own. torch's number of threads is 1 meanwhile, in the whole
-    process, and then what it was.
+    With a single thread, the caller's thread does the work. While this runs, torch's number of
+    threads is 1 in the whole process; afterwards it is restored.
     """
     before = torch.get_num_threads()
     pool = None
     waiting: deque[Future[Result]] = deque()
     try:
-        # Here too: OpenMP threads that wait for work spin, and take the time of those at work.
+        # In this thread too: waiting OpenMP threads spin and take time from working threads.
         torch.set_num_threads(1)
         if threads < 2:
             yield from map(work, jobs)

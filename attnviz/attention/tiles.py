@@ -1,10 +1,10 @@
-"""The arithmetic of one block of scores that stays in the cache.
+"""Computes the statistics of one block of scores that stays in the cache.
 
-A block is cut into tiles of keys. Each tile keeps the largest score and the sums of its own rows;
-tiles are joined exactly afterwards. Scores are in units of ln 2: 2^(s/ln 2) = e^s.
+A block is cut into tiles of keys. Each tile has the largest score and the sums of its own rows;
+afterwards the tiles are joined exactly. Scores are in units of ln 2: 2^(s/ln 2) = e^s.
 
-Every tile leaves six numbers a row: largest score m, Σ2^(s−m), Σ(s−m)·2^(s−m), the part of the
-second sum on prefix keys, Σd·2^(s−m), Σ4^(s−m).
+A tile gives six numbers per row: the largest score m, Σ2^(s−m), Σ(s−m)·2^(s−m), Σ2^(s−m) over
+prefix keys, Σd·2^(s−m), and Σ4^(s−m).
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Tile:
         heads: query heads.
         keys: start … stop among the task's sorted keys.
         key: (key heads, D, keys) float32, a view.
-        prefix: numbers inside the tile of prefix tokens, None where there are none.
+        prefix: numbers of prefix tokens, counted inside the tile; None if there are none.
     """
 
     heads: slice
@@ -42,20 +42,20 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileTask:
-    """One item of a batch, its keys sorted: those of G, then the others; masked ones left out.
+    """One item of a batch. Its keys are sorted: first G, then the others; masked keys are left out.
 
     Attributes:
         query: (H, Nq, D), any type.
         factor: scale / ln 2.
         bias: (H, Nq, Nk), a view, or None.
         causal: query i sees keys 0 … i.
-        order: (n,) the keys' own numbers.
-        inner: tiles of G, one row of them for each group of heads.
+        order: (n,), the original numbers of the sorted keys.
+        inner: tiles of G, one row of tiles for each group of heads.
         outer: tiles of the other keys, for all heads together.
         rows: query rows of a block.
         places: (2, Nq) and (2, n) positions, or None.
-        weights: (R, Nq), 0 for queries that count nowhere.
-        squares: whether Σ4^(s−m) is wanted.
+        weights: (R, Nq), 0 for queries that do not count.
+        squares: whether to compute Σ4^(s−m).
     """
 
     query: Tensor
@@ -72,7 +72,7 @@ class TileTask:
 
     @property
     def all_valid(self) -> bool:
-        """Whether every query has a key for certain."""
+        """Whether it is certain that every query has a key."""
         return self.bias is None and not self.causal
 
 
@@ -85,7 +85,7 @@ def cut(start: int, stop: int, width: int) -> Iterator[slice]:
 
 
 def block(task: TileTask, scratch: Scratch, start: int) -> tuple[Tensor, Tensor]:
-    """The rows from `start` on: numbers (6, H, rows), and what they give each key (H, R, n)."""
+    """Rows from `start` on: numbers (6, H, rows), and what each key receives (H, R, n)."""
     heads, queries, _ = task.query.shape
     rows = slice(start, min(queries, start + task.rows))
     query = task.query[:, rows].to(torch.float32) * task.factor
@@ -113,7 +113,7 @@ def block(task: TileTask, scratch: Scratch, start: int) -> tuple[Tensor, Tensor]
 
 
 def _distances(task: TileTask, scratch: Scratch, rows: slice) -> list[Tensor | None]:
-    """Distances (rows, keys) for every tile of G, shared by all heads; None if not wanted."""
+    """Distances (rows, keys) for every tile of G, shared by all heads; None if not requested."""
     if task.places is None:
         return [None] * len(task.inner[0])
     found: list[Tensor | None] = []
@@ -138,8 +138,8 @@ def _tile(
 ) -> tuple[Tensor, Tensor]:
     """Numbers (6, heads, rows) of one tile, and 2^(s−m) (heads, rows, keys).
 
-    Few operations on all of the tile, and few others: at these sizes each costs as much as a
-    thousand scores.
+    This uses few operations, also few small ones: at these sizes, starting an operation costs as
+    much as a thousand scores.
     """
     scores = _scores(task, scratch, tile, query[tile.heads], rows)
     power = scratch.take(f"power{tile.keys.start}", *scores.shape)
@@ -161,7 +161,7 @@ def _scores(task: TileTask, scratch: Scratch, tile: Tile, query: Tensor, rows: s
     """Scores (heads, rows, keys) of one tile, in units of ln 2."""
     count, length, dim = query.shape
     result = scratch.take("scores", count, length, tile.width)
-    groups = len(tile.key)  # heads of a group share their keys: one product for all of their rows
+    groups = len(tile.key)  # heads of a group share their keys, so one product has all their rows
     torch.bmm(query.reshape(groups, -1, dim), tile.key, out=result.view(groups, -1, tile.width))
     if task.bias is None and not task.causal:
         return result
@@ -180,7 +180,7 @@ def _scores(task: TileTask, scratch: Scratch, tile: Tile, query: Tensor, rows: s
 
 
 def _shares(numbers: Tensor, task: TileTask) -> Tensor:
-    """What turns 2^(s−m) of each tile into A, (tiles, heads, rows); 0 for rows without a key."""
+    """Factors from each tile's 2^(s−m) to A, (tiles, heads, rows); 0 for rows without a key."""
     tops, totals = numbers[:, 0], numbers[:, 1]
     if len(numbers) == 1 and task.all_valid:
         return totals.reciprocal()
@@ -190,9 +190,9 @@ def _shares(numbers: Tensor, task: TileTask) -> Tensor:
 
 
 def _join(numbers: Tensor, task: TileTask) -> Tensor:
-    """Numbers of all tiles, (tiles, 6, heads, rows), as those of the rows, (6, heads, rows).
+    """Join the numbers of all tiles, (tiles, 6, heads, rows), into statistics (6, heads, rows).
 
-    They are lse, entropy, confidence, prefix mass, distance and Σ A².
+    These are lse, entropy, confidence, prefix mass, distance and Σ A².
     """
     tops, totals, energies, mass, path, squares = numbers.unbind(1)
     inner = len(task.inner[0])
@@ -212,7 +212,7 @@ def _join(numbers: Tensor, task: TileTask) -> Tensor:
 
 
 def _distance(tops: Tensor, totals: Tensor, path: Tensor) -> Tensor:
-    """Σd·2^s / Σ2^s over the tiles of G alone, however little G gets of A."""
+    """Σd·2^s / Σ2^s over the tiles of G alone; exact even if G receives very little of A."""
     if not len(tops):
         return torch.zeros(tops.shape[1:])
     top = tops.amax(0)

@@ -1,4 +1,4 @@
-"""What goes back from a score: gradients of calls, AttnLRP's rules, vectors through fused heads."""
+"""Attribution of a score: gradients of calls, AttnLRP's rules, vectors times fused heads."""
 
 from attnviz.attribution.propagation import propagate
 

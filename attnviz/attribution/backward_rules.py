@@ -1,8 +1,8 @@
-"""How relevance goes back through one operation: the rules of AttnLRP by names of autograd's nodes.
+"""The rules of AttnLRP for one operation, by the names of autograd's nodes.
 
-With the ε-rule, ε → 0, AttnLRP (Achtibat et al. 2024, 2402.05602) is gradient × input with another
-backward pass: where relevance is divided by what it lies on, R = x⊙g, every rule is one of what
-becomes of g. A rule says of each input of a node how its g is had.
+With the ε-rule, ε → 0, AttnLRP (Achtibat et al. 2024, 2402.05602) is gradient × input with a
+modified backward pass. With R = x⊙g, that is relevance R divided by x, every rule becomes a rule
+for g. A rule says how to compute the g of each input of a node.
 """
 
 import math
@@ -20,17 +20,17 @@ from attnviz.attribution.graph_patterns import Edge, is_gated, is_length, operat
 from attnviz.errors import RecordingError
 
 BackwardRule = float | Callable[[Tensor], Tensor]
-"""How the g of an input is had: a factor of its ordinary gradient, or a function of the output's g.
-0 makes the input a constant."""
+"""How to compute the g of an input: a factor on its ordinary gradient, or a function of the
+output's g. 0 makes the input a constant."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A node on the way from a score back to tokens.
+    """A node between a score and tokens.
 
     Attributes:
-        node: of autograd's graph; what it saved is found by name.
-        depends: of each of its inputs, whether it depends on what the model was given.
+        node: a node of autograd's graph; its saved tensors are found by name.
+        depends: for each of its inputs, whether it depends on the model's input.
     """
 
     node: Any
@@ -43,7 +43,7 @@ class Step:
         return edges
 
     def ordinary(self) -> list[BackwardRule]:
-        """The gradient itself, of all inputs."""
+        """Ordinary gradients for all inputs."""
         return [1.0] * len(self.depends)
 
 
@@ -51,7 +51,7 @@ Rule = Callable[[Step], list[BackwardRule]]
 
 
 def rules_for(node: Node, depends: tuple[bool, ...]) -> list[BackwardRule]:
-    """How the g of each input of a node is had.
+    """How to compute the g of each input of a node.
 
     Raises:
         RecordingError: there is no rule for such a node.
@@ -67,16 +67,16 @@ def rules_for(node: Node, depends: tuple[bool, ...]) -> list[BackwardRule]:
 
 
 def _no_rule(step: Step, what: str = "") -> RecordingError:
-    """For an operation between tokens and score that relevance cannot go back through."""
+    """The error for an operation between tokens and score that has no rule."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", operator(step.node)).lower()
     return RecordingError(
         f"AttnLRP has no rule for {words}{what}, by which the score depends on the tokens; "
-        "ask another method"
+        "choose another method"
     )
 
 
 def _product(first: int, second: int) -> Rule:
-    """Of two factors that both depend on what was given each gets half: the uniform rule."""
+    """The uniform rule: two factors that both depend on the model's input get half each."""
 
     def rule(step: Step) -> list[BackwardRule]:
         if not (step.depends[first] and step.depends[second]):
@@ -87,7 +87,7 @@ def _product(first: int, second: int) -> Rule:
 
 
 def _multiplied(step: Step) -> list[BackwardRule]:
-    """A product of elements: one factor may be a length, or a gate made of the other one."""
+    """An elementwise product; one factor may be a length, or a gate that the other one makes."""
     if step.depends != (True, True):
         return step.ordinary()
     one, other = step.edges
@@ -99,7 +99,7 @@ def _multiplied(step: Step) -> list[BackwardRule]:
 
 
 def _divided(step: Step) -> list[BackwardRule]:
-    """What is divided by its length is divided by a constant, as in the rule for layer norms."""
+    """A division by a length counts as a division by a constant, as in the rule for layer norms."""
     if step.depends == (True, True):
         if not is_length(step.edges[1]):
             raise _no_rule(step, " by what depends on the picture")
@@ -110,7 +110,7 @@ def _divided(step: Step) -> list[BackwardRule]:
 
 
 def _attention(step: Step) -> list[BackwardRule]:
-    """The rules of q·kᵀ, which a bias is added to, and of A·V together."""
+    """The rules of q·kᵀ + bias and of A·V together."""
     q, k, v, *bias = step.depends
     of_weights = 0.5 if v and (q or k or any(bias)) else 1.0
     of_scores = of_weights * (0.5 if q and k else 1.0)
@@ -124,7 +124,7 @@ def _convolved(step: Step) -> list[BackwardRule]:
 
 
 def _batch_normed(step: Step) -> list[BackwardRule]:
-    if step.node._saved_training:  # noqa: SLF001 — as everything that nodes save is called
+    if step.node._saved_training:  # noqa: SLF001 — nodes save everything under such names
         raise _no_rule(step, " in training")
     return step.ordinary()
 
@@ -156,7 +156,10 @@ def _weighted(gradient: Tensor, norm: Any) -> Tensor:
 
 
 def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
-    """R_x = R_y for a function of elements, g_x = g_y·y/x; `ratio` makes y/x of what was saved."""
+    """The identity rule for an elementwise function: R_x = R_y, so g_x = g_y·y/x.
+
+    `ratio` computes y/x from a node's saved tensors.
+    """
 
     def rule(step: Step) -> list[BackwardRule]:
         return [lambda gradient: gradient * ratio(step.node)]
@@ -165,7 +168,7 @@ def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
 
 
 def _of_input(ratio: Callable[[Tensor], Tensor]) -> Rule:
-    """The identity rule for what saves its input."""
+    """The identity rule for a node that saves its input."""
     return _identity(lambda node: ratio(_wide(node._saved_self)))  # noqa: SLF001
 
 
@@ -183,15 +186,15 @@ def _clamped(node: Any) -> Tensor:
 
 
 def _of_result(inverse: Callable[[Tensor], Tensor], *, at_zero: float) -> Rule:
-    """The identity rule for what saves its result alone, from which its input is found."""
+    """The identity rule for a node that saves only its result; `inverse` recovers its input."""
 
     def ratio(node: Any) -> Tensor:
         result: Tensor = node._saved_result.detach()  # noqa: SLF001
         nearest = 4 * torch.finfo(result.dtype).eps
         if bool((result.abs() > 1 - nearest).any()):
             raise RecordingError(
-                f"{operator(node).lower()} is so close to 1 that what it was given "
-                "cannot be told; load the model in a wider --dtype, or ask another method"
+                f"{operator(node).lower()} is so close to 1 that its input "
+                "cannot be recovered; load the model in a wider --dtype, or choose another method"
             )
         wide = result.double()
         return _over(wide, inverse(wide), at_zero=at_zero)
@@ -200,13 +203,13 @@ def _of_result(inverse: Callable[[Tensor], Tensor], *, at_zero: float) -> Rule:
 
 
 def _over(result: Tensor, x: Tensor, *, at_zero: float) -> Tensor:
-    """y/x. Of y ≠ 0 at x = 0 it is lost, as everything that lies on an input of 0."""
+    """y/x, and `at_zero` where x = 0: there relevance is lost if y ≠ 0, as on any input of 0."""
     zero = x == 0
     return torch.where(zero, at_zero, result / x.masked_fill(zero, 1))
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32 at least, without a graph."""
+    """Values in float32 or wider, without a graph."""
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -239,9 +242,9 @@ _RULES: dict[str, Rule] = {
 }
 
 _ORDINARY = frozenset({
-    # What is linear in all of its inputs together: sums,
+    # Operators that are linear in all of their inputs together: sums,
     "Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Cumsum", "Where", "MaskedFill", "NativeDropout",
-    # what lays elements out anew,
+    # operators that rearrange elements,
     "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat",
     "Unsqueeze", "Squeeze", "Select", "Slice", "Index", "IndexSelect", "Gather", "Cat", "Stack",
     "Split", "SplitWithSizes", "UnsafeSplit", "UnsafeSplitWithSizes", "Unbind", "Clone", "ToCopy",
@@ -249,12 +252,12 @@ _ORDINARY = frozenset({
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle",
     "PixelUnshuffle", "ViewAsComplex", "ViewAsReal", "IndexPut", "IndexAdd", "Scatter",
     "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im",
-    # and what averages places;
+    # and operators that average places;
     "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleLinear1D",
     "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D",
     "UpsampleBilinear2DAa", "UpsampleBicubic2DAa",
-    # where Taylor's rule is taken, which is gradient × input;
+    # operators with Taylor's rule, which is gradient × input;
     "Softmax", "SafeSoftmax",
-    # and what is x times something that does not change around x, y = x·∂y/∂x.
+    # and operators that are x times a local constant, y = x·∂y/∂x.
     "Relu", "LeakyRelu", "PreluKernel", "LinalgVectorNorm", "Norm",
 })  # fmt: skip

@@ -1,8 +1,8 @@
-"""Where calls stand in autograd's graph, and the gradient of a score at their outputs.
+"""Gradients of a score at the outputs of calls, found by the numbers of autograd's nodes.
 
-Autograd numbers its nodes in each thread. Below it, where the dispatcher is watched, the node of
-the running operator is the last that was made; so its number, which holds nothing alive, is enough
-to find the node again behind a score.
+Autograd numbers its nodes in each thread. The recording watches the dispatcher below autograd.
+There, the node of the running operator is the last one that was made. Its number keeps nothing
+alive, and is enough to find the node again in a score's graph.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +16,17 @@ from torch.autograd.graph import GradientEdge, Node
 from attnviz.errors import RecordingError, UsageError
 
 Lay = Callable[[Tensor], Tensor]
-"""From the first result of an operator to (B, Hv, Nq, Dv)."""
+"""A function from an operator's first result to (B, Hv, Nq, Dv)."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """How a call's output came to be.
+    """How a call's output was computed.
 
     Attributes:
-        operator: that made it.
-        node: number of the operator's node in autograd's graph; None where it has none.
-        lay: lays the operator's first result, or its gradient, out as the call's output is.
+        operator: the name of the operator that made it.
+        node: number of the operator's node in autograd's graph; None if it has none.
+        lay: lays the operator's first result, or its gradient, out like the call's output.
     """
 
     operator: str
@@ -36,9 +36,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class JoinedTrace:
-    """How the output of a call came to be that was made in pieces, side by side along `dim`.
+    """How a call's output was computed, if it consists of pieces side by side along `dim`.
 
-    `sizes` are those of the pieces' outputs along it.
+    `sizes` are the sizes of the pieces' outputs along this dimension.
     """
 
     parts: "tuple[Trace | JoinedTrace, ...]"
@@ -54,7 +54,7 @@ class JoinedTrace:
         return found
 
     def lay(self, gradients: Iterator[Tensor | None]) -> Tensor | None:
-        """The gradient at the output of those at the pieces', laid out; None if all are None."""
+        """Join the gradients at the pieces' outputs into one, laid out; None if all are None."""
         found = [
             next(gradients) if isinstance(part, Trace) else part.lay(gradients)
             for part in self.parts
@@ -72,7 +72,7 @@ class JoinedTrace:
 def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -> dict[int, Tensor]:
     """∂score/∂output of calls, (B, Hv, Nq, Dv) by their numbers; see `Recording.gradients`.
 
-    The backward pass goes no further than to the outputs that are asked for.
+    The backward pass stops at the requested outputs.
     """
     if score.numel() != 1:
         raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
@@ -102,11 +102,11 @@ def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -
 
 
 _Piece = tuple[int, int]
-"""Number of a call, and of a piece of it."""
+"""The number of a call, and the number of a piece of it."""
 
 
 def _laid_out(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:
-    """∂score/∂output of pieces of calls, laid out as calls' outputs are."""
+    """∂score/∂output of pieces of calls, laid out like the calls' outputs."""
     assert score.grad_fn is not None
     nodes = _nodes(score.grad_fn, {trace.node for trace in traces.values()})
     edges = {
@@ -125,10 +125,10 @@ def _laid_out(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Ten
 
 
 def _checked(number: int, trace: Trace | None) -> Trace:
-    """A trace that has a node, by the name that autograd gives to its operator's.
+    """A trace, if it has a node in autograd's graph.
 
     Raises:
-        RecordingError: there is none.
+        RecordingError: the call has no trace, or the trace has no node.
     """
     if trace is None:
         raise RecordingError(
@@ -159,10 +159,10 @@ def _nodes(root: Node, numbers: set[int | None]) -> dict[int | None, list[Node]]
 
 
 def _the_one(nodes: list[Node], number: int, trace: Trace) -> Any:
-    """The node that is of the call's operator: another thread's may have the same number.
+    """The node of the call's operator; a node of another thread may have the same number.
 
     Raises:
-        RecordingError: there is not exactly one.
+        RecordingError: there is not exactly one such node.
     """
     expected = f"{trace.operator.replace('_', '')}backward".lower()  # as in BmmBackward0
     named = [node for node in nodes if node.name().lower().rstrip("0123456789") == expected]

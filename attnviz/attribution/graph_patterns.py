@@ -1,4 +1,4 @@
-"""What several nodes of autograd's graph make together: lengths, and gates made of their input."""
+"""Patterns of several nodes in autograd's graph: lengths, and gates made from their input."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd.graph import Node
 
 Edge = tuple[Node | None, int]
-"""A node, and which of its results."""
+"""A node, and the number of one of its results."""
 
 _AROUND = {
     *(
@@ -32,21 +32,21 @@ _ELEMENTWISE = {
 
 
 def operator(node: Node) -> str:
-    """The operator of a node: Mul of MulBackward0. PyTorch's own have a number, others do not."""
+    """The operator of a node: Mul for MulBackward0. Only PyTorch's own nodes have a number."""
     name = node.name().rpartition("::")[2]
     numberless = name.rstrip("0123456789")
     return name if numberless == name else numberless.removesuffix("Backward")
 
 
 def is_given(node: Any) -> bool:
-    """Whether a node stands for what a model was given: a leaf that is no parameter of it."""
+    """Whether a node is the model's input: a leaf that is not a parameter of the model."""
     return operator(node) == "AccumulateGrad" and not isinstance(node.variable, nn.Parameter)
 
 
 def is_length(edge: Edge) -> bool:
-    """Whether a tensor is a norm or a standard deviation, or 1 over it, of whatever shape.
+    """Whether a tensor of any shape is a norm or a standard deviation, or 1 divided by it.
 
-    Written out or not: rsqrt(mean(x²) + ε), sqrt(var(x) + ε), max(‖x‖₂, ε).
+    The model may write it out: rsqrt(mean(x²) + ε), sqrt(var(x) + ε), max(‖x‖₂, ε).
     """
     node = _inside(edge)
     if node is None:
@@ -58,7 +58,7 @@ def is_length(edge: Edge) -> bool:
 
 
 def _is_spread(node: Node | None) -> bool:
-    """Whether a tensor is a mean or a sum of squares, or a variance."""
+    """Whether a tensor is a mean of squares, a sum of squares, or a variance."""
     if node is None or operator(node) not in ("Mean", "Sum"):
         return node is not None and operator(node) == "Var"
     (square, _), *_ = node.next_functions
@@ -74,7 +74,7 @@ def _is_power(node: Any) -> bool:
 
 
 def _inside(edge: Edge) -> Node | None:
-    """The node behind what only scales, shifts, clamps or lays out."""
+    """Skip nodes that only scale, shift, clamp or rearrange; returns the node behind them."""
     node = edge[0]
     while node is not None and operator(node) in _AROUND:
         inputs = list(_inputs(node))
@@ -87,7 +87,7 @@ def _inside(edge: Edge) -> Node | None:
 def is_gated(one: Edge, other: Edge) -> bool:
     """Whether `other` is a function of the elements of `one` alone, up to constants.
 
-    So x·sigmoid(1.7·x) or x/2·(1 + erf(x/√2)), which is one function of the elements of x.
+    Examples: x·sigmoid(1.7·x) and x/2·(1 + erf(x/√2)), each one function of the elements of x.
     """
     sources: list[Edge] = [one]
     node = one[0]
@@ -101,7 +101,7 @@ def is_gated(one: Edge, other: Edge) -> bool:
 
 
 def _is_made_of(edge: Edge, source: Edge) -> bool:
-    """Whether a tensor is made of another alone, element by element."""
+    """Whether a tensor is computed from another one alone, element by element."""
     stack, visited = [edge], {edge}
     while stack:
         each = stack.pop()
@@ -117,7 +117,7 @@ def _is_made_of(edge: Edge, source: Edge) -> bool:
 
 
 def _inputs(node: Node) -> Iterator[Edge]:
-    """Where the inputs of a node come from, but for constants and parameters."""
+    """The edges to a node's inputs, without constants and parameters."""
     for following, number in node.next_functions:
         if following is None:
             continue

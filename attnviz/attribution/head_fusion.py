@@ -1,4 +1,4 @@
-"""M: one matrix that a call's heads make together, a block of its rows at a time."""
+"""Computes M, the head fusion of a call (one matrix for all heads), a block of rows at a time."""
 
 import math
 from collections.abc import Iterator
@@ -16,27 +16,27 @@ from attnviz.attention.threads import Scratch
 Fusion = Literal["mean", "max", "min", "positive", "signed", "gradient"]
 
 TILE = 1 << 19
-"""Scores that are worked on at once on a CPU: 2 MiB of float32."""
+"""Scores that a CPU works on at once: 2 MiB of float32."""
 PANEL = 1 << 21
-"""Scores of all rows of a block of one head on a CPU."""
+"""Scores of one head in a block of rows on a CPU."""
 LARGE = 1 << 26
 """Scores of a block on other devices."""
 SAFE = 60.0
-"""2^s of scores up to this is far from the ends of float32: the largest need not be subtracted."""
+"""For scores s up to this, 2^s is far from float32's limits, so the maximum is not subtracted."""
 
 
 @dataclass(frozen=True)
 class MergedHeads:
-    """M, (B, Nq, Nk): the heads of a call as one matrix, which is made as it is used.
+    """M, (B, Nq, Nk): the heads of a call as one matrix, which is computed on demand.
 
     Attributes:
-        call: whose heads.
+        call: the call with these heads.
         fusion: `mean`, `max` or `min` of A over heads; `positive`, mean_h relu(A⊙∇A); `signed`,
             relu(mean_h A⊙∇A); `gradient`, mean_h relu(∇A).
-        queries: (B, Nq) boolean, the rows of others are 0; None: all count.
-        least: (B,) entries below are 0; None: none.
-        spared: (B,) boolean, True where entry [0, 0] stays whatever `least` is.
-        held: M itself, (B, Nq, Nk), before anything is dropped; only where it is small.
+        queries: (B, Nq) boolean; the rows of other queries are 0; None: all queries count.
+        least: (B,); entries below it become 0; None: no entry does.
+        spared: (B,) boolean; True keeps entry [0, 0] for any `least`.
+        held: M itself, (B, Nq, Nk), before entries are dropped; only if it is small.
     """
 
     call: AttentionCall
@@ -48,17 +48,17 @@ class MergedHeads:
 
     @property
     def summed(self) -> bool:
-        """Whether M is a sum over heads, entry by entry, so that it need not be made."""
+        """Whether M is an entrywise sum over heads, so that products do not need M itself."""
         return self.fusion in ("mean", "positive", "gradient") and self.least is None
 
     @property
     def full(self) -> bool:
-        """Whether every row of A sums to 1 for certain, but for those of other `queries`."""
+        """Whether it is certain that every row of A sums to 1, except rows outside `queries`."""
         return self.call.bias is None and not self.call.causal
 
     @property
     def on_cpu(self) -> bool:
-        """Whether blocks are to fit a cache."""
+        """Whether the call is on a CPU, where blocks should fit the cache."""
         return self.call.query.device.type == "cpu"
 
     @property
@@ -72,11 +72,11 @@ class MergedHeads:
 
     @property
     def _together(self) -> bool:
-        """Whether no head can be done without the others."""
+        """Whether heads depend on each other and must be computed together."""
         return self.call.mixing is not None and self.fusion not in ("mean", "max", "min")
 
     def parts(self, rows: int) -> "Iterator[RowPart]":
-        """Items of the batch for blocks of so many rows; on a CPU one, or some that are small."""
+        """Split the batch, for blocks of `rows` rows; on a CPU into single or a few small items."""
         batch, heads, queries, keys = self.call.shape
         step, together, scratch = batch, heads, Scratch()
         if self.on_cpu:
@@ -87,13 +87,13 @@ class MergedHeads:
             yield RowPart(items, self._of(items), together, scratch)
 
     def _of(self, items: slice) -> "MergedHeads":
-        """M of some items, of float32 tensors that lie well."""
+        """M of some items, with contiguous float32 tensors."""
 
         def of(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[items]
 
         def lying(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(torch.float32).contiguous()  # models give strided views
+            return tensor.detach().to(torch.float32).contiguous()  # models use strided views
 
         call = self.call.batch(items)
         with_gradient = self.fusion in ("positive", "signed", "gradient")
@@ -120,10 +120,10 @@ class RowPart:
     """Some items of the batch, and the buffers for their blocks.
 
     Attributes:
-        items: which.
-        fused: M of them alone.
-        together: heads that are worked on at once.
-        scratch: buffers.
+        items: the items.
+        fused: M of these items.
+        together: number of heads to compute at once.
+        scratch: the buffers.
     """
 
     items: slice
@@ -141,8 +141,8 @@ class RowPart:
     def terms(self, rows: Tensor, summed: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rows of M as Σ over terms and heads of factor·x: x (b, h, n, Nk), factor (b, h, n).
 
-        Of sums over heads these are those of a few heads at a time, else M itself. A term is gone
-        when the next is asked for.
+        If M is a sum over heads, a term has a few heads; else the only term is M itself. The next
+        term overwrites the one before.
         """
         if summed:
             for group in self._groups:
@@ -159,7 +159,7 @@ class RowPart:
         return matrix if fused.least is None else self._discarded(matrix, rows)
 
     def _block_of_rows(self, rows: Tensor) -> Tensor:
-        """Some rows of M, of all heads and entries."""
+        """Some rows of M from all heads, before small entries are dropped."""
         fused = self.fused
         shape = len(fused.call.query), len(rows), fused.call.shape[3]
         matrix = self._buffer("matrix", *shape)
@@ -176,8 +176,8 @@ class RowPart:
         return matrix
 
     def _discarded(self, matrix: Tensor, rows: Tensor) -> Tensor:
-        """Without the entries that are too small."""
-        assert self.fused.least is not None  # the caller has looked
+        """Set the entries that are too small to 0."""
+        assert self.fused.least is not None  # the caller checks this
         small = matrix < self.fused.least[:, None, None]
         if self.fused.spared is not None and int(rows[0]) == 0:
             small[:, 0, 0] &= ~self.fused.spared
@@ -185,7 +185,7 @@ class RowPart:
 
     @cached_property
     def _groups(self) -> list[AttentionCall]:
-        """The call, a few heads at a time."""
+        """The call, split into groups of a few heads."""
         call = self.fused.call
         if self.together == call.heads:
             return [call]
@@ -210,7 +210,7 @@ class RowPart:
         return groups
 
     def _heads(self, group: AttentionCall, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """A, A⊙∇A, or what is positive of it, of a few heads, as factor·x."""
+        """A, ∇A, A⊙∇A, or the positive part, of a few heads, as factor·x."""
         fusion, shape = self.fused.fusion, (*group.shape[:2], len(rows), group.shape[3])
         counted = self.counted(rows)[:, None]
         if fusion == "gradient":
@@ -235,7 +235,7 @@ class RowPart:
 
     @cached_property
     def _safe(self) -> bool:
-        """Whether no score can be so large that 2^s leaves float32: ‖q‖·‖k‖ says so."""
+        """Whether 2^s fits float32 for all scores; ‖q‖·‖k‖ bounds the scores."""
         call = self.fused.call
         if not (self.fused.full and self.fused.on_cpu):
             return False
@@ -249,7 +249,7 @@ class RowPart:
 
 
 def _join(matrix: Tensor, x: Tensor, factor: Tensor, *, fusion: Fusion, first: bool) -> None:
-    """Take one head, factor·x, into M: (b, n, Nk) and (b, n, 1)."""
+    """Merge one head, factor·x, into M; x is (b, n, Nk) and factor (b, n, 1)."""
     if first:
         torch.mul(x, factor, out=matrix)
     elif fusion == "max":

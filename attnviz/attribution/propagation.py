@@ -1,7 +1,8 @@
-"""Relevance of tokens for a score: its way back through autograd's graph by the rules of AttnLRP.
+"""Propagates relevance from a score back to tokens, by the rules of AttnLRP.
 
-Nothing of a model is changed or known. Hooks on the nodes between score and tokens turn what
-autograd gives to their inputs; `rules` says how.
+This changes nothing in the model and needs no knowledge of it. Hooks on the nodes of autograd's
+graph between score and tokens modify the gradients of the nodes' inputs; `backward_rules` has the
+rules.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ _Gradients = tuple[Tensor | None, ...]
 
 
 def propagate(score: Tensor, tokens: Tensor) -> Tensor:
-    """R_j = Σ_f x_jf·g_jf, (…): what each of (…, F) tokens says for a score, with its sign.
+    """R_j = Σ_f x_jf·g_jf, (…): the signed relevance of each of (…, F) tokens for a score.
 
         g = 1                                 # at the score, and back from there:
         g_x = W.T @ g                         # y = W @ x + b, and everything else that is linear
@@ -31,16 +32,16 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
         g_x = s * (g - (s * g).sum())         # s = softmax(x)
         R = (x * g).sum(-1)
 
-    That is AttnLRP with the ε-rule for linear maps, ε → 0. Biases and softmax keep a share; without
-    them R sums to the score. What is computed from parameters alone is constant, and so are norms
-    that something is divided by, so that a cosine is shared out as well; a score that is a norm
-    goes back by its gradient. The graph is kept, for other scores.
+    This is AttnLRP with the ε-rule for linear maps, ε → 0. Biases and softmax keep a share; without
+    them R sums to the score. Values that depend on parameters alone are constants. Norms in a
+    denominator are constants too, so relevance of a cosine is also distributed. A score that is a
+    norm uses its gradient. The graph is kept for other scores.
 
     Achtibat et al. 2024, 2402.05602.
 
     Args:
-        score: one number that was computed from what the model returned.
-        tokens: with their graph, such as what a block was given: `Recording.blocks[3].input`.
+        score: one number that is computed from the model's result.
+        tokens: tokens with their graph, such as the input of a block: `Recording.blocks[3].input`.
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
     ...     logits = model(pixels.requires_grad_())
@@ -49,8 +50,8 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
 
     Raises:
         UsageError: the score is more than one number.
-        RecordingError: the score does not depend on the tokens, or by an operation that no rule is
-            for; the line names it.
+        RecordingError: the score does not depend on the tokens, or depends on them by an operation
+            that has no rule; the message names it.
     """
     if score.numel() != 1:
         raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
@@ -64,10 +65,10 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
     hooks = [node.register_hook(partial(_turned, each)) for node, each in ways.items()]
     try:
         (found,) = torch.autograd.grad(score, [tokens], retain_graph=True)
-    except CheckpointError as error:  # whose tensors are given out once
+    except CheckpointError as error:  # a checkpoint gives its tensors only once
         raise RecordingError(
-            "layers of the model are checkpointed, which keep nothing that relevance could go back "
-            "by; turn checkpointing off, or ask another method"
+            "layers of the model are checkpointed, so relevance cannot be propagated through them; "
+            "turn checkpointing off, or choose another method"
         ) from error
     finally:
         for hook in hooks:
@@ -77,7 +78,7 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _turned(ways: list[BackwardRule], ordinary: _Gradients, outputs: _Gradients) -> _Gradients:
-    """What a node's inputs are given, in the place of their ordinary gradients."""
+    """The modified gradients of a node's inputs, instead of the ordinary ones."""
     return tuple(
         None if gradient is None or way == 0 else _modified_gradient(way, gradient, outputs[0])
         for way, gradient in zip(ways, ordinary, strict=True)
@@ -87,15 +88,15 @@ def _turned(ways: list[BackwardRule], ordinary: _Gradients, outputs: _Gradients)
 def _modified_gradient(way: BackwardRule, gradient: Tensor, output: Tensor | None) -> Tensor:
     if not callable(way):
         return gradient if way == 1 else gradient * way
-    assert output is not None  # there is no gradient without
+    assert output is not None  # else there is no gradient
     return way(output).to(gradient.dtype)
 
 
 def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRule]]:
-    """The nodes that are not left as they are, of those that lie between a score and tokens.
+    """The nodes between a score and tokens whose gradients are modified, with their rules.
 
     Raises:
-        RecordingError: there are none between, or one that no rule is for.
+        RecordingError: there is no node between them, or a node has no rule.
     """
     graph = _graph(root, tokens)
     if root not in graph.leading:
@@ -120,8 +121,8 @@ class _Graph(NamedTuple):
     """Nodes behind a score.
 
     Attributes:
-        given: those that depend on what the model was given, not on parameters alone.
-        leading: those that depend on the tokens.
+        from_input: nodes that depend on the model's input, not on parameters alone.
+        leading: nodes that depend on the tokens.
     """
 
     from_input: set[Node]
@@ -144,7 +145,7 @@ def _graph(root: Node, tokens: Edge) -> _Graph:
 
 
 def _inputs_first(root: Node) -> list[Node]:
-    """All nodes behind one, and it, each behind those that its inputs come from."""
+    """A node and all nodes behind it, in topological order: inputs come first."""
     order: list[Node] = []
     visited: set[Node] = set()
     stack = [(root, False)]

@@ -1,12 +1,12 @@
-"""Vectors through one matrix that a call's heads make together, in O(N) memory.
+"""Products of vectors with the head fusion of a call, in O(N) memory.
 
-A method that merges heads or layers asks for r·M or M·u, M (Nq × Nk) being a fusion of the heads'
-A, of their gradients, or of both: `MergedHeads`. M follows from q, k (and v, dO) a block of rows at
-a time, and a block is gone before the next. On a CPU blocks stay in the cache and are spread over
-threads; rows to which r gives nothing are left out.
+A method that merges heads or layers needs r·M or M·u. M (Nq × Nk) is a fusion of the heads' A, of
+their gradients, or of both: `MergedHeads`. M is computed from q and k (and v, dO), a block of rows
+at a time; only one block exists at once. On a CPU, blocks stay in the cache and run in several
+threads. Rows where r is 0 are skipped.
 
-Where M is a mean over heads not even a block of it is made: Σ_i r_i·mean_h A_hij is one product of
-the r_i/(H·Σ_j 2^s_hij) with the 2^s_hij of all heads.
+If M is a mean over heads, not even a block of it is computed: Σ_i r_i·mean_h A_hij is one product
+of the r_i/(H·Σ_j 2^s_hij) with the 2^s_hij of all heads.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,30 +21,30 @@ from attnviz.attention.threads import in_order
 from attnviz.attribution.head_fusion import MergedHeads, RowPart, chunks
 
 HELD = 1 << 22
-"""A matrix of so many entries, 16 MiB, may be held while it is looked at more than once."""
+"""A matrix of at most this many entries, 16 MiB, is kept if it is needed more than once."""
 INLINE = 1 << 20
-"""Below so many scores in all, starting threads costs more than it brings."""
+"""For fewer scores than this in total, starting threads costs more than it saves."""
 
 Job = tuple[RowPart, Tensor]
 Result = TypeVar("Result")
 
 
 def vec_mat(fused: MergedHeads, rows: Tensor) -> Tensor:
-    """r·M, (B, R, Nk), of row vectors (B, R, Nq)."""
+    """r·M, (B, R, Nk), for row vectors r, (B, R, Nq)."""
     return _products(fused, rows, normalised=False)[0]
 
 
 def vec_rollout(fused: MergedHeads, rows: Tensor) -> Tensor:
-    """r·rownorm(M + I), (B, R, N), of row vectors (B, R, N); queries are the keys.
+    """r·rownorm(M + I), (B, R, N), for row vectors r, (B, R, N); queries and keys are the same.
 
-    A row of M that is 0 becomes one of I.
+    A row of M that is 0 becomes a row of I.
     """
     product, shares = _products(fused, rows, normalised=True)
     return product.add_(shares)
 
 
 def mat_vec(fused: MergedHeads, columns: Tensor) -> Tensor:
-    """M·u, (B, Nq), of (B, Nk)."""
+    """M·u, (B, Nq), for vectors u, (B, Nk)."""
     batch, _, queries, _ = fused.call.shape
     result = columns.new_zeros(batch, queries, dtype=torch.float32)
 
@@ -66,14 +66,14 @@ def mat_vec(fused: MergedHeads, columns: Tensor) -> Tensor:
 def discarding(fused: MergedHeads, share: float, spared: Tensor | None = None) -> MergedHeads:
     """M without its lowest entries: those below the ⌊share·Nq·Nk⌋-th smallest, counted from 0.
 
-    Ties with it stay. Every item of the batch has its own. The order statistic is exact: float32
-    numbers that are not negative are ordered as their bits are, so it is found from two counts,
-    of the upper and of the lower sixteen bits, over blocks that are computed alike every time.
+    Entries equal to this one stay. Every item of the batch has its own threshold. The threshold is
+    exact: non-negative float32 numbers have the same order as their bits, so two counts find it,
+    one of the upper and one of the lower sixteen bits. Both counts use identically computed blocks.
 
     Args:
         fused: a matrix without negative entries.
-        share: 0 … 1, of all entries.
-        spared: (B,) boolean, True where entry [0, 0] stays in any case.
+        share: the share of all entries to drop, 0 … 1.
+        spared: (B,) boolean; True keeps entry [0, 0] in any case.
     """
     batch, _, queries, keys = fused.call.shape
     if batch * queries * keys <= HELD:
@@ -86,7 +86,7 @@ def discarding(fused: MergedHeads, share: float, spared: Tensor | None = None) -
 
 
 def whole(fused: MergedHeads) -> Tensor:
-    """M itself, (B, Nq, Nk): where it is small, or every row of it is wanted."""
+    """M itself, (B, Nq, Nk); for a small M, or if every row is needed."""
     batch, _, queries, keys = fused.call.shape
     result = torch.empty(batch, queries, keys, device=fused.call.query.device)
     for (part, rows), matrix in _blocks(fused, lambda job: job[0].matrix(job[1]).clone()):
@@ -95,7 +95,10 @@ def whole(fused: MergedHeads) -> Tensor:
 
 
 def _counts(fused: MergedHeads, shift: int, upper: Tensor | None = None) -> Tensor:
-    """How many entries of M have which sixteen bits, (B, 2^16), counted among those of `upper`."""
+    """A histogram of sixteen bits of M's entries, (B, 2^16), starting at bit `shift`.
+
+    With `upper`, only entries with these upper sixteen bits count.
+    """
     counts = torch.zeros(fused.call.shape[0], 1 << 16, dtype=torch.long)
 
     def block(job: Job) -> Tensor:
@@ -116,7 +119,7 @@ def _counts(fused: MergedHeads, shift: int, upper: Tensor | None = None) -> Tens
 
 
 def _bin(counts: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
-    """The bin of each row that holds the entry of that rank, and its rank in there."""
+    """For each row, the bin that holds the entry of the given rank, and its rank in the bin."""
     upto = counts.cumsum(1)
     number = (upto > rank[:, None]).int().argmax(1)
     before = (upto - counts).gather(1, number[:, None])[:, 0]
@@ -124,7 +127,7 @@ def _bin(counts: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _products(fused: MergedHeads, vectors: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor]:
-    """Σ_i r_i/z_i·M_i and the r_i/z_i themselves; z is 1, or normalised 1 + Σ_j M_ij."""
+    """Σ_i r_i/z_i·M_i and the r_i/z_i themselves; z is 1, or with `normalised` 1 + Σ_j M_ij."""
     batch, _, _, keys = fused.call.shape
     vectors = vectors.to(torch.float32)
     result = vectors.new_zeros(batch, vectors.shape[1], keys)
@@ -142,7 +145,7 @@ def _products(fused: MergedHeads, vectors: Tensor, *, normalised: bool) -> tuple
             weights = (share[:, None] * factor[:, :, None]).transpose(1, 2).flatten(2)
             found = torch.bmm(weights, x.flatten(1, 2))  # (b, R, h·n)·(b, h·n, Nk)
             product = found if product is None else product.add_(found)
-        assert product is not None  # there are heads
+        assert product is not None  # there is at least one head
         return product, share
 
     for (part, rows), (product, share) in _blocks(fused, block, vectors.any(1)):
@@ -158,10 +161,10 @@ def _blocks(
     *,
     alike: bool = False,
 ) -> Iterator[tuple[Job, Result]]:
-    """Every block of the rows that are `active`, (B, Nq), and what `work` makes of it, in order.
+    """Every block of the `active` rows, (B, Nq), and the result of `work` for it, in order.
 
-    With `alike`, and of a matrix that discards, blocks are always the same rows, so that their
-    numbers are the same to the last bit.
+    With `alike`, or if M drops small entries, blocks always have the same rows, so their numbers
+    are the same to the last bit.
     """
     batch, heads, queries, keys = fused.call.shape
     device = fused.call.query.device
@@ -180,7 +183,7 @@ def _blocks(
 
 
 def _rows(active: Tensor, size: int, *, alike: bool) -> Iterator[Tensor]:
-    """Numbers of rows that are active, a block at a time; or whole blocks that have such a row."""
+    """Numbers of active rows, a block at a time; with `alike`, whole blocks with an active row."""
     if not alike:
         yield from chunks(active.nonzero()[:, 0], size)
         return

@@ -1,1 +1,1 @@
-"""Where tokens lie: grids, cells and placements, and queries in words. Knows numbers alone."""
+"""Positions of tokens (grids, cells, placements) and queries; this package uses numbers alone."""

@@ -1,4 +1,4 @@
-"""What tokens stand for: boxes, grids of cells, and the layout of one side of an attention call."""
+"""Boxes, grids of cells, and the layout of an attention call's queries or keys on these cells."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -11,7 +11,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Box(NamedTuple):
-    """An axis-aligned rectangle, left and top included, right and bottom not."""
+    """An axis-aligned rectangle; left and top are included, right and bottom are not."""
 
     left: float
     top: float
@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """The tokens of one model input: `prefix` tokens first, then rows × columns, row by row.
+    """The tokens of one model input: first `prefix` tokens, then rows × columns, row by row.
 
     >>> TokenGrid(rows=14, columns=14, patch=16, prefix=1).tokens
     197
@@ -49,7 +49,7 @@ class TokenGrid:
 
     @property
     def tokens(self) -> int:
-        """Length of the attended sequence."""
+        """Length of the attended sequence, in tokens."""
         return self.prefix + self.grid_tokens
 
     @property
@@ -70,14 +70,14 @@ class TokenGrid:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What the tokens of one side of an attention call stand for: cells that tile the input.
+    """The cells that an attention call's queries, or its keys, stand for; cells tile the input.
 
     Attributes:
-        rows, columns: of the cells, row by row.
-        cells: (windows, tokens) row·columns + column; −1 for a token that is no part of the
+        rows, columns: numbers of rows and columns of cells.
+        cells: (windows, tokens), row·columns + column; −1 for a token that is not part of the
             picture: class token, register, padding inside a window.
-        stride: side of a cell in input pixels; None where columns divide the input.
-        left, top: where the first cell begins, in input pixels.
+        stride: side of a cell in input pixels; None if `columns` cells fill the input's width.
+        left, top: start of the first cell, in input pixels.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -98,7 +98,7 @@ class Layout:
 
     @property
     def windows(self) -> int:
-        """Number of windows, which share the picture."""
+        """Number of windows of the picture."""
         return len(self.cells)
 
     @property
@@ -108,15 +108,15 @@ class Layout:
 
     @property
     def outside(self) -> int:
-        """Number of tokens that are no part of the picture, over all windows."""
+        """Number of tokens that are not part of the picture, over all windows."""
         return int((self.cells < 0).sum())
 
     def of_tokens(self, values: NDArray[Scalar], elsewhere: Scalar) -> NDArray[Scalar]:
-        """What each token's cell has, of (rows·columns, …): (windows, tokens, …)."""
+        """Each token's value from its cell: (rows·columns, …) → (windows, tokens, …)."""
         filled = np.full_like(values, elsewhere, shape=(1, *values.shape[1:]))
         return np.concatenate([values, filled])[self.cells]
 
     def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """How many of some tokens, (windows, tokens), stand for each cell, (rows·columns,)."""
+        """Count the selected tokens, (windows, tokens), of each cell, (rows·columns,)."""
         chosen = self.cells[tokens & self.on_picture]
         return np.bincount(chosen, minlength=self.rows * self.columns)

@@ -1,10 +1,10 @@
-"""Where tokens lie: token ⇄ model input ⇄ picture, with exact inverses.
+"""Converts positions between picture, model input and token grid, with exact inverses.
 
-Three coordinate systems, all with x to the right, y down and the origin at the top left corner:
+There are three coordinate systems, all with x to the right, y down and the origin at the top left:
 
 - picture: pixels of the picture as a person sees it, after EXIF rotation;
-- input: pixels of what the model is given;
-- grid: rows and columns of tokens, one token being `patch` × `patch` input pixels.
+- input: pixels of the model's input;
+- grid: rows and columns of tokens; one token is `patch` × `patch` input pixels.
 
 A coordinate is a position, not an index: pixel i covers [i, i + 1) and its centre is i + ½.
 """
@@ -23,10 +23,10 @@ Fit = Literal["keep", "crop", "pad", "squash"]
 
 @dataclass(frozen=True)
 class Placement:
-    """How a picture was laid into a model's input: `source` of the picture fills `target`.
+    """How a picture lies in a model's input: `source` of the picture fills `target` of the input.
 
-    `source` is in picture pixels, `target` in input pixels. Everything outside `source` was
-    not seen by the model; everything outside `target` is padding.
+    `source` is in picture pixels, `target` in input pixels. The model does not see anything outside
+    `source`; everything outside `target` is padding.
     """
 
     picture_width: int
@@ -37,39 +37,39 @@ class Placement:
     fit: Fit = "keep"
 
     def of_size(self, width: int, height: int) -> "Placement":
-        """The same of a picture that was scaled to another size."""
+        """The same placement for the picture scaled to another size."""
         x, y = width / self.picture_width, height / self.picture_height
         left, top, right, bottom = self.source
         source = Box(left * x, top * y, right * x, bottom * y)
         return replace(self, picture_width=width, picture_height=height, source=source)
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """Position in the input of a position in the picture."""
+        """Convert a position in the picture to the input."""
         return (
             self.target.left + (x - self.source.left) * self.target.width / self.source.width,
             self.target.top + (y - self.source.top) * self.target.height / self.source.height,
         )
 
     def to_picture(self, x: float, y: float) -> tuple[float, float]:
-        """Position in the picture of a position in the input: the inverse of `to_input`."""
+        """Convert a position in the input to the picture; the inverse of `to_input`."""
         return (
             self.source.left + (x - self.target.left) * self.source.width / self.target.width,
             self.source.top + (y - self.target.top) * self.source.height / self.target.height,
         )
 
     def to_grid(self, x: float, y: float) -> tuple[float, float]:
-        """Position on the grid, as (column, row), of a position in the picture."""
+        """Convert a position in the picture to the grid, as (column, row)."""
         x, y = self.to_input(x, y)
         return x / self.grid.patch, y / self.grid.patch
 
     def token_at(self, x: float, y: float) -> tuple[int, int] | None:
-        """Row and column of the token that holds a picture position; None outside the grid."""
+        """Row and column of the token at a picture position; None outside the grid."""
         column, row = (math.floor(value) for value in self.to_grid(x, y))
         inside = 0 <= row < self.grid.rows and 0 <= column < self.grid.columns
         return (row, column) if inside else None
 
     def token_box(self, row: int, column: int) -> Box:
-        """What a token covers, in picture pixels; may reach outside the picture (padding)."""
+        """A token's area in picture pixels; it may extend outside the picture (padding)."""
         patch = self.grid.patch
         left, top = self.to_picture(column * patch, row * patch)
         right, bottom = self.to_picture((column + 1) * patch, (row + 1) * patch)
@@ -85,7 +85,7 @@ class Placement:
     def coverage(self, left: float, top: float, right: float, bottom: float) -> Array:
         """Share of each token's area that a box of the picture covers, (rows, columns) in 0…1.
 
-        The box is in picture pixels; what of it lies outside the picture counts nothing.
+        The box is in picture pixels; its parts outside the picture do not count.
         """
         x = np.clip(np.array([left, right], dtype=np.float64), 0, self.picture_width)
         y = np.clip(np.array([top, bottom], dtype=np.float64), 0, self.picture_height)
@@ -106,9 +106,9 @@ class Placement:
         return total / np.outer(np.diff(rows), np.diff(columns))
 
     def seen_edges(self) -> tuple[Array, Array]:
-        """Borders of what was seen of each token, in picture pixels: of padding nothing.
+        """Borders of each token's visible part, in picture pixels; padding is not visible.
 
-        (columns + 1,) along x and (rows + 1,) along y.
+        Two arrays: (columns + 1,) along x and (rows + 1,) along y.
         """
         x, y = self._edges()
         source = self.source
@@ -123,7 +123,7 @@ class Placement:
 
 
 def overlaps(a: Array, b: Array) -> Array:
-    """Lengths that the intervals between neighbours of `a` share with those of `b`.
+    """Overlap lengths of the intervals between neighbours in `a` with those in `b`.
 
     >>> overlaps(np.array([0.0, 2.0, 4.0]), np.array([1.0, 3.0]))
     array([[1.],
@@ -148,11 +148,11 @@ def place(
 
     - keep: the whole picture in its own aspect ratio on about `size`² pixels, each side rounded
       to whole patches, at least one; so the number of tokens does not depend on the shape;
-    - crop: the largest centred part of the input's aspect ratio, a square unless `shape` is given;
+    - crop: the largest centred part with the input's aspect ratio, a square by default;
     - pad: the whole picture in its own aspect ratio, centred in the input;
     - squash: the whole picture stretched to the input.
 
-    `shape` is the height and width of the input of all but keep, in pixels, multiples of `patch`.
+    `shape` is the input's height and width in pixels, multiples of `patch`; keep ignores it.
 
     >>> place(451, 300, size=137, patch=8).grid
     TokenGrid(rows=14, columns=21, patch=8, prefix=0)
@@ -175,9 +175,9 @@ def place(
 
 
 def keep_aspect(width: int, height: int, *, size: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of about (size / patch)² tokens in the shape of width × height.
+    """Rows and columns of about (size / patch)² tokens with the aspect ratio width : height.
 
-    A picture so thin that one row (or column) is already too much gets one row of all tokens.
+    A picture that is too thin for even one row (or column) gets one row (or column) of all tokens.
     """
     budget = (size / patch) ** 2
     rows, columns = math.sqrt(budget * height / width), math.sqrt(budget * width / height)
@@ -189,14 +189,14 @@ def keep_aspect(width: int, height: int, *, size: int, patch: int) -> tuple[int,
 
 
 def _round(value: float) -> int:
-    """Nearest whole number, halves up (Python's own rounds halves to even)."""
+    """The nearest whole number; halves round up (Python's `round` rounds halves to even)."""
     return math.floor(value + 0.5)
 
 
 def _centred(width: int, height: int, *, inside: tuple[int, int]) -> Box:
-    """The largest box of the aspect ratio of width × height in the middle of a rectangle.
+    """The largest box with the aspect ratio width : height in the middle of a rectangle.
 
-    Its sides and its place are whole pixels, so nothing is blurred.
+    Its sides and its place are whole pixels, so resizing blurs nothing.
     """
     room_width, room_height = inside
     scale = min(room_width / width, room_height / height)

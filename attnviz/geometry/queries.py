@@ -1,6 +1,6 @@
-"""Where we look from: a query in words, and its weights over the query tokens.
+"""Queries (where we look from): reads them, and computes their weights over the query tokens.
 
-Free of heavy imports, so that a slip of the pen is answered at once.
+This file has no heavy imports, so a typing error is reported at once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _EXPECTED = "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask pictur
 
 @dataclass(frozen=True)
 class Query:
-    """A question as it was asked.
+    """A query as the user gave it.
 
-    `numbers` are picture pixels, or a register's number; `path` is a mask picture's. Of the kind
-    `all` are methods that look from every token alike: it is not typed.
+    `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture. The
+    kind `all` is for methods that look from every token alike; users cannot type it.
     """
 
     kind: Kind
@@ -41,7 +41,7 @@ class Query:
     path: str | None = None
 
     def __str__(self) -> str:
-        """As it would be typed."""
+        """The query as a user types it."""
         if self.kind == "register":
             return f"register{self.numbers[0]:g}"
         return self.path or ",".join(f"{n:g}" for n in self.numbers) or self.kind
@@ -50,13 +50,13 @@ class Query:
 def parse(text: str, *, option: str = "--query ") -> Query:
     """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
-    `option` is what stands before it where it was typed, for the error.
+    `option` is the text before the query in an error message.
 
     >>> parse("120,80")
     Query(kind='point', numbers=(120.0, 80.0), path=None)
 
     Raises:
-        UsageError: two or four numbers were meant and are not there, or a box is empty.
+        UsageError: the text cannot be read, has neither two nor four numbers, or is an empty box.
     """
     if text in ("auto", "cls", "mean", "pool"):
         return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
@@ -86,17 +86,17 @@ def resolve(
     on_picture: bool = True,
     layer: int | None = None,
 ) -> Query:
-    """`auto` made definite: the class token, else the pool where there is one, else the mean.
+    """Replace `auto` by `cls` if there is a class token, else by `mean`, or `pool` in a pool layer.
 
     Args:
-        query: what was asked.
+        query: the query as the user gave it.
         has_class_token: whether a class token is among the queries.
-        registers: number of registers, which stand before the grid, behind the class token.
-        on_picture: whether any query lies on the picture; an attention pool's do not.
-        layer: whose queries these are; None of all of a model's.
+        registers: number of registers; they come after the class token and before the grid.
+        on_picture: whether any query lies on the picture; an attention pool's queries do not.
+        layer: number of the layer with these queries; None for all layers of a model.
 
     Raises:
-        UsageError: there are no such queries.
+        UsageError: the layer has no such queries.
     """
     if query.kind == "auto":
         return Query("cls" if has_class_token else "mean" if on_picture else "pool")
@@ -114,7 +114,7 @@ def resolve(
 
 
 def _registers(count: int) -> str:
-    """How many there are, in words."""
+    """The number of registers in words."""
     return {0: "no register", 1: "one register, register0,"}.get(
         count, f"{count} registers, register0 to register{count - 1},"
     )
@@ -137,13 +137,14 @@ def token_weights(
 ) -> NDArray[np.float64]:
     """Weights over the query tokens of a layer, (windows, tokens), that sum to 1.
 
-    `cls` takes the class token, a register its own, in every window; `pool` and `all` all tokens
-    alike; else a token has the weight of its cell (`weights`), shared where several stand for one
-    cell. `placement` is on the layout's cells. `taking_part` is (windows, tokens); tokens that do
-    not have weight 0. `prefix` are the numbers of class token and registers.
+    `cls` is the class token and `registerN` this register, in every window. `pool` and `all` weight
+    all tokens alike. For other kinds, a token has the weight of its cell (`weights`), and tokens of
+    the same cell share it. `placement` is on the layout's cells. `taking_part` is (windows,
+    tokens); tokens that do not take part have weight 0. `prefix` are the numbers of class token and
+    registers.
 
     Raises:
-        UsageError: nothing that takes part lies where the query points.
+        UsageError: no token that takes part lies where the query points.
     """
     result: NDArray[np.float64] = taking_part.astype("float64")
     if query.kind in ("pool", "all"):
@@ -154,7 +155,7 @@ def token_weights(
         result[:] = 0
         result[:, prefix[number]] = 1 / len(result)
         return result
-    assert placement is not None  # `resolve` has seen queries on the picture
+    assert placement is not None  # `resolve` checks that queries lie on the picture
     tokens = layout.count(taking_part)
     of_cells = weights(query, placement, tokens > 0, mask) / tokens.clip(1)
     return layout.of_tokens(of_cells, 0.0) * taking_part
@@ -168,13 +169,13 @@ def weights(
 ) -> NDArray[np.float64]:
     """Weights over the cells of a grid, (rows·columns,), that sum to 1.
 
-    A point takes one cell, `mean` all alike; a box or a mask takes every cell by the share of its
-    area that the region covers, so that the map is the average over the region's pixels of the
-    row of the token that each lies in. Cells that are not `taking_part`, (rows·columns,), have
-    weight 0.
+    A point selects one cell, `mean` weights all alike. A box or a mask weights every cell by the
+    share of its area that the region covers. The map is then an average over the region's pixels:
+    each pixel gives the row of the token that it lies in. Cells that are not `taking_part`,
+    (rows·columns,), have weight 0.
 
     Raises:
-        UsageError: nothing that takes part lies where the query points.
+        UsageError: no token that takes part lies where the query points.
     """
     result = taking_part.astype("float64") * 0
     grid = result.reshape(placement.grid.rows, placement.grid.columns)
@@ -199,7 +200,7 @@ def _token(query: Query, placement: Placement) -> tuple[int, int]:
     width, height = placement.picture_width, placement.picture_height
     if not (0 <= x < width and 0 <= y < height):
         raise UsageError(f"--query {query} lies outside the picture, which is {width}x{height}")
-    # A whole number names a pixel: its centre decides.
+    # A whole number names a pixel; the pixel's centre counts.
     token = placement.token_at(math.floor(x) + 0.5, math.floor(y) + 0.5)
     if token is None:
         raise UsageError(f"--query {query} was cropped off; take --fit keep or pad")

@@ -1,19 +1,19 @@
-"""Watching a running model: `record`, and how it sees every attention call.
+"""Record a running model: `record`, and how it finds every attention call.
 
 record             the entry point, and the watcher in PyTorch's dispatcher
 operation          one operation, as the dispatcher shows it
-tensor_registry    what is known of tensors, by the memory that they look at
+tensor_registry    facts about tensors, by the memory that the tensors use
 kernels            fused attention, read by the names of its arguments
-attention_tracker  attention written by hand, followed from q·kᵀ to the output
-score_graph        q·kᵀ, and what becomes of it up to the softmax
-to_call            the same in the terms of an attention call
-axes               which axes the dimensions of a view are
-output_nodes       what is known of a tensor behind a call's output
-output_tracker     outputs, followed to heads, projection and LayerScale
-joining            calls that are pieces of one attention, put together
+attention_tracker  attention that a model computes itself, followed from q·kᵀ to the output
+score_graph        nodes for tensors from q·kᵀ to the softmax
+to_call            turns these nodes into an attention call
+axes               which axes each dimension of a view contains
+output_nodes       nodes for tensors that are computed from a call's output
+output_tracker     follows outputs to heads, projection and LayerScale
+joining            joins calls that are pieces of one attention
 positions          where in the picture every token comes from
 call_store         which calls are kept
-model_blocks       the parts of a model's stack, one for each call, and the model's end behind one
+model_blocks       the model's blocks, one for each call, and a run of the rest of the model
 recorded           Recording, which `record` returns
 html_tables        tables for notebooks
 """

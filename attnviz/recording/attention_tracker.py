@@ -1,9 +1,9 @@
-"""Attention that a model writes by hand, softmax(q·kᵀ)·v, followed from operation to operation.
+"""Finds attention that a model computes itself, softmax(q·kᵀ)·v, operation by operation.
 
-Every matrix product may be q·kᵀ. What becomes of it is followed through views, scaling, biases and
-masks to a softmax, from there to a product with values, and from there to the view that puts
-heads side by side. What is not understood is never guessed: scores get the difference as their
-bias, and weights that were altered are named as not read.
+Every matrix product may be q·kᵀ. The tracker follows it through views, scaling, biases and masks
+to a softmax, then to a product with values, and then to the view that puts heads side by side.
+It never guesses. If it does not understand a change of the scores, it stores the difference as
+their bias. If something changed the weights, it reports the attention as unread.
 """
 
 from collections.abc import Callable
@@ -42,21 +42,22 @@ from attnviz.recording.to_call import (
 )
 
 Places = Callable[[Tensor, int], Tensor | None]
-"""Where the tokens of a tensor lie when one of its dimensions is averaged away; None: unknown."""
+"""Positions of a tensor's tokens after averaging over one of its dimensions; None: unknown."""
 _LONGEST = 12
-"""More changes than this no scores go through: it is no attention."""
+"""If a product has more changes than this, it is not attention."""
 
 
 @dataclass(frozen=True)
 class CallListener:
-    """Who is told what a `AttentionTracker` finds.
+    """The callbacks of an `AttentionTracker`.
 
     Attributes:
-        found: told of a call, its output, where that lies, and how it came to be; returns the
-            call's number.
-        unread: told what looked like attention and is not read.
-        places: knows where tokens lie.
-        of_channels: knows whether the features of what is taken for tokens are the tokens.
+        found: receives a call, its output, the output's positions, and the call's trace; returns
+            the call's number.
+        unread: receives a description of something that looks like attention but cannot be read.
+        places: returns the positions of tokens.
+        of_channels: returns whether the features of a tensor are the tokens, as in attention over
+            channels.
     """
 
     found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
@@ -73,7 +74,7 @@ class AttentionTracker:
         self._nodes: TensorRegistry[Node] = TensorRegistry()
 
     def before(self, op: Operation) -> After | None:
-        """What is to be done after an operation that is about to run."""
+        """The function to call with the result of an operation that is about to run."""
         for tensor in op.written:  # the output of a fast path overwrites its own queries
             self._nodes.change_all(partial(cloned_if_aliased, written=tensor))
         nodes = [self._nodes.get(argument) for argument in op.args]
@@ -81,18 +82,18 @@ class AttentionTracker:
         after = None if handler is None else handler(self, op, nodes)
         if after is None:
             node = next((node for node in nodes if node is not None), None)
-            if node is None and len(op.flat) != len(op.args):  # what is in lists, or named
+            if node is None and len(op.flat) != len(op.args):  # in lists or keyword arguments
                 found = map(self._nodes.get, op.flat)
                 node = next((node for node in found if node is not None), None)
             after = None if node is None else self._unfollowed(op, node)
         for tensor in op.written:
-            # Where the handler knows what is written, it says so when the operation has run.
+            # If the handler knows the new content, it puts the right node after the operation.
             for place, node in self._nodes.of_storage(tensor):
                 self._nodes.change(tensor, place, altered(node, op.name))
         return after
 
     def _unfollowed(self, op: Operation, node: Node) -> After | None:
-        """After an operation without a handler: elements may have changed, each at its place."""
+        """For an operation without a handler: elements may change, but each keeps its place."""
         changed = altered(node, op.name)
         if isinstance(node, Weights) and not op.is_pointwise:
             reason = f"a softmax(q·kᵀ) altered by {op.name} before its values"
@@ -104,22 +105,23 @@ class AttentionTracker:
         return lambda result: self._put_if(first(result), changed)
 
     def _put_each(self, result: Any, node: NotAttention) -> None:
-        """All results of an operation are of one kind."""
+        """Put the same node for all results of an operation."""
         for each in result if isinstance(result, tuple | list) else (result,):
             if isinstance(each, Tensor):
                 self._nodes.put(each, node)
 
     def _put(self, result: Any, node: Node) -> None:
-        """A tensor was made, or its memory filled anew."""
+        """Put the node of a tensor that is new or whose memory has new content."""
         self._nodes.forget(first(result))
         self._nodes.put(first(result), node)
 
     def _put_if(self, result: Any, node: Scores | Weights) -> None:
-        """Know something of a result, if it has the dimensions for it."""
+        """Put the node of a result if it has the same shape."""
         if isinstance(result, Tensor) and node.shape == tuple(result.shape):
             self._nodes.put(result, node)
 
-    # What operations do to what is known of their arguments; None: nothing is known.
+    # Handlers: each takes the nodes of the arguments, and returns the function that puts the node
+    # of the result. None means that the handler does not apply.
 
     def _viewed(self, _: Operation, nodes: "Nodes") -> After | None:
         """A view that keeps the order of the elements."""
@@ -147,7 +149,7 @@ class AttentionTracker:
         return lambda result: self._nodes.put(result, replace(node, dims=dims))
 
     def _copied(self, _: Operation, nodes: "Nodes") -> After | None:
-        """The same elements, in another type perhaps."""
+        """The same elements, perhaps with another dtype."""
         node = nodes[0]
         return None if node is None else lambda result: self._nodes.put(first(result), node)
 
@@ -158,14 +160,14 @@ class AttentionTracker:
         return None
 
     def _exponentiated(self, _: Operation, nodes: "Nodes") -> After | None:
-        """Exp of scores: a softmax that is written out may begin."""
+        """Exp of scores: this may be the start of a softmax that the model computes itself."""
         node = nodes[0]
         if not isinstance(node, Scores):
             return None
         return lambda result: self._put(result, Exponentials(node, node.dims, object()))
 
     def _summed(self, op: Operation, nodes: "Nodes") -> After | None:
-        """The sum of exponentials along one dimension, which stays."""
+        """The sum of exponentials along one dimension, with keepdim."""
         node, dims = nodes[0], op.get(1, "dim")
         if not isinstance(node, Exponentials) or node.summed is not None:
             return None
@@ -176,7 +178,7 @@ class AttentionTracker:
         return lambda result: self._nodes.put(result, found)
 
     def _normalised(self, op: Operation, nodes: "Nodes") -> After | None:
-        """Exponentials over their sum: a softmax that was written out."""
+        """Exponentials divided by their sum: a softmax that the model computes itself."""
         above, below = nodes[:2]
         if not isinstance(above, Exponentials) or above.summed is not None:
             return None
@@ -207,7 +209,7 @@ class AttentionTracker:
         return None
 
     def _mixing_bias(self, node: Weights, bias: Any) -> After | None:
-        """What a linear layer over heads adds after its product."""
+        """The bias of a linear layer over heads."""
         mixing = node.mixing
         if mixing is None or mixing.bias is not None or not isinstance(bias, Tensor):
             return None
@@ -227,7 +229,7 @@ class AttentionTracker:
     def _changed(
         self, node: Scores, tensor: Tensor, kind: Literal["times", "plus"], operand: Any
     ) -> After | None:
-        """Scores are multiplied with an operand, or it is added to them."""
+        """Scores are multiplied with an operand, or an operand is added to them."""
         if isinstance(operand, Tensor) and operand.ndim == 0:
             operand = float(operand.detach())
         linear = not node.product.batch and tensor.ndim > 2  # a linear layer's output, most likely
@@ -253,7 +255,7 @@ class AttentionTracker:
         return lambda result: self._put(result, found)
 
     def _masked_softmax(self, op: Operation, nodes: "Nodes") -> After | None:
-        """Of the fast paths: True in the mask takes no part; type 1 is a mask of (B, Nk)."""
+        """The fast paths' masked softmax: True masks out; mask type 1 is a mask of (B, Nk)."""
         node, mask = nodes[0], op.args[1]
         if isinstance(node, Scores):
             if op.get(3, "mask_type") == 1 and mask.ndim == 2:
@@ -289,10 +291,10 @@ class AttentionTracker:
         return after or self._product(op, left, right)
 
     def _shifted_product(self, op: Operation, nodes: "Nodes") -> After | None:
-        """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same of matrices."""
+        """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same for matrices."""
         bias, left, right = op.args[:3]
         beta, alpha = op.kwargs.get("beta", 1), op.kwargs.get("alpha", 1)
-        if op.name == "addmm":  # a linear layer, over heads maybe
+        if op.name == "addmm":  # perhaps a linear layer over heads
             return self._mixed(nodes[1], right, bias) if beta == alpha == 1 else None
         scores = self._scores(op, left, right).changed("times", float(alpha))
         if beta != 0:
@@ -300,7 +302,7 @@ class AttentionTracker:
         return lambda result: self._put(result, scores)
 
     def _product(self, op: Operation, left: Tensor, right: Tensor) -> After:
-        """Maybe q·kᵀ."""
+        """A product that may be q·kᵀ."""
         scores = self._scores(op, left, right)
         if op.name == "mm":
             scores = replace(scores, dims=scores.dims[1:])
@@ -325,7 +327,7 @@ class AttentionTracker:
     def _weigh_values(
         self, op: Operation, weights: Weights, value: Tensor, *, turned: bool
     ) -> After | None:
-        """Weights, (b, n, m), meet their values, (b, m, Dv)."""
+        """Weights, (b, n, m), are multiplied with their values, (b, m, Dv)."""
         if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
             return None
         role = weights.scores.product.role
@@ -359,7 +361,7 @@ class AttentionTracker:
     ) -> After | None:
         """A linear layer over heads, (heads, new heads), before or after the softmax.
 
-        `swapped` says that the last two dimensions of its result are in the other order.
+        `swapped` means that the last two dimensions of its result are in the other order.
         """
         turn = _swapped if swapped else _as_it_is
         if not isinstance(node, Scores | Weights):
@@ -399,7 +401,7 @@ def _as_it_is(node: Any) -> Any:
 
 
 def _nothing(_: Any) -> None:
-    """Nothing is known of the result."""
+    """Put no node for the result."""
 
 
 _HANDLERS: dict[str, Callable[[AttentionTracker, Operation, Nodes], After | None]] = {
@@ -421,4 +423,4 @@ _HANDLERS: dict[str, Callable[[AttentionTracker, Operation, Nodes], After | None
     }.items()
     for name in names.split()
 }
-"""By the name of the operator."""
+"""Handlers by operator name."""

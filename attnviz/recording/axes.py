@@ -1,8 +1,8 @@
-"""Which axes of a product q·kᵀ the dimensions of a tensor are, whatever views were taken of it.
+"""Which axes of a product q·kᵀ each dimension of a tensor contains, after any views.
 
-A dimension is a tuple of axes, the slowest first, as in einops; one of size 1 may have none.
-`view` splits axes and merges them; a part of an axis knows its place, so that an axis can be split
-long after a tensor was made of it.
+A dimension is a tuple of axes, the slowest first, as in einops; a dimension of size 1 may have
+none. `view` splits and merges axes. All tensors share the `Axis` objects, so an axis can be split
+long after a tensor was made from it.
 """
 
 import math
@@ -19,13 +19,13 @@ class Axis:
         self.parts: tuple[Axis, ...] = ()
 
     def leaves(self) -> list["Axis"]:
-        """The parts that are not split any further, the slowest first; none if the size is 1."""
+        """The parts that are not split further, the slowest first; none if the size is 1."""
         if self.size == 1:
             return []
         return [leaf for part in self.parts for leaf in part.leaves()] if self.parts else [self]
 
     def split(self, outer: int) -> None:
-        """Into `outer` times the rest."""
+        """Split the axis into two parts, `outer` and the rest; `outer` is the slower one."""
         self.parts = (Axis(outer), Axis(self.size // outer))
 
 
@@ -33,12 +33,12 @@ Dims = tuple[tuple[Axis, ...], ...]
 
 
 def leaves(dims: Sequence[Sequence[Axis]]) -> list[Axis]:
-    """All axes of some dimensions, as far as they are split."""
+    """All unsplit parts of the axes of some dimensions."""
     return [leaf for dim in dims for axis in dim for leaf in axis.leaves()]
 
 
 def regroup(dims: Dims, shape: Sequence[int]) -> Dims | None:
-    """The dimensions after a view as `shape`, splitting axes as it needs; None where it is none.
+    """The dimensions after a view as `shape`; splits axes where needed. None if it is not a view.
 
     >>> b, n = Axis(6), Axis(5)
     >>> [len(dim) for dim in regroup(((b,), (n,)), (2, 3, 5))]
@@ -68,10 +68,10 @@ def regroup(dims: Dims, shape: Sequence[int]) -> Dims | None:
 
 
 def arrange(tensor: Tensor, dims: Dims, order: Sequence[Sequence[Axis]]) -> Tensor:
-    """A tensor that broadcasts to `dims`, as one that broadcasts to the dimensions `order`.
+    """Turn a tensor that broadcasts to `dims` into one that broadcasts to the dimensions `order`.
 
-    The axes of `order` are leaves; those that the tensor does not have, or has with size 1, stay 1
-    where nothing else is merged with them.
+    The axes of `order` are leaves. An axis that the tensor does not have, or has with size 1, keeps
+    size 1 unless it is merged with other axes.
     """
     tensor = tensor.reshape((1,) * (len(dims) - tensor.ndim) + tuple(tensor.shape))
     axes: list[Axis] = []

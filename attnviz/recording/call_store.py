@@ -1,4 +1,4 @@
-"""The calls of a recording: kept if they are wanted, corrected, and joined from pieces."""
+"""Stores the calls of a recording: keeps the wanted ones, corrects them, and joins pieces."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ Describe = Callable[[AttentionCall], Any]
 
 
 class MayBeJoined(Protocol):
-    """Whether a call's output may yet be put side by side with those of other calls."""
+    """Whether the model may still put a call's output side by side with those of other calls."""
 
     def __call__(self, number: int, *, piece: bool) -> bool:
-        """Of the call of a number; `piece` says whether it looks like one of several."""
+        """Answer for the call with this number; `piece`: whether it looks like one of several."""
 
 
 @dataclass(eq=False)
@@ -27,11 +27,11 @@ class _Entry:
     """A call that was made.
 
     Attributes:
-        call: None once it was let go.
-        trace: how it came to be.
-        counts: whether it is among the calls of the recording; None: not decided yet.
-        description: what `describe` said of it, when it was let go or at the end.
-        piece: whether it was joined to another one.
+        call: the call; None after it is dropped.
+        trace: how its output was computed.
+        counts: whether it is one of the recording's calls; None: not decided yet.
+        description: the result of `describe`, set when the call is dropped or at the end.
+        piece: whether it was joined to another call.
     """
 
     call: AttentionCall | None
@@ -44,14 +44,14 @@ class _Entry:
 
 @dataclass
 class CallStore:
-    """Keeps the calls that are wanted, safe from being overwritten.
+    """Keeps the wanted calls, and copies their tensors before the model overwrites them.
 
     Attributes:
-        calls, traces, descriptions: lists of the recording, which are kept up to date.
+        calls, traces, descriptions: the recording's lists, which the store updates.
         wanted: numbers of the calls to keep, negative from the end; None: all.
-        where: calls for which it is False do not count.
+        where: a condition; calls for which it is False do not count.
         device: where calls are kept.
-        describe: asked of every call that counts, in its last form.
+        describe: called with every call that counts, in its final form.
     """
 
     calls: list[AttentionCall | None]
@@ -67,7 +67,7 @@ class CallStore:
         self._memory: TensorRegistry[set[int]] = TensorRegistry()
 
     def add(self, call: AttentionCall, trace: Trace, may_be_joined: MayBeJoined) -> int:
-        """Keep a call if it is wanted; returns its number among all that were made."""
+        """Keep a call if it is wanted; returns its number among all calls of the run."""
         number = len(self._entries)
         self._entries.append(_Entry(None, trace))
         self.replace(number, call)
@@ -75,7 +75,7 @@ class CallStore:
         return number
 
     def replace(self, number: int, call: AttentionCall) -> None:
-        """Keep a call as it is after all; once it was let go, no more."""
+        """Replace a call by its corrected form, unless it was dropped."""
         entry = self._entries[number]
         if number < len(self._entries) - 1 and entry.call is None:
             return
@@ -88,29 +88,29 @@ class CallStore:
         self._show()
 
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
-        """A call and the layout of its output are other ones after all."""
+        """Replace a call and the layout of its output by the corrected ones."""
         entry = self._entries[number]
         if isinstance(entry.trace, Trace):
             entry.trace = replace(entry.trace, lay=lay)
         self.replace(number, call)
 
     def project(self, number: int, weight: Tensor) -> None:
-        """What the model makes of a call's output is known: the first thing, if there are more."""
+        """Set the projection of a call's output; if there are several, the first one counts."""
         call = self._entries[number].call
         if call is not None and call.projection is None:
             self._project(number, call, weight)
 
     def scale(self, number: int, factors: Tensor) -> None:
-        """The features of a call's projection are multiplied with factors, (F,)."""
+        """Multiply the features of a call's projection with factors, (F,)."""
         call = self._entries[number].call
         if call is not None and call.projection is not None:
             weight = call.projection
             self._project(number, call, weight * factors.to(weight.device))
 
     def join(self, numbers: Sequence[int], axis: Axis) -> int | None:
-        """Take several calls for one whose outputs are put side by side; its number, or None.
+        """Join several calls whose outputs are put side by side; returns the number of the result.
 
-        None: they cannot be joined, and stay as they are.
+        None means that the calls cannot be joined; they then stay as they are.
         """
         entries = [self._entries[number] for number in numbers]
         calls = [entry.call for entry in entries if entry.call is not None]
@@ -141,20 +141,20 @@ class CallStore:
         self._show()
 
     def _remember(self, tensor: Tensor, number: int) -> None:
-        """A call keeps something in this memory."""
+        """Note that a call keeps something in this memory."""
         self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
 
     def _counted(self) -> list[_Entry]:
         return [entry for entry in self._entries if entry.counts and not entry.piece]
 
     def _show(self) -> None:
-        """The recording lists the calls that count."""
+        """Update the recording's lists with the calls that count."""
         counted = self._counted()
         self.calls[:] = [entry.call for entry in counted]
         self.traces[:] = [entry.trace for entry in counted]
 
     def close(self) -> None:
-        """The model has run: now it is known which calls the last ones are."""
+        """Finish after the model has run: only now it is clear which calls are the last ones."""
         counted = self._counted()
         for entry in counted:
             self._describe(entry)
@@ -166,7 +166,7 @@ class CallStore:
         self._entries.clear()
 
     def written(self, tensor: Tensor) -> None:
-        """Memory is about to be overwritten: what calls keep of it is copied before."""
+        """Copy what calls keep in memory that the model is about to overwrite."""
         numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
         for number in numbers:
             call = self._entries[number].call
@@ -176,9 +176,9 @@ class CallStore:
             self._memory.forget(tensor)
 
     def _let_go(self, latest: int, may_be_joined: MayBeJoined) -> None:
-        """Let calls go that do not count after all, or are no longer among the last.
+        """Drop calls that do not count, and calls that are no longer among the last ones.
 
-        Behind a call that may yet be joined, numbers are not known.
+        After a call that may still be joined, the numbers of calls are not known yet.
         """
         if latest and not self._entries[latest - 1].counts:
             self._entries[latest - 1].call = None

@@ -1,4 +1,4 @@
-"""HTML tables for notebooks: of any values, and of attention calls."""
+"""HTML tables for notebooks: one for any values, one for attention calls."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ Value = str | float | None
 
 
 def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
-    """A table; numbers to four digits, what is not there as a dash.
+    """A table as HTML; numbers have four digits, missing values are dashes.
 
     >>> table("heads", ["layer", "entropy"], [[5, 4.71168]])  # doctest: +ELLIPSIS
     '<table><caption ...>heads</caption><thead><tr>...<td ...>5</td><td ...>4.712</td>...'
@@ -47,7 +47,7 @@ def call_table(
     calls: Mapping[int, AttentionCall | None],
     errors: Mapping[int, float | None],
 ) -> str:
-    """A row for each call by its number, with how far A·V is from the model's output, as HTML."""
+    """An HTML table with a row per call; `errors`: how far A·V is from the model's output."""
     rows = [[str(number), *_row(call, errors.get(number))] for number, call in calls.items()]
     return table(caption, [what, *_HEADINGS], rows)
 
@@ -70,7 +70,7 @@ def _row(call: AttentionCall | None, error: float | None) -> list[Value]:
 
 
 def _bias(call: AttentionCall) -> str | None:
-    """What is added to the scores, or leaves some out."""
+    """The kinds of bias and mask of a call, in words; None if it has none."""
     kinds = ["causal"] if call.causal else []
     if call.bias is not None:
         kinds.append("mask" if call.bias.dtype == torch.bool else "bias")

@@ -1,8 +1,8 @@
-"""Calls that are pieces of one attention, put together: its queries, its heads, or its items.
+"""Joins calls that are pieces of one attention: pieces of its queries, its heads, or its items.
 
-A model may compute its queries in pieces to save memory, its heads one after the other, or its
-windows. Where the outputs of such calls are put side by side (or, of heads with a projection each,
-are summed), they are one call, with all numbers as if it had been one.
+A model may compute its queries in pieces to save memory, or its heads or windows one after the
+other. If it then puts their outputs side by side (or, for heads that have a projection each, sums
+them), the pieces become one call with the same numbers as a call that was never split.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 
 Axis = Literal["queries", "heads", "items", "stacked", "sum"]
-"""What outputs are put side by side along; `stacked`: along a new dimension, heads or items;
-`sum`: they are added, each behind its own projection."""
+"""The axis along which outputs are put side by side. `stacked` is a new dimension, of heads or
+items; `sum` means that the outputs are added, each after its own projection."""
 _DIMS = {"items": 0, "heads": 1, "queries": 2}
 
 
 def join_calls(calls: Sequence[AttentionCall], axis: Axis) -> tuple[AttentionCall, int] | None:
-    """One call of several whose outputs are put side by side, and the dimension of that.
+    """Join calls whose outputs are put side by side; returns the call and the joined dimension.
 
-    None where they are no pieces of one call.
+    None if they are not pieces of one call.
     """
     first = calls[0]
     if any(call.mixing is not None or call.causal != first.causal for call in calls):
@@ -38,7 +38,7 @@ def join_calls(calls: Sequence[AttentionCall], axis: Axis) -> tuple[AttentionCal
 
 
 def join_summed(calls: Sequence[AttentionCall]) -> tuple[AttentionCall, int] | None:
-    """One call of several whose projections are summed: Σ_h A_h·V_h·W_h, as in any attention."""
+    """Join calls whose projected outputs are summed: Σ_h A_h·V_h·W_h, as in any attention."""
     if any(call.projection is None for call in calls):
         return None
     projections = [call.projection for call in calls if call.projection is not None]
@@ -52,12 +52,12 @@ def join_summed(calls: Sequence[AttentionCall]) -> tuple[AttentionCall, int] | N
 
 
 def _same_places(calls: Sequence[AttentionCall]) -> bool:
-    """Whether queries and keys of all calls lie at the same places."""
+    """Whether all calls have the same query positions and the same key positions."""
     return _equal([c.query_positions for c in calls]) and _equal([c.key_positions for c in calls])
 
 
 def _equal(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether tensors, or all of none, hold the same."""
+    """Whether all tensors hold the same values, or all are None."""
     first, *others = tensors
     if first is None or any(other is None for other in others):
         return all(tensor is None for tensor in tensors)
@@ -70,7 +70,7 @@ def _equal(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _queries(calls: Sequence[AttentionCall]) -> AttentionCall | None:
-    """Pieces of the queries over the same keys."""
+    """Join pieces of the queries that have the same keys."""
     first = calls[0]
     keys = [[getattr(call, name) for call in calls] for name in ("key", "value", "key_positions")]
     if first.causal or not all(map(_equal, keys)):
@@ -89,7 +89,7 @@ def _queries(calls: Sequence[AttentionCall]) -> AttentionCall | None:
 
 
 def _heads(calls: Sequence[AttentionCall]) -> AttentionCall | None:
-    """Heads that were computed one after the other, or in groups."""
+    """Join heads that were computed one after the other or in groups."""
     first = calls[0]
     groups = {call.heads // call.key.shape[1] for call in calls}
     queries, bias = _scaled(calls), _bias(calls, 1)
@@ -104,7 +104,7 @@ def _heads(calls: Sequence[AttentionCall]) -> AttentionCall | None:
 
 
 def _items(calls: Sequence[AttentionCall]) -> AttentionCall | None:
-    """Windows, or pictures, that were computed one after the other."""
+    """Join windows or pictures that were computed one after the other."""
     first = calls[0]
     queries, bias = _scaled(calls), _bias(calls, 0)
     parts = [queries, [call.key for call in calls], [call.value for call in calls]]
@@ -125,7 +125,7 @@ def _items(calls: Sequence[AttentionCall]) -> AttentionCall | None:
 
 
 def _scaled(calls: Sequence[AttentionCall]) -> list[Tensor] | None:
-    """Queries such that the first call's scale is that of all; None if they cannot be."""
+    """Queries, rescaled so that all calls have the first call's scale; None if impossible."""
     scale = calls[0].scale
     if scale == 0:
         return None
@@ -139,7 +139,7 @@ def _fit(tensors: Sequence[Tensor], dim: int) -> bool:
 
 
 def _bias(calls: Sequence[AttentionCall], dim: int) -> Tensor | Literal[False] | None:
-    """The bias of all; None if there is none, False if it cannot be put together."""
+    """The joined bias; None if no call has one, False if the biases cannot be joined."""
     found = [call.bias for call in calls]
     if all(bias is None for bias in found):
         return None
@@ -173,7 +173,7 @@ def _outputs(calls: Sequence[AttentionCall], dim: int) -> Tensor:
 def _positions(
     calls: Sequence[AttentionCall], of: Callable[[AttentionCall], Tensor | None], dim: int
 ) -> Tensor | None:
-    """Where tokens of all calls lie; NaN for those of calls that do not know it."""
+    """Positions of the tokens of all calls; NaN for calls whose positions are unknown."""
     found = [of(call) for call in calls]
     if all(positions is None for positions in found):
         return None

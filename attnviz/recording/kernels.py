@@ -1,7 +1,7 @@
-"""Fused attention kernels, by the name that PyTorch's dispatcher knows them by.
+"""Reads the calls of fused attention kernels, by their names in PyTorch's dispatcher.
 
-Each is read by the names of its arguments. Kernels of other packages (flash-attn, xFormers) are
-operators too once those packages are imported; nothing here imports them.
+Each kernel is read by the names of its arguments. Kernels of other packages (flash-attn, xFormers)
+are operators too after those packages are imported; this file imports none of them.
 """
 
 import math
@@ -27,7 +27,7 @@ HEADS_FIRST = frozenset(
         "attention_math_for_mps",
     )
 )
-"""(B, H, N, D)."""
+"""Kernels whose tensors are (B, H, N, D)."""
 TOKENS_FIRST = frozenset(
     (
         "_flash_attention_forward",
@@ -39,7 +39,7 @@ TOKENS_FIRST = frozenset(
         "xformers::efficient_attention_forward_cutlass",
     )
 )
-"""(B, N, H, D)."""
+"""Kernels whose tensors are (B, N, H, D)."""
 _NAMES = {
     "query": ("query", "q"),
     "key": ("key", "k"),
@@ -58,16 +58,16 @@ _REFUSED = {
     "a sliding window": ("window_size",),
 }
 _WINDOW = ("window_size_left", "window_left"), ("window_size_right", "window_right")
-"""How many keys before and behind a query it sees; below 0 or None: all."""
+"""How many keys before and after itself a query sees; below 0 or None: all."""
 _LOWER_RIGHT = 2
-"""xFormers' number for a causal mask whose corner is the last query's last key."""
+"""xFormers' number for a causal mask that is aligned to the last query and the last key."""
 
 
 def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
-    """The call that a fused kernel made; query and key as they were given.
+    """The call that a fused kernel made, with the query and key tensors that it received.
 
     Raises:
-        NotImplementedError: the kernel was asked for something that an `AttentionCall` cannot say.
+        NotImplementedError: the kernel uses an option that an `AttentionCall` cannot express.
     """
     names = [argument.name for argument in op.func._schema.arguments]  # noqa: SLF001
     arguments = dict(zip(names, op.args, strict=False)) | op.kwargs
@@ -104,7 +104,7 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
 
 
 def layout(op: Operation) -> Lay:
-    """How what a kernel takes and gives is laid out as (B, H, N, D)."""
+    """The function that lays a kernel's arguments and result out as (B, H, N, D)."""
     return _tokens_behind if op.name in TOKENS_FIRST else as_it_is
 
 
@@ -113,12 +113,15 @@ def _tokens_behind(tensor: Tensor) -> Tensor:
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
-    """(B, H, N, D) already."""
+    """Return a tensor that is (B, H, N, D) already."""
     return tensor
 
 
 def _lower_right(call: AttentionCall) -> AttentionCall:
-    """The last query sees all keys, each query before one less: another mask unless Nq is Nk."""
+    """Align the causal mask so that the last query sees all keys, and each query before one less.
+
+    This differs from the usual causal mask unless Nq equals Nk.
+    """
     queries, keys = call.shape[2:]
     if queries == keys:
         return replace(call, causal=True)
@@ -134,7 +137,7 @@ def is_kernel(name: str) -> bool:
 
 
 def is_unknown(name: str) -> bool:
-    """Whether another package's operator calls itself attention and is none of the known ones."""
+    """Whether another package's operator has attention in its name, but is not a known one."""
     found = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
     return found and not is_kernel(name)
 
@@ -142,8 +145,8 @@ def is_unknown(name: str) -> bool:
 def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
     """The call that FlexAttention made, outside of compiled code.
 
-    What score_mod and the block mask do to the scores becomes a bias, (B, H, Nq, Nk): as large as
-    what FlexAttention itself makes when it is not compiled.
+    The changes by score_mod and the block mask become a bias, (B, H, Nq, Nk). FlexAttention itself
+    makes a tensor of this size when it is not compiled.
     """
     query, key, value = (tensor.detach() for tensor in args[:3])
     score_mod, mask_mod, scale = args[3], args[4][-1], float(args[5])
@@ -165,7 +168,7 @@ def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
 
 
 def _everywhere(function: Any, scores: Tensor, buffers: Sequence[Any]) -> Tensor:
-    """A function of (score, batch, head, query, key) for all of them, (B, H, Nq, Nk)."""
+    """Evaluate a function of (score, batch, head, query, key) everywhere, (B, H, Nq, Nk)."""
     rest = (None,) * len(buffers)
     for where in (4, 3, 2, 1):
         each = [0 if number in (0, where) else None for number in range(5)]
@@ -176,5 +179,5 @@ def _everywhere(function: Any, scores: Tensor, buffers: Sequence[Any]) -> Tensor
 
 
 def _used(value: Any) -> bool:
-    """Whether an option is on: a cap of 0 is off."""
+    """Whether an option is on; a cap of 0 is off."""
     return isinstance(value, Tensor) or (isinstance(value, int | float) and value > 0)

@@ -1,7 +1,7 @@
-"""The blocks of a model's stack: their inputs and outputs, and the model's end behind one of them.
+"""Records inputs and outputs of a model's blocks, and runs the model as if one block were its last.
 
-A block is seen from outside, by hooks on all modules. Hooks on a module itself would turn off the
-fast path of nn.TransformerEncoderLayer.
+PyTorch's global module hooks observe the blocks. Hooks on a module itself would turn off the fast
+path of nn.TransformerEncoderLayer.
 """
 
 import threading
@@ -27,9 +27,9 @@ class Block:
 
     Attributes:
         module: an element of an nn.ModuleList or nn.Sequential.
-        input: the first tensor that it was given by place.
+        input: its first positional argument that is a tensor.
         output: the tensor that it returned, or the first of several.
-        spec, place: the structure of what it returned, and which leaf of it the output is.
+        spec, place: the structure of its result, and the number of the output's leaf in it.
     """
 
     module: nn.Module
@@ -39,7 +39,7 @@ class Block:
     place: int
 
     def returned(self, tokens: Tensor) -> Any:
-        """Other tokens in the structure that the block returns; what stands beside them is None."""
+        """Put other tokens into the structure of the block's result; its other leaves are None."""
         leaves: list[Tensor | None] = [None] * self.spec.num_leaves
         leaves[self.place] = tokens
         return tree_unflatten(leaves, self.spec)
@@ -47,7 +47,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Open:
-    """A module that is running: the calls made before, and what it was given."""
+    """A module that is running, the number of calls before it, and its input."""
 
     module: nn.Module
     count: int
@@ -59,7 +59,7 @@ class Blocks:
 
     Attributes:
         found: blocks by the number of their call.
-        spoiled: calls whose blocks had tensors with a graph that the model then overwrote.
+        spoiled: numbers of calls whose block had a tensor with a graph, which the model overwrote.
     """
 
     def __init__(self, model: nn.Module, count: Callable[[], int], *, graph: bool) -> None:
@@ -73,7 +73,7 @@ class Blocks:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """As long as the model runs."""
+        """Watch the model while it runs."""
         hooks = [
             register_module_forward_pre_hook(self._entered),
             register_module_forward_hook(self._returned),
@@ -96,7 +96,7 @@ class Blocks:
         if module not in self._elements or threading.get_ident() != self._thread:
             return
         while self._open and self._open[-1].module is not module:
-            self._open.pop()  # an exception ended it, and was caught
+            self._open.pop()  # an exception ended this module, and the model caught it
         if not self._open:
             return
         opened = self._open.pop()
@@ -112,12 +112,12 @@ class Blocks:
         return tensor if self._graph else tensor.detach()
 
     def written(self, tensor: Tensor) -> None:
-        """Memory is about to be overwritten: what is kept of it is copied before."""
+        """Copy what blocks keep in memory that the model is about to overwrite."""
         for number, block in self.found.items():
             tensors = (block.input, block.output)
             if not any(shares_memory(each, tensor) for each in tensors):
                 continue
-            if self._graph:  # a copy would stand outside of the graph
+            if self._graph:  # a copy would not be part of the graph
                 self.spoiled.add(number)
             else:
                 inputs, outputs = (clone_if_aliased(each, tensor) for each in tensors)
@@ -134,18 +134,18 @@ def run_tail(
     blocks: Mapping[int, Block],
     number: int,
 ) -> Any:
-    """What a model returns as if its stack of blocks ended with that of call `number`.
+    """The model's result as if its stack of blocks ended with the block of call `number`.
 
-    The model runs once more with blocks that do nothing, the last of which returns what the block
-    of that call returned: so only what is before and behind the stack is computed. The result has
-    its graph back to the recorded output, and from there to the pixels (the score of a layer in
-    LeGrad, Bousselham et al., 2404.03214).
+    The model runs once more with blocks that do nothing; the last one returns the recorded output
+    of that call's block. So only the parts before and after the stack are computed. The result's
+    graph leads back to the recorded output, and from there to the pixels (LeGrad uses this for the
+    score of a layer, Bousselham et al., 2404.03214).
 
     Args:
         module: the model.
-        inputs: what it was given, a tensor, several in their order, or arguments by name.
-        blocks: all of `Recording.blocks`, of `record(gradients=True, blocks=model)`.
-        number: of a call.
+        inputs: the model's input: a tensor, several tensors in order, or arguments by name.
+        blocks: all of `Recording.blocks`, from `record(gradients=True, blocks=model)`.
+        number: the number of a call.
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
     ...     whole = model(pixels.requires_grad_())
@@ -154,10 +154,10 @@ def run_tail(
     [3]
 
     Raises:
-        RecordingError: the call has no block, or the blocks are no plain stack.
+        RecordingError: the call has no block, or the blocks are not a plain stack.
     """
     if number not in blocks:
-        raise RecordingError(f"call {number} is in no block; ask one of {_in_words(list(blocks))}")
+        raise RecordingError(f"call {number} is in no block; choose {_in_words(list(blocks))}")
     shapes = {tuple(t.shape) for block in blocks.values() for t in (block.input, block.output)}
     if len(shapes) > 1:
         raise RecordingError(
@@ -176,7 +176,10 @@ def run_tail(
 
 @contextmanager
 def _idle(blocks: Mapping[int, Block], end: Tensor) -> Iterator[list[bool]]:
-    """Blocks that do nothing, but for the last, which returns `end`; yields whether it did."""
+    """Make all blocks do nothing, except that the last one returns `end`.
+
+    Yields a list that is not empty after the last block has run.
+    """
     ended: list[bool] = []
     last = blocks[max(blocks)]
 

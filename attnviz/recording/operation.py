@@ -9,11 +9,11 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 After = Callable[[Any], None]
-"""What is to be done with the result of an operation."""
+"""A function to call with the result of an operation."""
 
 
 class _Operator(NamedTuple):
-    """What holds for all operations of an operator: its name, and what it writes to."""
+    """Facts about an operator: name, whether it is pointwise, and which arguments it writes to."""
 
     name: str
     pointwise: bool
@@ -21,15 +21,15 @@ class _Operator(NamedTuple):
 
 
 class Operation:
-    """An operator and what it is given.
+    """An operator and its arguments.
 
-    A model runs thousands of them: what is asked of every one is found once.
+    A model runs thousands of operations, so each of these attributes is computed once.
 
     Attributes:
-        name: of the operator, without its overload and without `aten::`.
-        is_pointwise: whether each element of the result comes of the elements at its place.
+        name: the operator's name, without its overload and without `aten::`.
+        is_pointwise: whether each element of the result depends only on elements at the same place.
         written: the tensors that the operator writes to.
-        flat: the arguments, those in lists too, but for what is named only to be written to.
+        flat: all arguments, with lists flattened, except keyword arguments that it writes to.
     """
 
     __slots__ = ("args", "flat", "func", "is_pointwise", "kwargs", "name", "written")
@@ -55,7 +55,7 @@ def first(result: Any) -> Any:
 
 
 def order_of(op: Operation) -> list[int]:
-    """Which dimension of its argument each of a `permute`, `transpose` or `t` is."""
+    """For each dimension of a `permute`, `transpose` or `t`: its number in the argument."""
     order = list(range(op.args[0].ndim))
     if op.name == "t":
         order.reverse()
@@ -68,7 +68,7 @@ def order_of(op: Operation) -> list[int]:
 
 
 def node_of(op: Operation) -> int | None:
-    """The number of autograd's node for an operation that is about to run; None: it has none."""
+    """The number of autograd's node for an operation that is about to run; None if it has none."""
     if not torch.is_grad_enabled():
         return None
     if not any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in op.flat):
@@ -78,7 +78,7 @@ def node_of(op: Operation) -> int | None:
 
 
 def _flat(arguments: list[Any]) -> list[Any]:
-    """Arguments, and what is in those that are lists."""
+    """Arguments, with lists flattened."""
     found: list[Any] = []
     for argument in arguments:
         if isinstance(argument, (list, tuple)):

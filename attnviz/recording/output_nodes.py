@@ -1,4 +1,4 @@
-"""What is known of a tensor on the way from a call's output, and what can be told from it."""
+"""Nodes for tensors that are computed from a call's output, and functions on these nodes."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from attnviz.recording.tensor_registry import clone_if_aliased
 
 @dataclass(frozen=True)
 class WeightedValues:
-    """Weights and the values that they met, (b, m, Dv), with their product, (b, n, Dv).
+    """Weights, the values they are multiplied with, (b, m, Dv), and the product, (b, n, Dv).
 
-    `turned` if the product itself was (b, Dv, n).
+    `turned` means that the model computed the product as (b, Dv, n).
     """
 
     weights: Weights
@@ -30,8 +30,8 @@ class WeightedValues:
 class Output:
     """A view of the output of call `number` of the recording.
 
-    What `met` is known as long as `heads` may turn out to be other ones: they are settled once a
-    view has shown them beside the `features`.
+    `weighted` is set as long as the `heads` are not certain. They are certain after a view has
+    shown them beside the `features`.
     """
 
     number: int
@@ -44,7 +44,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Projected:
-    """A view of what a linear map made of the output of call `number`; `features` are its own."""
+    """A view of a linear map's result on the output of call `number`; `features` are the map's."""
 
     number: int
     dims: Dims
@@ -53,16 +53,16 @@ class Projected:
 
 
 OutputNode = Output | Projected
-"""What is known of a tensor on the way from a call's output."""
+"""The node of a tensor that is computed from a call's output."""
 
 
 def sizes(dims: Dims) -> tuple[int, ...]:
-    """Of a tensor of these dimensions."""
+    """The shape of a tensor with these dimensions."""
     return tuple(math.prod(axis.size for axis in dim) for dim in dims)
 
 
 def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
-    """What a dimension of a call's output is to the call; None where that cannot be told."""
+    """The role of a dimension of a call's output; None if it is unclear."""
     in_dim = node.dims[dim]
     of_heads = node.heads if isinstance(node, Output) else ()
     for axes, name in ((node.queries, "queries"), (of_heads, "heads")):
@@ -102,7 +102,7 @@ def side_by_side(
 
 
 def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
-    """The dimension along which slices, in the order of memory, fill a tensor; None if none."""
+    """The dimension along which slices, in memory order, fill a tensor; None if there is none."""
     for dim in range(tensor.ndim):
         at, size = tensor.storage_offset(), 0
         for offset, shape, stride, _ in places:
@@ -119,7 +119,7 @@ def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:
 
 
 def secured(node: OutputNode, written: Tensor) -> OutputNode:
-    """A node, with copies of what it knows in memory that is about to be overwritten."""
+    """A node, with copies of its tensors that use memory which is about to be overwritten."""
     if isinstance(node, Projected) or node.weighted is None:
         return node
     weighted = node.weighted
@@ -132,7 +132,7 @@ def secured(node: OutputNode, written: Tensor) -> OutputNode:
 
 
 def one_matrix(right: Tensor) -> Tensor | None:
-    """The one matrix that a product takes for the whole batch."""
+    """The matrix that a product uses for the whole batch; None if there are several."""
     if right.ndim == 2:
         return right
     if len(right) > 1:

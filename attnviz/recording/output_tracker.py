@@ -1,9 +1,9 @@
-"""What becomes of the outputs of calls: heads beside features, a projection, a LayerScale.
+"""Follows the outputs of calls to their heads, their projection and their LayerScale.
 
-An output, of a fused kernel or by hand, is followed through views and copies to the first linear
-map over its heads and features, and that map's result to a multiplication by a vector over its
-features. Outputs that are put side by side on the way, or summed behind their projections, are
-pieces of one attention: its calls are joined. Anything else ends the following.
+The tracker follows an output through views and copies to the first linear map over its heads and
+features, and that map's result to a multiplication by a vector over its features. Outputs that
+the model puts side by side, or sums after their projections, are pieces of one attention: their
+calls are joined. The tracker stops following at any other operation.
 """
 
 import math
@@ -36,22 +36,23 @@ from attnviz.recording.tensor_registry import TensorRegistry
 from attnviz.recording.to_call import OutputLayout, attention_call
 
 _PATIENCE = 64
-"""So many operations that have nothing to do with outputs, and they are not followed any more.
+"""After this many operations that do not involve outputs, the tracker stops following them.
 
-Between two heads of a loop lie their linear layers, norms and rotations.
+Between two heads of a loop there are linear layers, norms and rotations.
 """
 
 
 @dataclass(frozen=True)
 class OutputListener:
-    """Who is told what becomes of outputs.
+    """The callbacks of `Outputs`.
 
     Attributes:
-        corrected: told of a call's number and how it, and its output's layout, are after all.
-        projected: told of a call's number and its projection, (Hv, Dv, F).
-        scaled: told of a call's number and what the projection's features are multiplied with.
-        joined: told of the numbers of calls that are pieces of one, in the order of their outputs,
-            and along what these are put side by side; returns the number of the one, or None.
+        corrected: receives a call's number, the corrected call, and its output's layout.
+        projected: receives a call's number and its projection, (Hv, Dv, F).
+        scaled: receives a call's number and the factors of the projection's features.
+        joined: receives the numbers of calls that are pieces of one, in the order of their outputs,
+            and the axis along which these are put side by side; returns the joined call's number,
+            or None.
     """
 
     corrected: Callable[[int, AttentionCall, Lay], None]
@@ -71,7 +72,10 @@ class Outputs:
         self._last_seen: dict[int, int] = {}
 
     def by_hand(self, tensor: Tensor, number: int, weighted: WeightedValues) -> None:
-        """A call by hand has given its output, (b, n, Dv) or turned, or without a batch."""
+        """Follow the output of a call that the model computes itself.
+
+        The output is (b, n, Dv), or its transpose, or either without a batch.
+        """
         b, n = weighted.weights.dims[:2]
         features, mixing = (Axis(weighted.value.shape[2]),), weighted.weights.mixing
         dims = ((b, features, n) if weighted.turned else (b, n, features))[-tensor.ndim :]
@@ -81,18 +85,19 @@ class Outputs:
         self._add(tensor, Output(number, dims, order.queries, heads, features, still_open))
 
     def fused(self, tensor: Tensor, number: int, heads: int = 1) -> None:
-        """A fused call has given its output, of four dimensions, one of them its heads."""
+        """Follow the output of a fused kernel: four dimensions; `heads` is the heads' dimension."""
         if tensor.ndim != 4:
             return
         dims = tuple((Axis(size),) for size in tensor.shape)
         self._add(tensor, Output(number, dims, dims[3 - heads], dims[heads], dims[3]))
 
     def may_be_joined(self, number: int, *, piece: bool) -> bool:
-        """Whether a call's output may yet be put side by side with others.
+        """Whether the model may still put a call's output side by side with others.
 
-        The recording itself keeps outputs, so that there is no telling whether the model does. They
-        are followed for some operations, those of a likely `piece` as long as others come, until
-        they are projected; and projections for as long as the model keeps them.
+        The recording itself keeps outputs, so the tracker cannot see whether the model does. It
+        follows an output until it is projected, for a limited number of operations, or, if the
+        output is a likely `piece`, as long as other pieces come. It follows a projection for as
+        long as the model keeps it.
         """
         last = self._last_seen.get(number)
         if last is not None:
@@ -112,7 +117,7 @@ class Outputs:
             self._last_seen.pop(node.number, None)
 
     def before(self, op: Operation) -> After | None:
-        """What is to be done after an operation that is about to run."""
+        """The function to call with the result of an operation that is about to run."""
         if not self._patience:
             return None
         self._patience -= 1
@@ -132,7 +137,7 @@ class Outputs:
         return after
 
     def _forget_beside(self, written: Tensor) -> None:
-        """A slice is about to be filled: what is known of other slices still holds."""
+        """Forget nodes that a write to a slice makes wrong; nodes of other slices stay."""
         shape, stride = tuple(written.shape), tuple(written.stride())
         for place, _ in list(self._nodes.of_storage(written)):
             offset, other, steps, _ = place
@@ -145,18 +150,19 @@ class Outputs:
             ):
                 self._nodes.drop(written, place)
 
-    # What operations do to what is known of their arguments; None: nothing is known.
+    # Handlers: each returns the function that puts the node of the result. None means that the
+    # handler does not apply.
 
     def _viewed(self, op: Operation) -> After | None:
         node = self._node(op.args[0])
         return None if node is None else lambda result: self._view_result(node, result)
 
     def _selected(self, op: Operation) -> After | None:
-        """The only element along a dimension."""
+        """`select` of the only element along a dimension."""
         return self._viewed(op) if op.args[0].shape[op.args[1]] == 1 else None
 
     def _view_result(self, node: OutputNode, result: Tensor) -> None:
-        """A view that keeps the order of the elements."""
+        """Put the node of a view that keeps the order of the elements."""
         dims = regroup(node.dims, result.shape)
         if dims is None:
             return
@@ -165,7 +171,7 @@ class Outputs:
         self._put(result, replace(node, dims=dims))
 
     def _find_heads(self, node: Output, weighted: WeightedValues, dims: Dims) -> Output:
-        """Heads are what the model puts side by side with the features, the first time it does."""
+        """Find the heads: the axes that the model first puts side by side with the features."""
         weights = weighted.weights
         for dim in map(leaves, ([dim] for dim in dims)):
             features = set(leaves([node.features]))
@@ -224,13 +230,13 @@ class Outputs:
                 return self._summed([node for node in nodes if isinstance(node, Projected)])
             number = next((n for n in op.args[:2] if isinstance(n, int | float)), None)
             node = nodes[0] or nodes[1]
-            if number == 0 and node is not None:  # Python's sum begins with 0
+            if number == 0 and node is not None:  # Python's sum starts with 0
                 return lambda result: self._put(result, node)
         found = self._over_features(op)
         return None if found is None else lambda result: self._put(result, found[0])
 
     def _summed(self, nodes: "list[Projected]") -> After | None:
-        """Heads that have a projection each."""
+        """Join heads that have a projection each."""
         one, other = nodes
         if one.number == other.number or sizes(one.dims) != sizes(other.dims):
             return None
@@ -241,7 +247,7 @@ class Outputs:
         return lambda result: self._put(result, replace(one, number=number))
 
     def _concatenated(self, op: Operation) -> After | None:
-        """`cat`: outputs side by side are those of one call."""
+        """`cat`: outputs that are put side by side belong to one call."""
         nodes = [self._node(each) for each in op.args[0]]
         if len(nodes) < 2 or any(node is None for node in nodes):
             return None
@@ -249,7 +255,7 @@ class Outputs:
         return None if found is None else lambda result: self._put(result, found)
 
     def _stacked(self, op: Operation) -> After | None:
-        """`stack`: a new dimension is of heads or of windows."""
+        """`stack`: the new dimension is the heads or the windows."""
         nodes = [node for node in map(self._node, op.args[0]) if node is not None]
         first = nodes[0] if nodes else None
         if first is None or not 1 < len(nodes) == len(op.args[0]):
@@ -270,7 +276,7 @@ class Outputs:
         return lambda result: self._put(result, found)
 
     def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
-        """What several nodes are, put side by side along a dimension."""
+        """The node of several nodes that are put side by side along a dimension."""
         first = nodes[0]
         if len({(type(node), len(node.dims)) for node in nodes}) > 1:
             return None
@@ -287,11 +293,11 @@ class Outputs:
         return side_by_side(nodes, dim, axis, number)
 
     def _forget_pieces(self, numbers: Sequence[int]) -> None:
-        """What was known of pieces ends where they are joined."""
+        """Forget the nodes of pieces after they are joined."""
         self._nodes.discard(lambda node: node.number in numbers)
 
     def _node(self, tensor: Any) -> "OutputNode | None":
-        """What is known of a tensor, or of the slices that fill its memory."""
+        """The node of a tensor, or of the slices that fill its memory."""
         found = self._nodes.get(tensor)
         if found is not None or not isinstance(tensor, Tensor):
             return found
@@ -310,7 +316,7 @@ class Outputs:
         return joined
 
     def _filled(self, op: Operation) -> After | None:
-        """`copy_`: a slice of a buffer holds what was copied to it."""
+        """`copy_`: a slice of a buffer takes the node of its source."""
         node = self._nodes.get(op.args[1]) if len(op.args) > 1 else None
         if node is None or tuple(op.args[0].shape) != sizes(node.dims):
             return None
@@ -326,7 +332,7 @@ class Outputs:
         return None
 
     def _over_features(self, op: Operation) -> tuple[Projected, Tensor, Tensor] | None:
-        """What a projection made, and a vector over its features beside it, in any order."""
+        """A projection's result and a vector over its features, if these are the two operands."""
         for tensor, operand in (op.args[:2], op.args[1::-1]):
             node = self._nodes.get(tensor)
             if isinstance(node, Projected) and is_over_features(operand, node):
@@ -350,4 +356,4 @@ _HANDLERS: dict[str, Callable[[Outputs, Operation], After | None]] = {
     }.items()
     for name in names.split()
 }
-"""By the name of the operator."""
+"""Handlers by operator name."""

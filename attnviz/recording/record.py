@@ -1,4 +1,4 @@
-"""Watching a running model: every attention call it makes, with the model left as it is."""
+"""Records every attention call of a running model without changing the model."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,25 +37,25 @@ def record(
 ) -> Iterator[Recording]:
     """Record every attention call that a model makes in this thread.
 
-    The model is not touched, its fused kernels stay on and compute what they compute without: the
-    recording watches PyTorch's dispatcher. It sees `F.scaled_dot_product_attention`,
-    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` with their fast paths, FlexAttention,
-    flash-attn, xFormers, and attention written by hand as softmax(q·kᵀ)·v. Compiled models and
-    FlexAttention run uncompiled meanwhile. What is kept of a call is q, k, v, bias and output,
-    detached, and not copied unless the model overwrites it.
+    The recording watches PyTorch's dispatcher. It does not change the model: fused kernels stay on
+    and compute the same results. It sees `F.scaled_dot_product_attention`, `nn.MultiheadAttention`
+    and `nn.TransformerEncoderLayer` with their fast paths, FlexAttention, flash-attn, xFormers, and
+    attention that a model computes itself as softmax(q·kᵀ)·v. While it records, compiled models and
+    FlexAttention run uncompiled. A call keeps q, k, v, bias and output, detached; they are copied
+    only if the model overwrites them.
 
     Args:
-        calls: numbers of the calls to keep, negative from the end; all unless given.
-        where: calls for which it is False are neither counted nor kept.
-        describe: asked of every call that counts, in its last form, kept or not; what it returns
-            is in `Recording.descriptions`.
-        device: where to keep them; where they are, unless given.
-        picture: (B, 3, H, W) that the model is about to be given: calls then know where in it
-            their tokens lie (`AttentionCall.query_positions`).
-        gradients: note where in autograd's graph the calls stand, so that `Recording.gradients`
-            can be asked; nothing of the graph is kept alive.
-        blocks: the model, so that `Recording.blocks` has what the block of every call was given
-            and what it returned: with their graph if `gradients` is on, which keeps it alive.
+        calls: numbers of the calls to keep, negative from the end; all by default.
+        where: a condition; calls for which it is False are neither counted nor kept.
+        describe: called with every call that counts, in its final form, whether it is kept or not;
+            `Recording.descriptions` holds the results.
+        device: the device to keep calls on; by default they stay where they are.
+        picture: (B, 3, H, W), the model's input. Calls then have the positions of their tokens in
+            this picture (`AttentionCall.query_positions`).
+        gradients: note the place of each call in autograd's graph, which `Recording.gradients`
+            needs; this keeps no part of the graph alive.
+        blocks: the model. `Recording.blocks` then holds the input and output of each call's block,
+            with their graph if `gradients` is on, which keeps the graph alive.
 
     >>> with attnviz.record() as recording:
     ...     logits = model(pixels)
@@ -83,7 +83,7 @@ def record(
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Compiled code runs as it was written; where nothing was compiled yet, nothing is loaded."""
+    """Run compiled code uncompiled; if nothing was compiled yet, do not load the compiler."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
@@ -91,17 +91,17 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets every operator run as it is, and notes the attention calls.
+    """Runs every operator unchanged, and notes the attention calls.
 
-    Operators that are made of others (the fast paths of nn.TransformerEncoderLayer, and in
-    inference mode every composite) run their own kernel with the watcher on inside.
+    Operators that consist of others (the fast paths of nn.TransformerEncoderLayer, and in inference
+    mode every composite operator) run their own kernel, and the watcher sees the operators inside.
     """
 
     supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: that would load the compiler, which takes as long as loading torch."""
+        """Return False: the check would load the compiler, which takes as long as loading torch."""
         return False
 
     def __init__(
@@ -150,7 +150,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._watched(Operation(func, args, kwargs))
 
     def _watched(self, op: Operation) -> Any:
-        """Run an operation and learn from it."""
+        """Run an operation, and let all trackers see its arguments and its result."""
         if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat):
             if _is_attention(op.name):
                 self._note(f"{op.name} of nested tensors")
@@ -160,7 +160,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self._blocks is not None:
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
-            return op.func(*op.args, **op.kwargs)  # gradients, or a checkpoint computed once more
+            return op.func(*op.args, **op.kwargs)  # backward pass, or a recomputed checkpoint
         afters = self._follower.before(op), self._outputs.before(op)
         node = node_of(op) if kernels.is_kernel(op.name) else None
         result = op.func(*op.args, **op.kwargs)
@@ -176,7 +176,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _kernel(self, op: Operation, result: Any, node: int | None) -> None:
-        """A fused attention kernel has run."""
+        """Record the call of a fused attention kernel that has run."""
         try:
             call, query, key = kernels.read(op, result)
         except NotImplementedError as reason:
@@ -190,7 +190,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _keep(
         self, call: AttentionCall, trace: Trace, query: Tensor, key: Tensor, heads: int = 1
     ) -> int:
-        """Keep a fused call, with where its tokens lie."""
+        """Keep a fused call with the positions of its tokens."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
         found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
         call = replace(call, query_positions=found[0], key_positions=found[1])
@@ -199,7 +199,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _found(
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
     ) -> int:
-        """A call was found by following; its output lies where its queries lie, or nowhere."""
+        """Keep a call that the tracker found; its output has its queries' positions, if any."""
         if self._positions is not None and places is not None:
             self._positions.put_unless_nowhere(output, places)
         return self._store.add(call, trace, self._outputs.may_be_joined)
@@ -216,13 +216,13 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_attention(name: str) -> bool:
-    """Whether an operator is part of attention, as far as its name says."""
+    """Whether an operator is part of attention, judged by its name."""
     return name in _OPAQUE or "softmax" in name or "scaled_dot_product" in name
 
 
 @cache
 def _is_wrapper(kind: type) -> bool:
-    """Whether tensors of a kind take operators apart: those on what they are made of come next."""
+    """Whether tensors of this class handle operators themselves, by operators on inner tensors."""
     disabled = torch._C._disabled_torch_dispatch_impl  # noqa: SLF001
     return getattr(kind, "__torch_dispatch__", disabled) is not disabled
 
@@ -232,10 +232,10 @@ _BACKENDS = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
 
 
 def _as_outside() -> AbstractContextManager[Any]:
-    """The dispatcher as it is outside of the watcher, where it resolves conjugates and knows views.
+    """Set the dispatcher as it is outside of the watcher, with views and conjugates handled.
 
-    Without, `matmul` in inference mode takes another way for weights that want gradients, and
-    differs in the last digit.
+    Without this, `matmul` in inference mode takes another path for weights that require gradients,
+    and its result differs in the last digit.
     """
     exclude = torch._C._dispatch_tls_local_exclude_set()  # noqa: SLF001
     for name in ("ADInplaceOrView", "Conjugate", "Negative", "ZeroTensor"):
@@ -247,9 +247,9 @@ def _as_outside() -> AbstractContextManager[Any]:
 
 @cache
 def _is_composite(func: OpOverload) -> bool:
-    """Whether an operator is made of others that are worth watching.
+    """Whether an operator consists of other operators that the watcher must see.
 
-    Not `narrow` or `chunk`: autograd keeps track of what they return, not of the views inside.
+    `narrow` and `chunk` do not count: autograd tracks their results, not the views inside.
     """
     name = func._schema.name  # noqa: SLF001
     overload = func._schema.overload_name  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""What `record` gives back."""
+"""`Recording`, the result of `record`."""
 
 from collections.abc import Sequence
 from typing import Any, overload
@@ -21,10 +21,10 @@ class Recording(Sequence[AttentionCall]):
     Recording(4 attention calls)
 
     Attributes:
-        unread: what looked like attention and is no softmax(q·kᵀ)·v over tokens, in words.
-        descriptions: what `record(describe=…)` said of each call.
-        operators: names of operators that lost the positions of tokens: where x of a position is
-            infinite, y is a number of this list.
+        unread: descriptions of what looks like attention but is not softmax(q·kᵀ)·v over tokens.
+        descriptions: the result of `record(describe=…)` for each call.
+        operators: names of operators that lost the positions of tokens. If x of a position is
+            infinite, y is an index into this list.
     """
 
     def __init__(
@@ -57,29 +57,29 @@ class Recording(Sequence[AttentionCall]):
         return call
 
     def is_kept(self, number: int) -> bool:
-        """Whether a call is there to be asked, or its tensors were let go."""
+        """Whether a call's tensors were kept."""
         return self._calls[number] is not None
 
     def __repr__(self) -> str:
         return f"Recording({len(self)} attention calls)"
 
     def _repr_html_(self) -> str:
-        """A row for each call, for notebooks; a recording knows no picture."""
+        """An HTML table for notebooks, with a row for each call; it has no pictures."""
         calls = dict(enumerate(self._calls))
         errors = {n: None if call is None else call.check() for n, call in calls.items()}
         return call_table(repr(self), "call", calls, errors)
 
     @property
     def blocks(self) -> dict[int, Block]:
-        """The block of each call that counts, kept or not, by its number.
+        """The block of each call that counts, by the call's number; the call need not be kept.
 
-        It is the outermost element of an nn.ModuleList or nn.Sequential that makes this call and
-        no other. Calls outside of such elements (attention pools) have none.
+        A block is the outermost element of an nn.ModuleList or nn.Sequential that makes this call
+        and no other. Calls outside of such elements (attention pools) have none.
 
         Raises:
-            UsageError: they were not asked for.
-            RecordingError: the model overwrote what a block was given or returned, where that was
-                kept with its graph.
+            UsageError: the recording was made without `blocks`.
+            RecordingError: a block's input or output was kept with its graph, and the model
+                overwrote it.
         """
         if self._blocks is None:
             raise UsageError("no blocks were asked for; record with record(blocks=model)")
@@ -93,13 +93,12 @@ class Recording(Sequence[AttentionCall]):
     def gradients(self, score: Tensor, *, calls: Sequence[int] | None = None) -> dict[int, Tensor]:
         """∂score/∂output of calls, laid out as their outputs are, (B, Hv, Nq, Dv).
 
-        Autograd's backward pass goes as far as to the first call that is asked for, and the graph
-        is kept: other scores of the same run may follow. Calls that the score does not depend on
-        are left out.
+        Autograd's backward pass stops at the first requested call. The graph is kept, so other
+        scores of the same run can follow. Calls that the score does not depend on are left out.
 
         Args:
-            score: one number that was computed from what the model returned.
-            calls: numbers of the calls, negative from the end; all that were kept unless given.
+            score: one number that is computed from the model's result.
+            calls: numbers of the calls, negative from the end; by default all kept calls.
 
         >>> with attnviz.record(gradients=True) as recording:
         ...     logits = model(pixels.requires_grad_())
@@ -109,8 +108,9 @@ class Recording(Sequence[AttentionCall]):
         torch.Size([1, 2, 1, 197])
 
         Raises:
-            UsageError: nothing was noted for it, or the score is more than one number.
-            RecordingError: the gradient of a call cannot be had; or a call was not kept.
+            UsageError: the recording was made without `gradients`, or the score is more than one
+                number.
+            RecordingError: the gradient of a call cannot be computed, or a call was not kept.
         """
         if self._traces is None:
             raise UsageError("no gradients were asked for; record with record(gradients=True)")

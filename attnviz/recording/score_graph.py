@@ -1,7 +1,7 @@
-"""What is known of a tensor on its way from a product q·kᵀ to the softmax and its values.
+"""Nodes for tensors from a product q·kᵀ to the softmax and its product with values.
 
-`Scores` are tensors that hold such a product, scaled and with a bias added; `Weights` their
-softmax.
+`Scores` describe a tensor that holds such a product, scaled and with a bias added. `Weights`
+describe its softmax.
 """
 
 import math
@@ -18,9 +18,9 @@ Axes = tuple[Axis, ...]
 
 @dataclass(frozen=True)
 class Product:
-    """q·kᵀ as it was computed: (b, n, D) and (b, m, D), and where their tokens lie, (b, n, 1).
+    """q·kᵀ as the model computed it: q (b, n, D), k (b, m, D), and token positions, (b, n, 1).
 
-    `of_channels` says that the features lie at different places, so that they are the tokens.
+    `of_channels` means that the features have different positions, so the features are the tokens.
     """
 
     query: Tensor
@@ -33,20 +33,20 @@ class Product:
     of_channels: bool = False
 
     def role(self, leaf: Axis) -> Literal["batch", "query", "key"]:
-        """What a part of an axis is to the product."""
+        """The role of a part of an axis in the product."""
         if leaf in leaves([self.queries]):
             return "query"
         return "key" if leaf in leaves([self.keys]) else "batch"
 
     @property
     def dims(self) -> Dims:
-        """Of the product, (b, n, m)."""
+        """Dimensions of the product, (b, n, m)."""
         return (self.batch, self.queries, self.keys)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number or tensor that scores were multiplied with, or that was added to them."""
+    """A number or tensor that the model multiplied scores with or added to them."""
 
     kind: Literal["times", "plus"]
     operand: float | Tensor
@@ -57,8 +57,8 @@ class Change:
 class Scores:
     """A tensor of scores; `dims` are its dimensions.
 
-    Where something `unfollowed` was done to them, so many times, what was added to the product is
-    found by subtraction when the softmax comes.
+    `unfollowed` counts the operations on it that are not understood. If there are any, the softmax
+    step finds the bias by subtracting the product from the scores.
     """
 
     product: Product
@@ -68,21 +68,21 @@ class Scores:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return _shape(self.dims)
 
     def changed(self, kind: Literal["times", "plus"], operand: float | Tensor) -> "Scores":
-        """After a multiplication or an addition."""
+        """The scores after a multiplication or an addition."""
         if kind == "times" and isinstance(operand, Tensor) and self._differs_by_key(operand):
             return self.lost()
         return replace(self, changes=(*self.changes, Change(kind, operand, self.dims)))
 
     def lost(self) -> "Scores":
-        """After something that is not followed."""
+        """The scores after an operation that is not understood."""
         return replace(self, unfollowed=self.unfollowed + 1)
 
     def _differs_by_key(self, factor: Tensor) -> bool:
-        """Whether a factor is another one for each key, so that the query cannot take it."""
+        """Whether a factor differs by key, so that it cannot be multiplied into the query."""
         shape = (1,) * (len(self.dims) - factor.ndim) + tuple(factor.shape)
         return any(
             size > 1 and any(self.product.role(leaf) == "key" for leaf in leaves([dim]))
@@ -101,9 +101,9 @@ class Order:
 
     @staticmethod
     def of(scores: Scores, softmax: int) -> "Order | None":
-        """As the softmax over the dimension of that number finds them; None if it is not the keys.
+        """The order for a softmax over dimension `softmax`; None if this is not the keys.
 
-        Of the dimensions before queries and keys the last is the heads', the others the batch.
+        The last dimension other than queries and keys is the heads; those before it are the batch.
         """
         role = scores.product.role
         roles = [set(map(role, leaves([dim]))) for dim in scores.dims]
@@ -111,7 +111,7 @@ class Order:
         if keys != [leaf for leaf in leaves(scores.dims) if role(leaf) == "key"]:
             return None
         others = [i for i, found in enumerate(roles) if "query" in found]
-        if not others and len(roles) > 1:  # a single query, unless it was squeezed away
+        if not others and len(roles) > 1:  # a single query, unless the model squeezed it
             beside = len(roles) - (2 if softmax == len(roles) - 1 else 1)
             others = [] if roles[beside] else [beside]
         lead = []
@@ -136,7 +136,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Weights that are mixed over heads after the softmax: Σ_h weight[g, h]·A_h + bias[g]."""
+    """A mixing of weights over heads after the softmax: Σ_h weight[g, h]·A_h + bias[g]."""
 
     weight: Tensor
     bias: Tensor | None
@@ -148,11 +148,11 @@ class Weights:
     """The softmax of scores, or a view of it.
 
     Attributes:
-        scores: what the softmax was of.
+        scores: the input of the softmax.
         order: its axes.
         dims: the dimensions of this tensor.
-        mixing: of heads after the softmax.
-        altered: what else was done to them and is not followed.
+        mixing: the mixing of heads after the softmax.
+        altered: the name of an operator that changed them and is not understood.
     """
 
     scores: Scores
@@ -163,16 +163,16 @@ class Weights:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return _shape(self.dims)
 
 
 @dataclass(frozen=True)
 class Exponentials:
-    """exp of scores, on the way to a softmax that is written out; `dims` are its dimensions.
+    """exp of scores, a step of a softmax that the model computes itself; `dims` are its dimensions.
 
-    `summed` is the dimension that was summed, of the tensor of the sums; `mark` is the same object
-    for both.
+    For the tensor of their sums, `summed` is the dimension that was summed. `mark` is the same
+    object for the exponentials and their sums.
     """
 
     scores: Scores
@@ -182,28 +182,28 @@ class Exponentials:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return _shape(self.dims)
 
 
 @dataclass(frozen=True)
 class NotAttention:
-    """Weights that are no softmax of q·kᵀ, and why."""
+    """Weights that are not a softmax of q·kᵀ, and the reason."""
 
     reason: str
 
 
 Node = Scores | Weights | Exponentials | NotAttention
-"""What is known of a tensor on its way from q·kᵀ to the output of attention."""
+"""The node of a tensor between q·kᵀ and the output of attention."""
 N = TypeVar("N", Scores, Weights, Exponentials, NotAttention, Node)
 
 
 _UNFOLLOWED = 4
-"""So many operations that are not followed may change scores: then it is no attention."""
+"""If more operations than this change scores and are not understood, it is not attention."""
 
 
 def altered(node: Node, operator: str) -> Node:
-    """What a node is after an operator that is not followed."""
+    """The node after an operator that is not understood."""
     if isinstance(node, Scores) and node.product.batch and node.unfollowed < _UNFOLLOWED:
         return node.lost()
     if isinstance(node, Weights):
@@ -214,12 +214,12 @@ def altered(node: Node, operator: str) -> Node:
 
 
 def batched(node: Node | None) -> Node | None:
-    """What is known of a matrix, as of a batch of one."""
+    """The node of a matrix as a batch of one."""
     return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
 
 
 def cloned_if_aliased(node: N, written: Tensor) -> N:
-    """A node, with copies of what it knows in memory that is about to be overwritten."""
+    """A node, with copies of its tensors that use memory which is about to be overwritten."""
     found: N = _secured(node, written)
     return found
 

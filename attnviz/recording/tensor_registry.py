@@ -1,7 +1,7 @@
-"""What is known of tensors, by the memory that they look at.
+"""A registry of values for tensors, by the memory that the tensors use.
 
-A tensor's Python object is no identity: autograd hands out a new one for every view. Where it
-lies in its storage is.
+A tensor's Python object does not identify it, because autograd makes a new object for every view.
+Its place in its storage does.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 T = TypeVar("T")
 _Place = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 _PURGE = 32
-"""Storages that are gone are forgotten after so many new ones."""
+"""The registry removes freed storages after this many new ones."""
 
 
 class TensorRegistry(Generic[T]):
-    """Values by tensor; they go when the tensor's storage goes.
+    """Values by tensor; a value is removed when the tensor's storage is freed.
 
     >>> known = TensorRegistry[str]()
     >>> known.put(pixels, "the picture")
@@ -31,8 +31,8 @@ class TensorRegistry(Generic[T]):
         self._purge_at = _PURGE
 
     def get(self, tensor: object) -> T | None:
-        """What is known of exactly these elements in this order."""
-        # Asked of every argument of every operation, by several: so it is written out.
+        """The value for exactly these elements in this order."""
+        # Several trackers call this for every argument of every operation, so it is written inline.
         if not self._found or not isinstance(tensor, Tensor):
             return None
         storage = _storage(tensor)
@@ -42,22 +42,22 @@ class TensorRegistry(Generic[T]):
         return found[1].get(_place(tensor))
 
     def lookup(self, tensor: Tensor) -> tuple[T | None, dict[_Place, T]]:
-        """What is known of exactly these elements, and of all that shares memory with them."""
+        """The value for exactly these elements, and all values for tensors in the same storage."""
         entries = self._storage(tensor)
         return (None, {}) if not entries else (entries.get(_place(tensor)), entries)
 
     def of_storage(self, tensor: object) -> Iterator[tuple[_Place, T]]:
-        """All that is known of tensors that share memory with this one."""
+        """All places and values of tensors that share memory with this one."""
         yield from list((self._storage(tensor) or {}).items())
 
     def values(self) -> Iterator[T]:
-        """All that is known of tensors that still are."""
+        """All values of tensors whose storage still exists."""
         for weak, entries in list(self._found.values()):
             if not _gone(weak):
                 yield from entries.values()
 
     def put(self, tensor: Tensor, value: T) -> None:
-        """Know something of a tensor."""
+        """Set the value of a tensor."""
         storage = _storage(tensor)
         if storage is None:
             return
@@ -68,33 +68,33 @@ class TensorRegistry(Generic[T]):
         self._found[storage][1][_place(tensor)] = value
 
     def change_all(self, change: Callable[[T], T]) -> None:
-        """Know something else of every tensor that still is."""
+        """Change the value of every tensor whose storage still exists."""
         for weak, entries in self._found.values():
             if not _gone(weak):
                 entries.update({place: change(value) for place, value in entries.items()})
 
     def change(self, tensor: Tensor, place: _Place, value: T) -> None:
-        """Know something else of a place in the tensor's storage."""
+        """Change the value of a place in the tensor's storage."""
         entries = self._storage(tensor)
         if entries is not None:
             entries[place] = value
 
     def has_storage(self, tensor: Tensor) -> bool:
-        """Whether anything is known of the tensor's memory."""
+        """Whether there is any value for the tensor's memory."""
         return bool(self._storage(tensor))
 
     def drop(self, tensor: Tensor, place: _Place) -> None:
-        """Nothing is known any more of a place in the tensor's storage."""
+        """Remove the value of a place in the tensor's storage."""
         (self._storage(tensor) or {}).pop(place, None)
 
     def discard(self, condition: Callable[[T], bool]) -> None:
-        """Nothing is known any more where a condition holds of what was."""
+        """Remove all values for which a condition holds."""
         for _, entries in self._found.values():
             for place in [place for place, value in entries.items() if condition(value)]:
                 del entries[place]
 
     def forget(self, tensor: Tensor) -> None:
-        """The tensor's memory was written to: nothing is known of it any more."""
+        """Remove all values for the tensor's memory, after a write to it."""
         storage = _storage(tensor)
         if storage is not None:
             self._found.pop(storage, None)
@@ -112,13 +112,13 @@ class TensorRegistry(Generic[T]):
 
 
 def shares_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors look at the same storage."""
+    """Whether two tensors use the same storage."""
     storage = _storage(one)
     return storage is not None and storage == _storage(other)
 
 
 def covers_storage(tensor: Tensor) -> bool:
-    """Whether a tensor looks at all elements of its storage, each once."""
+    """Whether a tensor contains every element of its storage exactly once."""
     elements = tensor.untyped_storage().nbytes() // tensor.element_size()
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     return tensor.numel() == elements and all(step for size, step in steps if size > 1)
@@ -141,7 +141,7 @@ _EXPIRED = torch.UntypedStorage._expired  # noqa: SLF001 — what `StorageWeakRe
 
 
 def _storage(tensor: Tensor) -> int | None:
-    """Address of a tensor's storage; None where it has none (sparse tensors, wrappers)."""
+    """Address of a tensor's storage; None if it has none (sparse tensors, wrappers)."""
     try:
         address: int = tensor.untyped_storage()._cdata  # noqa: SLF001 — as torch's weak references
     except (NotImplementedError, RuntimeError):

@@ -1,4 +1,4 @@
-"""A product q·kᵀ and what became of it, in the terms of an `AttentionCall`."""
+"""Turns a product q·kᵀ and the operations after it into an `AttentionCall`."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ from attnviz.recording.score_graph import Axes, Change, Order, Product, Scores, 
 
 
 def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
-    """The softmax of a tensor of scores; None where it is not over the keys.
+    """The softmax of a tensor of scores; None if it is not over the keys.
 
-    If it is over the queries, the product is k·qᵀ, and they change places.
+    If it is over the queries, the product is k·qᵀ, and queries and keys swap roles.
     """
     dim %= tensor.ndim
     if Order.of(scores, dim) is None:
@@ -25,7 +25,7 @@ def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
         return None
     if scores.unfollowed:
         found = arrange(tensor, scores.dims, _dims(order)).float()
-        query, key, scale, _ = _terms(scores, order)  # whatever was added is found again
+        query, key, scale, _ = _terms(scores, order)  # the subtraction finds every bias
         bias = found - scale * (query.float() @ key.float().transpose(-2, -1))
         bias = torch.where(found.isneginf(), found, bias)
         change = Change("plus", bias, tuple(tuple(dim) for dim in _dims(order)))
@@ -38,11 +38,11 @@ def _factors(changes: tuple[Change, ...]) -> tuple[Change, ...]:
 
 
 def _swapped(scores: Scores) -> Scores:
-    """The same scores, of k·qᵀ where they were of q·kᵀ."""
+    """The same scores with queries and keys swapped: k·qᵀ instead of q·kᵀ."""
     p = scores.product
     swapped = Product(p.key, p.query, p.batch, p.keys, p.queries, p.key_places, p.query_places)
     simple = tuple(c for c in scores.changes if not isinstance(c.operand, Tensor))
-    lost = scores.unfollowed + (len(simple) < len(scores.changes))  # a factor may differ by key now
+    lost = scores.unfollowed + (len(simple) < len(scores.changes))  # a factor may now differ by key
     return replace(scores, product=swapped, changes=simple, unfollowed=lost)
 
 
@@ -51,7 +51,7 @@ def _dims(order: Order) -> list[list[Axis]]:
 
 
 def _terms(scores: Scores, order: Order) -> tuple[Tensor, Tensor, float, Tensor | None]:
-    """Query and key, (B, H, N, D), scale, and what is added, broadcasting to (B, H, Nq, Nk)."""
+    """Query and key, (B, H, N, D), scale, and the bias, which broadcasts to (B, H, Nq, Nk)."""
     product = scores.product
     batch, heads, queries, keys = _dims(order)
     feature = Axis(product.query.shape[-1])
@@ -86,7 +86,7 @@ def mixed_scores(scores: Scores, weight: Tensor, dims: Dims) -> Scores:
     """Scores mixed over heads before the softmax: S_g = Σ_h weight[g, h]·S_h (Shazeer, 2003.02436).
 
     They are a product again: all heads' weighted queries side by side, times all heads' keys. The
-    heads are the last dimension of `scores`; `dims` are the others of the result.
+    heads are the last dimension of `scores`; `dims` are the other dimensions of the result.
     """
     product, heads = scores.product, tuple(leaves(scores.dims[-1:]))
     rest = tuple(leaf for leaf in leaves([product.batch]) if leaf not in heads)
@@ -118,13 +118,13 @@ def mixed_scores(scores: Scores, weight: Tensor, dims: Dims) -> Scores:
 def attention_call(
     weights: Weights, value: Tensor, output: Tensor, heads: Axes | None = None
 ) -> AttentionCall:
-    """The call that weights, (b, n, m) as their `dims` say, make with their values.
+    """The call that weights make with their values; the weights' `dims` are (b, n, m).
 
     Args:
-        weights: as they meet the values.
+        weights: the weights as they are multiplied with the values.
         value: (b, m, Dv).
         output: (b, n, Dv), their product.
-        heads: axes that turned out to be the heads'; None where nothing is known.
+        heads: the axes of the heads, if a later view showed them; else None.
     """
     order = weights.order if heads is None else weights.order.with_heads(heads)
     query, key, scale, bias = _terms(weights.scores, order)
@@ -146,7 +146,7 @@ def attention_call(
 
 
 def _laid_out(tensor: Tensor, dims: Dims, order: Order, tokens: Axes) -> Tensor:
-    """Values or outputs, `dims` and features, as (B, H, N, Dv)."""
+    """Lay values or outputs, which have `dims` and features, out as (B, H, N, Dv)."""
     features = (Axis(tensor.shape[-1]),)
     groups = [leaves([axes]) for axes in (order.batch, order.heads, tokens, features)]
     return arrange(tensor, (*dims, features), groups)
@@ -157,8 +157,8 @@ class OutputLayout:
     """How the product of weights with their values is laid out as a call's output.
 
     Attributes:
-        dims: the product's, (b, n), without its features.
-        order: of the output.
+        dims: the product's dimensions, (b, n), without its features.
+        order: the order of the output's axes.
         turned: whether the product is (b, Dv, n).
     """
 
@@ -168,7 +168,7 @@ class OutputLayout:
 
     @staticmethod
     def of(weights: Weights, turned: bool, heads: Axes | None = None) -> "OutputLayout":
-        """As `attention_call` lays the output out."""
+        """The layout that `attention_call` uses for the output."""
         order = weights.order if heads is None else weights.order.with_heads(heads)
         if weights.mixing is not None:
             order = replace(order, heads=weights.mixing.heads)
@@ -182,7 +182,7 @@ class OutputLayout:
 
 
 def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) -> Tensor | None:
-    """Where tokens lie, (B, N, 2) as x and y."""
+    """Positions of tokens, (B, N, 2) as x and y."""
     product = weights.scores.product
     found, axes = product.query_places, product.queries
     if kind == "key":
@@ -194,7 +194,7 @@ def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) ->
 
 
 def output_places(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
-    """Where the output lies, to be broadcast to it: where the queries do."""
+    """Positions of the output, which broadcast to it: those of the queries."""
     product = weights.scores.product
     if product.query_places is None:
         return None
@@ -202,7 +202,7 @@ def output_places(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
     dims = (product.batch, product.queries)
     if weights.mixing is None:
         places = arrange(product.query_places, dims, [b, n])
-    else:  # other heads, which lie where those before them did
+    else:  # the new heads have the same positions as the heads before
         order = weights.order
         places = arrange(product.query_places, dims, [order.batch, order.heads, n])[:, :1]
         count = math.prod(leaf.size for leaf in weights.mixing.heads)

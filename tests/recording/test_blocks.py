@@ -231,7 +231,7 @@ def test_what_is_no_plain_stack_or_no_block_is_said() -> None:
     with attnviz.record(blocks=model) as recording:
         model(x)
         F.scaled_dot_product_attention(x, x, x)
-    with pytest.raises(RecordingError, match="call 2 is in no block; ask one of 0, 1"):
+    with pytest.raises(RecordingError, match="call 2 is in no block; choose 0, 1"):
         run_tail(model, x, recording.blocks, 2)
     with pytest.raises(RecordingError, match="did not run its blocks"):
         run_tail(nn.Identity(), x, recording.blocks, 1)

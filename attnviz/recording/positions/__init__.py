@@ -1,4 +1,4 @@
-"""Where in the picture every token of a running model comes from: traced, never guessed."""
+"""Traces where in the picture every token of a running model comes from."""
 
 from attnviz.recording.positions.token_positions import TokenPositions
 

@@ -1,4 +1,4 @@
-"""Positions through what mixes elements: reductions, products, attention, Fourier transforms."""
+"""Position rules for operators that mix elements: reductions, products, attention, Fourier."""
 
 import cmath
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from attnviz.recording.positions.position_rule import by_names, lies_nowhere
 
 
 def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """Reductions lie in the middle of what they were taken over; of all the picture, nowhere."""
+    """A reduction lies in the middle of its elements; over the whole picture it lies nowhere."""
     positions, result = registry.get(op.args[0]), first(result)
     if positions is None:
         return None
@@ -39,7 +39,7 @@ def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
 
 
 def centre(registry: PositionRegistry, positions: Tensor, dims: Sequence[int]) -> Tensor:
-    """Mean over dimensions, which stay; nowhere if they lie all over the picture."""
+    """Mean over dimensions, with keepdim; nowhere if they extend over the whole picture."""
     found = mean_over(positions, dims)
     moving = [d for d in dims if varies(positions, d)]
     if not moving:
@@ -51,10 +51,10 @@ def centre(registry: PositionRegistry, positions: Tensor, dims: Sequence[int]) -
 
 
 def _product(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """`mm` and its like: a row of the left operand, or else a column of the right one.
+    """`mm` and similar operators: positions of the left operand's rows, else the right's columns.
 
-    A row that lies nowhere, being a mean over the whole picture (attention over channels), leaves
-    it to columns that lie at different places.
+    If a row lies nowhere because it is a mean over the whole picture (attention over channels), and
+    the columns have different positions, the columns' positions count.
     """
     left, right = op.args[-2], op.args[-1]
     if op.name in ("addmm", "baddbmm", "_addmm_activation"):
@@ -74,12 +74,12 @@ def _product(registry: PositionRegistry, op: Operation, result: Any) -> Any:
 def _product_of_two(
     registry: PositionRegistry, rows: Tensor, columns: Tensor, result: Tensor
 ) -> Tensor | None:
-    """Where the product of two operands that are both of the picture lies."""
-    if differs_by_feature(rows) and varies(columns, -2):  # channels over tokens
+    """Positions of the product of two operands that both come from the picture."""
+    if differs_by_feature(rows) and varies(columns, -2):  # channels × tokens
         nowhere = torch.full((), NOWHERE, device=result.device)
         return nowhere.expand(result.shape)
     queries = centre(registry, rows, [-1])
-    if varies(columns, -2):  # weights over values
+    if varies(columns, -2):  # weights × values
         queries = _within_windows(registry, queries, columns)
     by_row = expanded(queries, result)
     by_column = expanded(mixed(registry, columns, None, -2), result)
@@ -93,17 +93,17 @@ def _product_of_two(
 
 
 _SPARSE = 0.25
-"""A linear map of which fewer of its inputs count for an output moves more than it mixes."""
+"""If outputs use at most this share of the inputs, a linear map moves elements, else it mixes."""
 
 
 def mixed(
     registry: PositionRegistry, positions: Tensor, weights: Tensor | None, dim: int
 ) -> Tensor:
-    """Where a linear map along a dimension, −1 or −2, puts its outputs.
+    """Positions of the outputs of a linear map along a dimension, −1 or −2.
 
-    `weights` are those of the map, (…, inputs, outputs) for −1 and (…, outputs, inputs) for −2;
-    None where they are not constant. Where they are sparse (a shuffle, a shift, a banded filter)
-    each output lies in the weighted middle of its inputs, else in the middle of all.
+    `weights` are the map's, (…, inputs, outputs) for −1 and (…, outputs, inputs) for −2; None if
+    they are not constant. If they are sparse (a shuffle, a shift, a banded filter), each output
+    lies at the weighted mean of its inputs, else at the mean of all inputs.
     """
     if weights is None or not varies(positions, dim):
         return centre(registry, positions, [dim])
@@ -126,7 +126,7 @@ def mixed(
 
 
 def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """The output of an attention call lies where its queries lie; over channels, its values."""
+    """Attention: the output has its queries' positions; over channels, its values' positions."""
     names = ("query", "q"), ("value", "v")
     query, value = (
         op.args[2 * i] if len(op.args) > 2 * i else next(map(op.kwargs.get, each), None)
@@ -148,10 +148,10 @@ def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
 
 
 def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor) -> Tensor:
-    """Where the output of attention lies, with queries (…, N, 1) over values (…, M, features).
+    """Positions of attention's output, for queries (…, N, 1) and values (…, M, features).
 
-    That is where its queries lie, unless these are the same for windows at different places and lie
-    outside of them (GCViT's global queries): then it is neither here nor there, and lies nowhere.
+    These are the queries' positions. But if windows at different places share queries that lie
+    outside of the windows (GCViT's global queries), the output lies nowhere.
     """
     if not any(varies(values, dim) for dim in range(values.ndim - 2)):  # one window
         return queries
@@ -159,7 +159,7 @@ def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor)
         return queries
     flat = queries.flatten(0, -3)
     one, other = complex(flat[0, 0, 0]), complex(flat[-1, 0, 0])
-    if one != other and not (cmath.isnan(one) and cmath.isnan(other)):  # each window its own
+    if one != other and not (cmath.isnan(one) and cmath.isnan(other)):  # each has its own
         return queries
     return registry.reshaped.get(
         [queries, values], "windows", lambda: _outside_nowhere(queries, values)
@@ -185,7 +185,7 @@ def _outside_nowhere(queries: Tensor, values: Tensor) -> Tensor:
 
 
 def _along(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """What mixes along a dimension changes no places where these are the same along it."""
+    """Mixing along a dimension keeps positions if they are equal along this dimension."""
     positions = registry.get(op.args[0])
     dim = op.get(1, "dim", None)
     if positions is None or not isinstance(dim, int):
@@ -194,7 +194,7 @@ def _along(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _transformed(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """Fourier transforms along tokens mix all of them, and lie nowhere."""
+    """A Fourier transform along tokens mixes all tokens, so the result lies nowhere."""
     positions = registry.get(op.args[0])
     if positions is None:
         return None
@@ -216,4 +216,4 @@ RULES = by_names(
         " ".join(HEADS_FIRST | TOKENS_FIRST): _attention,
     }
 )
-"""By the name of the operator."""
+"""Rules by operator name."""

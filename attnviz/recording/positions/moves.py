@@ -1,4 +1,4 @@
-"""Positions through what moves elements and mixes none: views, picks, joins, padding, sorting."""
+"""Position rules for operators that only move elements: views, picks, joins, padding, sorting."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ from attnviz.recording.positions.position_rule import by_names
 
 
 def _moved(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """What moves elements moves positions."""
+    """An operator that moves elements moves their positions in the same way."""
     positions = registry.get(op.args[0])
     return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
 
 
 def _picked(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """What picks elements in any order; padding, which went on straight before, lies nowhere."""
+    """An operator that picks elements in any order; extrapolated padding now lies nowhere."""
     positions = registry.get(op.args[0])
     if positions is None:
         return None
@@ -32,7 +32,7 @@ def _picked(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _turned(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
-    """`roll` and `flip`, which change nothing along a dimension of equal positions."""
+    """`roll` and `flip`; along a dimension of equal positions they change no position."""
     positions = registry.get(op.args[0])
     if positions is None or not op.args[1:] or (op.name == "roll" and not op.args[2:]):
         return None if positions is None else op.func(positions, *op.args[1:], **op.kwargs)
@@ -61,8 +61,8 @@ def _reshaped(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
 
 
 def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A reshape that copies no features which lie at the same place."""
-    same = 0  # last dimensions that stay
+    """A reshape that does not copy features which have the same position."""
+    same = 0  # number of last dimensions that stay
     while same < min(positions.ndim, len(shape)) and positions.shape[-1 - same] == shape[-1 - same]:
         same += 1
     for dim in range(positions.ndim - same, positions.ndim):
@@ -73,7 +73,7 @@ def reshape(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _joined(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """`cat` and `stack`: what is not of the picture lies nowhere."""
+    """`cat` and `stack`: parts that do not come from the picture lie nowhere."""
     parts = []
     for part in op.args[0]:
         positions = registry.get(part)
@@ -87,8 +87,8 @@ def _joined(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _cat(parts: list[Tensor], dim: int) -> Tensor:
-    """Positions side by side, without copies of features that lie at the same place."""
-    parts = [part for part in parts if part.ndim > 1 or part.numel()]  # as torch.cat does
+    """Concatenated positions, without copies of features that have the same position."""
+    parts = [part for part in parts if part.ndim > 1 or part.numel()]  # torch.cat does the same
     dim %= parts[0].ndim
     first = parts[0]
     constant = first.stride(dim) == 0 and first.shape[dim]
@@ -120,7 +120,7 @@ def _padded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _by_parts(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """Operators that move elements, and know real numbers only."""
+    """Operators that move elements and accept real numbers only."""
     positions = registry.get(op.args[0])
     if positions is None:
         return None
@@ -132,7 +132,7 @@ def _by_parts(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _unfolded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """`im2col`, whose padding goes on where the picture ends."""
+    """`im2col`; its padding continues the positions beyond the picture."""
     positions = registry.get(op.args[0])
     if positions is None:
         return None
@@ -166,13 +166,13 @@ def _complex_view(registry: PositionRegistry, op: Operation, result: Any) -> Any
 
 
 def _ordered(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """`sort`, `topk` and their like: values are moved to where the indices say."""
+    """`sort`, `topk` and similar operators: positions move as the returned indices say."""
     positions = registry.get(op.args[0])
     if positions is None or not isinstance(result, tuple | list):
         return None
     number = {"topk": 2, "kthvalue": 2}.get(op.name, 1)
     dim = op.get(number, "dim", -1)
-    if isinstance(dim, bool):  # sort.stable has its flag first
+    if isinstance(dim, bool):  # sort.stable has its flag before dim
         dim = op.kwargs.get("dim", -1)
     values, indices = result[:2]
     if indices.ndim < positions.ndim:
@@ -183,7 +183,7 @@ def _ordered(registry: PositionRegistry, op: Operation, result: Any) -> Any:
 
 
 def _looked_up(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """`embedding`: rows lie where their indices do."""
+    """`embedding`: rows have the positions of their indices."""
     positions = registry.get(op.args[1])
     return None if positions is None else positions[..., None].expand(result.shape)
 
@@ -208,4 +208,4 @@ RULES = by_names(
         "embedding": _looked_up,
     }
 )
-"""By the name of the operator."""
+"""Rules by operator name."""

@@ -1,4 +1,4 @@
-"""Positions through what computes element by element: sums, gates, choices between two."""
+"""Position rules for pointwise operators: sums, gates, choices between two operands."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,9 +18,9 @@ from attnviz.recording.positions.position_rule import by_names, or_nowhere
 
 
 def pointwise(registry: PositionRegistry, op: Operation, result: Any) -> Tensor | None:
-    """The result lies where its operands do; between them where they lie at different places.
+    """The result has its operands' positions, or their mean if these differ.
 
-    An operand that is the same for all places (a gate, a mean) moves nothing, nor do masks and
+    An operand that is the same for all places (a gate, a mean) does not count; neither do masks and
     whole numbers beside floating-point operands.
     """
     result = first(result)
@@ -35,7 +35,7 @@ def pointwise(registry: PositionRegistry, op: Operation, result: Any) -> Tensor 
 def combined(
     registry: PositionRegistry, op: Operation, operands: Sequence[Tensor], result: Tensor
 ) -> Tensor | None:
-    """Where the result of operands that broadcast to it lies; None if none is of the picture."""
+    """Positions of the result of broadcast operands; None if none comes from the picture."""
     placed: list[tuple[Tensor, Tensor]] = []
     lost: list[tuple[Tensor, Tensor]] = []
     for operand in operands:
@@ -52,7 +52,7 @@ def combined(
     most = placed
     if any(varying(p) < varying(other) for _, p in placed for _, other in placed):
         placed = [(operand, registry.narrowed(p)) for operand, p in placed]
-        # An operand that varies along fewer dimensions is the same for many places.
+        # Skip an operand that varies along fewer dimensions: it is the same for many places.
         most = [
             (operand, p)
             for operand, p in placed
@@ -67,11 +67,11 @@ def combined(
 
 
 def _shares(op: Operation, one: Tensor, other: Tensor) -> tuple[float, float]:
-    """How much two operands make up of a sum; of other operations they count alike."""
+    """The weights of two operands: their norms for a sum, equal weights for other operations."""
     if op.name.rstrip("_") not in ("add", "sub"):
         return 1.0, 1.0
     other = other * op.kwargs.get("alpha", 1)
-    if any(one is written for written in op.written):  # it holds the sum already
+    if any(one is written for written in op.written):  # `one` holds the sum already
         one = one - other if op.name.startswith("add") else one + other
     return float(one.detach().float().norm()), float(other.detach().float().norm())
 
@@ -82,7 +82,7 @@ def _between(
     other: Tensor,
     shares: Callable[[], tuple[float, float]],
 ) -> Tensor:
-    """Where two operands that lie at `one` and `other` make up `shares` of a result."""
+    """The mean of two operands' positions, weighted by `shares` where the positions differ."""
     if same_memory(one, other):
         return one if one.ndim >= other.ndim else other
     dims = max(one.ndim, other.ndim)
@@ -94,13 +94,13 @@ def _between(
 
 
 def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of as many dimensions each, expanded to one shape."""
+    """Tensors with the same number of dimensions, expanded to one shape."""
     shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
     return [part.expand(shape) for part in parts]
 
 
 def expanded(positions: Tensor, result: Tensor) -> Tensor | None:
-    """Positions that broadcast to a result's shape, expanded to it."""
+    """Positions expanded to a result's shape; None if they do not broadcast to it."""
     if positions.ndim > result.ndim:
         return None
     try:
@@ -110,7 +110,7 @@ def expanded(positions: Tensor, result: Tensor) -> Tensor | None:
 
 
 def _chosen(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """`where`: every element is one of two."""
+    """`where`: every element comes from one of two operands."""
     condition, *two = op.args
     if len(two) != 2:
         return None
@@ -133,4 +133,4 @@ RULES = by_names(
         "glu": _halves,
     }
 )
-"""By the name of the operator; pointwise operators without a rule follow `pointwise`."""
+"""Rules by operator name; pointwise operators without a rule follow `pointwise`."""

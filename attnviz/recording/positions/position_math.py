@@ -1,4 +1,4 @@
-"""Arithmetic of positions x + iy, of which some are nowhere and some were lost."""
+"""Arithmetic of positions x + iy; some positions are `NOWHERE`, others are lost."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
@@ -7,29 +7,29 @@ import torch
 from torch import Tensor
 
 NOWHERE = complex(float("nan"), float("nan"))
-"""The position of what is no part of the picture."""
+"""The position of an element that is not part of the picture."""
 T = TypeVar("T")
 _REMEMBERED = 64
-"""So many results of the same arithmetic are remembered."""
+"""The largest number of results that a `Memo` keeps."""
 
 
 class Memo:
-    """Results by the memory of the positions that they were computed from.
+    """A cache of results, by the memory of the positions that they are computed from.
 
-    Blocks of a model pass the same positions on, so that the same is computed in each.
+    Blocks of a model pass the same positions on, so each block would compute the same again.
     """
 
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[Any, Any]] = {}
 
     def get(self, positions: Tensor | Sequence[Tensor], rest: Hashable, do: Callable[[], T]) -> T:
-        """The result for these positions and what else it depends on, computed once."""
+        """The result of `do` for these positions and the key `rest`; computed once."""
         sources = (positions,) if isinstance(positions, Tensor) else tuple(positions)
         key = (*map(_layout, sources), rest)
         if key not in self._found:
             if len(self._found) >= _REMEMBERED:
                 self._found.clear()
-            self._found[key] = sources, do()  # sources stay, so that their memory is no other's
+            self._found[key] = sources, do()  # keeping the sources keeps their memory from reuse
         found: T = self._found[key][1]
         return found
 
@@ -39,7 +39,7 @@ def _layout(tensor: Tensor) -> Hashable:
 
 
 def same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of positions look at the same memory in the same way."""
+    """Whether two tensors of positions are the same view of the same memory."""
     return (
         one.data_ptr() == other.data_ptr()
         and one.shape[-other.ndim :] == other.shape[-one.ndim :]
@@ -62,7 +62,7 @@ def varying(positions: Tensor) -> frozenset[int]:
 
 
 def compact(positions: Tensor) -> Tensor:
-    """Positions with size 1 where they do not differ."""
+    """Positions with size 1 along dimensions where they do not differ."""
     for dim, (size, step) in enumerate(zip(positions.shape, positions.stride(), strict=True)):
         if size > 1 and step == 0:
             positions = positions.narrow(dim, 0, 1)
@@ -81,12 +81,12 @@ def narrowed(positions: Tensor) -> Tensor:
 
 
 def lost_at(positions: Tensor) -> Tensor:
-    """Which positions were lost."""
+    """Which positions are lost, boolean."""
     return positions.real.isinf()
 
 
 def mean_over(positions: Tensor, dims: int | Sequence[int]) -> Tensor:
-    """Mean over dimensions, which stay, of what lies somewhere; lost if a part of it is."""
+    """Mean over dimensions, with keepdim, ignoring `NOWHERE`; lost if any position is lost."""
     dims = (dims,) if isinstance(dims, int) else tuple(dims)
     for dim in dims:
         if positions.shape[dim] and positions.stride(dim) == 0:
@@ -99,9 +99,10 @@ def mean_over(positions: Tensor, dims: int | Sequence[int]) -> Tensor:
 
 
 def spans_picture(positions: Tensor, dims: Sequence[int], width: int, height: int) -> Tensor:
-    """Whether positions along dimensions, which stay, lie over half of both sides.
+    """Whether positions along dimensions (keepdim) extend over at least half of both sides.
 
-    Pixels of a patch that is half as wide as the picture are one less apart.
+    In a patch half as wide as the picture, the distance from the first to the last pixel is one
+    pixel less than this half.
     """
     dims = [dim % positions.ndim for dim in dims]
     parts = []
@@ -113,7 +114,7 @@ def spans_picture(positions: Tensor, dims: Sequence[int], width: int, height: in
 
 
 def step_of(values: Tensor) -> float:
-    """The median distance of different coordinates; 0 if there is but one."""
+    """The median distance of neighbouring coordinates; 0 if there is only one coordinate."""
     steps = (values[values.isfinite()] * 4).round().sort().values.diff() / 4
     steps = steps[steps > 0]
     return float(steps.median()) if len(steps) else 0.0
@@ -122,7 +123,7 @@ def step_of(values: Tensor) -> float:
 def differs_by_feature(positions: Tensor) -> bool:
     """Whether positions (…, rows, features) differ more by feature than by row.
 
-    Then features are the tokens, as in attention over channels, and rows lie nowhere.
+    If so, the features are the tokens, as in attention over channels, and the rows lie nowhere.
     """
     if not varies(positions, -1):
         return False
@@ -138,9 +139,9 @@ def differs_by_feature(positions: Tensor) -> bool:
 
 
 def average(parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Mean of positions of one shape, where they lie somewhere, weighted by shares.
+    """Mean of positions of one shape, weighted by shares, ignoring `NOWHERE`.
 
-    What one of them lost is lost.
+    The mean is lost where one of the positions is lost.
     """
     stacked = torch.stack([torch.view_as_real(part.resolve_conj()) for part in parts])
     weights = torch.tensor(shares, device=stacked.device).reshape(-1, *[1] * (stacked.ndim - 1))
@@ -153,15 +154,15 @@ def average(parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 
 def are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether positions are the same, also where they lie nowhere."""
+    """Whether positions are the same; `NOWHERE` equals `NOWHERE`."""
     parts = [torch.view_as_real(p.resolve_conj()).nan_to_num(-1, -2) for p in (one, other)]
     return torch.equal(*parts)
 
 
 def sampled(positions: Tensor, dim: int, at: Tensor, *, nearest: bool = False) -> Tensor:
-    """Positions at fractions of an index along a dimension, on the same straight line outside.
+    """Positions at fractional indices along a dimension, extrapolated linearly outside.
 
-    `nearest`: where neighbours lie apart, it is the nearest of them.
+    `nearest`: if neighbours lie apart, take the nearest one instead of interpolating.
     """
     size = positions.shape[dim]
     if size < 2:
@@ -186,9 +187,9 @@ def sampled(positions: Tensor, dim: int, at: Tensor, *, nearest: bool = False) -
 
 
 def extended(positions: Tensor, dim: int, before: int, after: int) -> Tensor:
-    """Positions with padding along a dimension, which goes on where they are evenly spaced.
+    """Positions with padding along a dimension; evenly spaced positions are continued.
 
-    Else padding lies nowhere. Negative numbers cut off.
+    If they are not evenly spaced, the padding lies nowhere. Negative numbers crop.
     """
     start, stop = max(-before, 0), positions.shape[dim] - max(-after, 0)
     positions = positions.narrow(dim, start, max(stop - start, 0))
@@ -212,7 +213,7 @@ def extended(positions: Tensor, dim: int, before: int, after: int) -> Tensor:
 
 
 def _evenly_spaced(positions: Tensor, dim: int) -> bool:
-    """Whether positions go along a dimension in equal steps."""
+    """Whether positions have equal steps along a dimension."""
     positions = compact(positions)
     size = positions.shape[dim]
     steps = positions.narrow(dim, 1, size - 1) - positions.narrow(dim, 0, size - 1)
@@ -227,12 +228,12 @@ def windowed(
     steps: Sequence[int],
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Means over windows along a dimension, negative; outside, positions go on straight.
+    """Means over windows along a dimension (negative); positions are extrapolated linearly.
 
-    `starts` are where windows begin, `steps` what is added for each of a window's elements. Where
-    a window sees parts that lie apart, `weights` of its elements count.
+    `starts` are the first indices of the windows, `steps` the offsets of a window's elements. For a
+    window over parts that lie apart, the mean is weighted by the elements' `weights`.
     """
-    if positions.shape[dim] == 1:  # all at one place, or of a single row
+    if positions.shape[dim] == 1:  # all positions are equal, or there is a single row
         return positions
     at = torch.tensor(starts)[:, None] + torch.tensor(steps)[None]  # (windows, elements)
     size = positions.shape[dim]
@@ -251,7 +252,7 @@ def windowed(
 
 
 def weighted_mean(positions: Tensor, dim: int, weights: Tensor) -> Tensor:
-    """Mean along a dimension, negative, of what lies somewhere, with weights ≥ 0 along it."""
+    """Mean along a dimension (negative), with weights ≥ 0 along it, ignoring `NOWHERE`."""
     share = weights.reshape(-1, *[1] * (-dim - 1)).to(positions.device) * positions.real.isfinite()
     parts = [
         (torch.where(share > 0, part, 0.0) * share).sum(dim) / share.sum(dim)
@@ -264,7 +265,7 @@ def weighted_mean(positions: Tensor, dim: int, weights: Tensor) -> Tensor:
 
 
 def _apart(windows: Tensor, dim: int) -> Tensor:
-    """Which windows see parts that lie apart, as at the seam of a picture that was rolled."""
+    """Which windows contain parts that lie apart, as at the seam of a rolled picture."""
     count = windows.shape[dim] - 1
     nothing = torch.zeros((), dtype=torch.bool, device=windows.device)
     if count < 1:

@@ -1,4 +1,4 @@
-"""What is known of positions while a model runs: those of tensors, and where the picture ends."""
+"""Keeps the positions of tensors while a model runs, and where the picture's content ends."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,26 +23,26 @@ from attnviz.recording.positions.position_math import (
 from attnviz.recording.tensor_registry import TensorRegistry, covers_storage
 
 _OUTSIDE = 0.25
-"""Input pixels: a token whose cell reaches no further into the picture lies nowhere."""
+"""Input pixels: a token whose cell overlaps the picture by less than this lies nowhere."""
 
 
 class Contents:
-    """Where along one side of the picture that lies which is no padding, for each size of cells.
+    """Where content begins and ends along one side of the picture, for each cell size.
 
     A token's centre may lie beside the middle of its cell (a convolution with stride puts it to the
-    left), so that the picture's own border does not tell its last token from padding behind it.
+    left). So the picture's border alone does not separate the last token from padding after it.
     """
 
     def __init__(self, side: int) -> None:
         self._side = float(side)
-        self._ends = {0.0: (0.0, float(side))}  # by the distance of cells
+        self._ends = {0.0: (0.0, float(side))}  # by the distance between cells
 
     def note(self, step: float, first: float, last: float) -> None:
-        """Tokens at such a distance were padded; they lay from the first to the last."""
+        """Note that tokens at distance `step`, from `first` to `last`, are padded."""
         if not (first - step < step / 2 and last + step > self._side - step / 2):
-            return  # a part of the picture: what lies beside it may be no padding elsewhere
+            return  # a part of the picture: its padding may be content elsewhere
         step = round(step * 4) / 4
-        if step in self._ends:  # padded once more, or another part of the picture
+        if step in self._ends:  # padded again, or another part of the picture
             low, high = self._ends[step]
             first = first if first >= 0 else low + step / 2
             last = last if last <= self._side else high - step / 2
@@ -50,11 +50,11 @@ class Contents:
         self._ends[step] = first - step / 2, last + step / 2
 
     def ends(self, step: float) -> tuple[float, float]:
-        """Where content of cells at that distance ends."""
+        """Where content begins and ends for cells at distance `step`."""
         return self._ends[max(known for known in self._ends if known <= step + 0.125)]
 
     def holds(self, low: float, high: float) -> bool:
-        """Whether what lies between is content, at any distance of cells."""
+        """Whether low … high is content for every distance between cells."""
         return all(first <= low and high <= last for first, last in self._ends.values())
 
 
@@ -62,8 +62,8 @@ class PositionRegistry:
     """Positions of the elements of tensors, starting with a picture (B, C, H, W).
 
     Attributes:
-        operators: names of the operators that lost positions; lost elements hold their numbers.
-        reshaped: what rules found of the same positions before.
+        operators: names of the operators that lost positions; lost elements hold an index of it.
+        reshaped: a cache of the rules' results for the same positions.
     """
 
     def __init__(self, picture: Tensor) -> None:
@@ -87,7 +87,7 @@ class PositionRegistry:
     def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
         """Positions of tokens: the mean over the dimension of their channels; None if unknown.
 
-        A token whose mean lies outside of the picture is padding, and lies nowhere.
+        A token whose mean lies outside of the picture is padding and gets `NOWHERE`.
         """
         found = self.get(tensor)
         if found is None:
@@ -96,7 +96,7 @@ class PositionRegistry:
         return self._tokens.get(mean, (), lambda: self._inside(mean))
 
     def _inside(self, positions: Tensor) -> Tensor:
-        """Positions of tokens, of which those whose cell does not touch the picture are NOWHERE."""
+        """Positions of tokens; `NOWHERE` for tokens whose cell does not touch the picture."""
         inside = None
         for part, content in zip((positions.real, positions.imag), self._contents, strict=True):
             low, high = (float(end) for end in part.nan_to_num(0.0, 0.0, 0.0).aminmax())
@@ -113,10 +113,10 @@ class PositionRegistry:
         return torch.where(inside | lost_at(positions), positions, nowhere)
 
     def padded(self, positions: Tensor, dim: int, before: int, after: int) -> Tensor:
-        """Positions with padding along a dimension, which goes on where they are evenly spaced.
+        """Positions with padding along a dimension; evenly spaced positions are continued.
 
-        So a convolution sees the same padding as its own; what is padding as a token lies nowhere,
-        as where the content ends is remembered.
+        So explicit padding gives the same result as a convolution's own padding. The registry notes
+        where the content ends, so tokens that are padding lie nowhere later.
         """
         found = extended(positions, dim, before, after)
         size = positions.shape[dim]
@@ -129,23 +129,23 @@ class PositionRegistry:
         return found
 
     def within(self, positions: Tensor) -> Tensor:
-        """Positions of elements, of which those outside of the picture are NOWHERE."""
+        """Positions of elements; `NOWHERE` for elements outside of the picture."""
         small = compact(positions)
         found = self._cuts.get(small, (), lambda: self._inside(small))
         return positions if found is small else found.expand(positions.shape)
 
     def put(self, tensor: Tensor, positions: Tensor) -> None:
-        """Where the elements of a tensor come from, as a tensor that broadcasts to it."""
+        """Set the positions of a tensor's elements, as a tensor that broadcasts to it."""
         self._known.put(tensor, positions.expand(tensor.shape))
 
     def put_unless_nowhere(self, tensor: Tensor, positions: Tensor) -> None:
-        """The same, unless a rule has found that all of it lies nowhere."""
+        """The same as `put`, unless a rule has found that the whole tensor lies nowhere."""
         found = self.get(tensor)
         if found is None or not bool(compact(found).real.isnan().all()):
             self.put(tensor, positions)
 
     def get(self, tensor: object) -> Tensor | None:
-        """Where the elements of a tensor come from; None: not from the picture."""
+        """Positions of a tensor's elements; None if it does not come from the picture."""
         if not isinstance(tensor, Tensor):
             return None
         if id(tensor) in self._current:
@@ -154,11 +154,11 @@ class PositionRegistry:
         return self._in_memory(tensor, entries) if found is None and entries else found
 
     def spans_picture(self, positions: Tensor, dims: list[int]) -> Tensor:
-        """Whether elements along dimensions lie all over the picture, keeping the dimensions."""
+        """Whether elements along dimensions extend over the whole picture, with keepdim."""
         return spans_picture(positions, dims, self.width, self.height)
 
     def lost(self, operator: str, like: Tensor) -> Tensor:
-        """Positions that an operator lost."""
+        """Lost positions with the operator's index."""
         if operator not in self._lost:
             self.operators.append(operator)
             number = len(self.operators) - 1
@@ -166,7 +166,7 @@ class PositionRegistry:
         return self._lost[operator].to(like.device).expand(like.shape)
 
     def are_equal(self, one: Tensor, other: Tensor) -> bool:
-        """Whether positions are the same, also where they lie nowhere."""
+        """Whether positions are the same; `NOWHERE` equals `NOWHERE`."""
         return self._compared.get([one, other], None, lambda: are_equal(one, other))
 
     def narrowed(self, positions: Tensor) -> Tensor:
@@ -180,16 +180,16 @@ class PositionRegistry:
         return positions.shape[-2:] == self._lattice.shape and same_memory(positions, self._lattice)
 
     def is_lost(self, positions: Tensor) -> bool:
-        """Whether all of a tensor's positions were lost at once."""
+        """Whether one operator lost all of a tensor's positions."""
         return any(same_memory(positions, lost) for lost in self._lost.values())
 
     def of_channels(self, tensor: Tensor) -> bool:
-        """Whether the features of (…, tokens, features) are what lies at different places."""
+        """Whether the features of (…, tokens, features) have different positions."""
         positions = self.get(tensor)
         return positions is not None and differs_by_feature(positions)
 
     def _in_memory(self, tensor: Tensor, entries: Mapping[Any, Tensor]) -> Tensor | None:
-        """Positions of a view that no operation was seen to make, of memory that is known."""
+        """Positions of a view of known memory, if the registry did not see the view's operation."""
         for (offset, shape, stride, dtype), known in entries.items():
             if dtype != tensor.dtype or offset:
                 continue
@@ -208,12 +208,12 @@ class PositionRegistry:
 
 
 def placed(flat: Tensor, tensor: Tensor) -> Tensor:
-    """What flat positions of a storage are for a tensor that looks at it."""
+    """A tensor's view of the flat positions of its storage."""
     return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def fill(place: Tensor, positions: Tensor) -> None:
-    """Write positions into a place that may be expanded, so that elements share memory."""
+    """Write positions into a tensor that may be expanded, so that elements share memory."""
     for dim, step in enumerate(place.stride()):
         if step == 0 and place.shape[dim]:
             place, positions = place.narrow(dim, 0, 1), positions.narrow(dim, 0, 1)
@@ -221,7 +221,7 @@ def fill(place: Tensor, positions: Tensor) -> None:
 
 
 def _dense(stride: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether memory is read in order."""
+    """Whether a stride reads memory in order."""
     expected = 1
     for size, step in zip(reversed(shape), reversed(stride), strict=True):
         if size != 1 and step != expected:

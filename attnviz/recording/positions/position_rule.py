@@ -1,4 +1,4 @@
-"""What a rule of positions is, and what all of them share."""
+"""The type of a position rule, and functions that all rules use."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.positions.position_registry import PositionRegistry
 
 Rule = Callable[[PositionRegistry, Operation, Any], Any]
-"""From what is known, an operation and its result: where that lies."""
+"""A function from the registry, an operation and its result to the result's positions."""
 
 
 def by_names(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Rules by each of the names that are written in one string."""
+    """Split keys that hold several names: one rule for each name."""
     return {name: rule for names, rule in rules.items() for name in names.split()}
 
 
@@ -28,6 +28,6 @@ def or_nowhere(registry: PositionRegistry, value: Any, like: Tensor) -> Tensor:
 
 
 def lies_nowhere(_: PositionRegistry, __: Operation, result: Any) -> Any:
-    """Of what is filled with constants, or is made of all the picture."""
+    """A rule for results that are constants, or that depend on the whole picture."""
     result = first(result)
     return (torch.full((), NOWHERE, device=result.device).expand(result.shape),)

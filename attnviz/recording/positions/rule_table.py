@@ -1,9 +1,9 @@
-"""What every operator does to positions: a table by the names of PyTorch's operators.
+"""The table of position rules, by the names of PyTorch's operators.
 
-A rule is given the positions of the arguments and the result of an operation, and returns the
-positions of its result or of its first results. None is returned where it knows no answer: then
-positions are lost there, by the name of the operator. Operators that PyTorch itself marks as
-pointwise (`torch.Tag.pointwise`) need no rule, and all others that have none lose positions.
+A rule receives the registry, an operation and its result, and returns the positions of the result
+or of the first results. If it returns None, the positions are lost and the operator's name is
+noted. Operators that PyTorch marks as pointwise (`torch.Tag.pointwise`) need no rule. All other
+operators without a rule lose positions.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from attnviz.recording.positions.position_rule import Rule, by_names
 
 
 def _first_stays(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """The first result lies where the first argument does; others are no tokens."""
+    """The first result has the first argument's positions; other results are not tokens."""
     positions = registry.get(op.args[0])
     return None if positions is None else (pointwise.expanded(positions, first(result)),)
 
@@ -28,7 +28,7 @@ CONSTANT = frozenset(
         "_has_same_storage_numel",
     )
 )
-"""Operators that take no more than shapes or single numbers of what they are given."""
+"""Operators that use only the shapes or single numbers of their arguments."""
 
 RULES: dict[str, Rule] = {
     **by_names(
@@ -47,4 +47,4 @@ RULES: dict[str, Rule] = {
     **mixing.RULES,
     **sliding.RULES,
 }
-"""By the name of the operator."""
+"""Rules by operator name."""

@@ -1,4 +1,4 @@
-"""Positions through what slides over a picture: convolutions, pools, resizing, sampling."""
+"""Position rules for operators that slide over a picture: convolutions, pools, resampling."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from attnviz.recording.positions.position_rule import by_names
 
 
 def _convolved(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
-    """The middle of the kernel; of a transposed convolution that of the inputs it is made of."""
+    """The middle of the kernel; for a transposed convolution the middle of an output's inputs."""
     positions, weight = registry.get(op.args[0]), op.args[1]
     if positions is None:
         return None
@@ -84,7 +84,7 @@ def _adapted(registry: PositionRegistry, op: Operation, result: Any) -> Any:
 
 
 def _resized(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
-    """`interpolate`: pixel i of m lies at (i + ½)·n/m − ½ of n, or with its corners at those."""
+    """`interpolate`: pixel i of m lies at (i + ½)·n/m − ½ of n, or with aligned corners."""
     positions = registry.get(op.args[0])
     if positions is None:
         return None
@@ -112,7 +112,7 @@ def _resized(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
 
 
 def _sampled(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
-    """`grid_sample`: positions are sampled as the picture is; outside of it they lie nowhere."""
+    """`grid_sample`: positions are sampled like the picture; outside of it they lie nowhere."""
     positions, grid = registry.get(op.args[0]), op.args[1]
     if positions is None or positions.ndim != 4:
         return None
@@ -123,7 +123,7 @@ def _sampled(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:
     if bool(positions.real.isinf().any()):
         return None
     modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
-    # Bicubic weights overshoot; where they are centred is where bilinear ones are.
+    # Bicubic weights overshoot, but they have the same centre as bilinear weights.
     found = F.grid_sample(
         planes.to(grid.dtype),
         grid,
@@ -154,4 +154,4 @@ RULES = by_names(
         "grid_sampler_2d": _sampled,
     }
 )
-"""By the name of the operator."""
+"""Rules by operator name."""

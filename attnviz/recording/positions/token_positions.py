@@ -1,15 +1,15 @@
 """Where in the picture every token of a running model comes from.
 
-Beside each tensor that is made of the picture goes another of the same shape: the positions x + iy
-that its elements come from, in pixels of the model's input. What moves elements (views, windows,
-shifts, padding) moves positions; what mixes elements gives the mean of their positions. So the
-layout of tokens is measured, for any model, never guessed from name or size.
+Each tensor that depends on the picture has a second tensor of the same shape: the positions x + iy
+that its elements come from, in pixels of the model's input. An operator that moves elements (views,
+windows, shifts, padding) moves their positions. An operator that mixes elements gives the mean of
+their positions. So the layout of tokens is measured for any model, never guessed from name or size.
 
 An element can also be
 - `NOWHERE`, NaN: a constant (a class token, padding), or a mean over the whole picture;
-- lost, x infinite: an operator without a rule made it, and y is that operator's number.
+- lost, x infinite: an operator without a rule made it, and y is that operator's index.
 
-A tensor that is not known at all does not depend on the picture, as far as PyTorch was told.
+A tensor without positions does not depend on the picture, as far as PyTorch's operators show.
 """
 
 from typing import Any
@@ -26,18 +26,18 @@ from attnviz.recording.tensor_registry import covers_storage
 
 
 class TokenPositions(PositionRegistry):
-    """Follows a running model: every operation does to positions what the table of rules says."""
+    """Follows a running model, and applies the table's rule to the positions at every operation."""
 
     def follow(self, op: Operation, result: Any) -> None:
-        """Where the result of an operation comes from."""
+        """Put the positions of an operation's result."""
         current = {id(each): self.get(each) for each in op.flat if isinstance(each, Tensor)}
         if all(positions is None for positions in current.values()):
-            for tensor in op.written:  # constants, over what may have been known
+            for tensor in op.written:  # constants overwrite any known positions
                 self._write(tensor, None)
             return
         if op.name in CONSTANT:
             return
-        self._current = current  # what rules ask for, found once
+        self._current = current  # rules look these up, so find them once
         try:
             found = self._found(op, result)
         finally:
@@ -53,7 +53,7 @@ class TokenPositions(PositionRegistry):
                 self._known.put(each, positions)
 
     def _found(self, op: Operation, result: Any) -> Any:
-        """Positions of the result of an operation, or of its first results."""
+        """Positions of an operation's result, or of its first results."""
         rule = RULES.get(op.name) or (pointwise if op.is_pointwise else None)
         found = None if rule is None else rule(self, op, result)
         if found is not None:
@@ -61,13 +61,13 @@ class TokenPositions(PositionRegistry):
         results = result if isinstance(result, tuple | list) else (result,)
         if op.func.is_view:
             return [self._viewed(op.args[0], each) for each in results]
-        return [  # no rule, or it does not know such arguments
+        return [  # there is no rule, or it does not handle these arguments
             self.lost(op.name, each) if isinstance(each, Tensor) and not each.is_nested else None
             for each in results
         ]
 
     def _viewed(self, source: Tensor, view: Any) -> Tensor | None:
-        """Positions of any view, by the memory that it looks at."""
+        """Positions of any view, by the memory that it uses."""
         positions = self.get(source)
         if positions is None or source.dtype != view.dtype:
             return None if positions is None else self.lost("a view as another type", view)
@@ -76,12 +76,12 @@ class TokenPositions(PositionRegistry):
         return placed(flat, view)
 
     def _flat(self, tensor: Tensor) -> Tensor:
-        """Positions of all of a tensor's storage, of which nothing is known."""
+        """Positions for all of a tensor's storage, all `NOWHERE`."""
         count = tensor.untyped_storage().nbytes() // tensor.element_size()
         return torch.full((count,), NOWHERE, device=tensor.device)
 
     def _write(self, tensor: Tensor, positions: Tensor | None) -> None:
-        """Memory was overwritten: other tensors that look at it have changed as well."""
+        """Set positions after a write to memory; other tensors that share it change as well."""
         before = self._known.get(tensor)
         if before is not None and positions is not None and same_memory(before, positions):
             return

@@ -1,4 +1,4 @@
-"""Positions through what writes into a part of a tensor, or a copy of it."""
+"""Position rules for operators that write into a part of a tensor or of its copy."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ from attnviz.recording.positions.position_rule import (
 
 
 def _written(registry: PositionRegistry, op: Operation, result: Any) -> Any:
-    """`copy_`: what is written to lies where its source does."""
+    """`copy_`: the target takes the positions of its source."""
     return registry.within(or_nowhere(registry, op.args[1] if len(op.args) > 1 else None, result))
 
 
 def _indices_filled(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """`index_put`: positions are put at the same places."""
+    """`index_put`: positions are written to the same indices."""
     if op.get(3, "accumulate", False):
         return None
     base = or_nowhere(registry, op.args[0], op.args[0]).clone()
@@ -30,7 +30,7 @@ def _indices_filled(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _scattered(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """`scatter` of values or of a number: positions are put at the same places."""
+    """`scatter` of values or of a number: positions are written to the same indices."""
     dim, index, source = op.args[1:4]
     if op.kwargs or len(op.args) > 4:
         return None
@@ -41,7 +41,7 @@ def _scattered(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _masked_filled(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """`masked_scatter` takes elements of its source in their order."""
+    """`masked_scatter` takes the elements of its source in order."""
     base, mask, source = op.args
     positions = or_nowhere(registry, source, source).contiguous()
     return or_nowhere(registry, base, base).clone().masked_scatter(mask, positions)
@@ -64,7 +64,7 @@ def _slice_written(registry: PositionRegistry, op: Operation, _: Any) -> Any:
 
 
 def _merged(registry: PositionRegistry, op: Operation, _: Any) -> Any:
-    """`scatter_reduce`, `scatter_add` and `index_add`: what is put together lies in between."""
+    """`scatter_reduce`, `scatter_add` and `index_add`: combined elements lie in between."""
     if not op.kwargs.get("include_self", True):
         return None
     dim, index, source = op.args[1:4]
@@ -91,4 +91,4 @@ RULES = by_names(
         "scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_": _merged,
     }
 )
-"""By the name of the operator."""
+"""Rules by operator name."""
