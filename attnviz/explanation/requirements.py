@@ -30,7 +30,7 @@ def check_able(observation: Observation, name: str, chosen: Sequence[int], start
         for other, method in METHODS.items()
         if other != name and _missing(observation, method, chosen, start) is None
     ]
-    raise UsageError(f"--method {name}: {reason}; what can be asked: {', '.join(able)}")
+    raise UsageError(f"--method {name}: {reason}; choose from {', '.join(able)}")
 
 
 def reason_against(observation: Observation, name: str, layer: int) -> str | None:

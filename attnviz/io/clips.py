@@ -213,7 +213,7 @@ def opened(path: str) -> Iterator[InputContainer]:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = _reason(error)
         raise ImageError(
-            f"{path}: no clip that can be read ({reason}); give an MP4, MOV, MKV, WebM, GIF …"
+            f"{path}: cannot be read as a clip ({reason}); give an MP4, MOV, MKV, WebM, GIF …"
         ) from error
     with container:
         yield container
@@ -243,7 +243,7 @@ def _decoded(container: InputContainer, stream: VideoStream, path: str) -> Itera
             number += 1
     except (av.error.FFmpegError, OSError) as error:
         raise ImageError(
-            f"{path}: damaged behind frame {number} ({_reason(error)}); cut the clip before it, or "
+            f"{path}: damaged after frame {number} ({_reason(error)}); cut the clip before it, or "
             "make it again"
         ) from error
 

@@ -55,4 +55,4 @@ def smallest_set(
 
 def _check(keep: float) -> None:
     if not 0 < keep <= 1:
-        raise UsageError(f"keep {keep} is no share; take one above 0, up to 1")
+        raise UsageError(f"keep {keep} is not a share; choose a number above 0, up to 1")

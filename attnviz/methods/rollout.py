@@ -91,7 +91,7 @@ def fuse(reading: LayerInput, fusion: Fusion, discard: float = 0.0) -> MergedHea
         UsageError: the share is not in 0 … 1.
     """
     if not 0 <= discard < 1:
-        raise UsageError(f"discard {discard} is no share; take 0 to 0.99")
+        raise UsageError(f"discard {discard} is not a share; choose a number from 0 to 0.99")
     part = reading.queries.taking_part
     fused = MergedHeads(reading.call, fusion, None if bool(part.all()) else part)
     if not discard:

@@ -221,8 +221,8 @@ def refuse_options(request: ModelRequest, *, patch: bool = False) -> None:
 def no_class_head(spec: str, why: str) -> ModelError:
     """The error for a model without class head where a class is needed."""
     return ModelError(
-        f"{spec} has no class head ({why}); give a classifier such as {CLASSIFIER}, or ask for "
-        "no classes: --target norm, of evaluate --masks FOLDER"
+        f"{spec} has no class head ({why}); give a classifier such as {CLASSIFIER}, or use "
+        "no classes: --target norm, or in evaluate --masks FOLDER"
     )
 
 

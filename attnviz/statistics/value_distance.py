@@ -64,7 +64,7 @@ def reweighted(call: AttentionCall, norms: Tensor) -> AttentionCall:
     """The call whose weights are A_ij·norms_j, renormalised; `norms` is (B, H, Nk).
 
     This is a softmax of s_ij + ln norms_j. The logarithm is one more feature of the keys, and this
-    feature is 1 in every query. A bias would take queries × keys numbers if the call already has one.
+    feature is 1 in every query. A bias would take queries × keys numbers where the call has one.
     """
     with float32_no_grad(call.query):
         top = norms.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
