@@ -12,7 +12,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions
 from attnviz.geometry.placement import Fit, Placement
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, PictureHeader
 from attnviz.io.picture_notes import Note
 from attnviz.io.ranges import FULL
 from attnviz.output.records import Record
@@ -81,13 +81,14 @@ class Prepared:
     Attributes:
         entry: what is known of it so far.
         picture: its name, size and notes; its pixels are not kept.
-        placement, laid: the input, (input_height, input_width, 3).
-        shown: the small picture that the sheet is drawn on, if there is to be one.
+        placement: how the picture lies in the input.
+        pixels: the input, (input_height, input_width, 3).
+        thumbnail: the small picture that the sheet is drawn on, if there is to be one.
         job: None of a stand-in.
     """
 
     entry: LedgerEntry
-    picture: Picture
+    picture: PictureHeader
     placement: Placement
     pixels: NDArray[np.uint8]
     thumbnail: Picture | None = None

@@ -27,7 +27,7 @@ from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import answer, check_picture, look_many
 from attnviz.geometry.placement import Placement
-from attnviz.io.picture import Picture, decode
+from attnviz.io.picture import Picture, PictureHeader, decode
 from attnviz.io.picture_files import read_file
 from attnviz.models import memory
 from attnviz.models.model import Model
@@ -67,7 +67,7 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         placement = model.place(picture, fit=settings.fit)
         return Prepared(
             replace(entry, size=(picture.width, picture.height)),
-            replace(picture, pixels=_blank(picture.width, picture.height)),
+            picture.header(),
             placement,
             model.lay(picture, placement),
             small(picture) if settings.pictures == "sheet" else None,
@@ -82,15 +82,10 @@ def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
 
     Models compute with a group as a whole, and may round otherwise with fewer.
     """
-    picture = Picture(entry.path, _blank(*entry.size))
+    picture = PictureHeader(entry.path, *entry.size)
     placement = model.place(picture, fit=settings.fit)
     shape = placement.grid.input_height, placement.grid.input_width, 3
     return Prepared(entry, picture, placement, np.zeros(shape, dtype=np.uint8))
-
-
-def _blank(width: int, height: int) -> NDArray[np.uint8]:
-    """Pixels of a picture of that size, which take no memory."""
-    return np.broadcast_to(np.uint8(0), (height, width, 3))
 
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.request import Questions
-    from attnviz.io.picture import Picture
+    from attnviz.io.picture import Picture, PictureLike
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 
@@ -295,7 +295,7 @@ def each(
     return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
 
 
-def say_notes(picture: Picture) -> None:
+def say_notes(picture: PictureLike) -> None:
     """Say what should be known of how a picture was read."""
     where = "standard input" if picture.path == "-" else picture.path
     for note in picture.notes:

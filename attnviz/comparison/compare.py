@@ -12,7 +12,7 @@ from attnviz.comparison.agreement import resample
 from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 
 _HALF = 0.5 - 1e-9
 
@@ -130,4 +130,4 @@ def compare(first: Explanation, *others: Explanation) -> Comparison:
         UsageError: there is one side alone, or the pictures are not one.
     """
     sides = [side for each in (first, *others) for side in sides_of(each)]
-    return Comparison(first.observation.picture, tuple(sides))
+    return Comparison(with_pixels(first.observation.picture), tuple(sides))

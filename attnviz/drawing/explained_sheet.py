@@ -12,7 +12,7 @@ from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import question_in_words, rows, title
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 _STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
 
@@ -29,12 +29,12 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
     )
 
 
-def small(picture: Picture, side: int = CELL) -> Picture:
+def small(picture: PictureLike, side: int = CELL) -> Picture:
     """A picture as large as a sheet shows it; one that is smaller, or a strip, is left as it is."""
     short, long = sorted((picture.width, picture.height))
     if long <= side or short * side < _STRIP * long:
-        return picture
-    return Picture(picture.path, np.asarray(thumbnail(picture.image(), side)))
+        return with_pixels(picture)
+    return Picture(picture.path, np.asarray(thumbnail(with_pixels(picture).image(), side)))
 
 
 def cells_on(
@@ -93,7 +93,7 @@ def original(
     caption: str | None = None,
 ) -> Cell:
     """The photograph, or a smaller one, with the queries marked on it where they are places."""
-    picture = explanation.observation.picture
+    picture = with_pixels(explanation.observation.picture)
     preview = preview or picture
     image = preview.image()
     factors = 2 * (preview.width / picture.width, preview.height / picture.height)

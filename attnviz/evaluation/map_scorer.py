@@ -23,7 +23,7 @@ from attnviz.evaluation import perturbation as perturbing
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.observation import Observation
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 
 Values = NDArray[np.float64]
 Drawn = NDArray[np.bool_]
@@ -121,13 +121,14 @@ class MapScorer:
 
     def trivial(self, explanation: Explanation) -> list[Score]:
         """Scores of the maps that no model made, on the grid of each layer."""
+        picture = with_pixels(self.observation.picture)
         scores_by_grid: dict[Grid, dict[str, dict[str, float]]] = {}
         found = []
         for layer, (answer, *_) in explanation.by_layer.items():
             if _grid(answer) not in scores_by_grid:
                 scores_by_grid[_grid(answer)] = {
                     name: self._numbers(values, answer)
-                    for name, values in _trivial(self.observation.picture, answer).items()
+                    for name, values in _trivial(picture, answer).items()
                 }
             of_grid = scores_by_grid[_grid(answer)]
             found += [Score(name, None, layer, None, numbers) for name, numbers in of_grid.items()]

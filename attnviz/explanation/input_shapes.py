@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from attnviz.explanation.forward_errors import ForwardError, takes_more, unknown_shape
 from attnviz.geometry.placement import Fit, Placement
-from attnviz.io.picture import Picture
+from attnviz.io.picture import PictureLike
 from attnviz.models.failures import message
 from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model
 
 
-def first_placement(model: Model, picture: Picture, fit: Fit) -> Placement:
+def first_placement(model: Model, picture: PictureLike, fit: Fit) -> Placement:
     """The first placement to try: that of `Model.place`, unless positions would be wrong.
 
     If there are no more tokens than positions, but in other rows and columns, tokens may silently
@@ -52,7 +52,7 @@ def _check_table(model: Model, placement: Placement) -> None:
 
 
 def placements(
-    model: Model, picture: Picture, fit: Fit, failures: Sequence[ForwardError]
+    model: Model, picture: PictureLike, fit: Fit, failures: Sequence[ForwardError]
 ) -> Iterator[tuple[Placement, bool]]:
     """Placements to try: the first one, the model's own size, and shapes that it may take.
 

@@ -15,7 +15,7 @@ from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
-from attnviz.io.picture import Picture
+from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
 from attnviz.recording import Recording
 from attnviz.recording.html_tables import call_table
@@ -58,7 +58,7 @@ class Observation:
         checked: errors of the self-check, kept if their tensors are released.
     """
 
-    picture: Picture
+    picture: PictureLike
     model: Model
     placement: Placement
     calls: Calls

@@ -14,7 +14,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.running import ModelInputs
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
-from attnviz.io.picture import Picture
+from attnviz.io.picture import PictureLike
 from attnviz.models import memory
 from attnviz.models.model import Model
 
@@ -23,7 +23,7 @@ _ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def observe_many(
-    pictures: Sequence[Picture],
+    pictures: Sequence[PictureLike],
     model: Model,
     *,
     fit: Fit = "keep",

@@ -14,7 +14,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.geometry import queries
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.io.picture import Picture, load_mask
+from attnviz.io.picture import PictureLike, load_mask
 
 ALL = Query("all")
 
@@ -105,7 +105,7 @@ def class_token_of(observation: Observation, layer: Layer) -> int | None:
     return layer.prefix[0] if observation.model.class_token and layer.prefix else None
 
 
-def mask_of(query: Query, picture: Picture) -> NDArray[np.bool_] | None:
+def mask_of(query: Query, picture: PictureLike) -> NDArray[np.bool_] | None:
     """The mask picture that a query names."""
     if query.path is None:
         return None

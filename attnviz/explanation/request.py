@@ -19,7 +19,7 @@ from attnviz.explanation.running import observe
 from attnviz.explanation.selection import choose_heads, choose_layers, parse_heads, parse_layers
 from attnviz.geometry import queries
 from attnviz.geometry.placement import Fit, Placement
-from attnviz.io.picture import Picture, load_mask
+from attnviz.io.picture import Picture, PictureLike, load_mask
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
@@ -86,7 +86,7 @@ class Questions:
         return "all" if any(METHODS[n].merges == "layers" for n in self.methods) else self.layers
 
 
-def check(picture: Picture, model: Model, questions: Questions, *, fit: Fit = "keep") -> None:
+def check(picture: PictureLike, model: Model, questions: Questions, *, fit: Fit = "keep") -> None:
     """Check that a model and a picture can answer all questions, as far as known before the run.
 
     Raises:
@@ -113,7 +113,7 @@ def check_model(model: Model, questions: Questions) -> None:
 
 
 def check_picture(
-    picture: Picture, model: Model, questions: Questions, *, fit: Fit = "keep"
+    picture: PictureLike, model: Model, questions: Questions, *, fit: Fit = "keep"
 ) -> None:
     """Check all that differs from picture to picture; see `check`.
 
@@ -136,7 +136,7 @@ def _check_target(model: Model, target: Target) -> None:
         raise UsageError(line) from error
 
 
-def _check_query(picture: Picture, model: Model, text: str, fit: Fit) -> None:
+def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> None:
     query = queries.parse(text)
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token
@@ -180,7 +180,7 @@ def look(
 
 
 def look_many(
-    pictures: Sequence[Picture],
+    pictures: Sequence[PictureLike],
     model: Model,
     questions: Questions,
     *,

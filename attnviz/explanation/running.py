@@ -22,7 +22,7 @@ from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, PictureLike
 from attnviz.models import memory
 from attnviz.models.model import Model
 from attnviz.recording import Block
@@ -79,7 +79,7 @@ class ModelInputs:
             `Model.lay`.
     """
 
-    pictures: Sequence[Picture] = field(kw_only=False)
+    pictures: Sequence[PictureLike] = field(kw_only=False)
     model: Model = field(kw_only=False)
     fit: Fit
     masks: Sequence[NDArray[np.bool_] | None]

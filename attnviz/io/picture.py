@@ -50,11 +50,60 @@ class Picture:
     @property
     def name(self) -> str:
         """The file name, `stdin` for standard input."""
-        return "stdin" if self.path == STDIN else Path(self.path).name
+        return _name(self.path)
+
+    def header(self) -> "PictureHeader":
+        """The picture without its pixels."""
+        return PictureHeader(self.path, self.width, self.height, self.range, self.notes)
 
     def image(self) -> Image.Image:
         """The picture as a Pillow image in mode RGB."""
         return Image.fromarray(self.pixels)
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """A picture without its pixels: enough to place it, to check queries and to write its record.
+
+    >>> load_image("cat.jpg").header()
+    PictureHeader(path='cat.jpg', width=480, height=320, range=None, notes=())
+
+    Attributes:
+        path, width, height, range, notes: those of the `Picture`.
+    """
+
+    path: str
+    width: int
+    height: int
+    range: tuple[float, float] | None = None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file name, `stdin` for standard input."""
+        return _name(self.path)
+
+
+PictureLike = Picture | PictureHeader
+"""A picture, with its pixels or without."""
+
+
+def with_pixels(picture: PictureLike) -> Picture:
+    """The picture, if its pixels are there.
+
+    >>> with_pixels(picture).pixels.shape
+    (320, 480, 3)
+
+    Raises:
+        ImageError: the pixels were let go.
+    """
+    if isinstance(picture, PictureHeader):
+        raise ImageError(f"{picture.path}: its pixels were let go; read the picture again")
+    return picture
+
+
+def _name(path: str) -> str:
+    return "stdin" if path == STDIN else Path(path).name
 
 
 def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 — the option's name

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.placement import Fit, Placement, place
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, PictureLike, with_pixels
 from attnviz.models.model_request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
@@ -107,7 +107,7 @@ class Model:
     dtype: torch.dtype = torch.float32
 
     def place(
-        self, picture: Picture, *, fit: Fit = "keep", shape: tuple[int, int] | None = None
+        self, picture: PictureLike, *, fit: Fit = "keep", shape: tuple[int, int] | None = None
     ) -> Placement:
         """How this model would see a picture; a model of a fixed shape sees the centre.
 
@@ -137,7 +137,7 @@ class Model:
             shape=shape,
         )
 
-    def pixels(self, picture: Picture, placement: Placement) -> Tensor:
+    def pixels(self, picture: PictureLike, placement: Placement) -> Tensor:
         """The model's input, (1, 3, input_height, input_width), normalised.
 
         Pillow resizes the picture (antialiased). Padding has the mean colour: 0 to within half
@@ -145,9 +145,9 @@ class Model:
         """
         return self.normalised([self.lay(picture, placement)])
 
-    def lay(self, picture: Picture, placement: Placement) -> NDArray[np.uint8]:
+    def lay(self, picture: PictureLike, placement: Placement) -> NDArray[np.uint8]:
         """The picture laid as its placement says, (input_height, input_width, 3)."""
-        return lay_in(picture, placement, self.mean, self.resample)
+        return lay_in(with_pixels(picture), placement, self.mean, self.resample)
 
     def normalised(self, laid: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Laid pictures of one shape as the normalised input of the model, (batch, 3, h, w)."""

@@ -13,7 +13,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.io.picture import Picture
+from attnviz.io.picture import PictureLike
 from attnviz.models.scoring import Scored
 from attnviz.output import records
 from attnviz.statistics import More
@@ -148,7 +148,7 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
     return info
 
 
-def image_info(picture: Picture) -> records.Image:
+def image_info(picture: PictureLike) -> records.Image:
     """The picture as seen."""
     return records.Image(
         path=readable(picture.path),

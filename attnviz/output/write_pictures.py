@@ -18,7 +18,7 @@ from attnviz.drawing.sheet import Cell, thumbnail
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.records import AnimationInfo, Record
@@ -79,7 +79,7 @@ def render(
     drawing = drawing or Drawing()
     if len(explanation.questions) > 1:
         raise UsageError("several questions were asked; render each of explanation.each()")
-    picture, style = explanation.observation.picture, drawing.style()
+    picture, style = with_pixels(explanation.observation.picture), drawing.style()
     return {
         (answer.layer, answer.head): draw(picture, answer, scale, style)
         for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
@@ -102,7 +102,7 @@ def write_pictures(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     before = whole_files.earlier_files(whole_files.make_folder(folder))
-    picture = explanation.observation.picture
+    picture = with_pixels(explanation.observation.picture)
 
     def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
         image = draw(picture, answer, scale, style)

@@ -16,7 +16,7 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.selection import choose_heads, parse_heads
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 from attnviz.output import pages, whole_files
 from attnviz.output.make_record import readable
 from attnviz.output.write_pictures import Drawing
@@ -176,7 +176,7 @@ def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **described_for_others(observation),
-        "photo": _photo(observation.picture),
+        "photo": _photo(with_pixels(observation.picture)),
         "colormaps": {
             name: base64.b64encode(colour_table(name, 256).tobytes()).decode() for name in names
         },

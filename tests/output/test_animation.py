@@ -14,6 +14,7 @@ from PIL import Image
 import attnviz
 from attnviz.cli import main
 from attnviz.drawing.sheet import CELL
+from attnviz.io.picture import with_pixels
 from attnviz.output.write_animation import LARGE, animate
 from attnviz.output.write_pictures import Drawing
 
@@ -77,7 +78,7 @@ def test_a_frame_of_a_layer_shows_its_heads_as_render_draws_them(
     expected = attnviz.render(explanation)
     for layer, frame in enumerate(frames):
         first, *maps = overlays(frame, 3, CELL, 160)
-        assert np.array_equal(first, explanation.observation.picture.pixels)
+        assert np.array_equal(first, with_pixels(explanation.observation.picture).pixels)
         for head, pixels in enumerate(maps):
             assert np.array_equal(pixels, np.asarray(expected[layer, head]))
 
@@ -184,13 +185,16 @@ def test_a_batch_makes_one_for_each_picture(picture: Path, tmp_path: Path, kind:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["show", "a.png", "--movie", "gif"], "--movie is of a moving picture; add --animate"),
-        (["show", "a.png", "--fps", "3"], "--fps is of a moving picture; add --animate"),
+        (["show", "a.png", "--movie", "gif"], "--movie needs a moving picture; add --animate"),
+        (["show", "a.png", "--fps", "3"], "--fps needs a moving picture; add --animate"),
         (
             ["show", "a.png", "--animate", "heads", "--method", "rollout"],
             "rollout merges all heads",
         ),
-        (["batch", "a.png", "--animate", "heads", "--pictures", "none"], "lies beside the sheet"),
+        (
+            ["batch", "a.png", "--animate", "heads", "--pictures", "none"],
+            "--animate draws, and --pictures none does not",
+        ),
         (["show", "a.png", "--animate", "tokens"], "tokens"),
     ],
 )

@@ -25,7 +25,7 @@ from attnviz.attention import AttentionCall
 from attnviz.errors import OutputError, RecordingError, UsageError
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Layout
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 from attnviz.output.write_pictures import Drawing
 from attnviz.page import page_weights, size
 
@@ -56,7 +56,7 @@ class Elements(HTMLParser):
 
 def renamed(path: str) -> attnviz.Observation:
     seen = explored.seen("tiny")
-    return replace(seen, picture=Picture(path, seen.picture.pixels))
+    return replace(seen, picture=Picture(path, with_pixels(seen.picture).pixels))
 
 
 @pytest.mark.parametrize("name", [EVIL, "</script><b>.jpg", "<!--<script>.jpg", "{{style}}.jpg",
