@@ -48,7 +48,8 @@ def token_similarity(reading: LayerInput) -> Tensor:
 def _check(reading: LayerInput) -> None:
     if not of_itself(reading):
         raise RecordingError(
-            "the queries of this layer are not its keys, so cosines do not apply; take --method attention"
+            "the queries of this layer are not its keys, so cosines do not apply; take "
+            "--method attention"
         )
 
 
