@@ -1,1 +1,1 @@
-"""One picture from pixels to maps: the model runs once, and is then asked any question."""
+"""Takes one picture from pixels to maps: the model runs once, then answers any query."""

@@ -1,4 +1,4 @@
-"""The cheap step: ask an observation a question, or several."""
+"""The cheap step: computes maps and numbers from an observation, for one query or several."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,23 +32,24 @@ def explain(
     progress: Progress | None = None,
     **options: Any,
 ) -> Explanation:
-    """Ask an observation where it looks from a query: maps and numbers per head.
+    """Compute where the model looks from a query: maps, and numbers of each head.
 
     Args:
-        observation: what `observe` gave.
-        query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` or a mask picture,
-            in picture pixels; or several of them.
+        observation: the result of `observe`.
+        query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` (in picture pixels)
+            or a mask picture; or several of them.
         method: a name that `attnviz methods` lists.
-        target: of methods that take gradients, the score: `auto`, a class by its number or label,
+        target: the score, for methods that take gradients: `auto`, a class by its number or label,
             `norm`, `norm:QUERY`; or several.
-        text: instead of a target, texts that the picture is compared with.
-        layers: `-1`, `all`, `0,5-11`; of methods that merge layers, those that they end with.
+        text: one or more texts that the picture is compared with, instead of a target.
+        layers: `-1`, `all`, `0,5-11`; methods that merge layers end with each of these.
         heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`.
-        start_layer: where methods that merge layers begin, 0 unless given.
-        statistics: `basic`, or `all`: also how alike heads are, sinks, tokens of high norm, and,
-            where a target is given, the importance of heads.
-        progress: told (query rows done, query rows in all).
-        options: the method's own, such as `fusion` and `discard` of `rollout`; None is the default.
+        start_layer: the first layer of methods that merge layers, 0 unless given.
+        statistics: `basic`, or `all`, which adds similarities of heads, sinks, tokens of high norm
+            and, if a target is given, the importance of heads.
+        progress: a function that is called with (query rows done, query rows in all).
+        options: options of the method, such as `fusion` and `discard` of `rollout`; None gives the
+            default.
 
     >>> explain(observation, query="120,80", heads="8").maps.shape
     (1, 8, 15, 22)
@@ -56,9 +57,9 @@ def explain(
     (1, 1, 15, 22)
 
     Raises:
-        UsageError: an option that cannot be read, or asks for more than there is, or a method that
-            cannot be asked of this model.
-        RecordingError: the weights are not finite, or a layer's cells are no squares.
+        UsageError: an option cannot be read or requests more than there is, or this model does not
+            support the method.
+        RecordingError: the weights are not finite, or a layer's cells are not square.
     """
     goals, asked = _targets(target, text), [query] if isinstance(query, str) else query
     given = {**options, "start_layer": start_layer}
@@ -94,10 +95,10 @@ def explain(
 
 
 def _targets(target: str | Sequence[str | Target], text: str | Sequence[str]) -> list[Target]:
-    """The scores whose gradients are asked for.
+    """The targets of the requested gradients.
 
     Raises:
-        UsageError: one that cannot be read.
+        UsageError: a target cannot be read.
     """
     given = [target] if isinstance(target, str) else target
     found = [targets.parse(each) if isinstance(each, str) else each for each in given]
@@ -107,7 +108,7 @@ def _targets(target: str | Sequence[str | Target], text: str | Sequence[str]) ->
 def _resolve_queries(
     observation: Observation, query: Sequence[str], layers: Sequence[int], name: str
 ) -> dict[int, tuple[Query, ...]]:
-    """The queries as each layer is asked them, each once."""
+    """The queries resolved for each layer, without duplicates."""
     asked = [queries.parse(each) for each in query]
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
@@ -121,7 +122,7 @@ def _resolve_queries(
 def _heads(
     observation: Observation, text: str, layers: Sequence[int], name: str
 ) -> dict[int, tuple[int | None, ...]]:
-    """Head numbers of each layer; a layer that has too few is named where layers differ."""
+    """Head numbers of each layer; if layers differ, an error names a layer with too few heads."""
     wanted = parse_heads(text)
     counts = {number: layer.call.heads for number, layer in observation.layers.items()}
     differ = len(set(counts.values())) > 1

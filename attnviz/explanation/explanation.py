@@ -1,4 +1,4 @@
-"""What an observation answers: maps, and the numbers of their heads."""
+"""The result of `explain`: maps, and the numbers of their heads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,19 +19,19 @@ from attnviz.statistics import More
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One map: what a head, or all heads together, attend to.
+    """One map: where a head looks, or all heads together.
 
     >>> explanation.answers[3].layer, explanation.answers[3].head
     (5, 3)
 
     Attributes:
-        layer: whose map it is; of methods that merge layers, the last of them.
-        head: its number; None of methods that merge heads.
-        query: the question as this layer was asked it.
-        values: (rows, columns) float32 weights of the layer's own cells; masked ones are 0.
-        numbers: of each statistic of the head; NaN where it is not defined. Of merged heads none.
+        layer: number of the layer; for methods that merge layers, of the last of them.
+        head: number of the head; None if the method merges heads.
+        query: the query as resolved for this layer.
+        values: (rows, columns) float32 weights of the layer's own cells; masked cells are 0.
+        numbers: the head's statistics by name; NaN if one is not defined. Empty for merged heads.
         placement: where the cells lie on the picture.
-        drawn: (rows, columns) False for cells that are masked or lie in padding.
+        drawn: (rows, columns) boolean, False for cells that are masked or lie in padding.
         question: number of the question in the explanation.
     """
 
@@ -47,11 +47,11 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class ResolvedQuestion:
-    """One question: where from, and, for gradients, of what score.
+    """One question: a query and, for methods that take gradients, a target.
 
     Attributes:
-        query: definite, as the last layer was asked it.
-        target: the score whose gradient was taken, and its value; None where none was.
+        query: the query as resolved for the last layer.
+        target: the score whose gradient was taken, and its value; None without a gradient.
     """
 
     query: Query
@@ -60,7 +60,7 @@ class ResolvedQuestion:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Maps that answer one question, or several, and the numbers of their heads.
+    """Maps that answer one question or several, and the numbers of their heads.
 
     >>> explanation.maps.shape                                # layers, heads, rows, columns
     (1, 8, 15, 22)
@@ -68,12 +68,12 @@ class Explanation:
     True
 
     Attributes:
-        observation: what was asked.
+        observation: the observation that the maps were computed from.
         questions: each query with each target.
-        method: its name.
+        method: name of the method.
         answers: one for each question, layer and head, in this order.
-        settings: the method's options, as they were.
-        more: further numbers of each layer; none unless `statistics="all"` was asked for.
+        settings: the method's options with their values.
+        more: further numbers of each layer; empty unless `statistics="all"` was given.
     """
 
     observation: Observation
@@ -85,11 +85,11 @@ class Explanation:
 
     @property
     def query(self) -> Query:
-        """Where the first question looks from."""
+        """The query of the first question."""
         return self.questions[0].query
 
     def each(self) -> "tuple[Explanation, ...]":
-        """An explanation for each question.
+        """One explanation for each question.
 
         >>> [attnviz.render(one)[5, 3].size for one in explanation.each()]
         [(480, 320)]
@@ -117,17 +117,17 @@ class Explanation:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the layers that were asked."""
+        """Numbers of the layers that have maps."""
         return tuple(self.by_layer)
 
     @property
     def heads(self) -> tuple[int | None, ...]:
-        """Numbers of the heads, of all layers that were asked; None for merged ones."""
+        """Numbers of the heads of all these layers; None for merged heads."""
         return tuple(dict.fromkeys(answer.head for answer in self.answers))
 
     @property
     def alike(self) -> bool:
-        """Whether all layers have the same heads, and cells laid out alike."""
+        """Whether all layers have the same heads and the same grid of cells."""
         count = len(self.questions) * len(self.layers) * len(self.heads)
         return len(self.answers) == count and all(
             np.array_equal(answer.drawn, self.answers[0].drawn) for answer in self.answers
@@ -135,9 +135,9 @@ class Explanation:
 
     @cached_property
     def maps(self) -> NDArray[np.float32]:
-        """All maps, (layers, heads, rows, columns); of several questions with these in front.
+        """All maps, (layers, heads, rows, columns); of several, (questions, layers, …).
 
-        Where heads are merged, there is one.
+        If heads are merged, the axis of heads has length 1.
 
         Raises:
             UsageError: grids or heads differ from layer to layer.
@@ -152,7 +152,7 @@ class Explanation:
 
     @cached_property
     def numbers(self) -> dict[str, NDArray[np.float32]]:
-        """Each statistic, (layers, heads), which no question changes; empty where heads are merged.
+        """Each statistic, (layers, heads), the same for all questions; empty if heads are merged.
 
         Raises:
             UsageError: heads differ from layer to layer.
@@ -177,16 +177,16 @@ class Explanation:
         )
 
     def _repr_png_(self) -> bytes:
-        """The sheet, for notebooks."""
-        png: bytes = load("attnviz.output.notebook:png")(self)  # drawing stands above
+        """The sheet as PNG, for notebooks."""
+        png: bytes = load("attnviz.output.notebook:png")(self)  # drawing is a higher layer
         return png
 
     def _repr_html_(self) -> str:
-        """The sheet and the numbers, for notebooks."""
+        """The sheet and the numbers as HTML, for notebooks."""
         html: str = load("attnviz.output.notebook:html")(self)
         return html
 
     @property
     def _questions(self) -> tuple[int, ...]:
-        """The axis of the questions, where there are several."""
+        """The shape of the axis of questions; empty if there is one question."""
         return (len(self.questions),) if len(self.questions) > 1 else ()

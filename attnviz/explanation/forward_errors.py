@@ -1,4 +1,4 @@
-"""Why a model did not run: what its exception is, and what trials on blank pictures tell."""
+"""Explains why a model did not run, from its exception and from trials on blank pictures."""
 
 import copy
 import math
@@ -29,17 +29,17 @@ _DTYPE = re.compile(
 )
 _CHANNELS = re.compile(r"input\[\d+, 3, (\d+), (\d+)\] to have (\d+) channels")
 _USUAL = (1, 4, 6, 2)
-"""Numbers of channels that are tried."""
+"""Numbers of channels that trials use."""
 _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "pixels.permute(0, 2, 3, 1)": lambda pixels: pixels.permute(0, 2, 3, 1),
     "pixels[0]": lambda pixels: pixels[0],
     "pixels[:, None]": lambda pixels: pixels[:, None],  # frames before channels
     "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
 }
-"""Axes in other orders that models take, as code."""
+"""Other orders of axes that models take, as code."""
 _STATE_IT = "the module an attribute image_size = (height, width)"
 _TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
-"""Whether models were seen to take more tokens than a shape has."""
+"""For each model and shape, whether the model takes more tokens than the shape has."""
 
 
 class ForwardError(Exception):
@@ -60,23 +60,23 @@ class ForwardError(Exception):
 
     @property
     def error(self) -> BaseException:
-        """What the model raised; itself, where it raised nothing."""
+        """The model's exception; this error itself if the model raised none."""
         return self.__cause__ or self
 
 
 class UnevenError(ForwardError):
-    """What the model did cannot be told apart into what it did with each picture."""
+    """The recorded calls of a batch cannot be split into those of each picture."""
 
 
 def explain(
     model: Model, failures: Sequence[ForwardError], *, gradients: bool = False
 ) -> AttnvizError:
-    """What went wrong with a model that ran on none of some inputs, in a line with what to do.
+    """The error for a model that ran on none of its inputs, with what to do next.
 
     Args:
-        model: raised the errors.
-        failures: one for each shape that it was shown, the first for the one asked for.
-        gradients: whether it was to keep its graph.
+        model: the model that raised the errors.
+        failures: one for each shape that was tried; the first is for the requested shape.
+        gradients: whether the run was to keep its graph.
     """
     first = failures[0]
     error, shapes = first.error, [each.shape for each in failures]
@@ -94,7 +94,7 @@ def explain(
 
 
 def out_of_memory(model: Model, grid: TokenGrid) -> MemoryLimitError:
-    """What is said where memory ran out."""
+    """The error for a run that exhausted memory."""
     return MemoryLimitError(
         f"{model.spec}: out of memory on {grid.input_width}x{grid.input_height} pixels; take a "
         "smaller --size, or another --device"
@@ -102,12 +102,12 @@ def out_of_memory(model: Model, grid: TokenGrid) -> MemoryLimitError:
 
 
 def refused_size(model: Model, grid: TokenGrid) -> UsageError:
-    """What is said where --size asked for another input than the model was seen to take."""
+    """The error for a --size that the model refused, where it ran at another size."""
     return UsageError(takes_only(model.spec, model.size, (grid.input_height, grid.input_width)))
 
 
 def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> ModelError:
-    """What is said where tokens may get positions of others; `table` has which, and how many."""
+    """The error if tokens may get wrong positions; `table` is the embedding's name and length."""
     return ModelError(
         f"{model.spec}: its {table[0]} is of {table[1]} tokens in rows and columns that are not "
         f"known, and it takes no more: {grid.columns}x{grid.rows} may be others; give {_STATE_IT}"
@@ -115,7 +115,7 @@ def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> Mode
 
 
 def _of_device(model: Model, error: BaseException) -> str | None:
-    """Tensors that lie elsewhere."""
+    """The line for tensors on another device; None if that is not the fault."""
     if not _DEVICE.search(str(error)):
         return None
     elsewhere = "" if model.device.type == "cpu" else "take --device cpu, or "
@@ -126,7 +126,7 @@ def _of_device(model: Model, error: BaseException) -> str | None:
 
 
 def _of_type(model: Model, error: BaseException) -> str | None:
-    """Numbers of two types."""
+    """The line for mixed number types; None if that is not the fault."""
     if not _DTYPE.search(str(error)):
         return None
     name = str(model.dtype).removeprefix("torch.")
@@ -138,7 +138,7 @@ def _of_type(model: Model, error: BaseException) -> str | None:
 
 
 def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) -> str | None:
-    """Another number of channels, as a trial shows, or the exception says."""
+    """The line for another number of channels, found by a trial or in the exception; or None."""
     found = _CHANNELS.search(str(error))
     named = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
     channels = named or _channels_by_trial(model, shapes)
@@ -165,7 +165,7 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 
 
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
-    """Axes in another order, or another number of them, as a trial shows."""
+    """The line for another order or number of axes, found by a trial; or None."""
     for code, layout in _LAYOUTS.items():
         for shape in shapes:
             if _run(model, layout(_blank(model, shape)), gradients=False) is None:
@@ -177,7 +177,7 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
 
 
 def _own_channels(module: nn.Module) -> Iterator[int]:
-    """Channels that a module says it takes, or whose first layer does."""
+    """Numbers of channels that a module states, or that its first layer takes."""
     for owner in module.modules():
         for name in ("in_chans", "in_channels", "num_channels", "channels"):
             channels = getattr(owner, name, None)
@@ -188,13 +188,13 @@ def _own_channels(module: nn.Module) -> Iterator[int]:
 
 
 def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool) -> str:
-    """Sizes that it does not take, or a fault that they have no part in."""
+    """The line for sizes that the model does not take, or for a fault that no size changes."""
     first, error = failures[0], failures[0].error
     side = _another(model, first.shape)
     again = _trial(model, (side, side), gradients=gradients)
     if again is None and _trial(model, first.shape, gradients=gradients) is not None:
         return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
-    # Where a blank picture passes it is a matter of values.
+    # If a blank picture runs, the fault depends on pixel values.
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
@@ -206,22 +206,22 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
 
 
 def _another(model: Model, shape: Shape) -> int:
-    """Side of a square of about a quarter as many pixels."""
+    """Side of a square with about a quarter of the pixels."""
     patches = int(math.sqrt(math.prod(shape)) / 2 / model.patch)
     return patches * model.patch if patches else 2 * model.patch
 
 
 def _same(one: BaseException, other: BaseException) -> bool:
-    """Whether two runs failed alike: of a matter of shape the numbers differ."""
+    """Whether two runs failed alike; a fault of shape has other numbers in its message."""
     return (
         type(one) is type(other) and message(one) == message(other) and place(one) == place(other)
     )
 
 
 def takes_more(model: Model, shape: Shape) -> bool:
-    """Whether a model runs on twice the height of a shape; seen once.
+    """Whether a model runs on twice the height of a shape; each shape is tried once.
 
-    What cannot be seen, for want of memory, is taken for granted.
+    If memory does not suffice for the trial, the answer is True.
     """
     results = _TAKES_MORE.setdefault(model.module, {})
     if shape not in results:
@@ -233,7 +233,7 @@ def takes_more(model: Model, shape: Shape) -> bool:
 def _trial(
     model: Model, shape: Shape, *, channels: int = 3, gradients: bool = False
 ) -> BaseException | None:
-    """Run a model on a blank picture, and give what it raised."""
+    """Run a model on a blank picture and return its exception, if any."""
     return _run(model, _blank(model, shape, channels), gradients=gradients)
 
 
@@ -242,7 +242,7 @@ def _blank(model: Model, shape: Shape, channels: int = 3) -> Tensor:
 
 
 def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
-    """Run a model without watching it, and give what it raised."""
+    """Run a model without recording and return its exception, if any."""
     try:
         with torch.set_grad_enabled(gradients), _uncompiled():
             _copy(model.module)(pixels.requires_grad_(gradients))
@@ -252,15 +252,15 @@ def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | No
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    """A module with the same parameters: what it notes down in a trial, a run does not see."""
+    """A copy with the same parameters, so that a trial does not change the module's state."""
     try:
         return copy.deepcopy(module, {id(each): each for each in module.parameters()})
-    except Exception:  # it may hold what cannot be copied: a lock, a file, a handle
+    except Exception:  # a lock, file or handle in it cannot be copied
         return module
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Nothing is compiled for a trial, as for a recording."""
+    """Switch compilation off for a trial, as for a recording."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")

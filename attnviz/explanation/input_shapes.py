@@ -1,4 +1,4 @@
-"""The inputs that a picture is laid into, one after the other, until the model takes one."""
+"""Lists the input shapes to try for a picture, until the model takes one."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,13 @@ from attnviz.models.model import Model
 
 
 def first_placement(model: Model, picture: PictureLike, fit: Fit) -> Placement:
-    """How a picture is laid at first: as `Model.place` does, unless positions would be wrong.
+    """The first placement to try: that of `Model.place`, unless positions would be wrong.
 
-    No more tokens than a model has positions, in other rows and columns, may get those of other
-    places, and no error would say so: then it is seen whether the model takes more tokens at all.
+    If there are no more tokens than positions, but in other rows and columns, tokens may silently
+    get positions of other places. In that case a trial shows whether the model takes more tokens.
 
     Raises:
-        ModelError: it does not, and which shape its positions are for is not known.
+        ModelError: it does not, and the shape of its positions is not known.
     """
     placement = model.place(picture, fit=fit)
     if model.plain or model.fixed:
@@ -39,7 +39,7 @@ def first_placement(model: Model, picture: PictureLike, fit: Fit) -> Placement:
 
 
 def _check_table(model: Model, placement: Placement) -> None:
-    """Whether a table of positions of no known shape is one that all its tokens may be cut from.
+    """Check a position table of unknown shape: a model that takes more tokens can adapt it.
 
     Raises:
         ModelError: the model takes no more than that many tokens.
@@ -54,10 +54,10 @@ def _check_table(model: Model, placement: Placement) -> None:
 def placements(
     model: Model, picture: PictureLike, fit: Fit, failures: Sequence[ForwardError]
 ) -> Iterator[tuple[Placement, bool]]:
-    """A picture as it is laid at first, at the model's own size, and in shapes that it may take.
+    """Placements to try: the first one, the model's own size, and shapes that it may take.
 
-    Beside each is whether it has the size that was asked for. Of the last some are what `failures`
-    speak of, which are those of the placements before.
+    Each comes with whether it has the requested size. Some of the last shapes come from messages in
+    `failures`, the errors of the placements before.
     """
     first = first_placement(model, picture, fit)
     sizes = [model.place(picture, fit=each).grid for each in (fit, "crop")]

@@ -1,4 +1,4 @@
-"""Which attention calls of a run can be drawn, and why others cannot."""
+"""Finds which attention calls of a run can be drawn, and why others cannot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from attnviz.geometry.grid import TokenGrid
 
 @dataclass(frozen=True)
 class CallReport:
-    """What is known of an attention call whose tensors may have been let go.
+    """Facts about an attention call, kept even if its tensors are released.
 
     Attributes:
-        reason: why it is not drawn; None if it is.
-        cause: of a call whose places are not known, what lost them.
-        traced: whether its tokens are seen to come from the picture at all.
+        reason: why it is not drawn; None if it is drawn.
+        cause: what lost the positions of its tokens; None if they are known.
+        traced: whether positions show that its tokens come from the picture at all.
         fits: whether it has as many queries and keys as the grid has tokens.
-        alone: whether it has one head whose output was not seen to be projected, as one head of
-            several has.
+        alone: whether it has one head without a recorded output projection, as a single head of
+            several computed apart has.
     """
 
     reason: str | None = None
@@ -34,14 +34,14 @@ class CallReport:
 
 @dataclass
 class Inspector:
-    """Looks at every attention call of a run, in its last form.
+    """Inspects every attention call of a run in its final form.
 
     Attributes:
         grid: of the model's input.
-        pictures: how many the batch has.
-        plain: every call is over the prefix and then the grid; nothing was measured.
-        operators: names of the operators that lost positions; they come while the model runs.
-        uneven: whether a call was not the same for every picture.
+        pictures: number of pictures in the batch.
+        plain: whether every call is over the prefix and then the grid, so nothing was traced.
+        operators: names of the operators that lost positions; they are added while the model runs.
+        uneven: whether a call did not treat every picture alike.
     """
 
     grid: TokenGrid
@@ -51,7 +51,7 @@ class Inspector:
     uneven: bool = field(default=False, init=False)
 
     def __call__(self, call: AttentionCall) -> CallReport:
-        """What is known of a call."""
+        """The report on a call."""
         if not is_even(call, self.pictures):
             self.uneven = True
             return CallReport("its batch is not as many windows of each picture")
@@ -74,10 +74,10 @@ class Calls:
     """All attention calls of a run, which of them are drawn, and how.
 
     Attributes:
-        count: of all calls; layers are numbered as they come.
+        count: number of all calls; layers are numbered in call order.
         not_drawn: numbers and reasons of calls that are not drawn.
-        assumed: numbers of calls whose tokens' places are assumed, and what lost them.
-        alone: numbers of calls of one head, one behind the other, that may be heads of one.
+        assumed: numbers of calls whose tokens' places are assumed, and what lost their positions.
+        alone: numbers of consecutive calls of one head that may be heads of one attention.
     """
 
     count: int
@@ -87,9 +87,9 @@ class Calls:
 
     @staticmethod
     def of(reports: Sequence[CallReport], depend: Mapping[int, bool]) -> "Calls":
-        """From what is known of each call.
+        """Combine the reports on all calls.
 
-        `depend` says of calls that were not seen to come from the picture whether they do.
+        `depend` says, for calls without a trace to the picture, whether they depend on it.
         """
         not_drawn: dict[int, str] = {}
         assumed: dict[int, str] = {}
@@ -112,9 +112,9 @@ class Calls:
         return tuple(number for number in range(self.count) if number not in self.not_drawn)
 
     def choose(self, layers: str) -> tuple[int, ...]:
-        """Numbers of the layers that are asked for: `-1`, `all`, `0,5-11`.
+        """Numbers of the requested layers: `-1`, `all`, `0,5-11`.
 
-        `all` are those that are drawn, and `-1` is the last of these.
+        `all` means all drawn layers, and `-1` is the last of these.
 
         Raises:
             UsageError: the model has no such layer, or it is not drawn.
@@ -136,7 +136,7 @@ class Calls:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers as they would be typed: 0,2-5.
+    """Numbers as they are typed: 0,2-5.
 
     >>> _ranges([0, 2, 3, 4, 5])
     '0,2-5'
@@ -161,19 +161,19 @@ def place_layer(
     """The layer of a call that is drawn."""
     if plain or assumed is not None:
         found = assume_layer(call, grid, assumed)
-        assert found is not None  # an inspector has looked at it
+        assert found is not None  # an inspector has checked it
         return found
     return find_layer(call, grid, operators)
 
 
 def part_of(call: AttentionCall, number: int, count: int) -> AttentionCall:
-    """A picture's part of a call over `count` of them: its windows follow one another."""
+    """One picture's part of a call over `count` pictures: its windows are consecutive."""
     windows = len(call.query) // count
     return call if count == 1 else call.batch(slice(number * windows, (number + 1) * windows))
 
 
 def is_even(call: AttentionCall, pictures: int) -> bool:
-    """Whether a call's batch are as many windows of each picture, one picture after the other."""
+    """Whether the batch of a call has equally many windows of each picture, picture by picture."""
     if len(call.query) % pictures:
         return False
     if pictures == 1 or len(call.query) == pictures:

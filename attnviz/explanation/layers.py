@@ -1,4 +1,4 @@
-"""Which cell of the picture each token of a recorded call stands for: measured, never guessed."""
+"""Finds the cell of the picture that each token of a recorded call stands for, by measurement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,20 +14,20 @@ from attnviz.attention import AttentionCall
 from attnviz.geometry.grid import Layout, TokenGrid
 
 _TOLERANCE = 0.25
-"""Input pixels: positions are means of many float32 numbers."""
+"""Tolerance in input pixels: positions are means of many float32 numbers."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention call, and what its tokens stand for.
+    """An attention call, and the cells that its tokens stand for.
 
     Attributes:
-        call: its batch are the windows that tile one picture.
+        call: the call; its batch are the windows that tile one picture.
         queries, keys: the cell of every token, (windows, tokens).
-        tokens: the queries' after the block that the call is in, (1, queries, features); None
-            where they were not kept, or that block makes something else of them.
-        assumed: why the tokens' places are taken from their number alone, in a few words; None
-            where they were measured.
+        tokens: the queries' tokens after the block of the call, (1, queries, features); None if
+            they were not kept, or the block returns something else.
+        assumed: why the tokens' places follow from their number alone, in a few words; None if
+            they were measured.
     """
 
     call: AttentionCall
@@ -40,11 +40,11 @@ class Layer:
     def prefix(self) -> tuple[int, ...]:
         """Numbers of the tokens before the grid that are queries and keys: class token, registers.
 
-        Where none stand before it, those behind it. The class token is the first of them.
+        If there are none before it, those after the grid. The class token is the first of them.
         """
         count = min(self.queries.cells.shape[1], self.keys.cells.shape[1])
         outside = [side.cells[:, :count] < 0 for side in (self.queries, self.keys)]
-        if any(side.all() for side in outside):  # of an attention pool, or of class attention
+        if any(side.all() for side in outside):  # an attention pool, or class attention
             alone = [~side.on_picture.any() for side in (self.queries, self.keys)]
             outside = [side for side, none in zip(outside, alone, strict=True) if not none]
             if not outside:
@@ -58,7 +58,7 @@ class Layer:
         return tuple(range(count - behind, count)) if same else ()
 
     def without_tensors(self) -> "Layer":
-        """With a call of no items: how many heads there are is what is left of it."""
+        """The layer with an empty call, which keeps only the number of heads."""
         call = self.call
         query, key, value = (
             torch.empty((0, *each.shape[1:]), dtype=each.dtype)
@@ -68,15 +68,15 @@ class Layer:
         return replace(self, call=small, tokens=None)
 
 
-class Unplaced(Exception):  # noqa: N818 — no failure, an answer: such a call is not drawn
-    """Why the tokens of a call are no places of the picture."""
+class Unplaced(Exception):  # noqa: N818 — not a failure: such a call is not drawn
+    """The reason why the tokens of a call are not places of the picture."""
 
 
 class PositionsLost(Unplaced):
-    """Where tokens lie is not known: an operator lost it, or the picture left PyTorch.
+    """Positions of tokens are not known: an operator lost them, or the picture left PyTorch.
 
     Attributes:
-        cause: what lost it, in a few words.
+        cause: what lost the positions, in a few words.
     """
 
     def __init__(self, call: AttentionCall, cause: str) -> None:
@@ -85,14 +85,14 @@ class PositionsLost(Unplaced):
 
 
 def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = ()) -> Layer:
-    """A call as a layer over a picture that was given as the pixels of `grid`.
+    """A call as a layer over a picture whose pixels fill the input of `grid`.
 
-    Where tokens lie was traced from the picture (`record(picture=…)`); `operators` are the names of
-    those that lost positions (`Recording.operators`).
+    Positions of tokens are traced from the picture (`record(picture=…)`). `operators` are the names
+    of operators that lost positions (`Recording.operators`).
 
     Raises:
-        PositionsLost: where tokens lie is not known.
-        Unplaced: its tokens are no places: channels, say, or not on a lattice.
+        PositionsLost: positions of tokens are not known.
+        Unplaced: its tokens are not places: they are channels, say, or not on a lattice.
     """
     for positions in (call.key_positions, call.query_positions):
         operator = _lost_by(positions, operators)
@@ -103,7 +103,7 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
     keys = _layout(call.key_positions, grid, call)
     if not keys.on_picture.any():
         whole = assume_layer(call, grid, None)
-        if grid.grid_tokens == 1 and whole is not None:  # a mean over all the picture is that cell
+        if grid.grid_tokens == 1 and whole is not None:  # a mean over the whole picture
             return whole
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
     if call.query_positions is None:
@@ -120,7 +120,7 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
 
 
 def _is_part_of(queries: Layout, keys: Layout) -> bool:
-    """Whether queries are some of the keys' cells."""
+    """Whether the queries are a part of the keys' cells."""
     if (queries.rows, queries.columns) != (keys.rows, keys.columns):
         return False
     some, all_ = ({*side.cells[side.on_picture].tolist()} for side in (queries, keys))
@@ -128,9 +128,9 @@ def _is_part_of(queries: Layout, keys: Layout) -> bool:
 
 
 def assume_layer(call: AttentionCall, grid: TokenGrid, cause: str | None) -> Layer | None:
-    """A call whose tokens are taken for the grid itself; None if they are not as many.
+    """A layer whose tokens are assumed to be the grid itself; None if their number differs.
 
-    `cause` is why it is not known where they lie; None where it is known that they are the grid.
+    `cause` says why their positions are not known; None if they are known to be the grid.
     """
     if call.shape[0] != 1 or call.shape[2:] != (grid.tokens, grid.tokens):
         return None
@@ -140,7 +140,7 @@ def assume_layer(call: AttentionCall, grid: TokenGrid, cause: str | None) -> Lay
 
 def _lost_by(positions: Tensor | None, operators: Sequence[str]) -> str | None:
     """The operator that lost some of the positions, (windows, tokens, 2); None if none did."""
-    if positions is None or not operators:  # nothing was lost in the whole run
+    if positions is None or not operators:  # no position was lost in the run
         return None
     lost = positions[..., 0].isinf()
     if not bool(lost.any()):
@@ -150,11 +150,11 @@ def _lost_by(positions: Tensor | None, operators: Sequence[str]) -> str | None:
 
 
 def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> Layout:
-    """Cells of tokens that lie at positions, (windows, tokens, 2) in input pixels.
+    """Cells of tokens at these positions, (windows, tokens, 2) in input pixels.
 
-    A token stands for the cell of its number in the lattice. Convolutions with padding see a
-    little more to the left of it than to the right; models themselves take it for the cell when
-    they scale their maps up.
+    A token stands for the cell of its number in the lattice. Convolutions with padding see a little
+    more on its left than on its right; models themselves treat the token as this cell when they
+    scale their maps up.
     """
     if positions is None:
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
@@ -165,7 +165,7 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
 
 @lru_cache(maxsize=16)
 def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
-    """Cells of tokens by the bytes of their positions: most layers of a model have the same."""
+    """Cells of tokens, cached by the bytes of their positions, which most layers share."""
     places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
     on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
     cells = np.full(on_picture.shape, -1, dtype=np.int64)
@@ -199,10 +199,10 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
 def _some_cells(
     places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid
 ) -> Layout | None:
-    """The layout of tokens of which some were dropped, on the grid; None if that is not what it is.
+    """The layout of a grid of which some tokens were dropped; None if it is something else.
 
-    Each lies in the middle of a cell of its own, and they are no whole part of the picture, such as
-    one window of several.
+    Each token lies in the middle of its own cell, and the tokens are not a complete part of the
+    picture, such as one window of several.
     """
     middle = places[on_picture] / grid.patch - 0.5  # (tokens, 2), columns and rows
     cell = np.rint(middle).astype(np.int64)
@@ -220,7 +220,7 @@ def _some_cells(
 
 
 class Lattice(NamedTuple):
-    """Cells along one side of the input: how many, how wide, and where the first begins."""
+    """Cells along one side of the input: their number, width, and where the first begins."""
 
     size: int
     stride: float
@@ -230,10 +230,10 @@ class Lattice(NamedTuple):
 def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray[np.int64]]:
     """The different coordinates as cells, and the number of each value among them.
 
-    Where as many cells as there are fill `length`, they begin at 0, whatever their tokens' centres
-    say; the last may hang over, as a convolution with padding makes it of a side that it does not
-    divide. Where they do not fill it (overlapping patches without padding), they lie around their
-    centres.
+    If the cells fill `length`, the first begins at 0, whatever the centres of the tokens are. The
+    last may reach beyond the side: a convolution with padding does so if its stride does not divide
+    the side. If the cells do not fill it (overlapping patches without padding), they lie around
+    their centres.
 
     Raises:
         Unplaced: they are not evenly spaced over the input.

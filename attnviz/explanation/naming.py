@@ -1,4 +1,4 @@
-"""What the maps of an explanation are called: their files, and their titles on the sheet."""
+"""Names the maps of an explanation: their files, and their titles on the sheet."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ from attnviz.models import targets
 def stem(explanation: Explanation, answer: Answer) -> str:
     """The name of an answer's file, without its ending.
 
-    `layer11-head03`; of methods that merge heads `layer11`; of those that merge layers the method's
-    name, unless it is asked up to several layers. Where there are several queries, targets or
-    texts, their numbers follow: `layer11-head03-query0`.
+    It is `layer11-head03`, or `layer11` if the method merges heads. For a method that merges layers
+    it is the method's name, unless maps end with several layers. If there are several queries,
+    targets or texts, their numbers follow: `layer11-head03-query0`.
     """
     if answer.head is not None:
         name = f"layer{answer.layer:02d}-head{answer.head:02d}"
@@ -24,7 +24,7 @@ def stem(explanation: Explanation, answer: Answer) -> str:
 
 
 def title(explanation: Explanation, answer: Answer) -> str:
-    """What stands over a map on the sheet."""
+    """The title over a map on the sheet."""
     if answer.head is not None:
         name = f"layer {answer.layer}  head {answer.head}"
     elif merges_layers(explanation):
@@ -42,7 +42,7 @@ def title(explanation: Explanation, answer: Answer) -> str:
 
 
 def question_in_words(explanation: Explanation) -> str:
-    """Where the maps look from, and the gradient of what they are, in words."""
+    """The method, its queries and, for gradients, its targets, in words."""
     answers = explanation.answers
     starts = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
     scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
@@ -51,7 +51,7 @@ def question_in_words(explanation: Explanation) -> str:
 
 
 def in_words(target: targets.Target) -> str:
-    """A definite target as a person would say it.
+    """A resolved target in words.
 
     >>> in_words(targets.Target("class", index=281, label="tabby, tabby cat"))
     'tabby, tabby cat (281)'
@@ -62,7 +62,7 @@ def in_words(target: targets.Target) -> str:
 
 
 def merges_layers(explanation: Explanation) -> bool:
-    """Whether a map is of several layers."""
+    """Whether a map merges several layers."""
     return methods.METHODS[explanation.method].merges == "layers"
 
 
@@ -71,7 +71,7 @@ def _targets(explanation: Explanation) -> Iterator[targets.Target]:
 
 
 def _numbers(explanation: Explanation, number: int) -> list[str]:
-    """Which query and which target a question has, where there are several."""
+    """The numbers of a question's query and target, if there are several."""
     found = []
     question = explanation.questions[number]
     queries = list(dict.fromkeys(one.query for one in explanation.questions))
@@ -85,9 +85,9 @@ def _numbers(explanation: Explanation, number: int) -> list[str]:
 
 
 def rows(explanation: Explanation) -> list[int]:
-    """How many maps each row of the sheet has.
+    """The number of maps in each row of the sheet.
 
-    A row is a layer of one question; where heads are merged, all layers of one question.
+    A row shows one layer of one question; if heads are merged, all layers of one question.
     """
     found: dict[tuple[int, int], int] = {}
     for answer in explanation.answers:

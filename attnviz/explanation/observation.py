@@ -1,4 +1,4 @@
-"""A picture as a model saw it, to be asked."""
+"""An observation: a picture as a model saw it, with the recorded attention calls."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ from attnviz.statistics import More
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What is left of a run that gradients were asked of.
+    """What a run keeps so that gradients can be taken.
 
     Attributes:
-        recording: knows the way back from a score to every call.
-        inputs: what the model was given.
-        output: what it gave, with the graph of its operations.
+        recording: the recorded calls, with the way back from a score to each of them.
+        inputs: the inputs of the model.
+        output: the output of the model, with the graph of its operations.
     """
 
     recording: Recording
@@ -39,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A picture as a model saw it, with every attention call; ask it as often as you like.
+    """A picture as a model saw it, with its attention calls; `explain` can use it many times.
 
     >>> observation.count, list(observation.layers)[-1]
     (6, 5)
@@ -47,15 +47,15 @@ class Observation:
     True
 
     Attributes:
-        picture, model: what was run.
+        picture, model: the picture, and the model that ran on it.
         placement: how the picture lies in the input, on the model's own grid.
         calls: all attention calls of the model, which of them are drawn, and why others are not.
-        layers: those that were kept, by their number in call order.
+        layers: the kept layers by their number in call order.
         taking_part: (prefix + rows·columns,) boolean, False for masked tokens.
-        unread: what else the model did that looks like attention, in words.
-        run: where gradients can be taken; None where the model ran without.
-        gradients, numbers, more: what was found of it already, so that it is found once.
-        checked: the errors of the self-check, where the tensors that they are of were let go.
+        unread: operations that look like attention but could not be recorded, in words.
+        run: what is needed for gradients; None if the model ran without them.
+        gradients, numbers, more: cached results, so that each is computed once.
+        checked: errors of the self-check, kept if their tensors are released.
     """
 
     picture: PictureLike
@@ -73,12 +73,12 @@ class Observation:
 
     @property
     def count(self) -> int:
-        """Number of the model's attention calls, drawn or not."""
+        """Number of the model's attention calls, including those that are not drawn."""
         return self.calls.count
 
     @property
     def assumed(self) -> Mapping[int, str]:
-        """Layers whose tokens' places are assumed, not measured, and why."""
+        """Layers whose tokens' places are assumed and not measured, each with the reason."""
         found = {number: layer.assumed for number, layer in self.layers.items()}
         return {number: reason for number, reason in found.items() if reason is not None}
 
@@ -95,10 +95,10 @@ class Observation:
         return call_table(repr(self), "layer", calls, self.errors)
 
     def require(self, numbers: Sequence[int]) -> None:
-        """Layers that are about to be asked.
+        """Check that these layers were kept.
 
         Raises:
-            UsageError: one was not kept.
+            UsageError: a layer was not kept.
         """
         missing = [str(number) for number in numbers if number not in self.layers]
         if missing:
@@ -109,7 +109,7 @@ class Observation:
 
     @cached_property
     def recording(self) -> Recording:
-        """The attention calls alone."""
+        """The recorded attention calls."""
         return Recording([layer.call for layer in self.layers.values()])
 
     def placed(self, layout: Layout) -> Placement:
@@ -133,7 +133,7 @@ class Observation:
         return replace(self.placement, grid=cells, target=shifted)
 
     def tokens_taking_part(self, layout: Layout) -> NDArray[np.bool_]:
-        """Tokens of a layout that are not masked, (windows, tokens): a cell is as its middle is."""
+        """Tokens of a layout that are not masked, (windows, tokens); a cell's middle decides."""
         grid = self.placement.grid
         rows = (2 * np.arange(layout.rows) + 1) * grid.rows // (2 * layout.rows)
         columns = (2 * np.arange(layout.columns) + 1) * grid.columns // (2 * layout.columns)
@@ -141,7 +141,7 @@ class Observation:
         return layout.of_tokens(part[np.ix_(rows, columns)].ravel(), np.True_)
 
     def drawn_on(self, layout: Layout) -> NDArray[np.bool_]:
-        """Cells with a token that takes part that touch the picture, (rows, columns)."""
+        """Cells that touch the picture and have a token that takes part, (rows, columns)."""
         placement = self.placed(layout)
         size = placement.picture_width, placement.picture_height
         part = layout.count(self.tokens_taking_part(layout)) > 0
@@ -160,14 +160,14 @@ class Observation:
 
     @cached_property
     def errors(self) -> Mapping[int, float]:
-        """Error of the self-check of each layer that was kept; see `AttentionCall.check`."""
+        """Error of the self-check of each kept layer; see `AttentionCall.check`."""
         if self.checked is not None:
             return self.checked
         found = {number: layer.call.check() for number, layer in self.layers.items()}
         return {n: math.inf if e is None or math.isnan(e) else e for n, e in found.items()}
 
     def without_run(self) -> "Observation":
-        """What is left when the run is let go: it can be drawn and told, and asked no more."""
+        """The observation without tensors: it can be drawn and reported, not explained again."""
         return replace(
             self,
             layers={n: layer.without_tensors() for n, layer in self.layers.items()},
@@ -182,7 +182,7 @@ class Observation:
     def unexplained(self) -> tuple[int, ...]:
         """Layers whose recorded weights do not explain the model's output.
 
-        The limit is 1e-3 for a call in float32, in half precision 1e-2.
+        The limit is 1e-3 for a call in float32 and 1e-2 in half precision.
         """
         return tuple(number for number, error in self.errors.items() if error > self._limit(number))
 

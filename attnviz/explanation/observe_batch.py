@@ -1,4 +1,4 @@
-"""Several pictures in one run of the model: the same as one by one, and faster."""
+"""Observes several pictures in one run of the model, faster and with the same results."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from attnviz.models import memory
 from attnviz.models.model import Model
 
 _ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Models that were seen to take one picture at a time only."""
+"""Models that take one picture at a time only, as a run has shown."""
 
 
 def observe_many(
@@ -33,28 +33,28 @@ def observe_many(
     tokens: bool = False,
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
 ) -> list[Observation]:
-    """Observe several pictures; those that have one shape as the model's input in one run.
+    """Observe several pictures; those with the same input shape share one run.
 
-    A run that does not fit into memory is done in halves. Gradients are those of a run of each
-    picture's own; so are the runs of models that take one picture at a time.
+    A run that does not fit into memory is split into halves. With gradients, or with a model that
+    takes one picture at a time, each picture has its own run.
 
     Args:
-        pictures: what `load_image` gave.
-        model: what `load_model` gave.
-        fit: as `observe` takes it.
-        masks: of each picture what `observe` takes as its mask.
-        layers: as `observe` takes them.
-        gradients: as `observe` takes it.
-        tokens: as `observe` takes it.
-        lay: of a picture's number and a placement the input, (input_height, input_width, 3), where
-            it was made before; see `Model.lay`.
+        pictures: results of `load_image`.
+        model: result of `load_model`.
+        fit: as for `observe`.
+        masks: for each picture a mask as for `observe`.
+        layers: as for `observe`.
+        gradients: as for `observe`.
+        tokens: as for `observe`.
+        lay: a function from a picture's number and a placement to the input, (input_height,
+            input_width, 3), if it was made before; see `Model.lay`.
 
     >>> several = observe_many([picture, picture], model)
     >>> [attnviz.explain(each).maps.shape for each in several]
     [(1, 8, 15, 22), (1, 8, 15, 22)]
 
     Raises:
-        UsageError, MemoryLimitError, ModelError, RecordingError: as `observe` does, of any of the
+        UsageError, MemoryLimitError, ModelError, RecordingError: as `observe` does, for any of the
             pictures.
     """
     masks = masks or [None] * len(pictures)
@@ -72,18 +72,18 @@ def observe_many(
 
 
 def _groups(inputs: ModelInputs) -> list[dict[int, Placement]]:
-    """Placements by the numbers of the pictures, those of one shape together."""
+    """Placements by picture number, in groups of the same input shape."""
     groups: dict[tuple[TokenGrid, bool], dict[int, Placement]] = {}
     for number in range(len(inputs.pictures)):
         placement = first_placement(inputs.model, inputs.pictures[number], inputs.fit)
-        # A model may compute another way where it is given a mask, though it is all True.
+        # A mask may change how a model computes, even if it is all True.
         key = placement.grid, inputs.masks[number] is not None
         groups.setdefault(key, {})[number] = placement
     return list(groups.values())
 
 
 def _together(inputs: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
-    """Pictures of one shape in one run, or in halves, or one by one."""
+    """Observe pictures of one shape in one run, or in halves, or one by one."""
     first, *rest = placements
     if not rest:
         return {first: inputs.alone(first)}
@@ -95,7 +95,7 @@ def _together(inputs: ModelInputs, placements: dict[int, Placement]) -> dict[int
         if not memory.is_exhausted(error):
             raise
         halves = _halves(placements)
-    # Behind the handlers: the error that they hold has the tensors of the run that failed.
+    # After the handlers: the error in them holds the tensors of the failed run.
     if halves is not None:
         if inputs.model.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -104,7 +104,7 @@ def _together(inputs: ModelInputs, placements: dict[int, Placement]) -> dict[int
 
 
 def _after_all(inputs: ModelInputs, placements: dict[int, Placement]) -> dict[int, Observation]:
-    """Pictures that did not run at once: the first tells whether it is their shape."""
+    """Observe pictures that failed in one run; the first alone shows if the shape is the cause."""
     first, *rest = placements
     observation = inputs.alone(first)
     if observation.placement.grid == placements[first].grid:

@@ -1,4 +1,4 @@
-"""A question in words, put to the layers of an observation."""
+"""Turns a query into weights over the tokens of each layer of an observation."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -20,10 +20,10 @@ ALL = Query("all")
 
 
 def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> list[Query]:
-    """The question as each layer is asked it.
+    """The query resolved for each layer.
 
     Raises:
-        UsageError: a layer has no such query.
+        UsageError: a layer does not have the query's token.
     """
     found = []
     for number in layers:
@@ -48,7 +48,7 @@ def read(
     queries: Mapping[int, Sequence[Query]],
     progress: Progress | None = None,
 ) -> dict[int, LayerInput]:
-    """What the core needs to know of the tokens of each layer, as tensors beside its call.
+    """The layer input of each layer: its call, and what is known of its tokens as tensors.
 
     `queries` maps layers to their queries; other layers look from all tokens.
     """
@@ -87,7 +87,7 @@ def _reading(
 def token_weights(
     observation: Observation, layer: Layer, query: Query, mask: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
-    """Weights of a question over the queries of a layer, (windows, tokens)."""
+    """Weights of a query over the query tokens of a layer, (windows, tokens)."""
     layout = layer.queries
     return queries.token_weights(
         query,
@@ -113,7 +113,7 @@ def mask_of(query: Query, picture: PictureLike) -> NDArray[np.bool_] | None:
 
 
 def _side(observation: Observation, layout: Layout, device: torch.device) -> LayerTokens:
-    """The tokens of a layout, and where they lie."""
+    """The tokens of a layout, and their positions."""
     positions = np.zeros((*layout.cells.shape, 2), dtype=np.float32)
     if layout.on_picture.any():
         centres = observation.placed(layout).grid.centres().astype(np.float32)
@@ -126,7 +126,7 @@ def _side(observation: Observation, layout: Layout, device: torch.device) -> Lay
 
 
 def _shares(progress: Progress | None, rows: Sequence[int]) -> list[Progress | None]:
-    """For each layer, of so many query rows, what tells its progress as a part of all."""
+    """For each layer, with its number of query rows, a function that reports overall progress."""
     if progress is None:
         return [None] * len(rows)
     part, total = progress, sum(rows)

@@ -1,4 +1,4 @@
-"""One run of a model over pictures of one shape, recorded; again where places were lost."""
+"""Runs a model once on pictures of one shape and records it; repeats if positions were lost."""
 
 import threading
 import weakref
@@ -22,22 +22,23 @@ from attnviz.models.weights import seeded
 from attnviz.recording import Recording, record
 
 _LOSES_PLACES: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Models of which PyTorch's fast paths were seen to lose where tokens lie."""
+"""Models for which PyTorch's fast paths lose the positions of tokens, as a run has shown."""
 _DEPEND: weakref.WeakKeyDictionary[nn.Module, dict[int, bool]] = weakref.WeakKeyDictionary()
-"""Of calls that are not seen to come from the picture whether they do, found once a model."""
+"""For each model, whether calls without a trace to the picture depend on it; found once."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is wanted of a run.
+    """The request for one run.
 
     Attributes:
         model: the model.
-        inputs: what it is given: pixels (pictures, 3, height, width), and a mask maybe.
-        grid: of the pixels.
-        layers: those to keep: `-1`, `all`, `0,5-11`.
-        gradients: keep the graph.
-        blocks: keep what blocks were given and returned.
+        inputs: inputs of the model: pixels (pictures, 3, height, width), and a mask if there is
+            one.
+        grid: the grid of the pixels.
+        layers: layers to keep: `-1`, `all`, `0,5-11`.
+        gradients: whether to keep the graph.
+        blocks: whether to keep inputs and outputs of blocks.
     """
 
     model: Model
@@ -49,14 +50,15 @@ class RunRequest:
 
 
 def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
-    """Run a model and keep the layers that are asked for.
+    """Run a model and keep the requested layers.
 
-    It runs once more without PyTorch's fast paths where these lose the places of tokens; and with
-    another picture where tokens are not seen to come from it, to see whether they do.
+    If PyTorch's fast paths lose the positions of tokens, the model runs again without them. If
+    tokens have no trace to the picture, it runs with another picture to see whether they depend on
+    the picture.
 
     Raises:
         ForwardError: the model does not run on this shape, or on several pictures.
-        RecordingError: it made no attention call that can be drawn.
+        RecordingError: the model made no attention call that can be drawn.
     """
     module = request.model.module
     with _without_fast_paths(module in _LOSES_PLACES):
@@ -72,25 +74,25 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
         raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
     chosen = calls.choose(request.layers)
     if any(run.recording.is_kept(number) is False for number in chosen):
-        # The last call is not drawn: it is another one that must be kept.
+        # The last call is not drawn, so another one must be kept.
         with _without_fast_paths(module in _LOSES_PLACES):
             run, _ = _run(request, chosen)
     return run, calls
 
 
 def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
-    """One run, and what is known of each of its calls."""
+    """One run, and the report on each of its calls."""
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, len(pixels), plain=model.plain)
     watching = record(
         calls=layers,
         describe=inspector,
-        picture=None if model.plain else pixels,  # where tokens lie is measured
+        picture=None if model.plain else pixels,  # the trace starts here
         gradients=request.gradients,
         blocks=model.module if request.blocks else None,
     )
     try:
-        # What a model draws at random while it runs is the same every time.
+        # Random numbers that a model draws while it runs are the same every time.
         with (
             seeded(model.seed or 0),
             torch.set_grad_enabled(request.gradients),
@@ -100,7 +102,7 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
             output = model.module(*request.inputs)
     except (AttnvizError, MemoryError):
         raise
-    except (Exception, SystemExit) as error:  # why is looked into when no other shape is left
+    except (Exception, SystemExit) as error:  # explained later, if no shape is left
         if memory.is_exhausted(error):
             raise
         raise ForwardError(f"{model.spec}: {describe(error)}", pixels.detach()) from error
@@ -111,7 +113,7 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
 
 
 def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, bool]:
-    """Whether calls that are not seen to come from the picture change with it."""
+    """For each call without a trace to the picture, whether it changes with the picture."""
     numbers = [n for n, report in enumerate(reports) if not report.traced and report.fits]
     if not numbers or request.model.plain:
         return {}
@@ -122,7 +124,7 @@ def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, 
 
 
 def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:
-    """Whether queries or keys of calls are others for another picture: the negative, mirrored."""
+    """Whether queries or keys of calls differ for another picture: the mirrored negative."""
     pixels, *rest = request.inputs
     keys = []
     for each in (pixels.detach(), -pixels.detach().flip(-1)):
@@ -137,7 +139,7 @@ def _compare(request: RunRequest, numbers: Sequence[int]) -> Mapping[int, bool]:
 
 
 def _may_take_fast_paths(module: nn.Module) -> bool:
-    """Whether PyTorch's own layers, which have fast paths, are in a model that takes them."""
+    """Whether a model has layers of PyTorch with fast paths, and may take these paths."""
     kinds = nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention
     return torch.backends.mha.get_fastpath_enabled() and any(
         isinstance(part, kinds) for part in module.modules()
@@ -145,14 +147,14 @@ def _may_take_fast_paths(module: nn.Module) -> bool:
 
 
 class _FastPaths:
-    """PyTorch's switch for its fast paths, which is one for all threads."""
+    """PyTorch's switch for its fast paths; all threads share it."""
 
     def __init__(self) -> None:
         self._lock, self._users, self._before = threading.Lock(), 0, True
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """PyTorch's own layers compute step by step until the last user is done."""
+        """Switch fast paths off until the last user of this context leaves it."""
         with self._lock:
             if not self._users:
                 self._before = torch.backends.mha.get_fastpath_enabled()
@@ -175,7 +177,7 @@ def _without_fast_paths(without: bool) -> AbstractContextManager[None]:
 
 
 def _nothing_drawn(calls: Calls, recording: Recording) -> str:
-    """What a model did that made no attention over the picture."""
+    """The error text for a model that made no attention call over the picture."""
     reasons = list(dict.fromkeys([*calls.not_drawn.values(), *recording.unread]))[:3]
     if not reasons:
         return "made no attention call: it is convolutional, or its attention has no softmax"

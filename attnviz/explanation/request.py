@@ -1,4 +1,4 @@
-"""All that is asked of a picture, checked before the model runs; and the run that it needs."""
+"""Checks all questions about a picture before the model runs, and runs the model for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,19 +28,19 @@ from attnviz.models.targets import Head, Target
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked; the values that the options of the same names take.
+    """The questions about a picture, by the values of the options of the same names.
 
     Attributes:
         methods: names of methods.
-        queries: where from.
-        targets: whose gradients, for methods that take some.
-        layers, heads: which.
-        start_layer: where methods that merge layers begin.
-        settings: options of the methods, by name; what is None is their own default.
+        queries: where the maps look from.
+        targets: scores, for methods that take gradients.
+        layers, heads: which layers and heads have maps.
+        start_layer: the first layer of methods that merge layers.
+        settings: options of the methods by name; None gives the default.
         statistics: `basic`, or `all`.
 
     Raises:
-        UsageError: an unknown method, or an option that no method takes; see `check_request`.
+        UsageError: a method is unknown, or no method takes an option; see `check_request`.
     """
 
     methods: tuple[str, ...] = (DEFAULT,)
@@ -63,13 +63,13 @@ class Questions:
 
     @property
     def scored(self) -> bool:
-        """Whether a method asks for the gradient of a score."""
-        of_heads = self.statistics == "all" and bool(self.targets)  # their importance
+        """Whether a method needs the gradient of a score."""
+        of_heads = self.statistics == "all" and bool(self.targets)  # the importance of heads
         return of_heads or any(METHODS[name].scored for name in self.methods)
 
     @property
     def head(self) -> Head:
-        """The head that a model is loaded with."""
+        """The head that the model must be loaded with."""
         if not self.scored:
             return "none"
         wanted = {target.head for target in self.targets} or {Target("auto").head}
@@ -77,7 +77,7 @@ class Questions:
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether the tokens after each layer are asked for."""
+        """Whether the tokens after each layer are needed."""
         return self.statistics == "all" or any("tokens" in METHODS[n].needs for n in self.methods)
 
     @property
@@ -87,25 +87,24 @@ class Questions:
 
 
 def check(picture: PictureLike, model: Model, questions: Questions, *, fit: Fit = "keep") -> None:
-    """Whether all can be asked of a model and a picture, as far as is known before the run.
+    """Check that a model and a picture can answer all questions, as far as known before the run.
 
     Raises:
-        UsageError: a query beside the picture, or heads or layers that the model does not have, or
-            a score.
-        ImageError: a mask picture that cannot be read.
+        UsageError: a query lies outside the picture, or the model lacks a head, a layer or a score.
+        ImageError: a mask picture cannot be read.
     """
     check_model(model, questions)
     check_picture(picture, model, questions, fit=fit)
 
 
 def check_model(model: Model, questions: Questions) -> None:
-    """What `check` looks at that is the same for every picture.
+    """Check all that is the same for every picture; see `check`.
 
     Raises:
-        UsageError: heads or layers that the model does not have, or a score.
+        UsageError: the model lacks a head, a layer or a score.
     """
     chosen_layers, chosen_heads = parse_layers(questions.layers), parse_heads(questions.heads)
-    if model.plain and model.layers is not None:  # others may have a pool beside their layers
+    if model.plain and model.layers is not None:  # other models may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
         choose_heads(chosen_heads, model.heads, model=model.spec)
@@ -116,11 +115,11 @@ def check_model(model: Model, questions: Questions) -> None:
 def check_picture(
     picture: PictureLike, model: Model, questions: Questions, *, fit: Fit = "keep"
 ) -> None:
-    """What `check` looks at that differs from picture to picture.
+    """Check all that differs from picture to picture; see `check`.
 
     Raises:
-        UsageError: a query beside the picture.
-        ImageError: a mask picture that cannot be read.
+        UsageError: a query lies outside the picture.
+        ImageError: a mask picture cannot be read.
     """
     for text in questions.queries:
         _check_query(picture, model, text, fit)
@@ -156,16 +155,16 @@ def look(
     fit: Fit = "keep",
     mask: str | None = None,
 ) -> Observation:
-    """Run a model on a picture so that all that is asked can be answered.
+    """Run a model on a picture so that all questions can be answered.
 
-    A slip in the questions is found before.
+    Questions are checked before the run.
 
     Args:
-        picture: what is looked at.
-        model: by what.
-        questions: what is asked.
+        picture: the picture.
+        model: the model.
+        questions: the questions that the run must serve.
         fit: how the picture is laid into the input.
-        mask: path of a picture of what takes part.
+        mask: path of a mask picture: white takes part.
     """
     check(picture, model, questions, fit=fit)
     part = None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
@@ -189,11 +188,11 @@ def look_many(
     mask: str | None = None,
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
 ) -> list[Observation]:
-    """Run a model on several pictures, which were checked; see `look` and `observe_many`."""
+    """Run a model on several checked pictures; see `look` and `observe_many`."""
     sizes = [(picture.width, picture.height) for picture in pictures]
     found = {
         size: None if mask is None else load_mask(mask, width=size[0], height=size[1])
-        for size in dict.fromkeys(sizes)  # of a clip, say, all are one
+        for size in dict.fromkeys(sizes)  # frames of a clip share one size
     }
     masks = [found[size] for size in sizes]
     return observe_many(
@@ -215,9 +214,9 @@ def answer(
     *,
     progress: Progress | None = None,
 ) -> Explanation:
-    """What one of the methods answers.
+    """The explanation of one method.
 
-    Queries, heads and settings are given to the methods that take them.
+    Each method gets only the queries, heads and settings that it takes.
     """
     entry = METHODS[method]
     shared = any(METHODS[name].merges == "nothing" for name in questions.methods)

@@ -1,4 +1,4 @@
-"""Which methods can be asked of an observation, and why others cannot."""
+"""Finds which methods an observation supports, and why it does not support others."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from attnviz.methods import METHODS, Method
 
 
 def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
-    """The layers that the map of one layer is made of, first to last."""
+    """The layers that a map ending with one layer is made of, first to last."""
     return tuple(range(start, last + 1)) if method.merges == "layers" else (last,)
 
 
 def check_able(observation: Observation, name: str, chosen: Sequence[int], start: int) -> None:
-    """Whether a method can be asked of these layers.
+    """Check that a method can be used on these layers.
 
     Raises:
         UsageError: it cannot; the line names the methods that can.
@@ -30,18 +30,18 @@ def check_able(observation: Observation, name: str, chosen: Sequence[int], start
         for other, method in METHODS.items()
         if other != name and _missing(observation, method, chosen, start) is None
     ]
-    raise UsageError(f"--method {name}: {reason}; what can be asked: {', '.join(able)}")
+    raise UsageError(f"--method {name}: {reason}; choose from {', '.join(able)}")
 
 
 def reason_against(observation: Observation, name: str, layer: int) -> str | None:
-    """Why a method cannot be asked of a layer; None if it can."""
+    """Why a method cannot be used on a layer; None if it can."""
     return _missing(observation, METHODS[name], [layer], 0)
 
 
 def _missing(
     observation: Observation, method: Method, chosen: Sequence[int], start: int
 ) -> str | None:
-    """Why a method cannot be asked of these layers; None if it can."""
+    """Why a method cannot be used on these layers; None if it can."""
     for last in chosen:
         numbers = layers_of(method, last, start)
         not_drawn = observation.calls.not_drawn
@@ -57,7 +57,7 @@ def _missing(
 
 
 def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -> str | None:
-    """What these layers, of which one map is made, lack."""
+    """What the method needs and the layers of one map lack; None if nothing."""
     layers = [observation.layers[n] for n in numbers]
     if method.merges == "layers":
         alone = sorted(observation.calls.alone.intersection(numbers))
@@ -105,7 +105,7 @@ def _no_chain(layers: Sequence[Layer], numbers: Sequence[int], *, pool: bool) ->
 
 
 def _same(one: Layout, other: Layout) -> bool:
-    """Whether two layouts are of the same tokens."""
+    """Whether two layouts describe the same tokens."""
     return (one.rows, one.columns) == (other.rows, other.columns) and np.array_equal(
         one.cells, other.cells
     )

@@ -1,4 +1,4 @@
-"""Questions that the layers of an observation can take, and their answers."""
+"""Runs methods and statistics on the layers of an observation, and collects the answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ Statistics = Literal["basic", "all"]
 
 
 class _Found(NamedTuple):
-    """What one layer answers.
+    """The results of one layer.
 
     Attributes:
-        maps: (R, heads, rows, columns) for each of R queries.
-        numbers: of each statistic, of every head.
+        maps: (R, heads, rows, columns), one map for each of R queries and each head.
+        numbers: the value of each statistic for every head.
     """
 
     maps: NDArray[np.float32]
@@ -39,15 +39,15 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerQuery:
-    """What is asked, as the layers of an observation take it.
+    """A request that is resolved for the layers of an observation.
 
     Attributes:
-        observation: who is asked.
-        method: its name.
-        settings: its options, all of them.
-        layers: for each that is asked, those that its map is made of.
-        heads: numbers of the heads that are asked for, of each; `(None,)` where they are merged.
-        queries: for each layer, where from.
+        observation: the observation.
+        method: name of the method.
+        settings: all options of the method.
+        layers: for each requested layer, the layers that its map is made of.
+        heads: for each requested layer, the head numbers; `(None,)` if heads are merged.
+        queries: for each layer, its queries.
         statistics: `basic`, or `all`.
     """
 
@@ -61,13 +61,13 @@ class LayerQuery:
 
     @property
     def entry(self) -> Method:
-        """Of the method, in the table."""
+        """The method's entry in the table."""
         return METHODS[self.method]
 
     def answered(self, targets: Sequence[Target], progress: Progress | None) -> Explanation:
-        """Every query with every target."""
+        """The explanation of every query with every target."""
         readings = self._readings(progress)
-        # Numbers first: they sweep layer by layer, which is the order that progress is told in.
+        # Numbers first: they sweep layer by layer, and progress is reported in this order.
         self._measure(readings)
         scores = self._scores(targets)
         found = [self._found(readings, score) for score in scores]
@@ -93,12 +93,12 @@ class LayerQuery:
         return self.statistics == "all"
 
     def _readings(self, progress: Progress | None) -> dict[int, LayerInput]:
-        """Every layer that is needed, the asked ones with their questions."""
+        """Layer inputs of every needed layer; requested layers have their queries."""
         needed = sorted({number for numbers in self.layers.values() for number in numbers})
         return read(self.observation, needed, self.queries, progress)
 
     def _measure(self, readings: Mapping[int, LayerInput]) -> None:
-        """Statistics, which are the same whatever is asked: they are found once."""
+        """Compute the statistics once: they do not depend on queries."""
         observation = self.observation
         for layer in self.layers:
             if self.entry.merges == "nothing" and layer not in observation.numbers:
@@ -107,7 +107,7 @@ class LayerQuery:
                 observation.more[layer] = more(readings[layer])
 
     def _scores(self, targets: Sequence[Target]) -> list[Backward | None]:
-        """What goes back from each score, from those that turn out to be the same once."""
+        """The backward pass of each score; targets that resolve to the same score share one."""
         found = [self._backward(each) for each in targets]
         different = {each.scored.target: each for each in found}
         return list(different.values()) or [None]
@@ -121,7 +121,7 @@ class LayerQuery:
     def _found(
         self, readings: Mapping[int, LayerInput], score: Backward | None
     ) -> dict[int, _Found]:
-        """What each layer answers, with what goes back from one score."""
+        """The results of each layer, given the backward pass of one score."""
         if score is not None:
             readings = {
                 number: score.given_to(number, reading) for number, reading in readings.items()
@@ -132,7 +132,7 @@ class LayerQuery:
         }
 
     def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
-        """(R, heads, rows, columns) on the cells where the map of a layer lies."""
+        """Maps of a layer on its cells, (R, heads, rows, columns)."""
         entry, keys = self.entry, self._keys(layer)
         these = [readings[number] for number in self.layers[layer]]
         options = {option.name: self.settings[option.name] for option in entry.options}
@@ -148,7 +148,7 @@ class LayerQuery:
         return maps.reshape(*maps.shape[:2], keys.rows, keys.columns)
 
     def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
-        """Of each statistic; of merged heads there are none."""
+        """The value of each statistic for every head; empty if heads are merged."""
         if self.entry.merges != "nothing":
             return {}
         found = self.observation.numbers[layer]
@@ -159,11 +159,11 @@ class LayerQuery:
         return {name: values.tolist() for name, values in found.items()}
 
     def _keys(self, layer: int) -> Layout:
-        """Where the map of a layer lies: on the keys of the first that it is made of."""
+        """The layout of a layer's map: that of the keys of the first layer in it."""
         return self.observation.layers[self.layers[layer][0]].keys
 
     def _answers(self, layer: int, number: int, found: _Found, question: int) -> list[Answer]:
-        """What the chosen heads of one layer answer to one query."""
+        """The answers of the chosen heads of one layer to one query."""
         keys = self._keys(layer)
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
         return [

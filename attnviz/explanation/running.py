@@ -1,4 +1,4 @@
-"""The expensive step: run the model once and keep its attention calls."""
+"""The expensive step: runs the model once and keeps its attention calls."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from attnviz.models.model import Model
 from attnviz.recording import Block
 
 GRAPH = 5
-"""Times the memory that a run takes where its graph is kept: every step of every block is."""
+"""Factor of a run's memory if the graph is kept, which keeps every step of every block."""
 
 
 def observe(
@@ -47,20 +47,20 @@ def observe(
     Observation(cat.jpg as tiny sees it: 6 layers, 22x15 patches)
 
     Args:
-        picture: what `load_image` gave.
-        model: what `load_model` gave.
+        picture: result of `load_image`.
+        model: result of `load_model`.
         fit: how the picture is laid into the input: keep, crop, pad or squash.
         mask: (height, width), False where the picture takes no part, as key or as query. A token
             is masked when less than half of it is True; padding counts as False.
-        layers: those that will be asked: `-1`, `all`, `0,5-11`.
-        gradients: keep the graph of the run, so that methods can ask for the gradient of a score.
+        layers: layers to keep for `explain`: `-1`, `all`, `0,5-11`.
+        gradients: keep the graph of the run, so that methods can take the gradient of a score.
         tokens: keep the tokens after each layer's block too.
 
     Raises:
-        UsageError: the mask leaves no token, the model takes none, or has no such layer.
-        MemoryLimitError: so many tokens do not fit; nothing was begun.
-        ModelError: the model does not run on the picture; says why.
-        RecordingError: it made no attention call.
+        UsageError: the mask leaves no token, the model takes no mask, or it has no such layer.
+        MemoryLimitError: so many tokens do not fit into memory; the run did not begin.
+        ModelError: the model does not run on the picture; the line says why.
+        RecordingError: the model made no attention call that can be drawn.
     """
     inputs = ModelInputs(
         (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
@@ -70,12 +70,13 @@ def observe(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInputs:
-    """Pictures that are shown to a model.
+    """Pictures for a model, and how to run it on them.
 
     Attributes:
-        fit, layers, gradients, tokens: as `observe` takes them.
-        masks: of each picture, or None.
-        lay: a picture, by its number, laid as a placement says; see `Model.lay`.
+        fit, layers, gradients, tokens: as for `observe`.
+        masks: for each picture its mask, or None.
+        lay: a function from a picture's number and a placement to the laid picture; see
+            `Model.lay`.
     """
 
     pictures: Sequence[PictureLike] = field(kw_only=False)
@@ -88,11 +89,11 @@ class ModelInputs:
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
 
     def alone(self, number: int) -> Observation:
-        """Run the model on one picture; where it does not take its shape, on one that it does.
+        """Run the model on one picture; if it refuses the input shape, try other shapes.
 
         Raises:
-            UsageError: it takes another size than was asked for.
-            ModelError: it runs on none; says why.
+            UsageError: it takes another size than the requested one.
+            ModelError: it runs on no shape; the line says why.
         """
         model, failures = self.model, list[ForwardError]()
         for placement, only_shape in placements(model, self.pictures[number], self.fit, failures):
@@ -111,7 +112,7 @@ class ModelInputs:
         raise explain(model, failures, gradients=self.gradients) from failures[0].error
 
     def at_once(self, placements: Mapping[int, Placement]) -> dict[int, Observation]:
-        """Run the model once on some of the pictures, by number, whose grids are the same.
+        """Run the model once on some of the pictures, by number; their grids are the same.
 
         Raises:
             ForwardError: it does not run on this shape, or on several pictures.
@@ -152,7 +153,7 @@ class ModelInputs:
         calls: Calls,
         part: tuple[int, int],
     ) -> Observation:
-        """What concerns one picture of a run; `part` is which one, and of how many."""
+        """The observation of one picture of a run; `part` is its number and how many there are."""
         recording = run.recording
         blocks = recording.blocks if self.tokens or self.gradients else {}
         layers = {}
@@ -182,7 +183,7 @@ class ModelInputs:
 
 
 def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> Layer:
-    """A layer with the tokens after its block, where these are its queries."""
+    """A layer with the tokens after its block, if these correspond to its queries."""
     number, count = part
     if block is None or len(block.output) % count:
         return layer

@@ -1,4 +1,4 @@
-"""What goes back from a score through an observation: gradients at attention, or relevance."""
+"""Goes back from a score through an observation: gradients at attention calls, or relevance."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ from attnviz.recording import run_tail
 
 
 class Backward(Protocol):
-    """What goes back from a score."""
+    """The result of going back from a score."""
 
     @property
     def scored(self) -> Scored:
         """The score."""
 
     def given_to(self, number: int, reading: LayerInput) -> LayerInput:
-        """The reading of a layer with what reaches it."""
+        """The input of a layer, with the gradient or relevance that reaches this layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,10 @@ class Gradients:
     of_layers: Mapping[int, Tensor]
 
     def given_to(self, number: int, reading: LayerInput) -> LayerInput:
-        """A layer with its call's gradient.
+        """The layer input with the gradient of its call.
 
         Raises:
-            UsageError: the score does not depend on it.
+            UsageError: the score does not depend on the layer.
         """
         if number not in self.of_layers:
             raise UsageError(
@@ -52,29 +52,30 @@ class Gradients:
 
 @dataclass(frozen=True, eq=False)
 class Relevances:
-    """A score, and what tokens say for it, (1, tokens), by the layer that the model ends with."""
+    """A score, and tokens' relevance for it, (1, tokens), by the layer that the model ends with."""
 
     scored: Scored
     of_layers: Mapping[int, Tensor]
 
     def given_to(self, number: int, reading: LayerInput) -> LayerInput:
-        """A layer with the relevance for the score of the model that ends with it."""
+        """The layer input with the relevance for the score of the model that ends here."""
         return replace(reading, relevance=self.of_layers.get(number))
 
 
 def gradients(observation: Observation, target: Target, *, of_blocks: bool = False) -> Gradients:
-    """Gradients of a score; taken once, however often they are asked.
+    """Gradients of a score; they are computed once and cached.
 
     Args:
-        observation: of a model that ran with `gradients`.
-        target: what the score is.
-        of_blocks: of the score that the model's head gives the tokens after each block, at this
-            block's attention (LeGrad, 2404.03214, eq. 6), instead of the model's own score.
+        observation: observation of a run with `gradients`.
+        target: the target that defines the score.
+        of_blocks: for each block, take the gradient at its attention of the score that the model's
+            head gives the tokens after this block (LeGrad, 2404.03214, eq. 6), instead of the
+            gradient of the model's own score.
 
     Raises:
         UsageError: the model ran without gradients, or has no such score.
         ModelError: the score is not finite.
-        RecordingError: the gradient cannot be had.
+        RecordingError: the gradient cannot be computed.
     """
     find = _of_blocks if of_blocks else _of_model
     found: Gradients = _once(observation, target, of_blocks, find)
@@ -84,15 +85,15 @@ def gradients(observation: Observation, target: Target, *, of_blocks: bool = Fal
 def relevances(
     observation: Observation, target: Target, layers: Mapping[int, Sequence[int]]
 ) -> Relevances:
-    """Relevance of the tokens that enter the first of some layers; each propagated once.
+    """Relevance of the tokens that enter the first of some layers; each is computed once.
 
-    It is that for the score of the model, as if its stack of blocks ended with the last of them
+    The score is that of the model as if its stack of blocks ended with the last of these layers
     (AttnLRP, 2402.05602).
 
     Args:
         observation: of a model that ran with `gradients`.
         target: what the score is.
-        layers: for each layer that the model is to end with, those from the first to it.
+        layers: for each layer that the model is to end with, all layers from the first to this one.
 
     Raises:
         UsageError: the model ran without gradients, or has no such score.
@@ -119,7 +120,7 @@ def _once(
     what: object,
     find: Callable[[Observation, Run, Target], Backward],
 ) -> Any:
-    """What `find` finds, kept in the observation.
+    """The result of `find`, cached in the observation.
 
     Raises:
         UsageError: the model ran without gradients.
@@ -144,7 +145,7 @@ def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
 
 
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
-    """Each block's score goes back through that block alone."""
+    """Gradients of each block's own score, which goes back through that block only."""
     whole = _score(observation, run.output, target)
     blocks = run.recording.blocks
     found: dict[int, Tensor] = {}
@@ -156,7 +157,7 @@ def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
 
 
 def _relevance(observation: Observation, run: Run, whole: Scored, first: int, last: int) -> Tensor:
-    """(1, tokens), from the score of the model that ends with one layer to those before another."""
+    """Relevance, (1, tokens), of the tokens before layer `first`, of the model ending at `last`."""
     blocks = run.recording.blocks
     score, tokens = whole.value, blocks[first].input
     if tokens.shape[:2] != observation.layers[first].keys.cells.shape:
@@ -170,7 +171,7 @@ def _relevance(observation: Observation, run: Run, whole: Scored, first: int, la
 
 
 def _alone(scored: Scored) -> Scored:
-    """A score that holds no graph."""
+    """A score without its graph."""
     return replace(scored, value=scored.value.detach())
 
 

@@ -1,6 +1,6 @@
-"""Which heads and which layers: `all`, a count, a list.
+"""Parses and checks choices of heads and layers: `all`, a count, a list.
 
-Free of heavy imports, so that a slip of the pen is answered at once.
+This file has no heavy imports, so that a usage error shows at once.
 """
 
 import re
@@ -50,9 +50,9 @@ def choose_heads(
     layer: int | None = None,
     model: str = "the model",
 ) -> tuple[int, ...]:
-    """Head numbers out of `available`: a count takes the first.
+    """Head numbers out of `available`; a count takes the first ones.
 
-    `layer` is whose they are, where not all layers have as many; `model` is named in the error.
+    The error names `model`, and `layer` if layers differ in their number of heads.
 
     Raises:
         UsageError: more than the model, or that layer, has.
@@ -71,7 +71,7 @@ def choose_heads(
 
 
 def choose_layers(chosen: tuple[int, ...] | None, available: int) -> tuple[int, ...]:
-    """Layer numbers out of `available`, negative ones counted from the end.
+    """Layer numbers out of `available`; negative ones count from the end.
 
     Raises:
         UsageError: a layer that the model does not have.

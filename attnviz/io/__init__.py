@@ -1,5 +1,5 @@
-"""Pictures, clips and sound in: the only room that opens them.
+"""Reads pictures, clips and sound; no other package opens them.
 
-Whatever a picture file holds, what comes out is what a person sees: 8-bit sRGB, turned the right
-way up, transparency laid on white. What was left aside, or stretched, is in the picture's notes.
+Every picture becomes what a person sees: 8-bit sRGB, the right way up, transparency laid on
+white. The picture's notes list what was left out or stretched.
 """

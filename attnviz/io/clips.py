@@ -1,7 +1,7 @@
-"""Moving pictures in: the only module that opens clips, with PyAV (extra: video).
+"""Reads clips with PyAV (extra: video); no other module opens them.
 
-Whatever the file holds, a frame comes out as a person sees it: 8-bit RGB, turned the right way up,
-pixels square, transparency laid on white. One frame is decoded after the other; none is kept.
+Every frame becomes what a person sees: 8-bit RGB, the right way up, square pixels, transparency
+laid on white. Frames are decoded one after the other; none is kept.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HD = 720
-"""Rows from which on players take colours that are not named for BT.709, below for BT.601."""
+"""With so many rows or more, players take unnamed colours as BT.709; with fewer, as BT.601."""
 _UNNAMED, _BT709 = 2, 1
 _CONTAINERS = (
     "mov,matroska,avi,gif,apng,webp,webp_anim,mpegts,mpeg,flv,ogg,asf,mxf,nut,rm,ivf,m4v,h264,hevc,"
     "mpegvideo,mjpeg,yuv4mpegpipe"
 )
-"""What clips lie in, by FFmpeg's names: playlists, which lead to other files, are none."""
+"""Containers of clips, by FFmpeg's names; playlists are excluded: they lead to other files."""
 _RATE = Fraction(25)
-"""Frames a second of a clip that says nothing."""
+"""Frames per second of a clip that states none."""
 _VIDEO_BITS = 10
-"""Bits of a sample up to which clips are filmed, and not measured."""
+"""Clips of at most so many bits per sample are filmed; those of more hold measured values."""
 _FINEST = 10_000_000
-"""Units of time in a second."""
+"""Time units per second."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip as a person sees it, by what its file and its first frame say.
+    """A clip as a person sees it, described by its file and its first frame.
 
     Attributes:
-        path: how it was named.
-        width, height: of every frame, in pixels.
-        rate: frames a second, mean.
-        time_base: seconds that a unit of a frame's `pts` lasts.
-        steady: whether frames come at one rate, whose times can be told exactly.
-        expected: about how many frames there are; 0 where the file does not say.
-        sounds: the codec of each of its sound tracks.
-        notes: what should be known of its frames.
+        path: path as the user gave it.
+        width, height: size of every frame, in pixels.
+        rate: mean number of frames per second.
+        time_base: length of one unit of a frame's `pts`, in seconds.
+        steady: whether frames come at one constant rate, so that their times are exact.
+        expected: approximate number of frames; 0 if the file does not state it.
+        sounds: the codec of each sound track.
+        notes: notes for the user about its frames.
     """
 
     path: str
@@ -77,7 +77,7 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: from `pts` on it is shown for `duration` units of the clip's time base."""
+    """One frame, shown from `pts` on for `duration`, both in units of the clip's time base."""
 
     number: int
     picture: Picture
@@ -86,10 +86,10 @@ class Frame:
 
 
 def library(what: str) -> ModuleType:
-    """PyAV.
+    """Import PyAV.
 
     Raises:
-        MissingExtraError: it is not installed; says `what` needs it.
+        MissingExtraError: it is not installed; the line says that `what` needs it.
     """
     try:
         import av  # noqa: PLC0415 — the optional part attnviz[video]
@@ -99,13 +99,13 @@ def library(what: str) -> ModuleType:
 
 
 def open_clip(path: str | Path) -> Clip:
-    """What a clip is, by its file and its first frame.
+    """Describe a clip by its file and its first frame.
 
     >>> open_clip("clip.mp4").rate
     Fraction(25, 1)
 
     Raises:
-        ImageError: missing, no clip, without a moving picture, or damaged.
+        ImageError: the file is missing, not a clip, without a moving picture, or damaged.
         MissingExtraError: PyAV is not installed.
     """
     path = str(path)
@@ -132,19 +132,19 @@ def open_clip(path: str | Path) -> Clip:
 
 
 def frames(clip: Clip) -> Iterator[Frame]:
-    """Every frame in the order in which they are shown, one after the other.
+    """Yield every frame, in the order in which they are shown.
 
-    A frame that does not say when it is shown follows the one before; one that is of another size
-    than the first is brought to that. Where a container rounds times (MKV to milliseconds) and
-    frames come at one rate, they are what was rounded.
+    A frame without a time follows the frame before it. A frame of another size than the first is
+    resized to the first. If a container rounds times (MKV to milliseconds) and frames come at a
+    constant rate, the exact times are restored.
 
     Raises:
-        ImageError: damaged, from some frame on.
+        ImageError: the clip is damaged from some frame on.
     """
     with opened(clip.path) as container:
         stream = _moving(container, clip.path)
         clock = _Clock(clip, _base(stream))
-        held: Frame | None = None  # until the next one says how long it is shown
+        held: Frame | None = None  # the next frame gives its duration
         for number, frame in enumerate(_decoded(container, stream, clip.path)):
             pts = clock.shown(frame.pts, held)
             if held is not None:
@@ -156,7 +156,7 @@ def frames(clip: Clip) -> Iterator[Frame]:
 
 
 def _deep(frame: VideoFrame, pixels: NDArray[np.uint8]) -> tuple[str, ...]:
-    """What to say of measured values in a clip, of which 8 bits are too few to see them."""
+    """Notes for a clip of measured values that 8 bits cannot show well."""
     bits = max(one.bits for one in frame.format.components)
     used = (int(pixels.max()) - int(pixels.min())) / 255
     if bits <= _VIDEO_BITS or used >= NARROW:
@@ -166,15 +166,15 @@ def _deep(frame: VideoFrame, pixels: NDArray[np.uint8]) -> tuple[str, ...]:
 
 
 class _Clock:
-    """Times of frames in whole units of the clip's time base, each behind the one before."""
+    """Computes strictly increasing times of frames, in whole units of the clip's time base."""
 
     def __init__(self, clip: Clip, base: Fraction) -> None:
         self._steady, self._step = clip.steady, 1 / (clip.rate * clip.time_base)
-        self._unit = base / clip.time_base  # of times as they are in the file
+        self._unit = base / clip.time_base  # unit of the file's times
         self._first: Fraction | None = None
 
     def shown(self, pts: int | None, before: Frame | None) -> int:
-        """When a frame is shown, which may not say so, or not behind the one before."""
+        """The time of a frame, also if it states none or one that is not after the frame before."""
         if pts is None:
             return 0 if before is None else before.pts + before.duration
         time = pts * self._unit
@@ -186,17 +186,17 @@ class _Clock:
         return int(time) if before is None else max(int(time), before.pts + 1)
 
     def lasts(self, duration: int | None) -> int:
-        """How long a frame is shown that none comes behind."""
+        """The duration of the last frame."""
         length = self._step if self._steady or not duration else duration * self._unit
         return max(1, round(length))
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[InputContainer]:
-    """A clip's container, whatever is in it; closed at the end.
+    """Open a clip's container, whatever it holds, and close it at the end.
 
     Raises:
-        ImageError: missing, or no container.
+        ImageError: the file is missing, or not a container.
         MissingExtraError: PyAV is not installed.
     """
     av = library(f"{path}: reading a clip")
@@ -206,24 +206,24 @@ def opened(path: str) -> Iterator[InputContainer]:
         raise ImageError(f"{path}: no file; name a clip, such as clip.mp4")
     try:
         container = av.open(
-            f"file:{path}",  # a name is a file's, never an address
+            f"file:{path}",  # always a file, never a network address
             options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS},
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = _reason(error)
         raise ImageError(
-            f"{path}: no clip that can be read ({reason}); give an MP4, MOV, MKV, WebM, GIF …"
+            f"{path}: cannot be read as a clip ({reason}); give an MP4, MOV, MKV, WebM, GIF …"
         ) from error
     with container:
         yield container
 
 
 def _moving(container: InputContainer, path: str) -> VideoStream:
-    """The stream of pictures; the cover of a song is none.
+    """The video stream; the cover picture of a song does not count.
 
     Raises:
-        ImageError: there is none.
+        ImageError: there is no video stream.
     """
     from av.stream import Disposition  # noqa: PLC0415 — PyAV, which is open
 
@@ -243,7 +243,7 @@ def _decoded(container: InputContainer, stream: VideoStream, path: str) -> Itera
             number += 1
     except (av.error.FFmpegError, OSError) as error:
         raise ImageError(
-            f"{path}: damaged behind frame {number} ({_reason(error)}); cut the clip before it, or "
+            f"{path}: damaged after frame {number} ({_reason(error)}); cut the clip before it, or "
             "make it again"
         ) from error
 
@@ -257,9 +257,9 @@ def _base(stream: VideoStream) -> Fraction:
 
 
 def _exact_base(stream: VideoStream, rate: Fraction) -> Fraction | None:
-    """Units in which both the times in the file and those of frames at one rate are whole.
+    """A time base in which the file's times and the times of frames at one rate are whole.
 
-    None where frames come unevenly, or such units would be finer than containers can say.
+    None if frames come unevenly, or if such units would be finer than containers can store.
     """
     parts = math.lcm(_base(stream).denominator, rate.numerator)
     even = stream.average_rate is not None and stream.average_rate == stream.base_rate
@@ -267,7 +267,7 @@ def _exact_base(stream: VideoStream, rate: Fraction) -> Fraction | None:
 
 
 def _expected(container: InputContainer, stream: VideoStream) -> int:
-    """About how many frames there are, 0 where nothing says."""
+    """Approximate number of frames; 0 if it is not known."""
     if stream.frames:
         return stream.frames
     rate, length = stream.average_rate, container.duration
@@ -277,7 +277,7 @@ def _expected(container: InputContainer, stream: VideoStream) -> int:
 def _as_seen(
     frame: VideoFrame, stream: VideoStream, size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """A frame as a person sees it, (height, width, 3), or of that (width, height)."""
+    """A frame as a person sees it, (height, width, 3), resized if a (width, height) is given."""
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 turns
     width, height = frame.width, frame.height
     aspect = stream.sample_aspect_ratio
@@ -297,12 +297,12 @@ def _as_seen(
 
 
 def _colours(frame: VideoFrame) -> int | None:
-    """Which matrix the colours were made with, where the file does not name it."""
+    """The colour matrix to assume if the file names none."""
     return _BT709 if frame.colorspace == _UNNAMED and frame.height >= _HD else None
 
 
 def _interpolation() -> int:
-    """Exact rounding, and colours as fine as can be made of half as many."""
+    """Interpolation flags: exact rounding, and full interpolation of subsampled colours."""
     from av.video.reformatter import Interpolation  # noqa: PLC0415 — PyAV, which is open
 
     return int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)

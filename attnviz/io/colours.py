@@ -1,4 +1,4 @@
-"""Pillow's images as what a person sees: 8-bit sRGB on white."""
+"""Converts Pillow's images to what a person sees: 8-bit sRGB on white."""
 
 import io
 
@@ -11,14 +11,14 @@ _WIDE_MODES = {"I", "F"}  # and every I;16 variant: more than 8 bits a sample
 
 
 def is_wide(image: Image.Image) -> bool:
-    """Whether a sample has more than 8 bits."""
+    """Whether a sample of the image has more than 8 bits."""
     return image.mode in _WIDE_MODES or image.mode.startswith("I;16")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of 8 bits to RGB, as a person would see it."""
+    """Convert any mode of 8 bits to RGB, as a person sees it."""
     profile = image.info.get("icc_profile")
-    if image.mode == "La":  # which Pillow converts to nothing else
+    if image.mode == "La":  # Pillow cannot convert this mode to RGB directly
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -32,10 +32,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def mask_to_rgb(image: Image.Image) -> Image.Image:
-    """The same of a mask in any mode, whose samples are not measured, but white or black.
+    """Convert a mask in any mode to RGB; its samples mean white or black, not measured values.
 
-    16-bit samples (also when they come in 32) run to 65535, floats to 1, 255 or 65535, whichever
-    is the first that holds the largest.
+    White is 65535 for 16-bit samples (also if stored in 32 bits). For floats it is 1, 255 or 65535:
+    the first of these that is not below the largest sample.
     """
     if not is_wide(image):
         return to_rgb(image)
@@ -46,7 +46,7 @@ def mask_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Colours by their embedded ICC profile; a profile that cannot be used is left aside."""
+    """Convert colours by their embedded ICC profile; an unusable profile is ignored."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(source):

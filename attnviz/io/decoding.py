@@ -1,4 +1,4 @@
-"""From bytes to an image of 8 bits, as Pillow decodes it, or to samples of more."""
+"""Decodes bytes to an 8-bit Pillow image, or to samples of more bits."""
 
 import contextlib
 import io
@@ -22,18 +22,18 @@ T = TypeVar("T")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _MOVING = {"GIF", "PNG", "WEBP", "AVIF"}
-"""Formats whose further images are frames; in an MPO they are previews and depths."""
+"""Formats whose further images are frames; in an MPO they are previews and depth maps."""
 _READERS: dict[str | None, Callable[[Image.Image, bytes, str], Opened | None]] = {
     "PNG": portable.read_png,
     "PPM": portable.read_ppm,
     "TIFF": tiff.read,
     "JPEG2000": jpeg2000.read,
 }
-"""Of formats of which Pillow may read less than there is; None of files where it reads all."""
+"""Readers for formats that Pillow may read in part; a reader returns None if Pillow reads all."""
 
 
 def open_picture(data: bytes, path: str) -> Opened:
-    """Decode all of a file.
+    """Decode a whole file.
 
     Raises:
         ImageError: truncated, not a picture, or too large.
@@ -43,7 +43,7 @@ def open_picture(data: bytes, path: str) -> Opened:
 
 
 def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:
-    """All of a file in the mode that Pillow gives it, the right way up.
+    """Decode a whole file in the mode that Pillow chooses, the right way up.
 
     Raises:
         ImageError: truncated, not a picture, or too large.
@@ -53,7 +53,7 @@ def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """Pillow's image, whose samples are not decoded yet."""
+    """Pillow's image, not decoded yet."""
     return Image.open(io.BytesIO(data))
 
 
@@ -75,7 +75,7 @@ def _decode(data: bytes, path: str) -> Opened:
     if found is not None:
         return Opened(found.image, found.samples, (*found.notes, *notes))
     notes = (*notes, *_halved(image))
-    image = upright(image if reader is None else _opened(data))  # which a reader may have changed
+    image = upright(image if reader is None else _opened(data))  # a reader may change the image
     if is_wide(image):
         return Opened(samples=_samples(image), notes=notes)
     return Opened(image, notes=notes)
@@ -92,7 +92,7 @@ def _samples(image: Image.Image) -> Samples:
 
 
 def _halved(image: Image.Image) -> tuple[Note, ...]:
-    """What to say of other formats of 16 bits, of which Pillow keeps 8."""
+    """A note for other formats of 16 bits: Pillow keeps 8 bits."""
     decoders = str([(tile.codec_name, tile.args) for tile in getattr(image, "tile", ())])
     if is_wide(image) or not ("SGI16" in decoders or ";16" in decoders):
         return ()
@@ -100,9 +100,9 @@ def _halved(image: Image.Image) -> tuple[Note, ...]:
 
 
 def _frames(data: bytes, path: str) -> tuple[Note, ...]:
-    """What to say of a picture that moves."""
+    """A note for a picture with several frames."""
     count = 1
-    with contextlib.suppress(Exception):  # the first is whole, whatever the others are
+    with contextlib.suppress(Exception):  # only the first must be readable
         count = int(getattr(_opened(data), "n_frames", 1))
     if count == 1:
         return ()
@@ -111,7 +111,7 @@ def _frames(data: bytes, path: str) -> tuple[Note, ...]:
 
 
 def _in_words(decode: Callable[[], T], data: bytes, path: str) -> T:
-    """Decode, by Pillow's further readers too; what goes wrong is told in words."""
+    """Decode, with further readers if Pillow has none; exceptions become one line."""
     try:
         return _quietly(decode)
     except AttnvizError:
@@ -134,17 +134,17 @@ def _in_words(decode: Callable[[], T], data: bytes, path: str) -> T:
 
 def _quietly(decode: Callable[[], T]) -> T:
     with warnings.catch_warnings():
-        # Pillow warns at half of the size that it refuses, and about odd but harmless metadata.
+        # Pillow warns at half the size that it refuses, and about harmless metadata.
         warnings.simplefilter("ignore")
         return decode()
 
 
 def _damaged(error: Exception, path: str) -> ImageError:
-    """What to say of an error in decoding, whose kinds differ from format to format."""
+    """The error for a failed decoding; formats raise different exceptions."""
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         return ImageError(f"{path}: more than {limit} megapixels; scale it down first")
-    reason = " ".join(str(error).split())  # libheif's own has line ends
+    reason = " ".join(str(error).split())  # libheif's message has line breaks
     return ImageError(f"{path}: truncated or damaged ({reason}); save it again")
 
 

@@ -1,8 +1,8 @@
-"""JPEG 2000 of more than 8 bits, or of other bands than Pillow takes them for.
+"""Reads JPEG 2000 with more than 8 bits, or with bands that Pillow misreads.
 
-Pillow spreads grey samples over 16 bits, which is undone here. Of coloured ones it keeps 8 bits,
-rounded so that white turns black, which is left to imagecodecs (`attnviz[codecs]`). Marker SIZ and
-boxes colr and cdef: ISO/IEC 15444-1, A.5.1, I.5.3.3 and I.5.3.6.
+Pillow spreads grey samples over 16 bits; this file undoes that. Of colour samples it keeps 8 bits,
+rounded so that white turns black; imagecodecs (`attnviz[codecs]`) reads these instead. Marker SIZ
+and boxes colr and cdef: ISO/IEC 15444-1, A.5.1, I.5.3.3 and I.5.3.6.
 """
 
 import struct
@@ -19,21 +19,21 @@ from attnviz.io.opened import Opened, of_bands, upright
 from attnviz.io.values import Samples
 
 _SIZ = b"\xff\x4f\xff\x51"
-_BANDS = 40  # where in the codestream the number of bands stands
+_BANDS = 40  # offset of the number of bands in the codestream
 _FAMILIAR = (None, 0, 16, 17)
-"""Colour spaces whose samples are colours as they are: not named, sRGB, grey."""
+"""Colour spaces whose samples need no conversion: unnamed, sRGB, grey."""
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a codestream and the boxes around it say.
+    """Facts from a codestream and the boxes around it.
 
     Attributes:
-        bands: how many.
-        bits: of a sample of the first.
-        signed: whether it may be below 0.
-        alpha: whether the last band is one.
-        space: number of the colour space; None where there is a profile, or nothing.
+        bands: number of bands.
+        bits: bits per sample of the first band.
+        signed: whether a sample may be below 0.
+        alpha: whether the last band is alpha.
+        space: number of the colour space; None if there is a profile instead, or nothing.
     """
 
     bands: int
@@ -44,16 +44,16 @@ class _Header:
 
 
 def is_jpeg2000(data: bytes) -> bool:
-    """Whether these bytes begin as JPEG 2000 does, in boxes or without."""
+    """Whether these bytes begin like JPEG 2000, with or without boxes."""
     return data.startswith((_SIZ, b"\0\0\0\x0cjP  \r\n\x87\n"))
 
 
 def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
-    """A file of which Pillow reads less than there is, else None.
+    """Read a file that Pillow reads only in part; None if Pillow reads all of it.
 
     Raises:
-        ImageError: of more than 8 bits in a colour space of its own.
-        MissingExtraError: imagecodecs is needed, and not installed.
+        ImageError: the file has more than 8 bits in an unsupported colour space.
+        MissingExtraError: imagecodecs is needed but not installed.
     """
     header = _header(data)
     if image is not None and header.bits > 8 and image.mode == "I;16":
@@ -74,7 +74,7 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
 
 
 def _grey(image: Image.Image, header: _Header) -> Samples:
-    """Grey samples as they are in the file."""
+    """Grey samples with the values of the file."""
     values = np.asarray(image).astype(np.int32) >> max(0, 16 - header.bits)
     bits = min(header.bits, 16)
     if header.signed:
@@ -84,7 +84,7 @@ def _grey(image: Image.Image, header: _Header) -> Samples:
 
 
 def _exactly(values: NDArray[Any], header: _Header) -> Opened:
-    """All bits, and the first bands."""
+    """The first bands with all their bits."""
     bands = values.reshape(*values.shape[:2], -1)
     alpha = None
     if header.alpha:
@@ -98,7 +98,7 @@ def _exactly(values: NDArray[Any], header: _Header) -> Opened:
 
 
 def _without_alpha(image: Image.Image, header: _Header) -> Opened:
-    """The first bands, of a picture whose last is no transparency."""
+    """The first bands of a picture whose last band is not transparency."""
     colours = header.bands - 1
     return Opened(upright(image).convert(image.mode[:-1]), notes=of_bands(header.bands, colours))
 
@@ -126,7 +126,7 @@ def _header(data: bytes) -> _Header:
 
 
 def _has_alpha(boxes: bytes, bands: int) -> bool:
-    """Whether the boxes say that the last band is opacity: (channel, type, association) each."""
+    """Whether the boxes, (channel, type, association) each, say that the last band is opacity."""
     start = boxes.find(b"cdef")
     if start < 0:
         return False

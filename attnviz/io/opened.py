@@ -1,4 +1,4 @@
-"""What comes of decoding."""
+"""The result of decoding a picture file, and notes about it."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from attnviz.io.values import Samples
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """An image of 8 bits a sample, or samples of any type: one of the two is there.
+    """A decoded picture: either an image of 8 bits per sample, or samples of any type.
 
     Attributes:
-        image: the right way up, in a mode of Pillow's.
-        samples: as they are in the file.
-        notes: what was left aside.
+        image: Pillow image, the right way up.
+        samples: samples with the values of the file.
+        notes: notes on what was left out.
     """
 
     image: Image.Image | None = None
@@ -24,7 +24,7 @@ class Opened:
 
 
 def of_bands(count: int, drawn: int) -> tuple[Note, ...]:
-    """What to say of a picture of `count` bands of which the first so many are drawn."""
+    """A note for a picture of `count` bands of which only the first `drawn` are drawn."""
     if count <= drawn:
         return ()
     which = {1: "the first is drawn, in grey", 3: "the first three are drawn"}.get(
@@ -34,7 +34,7 @@ def of_bands(count: int, drawn: int) -> tuple[Note, ...]:
 
 
 def upright(image: Image.Image, orientation: int | None = None) -> Image.Image:
-    """An image turned as EXIF says: its own, or this orientation."""
+    """An image turned by its own EXIF orientation, or by the given one."""
     if orientation is not None:
         image.getexif()[0x0112] = orientation
     return ImageOps.exif_transpose(image)

@@ -1,4 +1,4 @@
-"""A picture, and the ways to one: from a file, from bytes, as a mask."""
+"""Reads a picture from a file, from bytes, or as a mask."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,10 @@ class Picture:
     (3, 2)
 
     Attributes:
-        path: how it was named, `-` for standard input.
+        path: path as the user gave it; `-` for standard input.
         pixels: (height, width, 3) uint8 sRGB, 0 to 255.
-        range: the values of the file that are 0 and 255; None of an ordinary picture of 8 bits.
-        notes: what of the file is not to be seen, or stretched.
+        range: the file's values that become 0 and 255; None for an ordinary picture of 8 bits.
+        notes: notes on what of the file is not shown, or is stretched.
     """
 
     path: str
@@ -109,8 +109,8 @@ def _name(path: str) -> str:
 def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€” the option's name
     """Read a picture in any format that Pillow opens, TIFF of any type (and HEIC: `attnviz[heic]`).
 
-    EXIF orientation is applied, transparency is laid on white, of several frames the first is
-    taken. `-` reads standard input.
+    EXIF orientation is applied and transparency is laid on white. Of several frames the first is
+    read. `-` reads standard input.
 
     >>> load_image("cat.jpg").pixels.shape                       # (height, width, 3)
     (320, 480, 3)
@@ -118,14 +118,14 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€
     (20.0, 200.0)
 
     Args:
-        path: of the file.
-        range: the values that are black and white: `full` of the file's type, `percentile` (0.5 to
-            99.5), or `LO:HI`. What lies beyond is clipped, NaN is black.
+        path: path of the file.
+        range: the values that become black and white: `full` (the range of the file's type),
+            `percentile` (0.5 to 99.5), or `LO:HI`. Values beyond are clipped; NaN is black.
 
     Raises:
-        ImageError: missing, a folder, empty, truncated, not a picture, or too large.
-        MissingExtraError: a HEIC file without `attnviz[heic]`, or a codec of `attnviz[codecs]`.
-        UsageError: no such range.
+        ImageError: the file is missing, a folder, empty, truncated, not a picture, or too large.
+        MissingExtraError: HEIC needs `attnviz[heic]`, or a codec of `attnviz[codecs]` is needed.
+        UsageError: the range is not valid.
     """
     path = str(path)
     value_range = parse_range(range)
@@ -133,7 +133,7 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 â€
 
 
 def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
-    """What a file holds, as `load_image` reads it; `path` is how it was named.
+    """Decode the bytes of a file as `load_image` does; `path` is its name for messages.
 
     Raises:
         ImageError: truncated, not a picture, or too large.
@@ -159,7 +159,7 @@ def _decode(data: bytes, path: str, value_range: ValueRange) -> Picture:
 
 
 def _developed(samples: Samples, span: Span) -> Image.Image:
-    """Samples as an image of 8 bits, the right way up, with its transparency and profile."""
+    """Convert samples to an 8-bit image, the right way up, with transparency and profile kept."""
     pixels = to_8_bit(samples.values, span, white_is_zero=samples.white_is_zero)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if samples.alpha is not None:
@@ -184,7 +184,7 @@ def load_mask(path: str | Path, *, width: int, height: int) -> NDArray[np.bool_]
 
 
 def load_mask_colours(path: str | Path, *, width: int, height: int) -> Picture:
-    """Read a mask picture as it is, (height, width, 3); no range is stretched.
+    """Read a mask picture without stretching its range, (height, width, 3).
 
     Raises:
         ImageError: unreadable, or not of the size of the picture as seen.

@@ -1,4 +1,4 @@
-"""Files that pictures lie in, as bytes."""
+"""Reads picture files as bytes, and lists those in a folder."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
     ".jp2", ".ppm", ".pgm", ".pbm",
 )  # fmt: skip
-"""Of the files in a folder that are taken for pictures, and of masks the first that is there."""
+"""File endings of pictures in a folder; for masks, the first existing one is used."""
 
 
 def read(path: str) -> bytes:
-    """What a file holds, or standard input where it is named `-`.
+    """The bytes of a file, or of standard input if the path is `-`.
 
     Raises:
         ImageError: missing, a folder, empty or unreadable.
@@ -42,28 +42,28 @@ def read(path: str) -> bytes:
 
 
 def read_file(path: str) -> tuple[bytes, os.stat_result]:
-    """What a file holds, and what was known of it before it was read.
+    """The bytes of a file, and its status from before it was read.
 
     Raises:
-        ImageError: missing, empty, unreadable, or no file: a pipe, a socket, a device.
+        ImageError: missing, empty, unreadable, or not a file but a pipe, a socket or a device.
     """
     try:
-        found = os.stat(path)  # noqa: PTH116 — any bytes
+        found = os.stat(path)  # noqa: PTH116 — names of any bytes
     except (OSError, ValueError):
-        return read(path), os.stat_result([0] * 10)  # which says what is wrong
+        return read(path), os.stat_result([0] * 10)  # `read` raises the right error
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{path}: a pipe, a socket or a device; name a file")
     return read(path), found
 
 
 def pictures_in(folder: str | Path) -> list[str]:
-    """Paths of the pictures in a folder, not of those in its subfolders, sorted by name.
+    """Paths of the pictures in a folder, sorted by name; subfolders are not searched.
 
     Raises:
-        ImageError: there is none, or the folder cannot be read.
+        ImageError: there is no picture, or the folder cannot be read.
     """
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 — names as they are, also odd bytes
+        names = sorted(os.listdir(folder))  # noqa: PTH208 — names of any bytes
     except OSError as error:
         raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
     paths = [Path(folder) / name for name in names if not name.startswith(".")]
@@ -76,7 +76,7 @@ def pictures_in(folder: str | Path) -> list[str]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of what a file holds: whether it is the same picture as before.
+    """SHA-256 of a file's bytes, to recognise the same picture.
 
     Raises:
         ImageError: it cannot be read.
@@ -85,7 +85,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe that nobody writes to is empty, and not waited for."""
+    """Open a file without waiting: a named pipe that nobody writes to counts as empty."""
     number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(number, True)
@@ -93,6 +93,6 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _endless(number: int) -> bool:
-    """Whether a file is a device, such as /dev/zero: neither a file, nor a pipe."""
+    """Whether an open file is a device, such as /dev/zero: neither a file nor a pipe."""
     mode = os.fstat(number).st_mode
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)

@@ -1,4 +1,4 @@
-"""What should be known of how a picture was read."""
+"""Notes for the user on how a picture was read."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ KINDS = {
     "frames": "they have more pages or frames than the first, which is drawn",
     "bits": "only 8 bits of their samples are read",
 }
-"""Kinds of notes, and what to say of many pictures that have one."""
+"""Kinds of notes, each with a sentence for many pictures that have such a note."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""PNG and PPM of 16 bits, all of which are read.
+"""Reads PNG and PPM of 16 bits with all their bits.
 
-Pillow keeps the high byte of every 16-bit sample in colour, which makes 12-bit pictures nearly
-black; https://pillow.readthedocs.io/en/stable/handbook/concepts.html#modes. Its decoder is told
-which byte to take ("raw mode"): so a second pass gives the low bytes, and no other library is
+Pillow keeps only the high byte of every 16-bit colour sample, which makes 12-bit pictures nearly
+black; https://pillow.readthedocs.io/en/stable/handbook/concepts.html#modes. A "raw mode" selects
+the byte that its decoder reads. So a second pass reads the low bytes, and no other library is
 needed.
 """
 
@@ -18,13 +18,13 @@ from attnviz.io.opened import Opened
 from attnviz.io.values import Samples
 
 _HEADER = re.compile(rb"P([2356])" + rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)" * 3 + rb"\s")
-"""Of a PGM or PPM, in text or binary: kind, width, height and the largest value."""
+"""Header of a PGM or PPM, text or binary: kind, width, height and largest value."""
 _LOW = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
-"""Raw modes in which the other byte of each sample is taken for the high one."""
+"""Raw modes that read the other byte of each sample as the high one."""
 
 
 def read_png(image: Image.Image, data: bytes, _: str) -> Opened | None:
-    """A PNG of 16 bits a sample, else None."""
+    """Read a PNG of 16 bits per sample; None for other PNGs."""
     assert isinstance(image, ImageFile.ImageFile)
     mode = image.tile[0].args if image.tile else None
     if mode == "I;16B":
@@ -49,7 +49,7 @@ def read_png(image: Image.Image, data: bytes, _: str) -> Opened | None:
 
 
 def in_raw_mode(data: bytes, mode: str) -> Image.Image:
-    """All of a picture, its samples unpacked as this raw mode says."""
+    """Decode a whole picture, with samples unpacked by this raw mode."""
     image = Image.open(io.BytesIO(data))
     assert isinstance(image, ImageFile.ImageFile)
     image.tile = [tile._replace(args=_with(tile.args, mode)) for tile in image.tile]
@@ -58,12 +58,12 @@ def in_raw_mode(data: bytes, mode: str) -> Image.Image:
 
 
 def _with(args: Any, mode: str) -> Any:
-    """What a decoder is told, of which the raw mode is all, or comes first."""
+    """A decoder's arguments with another raw mode: it is the only argument, or the first."""
     return (mode, *args[1:]) if isinstance(args, tuple) else mode
 
 
 def both_bytes(high: Image.Image, low: Image.Image) -> NDArray[np.uint16]:
-    """Samples of 16 bits, by their bytes."""
+    """Join the high and low bytes of samples to 16 bits."""
     result: NDArray[np.uint16] = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
     return result
 
@@ -73,7 +73,7 @@ def _of_16(alpha: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _transparent(image: Image.Image, values: NDArray[Any]) -> NDArray[np.uint8] | None:
-    """Alpha of a picture in which one colour is transparent."""
+    """Alpha of a picture in which one colour is transparent; None if there is no such colour."""
     key = image.info.get("transparency")
     if key is None:
         return None
@@ -81,7 +81,7 @@ def _transparent(image: Image.Image, values: NDArray[Any]) -> NDArray[np.uint8] 
 
 
 def read_ppm(_: Image.Image, data: bytes, __: str) -> Opened | None:
-    """A PGM or PPM of more than 8 bits a sample, else None."""
+    """Read a PGM or PPM of more than 8 bits per sample; None for others."""
     found = _HEADER.match(data)
     if found is None:
         return None

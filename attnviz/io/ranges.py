@@ -1,6 +1,6 @@
-"""Which values of a picture span black to white, as `--range` names them.
+"""Parses `--range`: which values of a picture become black and white.
 
-Free of heavy imports, so that a slip of the pen is answered at once; `io.values` applies them.
+This file has no heavy imports, so that a usage error shows at once. `io.values` applies ranges.
 """
 
 import math
@@ -13,14 +13,14 @@ FULL, PERCENTILE = "full", "percentile"
 PERCENTS = (0.5, 99.5)
 """The percentiles of `percentile`: 99 % of the values keep their contrast.
 
-Dead and hot pixels, burned-in letters and glints are less than 1 %, and would take most of the
-range; what a person looks for is rarely as small.
+Dead and hot pixels, burned-in letters and glints are less than 1 % of the values, but would take
+most of the range. What a person looks for is rarely so small.
 """
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """A choice of range: of the file's type, by percentiles, or from `low` to `high`."""
+    """A choice of range: the range of the file's type, percentiles, or from `low` to `high`."""
 
     kind: Literal["full", "percentile", "fixed"]
     low: float = 0.0
@@ -28,7 +28,7 @@ class ValueRange:
 
 
 def parse_range(text: str) -> ValueRange:
-    """Read `full`, `percentile` or `LO:HI`.
+    """Parse `full`, `percentile` or `LO:HI`.
 
     >>> parse_range("-1000:400")
     ValueRange(kind='fixed', low=-1000.0, high=400.0)
@@ -60,7 +60,7 @@ def parse_range(text: str) -> ValueRange:
 
 
 def number(value: float) -> str:
-    """A number as it is typed: whole ones in full, others to six digits.
+    """A number as text to type: whole numbers in full, others to six digits.
 
     >>> number(65535.0), number(-0.123456789)
     ('65535', '-0.123457')

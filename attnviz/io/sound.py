@@ -1,4 +1,4 @@
-"""The sound of a clip, on its way into a film: as it is, or encoded anew where it must be."""
+"""Copies the sound of a clip into a film, and encodes it again only if it must."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
 _RATE = 48_000
-"""Samples a second of what is encoded anew: every codec takes as many."""
+"""Samples per second of newly encoded sound: every codec accepts this rate."""
 
 
 class Sound:
-    """All sound tracks of a clip, read beside its frames and as far as these are."""
+    """All sound tracks of a clip, read in step with its frames."""
 
     def __init__(self, container: InputContainer, path: str) -> None:
         self._path = path
@@ -35,7 +35,7 @@ class Sound:
     @classmethod
     @contextlib.contextmanager
     def of(cls, clip: clips.Clip) -> Iterator[Sound | None]:
-        """The sound of a clip; None where it has none."""
+        """Open the sound of a clip; None if it has none."""
         if not clip.sounds:
             yield None
             return
@@ -43,7 +43,7 @@ class Sound:
             yield cls(container, clip.path)
 
     def join(self, container: OutputContainer) -> None:
-        """Give a film its tracks, before it has begun."""
+        """Add the tracks to a film, before its first packet."""
         for stream in self._streams:
             held = _held(stream, container)
             self._tracks[stream.index] = (
@@ -52,7 +52,7 @@ class Sound:
 
     @property
     def encoded(self) -> dict[str, str]:
-        """What was encoded anew, of each codec the new one."""
+        """Codecs that were replaced: old codec → new codec."""
         return {
             track.before: track.after
             for track in self._tracks.values()
@@ -60,7 +60,7 @@ class Sound:
         }
 
     def until(self, seconds: Fraction) -> None:
-        """Pass on what is heard before a time.
+        """Pass on all sound before a time.
 
         Raises:
             ImageError: the sound is damaged.
@@ -72,7 +72,7 @@ class Sound:
             self._tracks[packet.stream.index].add(packet)
 
     def rest(self) -> None:
-        """Pass on all that is left.
+        """Pass on all remaining sound.
 
         Raises:
             ImageError: the sound is damaged.
@@ -84,7 +84,7 @@ class Sound:
             track.end()
 
     def _waiting(self) -> Packet[AudioStream] | None:
-        """The next packet, which stays the next until it is passed on."""
+        """The next packet; it stays the next one until it is passed on."""
         if self._next is None:
             with _readable(self._path):
                 self._next = next(self._packets, None)
@@ -92,14 +92,14 @@ class Sound:
 
 
 def _held(stream: AudioStream, container: OutputContainer) -> bool:
-    """Whether a container takes a track as it is: its codec, and which speaker has what."""
+    """Whether a container can hold a track unchanged: its codec and its channel layout."""
     named = all(channel.name != "NONE" for channel in stream.codec_context.layout.channels)
     return named and stream.codec_context.name in container.supported_codecs
 
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[None]:
-    """Tell a fault of the clip from one of the film, which goes through the same library.
+    """Turn exceptions of reading into errors about the clip, not about the film.
 
     Raises:
         ImageError: the sound is damaged.
@@ -115,24 +115,24 @@ def _readable(path: str) -> Iterator[None]:
 
 
 class _Copied:
-    """A track whose packets stay what they are."""
+    """A track whose packets are copied unchanged."""
 
     def __init__(self, stream: AudioStream, container: OutputContainer) -> None:
         self._container = container
         self._stream = container.add_stream_from_template(stream)
 
     def add(self, packet: Packet[AudioStream]) -> None:
-        if packet.dts is None:  # what PyAV says at the end
+        if packet.dts is None:  # PyAV's end marker
             return
         packet.stream = self._stream
         self._container.mux(packet)
 
     def end(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: no packet is buffered."""
 
 
 class _Encoded:
-    """A track in a codec that the film's container cannot hold."""
+    """A track that is encoded again, because the film's container cannot hold its codec."""
 
     def __init__(self, stream: AudioStream, container: OutputContainer, path: str) -> None:
         self._path = path
@@ -156,7 +156,7 @@ class _Encoded:
     def _encode(self, frame: AudioFrame | None) -> None:
         if self._resampler is None:
             context = self._stream.codec_context
-            context.open(strict=False)  # from then on it is known how long a frame of it is
+            context.open(strict=False)  # now the length of its frames is known
             self._resampler = clips.library("encoding sound").AudioResampler(
                 context.format, self._layout, _RATE, frame_size=context.frame_size or None
             )

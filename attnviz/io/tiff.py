@@ -1,8 +1,9 @@
-"""TIFF of any type, by tifffile: signed, floating, of more than 8 bits, of any number of bands.
+"""Reads TIFF of any type with tifffile: signed, float, more than 8 bits, any number of bands.
 
-Pillow reads plain ones of 8 bits, with all their colour spaces; of others it keeps the high bytes,
-takes signed samples for unsigned, mixes up 16-bit planes, or refuses. What tifffile has no codec
-for without imagecodecs (`attnviz[codecs]`: LZW, Zstandard …) is Pillow's where that is exact.
+Pillow reads plain TIFFs of 8 bits in all their colour spaces. Of others it keeps only the high
+bytes, reads signed samples as unsigned, mixes up 16-bit planes, or refuses. Some compressions
+(LZW, Zstandard …) need imagecodecs (`attnviz[codecs]`) in tifffile; without it Pillow reads the
+file if its result is exact.
 """
 
 import contextlib
@@ -29,36 +30,36 @@ _BITS, _PHOTOMETRIC, _COUNT, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
 _ORIENTATION, _PROFILE, _NODATA = 274, 34675, 42113
 _WHITE_IS_ZERO, _RGB, _PALETTE = 0, 2, 3
 _DRAWN = (_WHITE_IS_ZERO, 1, _RGB, _PALETTE)
-"""Of photometric interpretations those whose samples are brightness, or red, green and blue."""
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # of extra samples: colours multiplied by alpha, or not
-_REDUCED, _MASK = 1, 4  # bits of NewSubfileType: pages that are none of their own
+"""Photometric interpretations whose samples are brightness, or red, green and blue."""
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of extra samples: colours multiplied by alpha, or not
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType: pages that belong to another page
 _KINDS: dict[int, Any] = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}
 _SILENT = logging.NullHandler()
 _LOW = {"little": ";16B", "big": ";16L"}[sys.byteorder]
-"""Pillow's raw mode that takes the low byte of a sample of this machine for the high one."""
+"""Pillow's raw mode that reads the low byte of a native sample as the high one."""
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether these bytes begin as a TIFF does, or a BigTIFF."""
+    """Whether these bytes begin like a TIFF or a BigTIFF."""
     return data[:4] in _MAGIC
 
 
 def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
-    """A TIFF in all its bits; None of one that nobody can read.
+    """Read a TIFF with all its bits; None if no library can read it.
 
     Args:
-        image: as Pillow opens it; None where it does not.
-        data: of the file.
-        path: how it was named.
+        image: the image as Pillow opens it; None if Pillow cannot.
+        data: bytes of the file.
+        path: the file's name for messages.
 
     Raises:
-        ImageError: of a kind that cannot be drawn.
-        MissingExtraError: compressed in a way that takes imagecodecs.
+        ImageError: the file is of a kind that cannot be drawn.
+        MissingExtraError: its compression needs imagecodecs.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image):
         pages = _pages(data) if image.tag_v2.next else ()
         return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
-    import tifffile  # noqa: PLC0415 — not for plain pictures
+    import tifffile  # noqa: PLC0415 — plain pictures do not need it
 
     _hush()
     try:
@@ -71,7 +72,7 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
 
 
 def _hush() -> None:
-    """What tifffile logs of odd files is no news, or told as an error here."""
+    """Silence tifffile's log: attnviz reports what matters as errors."""
     logging.getLogger("tifffile").addHandler(_SILENT)
 
 
@@ -83,7 +84,7 @@ def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
 
 
 def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
-    """What to say of a plain picture's further bands."""
+    """Notes on the further bands of a plain picture."""
     tags = image.tag_v2
     count, colours = int(tags.get(_COUNT, 1)), len(image.getbands())
     if image.mode == "RGBA" and count == 4 and _EXTRA not in tags:
@@ -96,8 +97,8 @@ def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
 
 
 def _pages(data: bytes) -> tuple[Note, ...]:
-    """The same, of a picture that Pillow reads, whatever tifffile makes of it."""
-    import tifffile  # noqa: PLC0415 — not for pictures of one page
+    """Notes on further pages of a picture that Pillow reads, even if tifffile cannot."""
+    import tifffile  # noqa: PLC0415 — pictures of one page do not need it
 
     _hush()
     with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -106,16 +107,16 @@ def _pages(data: bytes) -> tuple[Note, ...]:
 
 
 def _further(file: "TiffFile") -> tuple[Note, ...]:
-    """What to say of further pages; overviews and masks of the first are none."""
+    """Notes on further pages; overviews and masks of the first page do not count."""
     count = 0
-    with contextlib.suppress(Exception):  # the first is whole, whatever the others are
+    with contextlib.suppress(Exception):  # only the first must be readable
         for page in file.pages:
             count += not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
     return (Note("frames", f"{count} pages: the first is drawn"),) if count > 1 else ()
 
 
 def _first(file: "TiffFile", image: Image.Image | None, data: bytes, path: str) -> Opened:
-    """The first page, by tifffile or, where that has no codec, by Pillow."""
+    """Read the first page with tifffile or, if that lacks the codec, with Pillow."""
     page = file.pages.first
     _check(page, path)
     if page.photometric in _DRAWN:
@@ -132,10 +133,10 @@ def _first(file: "TiffFile", image: Image.Image | None, data: bytes, path: str) 
 
 
 def _check(page: "TiffPage", path: str) -> None:
-    """Whether a page can be drawn.
+    """Check that a page can be drawn.
 
     Raises:
-        ImageError: too large, or of complex numbers.
+        ImageError: the page is too large, or of complex numbers.
     """
     limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     if limit and page.imagewidth * page.imagelength > limit:
@@ -150,7 +151,7 @@ def _tag(page: "TiffPage", code: int, default: Any = None) -> Any:
 
 
 def _opened(page: "TiffPage", bands: NDArray[Any], count: int, orientation: int) -> Opened:
-    """Bands, (height, width, bands), of `count` that the file has, as brightness or colours."""
+    """Interpret bands, (height, width, bands), as brightness or colours; the file has `count`."""
     kind, bits = _KINDS[page.sampleformat], int(page.bitspersample)
     if page.photometric == _PALETTE and page.colormap is not None:
         bands, bits, kind = page.colormap[:, bands[..., 0]].transpose(1, 2, 0), 16, "unsigned"
@@ -177,28 +178,28 @@ def _opened(page: "TiffPage", bands: NDArray[Any], count: int, orientation: int)
 
 
 def _share(alpha: NDArray[Any], kind: str, bits: int) -> NDArray[np.float64]:
-    """Alpha from 0 to 1, of any type."""
+    """Scale alpha of any type to 0…1."""
     largest = {"float": 1.0, "signed": 2.0 ** (bits - 1) - 1}.get(kind, 2.0**bits - 1)
     return np.clip(np.nan_to_num(alpha.astype(np.float64)) / largest, 0, 1)
 
 
 def _present(values: NDArray[Any], nothing: str | None) -> NDArray[Any]:
-    """Values, NaN where they are what GDAL says stands for none."""
+    """Values, with NaN in place of GDAL's no-data value."""
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     try:
         missing = values == float(str(nothing).strip("\0 "))
-    except ValueError:  # there is none
+    except ValueError:  # not a number
         return values
     return np.where(missing, np.nan, values.astype(np.float64)) if missing.any() else values
 
 
 def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: str) -> Opened:
-    """The first page as Pillow reads it, all of its bits where that can be had.
+    """Read the first page with Pillow, with all its bits if possible.
 
     Raises:
-        ImageError: of colours that nobody reads.
-        MissingExtraError: it cannot.
+        ImageError: no library reads its colours.
+        MissingExtraError: Pillow cannot read it exactly; imagecodecs is needed.
     """
     if image is None and page.photometric not in _DRAWN:
         colours = getattr(page.photometric, "name", page.photometric)
@@ -211,7 +212,7 @@ def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: s
     if page.photometric == _RGB and page.sampleformat == 1 and page.bitspersample == 16:
         name = "RGBA" if image.mode == "RGBA" else "RGB" if count == 3 else "RGBX"
         high, low = (in_raw_mode(data, name + byte) for byte in (";16N", _LOW))
-        return _opened(page, both_bytes(high, low), count, 1)  # which Pillow has turned
+        return _opened(page, both_bytes(high, low), count, 1)  # Pillow has turned it already
     image.load()
     if page.photometric in _DRAWN:
         values = np.asarray(image)

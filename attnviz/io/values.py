@@ -1,4 +1,4 @@
-"""Samples of any type as 8 bits: which values span black to white, and what is to be said of it."""
+"""Converts samples of any type to 8 bits: chooses black and white, and makes notes on it."""
 
 import math
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from attnviz.io.picture_notes import Note
 from attnviz.io.ranges import FULL, PERCENTS, ValueRange, number
 
 NARROW = 1 / 5
-"""Values that use less than this share of the range are told."""
+"""A note is made if values use less than this share of the range."""
 NARROW_MOST = 1 / 10
-"""So are they where all but 1 % use less than this: a burned-in letter hides nothing."""
+"""A note is also made if 99 % of the values use less than this, despite burned-in letters."""
 _FITS = ((0.0, 255.0), (0.0, 65535.0))
-"""What samples of 32 bits and more stand for where they reach a fifth of it, and not beyond."""
+"""Likely ranges of samples of 32 bits and more: they reach a fifth of it, and not beyond."""
 _ENOUGH = 1_000_000
-"""Values that tell how most of them are spread."""
+"""Number of values that are sampled to find how most of them are spread."""
 _ROWS = 1 << 20
-"""Values that are scaled at once: float64 takes eight times the memory of 8 bits."""
+"""Number of values scaled at once: float64 takes eight times the memory of 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a file holds, before it is 8 bits.
+    """Samples of a file before they are converted to 8 bits.
 
     Attributes:
         values: (height, width, 1 or 3), of any type; NaN where there is no value.
-        kind: what the file's numbers are.
-        bits: of a sample in the file, which may be fewer than its type here has.
-        largest: value that the file says is white; None where its bits say so.
-        alpha: (height, width) uint8, 0 where it is transparent.
+        kind: number type of the file.
+        bits: bits per sample in the file; the type of `values` may have more.
+        largest: the value that the file declares as white; None if its bits define white.
+        alpha: (height, width) uint8, 0 is transparent.
         white_is_zero: whether small values are bright.
         profile: ICC profile.
-        orientation: EXIF's number of how it is to be turned.
+        orientation: EXIF's orientation number.
     """
 
     values: NDArray[Any]
@@ -48,12 +48,12 @@ class Samples:
 
     @property
     def ordinary(self) -> bool:
-        """Whether they are as a person's pictures are: unsigned, of 8 bits at most."""
+        """Whether samples are like those of ordinary pictures: unsigned, at most 8 bits."""
         return self.kind == "unsigned" and self.bits <= 8
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """What the type spans; None where it says nothing of what its samples stand for."""
+        """The range of the type; None if the type does not define what samples stand for."""
         if self.kind == "float" or self.bits > 16:
             return None
         if self.kind == "signed":
@@ -65,7 +65,7 @@ Span = tuple[float, float]
 
 
 def take(samples: Samples, value_range: ValueRange) -> tuple[Span, list[Note]]:
-    """The values that are black and white, and what should be known of them."""
+    """The values that become black and white, and notes on them."""
     finite = samples.values
     notes = []
     if samples.values.dtype.kind == "f":
@@ -79,25 +79,25 @@ def take(samples: Samples, value_range: ValueRange) -> tuple[Span, list[Note]]:
         notes.append(_range_note(samples, (low, high)))
         return _widened(low, high), notes
     if samples.ordinary and value_range.kind == FULL:
-        return span, notes  # a dark picture is dark
+        return span, notes  # a dark ordinary picture is just dark
     return span, notes + _narrow(finite, (low, high), span)
 
 
 def _chosen(
     samples: Samples, value_range: ValueRange, finite: NDArray[Any], extremes: Span
 ) -> Span | None:
-    """The range that is wanted; None where nothing but the values themselves says what it is."""
+    """The chosen range; None if only the values themselves can define it."""
     if value_range.kind == "fixed":
         return value_range.low, value_range.high
     if value_range.kind == "percentile":
         low, high = (float(each) for each in np.percentile(finite, PERCENTS))
-        # Of few values that differ from all others the percentiles see nothing.
+        # Percentiles miss a few values that differ from all others.
         return (low, high) if low < high else _widened(*extremes)
     return samples.span or _fitting(samples, extremes)
 
 
 def _fitting(samples: Samples, extremes: Span) -> Span | None:
-    """The span that floats and long integers are likely to be of, by their values."""
+    """The likely range of floats and long integers, judged by their values."""
     low, high = extremes
     if samples.kind == "float" and low >= 0 and high <= 1:
         return 0.0, 1.0
@@ -105,7 +105,7 @@ def _fitting(samples: Samples, extremes: Span) -> Span | None:
 
 
 def _widened(low: float, high: float) -> Span:
-    """A span that is none, of a picture of one value, with the value in its middle: grey."""
+    """Widen an empty span, of a picture of one value, so that the value becomes grey."""
     if low < high:
         return low, high
     step = max(0.5, abs(low) * 1e-6)
@@ -133,13 +133,13 @@ def _missing(values: NDArray[Any]) -> list[Note]:
 
 
 def _narrow(finite: NDArray[Any], extremes: Span, span: Span) -> list[Note]:
-    """What to say where the values use little of the range."""
+    """A note if the values use little of the range."""
     if extremes[0] == extremes[1]:
-        return []  # no range would show more
+        return []  # no other range would show more
     used = _share(extremes, span)
     if used < NARROW:
         return [Note("narrow", f"values {_used(extremes, used, span)}; add {_typed(extremes)}")]
-    if finite.size >= 1000:  # of fewer, percentiles are a matter of single values
+    if finite.size >= 1000:  # with fewer values, percentiles depend on single ones
         some = finite.reshape(-1)[:: max(1, finite.size // _ENOUGH)]
         most_low, most_high = (float(each) for each in np.percentile(some, PERCENTS))
         if finite.dtype.kind in "iu":
@@ -170,12 +170,12 @@ def _typed(values: Span) -> str:
 
 
 def to_8_bit(values: NDArray[Any], span: Span, *, white_is_zero: bool = False) -> NDArray[np.uint8]:
-    """Values as 0…255 by a span: round((v − low) / (high − low) · 255), clipped; NaN is 0.
+    """Scale values to 0…255 by a span: round((v − low) / (high − low) · 255), clipped; NaN is 0.
 
     Args:
-        values: of any shape with rows in front.
-        span: the values that are 0 and 255.
-        white_is_zero: whether it is the other way round.
+        values: array of any shape; the first axis is rows.
+        span: the values that become 0 and 255.
+        white_is_zero: whether the scale is reversed.
     """
     low, high = span
     result = np.empty(values.shape, dtype=np.uint8)

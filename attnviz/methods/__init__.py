@@ -1,8 +1,8 @@
-"""Methods: from layers that are read to maps. `METHODS` is the table.
+"""Methods compute maps from layers; `METHODS` is the table.
 
-A method is a function of one reading, or of those of the layers that it merges, first to last, and
-of its options. It returns (windows, R, heads, key tokens): for each of R queries what the query
-gives to every key; heads are 1 where the method merges them.
+A method is a function of one layer input, or of those of all layers that it merges, first to last,
+and of its options. It returns (windows, R, heads, key tokens): a weight of every key for each of R
+queries. If the method merges heads, their axis has length 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ Need = Literal["gradient", "block gradient", "propagation", "projection", "token
 
 @dataclass(frozen=True)
 class Method(TableEntry):
-    """A line of the table.
+    """An entry of the table of methods.
 
     Attributes:
-        merges: what one map is of: a head, all heads of a layer, or all layers up to one.
-        needs: beside queries, keys and values: the gradient of a score (or of one computed from
-            every layer's own tokens), relevance that is propagated from a score, the output
+        merges: what one map combines: one head, all heads of a layer, or all layers up to one.
+        needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
+            computed from every layer's own tokens), relevance propagated from a score, the output
             projection, the tokens after each layer, or that queries and keys are the same tokens.
-        asks: whether it looks from a query; others look from all tokens alike.
+        asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
-        then: what becomes of the map once it lies on cells, as a function of (…, cells), of the
-            cells that are drawn, (cells,), and of the options.
+        then: a function that changes the map on cells; it takes values (…, cells), drawn cells
+            (cells,), and the options.
     """
 
     merges: Literal["nothing", "heads", "layers"] = "nothing"
@@ -38,12 +38,12 @@ class Method(TableEntry):
 
     @property
     def declared_options(self) -> tuple[Option, ...]:
-        """All that can be set: its own options, and where it begins to merge layers."""
+        """All options: its own, and the first layer if it merges layers."""
         return (*self.options, START_LAYER) if self.merges == "layers" else self.options
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Names of all that can be set."""
+        """Names of all options."""
         return tuple(option.name for option in self.declared_options)
 
     def load_then(self) -> Any:
@@ -52,7 +52,7 @@ class Method(TableEntry):
 
     @property
     def scored(self) -> bool:
-        """Whether it needs a score, of which gradients or relevance go back."""
+        """Whether it needs a score to take gradients or relevance of."""
         return not {"gradient", "block gradient", "propagation"}.isdisjoint(self.needs)
 
 
@@ -158,20 +158,20 @@ _METHODS: dict[str, Method] = {
     ),
 }
 METHODS = Table("attnviz.methods", Method, _METHODS)
-"""By name; other packages add to it by entry points of the group `attnviz.methods`."""
+"""Methods by name; other packages add theirs as entry points of the group `attnviz.methods`."""
 DEFAULT = "attention"
 
 
 def without_score() -> str:
-    """Names of the methods that any model can be asked, whatever head it has."""
+    """Names of the methods that need no score, so that they work with any head."""
     return ", ".join(name for name, method in METHODS.items() if not method.scored)
 
 
 def find_method(name: str) -> Method:
-    """A line of the table.
+    """The entry of the method of that name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no method of that name.
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS, see="attnviz methods")
@@ -186,20 +186,20 @@ def check_request(
     targets: Sequence[str] = (),
     importance: bool = False,
 ) -> None:
-    """Refuse a request of some methods that gives what none of them takes.
+    """Refuse a request that gives an option, score or query that no requested method takes.
 
     Args:
-        names: of the methods.
-        settings: options of the methods by name; None is an option that is not given.
+        names: names of the methods.
+        settings: options of the methods by name; None means that the option is not given.
         query: whether a query is given.
         targets: for each score that is given, the option that gives it.
-        importance: whether the importance of heads is asked for, which takes one score as well.
+        importance: whether the importance of heads is requested, which also takes one score.
 
     >>> check_request(["rollout"], {"fusion": "max"})
 
     Raises:
-        UsageError: an unknown method, an option that no method takes or a value that it cannot
-            have, scores without a method that takes a gradient, or a query that none looks from.
+        UsageError: a method is unknown, no method takes an option, an option has a wrong value,
+            a score is given and no method takes a gradient, or no method looks from the query.
     """
     chosen = [find_method(name) for name in names]
     for key, value in settings.items():
@@ -222,7 +222,7 @@ def check_request(
 
 
 def _find_option(key: str, names: Sequence[str]) -> Option:
-    """The option of that name of one of some methods."""
+    """The option of that name, of the first of some methods that has it."""
     for name in names:
         for option in METHODS[name].declared_options:
             if option.name == key:
@@ -235,7 +235,7 @@ def _find_option(key: str, names: Sequence[str]) -> Option:
 
 
 def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a method, with its own values where none is given.
+    """All options of a method, with defaults for those that are not given.
 
     >>> complete_settings("rollout", {"fusion": "max", "discard": None})
     {'fusion': 'max', 'discard': 0.0, 'start_layer': 0}

@@ -26,7 +26,7 @@ def received(reading: LayerInput) -> Tensor:
     No query plays a role. A sink stands out (Gu et al. 2025, 2410.10781: α_j).
     """
     found = reading.sweep().received
-    assert found is not None  # a reading always asks for it
-    # Where windows are pictures of their own each has a mean of its own.
+    assert found is not None  # always requested
+    # If windows are separate pictures, each has its own mean.
     alone = 1 if reading.key_cells else len(found)
     return found[:, :, :1].transpose(1, 2) * alone

@@ -1,4 +1,4 @@
-"""Attention and its gradient: which of the weights speak for a score."""
+"""Methods from attention and its gradient: which weights raise a score."""
 
 from collections.abc import Sequence
 
@@ -22,13 +22,13 @@ def gradient_attention(reading: LayerInput) -> Tensor:
     Chefer et al. 2021, 2103.15679, eq. 5, of one layer.
 
     Raises:
-        RecordingError: no score was asked for when the layer was recorded.
+        RecordingError: the layer was recorded without a score.
     """
     return vec_mat(fuse(reading, "positive"), reading.weights)[:, :, None]
 
 
 def gradient_rollout(readings: Sequence[LayerInput], *, discard: float = 0.0) -> Tensor:
-    """w·R, (windows, R, 1, keys), of the weights that speak for a score, through the layers.
+    """w·R, (windows, R, 1, keys): rollout of the weights that raise a score.
 
         R = I
         for A, dA in layers:                  # (heads, N, N)
@@ -66,15 +66,15 @@ def relevance(readings: Sequence[LayerInput]) -> Tensor:
             R = R + mean(relu(A * dA), heads) @ R
         map = w @ (R - I)
 
-    Of a class token it is on the grid what the paper shows, R[0]. Of a query on the grid the own
-    token's 1 would drown the map, so I is taken off. Of an attention pool at the end, whose queries
-    are no keys, it is R_sq by eqs. 8 to 11 with R_ss = I:
+    For a class token, the map on the grid is the paper's R[0]. For a query on the grid, the query
+    token's own 1 would dominate the map, so I is subtracted. For an attention pool at the end,
+    whose queries are not keys, it is R_sq by eqs. 8 to 11 with R_ss = I:
 
         S = R - I
         map = w @ mean(relu(A * dA), heads) @ (S / rowsums(S) + I)
 
-    where a row of S without any relevance is left out. In O(N) memory: rowsums(S) is the vector 1
-    carried forward through the layers, the map a row carried back.
+    where a row of S without any relevance is left out. It takes O(N) memory: rowsums(S) is the
+    vector 1 multiplied forward through the layers, and the map is a row multiplied back.
 
     Chefer et al. 2021, 2103.15679.
 
@@ -91,7 +91,7 @@ def relevance(readings: Sequence[LayerInput]) -> Tensor:
 
 
 def _gained(layers: Sequence[LayerInput], row: Tensor) -> Tensor:
-    """r·(R − I): what r gets beside itself, (B, R, N)."""
+    """r·(R − I): the relevance that r gets beside itself, (B, R, N)."""
     gained = torch.zeros_like(row)
     for reading in reversed(layers):
         gained = gained + vec_mat(fuse(reading, "positive"), row + gained)
@@ -114,8 +114,8 @@ def legrad(readings: Sequence[LayerInput]) -> Tensor:
             E = E + mean(relu(dA), heads and queries)
         map = E / len(layers)
 
-    The score s^l is computed from the tokens of layer l. It is asked of all queries that take part
-    alike, so the query plays no role.
+    The score s^l is computed from the tokens of layer l. The mean is over all queries that take
+    part, so the query has no effect.
 
     Bousselham et al. 2024, 2404.03214.
 
@@ -129,7 +129,7 @@ def legrad(readings: Sequence[LayerInput]) -> Tensor:
 
 
 def _alike(reading: LayerInput) -> Tensor:
-    """Weights of all queries of an item that take part alike, (windows, 1, queries)."""
+    """Equal weights of all queries that take part, (windows, 1, queries)."""
     part = reading.queries.taking_part.float()
     return (part / part.sum(-1, keepdim=True).clamp_min(1))[:, None]
 
@@ -143,15 +143,15 @@ def attnlrp(readings: Sequence[LayerInput]) -> Tensor:
             σ and norms in a denominator are constants
         map = (x * g).sum(-1)                 # (tokens, features) → (tokens,)
 
-    AttnLRP with the ε-rule for all linear maps, ε → 0. The paper takes the γ-rule for those of
-    vision transformers, which needs what each of them was given; autograd does not keep it for
-    frozen weights. `attention.propagate` has the rules. The score is that of the model as if it
-    ended with the last layer; the query plays no role.
+    This is AttnLRP with the ε-rule for all linear maps, ε → 0. The paper uses the γ-rule for those
+    of vision transformers. That rule needs the input of each linear map, which autograd does not
+    keep for frozen weights. `attention.propagate` has the rules. The score is that of the model as
+    if it ended with the last layer; the query has no effect.
 
     Achtibat et al. 2024, 2402.05602.
 
     Raises:
-        RecordingError: layers with different tokens, or relevance was not asked for.
+        RecordingError: layers have different tokens, or relevance was not propagated.
     """
     split(readings)
     relevance = readings[-1].relevance

@@ -1,4 +1,4 @@
-"""The part of the map that holds most of its mass."""
+"""The method `mass`: the smallest set of cells that holds most of the attention."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from attnviz.errors import UsageError
 
 
 def mass(reading: LayerInput, *, keep: float = 0.6) -> Tensor:
-    """Σ_i w_i A_ij of each head, (windows, R, heads, keys), of which `smallest_set` is then drawn.
+    """Σ_i w_i A_ij of each head, (windows, R, heads, keys); `smallest_set` then selects its cells.
 
     Raises:
         UsageError: a share that cannot be meant.
@@ -33,7 +33,7 @@ def smallest_set(
 
     Args:
         values: (…, cells) weights, none negative where they are drawn.
-        drawn: (cells,) which count.
+        drawn: (cells,) boolean, the cells that count.
         keep: share of the mass, above 0, up to 1.
 
     Raises:
@@ -55,4 +55,4 @@ def smallest_set(
 
 def _check(keep: float) -> None:
     if not 0 < keep <= 1:
-        raise UsageError(f"keep {keep} is no share; take one above 0, up to 1")
+        raise UsageError(f"keep {keep} is not a share; choose a number above 0, up to 1")

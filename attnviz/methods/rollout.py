@@ -26,13 +26,13 @@ def rollout(
             R = rownorm(M + I) @ R
         map = w @ R
 
-    It is a row vector that is carried back through the layers, w·Ā_L ⋯ Ā_1: O(N) memory. A query
-    that attends to nothing keeps what it has. An attention pool at the end has tokens of its own
-    that are not among the keys, and no I: w·M·R.
+    A row vector is multiplied back through the layers, w·Ā_L ⋯ Ā_1, in O(N) memory. A query that
+    attends to nothing keeps its value. The queries of an attention pool at the end are not among
+    the keys, so it has no I: w·M·R.
 
-    Abnar & Zuidema 2020, 2005.00928; fusion and discard are those of vit-explain. With `discard`,
-    entries below the ⌊discard·N²⌋-th smallest of a layer, counted from 0, are dropped; what ties
-    with it stays.
+    Abnar & Zuidema 2020, 2005.00928; fusion and discard are those of vit-explain. `discard` drops
+    the entries below the ⌊discard·N²⌋-th smallest of a layer, counted from 0; entries equal to it
+    stay.
 
     Args:
         readings: layers, first to last.
@@ -57,10 +57,10 @@ def rollout(
 
 
 def split(readings: Sequence[LayerInput]) -> tuple[list[LayerInput], LayerInput | None]:
-    """Layers whose queries are their keys, and the attention pool behind them if there is one.
+    """Layers whose queries are their keys, and the attention pool after them if there is one.
 
     Raises:
-        RecordingError: layers that do not follow one another: their tokens differ.
+        RecordingError: layers cannot be chained, because their tokens differ.
     """
     layers = list(readings)
     pool = layers.pop() if layers and not of_itself(layers[-1]) else None
@@ -84,14 +84,14 @@ def of_itself(reading: LayerInput) -> bool:
 def fuse(reading: LayerInput, fusion: Fusion, discard: float = 0.0) -> MergedHeads:
     """The heads of a layer as one matrix; queries that take no part have rows of zeros.
 
-    `discard` is the share of its lowest entries that are dropped; the entry of a class token for
+    `discard` is the share of the lowest entries that are dropped; the entry of the class token for
     itself stays.
 
     Raises:
-        UsageError: a share that is not 0 … 1.
+        UsageError: the share is not in 0 … 1.
     """
     if not 0 <= discard < 1:
-        raise UsageError(f"discard {discard} is no share; take 0 to 0.99")
+        raise UsageError(f"discard {discard} is not a share; choose a number from 0 to 0.99")
     part = reading.queries.taking_part
     fused = MergedHeads(reading.call, fusion, None if bool(part.all()) else part)
     if not discard:
@@ -100,5 +100,5 @@ def fuse(reading: LayerInput, fusion: Fusion, discard: float = 0.0) -> MergedHea
 
 
 def query_weights(readings: Sequence[LayerInput]) -> Tensor:
-    """The weights of the questions, (windows, R, queries) float32: those of the last layer."""
+    """The weights of the queries, (windows, R, queries) float32, in the last layer."""
     return readings[-1].weights.to(torch.float32)

@@ -1,4 +1,4 @@
-"""What is like the query: cosines of keys, or of tokens."""
+"""Methods that show what is like the query: cosines of keys, or of tokens."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,8 +14,8 @@ def similarity(reading: LayerInput) -> Tensor:
         k = k of every head                   # (heads, keys, features)
         map = normed(w @ k) @ normed(k).T
 
-    Of a single query the cosine with its own key, which is 1 for itself. Keys that heads share are
-    repeated.
+    For a single query it is the cosine with the query's own key, so it is 1 at the query itself.
+    Keys that heads share are repeated.
 
     Amir et al. 2021, 2112.05814: the keys of a ViT as descriptors of its patches.
 
@@ -48,7 +48,8 @@ def token_similarity(reading: LayerInput) -> Tensor:
 def _check(reading: LayerInput) -> None:
     if not of_itself(reading):
         raise RecordingError(
-            "the queries of this layer are no keys, so none is like them; take --method attention"
+            "the queries of this layer are not its keys, so cosines do not apply; take "
+            "--method attention"
         )
 
 

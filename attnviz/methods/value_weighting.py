@@ -1,4 +1,4 @@
-"""Weights times what they carry: the values as the layer adds them to its tokens."""
+"""Methods that weight attention by the values that a layer adds to its tokens."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from attnviz.attention.threads import in_order
 from attnviz.errors import RecordingError
 
 KEYS = 256
-"""Keys at a time: transformed values of all heads take keys × heads × features."""
+"""Keys per step: transformed values of all heads take keys × heads × features."""
 PAIRS = 1 << 20
 """Entries of A, of all heads, that are summed at once in float64."""
 
@@ -46,8 +46,8 @@ def value_norm_sum(reading: LayerInput) -> Tensor:
         G = f @ f.T                           # per key, (keys, heads, heads)
         map = w @ sqrt(A.T @ G @ A)           # A: (queries, keys, heads)
 
-    Where heads write the same they add up, where they write the opposite they cancel. The Gram
-    matrices G of the keys stand for the features: N·H² numbers, in float64 since they cancel too.
+    Heads that write the same add up; heads that write the opposite cancel. The Gram matrices G of
+    the keys replace the features: N·H² numbers, in float64, because they cancel too.
 
     Kobayashi et al. 2020, 2004.10102.
 
@@ -66,7 +66,7 @@ def value_norm_sum(reading: LayerInput) -> Tensor:
 
 
 def _summed(call: AttentionCall, weights: Tensor, gram: Tensor) -> Iterator[Tensor]:
-    """Σ_i w_i ‖Σ_h α_ij^h f(v_j^h)‖ over some rows after others, (R, keys), of one window."""
+    """Σ_i w_i ‖Σ_h α_ij^h f(v_j^h)‖ block of rows by block, (R, keys), of one window."""
     rows = weights.any(0).nonzero()[:, 0]
     jobs = torch.split(rows, max(1, PAIRS // (call.heads * call.shape[3])))
 

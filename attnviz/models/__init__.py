@@ -1,4 +1,4 @@
-"""Models: where they come from. `SOURCES` is the table, `load_model` the door."""
+"""Where models come from: `SOURCES` is the table, `load_model` loads from it."""
 
 import os
 from dataclasses import dataclass, replace
@@ -18,11 +18,12 @@ class Source(TableEntry):
     """Where models come from: a function of a `ModelRequest` that returns a `Model`.
 
     Attributes:
-        spec: how a model of it is named, as messages say it; the entry's name unless given.
-        alone: whether the name alone is the spec: the source makes one model.
-        no_control: why a model has no control with random weights; nothing if it has one.
-        locate: `package.module:name`, free of torch, of a function from what stands behind the
-            colon to the path of what is read on this machine, or None; nothing where none is.
+        spec: how its models are named in messages; the entry's name unless given.
+        alone: whether the name alone is the spec, because the source makes one model only.
+        no_control: why its models have no control with random weights; empty if they have one.
+        locate: a function as `package.module:name` that imports no torch. It takes the text after
+            the colon of a spec and returns the path that is read on this machine, or None. Empty
+            if the source reads no path.
     """
 
     spec: str = ""
@@ -31,7 +32,7 @@ class Source(TableEntry):
     locate: str = ""
 
     def path(self, rest: str) -> str | None:
-        """The file or folder on this machine that what stands behind the colon names, if any."""
+        """The file or folder on this machine that the text after the colon names, if any."""
         if not self.locate:
             return None
         found: str | None = self.run(lambda: load(self.locate)(rest))
@@ -79,12 +80,12 @@ _SOURCES: dict[str, Source] = {
     ),
 }
 SOURCES = Table("attnviz.sources", Source, _SOURCES)
-"""By name; other packages add to it by entry points of the group `attnviz.sources`."""
+"""Sources by name; other packages add theirs as entry points of the group `attnviz.sources`."""
 DEFAULT = "tiny"
 
 
 def find_source(spec: str) -> str:
-    """The source of the table that a spec belongs to.
+    """The name of the source that a spec belongs to.
 
     >>> find_source("hf:facebook/dinov2-small")
     'hf'
@@ -92,7 +93,7 @@ def find_source(spec: str) -> str:
     'timm'
 
     Raises:
-        UsageError: none.
+            UsageError: the spec belongs to no source.
     """
     source, colon, _ = spec.partition(":")
     if (entry := SOURCES.get(source)) is not None and entry.alone != bool(colon):
@@ -146,30 +147,30 @@ def load_model(
             checkpoint folder, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
         heads: number of heads that `random` is built with, 8 unless given.
         features: width of `random`, a multiple of `heads`.
-        tokens: what a token is: a patch, or (`random` only) a single pixel.
-        patch: patch side of `random` in input pixels, 16 unless given; of `py:` what the sides of
-            the input are rounded to, where the module does not say.
-        size: input size S: the input covers about S×S pixels; 224 for patches, 64 for pixels, a
-            pretrained model's own.
+        tokens: what a token stands for: a patch, or (`random` only) a single pixel.
+        patch: for `random` the patch side in input pixels, 16 unless given; for `py:` the number
+            that the sides of the input are made multiples of, if the module does not state it.
+        size: input size S: the input covers about S×S pixels. The default is 224 for patches, 64
+            for pixels, and for a pretrained model its own size.
         weights: a `.safetensors` or `.pt` state dict for the model.
-        random_weights: the same architecture, randomly initialised from `seed`.
-        seed: of random weights; for `random` the same numbers on every machine.
+        random_weights: build the same architecture, randomly initialised from `seed`.
+        seed: random seed of the weights; `random` gets the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
-        head: of its checkpoint; the attention is the same. `none` reads none where it can be left
-            out; with `class` the module gives logits, (batch, classes); `any` is that where the
-            checkpoint has a class head, else `none`; with `text` it gives the embedding of the
-            picture, (batch, features), and the model has that of texts. A module of `py:` is what
-            its factory makes of it.
+        head: which head of the checkpoint is loaded; the attention does not depend on it. `none`
+            loads no head if the model can do without. With `class` the module returns logits,
+            (batch, classes). `any` is `class` if the checkpoint has a class head, else `none`.
+            With `text` the module returns the embedding of the picture, (batch, features), and
+            the model can embed texts. A module of `py:` has the head that its factory gives it.
 
     >>> load_model("random", heads=8).heads
     8
 
     Raises:
-        UsageError: unknown spec, or options that do not fit it or one another.
-        ModelError: a model or weights that cannot be used, or no such head.
-        MissingExtraError: a library that is not installed.
-        DeviceError: the device is not there.
+        UsageError: the spec is unknown, or options do not fit it or each other.
+        ModelError: the model or the weights cannot be used, or there is no such head.
+        MissingExtraError: a library is not installed.
+        DeviceError: the device is not available.
     """
     if head not in get_args(Head):
         raise UsageError(f"unknown head={head!r}; choose from {', '.join(get_args(Head))}")

@@ -1,9 +1,9 @@
-"""Short names of well-known models: what they are, and enough to build them without the hub.
+"""Short names (aliases) of well-known models, with all that is needed to build them offline.
 
-Free of torch. Sizes are of the part that is looked at, the image encoder; a checkpoint that also
-holds a text encoder is larger to download. Parameters of `hf:` models are counted from their
-configs, which a test builds; the input (side, mean and std, filter) is what each family's own
-preprocessing says, and is used where `--random-weights` asks for nothing from the hub.
+This file imports no torch. Sizes are those of the image encoder, the part that attnviz runs; a
+checkpoint that also holds a text encoder is a larger download. The parameters of `hf:` models are
+counted from their configs, and a test builds them. The input (side, mean and std, filter) is the
+one of each family's own preprocessing; `--random-weights` uses it without asking the hub.
 """
 
 from collections.abc import Iterable
@@ -19,21 +19,21 @@ BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 
 @dataclass(frozen=True)
 class Alias:
-    """A short name.
+    """A short name of a model.
 
     Attributes:
         spec: what it stands for, `hf:…` or `timm:…`.
         family: which kind of model, as its authors call it.
-        layers, heads: of its attention; one number, or one for each stage of a pyramid.
-        patch: side of a patch in pixels, of a pyramid in its first stage.
-        registers: learnt tokens beside the class token.
-        licence: of the weights.
-        parameters: in millions.
-        size: side of its own input.
+        layers, heads: how many its attention has; one number, or one for each stage of a pyramid.
+        patch: side of a patch in pixels; for a pyramid, in its first stage.
+        registers: number of learnt tokens beside the class token.
+        licence: licence of the weights.
+        parameters: number of parameters, in millions.
+        size: side of its own input, in pixels.
         statistics: mean and std that its input is normalised with.
-        resample: Pillow's number of its filter.
-        config: class of its config in transformers; nothing for timm, which knows the name.
-        arguments: of that class.
+        resample: Pillow's number of its resampling filter.
+        config: class of its config in transformers; empty for timm, which builds it by name.
+        arguments: arguments of that class.
     """
 
     spec: str
@@ -52,7 +52,7 @@ class Alias:
 
     @property
     def megabytes(self) -> int:
-        """Of float32 weights."""
+        """Size of its float32 weights in megabytes."""
         return round(4 * self.parameters)
 
     @property
@@ -126,7 +126,7 @@ def _plain(
 def _vit(
     family: str, name: str, shape: tuple[int, int, int], parameters: float, **more: Any
 ) -> Alias:
-    """Of the class ViT, as the first three families were converted."""
+    """A model of transformers' class ViT, which the first three families were converted to."""
     return _plain(
         family, "ViTConfig", name, shape, parameters, intermediate_size=4 * shape[0], **more
     )
@@ -141,7 +141,7 @@ def _dinov2(
     kind, middle = ("Dinov2WithRegisters", "with-registers-") if registers else ("Dinov2", "")
     name = f"facebook/dinov2-{middle}{size}"
     alias = _plain("DINOv2", f"{kind}Config", name, shape, parameters, patch=14, **more)
-    # Trained last at 518 pixels, which its positions are for; pictures come at 224.
+    # Last trained at 518 pixels: its positions are for that size; its preprocessing gives 224.
     alias.arguments["image_size"] = 518
     return alias
 
@@ -287,9 +287,9 @@ ALIASES: dict[str, Alias] = {
 
 
 def nearest(name: str, candidates: Iterable[str] = ()) -> str:
-    """`; did you mean …?` with candidates that look like a model's name; short names by default.
+    """`; did you mean …?` with the candidates closest to a name; by default these are the aliases.
 
-    A short name is found by the name that it has on the hub, too.
+    An alias is also found by its name on the hub.
 
     >>> nearest("dinov2-smal")
     '; did you mean dinov2-small or dinov3-small or swinv2-small?'

@@ -1,4 +1,4 @@
-"""What a module says of itself, by its own attributes and those of its configs and parts."""
+"""What a module states about itself in its attributes, its configs and its parts."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ NAMES = (
     "mean", "std", "image_mean", "image_std", "input_size", "image_size", "img_size", "patch_size",
     "interpolation", "num_prefix_tokens",
 )  # fmt: skip
-"""What a module may say of its input."""
+"""Attributes by which a module may state what its input is."""
 _CONFIGS = ("config", "default_cfg", "pretrained_cfg")
 _SIZES = {"input_size", "image_size", "img_size"}
 
 
 def stated(model: nn.Module) -> dict[str, Any]:
-    """What a module says of its input: its own attributes before its configs', then its parts'."""
+    """What a module states about its input: own attributes first, then configs, then parts."""
     statements: dict[str, Any] = {}
     for source in _CONFIGS:
         value = _attribute(model, source)
@@ -35,7 +35,7 @@ def stated(model: nn.Module) -> dict[str, Any]:
 
 
 def first(statements: dict[str, Any], *names: str) -> Any:
-    """What is said by the first of some names that says anything."""
+    """The value of the first of some names that has one."""
     return next((statements[name] for name in names if name in statements), None)
 
 
@@ -43,7 +43,7 @@ def prefix_count(model: nn.Module, statements: dict[str, Any]) -> int:
     """Tokens before the grid.
 
     Raises:
-        ModelError: what is said is no number of them.
+        ModelError: the module states something that is not a number of tokens.
     """
     count = statements.get("num_prefix_tokens", int(has_class_token(model)))
     if not isinstance(count, int) or count < 0:
@@ -52,25 +52,25 @@ def prefix_count(model: nn.Module, statements: dict[str, Any]) -> int:
 
 
 def may_classify(model: nn.Module) -> bool:
-    """Whether nothing says that it gives no logits; what it gives is seen when it runs."""
+    """Whether the module may return logits: nothing states otherwise; only a run shows it."""
     without_head = isinstance(getattr(model, "head", None), nn.Identity)
     return not without_head and getattr(model, "num_classes", None) != 0
 
 
 def labels(model: nn.Module) -> tuple[str, ...] | None:
-    """Names of its classes, from its own `labels` or its config's `id2label`."""
+    """Names of the module's classes, from its own `labels` or its config's `id2label`."""
     config = getattr(model, "config", None)
     return labels_of(getattr(model, "labels", None)) or labels_of(getattr(config, "id2label", None))
 
 
 def _attribute(owner: Any, name: str) -> Any:
-    """An attribute; None where there is none."""
+    """An attribute; None if there is none."""
     try:
         return getattr(owner, name, None)
-    except Exception:  # a property may raise what it likes
+    except Exception:  # a property may raise anything
         return None
 
 
 def _is_data(value: Any) -> bool:
-    """Whether something is said by it: a method called `mean` says nothing."""
+    """Whether a value states something: a method called `mean` does not."""
     return value is not None and not callable(value)

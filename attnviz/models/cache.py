@@ -1,4 +1,4 @@
-"""What lies in the local cache of the Hugging Face hub, read without its library."""
+"""Looks into the local cache of the Hugging Face hub without the hub's library."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def folder() -> Path:
-    """Where the hub's files are kept: HF_HUB_CACHE, else under HF_HOME, else XDG_CACHE_HOME."""
+    """The folder of the hub's files: HF_HUB_CACHE, else under HF_HOME, else XDG_CACHE_HOME."""
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if folder:
         return Path(folder).expanduser()
@@ -18,10 +18,10 @@ def folder() -> Path:
 
 
 def holds_weights(repository: str) -> bool:
-    """Whether weights of `ORG/NAME` are there, of whatever revision."""
+    """Whether the cache holds weights of `ORG/NAME`, of any revision."""
     snapshots = folder() / f"models--{repository.replace('/', '--')}" / "snapshots"
     try:
-        # A link whose blob was removed is not there.
+        # A link whose blob was removed does not count.
         return any(
             path.name.endswith(WEIGHTS) and path.exists()
             for revision in snapshots.iterdir()

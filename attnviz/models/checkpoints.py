@@ -11,7 +11,7 @@ from attnviz.models.state_dict_names import MERGE
 from attnviz.models.weights import read_state
 
 FILES = ("model.safetensors", "pytorch_model.bin")
-"""What holds the weights, in the order in which transformers looks for it; or its index."""
+"""Files with weights, or indexes of such files, in the order in which transformers looks."""
 ADAPTER = "adapter_config.json"
 
 
@@ -19,12 +19,12 @@ def read_checkpoint(spec: str, name: str, revision: str | None) -> dict[str, Ten
     """All tensors of a checkpoint, by the names that its files give them.
 
     Args:
-        spec: how the model was named.
+        spec: the model's spec, for errors.
         name: a folder, or `ORG/NAME` on the hub.
-        revision: of the hub.
+        revision: revision on the hub.
 
     Raises:
-        ModelError: a file is missing, damaged or empty, or the weights are an adapter.
+        ModelError: a file is missing, damaged or empty, or the weights are an adapter's.
     """
     if tried(spec, name, lambda: _find(name, ADAPTER, revision)) is not None:
         raise ModelError(
@@ -50,7 +50,7 @@ def read_checkpoint(spec: str, name: str, revision: str | None) -> dict[str, Ten
 
 
 def _files(spec: str, name: str, revision: str | None) -> dict[Path, set[str]]:
-    """The files with weights, downloaded where they are not here; what an index says of each."""
+    """The files with weights, downloaded if needed, and the tensors that an index lists in each."""
     for file in FILES:
         whole = _find(name, file, revision)
         if whole is not None:
@@ -63,12 +63,12 @@ def _files(spec: str, name: str, revision: str | None) -> dict[Path, set[str]]:
             f"{spec}: there is no {' and no '.join(FILES)} in it; give a folder that "
             "transformers' save_pretrained wrote"
         )
-    _find(name, FILES[0], revision, required=True)  # raises what is wrong with it
+    _find(name, FILES[0], revision, required=True)  # raises what is wrong
     raise ModelError(f"{spec}: there is no {' and no '.join(FILES)} in it; give another model")
 
 
 def _shards(spec: str, name: str, revision: str | None, index: Path) -> dict[Path, set[str]]:
-    """The files that an index names, and the tensors that it says are in each."""
+    """The files that an index names, with the tensors that it lists in each."""
     promised: dict[str, set[str]] = {}
     try:
         for key, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
@@ -84,7 +84,7 @@ def _shards(spec: str, name: str, revision: str | None, index: Path) -> dict[Pat
 
 
 def _find(name: str, file: str, revision: str | None, *, required: bool = False) -> Path | None:
-    """A file of a checkpoint, None where there is none."""
+    """A file of a checkpoint; None if there is none."""
     from transformers.utils.hub import cached_file  # noqa: PLC0415 — an optional library
 
     found = cached_file(

@@ -1,4 +1,4 @@
-"""What a config of transformers says about a model's input and its attention."""
+"""What a config of transformers states about a model's input and its attention."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,20 +10,20 @@ from attnviz.models.model import token_bytes
 # Each stage but the first merges 2×2 tokens.
 MERGING = ("convnext", "convnextv2", "dinat", "donut-swin", "focalnet", "maskformer-swin", "swin",
            "swinv2")  # fmt: skip
-# Blocks come in groups, but all at one resolution.
+# Blocks come in groups, but all groups have the same resolution.
 PLAIN = ("swin2sr", "groupvit_vision_model")
-# Their positions are for one shape of input, and they refuse others.
+# Their positions are for one shape of input; they refuse other shapes.
 FIXED = ("sam_vision_model", "sam_hq_vision_model", "levit", "pvt", "mgp-str")
 
 
 def multiple(config: Any) -> int:
-    """What the sides of the input must be multiples of, so that no token is cut.
+    """The number that the sides of the input must be multiples of, so that no token is cut.
 
-    The patch side of a plain vision transformer; of a pyramid its total stride, and what its keys
-    are pooled over on top.
+    For a plain vision transformer it is the patch side; for a pyramid the total stride, times the
+    factor by which its keys are pooled.
 
     Raises:
-        ModelError: the config does not say.
+            ModelError: the config does not state it.
     """
     rule = next((rule for applies, rule in _RULES if applies(config)), _side)
     return rule(config)
@@ -43,30 +43,30 @@ def _side(config: Any) -> int:
 
 
 def least(config: Any) -> int:
-    """How long the shorter side of the input must be.
+    """The minimal length of the input's shorter side, in pixels.
 
-    Swin in transformers makes its windows smaller, for good, where a stage is smaller than they
-    are, and then lacks their biases: the last stage must hold a whole window.
+    If a stage is smaller than a window, Swin in transformers shrinks its windows permanently and
+    then lacks biases for them. So the last stage must hold a whole window.
     """
     window = getattr(config, "window_size", None)
     return multiple(config) * window if config.model_type in MERGING and window else 0
 
 
 def _merging(config: Any) -> int:
-    """Swin: tokens are merged between stages."""
+    """Swin merges tokens between stages."""
     merges: int = len(config.depths) - 1
     return _side(config) << merges
 
 
 def _halving(config: Any) -> int:
-    """ResNet: the stem is one convolution, or one and a pooling; then stages halve."""
+    """ResNet: a stem of one convolution, with or without pooling; then each stage halves."""
     stem = 4 if config.model_type == "resnet" else 2
     halvings: int = len(config.depths) - 1 + config.downsample_in_first_stage
     return stem << halvings
 
 
 def _levit(config: Any) -> int:
-    """Four convolutions, then operations between stages; the model appends an empty one."""
+    """LeViT: four convolutions, then operations between stages; the model appends an empty one."""
     strides: list[int] = [op[-1] for op in config.down_ops if len(op) > 1]
     return math.prod([config.stride] * 4 + strides)
 
@@ -76,7 +76,7 @@ def _pair(value: Any) -> tuple[Any, ...]:
 
 
 def _pooling(config: Any) -> int:
-    """Hiera: queries are pooled between stages, and the first ones see units of patches."""
+    """Hiera pools queries between stages; its first stages attend within units of patches."""
     pools = getattr(config, "num_query_pool", None)
     pools = config.num_query_pool_stages if pools is None else pools
     stride, query = max(_pair(config.patch_stride)), max(_pair(config.query_stride))
@@ -85,7 +85,7 @@ def _pooling(config: Any) -> int:
 
 
 def _reducing(config: Any) -> int:
-    """PVT, SegFormer: every stage has a stride, and pools its keys by a ratio."""
+    """PVT, SegFormer: every stage has a stride and pools its keys by a ratio."""
     ratios = getattr(config, "sr_ratios", None) or getattr(
         config, "sequence_reduction_ratios", None
     )
@@ -108,17 +108,17 @@ def _is(*kinds: str) -> Callable[[Any], bool]:
     return lambda config: config.model_type in kinds
 
 
-# The first that applies; else the patch side, if there is one.
+# The first rule that applies is used; if none does, the patch side, if there is one.
 _RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
     (_is(*MERGING), _merging),
     (_is("resnet", "regnet"), _halving),
     (_is("levit"), _levit),
-    # MobileViT cuts its last map into patches once more.
+    # MobileViT cuts its last feature map into patches again.
     (_has("output_stride"), lambda config: config.output_stride * getattr(config, "patch_size", 1)),
     (_has("query_stride"), _pooling),
     (_is("cvt"), lambda config: math.prod(config.patch_stride)),
     (_has("strides", "patch_sizes"), _reducing),
-    # Detectors attend to what a backbone leaves.
+    # Detectors attend to the output of a backbone.
     (
         lambda config: _has("backbone_config")(config) and not _has("patch_size")(config),
         lambda config: multiple(config.backbone_config),
@@ -127,14 +127,14 @@ _RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
 
 
 def is_pyramid(config: Any) -> bool:
-    """Whether its stages differ, so that layers, heads and features are no single numbers."""
+    """Whether stages differ, so that layers, heads and features have no single number."""
     return bool(getattr(config, "depths", None) or hasattr(config, "query_stride")) or isinstance(
         getattr(config, "depth", None), list
     )
 
 
 def count(config: Any, *names: str) -> int | None:
-    """The first of these numbers that a config has, None for a pyramid."""
+    """The first of these numbers that a config has; None for a pyramid."""
     if is_pyramid(config):
         return None
     values = (getattr(config, name, None) for name in names)
@@ -142,7 +142,7 @@ def count(config: Any, *names: str) -> int | None:
 
 
 def bytes_of_patch(config: Any) -> int:
-    """What a run takes for each `multiple`² pixels of the input; 0 where widths are not known."""
+    """Bytes that a run takes for each `multiple`² input pixels; 0 if widths are not known."""
     layers, features = count(config, "num_hidden_layers"), count(config, "hidden_size")
     if layers and features:
         return token_bytes(layers, features)
@@ -152,7 +152,7 @@ def bytes_of_patch(config: Any) -> int:
         widths = [width * 2**stage for stage in range(len(depths))]
     if not depths or not isinstance(widths, list) or len(widths) != len(depths):
         return 0
-    # A token of the last stage covers 4 of the one before it, and so on.
+    # A token of the last stage covers 4 tokens of the stage before it, and so on.
     tokens = [4 ** (len(depths) - 1 - stage) for stage in range(len(depths))]
     return sum(
         count * token_bytes(depth, width)
@@ -161,17 +161,17 @@ def bytes_of_patch(config: Any) -> int:
 
 
 def is_fixed(config: Any) -> bool:
-    """Whether a model is known to take its own size of picture and no other."""
-    native = getattr(config, "is_native", True)  # AIMv2, which comes in both kinds
+    """Whether a model is known to take only its own input size."""
+    native = getattr(config, "is_native", True)  # AIMv2 exists in both kinds
     return config.model_type in FIXED or not native
 
 
 def own_size(processing: dict[str, Any], config: Any) -> int:
-    """The side of a square of as many pixels as the model's own input has."""
+    """The side of a square with as many pixels as the model's own input."""
     size = processing.get("crop_size") or processing.get("size") or {}
     if is_fixed(config) or not size or "max_num_patches" in processing:
         size = getattr(config, "image_size", None)
-    if size is None and hasattr(config, "num_patches"):  # SigLIP 2 takes any number up to one
+    if size is None and hasattr(config, "num_patches"):  # SigLIP 2: at most so many
         return round(math.sqrt(config.num_patches)) * int(config.patch_size)
     sides = list(size.values()) if isinstance(size, dict) else list(_pair(size or 224))
     if is_fixed(config) and len(set(sides)) > 1:

@@ -1,4 +1,4 @@
-"""What went wrong between a spec and a model, in a line with what to type next."""
+"""Turns exceptions of model loading into one line that says what is wrong and what to type."""
 
 import importlib
 import importlib.util
@@ -14,13 +14,13 @@ from attnviz.models import cache
 from attnviz.models.aliases import nearest
 
 T = TypeVar("T")
-# Kinds of errors are named, since which library raises them differs, and none need be installed.
+# Errors are matched by class name: different libraries raise them, and none need be installed.
 _UNREACHED = {
     "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError",
     "NetworkError", "ReadTimeout", "TimeoutException", "URLError",
 }  # fmt: skip
 _OFFLINE = {"OfflineModeIsEnabled", *_UNREACHED} - {"URLError"}
-# The first that is met; a gated repository is also one that is not found.
+# The first match counts; a gated repository also counts as not found.
 _SAID = {
     "GatedRepoError": "{spec}: its owners ask for your consent; give it at "
     "https://huggingface.co/{name}, then run `hf auth login`",
@@ -44,26 +44,26 @@ def optional(name: str, extra: str, spec: str) -> ModuleType:
 
     Raises:
         MissingExtraError: it is not installed.
-        ModelError: it is, and does not import.
+        ModelError: it is installed, but its import fails.
     """
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a library that does not fit torch raises what it likes
+    except Exception as error:  # a library that does not fit torch may raise anything
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             raise MissingExtraError(f"{spec}: loading it", extra) from error
         raise ModelError(_broken(spec, name, error)) from error
 
 
 def tried(spec: str, name: str, do: Callable[[], T]) -> T:
-    """What `do` gives; its errors in a line, with what to type next.
+    """The result of `do`; its exceptions become one line that says what to type next.
 
     Args:
-        spec: how the model was named.
-        name: what the hub, the library or the disk knows it by.
-        do: loads it, or a part of it.
+        spec: the model's spec.
+        name: the model's name on the hub, in the library or on disk.
+        do: loads the model, or a part of it.
 
     Raises:
-        ModelError: it failed.
+        ModelError: `do` failed.
     """
     try:
         return do()
@@ -74,7 +74,7 @@ def tried(spec: str, name: str, do: Callable[[], T]) -> T:
 
 
 def explain(spec: str, name: str, error: BaseException) -> str:
-    """A line about why a model could not be loaded."""
+    """One line that says why a model could not be loaded."""
     kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
     if "ImportError" in kinds:
         return _broken(spec, "a library it needs", error)
@@ -103,7 +103,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and the errors that caused it."""
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
         visited.add(id(error))
@@ -112,14 +112,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 LONGEST = 200
-"""Characters of a message that are shown; some hold a traceback of their own."""
+"""Characters of a message that are shown; some messages hold a whole traceback."""
 _PACKAGES = ("site-packages", "dist-packages")
 _OURS = Path(__file__).resolve().parents[1]
 _STANDARD = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
 def describe(error: BaseException) -> str:
-    """Kind, message and place of an error.
+    """Class, message and place of an error.
 
     >>> describe(KeyError("y"))
     "KeyError: 'y'"
@@ -131,7 +131,7 @@ def describe(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """What an error says, on one line; its kind where it says nothing."""
+    """The message of an error on one line; its class name if it has no message."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return " ".join(text.split())[:LONGEST] or type(error).__name__
 
@@ -139,8 +139,8 @@ def message(error: BaseException) -> str:
 def place(error: BaseException) -> str | None:
     """File and line where an error was raised, as `nets.py, line 12`.
 
-    That of the last call in code that is neither installed nor Python's own; where there is none,
-    in a package that is neither torch nor attnviz. None where there is none either.
+    This is the last call in code that is neither installed nor part of Python. If there is none, it
+    is the last call in a package other than torch and attnviz. None if there is none either.
     """
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{Path(error.filename).name}, line {error.lineno}"
@@ -174,7 +174,7 @@ def _is_within(path: Path, *folders: Path) -> bool:
 
 @cached
 def _torch() -> Path:
-    """The folder of torch, which is not imported for a slip of the pen."""
+    """The folder of torch, found without importing torch."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None
     assert spec.origin is not None

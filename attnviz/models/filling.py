@@ -1,4 +1,4 @@
-"""What a checkpoint filled of a model."""
+"""Which tensors of a model a checkpoint filled, and which it did not."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +20,12 @@ class Filling:
     """What a checkpoint filled of a model.
 
     Attributes:
-        unfilled: the model's tensors that it did not fill with usable numbers, by name: why.
-        sources: the model's tensors that it filled, by name: which of its own they were made of.
-        unused: names of the checkpoint that went nowhere, without tensors of whole numbers.
-        unexpected: the same as the model would name them, as far as that is known.
-        prefix: what was taken off the names of the checkpoint.
+        unfilled: names of the model's tensors without usable numbers, each with the reason.
+        sources: names of the model's tensors that were filled, each with the checkpoint's names
+            that it was made of.
+        unused: names of the checkpoint that fill nothing, except tensors of whole numbers.
+        unexpected: the unused names as the model would name them, as far as that is known.
+        prefix: the prefix that was removed from the checkpoint's names.
     """
 
     unfilled: Mapping[str, str]
@@ -34,7 +35,7 @@ class Filling:
     prefix: str = ""
 
     def notes(self) -> tuple[str, ...]:
-        """What should be known of a checkpoint that fills all that maps need."""
+        """Notes for the user about a checkpoint that fills all that maps need."""
         notes = []
         if self.prefix:
             notes.append(f"the names in its checkpoint are read without {self.prefix!r}")
@@ -51,9 +52,9 @@ class Filling:
 
 @contextlib.contextmanager
 def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
-    """The state dicts that new modules load inside of this context, as tensors without numbers.
+    """Collect the state dicts that new modules load inside this context, as tensors without data.
 
-    For libraries that do not report what was missing. A module must hold another to be seen.
+    This serves libraries that do not report missing names. Only modules with submodules are seen.
     """
     loaded: list[tuple[nn.Module, dict[str, Tensor]]] = []
     hooked: dict[int, nn.Module] = {}
@@ -78,7 +79,7 @@ def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
 
 
 def filling_of(module: nn.Module, state: Mapping[str, Tensor]) -> Filling:
-    """What a state dict of such tensors filled of a module that was given it."""
+    """The filling of a module that loaded a state dict which `loading` collected."""
     expected = module.state_dict()
     whys = {
         name: _why(tensor, state.get(name))
@@ -92,7 +93,7 @@ def filling_of(module: nn.Module, state: Mapping[str, Tensor]) -> Filling:
 
 
 def _why(tensor: Tensor, state: Tensor | None) -> str:
-    """Why a tensor was not filled; empty where it was."""
+    """Why a tensor was not filled; empty if it was."""
     if state is None:
         return MISSING
     if state.shape != tensor.shape:
@@ -103,11 +104,11 @@ def _why(tensor: Tensor, state: Tensor | None) -> str:
 
 
 def not_shaped(found: Sequence[int], needed: Sequence[int]) -> str:
-    """Why weights of another shape fill nothing."""
+    """The reason why weights of another shape fill nothing."""
     notes, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, needed))
     return f"is {notes} where {wanted} is needed"
 
 
 def not_floats(kind: torch.dtype | torch.layout) -> str:
-    """Why weights of another kind than dense floats fill nothing."""
+    """The reason why weights other than dense floats fill nothing."""
     return f"is {str(kind).removeprefix('torch.')} where dense floats are needed"

@@ -1,4 +1,4 @@
-"""`hf:ORG/NAME[@REV]` and checkpoint folders: vision models of the library transformers."""
+"""Loads `hf:ORG/NAME[@REV]` and checkpoint folders: vision models of transformers."""
 
 import json
 import logging
@@ -40,12 +40,12 @@ PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read of a checkpoint, before a model is made of it.
+    """What was read from a checkpoint before a model is built.
 
     Attributes:
-        config: of transformers.
-        processing: what it says of its preprocessing.
-        state: its weights; None where they are drawn, or come from a file of their own.
+        config: config of transformers.
+        processing: the checkpoint's preprocessing config.
+        state: its weights; None if weights are random or come from a separate file.
     """
 
     library: Any
@@ -62,7 +62,7 @@ def load(request: ModelRequest) -> Model:
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     if request.head == "text" and request.alias is not None:
         check_family(request.spec, request.alias)
-    # An alias tells of the image encoder alone; what reads its texts lies beside its weights.
+    # An alias describes the image encoder only; the tokenizer lies beside the weights.
     alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:
         config, processing = _known_config(library, alias)
@@ -76,7 +76,7 @@ def load(request: ModelRequest) -> Model:
     state = None if drawn else read_checkpoint(request.spec, name, revision)
     if alias is None:
         tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
-    library.logging.disable_progress_bar()  # what is here is loaded at once
+    library.logging.disable_progress_bar()  # local files load at once
     model, whole = _build(request, Checkpoint(library, config, processing, state), head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
@@ -84,7 +84,7 @@ def load(request: ModelRequest) -> Model:
 
 
 def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
-    """The model, of which all is filled that maps need, and the module that it is a part of."""
+    """The model, with all weights filled that maps need, and the module that it is a part of."""
     name, _ = _name(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
     part = find_vision(request.spec, whole) if head == "none" else whole
@@ -114,12 +114,12 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
 def _described(
     request: ModelRequest, head: Found, model: nn.Module, processing: dict[str, Any]
 ) -> Model:
-    """The model, and what its config and its preprocessing say."""
+    """The model, described by its config and its preprocessing."""
     vision = find_vision(request.spec, model) if head == "text" else model
     config: Any = vision.config
     labels = labels_of(config.id2label) if head == "class" else None
     if head == "class":
-        config = getattr(config, "vision_config", config)  # of CLIP with a class head
+        config = getattr(config, "vision_config", config)  # for CLIP with a class head
     patch = configs.multiple(config)
     module = Embedding(model, vision, patch) if head == "text" else Vision(vision, patch)
     fixed = configs.is_fixed(config)
@@ -149,7 +149,7 @@ def _described(
 
 
 def _triple(request: ModelRequest, processing: Mapping[str, Any], name: str) -> Triple:
-    """Mean or std of a checkpoint's preprocessing."""
+    """Mean or std from a checkpoint's preprocessing."""
     try:
         return triple(processing.get(f"image_{name}"), 0.5, name)
     except ModelError as error:
@@ -157,7 +157,7 @@ def _triple(request: ModelRequest, processing: Mapping[str, Any], name: str) -> 
 
 
 def _name(spec: str) -> tuple[str, str | None]:
-    """`hf:ORG/NAME@REV` → name and revision; a folder → itself."""
+    """`hf:ORG/NAME@REV` → name and revision; a folder → the folder and no revision."""
     if not spec.startswith("hf:"):
         return spec, None
     name, _, revision = spec.removeprefix("hf:").partition("@")
@@ -167,18 +167,18 @@ def _name(spec: str) -> tuple[str, str | None]:
 
 
 def _library(spec: str) -> Any:
-    """The library transformers, silent; bars of downloads only where stderr is a terminal."""
+    """The library transformers, silenced; download bars show only if stderr is a terminal."""
     library: Any = optional("transformers", "hf", spec)
     library.logging.set_verbosity_error()
     library.logging.enable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries, told at the end
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides retries
     if not sys.stderr.isatty():
         library.logging.disable_progress_bar()
     return library
 
 
 def _config(library: Any, name: str, revision: str | None) -> Any:
-    """The config of a checkpoint, whose code never runs."""
+    """The config of a checkpoint; code in the checkpoint never runs."""
     return library.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
@@ -195,7 +195,7 @@ def _known_config(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
 
 
 def _as_timm(spec: str) -> str:
-    """How a checkpoint of timm is named, on the hub or in a folder."""
+    """The spec of a timm checkpoint, on the hub or in a folder."""
     name = spec.removeprefix("hf:")
     if Path(name).is_dir():
         return f"timm:local-dir:{name}"
@@ -203,7 +203,7 @@ def _as_timm(spec: str) -> str:
 
 
 def _check_kind(library: Any, spec: str, config: Any) -> None:
-    """Refuse what cannot be looked at before its weights are downloaded."""
+    """Refuse a model that cannot be used, before its weights are downloaded."""
     if config.model_type in ("timm_wrapper", "timm_backbone"):
         raise ModelError(f"{spec}: a model of timm; give {_as_timm(spec)}")
     class_name = library.models.auto.modeling_auto.MODEL_MAPPING_NAMES.get(config.model_type)
@@ -214,7 +214,7 @@ def _check_kind(library: Any, spec: str, config: Any) -> None:
 
 
 def _head(request: ModelRequest, config: Any) -> Found:
-    """The head to be read; one whose weights the checkpoint lacks would be drawn at random.
+    """The head to load; a head whose weights the checkpoint lacks would be random.
 
     Raises:
         ModelError: the checkpoint has no such head.
@@ -233,13 +233,13 @@ def _head(request: ModelRequest, config: Any) -> Found:
 def _model(
     request: ModelRequest, checkpoint: Checkpoint, head: Found
 ) -> tuple[nn.Module, Filling | None]:
-    """The model with its weights and what they filled, or the same architecture with random ones.
+    """The model with its weights and what they filled, or with random weights.
 
-    What is drawn comes from the seed, also of heads that the checkpoint has not.
+    The seed determines all random numbers, also those of heads that the checkpoint lacks.
     """
     library, config = checkpoint.library, checkpoint.config
     if hasattr(config, "mask_ratio"):
-        config.mask_ratio = 0.0  # MAE: to look, all patches are kept
+        config.mask_ratio = 0.0  # MAE: keep all patches
     kind = library.AutoModelForImageClassification if head == "class" else library.AutoModel
     with seeded(request.seed):
         if checkpoint.state is not None:
@@ -249,23 +249,23 @@ def _model(
 
 
 def _class(kind: Any, config: Any) -> Any:
-    """The class that an auto class of transformers makes of a config."""
+    """The model class that an auto class of transformers chooses for a config."""
     from transformers.models.auto import auto_factory  # noqa: PLC0415 — imported in `_library`
 
     choose: Any = auto_factory._get_model_class  # noqa: SLF001
-    mapping = kind._model_mapping  # noqa: SLF001 — there is no other way without a name on the hub
+    mapping = kind._model_mapping  # noqa: SLF001 — the only way without a name on the hub
     if type(config) not in mapping:
         raise ValueError(f"transformers has no plain model of type {config.model_type!r}")
     return choose(config, mapping)
 
 
 def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> None:
-    """Refuse a config that says how wide layers are and not how many heads they have.
+    """Refuse a config that states the width of layers but not their number of heads.
 
-    Weights of any number of heads have the same shapes, and transformers takes a number of its own.
+    Weights have the same shapes for any number of heads, so transformers silently uses a default.
 
     Raises:
-        ModelError: it is such a config.
+        ModelError: the config lacks the number of heads.
     """
     statements, _ = type(config).get_config_dict(name, revision=revision)
     heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
@@ -281,8 +281,8 @@ def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> Non
 def _prefix(model: nn.Module) -> int:
     """Number of tokens before the grid: class, distillation, registers.
 
-    Each is a parameter whose last dimension is the width. A token of a pooling head is none: it
-    asks, and nothing asks it.
+    Each is a parameter whose last dimension is the width. The token of a pooling head does not
+    count: it is a query only, never a key.
     """
     return sum(
         parameter.numel() // parameter.shape[-1]
@@ -292,7 +292,7 @@ def _prefix(model: nn.Module) -> int:
 
 
 def _processing(name: str, revision: str | None) -> dict[str, Any]:
-    """What the checkpoint says of its preprocessing; empty where it says nothing."""
+    """The checkpoint's preprocessing config; empty if it has none."""
     from transformers.utils.hub import cached_file  # noqa: PLC0415 — imported in `_library`
 
     for file in ("preprocessor_config.json", "processor_config.json"):

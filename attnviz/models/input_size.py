@@ -1,4 +1,4 @@
-"""How large a model's input is: what its module says, and what its parameters are made for."""
+"""Finds a model's input size from what its module states and what its parameters fit."""
 
 import itertools
 import math
@@ -15,28 +15,28 @@ from attnviz.models.preprocessing import flatten, shown
 Shape = tuple[int, int]
 """Height and width of an input in pixels."""
 MULTIPLE = 32
-"""What sides are rounded to where nothing says."""
+"""Sides are rounded to multiples of this if the module states nothing."""
 _CHANNELS = (1, 3, 4)
 _LARGEST, _MOST = 4096, 6
 _EXTRA = (0, 1, 2, 5)
-"""Tokens that stand beside the grid in a position embedding: class, distillation, registers."""
+"""Numbers of tokens beside the grid in a position embedding: class, distillation, registers."""
 
 
 def stated_shape(statements: dict[str, Any]) -> Shape | None:
-    """The input that a module says it has; None where it says nothing.
+    """The input shape that a module states; None if it states nothing.
 
     Args:
         statements: `input_size`, `image_size` or `img_size`: a side, (height, width), (channels,
             height, width), or a dict of `height` and `width`.
 
     Raises:
-        ModelError: it is no such size.
+        ModelError: the statement is not a size.
     """
     for name in ("input_size", "image_size", "img_size"):
         if name in statements:
             sides = _sides(statements[name], name, "a number or (height, width)")
             if len(sides) == 3:
-                # Channels first, as timm has them, unless they are seen to be last.
+                # Channels come first, as in timm, unless the numbers show that they come last.
                 last = sides[2] in _CHANNELS and sides[0] not in _CHANNELS
                 sides = sides[:2] if last else sides[1:]
             return sides[0], sides[-1]
@@ -44,10 +44,10 @@ def stated_shape(statements: dict[str, Any]) -> Shape | None:
 
 
 def multiple(model: nn.Module, statements: dict[str, Any]) -> int:
-    """What the sides of the input are rounded to: what a module says, or embeds patches by.
+    """Sides of the input are rounded to multiples of this: stated, or the patch embedding's stride.
 
     Raises:
-        ModelError: its `patch_size` is no size.
+        ModelError: its `patch_size` is not a size.
     """
     if "patch_size" in statements:
         return math.lcm(
@@ -61,7 +61,7 @@ def multiple(model: nn.Module, statements: dict[str, Any]) -> int:
 
 
 def exported_shape(model: nn.Module) -> Shape | None:
-    """The input that a program of `torch.export` was made for; None of any other module."""
+    """The input shape that a `torch.export` program was made for; None for other modules."""
     for node in graph_nodes(model):
         shape = _shape_of(node) if node.op == "placeholder" else ()
         if len(shape) == 4 and all(type(side) is int for side in shape[2:]):
@@ -70,14 +70,14 @@ def exported_shape(model: nn.Module) -> Shape | None:
 
 
 def graph_nodes(model: nn.Module) -> list[Any]:
-    """Operations of a program of `torch.export`; none of any other module."""
+    """Operations of a `torch.export` program; empty for other modules."""
     return list(model.graph.nodes) if isinstance(model, torch.fx.GraphModule) else []
 
 
 def linear_patches(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Channels and side of the patches that a first linear layer may take in one piece.
+    """Channels and side of the flattened patches that a first linear layer may take.
 
-    Three channels come first.
+    Candidates of three channels come first.
     """
     first = next((part for part in model.modules() if isinstance(part, nn.Linear)), None)
     for channels in (3, 1, 4, 6, 2):
@@ -87,12 +87,12 @@ def linear_patches(model: nn.Module) -> Iterator[tuple[int, int]]:
 
 
 def fitting_shapes(model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
-    """Inputs that a module may be made for, by the position embeddings that it has."""
+    """Input shapes that a module's position embeddings may be made for."""
     return _shapes(_grids(model, prefix), _patches(model, patch))
 
 
 def position_shape(model: nn.Module, patch: int, prefix: int) -> Shape | None:
-    """The input that what is called a position embedding is made for; None where it is no square.
+    """The input shape that the position embedding is made for; None if its grid is not square.
 
     >>> from torch import zeros
     >>> model = nn.Module()
@@ -105,9 +105,9 @@ def position_shape(model: nn.Module, patch: int, prefix: int) -> Shape | None:
 
 
 def shapes_in(texts: Sequence[str], model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
-    """Inputs that errors may speak of: sides of pixels, or numbers of tokens.
+    """Input shapes that error messages may mention, as sides in pixels or as numbers of tokens.
 
-    Of several errors, on inputs of other shapes, only what all speak of: that is the model's.
+    Of several errors, on different input shapes, only what all mention counts: the model's own.
     """
     pairs = _common([re.findall(r"(\d+)\s*[*x×,]\s*(\d+)", text) for text in texts])
     found = [(int(height), int(width)) for height, width in pairs]
@@ -119,12 +119,12 @@ def shapes_in(texts: Sequence[str], model: nn.Module, patch: int, prefix: int) -
 
 
 def _common(found: Sequence[Sequence[Any]]) -> list[Any]:
-    """What is in all of some lists, in the order of the first."""
+    """Items that are in all lists, in the order of the first list."""
     return [each for each in dict.fromkeys(found[0]) if all(each in other for other in found)]
 
 
 def square_grids(tokens: int, prefix: int) -> Iterator[Shape]:
-    """Square grids of so many tokens with others beside them."""
+    """Square grids that `tokens` tokens may form with other tokens beside them."""
     for extra in dict.fromkeys((prefix, *_EXTRA)):
         side = math.isqrt(max(0, tokens - extra))
         if side > 1 and side * side == tokens - extra:
@@ -132,7 +132,7 @@ def square_grids(tokens: int, prefix: int) -> Iterator[Shape]:
 
 
 def position_count(model: nn.Module) -> tuple[str, int] | None:
-    """Name and number of tokens of the first position embedding, if there is one."""
+    """Name and number of tokens of the first position embedding; None if there is none."""
     for name, tensor in _tensors(model):
         if _is_of_positions(name) and tensor.ndim in (2, 3):
             return name.removesuffix(".weight"), max(tensor.shape[:-1])
@@ -140,7 +140,7 @@ def position_count(model: nn.Module) -> tuple[str, int] | None:
 
 
 def _sides(value: Any, name: str, expected: str) -> list[int]:
-    """One side or more, of numbers, arrays or a dict."""
+    """One or more sides from numbers, arrays or a dict."""
     if isinstance(value, dict):
         value = [value[side] for side in ("height", "width") if side in value] or list(
             value.values()
@@ -152,7 +152,7 @@ def _sides(value: Any, name: str, expected: str) -> list[int]:
 
 
 class _Convolution(NamedTuple):
-    """Of a convolution, what tells whether it embeds patches."""
+    """The facts about a convolution that show whether it embeds patches."""
 
     channels: int
     kernel: tuple[int, ...]
@@ -160,7 +160,7 @@ class _Convolution(NamedTuple):
 
 
 def _convolutions(model: nn.Module) -> Iterator[_Convolution]:
-    """Those over two dimensions, as modules or as operations of an exported program."""
+    """Two-dimensional convolutions, as modules or as operations of an exported program."""
     for part in model.modules():
         if isinstance(part, nn.Conv2d):
             yield _Convolution(part.in_channels, part.kernel_size, part.stride)
@@ -172,14 +172,14 @@ def _convolutions(model: nn.Module) -> Iterator[_Convolution]:
 
 
 def _shape_of(node: Any) -> tuple[Any, ...]:
-    """Shape of what an operation of an exported program makes."""
+    """Output shape of an operation of an exported program."""
     return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
 def _patches(model: nn.Module, patch: int) -> list[int]:
-    """Sides that patches may have: as known, and those of kernels and linear layers over pixels.
+    """Sides that patches may have: the known one, and those of kernels and linear layers.
 
-    Of a scripted module the kernels are all that can be seen.
+    In a scripted module only the kernels are visible.
     """
     kernels = [tuple(tensor.shape) for _, tensor in _tensors(model) if tensor.ndim == 4]
     sides = [k[2] for k in kernels if k[1] in (1, 3) and k[2] == k[3] and k[2] > 3]
@@ -189,7 +189,7 @@ def _patches(model: nn.Module, patch: int) -> list[int]:
 
 
 def _grids(model: nn.Module, prefix: int, *, named: bool = False) -> Iterator[Shape]:
-    """Rows and columns that position embeddings have: what is called so first, or alone."""
+    """Grids of position embeddings; those named as such come first, or alone if `named`."""
     tensors = [(name, tensor) for name, tensor in _tensors(model) if tensor.ndim in (2, 3, 4)]
     for name, tensor in sorted(tensors, key=lambda each: not _is_of_positions(each[0])):
         shape = tuple(tensor.shape)
@@ -203,7 +203,7 @@ def _grids(model: nn.Module, prefix: int, *, named: bool = False) -> Iterator[Sh
 
 
 def _shapes(grids: Iterable[Shape], patches: list[int]) -> tuple[Shape, ...]:
-    """Grids in pixels, the first few."""
+    """The first few grids as input shapes in pixels."""
     pairs = itertools.product(dict.fromkeys(grids), patches)
     found = ((rows * patch, columns * patch) for (rows, columns), patch in pairs)
     return tuple(dict.fromkeys(filter(_is_usable, found)))[:_MOST]
@@ -218,7 +218,7 @@ def _is_of_positions(name: str) -> bool:
 
 
 def _is_table(model: nn.Module, name: str) -> bool:
-    """Whether a matrix is looked up by number, or is called one of positions."""
+    """Whether a matrix is an embedding table, or is named as one of positions."""
     owner = name.rpartition(".")[0]
     return _is_of_positions(name) or isinstance(model.get_submodule(owner), nn.Embedding)
 

@@ -1,4 +1,4 @@
-"""Names of classes: as checkpoints and modules tell them, and as people do."""
+"""Reads the class names of checkpoints and modules, and finds a class by a name."""
 
 import difflib
 import re
@@ -8,19 +8,19 @@ from typing import Any
 from attnviz.errors import UsageError
 
 FEW = 20
-"""Labels that are all named where none fits; of more, the nearest."""
+"""Up to so many labels, an error lists all of them; of more, it lists the nearest."""
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
 def labels_of(value: Any, count: int | None = None) -> tuple[str, ...] | None:
-    """Labels in the order of their classes; None where none are said, or not one for each.
+    """Labels in the order of their classes; None if there are none, or not one for each class.
 
     >>> labels_of({1: "dog", 0: "cat"})
     ('cat', 'dog')
 
     Args:
-        value: names in order, or numbers to names; `LABEL_3`, as transformers fills in, is none.
-        count: how many classes there are, if it is known.
+        value: names in order, or numbers to names; transformers' filler `LABEL_3` is not a name.
+        count: number of classes, if known.
     """
     if isinstance(value, dict):
         try:
@@ -37,17 +37,17 @@ def labels_of(value: Any, count: int | None = None) -> tuple[str, ...] | None:
 
 
 def find_label(labels: Sequence[str], name: str) -> int:
-    """The class of a label, in whatever case, or of one of its synonyms, which commas part.
+    """The class of a label, or of a comma-separated synonym; exact case first, then any.
 
     >>> find_label(["tench, Tinca tinca", "goldfish"], "tinca tinca")
     0
 
     Raises:
-        UsageError: no class is called that, or several are.
+        UsageError: no class has this name, or several have.
     """
     names = [{label, *map(str.strip, label.split(","))} for label in labels]
     found = [number for number, of_class in enumerate(names) if name in of_class]
-    if not found:  # a cardigan, and the dog Cardigan: case decides where it can
+    if not found:  # "cardigan" is clothing, "Cardigan" is a dog
         lower = [{name.lower() for name in of_class} for of_class in names]
         found = [number for number, of_class in enumerate(lower) if name.lower() in of_class]
     if len(found) > 1:
@@ -59,7 +59,7 @@ def find_label(labels: Sequence[str], name: str) -> int:
 
 
 def _advice(labels: Sequence[str], name: str) -> str:
-    """All labels, where they are few; else those that have the word in them, or look like it."""
+    """All labels if they are few; else those that contain the word or resemble it."""
     if len(labels) <= FEW:
         return f"give one of {', '.join(labels)}"
     names = list(dict.fromkeys(name.strip() for label in labels for name in label.split(",")))

@@ -1,8 +1,8 @@
-"""Where on this machine lies what a spec names; free of torch."""
+"""Finds the file on this machine that a spec names; imports no torch."""
 
 
 def python_file(rest: str) -> str | None:
-    """Of `MODULE:FACTORY` or `FILE.py:FACTORY` the file, as it would be found from here.
+    """The file of `MODULE:FACTORY` or `FILE.py:FACTORY`, relative to the current folder.
 
     >>> python_file("nets/vit.py:build"), python_file("nets.vit:build")
     ('nets/vit.py', 'nets/vit.py')

@@ -1,13 +1,13 @@
-"""Whether a request fits, asked before it is begun."""
+"""Checks whether a request fits into memory before it begins."""
 
 from attnviz.errors import MemoryLimitError
 
 RESERVE = 0.1
-"""Share of the free memory that is left alone."""
+"""Share of the free memory that stays unused."""
 
 
 def available(device: str = "cpu") -> int:
-    """Bytes that may be taken on a device now."""
+    """Free memory of a device in bytes."""
     if device.startswith("cuda"):
         import torch  # noqa: PLC0415 — only where it is loaded anyway
 
@@ -20,7 +20,7 @@ def available(device: str = "cpu") -> int:
 
 
 def total(device: str = "cpu") -> int:
-    """Bytes that a device has, whoever has taken them."""
+    """Total memory of a device in bytes, free or used."""
     if device.startswith("cuda"):
         import torch  # noqa: PLC0415
 
@@ -31,7 +31,7 @@ def total(device: str = "cpu") -> int:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory has run out; torch says so by RuntimeErrors.
+    """Whether an error says that memory has run out; torch may raise a RuntimeError for it.
 
     >>> is_exhausted(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     True
@@ -46,10 +46,10 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def require(needed: float, what: str, advice: str, *, device: str = "cpu") -> None:
-    """Go on only if about `needed` bytes can be had.
+    """Raise unless about `needed` bytes are free.
 
     Raises:
-        MemoryLimitError: they cannot; says `what` needs how much, and the `advice`.
+        MemoryLimitError: they are not; the line says how much `what` needs, and the `advice`.
     """
     free = available(device)
     if needed > free:

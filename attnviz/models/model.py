@@ -1,4 +1,4 @@
-"""A loaded model: the module, and what must be known to lay a picture into it."""
+"""A loaded model: its module, and all facts that are needed to lay a picture into its input."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ from attnviz.io.picture import Picture, PictureLike, with_pixels
 from attnviz.models.model_request import ModelRequest
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
-"""What parameters that are one are called."""
+"""Names of parameters that are a class token."""
 CLASSIFIER = "hf:google/vit-base-patch16-224"
 WITH_TEXT = ("clip-base-16", "siglip-base")
-"""Models that are named where one of their kind is wanted."""
+"""Models with a text tower that errors suggest."""
 
 
 @dataclass(frozen=True)
@@ -33,43 +33,43 @@ class Model:
     TokenGrid(rows=15, columns=22, patch=8, prefix=5)
 
     Attributes:
-        spec: how it was named.
-        weights: `pretrained`, `random`, or the file they came from.
+        spec: the spec that it was loaded by.
+        weights: `pretrained`, `random`, or the file that they came from.
         module: takes (batch, 3, height, width) pixels and, if `takes_mask`, a mask of 0/1 over
             all tokens, (batch, prefix + rows·columns).
-        layers, heads, features: of its attention; None where there is no single number, as in a
-            pyramid whose stages differ, or where nothing says: what a run records is what counts.
-        tokens: what a grid token is.
+        layers, heads, features: sizes of its attention. None if there is no single number, as in a
+            pyramid whose stages differ, or if it is not known; a run shows the true numbers.
+        tokens: what a grid token stands for: a patch or a pixel.
         patch: the sides of the input are rounded to multiples of this many pixels: the patch side
             of a plain vision transformer, the total stride of a pyramid or windowed model.
         size: input size S; the input covers about S×S pixels.
-        prefix: tokens before the grid, in the calls that have them.
-        class_token: whether the first of these is one.
-        least: the shorter side of the input has at least so many pixels with `--fit keep`.
-        own_shape: (height, width) of the input that crop, pad and squash fill; None: a square of S.
-        other_shapes: (height, width) of inputs that its parameters may be made for, to be tried
-            where it refuses the others.
-        position_shape: (height, width) of the input that its position embedding is for, as far as
-            is known.
-        position_table: name of that embedding of a module of `py:`, and how many tokens it is for.
-        size_given: whether S was asked for: then no other shape takes its place.
-        fixed: the model is known to take its own shape and no other. Some that are not known to
-            refuse another shape when they run.
-        plain: every attention call is over the prefix and then the grid, `layers` of them: nothing
-            need be measured.
+        prefix: number of tokens before the grid, in the calls that have them.
+        class_token: whether the first prefix token is a class token.
+        least: with `--fit keep`, the shorter side of the input has at least so many pixels.
+        own_shape: (height, width) of the input that crop, pad and squash fill; None for S×S.
+        other_shapes: (height, width) of inputs that its parameters may be made for. They are tried
+            if the model refuses the others.
+        position_shape: (height, width) of the input that its position embedding is for; None if
+            that is not known.
+        position_table: for a module of `py:`, name and number of tokens of its position embedding.
+        size_given: whether the user gave S: then no other shape replaces it.
+        fixed: whether the model is known to take its own shape only. Other models may still refuse
+            a shape when they run.
+        plain: whether the model makes `layers` attention calls, each over the prefix and then the
+            grid, so that positions need no tracing.
         mean, std: of the pixel values 0…1, per channel.
-        resample: Pillow's number of the filter that pictures are resized with.
-        seed: of the random initialisation, None where nothing is random.
-        token_bytes: what a run and its statistics take for each patch² pixels of the input, beside
-            the weights; 0 where the width is not known.
-        head: what the module ends in: `class` gives logits (batch, classes), `text` embeddings
-            (batch, features) of length 1, `none` tokens or features.
-        head_assumed: whether `head` is not known before the module has run.
-        labels: of the classes, in their order; None where there is no class head, or no names.
-        loaded: share of the parameters which maps need that a checkpoint filled; None where none
-            was read.
-        notes: what should be known of how the checkpoint was read, in short sentences.
-        texts: of a head `text`, n texts to their embeddings (n, features), of length 1.
+        resample: Pillow's number of the resampling filter for pictures.
+        seed: random seed of the weights; None if nothing is random.
+        token_bytes: bytes that a run and its statistics take for each patch² input pixels, beside
+            the weights; 0 if the width is not known.
+        head: what the module returns: for `class` logits (batch, classes), for `text` embeddings
+            (batch, features) of length 1, for `none` tokens or features.
+        head_assumed: whether `head` is an assumption until the module has run.
+        labels: names of the classes in order; None if there is no class head or no names.
+        loaded: share of the parameters needed by maps that a checkpoint filled; None if no
+            checkpoint was read.
+        notes: short sentences for the user on how the checkpoint was read.
+        texts: for the head `text`, a function from n texts to embeddings (n, features) of length 1.
     """
 
     spec: str
@@ -109,13 +109,13 @@ class Model:
     def place(
         self, picture: PictureLike, *, fit: Fit = "keep", shape: tuple[int, int] | None = None
     ) -> Placement:
-        """How this model would see a picture; one of a single shape sees the centre.
+        """How this model would see a picture; a model of a fixed shape sees the centre.
 
         Args:
-            picture: what is looked at.
-            fit: how it is laid into the input.
-            shape: (height, width) of the only input that it takes, where it was seen to refuse
-                others.
+            picture: the picture.
+            fit: how the picture is laid into the input.
+            shape: (height, width) of the only input that the model takes, if it refused other
+                shapes.
         """
         patch, size = self.patch, self.size
         if fit == "keep":
@@ -140,24 +140,24 @@ class Model:
     def pixels(self, picture: PictureLike, placement: Placement) -> Tensor:
         """The model's input, (1, 3, input_height, input_width), normalised.
 
-        Resized by Pillow (antialiased); padding is the mean colour, 0 to within half a
-        level.
+        Pillow resizes the picture (antialiased). Padding has the mean colour: 0 to within half
+        a level.
         """
         return self.normalised([self.lay(picture, placement)])
 
     def lay(self, picture: PictureLike, placement: Placement) -> NDArray[np.uint8]:
-        """The picture as its placement says, (input_height, input_width, 3)."""
+        """The picture laid as its placement says, (input_height, input_width, 3)."""
         return lay_in(with_pixels(picture), placement, self.mean, self.resample)
 
     def normalised(self, laid: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Inputs of one shape that were laid, as the model takes them, (batch, 3, h, w)."""
+        """Laid pictures of one shape as the normalised input of the model, (batch, 3, h, w)."""
         values = torch.from_numpy(np.stack(laid)).float() / 255
         normalised = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
         return normalised.permute(0, 3, 1, 2).to(self.device, self.dtype)
 
 
 def has_class_token(module: nn.Module) -> bool:
-    """Whether a model has a class token, by the names of its parameters.
+    """Whether a model has a class token, judged by the names of its parameters.
 
     >>> from torchvision.models import vit_b_16  # doctest: +SKIP
     >>> has_class_token(vit_b_16())  # doctest: +SKIP
@@ -170,7 +170,7 @@ def has_class_token(module: nn.Module) -> bool:
 
 
 def is_class_token(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is one: so named, and one vector.
+    """Whether a parameter is a class token: a single vector with such a name.
 
     >>> is_class_token("encoder.cls", torch.zeros(1, 1, 32))
     True
@@ -184,7 +184,7 @@ def is_class_token(name: str, parameter: Tensor) -> bool:
 
 
 def is_of_head(name: str) -> bool:
-    """Whether a parameter belongs to a pooling head; its token asks, and none asks it.
+    """Whether a parameter belongs to a pooling head, whose token is a query but never a key.
 
     >>> is_of_head("head.cls_token")
     True
@@ -193,15 +193,15 @@ def is_of_head(name: str) -> bool:
 
 
 def token_bytes(layers: int, features: int) -> int:
-    """What a run of so many layers takes for each token.
+    """Bytes that a run of so many layers takes for each token.
 
-    q, k, v and the output of every layer are kept; a dozen more are under way.
+    q, k, v and the output of every layer are kept; about a dozen more tensors are temporary.
     """
     return 4 * features * (4 * layers + 16)
 
 
 def refuse_options(request: ModelRequest, *, patch: bool = False) -> None:
-    """Options that only the model `random` takes are not ignored; `patch` says if --patch is.
+    """Refuse options that only the model `random` takes; `patch` allows --patch.
 
     Raises:
         UsageError: one of them was given.
@@ -219,15 +219,15 @@ def refuse_options(request: ModelRequest, *, patch: bool = False) -> None:
 
 
 def no_class_head(spec: str, why: str) -> ModelError:
-    """What is said of a model that predicts no class where a prediction is wanted."""
+    """The error for a model without class head where a class is needed."""
     return ModelError(
-        f"{spec} has no class head ({why}); give a classifier such as {CLASSIFIER}, or ask for "
-        "no classes: --target norm, of evaluate --masks FOLDER"
+        f"{spec} has no class head ({why}); give a classifier such as {CLASSIFIER}, or use "
+        "no classes: --target norm, or in evaluate --masks FOLDER"
     )
 
 
 def no_text_tower(spec: str, why: str) -> ModelError:
-    """What is said of a model that knows no texts where they are compared with a picture."""
+    """The error for a model without text tower where texts are given."""
     return ModelError(
         f"{spec} has no text tower ({why}); give a model that has, such as {' or '.join(WITH_TEXT)}"
     )
@@ -236,12 +236,12 @@ def no_text_tower(spec: str, why: str) -> ModelError:
 def fixed_size(
     request: ModelRequest, size: int, *, fixed: bool, shape: tuple[int, int] | None = None
 ) -> int:
-    """The input size: what was asked for, else the model's own.
+    """The input size: the requested one, else the model's own.
 
-    `shape` is its (height, width) where that is no square.
+    `shape` is the model's own (height, width) if it is not square.
 
     Raises:
-        UsageError: another than its own was asked of a model that takes no other.
+        UsageError: the model takes its own size only, and another was requested.
     """
     height, width = shape or (size, size)
     if fixed and request.size is not None and (request.size, request.size) != (height, width):
@@ -250,7 +250,7 @@ def fixed_size(
 
 
 def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:
-    """What is said of a size that a model does not take; `shape` is its own (height, width)."""
+    """The error text for a size that a model does not take; `shape` is its own (height, width)."""
     return f"--size {size}: {spec} takes {shape[1]}x{shape[0]} pixels only; leave it out"
 
 
@@ -260,7 +260,7 @@ def lay_in(
     padding: tuple[float, float, float],
     resample: int = int(Image.Resampling.BICUBIC),
 ) -> NDArray[np.uint8]:
-    """The picture as its placement says, (input_height, input_width, 3) uint8."""
+    """The picture laid as its placement says, (input_height, input_width, 3) uint8."""
     target, grid = placement.target, placement.grid
     size = (round(target.width), round(target.height))
     part = picture.image().resize(size, Image.Resampling(resample), box=placement.source)

@@ -1,4 +1,4 @@
-"""What is asked of a source of models."""
+"""The request that a model source gets."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What was asked for, as `load_model` takes it; None where nothing was said."""
+    """The arguments of `load_model`; None for an argument that was not given."""
 
     spec: str
     heads: int | None = None

@@ -1,4 +1,4 @@
-"""Modules of every kind, made ready to be run and watched: what is wrapped, exported, unloaded."""
+"""Prepares modules of every kind for a recorded run: wrapped, exported or not yet loaded ones."""
 
 import contextlib
 import inspect
@@ -13,7 +13,7 @@ from attnviz.models.failures import message
 from attnviz.models.input_size import graph_nodes
 
 PIXELS = "pixel_values"
-"""What transformers calls the pixels, wherever they stand among the arguments."""
+"""The name of the pixels' argument in transformers."""
 
 
 class ByName(nn.Module):
@@ -31,7 +31,7 @@ class ByName(nn.Module):
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside of `torch.compile`, DataParallel or a running average of weights.
 
-    It computes the same, in this thread and uncompiled, and says itself what its input is.
+    The inner module computes the same, in this thread and uncompiled, and states its own input.
     """
     while True:
         inner = getattr(model, "_orig_mod", None)  # torch.compile
@@ -45,7 +45,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_filled(spec: str, model: nn.Module) -> None:
-    """Whether a module's weights are there.
+    """Check that a module's weights have values.
 
     Raises:
         ModelError: they are on the meta device, or are made when it first runs.
@@ -62,7 +62,7 @@ def check_filled(spec: str, model: nn.Module) -> None:
 
 
 def check_made(spec: str, model: nn.Module) -> None:
-    """Whether all of a module's parameters have a shape.
+    """Check that all parameters of a module have a shape.
 
     Raises:
         ModelError: some are made when it first runs.
@@ -77,9 +77,9 @@ def check_made(spec: str, model: nn.Module) -> None:
 
 
 def allocate(model: nn.Module) -> list[str]:
-    """Give what is on the meta device memory, full of NaN until it is loaded.
+    """Give tensors on the meta device memory, filled with NaN until weights are loaded.
 
-    Returns the names of buffers that no state dict holds, which nothing would fill.
+    Returns the names of buffers that are in no state dict, so that loading cannot fill them.
     """
     state = set(model.state_dict())
     empty_names = [n for n, each in model.named_buffers() if each.is_meta and n not in state]
@@ -99,10 +99,10 @@ def _unfilled(tensor: Tensor) -> Tensor:
 
 
 def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A module on a device, for inference, its floats of a type and none to be trained.
+    """A module on a device, ready for inference: floats of one type, no parameter to be trained.
 
     Raises:
-        ModelError: it cannot be moved there, or was exported as it is trained.
+        ModelError: it cannot be moved there, or was exported in training mode.
     """
     if _is_training(model):
         raise ModelError(
@@ -113,12 +113,12 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
         _own_tensors(model)
         model.to(device)
         _cast(model, dtype)
-    except Exception as error:  # of tensors that live elsewhere, or of methods of their own
+    except Exception as error:  # tensors may live elsewhere or have own methods
         raise ModelError(
             f"{spec}: cannot be moved to {device} in {str(dtype).removeprefix('torch.')} "
             f"({message(error)}); have the factory give it on the CPU in float32"
         ) from error
-    with contextlib.suppress(NotImplementedError):  # what was exported is as it was then
+    with contextlib.suppress(NotImplementedError):  # an exported program keeps its mode
         model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -126,7 +126,7 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
 
 
 def _own_tensors(model: nn.Module) -> None:
-    """Copies of what was made in inference mode, which no gradient can go through."""
+    """Replace tensors made in inference mode by copies: no gradient can go through them."""
     for owner in model.modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if parameter.is_inference():
@@ -137,7 +137,7 @@ def _own_tensors(model: nn.Module) -> None:
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Floats to a type. Complex numbers stay: cast to real ones they would lose half of them."""
+    """Cast floats to a type. Complex numbers stay: a cast to real numbers would lose half."""
     tensors = [*model.parameters(), *model.buffers()]
     if not any(tensor.is_complex() for tensor in tensors):
         model.to(dtype)
@@ -148,7 +148,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _is_training(model: nn.Module) -> bool:
-    """Whether an exported program drops out at random, or normalises by what it is given."""
+    """Whether an exported program uses dropout or batch statistics."""
     for node in graph_nodes(model):
         arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
         pairs = zip(arguments, node.args, strict=False)
@@ -158,15 +158,15 @@ def _is_training(model: nn.Module) -> bool:
 
 
 def takes_pixels(spec: str, model: nn.Module) -> nn.Module:
-    """The module, to be called with pixels alone: by place, or by name where it wants that.
+    """The module, callable with pixels alone; pixels are passed by name if it needs that.
 
     Raises:
-        ModelError: it wants more than pixels, or takes nothing.
+        ModelError: its forward needs more than pixels, or takes no argument.
     """
     try:
         parameters = inspect.signature(model.forward).parameters
         parameters_needed = _required(parameters)
-    except (TypeError, ValueError):  # what was scripted does not say
+    except (TypeError, ValueError):  # a scripted module has no signature
         return model
     name = PIXELS if PIXELS in parameters else None
     by_place = [p for p in parameters.values() if p.kind in _BY_PLACE]
@@ -195,7 +195,7 @@ _BY_PLACE = (
 
 
 def required(function: Any) -> list[str]:
-    """Arguments that a function must be given; none where it does not say."""
+    """Arguments that a function requires; empty if its signature is not known."""
     try:
         return _required(inspect.signature(function).parameters)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Whether maps need what a checkpoint left unfilled: measured, by running the model."""
+"""Measures, by a run of the model, whether maps need weights that a checkpoint did not fill."""
 
 import contextlib
 import re
@@ -23,13 +23,13 @@ from attnviz.models.weights import few
 from attnviz.recording import record
 
 SHOWN = 3
-"""Weights that are named in a line."""
+"""At most so many weights are named in a line."""
 MASK_TOKENS = ("mask_token",)
-"""What parameters are called that stand for patches which are hidden in training alone."""
+"""Names of parameters that replace hidden patches, which exist in training only."""
 
 
 class Reach(IntEnum):
-    """How far numbers of some tensors get: to no map, to a head that no map needs, or to maps."""
+    """What some tensors influence: nothing, a head that no map needs, or maps."""
 
     NOTHING = 0
     HEAD = 1
@@ -37,17 +37,17 @@ class Reach(IntEnum):
 
 
 def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
-    """How far tensors of a model matter, measured: what NaN in them turns to NaN.
+    """Measure what some tensors of a model influence: which results NaN in them turns to NaN.
 
-    The model runs once over an empty picture, on the device that it is on. Maps are made of the
-    attention calls and of the tokens that the model gives; its logits, its embedding beside texts,
-    and the vector that it pools itself, are a head's.
+    The model runs once on an empty picture, on its current device. Maps are made from the attention
+    calls and the tokens that the model returns. Logits, the embedding that is compared with texts,
+    and the model's own pooled vector belong to a head.
     """
     if not tensors:
         return Reach.NOTHING
     try:
         in_calls, output = _run(model, tensors)
-    except Exception:  # it runs over no empty picture of its own size: nothing is known
+    except Exception:  # it does not run on an empty picture: nothing is known
         return Reach.MAPS
     if in_calls:
         return Reach.MAPS
@@ -58,17 +58,17 @@ def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
 
 
 def unfilled_tensors(model: Model, whole: nn.Module, filling: Filling) -> dict[str, Tensor]:
-    """The tensors of the part that runs which were not filled, by their names in the whole."""
+    """Unfilled tensors of the part that runs, by their names in the whole model."""
     inside = {id(tensor) for tensor in model.module.state_dict(keep_vars=True).values()}
     tensors = whole.state_dict(keep_vars=True)
     return {name: tensors[name] for name in filling.unfilled if id(tensors[name]) in inside}
 
 
 def misplaced(model: Model, whole: nn.Module, filling: Filling) -> list[str]:
-    """Names of the checkpoint that are of a layer, or of a part of one, which the model lacks.
+    """Names of the checkpoint that belong to a layer, or a part of one, that the model lacks.
 
-    Those of which other layers' were used, or the model's own; and those inside of modules which
-    maps need, but for tokens that hide patches in training.
+    These are names whose counterparts in other layers, or in the model, were used, and names inside
+    modules that maps need. Tokens that replace hidden patches in training do not count.
     """
     tensors = whole.state_dict(keep_vars=True)
     inside = {id(tensor) for tensor in model.module.state_dict(keep_vars=True).values()}
@@ -92,10 +92,10 @@ def misplaced(model: Model, whole: nn.Module, filling: Filling) -> list[str]:
 
 
 def checked(model: Model, whole: nn.Module, filling: Filling, reached: Reach) -> Model:
-    """A model of which all is filled that maps need, with what should be known of the rest.
+    """The model, with notes about weights that were not filled and that no map needs.
 
     Raises:
-        ModelError: something is not, or the checkpoint has layers which the model lacks.
+        ModelError: maps need an unfilled weight, or the checkpoint has layers that the model lacks.
     """
     if reached == Reach.MAPS:
         raise does_not_fit(model, whole, filling)
@@ -105,7 +105,7 @@ def checked(model: Model, whole: nn.Module, filling: Filling, reached: Reach) ->
 
 
 def no_place(spec: str, names: Sequence[str]) -> ModelError:
-    """What is said of a checkpoint that has layers, or parts of them, which the model lacks."""
+    """The error for a checkpoint that has layers, or parts of them, that the model lacks."""
     return ModelError(
         f"{spec}: its weights have {few(names)}, for which the model that its config describes has "
         "no place; mend the config (its number of layers, or what is left out of them), or give "
@@ -114,7 +114,7 @@ def no_place(spec: str, names: Sequence[str]) -> ModelError:
 
 
 def does_not_fit(model: Model, whole: nn.Module, filling: Filling) -> ModelError:
-    """What is said of a checkpoint that leaves weights unfilled which maps need."""
+    """The error for a checkpoint that leaves weights unfilled that maps need."""
     spec, depth = model.spec, _depth(whole, filling.unfilled)
     if (found := foreign(filling.unused, _file(spec))) is not None:
         line = f"its weights have {found[0]}, and its config is of another library; {found[1]}"
@@ -133,9 +133,9 @@ def _misfits(model: Model, whole: nn.Module, filling: Filling) -> str:
     """Which weights are not filled, and why."""
     unfilled = unfilled_tensors(model, whole, filling)
     names = list(unfilled)
-    if len(names) <= SHOWN:  # which of them matter: the model runs once for each
+    if len(names) <= SHOWN:  # the model runs once for each, to see which matter
         names = [name for name in names if reach(model, [unfilled[name]]) == Reach.MAPS] or names
-    # As the checkpoint calls them, where it has them.
+    # By the checkpoint's names, if it has them.
     whys = [f"{(filling.sources.get(n) or [n])[0]} {filling.unfilled[n]}" for n in names]
     kinds = {filling.unfilled[name] for name in names}
     if kinds == {NOT_FINITE}:
@@ -153,7 +153,7 @@ def _misfits(model: Model, whole: nn.Module, filling: Filling) -> str:
 
 
 def _instead(name: str, unused: Sequence[str]) -> str:
-    """A name of the checkpoint that may have been meant, which is of the same layer."""
+    """A similar unused name of the same layer in the checkpoint, as an addition to an error."""
     leaf, numbers = name.rpartition(".")[2], re.findall(r"\d+", name)
     alike = [n for n in unused if numbers and re.findall(r"\d+", n) == numbers and n.endswith(leaf)]
     near = alike[:1] or get_close_matches(name, unused, n=1, cutoff=0.8)
@@ -161,13 +161,13 @@ def _instead(name: str, unused: Sequence[str]) -> str:
 
 
 def _file(spec: str) -> str:
-    """The file of a checkpoint's weights, as it can be typed."""
+    """The file of a checkpoint's weights, as the user can type it."""
     paths = (Path(spec) / file for file in FILES)
     return next((str(path) for path in paths if path.is_file()), "FILE")
 
 
 def _depth(whole: nn.Module, unfilled: Mapping[str, str]) -> tuple[int, int] | None:
-    """Layers that are filled, and layers that there are, where all of the last ones are not."""
+    """Number of filled layers and of all layers, if all layers at the end are unfilled."""
     numbered: dict[str, dict[int, list[bool]]] = {}
     for name, _ in whole.named_parameters():
         first = re.match(r"(.*?)\.?(\d+)\.", name)
@@ -183,7 +183,7 @@ def _depth(whole: nn.Module, unfilled: Mapping[str, str]) -> tuple[int, int] | N
 
 
 def _is_inside(model: Model, modules: Mapping[str, nn.Module], name: str) -> bool:
-    """Whether a name is of a module of the part that runs which maps need."""
+    """Whether a name belongs to a module that runs and that maps need."""
     while "." in name:
         name = name.rpartition(".")[0]
         if name in modules:
@@ -192,9 +192,9 @@ def _is_inside(model: Model, modules: Mapping[str, nn.Module], name: str) -> boo
 
 
 def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
-    """Whether NaN in some tensors gets into attention, and what the model gives.
+    """Whether NaN in some tensors gets into attention, and what the model returns.
 
-    Over an empty picture of the model's own size.
+    The model runs on an empty picture of its own size.
     """
     side = model.size
     if not model.fixed:
@@ -203,7 +203,7 @@ def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
     with _spoiled(spoiled), torch.no_grad():
         with record() as recording:
             output = model.module(pixels)
-        # Now, since some are views of the model's weights.
+        # Check now, since some are views of the model's weights.
         return any(_has_nan(_parts(call)) for call in recording), output
 
 
@@ -219,7 +219,7 @@ def _has_nan(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _spoiled(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """NaN in tensors while something runs."""
+    """Fill tensors with NaN inside this context."""
     before = [tensor.detach().clone() for tensor in tensors]
     with torch.no_grad():
         try:

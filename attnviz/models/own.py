@@ -1,4 +1,4 @@
-"""`py:MODULE:FACTORY`: the user's own nn.Module, or what makes one."""
+"""Loads `py:MODULE:FACTORY`: the user's own nn.Module, or a function that makes one."""
 
 import contextlib
 import importlib
@@ -49,7 +49,7 @@ SIZE = 224
 
 
 def load(request: ModelRequest) -> Model:
-    """Load the user's own model, whose code is run; see `attnviz.load_model`."""
+    """Load the user's own model by running its code; see `attnviz.load_model`."""
     refuse_options(request, patch=True)
     if request.random_weights:
         raise UsageError(
@@ -60,11 +60,11 @@ def load(request: ModelRequest) -> Model:
         raise no_text_tower(request.spec, "a module of yours is shown pictures alone")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     where, name = _parts(request.spec)
-    # What code of yours prints is no result.
+    # The user's code may print; this must not mix with results.
     with _here(), contextlib.redirect_stdout(sys.stderr):
         with seeded(request.seed):
             found = _found(request.spec, _module(request.spec, where), name)
-        # Anew, since a module that was imported before draws nothing now.
+        # Draw again: a module that was imported before drew its numbers then.
         with seeded(request.seed):
             model = unwrap(_made(request.spec, name, found))
     notes = _fill(request, model)
@@ -76,7 +76,7 @@ def load(request: ModelRequest) -> Model:
 
 
 def _fill(request: ModelRequest, model: nn.Module) -> tuple[str, ...]:
-    """Load the weights that were asked for, and see that all are there; what is to be known."""
+    """Load the requested weights, check that none is missing, and return notes for the user."""
     notes: tuple[str, ...] = ()
     check_made(request.spec, model)
     if request.weights is not None:
@@ -100,7 +100,7 @@ def _described(
     device: Any,
     dtype: Any,
 ) -> Model:
-    """The model, and what it says of itself or is made of; `module` is how it is called."""
+    """The model, described by what it states and is made of; `module` is its callable form."""
     statements = stated(model)
     classifies = request.head == "class" or may_classify(model)
     prefix = prefix_count(model, statements)
@@ -138,7 +138,7 @@ def _described(
         resample=FILTERS.get(str(statements.get("interpolation")), FILTERS["bicubic"]),
         seed=request.seed,
         head="class" if classifies else "none",
-        head_assumed=True,  # a module that does not say otherwise is taken to give logits
+        head_assumed=True,  # assumed to return logits unless it states otherwise
         labels=labels(model) if classifies else None,
         loaded=None if request.weights is None else 1.0,
         notes=notes,
@@ -148,7 +148,7 @@ def _described(
 
 
 def _parts(spec: str) -> tuple[str, str]:
-    """`py:MODULE:FACTORY` → module or file, and what is in it."""
+    """`py:MODULE:FACTORY` → module or file, and the factory's name."""
     where, _, name = spec.removeprefix("py:").rpartition(":")
     if not where or not name:
         raise UsageError(
@@ -165,7 +165,7 @@ def _parts(spec: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _here() -> Iterator[None]:
-    """The current folder is searched for modules, as it is by `python -m`."""
+    """Search the current folder for modules too, as `python -m` does."""
     before = list(sys.path)
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -196,7 +196,7 @@ def _module(spec: str, where: str) -> ModuleType:
 
 
 def _file(spec: str, path: Path) -> ModuleType:
-    """Import a file; its own folder is searched too, as when it is run."""
+    """Import a file; its own folder is searched too, as when Python runs the file."""
     if not path.is_file():
         raise ModelError(f"{spec}: no such file {path}; check the path")
     sys.path.insert(0, str(path.resolve().parent))
@@ -206,7 +206,7 @@ def _file(spec: str, path: Path) -> ModuleType:
         raise ModelError(f"{spec}: {path} cannot be imported; give a Python file")
     module = importlib.util.module_from_spec(found)
     before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses and pickles look their module up
+    sys.modules[name] = module  # dataclasses and pickle look up their module
     try:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -218,7 +218,7 @@ def _file(spec: str, path: Path) -> ModuleType:
 
 
 def _free_name(path: Path) -> str:
-    """What a file's module is called: as the file, unless a library has the name already."""
+    """The module name for a file: the file's name, unless a library has it already."""
     before = sys.modules.get(path.stem)
     if before is None or getattr(before, "__file__", None) in (str(path), str(path.resolve())):
         return path.stem
@@ -226,7 +226,7 @@ def _free_name(path: Path) -> str:
 
 
 def _found(spec: str, module: ModuleType, name: str) -> Any:
-    """The attribute of that name, dots and all."""
+    """The attribute of that name, which may have dots."""
     value: Any = module
     for part in name.split("."):
         try:
@@ -242,7 +242,7 @@ def _found(spec: str, module: ModuleType, name: str) -> Any:
 
 
 def _made(spec: str, name: str, value: Any) -> nn.Module:
-    """The module itself, or what the factory returns when called with nothing."""
+    """The module itself, or the module that the factory returns when called without arguments."""
     if isinstance(value, nn.Module):
         return value
     if _is_exported(value):
@@ -268,7 +268,7 @@ def _made(spec: str, name: str, value: Any) -> nn.Module:
 
 
 def _called(spec: str, name: str, factory: Any) -> Any:
-    """What a factory returns."""
+    """The result of a factory."""
     needed = required(factory)
     if needed:
         raise ModelError(
@@ -284,7 +284,7 @@ def _called(spec: str, name: str, factory: Any) -> Any:
 
 
 def _is_exported(value: Any) -> bool:
-    """Whether it is a program of `torch.export`."""
+    """Whether a value is a program of `torch.export`."""
     return type(value).__name__ == "ExportedProgram" and hasattr(value, "graph_signature")
 
 
@@ -304,7 +304,7 @@ def _title(value: Any) -> str:
 
 
 def _raised(spec: str, what: str, error: BaseException) -> ModelError:
-    """A line about an error of the user's own code, with the line it came from."""
+    """The error for an exception in the user's own code, with the line that raised it."""
     advice = "mend it, or see the traceback with --debug"
     if isinstance(error, SystemExit):
         advice = "put what a script does under `if __name__ == '__main__':`"

@@ -1,4 +1,4 @@
-"""What is usual in the preprocessing of pretrained models."""
+"""Reads mean and standard deviation from configs, with the usual defaults."""
 
 import math
 from collections.abc import Callable
@@ -22,12 +22,12 @@ FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "h
 
 
 def triple(values: Any, default: float, name: str = "mean") -> Triple:
-    """Three numbers from what a config says: one a channel, one for all, or nothing.
+    """Three numbers, one per channel, from what a config states: three, one for all, or none.
 
     Args:
         values: a number, a list, an array or a tensor of any shape, or None.
-        default: for None.
-        name: what the numbers are, in an error.
+        default: value for None.
+        name: name of the numbers in an error.
 
     >>> triple(None, 0.5)
     (0.5, 0.5, 0.5)
@@ -37,7 +37,7 @@ def triple(values: Any, default: float, name: str = "mean") -> Triple:
     (0.25, 0.25, 0.25)
 
     Raises:
-        ModelError: it is no number, not finite, or neither one number nor three.
+        ModelError: something is not a number or not finite, or there are not one or three numbers.
     """
     if values is None:
         return default, default, default
@@ -55,15 +55,15 @@ def triple(values: Any, default: float, name: str = "mean") -> Triple:
 
 
 def normalisation(mean: Any, std: Any, default: float = 0.5) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of pixel values 0…1, from what a module says.
+    """Mean and standard deviation of pixel values 0…1, from what a module states.
 
-    Numbers over 1 are of pixel values 0…255; those of values 0…1 cannot be.
+    Numbers over 1 must refer to pixel values 0…255 and are divided by 255.
 
     >>> normalisation([127.5], 255)
     ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 
     Raises:
-        ModelError: they are no such numbers, or a deviation is not over 0.
+        ModelError: they are not such numbers, or a deviation is not over 0.
     """
     means, deviations = triple(mean, default, "mean"), triple(std, default, "std")
     if min(deviations) <= 0:
@@ -80,7 +80,7 @@ def normalisation(mean: Any, std: Any, default: float = 0.5) -> tuple[Triple, Tr
 
 
 def flatten(values: Any, kind: Callable[[Any], Any]) -> list[Any] | None:
-    """All numbers of nested lists, an array or a tensor; None where anything is no number."""
+    """All numbers of nested lists, an array or a tensor; None if anything is not a number."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(values, list | tuple):
         parts = [flatten(value, kind) for value in values]
@@ -94,6 +94,6 @@ def flatten(values: Any, kind: Callable[[Any], Any]) -> list[Any] | None:
 
 
 def shown(value: Any) -> str:
-    """A value that cannot be meant, as it is named in a line."""
+    """A wrong value as short text for an error."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint into a model of transformers, and which of its tensors they filled."""
+"""Loads a checkpoint into a model of transformers and finds which tensors it filled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from attnviz.models.filling import MISSING, NOT_FINITE, Filling, not_floats, not
 from attnviz.models.weights import FLOATS, is_finite
 
 MARK = 2**20
-"""The first of the numbers that tensors are marked with; no weight is drawn so large."""
+"""The first number that marks a tensor; no random weight is so large."""
 
 
 def load_pretrained(
@@ -21,18 +21,18 @@ def load_pretrained(
 ) -> tuple[nn.Module, Filling]:
     """A model of transformers with the weights of a checkpoint.
 
-    transformers renames, joins and splits tensors as it loads them, and draws what it does not
-    find. So a first pass loads a number of its own in the place of every tensor, and shows where
-    each went.
+    transformers renames, joins and splits tensors as it loads them, and initialises missing ones
+    at random. So a first pass loads a unique number in place of every tensor, which shows where
+    each tensor goes.
 
     Args:
-        spec: how the model was named.
-        kind: the class of transformers.
-        config: of the model.
-        state: of the checkpoint, as `read_checkpoint` gives it.
+        spec: the model's spec, for errors.
+        kind: model class of transformers.
+        config: config of the model.
+        state: state dict of the checkpoint, as `read_checkpoint` returns it.
 
     Raises:
-        ModelError: an adapter, quantised weights, or names that can be read in two ways.
+        ModelError: the weights are an adapter's or quantised, or their names are ambiguous.
     """
     why = state_dict_names.unreadable(state)
     if why is None and getattr(config, "quantization_config", None) is not None:
@@ -68,9 +68,9 @@ def load_pretrained(
 def _read_names(
     spec: str, kind: Any, config: Any, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, str], Filling]:
-    """Names as they are to be loaded → as the checkpoint has them, and what they fill.
+    """Names as transformers must load them → names in the checkpoint, and what they fill.
 
-    As they are, unless most of the model stays empty and a prefix is all that is wrong.
+    Names stay as they are, unless most of the model would stay empty and only a prefix is wrong.
 
     Raises:
         ModelError: several prefixes fill the model.
@@ -84,7 +84,7 @@ def _read_names(
     readings += [
         (prefix, state_dict_names.without_prefix(state, prefix))
         for prefix in state_dict_names.prefixes(state, count // 2)
-        if prefix != f"{kind.base_model_prefix}."  # which transformers itself takes off
+        if prefix != f"{kind.base_model_prefix}."  # transformers removes this one itself
     ]
     best: list[tuple[dict[str, str], Filling]] = [(names, filling)]
     for prefix, renamed in readings:
@@ -104,7 +104,7 @@ def _read_names(
 
 
 def _prefix_of(renamed: Mapping[str, str]) -> str:
-    """Which wrapper was taken out of names."""
+    """The wrapper that was removed from names."""
     original = next(original for name, original in renamed.items() if name != original)
     return next(part for part in original.split(".") if part in state_dict_names.WRAPPERS) + "."
 
@@ -118,7 +118,7 @@ def _follow(
     marks = {name: _mark(number, tensors[number].shape) for number, name in enumerate(names)}
     model, info = _filled(kind, config, marks)
     shapes = {name: (found, needed) for name, found, needed in info["mismatched_keys"]}
-    # A missing tensor that transformers does not draw is memory as it was found: marks, maybe.
+    # A missing tensor that transformers does not initialise is old memory: it may hold marks.
     missing = set(info["missing_keys"])
     sources = {
         name: set() if name in missing else _sources(tensor, len(tensors))
@@ -142,7 +142,7 @@ def _follow(
 
 
 def _why(shapes: tuple[Any, Any] | None, sources: Sequence[Tensor]) -> str:
-    """Why a tensor is not filled; empty where it is."""
+    """Why a tensor is not filled; empty if it is."""
     if shapes is not None:
         return not_shaped(*shapes)
     for tensor in sources:
@@ -152,26 +152,25 @@ def _why(shapes: tuple[Any, Any] | None, sources: Sequence[Tensor]) -> str:
 
 
 def _counts(tensor: Tensor) -> bool:
-    """Whether a tensor is of whole numbers: places and counts, which are no weights."""
+    """Whether a tensor holds whole numbers: indexes and counts, not weights."""
     return not tensor.is_floating_point()
 
 
 def _mark(number: int, shape: torch.Size) -> Tensor:
-    """A tensor of one number, kept once for each row.
+    """A tensor that repeats one number, stored once for each row.
 
-    Rows are apart, since transformers writes zeros to some of them, of padding, after it has loaded
-    all.
+    Rows are stored separately, because transformers sets padding rows to zero after loading.
     """
     rows = torch.full((*shape[:1], *[1] * len(shape[1:])), float(MARK + number))
     return rows.expand(shape)
 
 
 def _sources(tensor: Tensor, count: int) -> set[int]:
-    """Numbers of the tensors, of so many, that one was made of; empty where all was drawn."""
+    """Numbers of the checkpoint's tensors that a tensor was made of; empty if all is random."""
     if tensor.dtype == torch.bool or not tensor.numel():
         return set()
     for axis, stride in enumerate(tensor.stride()):
-        if stride == 0:  # kept once
+        if stride == 0:  # stored once
             tensor = tensor.narrow(axis, 0, 1)
     values = torch.unique_consecutive(tensor.flatten().double())
     return {int(value) - MARK for value in values.tolist() if MARK <= value < MARK + count}
@@ -180,9 +179,9 @@ def _sources(tensor: Tensor, count: int) -> set[int]:
 def _filled(
     kind: Any, config: Any, state: Mapping[str, Tensor]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A model of transformers with a state dict, and what transformers says of it.
+    """A model of transformers with a state dict loaded, and transformers' loading report.
 
-    In float32: what a config says of half precision would round the positions of rotary embeddings.
+    It is in float32: half precision in a config would round the positions of rotary embeddings.
     """
     loaded: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
         None,

@@ -1,4 +1,4 @@
-"""`random`: one multi-head attention layer over embedded patches or pixels."""
+"""Builds `random`: one multi-head attention layer over embedded patches or pixels."""
 
 import math
 
@@ -36,7 +36,7 @@ class EmbeddedAttention(nn.Module):
         self.attention = MultiHeadAttention(heads, features)
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """What the layer attends over: (B, 3, h, w) → (B, rows·columns, features)."""
+        """The tokens that the layer attends over: (B, 3, h, w) → (B, rows·columns, features)."""
         patches = F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)
         rows, columns = pixels.shape[2] // self.patch, pixels.shape[3] // self.patch
         positions = sine_cosine(rows, columns, self.attention.n_features)
@@ -116,7 +116,7 @@ def load(request: ModelRequest) -> Model:
         seed=request.seed,
         loaded=None if state is None else _share(module.attention, module),
         notes=notes,
-        # Patches twice; positions, embedding, q, k, v and outputs; keys again and results.
+        # Patches (2 copies), positions, embedding, q, k, v and outputs, keys again and results.
         token_bytes=24 * side**2 + 60 * features + 120 * heads,
         device=place,
         dtype=kind,
@@ -124,12 +124,12 @@ def load(request: ModelRequest) -> Model:
 
 
 def _share(part: nn.Module, whole: nn.Module) -> float:
-    """Parameters of a part among those of the whole: the embedding is drawn from the seed."""
+    """Share of a part's parameters in the whole; only the embedding comes from the seed."""
     counts = [sum(p.numel() for p in module.parameters()) for module in (part, whole)]
     return counts[0] / counts[1]
 
 
 def _width(state: dict[str, Tensor] | None) -> int | None:
-    """Width of the layer that a state dict was made for, as far as it can be told."""
+    """Width of the layer that a state dict was made for; None if it does not show."""
     weight = (state or {}).get("q_linear.weight")
     return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else None

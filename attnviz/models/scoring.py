@@ -1,4 +1,4 @@
-"""A target meets a model: the scalar of its output that gradients are of."""
+"""Computes the score of a target: the scalar of a model's output that gradients are taken of."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +16,13 @@ from attnviz.models.targets import Target
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a target is of one output.
+    """The score of a target for one output.
 
     Attributes:
-        target: definite: a class with its number and its label, if it has one, a norm or a text.
+        target: the resolved target: a class with its number, and its label if it has one; a norm;
+            or a text.
         value: the score, a scalar in float32 with its graph.
-        probability: of a class, the softmax over all of them; None of any other target.
+        probability: for a class, its softmax over all classes; None for other targets.
     """
 
     target: Target
@@ -30,14 +31,14 @@ class Scored:
 
 
 def resolve(model: Model, target: Target) -> Target:
-    """A target as it is for a model, before it runs: a label gets its number, slips are told.
+    """Resolve and check a target before the model runs: a label gets its number.
 
-    `auto` stays, until the output is there. A text is embedded, so that its tower does not run
-    while the picture is watched.
+    `auto` stays `auto` until there is an output. A text is embedded here, so the text tower does
+    not run while attention is recorded.
 
     Raises:
         UsageError: the model has no such class, token, or head.
-        ModelError: its tokenizer is of another model.
+        ModelError: its tokenizer belongs to another model.
     """
     if target.kind == "text":
         return _resolve_text(model, target)
@@ -61,21 +62,23 @@ def score(
     *,
     class_token: int = 0,
 ) -> Scored:
-    """The score of a target, from what a model gave for one picture.
+    """The score of a target, from a model's output for one picture.
 
-    A class: its logit. A text: the cosine of the embeddings of picture and text. A norm: the L2
-    norm of the output's token where the query is, or of the weighted mean of tokens; without a
-    query, of the class token, or of what the model itself pools, or the mean of the grid where
-    there is neither; of a model that gives one vector, of that. `auto` is the class of the largest
-    logit, or that norm.
+    The score of a class is its logit. That of a text is the cosine of the embeddings of picture
+    and text. That of a norm is the L2 norm of one vector: with a query, the output token at the
+    query or the weighted mean of tokens; without a query, the class token, else the model's own
+    pooled vector, else the mean of the grid; if the model returns a single vector, that vector.
+    `auto` is the class of the largest logit if there are logits, else the norm.
 
     Args:
-        model: whose output it is.
-        output: what `model.module` gave: logits (1, classes), features (1, F), tokens (1, N, F), a
-            map (1, F, h, w), or what has these as `logits` or `last_hidden_state`.
-        target: as `resolve` gave it; any other is resolved first.
-        weights: (N,) of the query over tokens, or over the map's places row by row; sum to 1.
-        class_token: its number among the tokens, of a model that has one.
+        model: the model that made the output.
+        output: what `model.module` returned: logits (1, classes), features (1, F), tokens
+            (1, N, F), a map (1, F, h, w), or an object that has one of these as `logits` or
+            `last_hidden_state`.
+        target: the target; it is resolved first if `resolve` did not return it.
+        weights: (N,) weights of the query over tokens, or over the map's cells row by row; they
+            sum to 1.
+        class_token: number of the class token among the tokens, if the model has one.
 
     >>> pixels = model.pixels(picture, model.place(picture))
     >>> score(model, model.module(pixels), Target("norm")).target.kind
@@ -83,11 +86,11 @@ def score(
 
     Raises:
         UsageError: the output has no such class or token.
-        ModelError: it is not what the target is of, or not finite.
+        ModelError: the output has no such score, or the score is not finite.
     """
     target = resolve(model, target)
     if target.kind == "text":
-        assert model.texts is not None  # `resolve` has seen to both
+        assert model.texts is not None  # `resolve` checked both
         assert target.text is not None
         value = (_state(model, output)[0].float() * model.texts([target.text])[0]).sum()
         return Scored(target, _finite(model, value))
@@ -110,7 +113,7 @@ def logits(model: Model, output: Any) -> Tensor:
     They are the output itself, or its `logits`.
 
     Raises:
-        ModelError: there are none, or they are not finite.
+        ModelError: there are no logits, or they are not finite.
     """
     found = find_logits(output)
     if found is None:
@@ -122,7 +125,7 @@ def logits(model: Model, output: Any) -> Tensor:
 
 
 def find_logits(output: Any) -> Tensor | None:
-    """What looks like logits in an output: (B, classes), of two classes at least."""
+    """A tensor in an output that looks like logits: (B, classes), at least two classes; or None."""
     found = getattr(output, "logits", output)
     if isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] >= 2:
         return found
@@ -160,7 +163,7 @@ def _resolve_class(model: Model, target: Target) -> Target:
 
 
 def _named(model: Model, target: Target, count: int) -> Target:
-    """A class with its label, if its number is one of the model's `count` classes."""
+    """A class target with its label; its number must be one of the model's `count` classes."""
     assert target.index is not None
     if target.index >= count:
         raise UsageError(
@@ -172,7 +175,7 @@ def _named(model: Model, target: Target, count: int) -> Target:
 
 
 def _check_tokens(model: Model, target: Target) -> None:
-    """Refuse a query of tokens, where the output has none, before the model runs."""
+    """Refuse a query of output tokens before the model runs, if its output has no tokens."""
     assert target.query is not None
     if model.head == "class" and not model.head_assumed:
         raise UsageError(
@@ -186,7 +189,7 @@ def _check_tokens(model: Model, target: Target) -> None:
 
 
 def _score_class(model: Model, of_classes: Tensor, target: Target) -> Scored:
-    """The logit of a class among (classes,)."""
+    """The score of a class: its logit among (classes,)."""
     index = int(of_classes.argmax()) if target.index is None else target.index
     found = _named(model, Target("class", index=index), len(of_classes))
     probability = float(of_classes.detach().double().softmax(0)[index])
@@ -223,7 +226,7 @@ def _pooled(
             f"--target {target}: {model.spec} gives one vector of a picture, and no tokens; give "
             "--target norm"
         )
-    assert weights is not None  # of a query, which the caller has laid into the output
+    assert weights is not None  # the caller gives the weights of the query over the output
     share = torch.as_tensor(weights, dtype=torch.float32, device=state.device)
     tokens = state[0].float() if state.ndim == 3 else state[0].float().flatten(1).T  # (N, F)
     if len(share) != len(tokens):
@@ -239,7 +242,7 @@ def _own_pooling(model: Model, state: Tensor, class_token: int) -> Tensor:
     values = state[0].float()
     if values.ndim == 1:
         return values
-    if values.ndim == 3:  # a map holds no other tokens
+    if values.ndim == 3:  # a map holds grid tokens only
         return values.mean((1, 2))
     if model.class_token:
         return values[class_token]

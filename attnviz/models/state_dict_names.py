@@ -1,4 +1,4 @@
-"""Names in state dicts: what wrappers put before them, and whose they are."""
+"""Reads names in state dicts: prefixes of wrappers, and the library that a name belongs to."""
 
 import re
 from collections import Counter
@@ -9,12 +9,12 @@ MERGE = (
 )
 """What to do with an adapter."""
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What DataParallel, torch.compile, FSDP and checkpointing put into names, at any depth."""
+"""Parts that DataParallel, torch.compile, FSDP and checkpointing add to names, at any depth."""
 DEPTH = 3
 """Components of a name that may be a prefix, such as `model.backbone.vit`."""
 _ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save|ia3_\w+)(\.|$)")
 _BIT_PACKED = re.compile(r"\.(absmax|quant_map|quant_state\.\w+|qweight|qzeros|SCB)$")
-# Names that tell another library: the pattern, whose they are, and what reads them.
+# Names of other libraries: the pattern, the library, and what the user should type.
 _FOREIGN = (
     (
         r"(^|\.)blocks\.\d+\.attn\.(qkv|q_proj|q)\.weight$",
@@ -35,7 +35,7 @@ _FOREIGN = (
 
 
 def foreign(names: Iterable[str], file: str) -> tuple[str, str] | None:
-    """Whose names those in a file are, with one of them, and what to type; None if not known.
+    """The library whose names a file has, with an example, and what to type; None if not known.
 
     >>> foreign(["blocks.0.attn.qkv.weight"], "vit.pt")[0]
     "timm's names (blocks.0.attn.qkv.weight)"
@@ -49,7 +49,7 @@ def foreign(names: Iterable[str], file: str) -> tuple[str, str] | None:
 
 
 def unreadable(names: Iterable[str]) -> str | None:
-    """Why tensors of these names are no weights of a model, and what to type; None if they are."""
+    """Why tensors of these names are not a model's weights, and what to type; None if they are."""
     for name in names:
         if _ADAPTER.search(name):
             return f"its weights are an adapter that is not merged ({name}); {MERGE}"
@@ -62,7 +62,7 @@ def unreadable(names: Iterable[str]) -> str | None:
 
 
 def prefixes(names: Collection[str], least: int) -> list[str]:
-    """Leading parts that `least` of the names share, the commonest and shortest first.
+    """Prefixes that at least `least` of the names share, the commonest and shortest first.
 
     >>> prefixes(["module.vit.a", "module.vit.b"], 2)
     ['module.', 'module.vit.']
@@ -76,12 +76,12 @@ def prefixes(names: Collection[str], least: int) -> list[str]:
 
 
 def without_prefix(names: Iterable[str], prefix: str) -> dict[str, str]:
-    """Of the names that begin with a prefix, what follows it → the name."""
+    """Names that begin with a prefix, as a dict: name without the prefix → name."""
     return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
 
 
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Names without what wrappers put into them → the names; empty if that changes nothing.
+    """A dict: name without the parts of wrappers → name; empty if no name changes.
 
     >>> without_wrappers(["vit._orig_mod.norm.bias"])
     {'vit.norm.bias': 'vit._orig_mod.norm.bias'}
@@ -92,9 +92,9 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 def fitting(names: Collection[str], expected: Collection[str]) -> Mapping[str, str]:
-    """Expected names → names, where a prefix or a wrapper is all that keeps them apart.
+    """A dict: expected name → name, if they differ only by a prefix or a wrapper.
 
-    Empty where the names are as expected, or where more than that is wrong.
+    It is empty if the names are as expected, or if they differ by more than that.
     """
     bare = [without_prefix(names, prefix) for prefix in prefixes(names, len(names))]
     for renamed in (without_wrappers(names), *bare):
@@ -104,5 +104,5 @@ def fitting(names: Collection[str], expected: Collection[str]) -> Mapping[str, s
 
 
 def digitless(name: str) -> str:
-    """A name with `*` for the numbers in it, which is the same for all layers."""
+    """A name with `*` in place of numbers, so that it is the same for all layers."""
     return ".".join("*" if part.isdecimal() else part for part in name.split("."))

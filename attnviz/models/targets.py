@@ -1,7 +1,7 @@
-"""What gradients are of: a target in words, which becomes a scalar of the model's output.
+"""Parses targets: the text by which a user names the score that gradients are taken of.
 
-Free of heavy imports, so that a slip of the pen is answered at once; `models/scoring.py` is where a
-target meets a model.
+This file has no heavy imports, so that a usage error shows at once. `models/scoring.py` computes
+the score of a target.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from attnviz.geometry.queries import Query
 
 Kind = Literal["auto", "class", "norm", "text"]
 Head = Literal["none", "class", "any", "text"]
-"""Which head of a checkpoint is asked for: what `load_model` takes."""
+"""The head of a checkpoint that `load_model` is to load."""
 _HEADS: dict[Kind, Head] = {"auto": "any", "class": "class", "norm": "none", "text": "text"}
 _EXPECTED = "auto, a class by its number or label, norm or norm:QUERY"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target as it was asked for, or as it was found.
+    """A target, as the user gave it or resolved for a model.
 
     Attributes:
-        kind: `auto`, the class that is predicted, or the norm where there are no classes; `class`,
-            the logit of a class; `norm`, of the output; `text`, the cosine to the embedding of one.
-        index, label: of a class: what was given, and both once it is resolved, if it has a label.
-        query: which tokens of the output the norm is of; None of the model's own pooling.
-        text: what the picture is compared with.
+        kind: `auto` is the predicted class, or the norm if there are no classes; `class` is the
+            logit of a class; `norm` is the norm of the output; `text` is the cosine to the
+            embedding of a text.
+        index, label: for a class, the one that the user gave; after `resolve` both, if the class
+            has a label.
+        query: for a norm, the tokens of the output; None for the model's own pooling.
+        text: the text that the picture is compared with.
     """
 
     kind: Kind
@@ -40,7 +42,7 @@ class Target:
     text: str | None = None
 
     def __str__(self) -> str:
-        """As it would be typed: after `--text` of a text, after `--target` of all others."""
+        """The target as it is typed: a text after `--text`, any other after `--target`."""
         if self.kind == "text":
             return str(self.text)
         if self.kind == "class":
@@ -54,13 +56,13 @@ class Target:
 
 
 def parse(text: str) -> Target:
-    """Read a target: `auto`, `norm`, `norm:` and a query, the number of a class or its label.
+    """Parse a target: `auto`, `norm`, `norm:QUERY`, or a class by its number or label.
 
     >>> parse("243")
     Target(kind='class', index=243, label=None, query=None, text=None)
 
     Raises:
-        UsageError: nothing, a negative number, or a query that cannot be read or is of no output.
+        UsageError: the text is empty or a negative number, or the query is not valid for a norm.
     """
     text = text.strip()
     if text in ("auto", "norm"):
@@ -75,13 +77,13 @@ def parse(text: str) -> Target:
 
 
 def of_text(text: str) -> Target:
-    """A target of a text that the picture is compared with.
+    """A target for a text that the picture is compared with.
 
     >>> of_text("a tabby cat").text
     'a tabby cat'
 
     Raises:
-        UsageError: it is empty.
+        UsageError: the text is empty.
     """
     if not text.strip():
         raise UsageError("--text is empty; give what the picture may show, such as 'a tabby cat'")

@@ -1,4 +1,4 @@
-"""Texts beside pictures: the text tower of CLIP, SigLIP and their kin, and its tokenizer."""
+"""Runs the text tower and tokenizer of CLIP, SigLIP and similar models."""
 
 import importlib.util
 from collections.abc import Collection, Sequence
@@ -18,21 +18,20 @@ SIGLIP = ("siglip", "siglip2")
 TOWERS = ("clip", "altclip", "chinese_clip", *SIGLIP)
 """Model types of transformers with a tower for pictures and one for texts."""
 FAMILIES = ("CLIPVisionConfig", "SiglipVisionConfig")
-"""Configs of the image encoders of such models, as `aliases` names them."""
-# Without one of these AutoTokenizer makes up a vocabulary of two tokens and says nothing.
+"""Configs of the image encoders of such models, by the names in `aliases`."""
+# Without one of these files AutoTokenizer silently makes a vocabulary of two tokens.
 VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model",
     "sentencepiece.bpe.model",
 )  # fmt: skip
 SHOWN = 40
-"""Letters of a text that are quoted in an error."""
+"""Number of letters of a text that an error quotes."""
 
 
 class Texts:
-    """Texts to their embeddings, by a text tower that runs apart from the picture's.
+    """A function from texts to their embeddings; its text tower runs apart from the image encoder.
 
-    Embeddings are kept, so that no text tower runs while a picture is watched, once a text is known
-    to fit.
+    Embeddings are cached, so that the text tower does not run while attention is recorded.
     """
 
     def __init__(self, spec: str, model: Any, tokenizer: Any) -> None:
@@ -45,8 +44,8 @@ class Texts:
         """N texts → (n, features) float32, of length 1, without a graph.
 
         Raises:
-            UsageError: one is longer than the model reads.
-            ModelError: the tokenizer is of another model.
+            UsageError: a text is longer than the model reads.
+            ModelError: the tokenizer belongs to another model.
         """
         for text in texts:
             if text not in self._embedded_texts:
@@ -60,9 +59,9 @@ class Texts:
             return unit(self._model.get_text_features(**inputs))
 
     def _tokens(self, text: str) -> dict[str, Tensor]:
-        """What the text tower is called with, as it was trained.
+        """The arguments of the text tower, in the form that it was trained with.
 
-        SigLIP's saw lower case, padded to the full length, and no mask over the padding
+        SigLIP was trained on lower case, padded to the full length, with no mask over the padding
         (2303.15343; lower case also 2502.14786, §2.1, though the tokenizers saved with SigLIP 2 are
         plain Gemma's).
         """
@@ -91,10 +90,10 @@ class Texts:
         return {name: found[name] for name in names if name in found}
 
     def _length(self) -> int:
-        """How many tokens a text may have."""
+        """The maximal number of tokens of a text."""
         config = self._model.config.text_config
         length = int(config.max_position_embeddings)
-        if config.model_type == "altclip_text_model":  # RoBERTa's positions begin behind padding's
+        if config.model_type == "altclip_text_model":  # RoBERTa's start after padding's
             length -= int(config.pad_token_id) + 1
         return min(length, int(self._tokenizer.model_max_length))
 
@@ -103,7 +102,7 @@ def check_towers(spec: str, config: Any) -> None:
     """Refuse a checkpoint without a text tower before it is downloaded.
 
     Raises:
-        ModelError: it is of another type.
+        ModelError: its model type has no text tower.
     """
     if config.model_type not in TOWERS:
         raise no_text_tower(spec, f"its model type is {config.model_type!r}")
@@ -113,7 +112,7 @@ def check_family(spec: str, alias: Alias) -> None:
     """Refuse a short name of a model without a text tower before anything is downloaded.
 
     Raises:
-        ModelError: its family has none.
+        ModelError: its family has no text tower.
     """
     if alias.config not in FAMILIES:
         raise no_text_tower(spec, f"{alias.family} knows pictures alone")
@@ -123,7 +122,7 @@ def check_complete(spec: str, missing: Collection[str]) -> None:
     """Refuse a checkpoint that lacks weights of either tower, which would be drawn at random.
 
     Raises:
-        ModelError: some are missing.
+        ModelError: some weights are missing.
     """
     if missing:
         why = f"its checkpoint lacks {len(missing)} weights of the two towers: {few(list(missing))}"
@@ -134,7 +133,7 @@ def find_tokenizer(library: Any, spec: str, name: str, revision: str | None) -> 
     """The tokenizer that a checkpoint was saved with.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is no tokenizer, or it cannot be read.
         MissingExtraError: a library that reads it is not installed.
     """
     if not tried(spec, name, lambda: _has_vocabulary(name, revision)):
@@ -146,14 +145,14 @@ def find_tokenizer(library: Any, spec: str, name: str, revision: str | None) -> 
         return library.AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=False
         )
-    except Exception as error:  # transformers names another reason where a library is missing
+    except Exception as error:  # transformers gives another reason if a library is missing
         if not _reads_sentencepiece():
             raise MissingExtraError(f"{spec}: its tokenizer", "hf") from error
         raise ModelError(explain(spec, name, error)) from error
 
 
 def _reads_sentencepiece() -> bool:
-    """Whether the libraries are there that read SigLIP's and XLM-R's vocabularies."""
+    """Whether the libraries that read SigLIP's and XLM-R's vocabularies are installed."""
     try:
         return all(map(importlib.util.find_spec, ("sentencepiece", "google.protobuf")))
     except ModuleNotFoundError:  # no package `google` at all

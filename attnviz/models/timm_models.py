@@ -1,4 +1,4 @@
-"""`timm:NAME`: the library timm, PyTorch Image Models."""
+"""Loads `timm:NAME`: models of the library timm, PyTorch Image Models."""
 
 import logging
 import math
@@ -56,17 +56,17 @@ def load(request: ModelRequest) -> Model:
 
 
 def _refused(described: Model, filling: Filling) -> ModelError:
-    """What is said of weights that PyTorch refuses."""
+    """The error for weights that PyTorch refuses."""
     if filling.unfilled:
         return does_not_fit(described, described.module, filling)
     return no_place(described.spec, filling.unused)
 
 
 def _checked(library: Any, request: ModelRequest, described: Model, filling: Filling) -> Model:
-    """The model, of which all is filled that maps need.
+    """The model, after a check that all weights that maps need are filled.
 
-    timm leaves a class head as it was drawn where the checkpoint has another number of classes, and
-    then does not look at other weights either.
+    If the checkpoint has another number of classes, timm leaves the class head random and does
+    not check other weights either.
     """
     model = described.module
     unfilled = unfilled_tensors(described, model, filling)
@@ -87,7 +87,7 @@ def _checked(library: Any, request: ModelRequest, described: Model, filling: Fil
 
 
 def _described(library: Any, request: ModelRequest, model: nn.Module) -> Model:
-    """The model, and what it and its data config say."""
+    """The model, described by its own attributes and its data config."""
     config: dict[str, Any] = library.data.resolve_model_data_config(model)
     fixed = _is_fixed(model)
     shape = tuple(config["input_size"][-2:])
@@ -121,9 +121,9 @@ def _described(library: Any, request: ModelRequest, model: nn.Module) -> Model:
 
 
 def _library(spec: str) -> Any:
-    """The library timm; bars of downloads only where stderr is a terminal."""
+    """The library timm; download bars show only if stderr is a terminal."""
     library: Any = optional("timm", "timm", spec)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # what does not fit is told by attnviz
+    logging.getLogger("timm").setLevel(logging.ERROR)  # attnviz reports what does not fit
     if not sys.stderr.isatty():
         optional("huggingface_hub.utils", "timm", spec).disable_progress_bars()
     return library
@@ -133,7 +133,7 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
     """Refuse a name that timm does not know, before anything is built or downloaded.
 
     Raises:
-        UsageError: it names nothing.
+        UsageError: the name is empty.
         ModelError: timm does not know it, or has no weights for it.
     """
     if not name:
@@ -155,10 +155,10 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
 def _create(
     library: Any, name: str, seed: int, *, pretrained: bool
 ) -> tuple[nn.Module, Filling, RuntimeError | None]:
-    """The model, what of it was filled, and what PyTorch says of weights that do not fit.
+    """The model, its filling, and PyTorch's error if weights do not fit.
 
-    Made for inputs of any shape where its architecture knows how: one that does not know the
-    argument says so before weights are loaded.
+    The model takes inputs of any shape if its architecture can. An architecture that does not know
+    the argument raises an error before weights are loaded.
     """
 
     def make(**arguments: bool) -> tuple[nn.Module, Filling, RuntimeError | None]:
@@ -169,7 +169,7 @@ def _create(
                 if not given:
                     raise
                 return given[-1][0], filling_of(*given[-1]), error
-        # timm reads files of NumPy weight by weight, and raises where one is missing.
+        # timm reads NumPy files weight by weight, and raises if one is missing.
         state = next((state for module, state in given if module is model), model.state_dict())
         return model, filling_of(model, state), None
 
@@ -180,10 +180,10 @@ def _create(
 
 
 def _classifies(model: nn.Module) -> bool:
-    """Whether it gives logits of classes.
+    """Whether the model returns logits of classes.
 
-    timm counts the width of CLIP's projection, such as 512, as a number of classes, too: such
-    weights say in their tag what they were tuned for, if they were.
+    timm also reports the width of CLIP's projection, such as 512, as a number of classes. Such
+    weights have a tag that says what they were fine-tuned for, if they were.
     """
     statements: Any = model.pretrained_cfg
     name, tag = str(statements.get("architecture")), str(statements.get("tag"))
@@ -192,7 +192,7 @@ def _classifies(model: nn.Module) -> bool:
 
 
 def _labels(spec: str, model: nn.Module) -> tuple[str, ...] | None:
-    """What the checkpoint says, else ImageNet's by their number, as timm itself takes them."""
+    """Labels of the checkpoint, else those of the ImageNet that timm chooses by their number."""
     count: Any = model.num_classes
     statements: Any = model.pretrained_cfg
     if statements.get("label_names"):
@@ -204,7 +204,7 @@ def _labels(spec: str, model: nn.Module) -> tuple[str, ...] | None:
 
 
 def _is_fixed(model: nn.Module) -> bool:
-    """Whether it takes its own size only; what its patch embedding does goes before its config."""
+    """Whether the model takes its own size only; its patch embedding counts before its config."""
     if getattr(getattr(model, "patch_embed", None), "strict_img_size", None) is False:
         return False
     statements: Any = model.pretrained_cfg
@@ -212,7 +212,7 @@ def _is_fixed(model: nn.Module) -> bool:
 
 
 def _multiple(spec: str, model: nn.Module) -> int:
-    """What the sides of the input must be multiples of: every reduction that the model makes."""
+    """The sides of the input must be multiples of this: of every reduction in the model."""
     info: Any = getattr(model, "feature_info", None) or []
     reductions = [round(stage["reduction"]) for stage in info]
     if reductions:
@@ -227,7 +227,7 @@ def _multiple(spec: str, model: nn.Module) -> int:
 
 
 def _prefix(model: nn.Module) -> int:
-    """Number of tokens before the grid; PiT calls it differently, most pyramids have none."""
+    """Number of tokens before the grid; PiT has another name for it, most pyramids have none."""
     for name in ("num_prefix_tokens", "num_tokens"):
         count = getattr(model, name, None)
         if isinstance(count, int):
@@ -236,7 +236,7 @@ def _prefix(model: nn.Module) -> int:
 
 
 def _layers(model: nn.Module) -> tuple[int | None, int | None]:
-    """Layers and heads of a plain vision transformer; of any other, a run tells."""
+    """Layers and heads of a plain vision transformer; for other models only a run shows them."""
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
         return None, None

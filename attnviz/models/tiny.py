@@ -1,4 +1,4 @@
-"""`tiny`: the embedded model, a small vision transformer that was trained on drawn scenes."""
+"""Builds `tiny`: the embedded model, a small vision transformer trained on drawn scenes."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ LABELS = (
     "lump", "fruit", "crate", "flower", "ring", "bottle", "rocket", "beast", "face", "bust",
     "cup", "bird", "vehicle", "plant", "chair", "person",
 )  # fmt: skip
-"""What the class token tells apart: the kinds of objects in the scenes that it was trained on."""
+"""The classes: the kinds of objects in the drawn scenes that the model was trained on."""
 
 
 def _mlp(features: int) -> nn.Sequential:
@@ -82,7 +82,7 @@ class VisionTransformer(nn.Module):
     Patches are embedded by three convolutions of stride 2 (Xiao et al. 2021, 2106.14881), each of
     4×4 pixels so that a token is centred on its patch, and see their surroundings twice. Before
     the patches stand a class token and registers (Darcet et al. 2024, 2309.16588). Positions are
-    sines and cosines of the place in the picture, so that grids of any shape share one field.
+    sines and cosines of the place in the picture, so that they serve grids of any shape.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(features, labels)
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """(B, 3, h, w) → (B, prefix + rows·columns, features): what the first block is given."""
+        """(B, 3, h, w) → (B, prefix + rows·columns, features): the first block's input."""
         patches = self.embed(pixels)  # (B, F, rows, columns)
         batch, features, rows, columns = patches.shape
         grid = patches.flatten(2).transpose(1, 2) + places(rows, columns, features).to(patches)
@@ -128,7 +128,7 @@ class VisionTransformer(nn.Module):
 
 
 def places(rows: int, columns: int, features: int, scale: float = 16.0) -> Tensor:
-    """Sines and cosines of the place in the picture, (rows·columns, features).
+    """Positions: sines and cosines of the place in the picture, (rows·columns, features).
 
     As in Vaswani et al. (1706.03762, §3.5) for each axis, of (index + ½) / length · `scale` instead
     of the index, with frequencies 100^(−i/n), all over √2: the picture's edges are at the same
@@ -147,7 +147,7 @@ def places(rows: int, columns: int, features: int, scale: float = 16.0) -> Tenso
 
 
 def load(request: ModelRequest) -> Model:
-    """The embedded model; see `attnviz.load_model`."""
+    """Load the embedded model; see `attnviz.load_model`."""
     refuse_options(request)
     if request.head == "text":
         raise no_text_tower("tiny", "it was trained on drawn scenes")

@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: the classification models of torchvision."""
+"""Loads `torchvision:NAME`: the classification models of torchvision."""
 
 import math
 import sys
@@ -49,17 +49,17 @@ def load(request: ModelRequest) -> Model:
     if request.weights is not None:
         notes = load_weights(model, request.weights)
     described = _described(request, model, weights, device=device, dtype=dtype)
-    # torchvision takes weights that fit in every name and shape, or raises.
+    # torchvision requires every name and shape to fit, or it raises.
     return replace(described, loaded=None if request.random_weights else 1.0, notes=notes)
 
 
 def _described(
     request: ModelRequest, model: nn.Module, weights: Any, *, device: Any, dtype: Any
 ) -> Model:
-    """The model, and what it and its default weights say of preprocessing and classes."""
+    """The model, described by its own attributes and by its default weights' metadata."""
     transforms = weights.transforms()
     kind = type(model).__name__
-    # Both have parameters for each place of their own input.
+    # Both have parameters for each position of their own input.
     fixed = kind in ("VisionTransformer", "MaxVit")
     size = getattr(model, "image_size", transforms.crop_size[0])
     layers, heads, features = _shape(model)
@@ -89,14 +89,14 @@ def _described(
 
 
 def _create(models: Any, name: str, weights: Any, seed: int) -> nn.Module:
-    """The model; its weights come with a bar only where stderr is a terminal."""
+    """The model; a download bar for its weights shows only if stderr is a terminal."""
     with seeded(seed):
         model: nn.Module = models.get_model(name, weights=weights, progress=sys.stderr.isatty())
     return model
 
 
 def _shape(model: nn.Module) -> tuple[int | None, int | None, int | None]:
-    """Layers, heads and features of a plain vision transformer; of any other, a run tells."""
+    """Layers, heads and features of a plain vision transformer; else only a run shows them."""
     if type(model).__name__ != "VisionTransformer":
         return None, None, None
     layers: Any = model.encoder.layers  # type: ignore[union-attr]
@@ -104,10 +104,10 @@ def _shape(model: nn.Module) -> tuple[int | None, int | None, int | None]:
 
 
 def _multiple(model: nn.Module) -> int:
-    """What the sides of the input must be multiples of.
+    """The number that the sides of the input must be multiples of.
 
-    The patch side of a ViT. Swin embeds patches by a convolution and merges 2×2 of them between
-    stages. MaxViT and the convolutional models halve the sides five times at most.
+    For a ViT it is the patch side. Swin embeds patches by a convolution and merges 2×2 of them
+    between stages. MaxViT and the convolutional models halve the sides at most five times.
     """
     patch = getattr(model, "patch_size", None)
     if isinstance(patch, int):

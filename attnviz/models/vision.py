@@ -1,4 +1,4 @@
-"""Vision models of transformers, called with pixels alone."""
+"""Wraps vision models of transformers so that they are called with pixels alone."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from attnviz.errors import ModelError
 from attnviz.models.model import has_class_token
 
-# What a vision model may want beside pixels, and is given.
+# Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
 
 
 class Pooled(NamedTuple):
-    """What a model without a class token gives that pools its tokens itself.
+    """The output of a model that has no class token and pools its tokens itself.
 
     Attributes:
         last_hidden_state: (B, tokens, features) or (B, features, h', w').
@@ -29,7 +29,7 @@ class Pooled(NamedTuple):
 class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
-    `pools` is whether what it pools its tokens to is given, where it has no class token.
+    `pools` says whether to return the pooled vector too, if there is no class token.
     """
 
     def __init__(self, model: nn.Module, patch: int, *, pools: bool = True) -> None:
@@ -43,8 +43,8 @@ class Vision(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor | Pooled:
         """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w').
 
-        Where the model has no class token and pools its tokens itself, both. Of a model with its
-        class head, the logits: (B, classes).
+        A model that has no class token and pools its tokens itself returns `Pooled`. A model with
+        its class head returns the logits, (B, classes).
         """
         output = self.model(**self.arguments(pixels))
         logits, state, pooled = (
@@ -56,11 +56,10 @@ class Vision(nn.Module):
         return result
 
     def arguments(self, pixels: Tensor) -> dict[str, Any]:
-        """What the model is called with.
+        """The keyword arguments of the model.
 
-        Positions for another shape than it was trained on are asked for, where they must be; MAE,
-        which otherwise drops patches by chance, keeps all of them in their order; SigLIP 2 takes
-        patches, of whatever shape of picture.
+        They ask for interpolated positions if the model needs that. MAE, which otherwise drops
+        random patches, keeps all of them in order. SigLIP 2 gets patches and the grid's shape.
         """
         if "spatial_shapes" in self._takes:
             return self._patches(pixels)
@@ -69,7 +68,7 @@ class Vision(nn.Module):
             arguments["interpolate_pos_encoding"] = True
         if "noise" in self._takes and hasattr(self.model.config, "mask_ratio"):
             rows, columns = (side // self.patch for side in pixels.shape[2:])
-            # Kept from the smallest on, so ascending noise is the identity.
+            # The smallest noise is kept first, so ascending noise keeps the order.
             order = torch.arange(rows * columns, device=pixels.device, dtype=torch.float32)
             arguments["noise"] = order.expand(len(pixels), -1)
         return arguments
@@ -90,22 +89,22 @@ class Vision(nn.Module):
 
 
 class Embedding(Vision):
-    """What a model of pictures and texts makes of a picture, in the space that both share."""
+    """The image encoder of a model of pictures and texts, up to the embedding space of both."""
 
     def __init__(self, whole: Any, vision: nn.Module, patch: int) -> None:
         super().__init__(vision, patch)
         self.whole = whole
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, h, w) → (B, features) float32, of length 1; of the towers only the picture's runs.
+        """(B, 3, h, w) → (B, features) float32, of length 1; the text tower does not run.
 
-        With the projection, or the pool, that the model compares texts with.
+        It includes the projection, or the pool, that the model compares texts with.
         """
         return unit(self.whole.get_image_features(**self.arguments(pixels)))
 
 
 def unit(features: Any) -> Tensor:
-    """Features that a model of transformers gives, (B, features), at length 1 in float32."""
+    """Features that a model of transformers returns, scaled to length 1, (B, features) float32."""
     pooled: Tensor = getattr(features, "pooler_output", features)
     return F.normalize(pooled.float(), dim=-1)
 
@@ -114,7 +113,7 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
     """The part of a model that takes pixels: all of it, or the image encoder beside a text one.
 
     Raises:
-        ModelError: there is none, or it takes more than pixels.
+        ModelError: there is no such part, or it takes more than pixels.
     """
     config: Any = model.config
     part: nn.Module | None = model
@@ -141,7 +140,7 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
 
 
 def no_vision(spec: str, config: Any) -> str:
-    """What is said of a model that sees nothing."""
+    """The error text for a model that takes no pictures."""
     return (
         f"{spec}: model type {config.model_type!r} takes no pictures; give a vision model, such "
         "as dinov2-small (see `attnviz models`)"
@@ -149,7 +148,7 @@ def no_vision(spec: str, config: Any) -> str:
 
 
 def sees(module: Any) -> bool:
-    """Whether a module, or a class of them, is a model of transformers that takes pixels first."""
+    """Whether a module, or a module class, of transformers takes pixels as its first input."""
     if not hasattr(module, "main_input_name"):
         return False
     names = [name for name in inspect.signature(module.forward).parameters if name != "self"]

@@ -1,4 +1,4 @@
-"""State dicts from files, read without running anything that they hold."""
+"""Reads state dicts from files without running code in them, and loads them into modules."""
 
 import contextlib
 import math
@@ -15,25 +15,25 @@ from attnviz.errors import DeviceError, ModelError, UsageError
 from attnviz.models import state_dict_names
 
 SHOWN = 8
-"""Faults of a file that are named; more would bury the line."""
+"""At most so many faults of a file are named in an error."""
 SAVE = "save the state dict alone: torch.save(model.state_dict(), ...)"
 _FIT = "give the state dict of this very model"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Types that weights are read from."""
+"""Number types that weights may have in a file."""
 
 
 def read_state(path: str) -> dict[str, Tensor]:
     """Read a `.safetensors` or `.pt` state dict.
 
-    `.pt` is read with `weights_only=True`: a pickle that carries code is refused.
+    `.pt` is read with `weights_only=True`, which refuses a pickle that carries code.
 
     Raises:
-        ModelError: missing, of another kind, damaged, or with anything but tensors in it.
+        ModelError: the file is missing, of another kind or damaged, or holds more than tensors.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", ".pt", ".pth", ".bin"):
         raise ModelError(f"{path}: weights must be a .safetensors or .pt state dict")
-    if not os.path.isfile(path):  # noqa: PTH113 — pathlib's raises for a name that is too long
+    if not os.path.isfile(path):  # noqa: PTH113 — pathlib raises for a name that is too long
         raise ModelError(f"{path}: no such file; check --weights")
     try:
         state = _read_safetensors(path) if suffix == ".safetensors" else _read_pickle(path)
@@ -50,7 +50,7 @@ def read_state(path: str) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, path: str) -> tuple[str, ...]:
-    """Give a model the weights of a file, all of them and no others; what should be known of that.
+    """Load the weights of a file into a module, all of them and no others; return notes.
 
     Raises:
         ModelError: the file cannot be read, or does not fit.
@@ -64,9 +64,9 @@ def load_weights(module: nn.Module, path: str) -> tuple[str, ...]:
 def fit_names(
     module: nn.Module, state: dict[str, Tensor], path: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A state dict by the names of a model, and a note where they were read without a prefix.
+    """A state dict with the names of a module, and a note if a prefix was removed.
 
-    As it is, unless a prefix of all names is the only thing that is wrong with them.
+    Names change only if a common prefix is the only difference.
     """
     renamed = state_dict_names.fitting(state, module.state_dict())
     if not renamed:
@@ -78,7 +78,7 @@ def fit_names(
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """What is drawn from torch's generator inside comes from `seed`; outside nothing moves."""
+    """Seed torch's generator inside this context; its state outside does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -103,10 +103,10 @@ def initial_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Name every key that is missing, extra, misshapen or not finite.
+    """Check that no key is missing or extra, and that all shapes and numbers are usable.
 
     Raises:
-        ModelError: there is one.
+        ModelError: there is such a key; the line names them.
     """
     expected = module.state_dict()
     faults = [f"{key} is missing" for key in expected if key not in state]
@@ -126,7 +126,7 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
 
 
 def few(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:
-    """The first names of many.
+    """The first names of a list, with the number of the others.
 
     >>> few(["a", "b", "c", "d"], 2)
     'a, b and 2 more'
@@ -136,18 +136,18 @@ def few(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite; the sum of finite weights tells at once."""
+    """Whether no number of a tensor is NaN or infinite; a finite sum proves it quickly."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _holds(state: object) -> str:
-    """What a file of something else holds, if it says."""
+    """What a file that is not a state dict holds, as an addition to an error."""
     names = [str(key) for key in state] if isinstance(state, dict) else []
     return f" (it holds {few(names)})" if names else ""
 
 
 def _usable(tensor: Tensor, expected: Tensor) -> bool:
-    """Whether a tensor is there, dense, and of a usual floating type, or counts as expected."""
+    """Whether a tensor is dense, of a usual float type or of the integer type that is expected."""
     kinds: tuple[torch.dtype, ...] = FLOATS
     if not expected.is_floating_point():
         kinds = (expected.dtype,)
@@ -173,11 +173,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes the first of CUDA, MPS and CPU that is there.
+    """The device of that name; `auto` is the first of CUDA, MPS and CPU that is available.
 
     Raises:
-        DeviceError: a device asked for by name is not there; never a silent fallback.
-        UsageError: no such name.
+        DeviceError: the named device is not available; there is no silent fallback.
+        UsageError: the name is unknown.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"

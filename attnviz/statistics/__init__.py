@@ -1,9 +1,9 @@
-"""Statistics: from a layer that is read to its numbers, and from a map to its.
+"""Statistics compute numbers of heads, layers and maps; this file holds their tables.
 
-`STATISTICS` is the table of those that are always there, one number per head, which one sweep
-gives. `MORE` has further numbers per head, `LAYER` what concerns heads or tokens beside each other;
-these take passes of their own. Each entry is a function of one layer's input. `MAP_NUMBERS` are
-those of a drawn map. Records, tables, CSV, Parquet and gallery have a field for each entry.
+`STATISTICS` has one number per head that is always computed, in one sweep. `MORE` has further
+numbers per head, and `LAYER` compares heads or tokens with each other; both need extra passes. Each
+entry is a function of one layer input. `MAP_NUMBERS` has numbers of a drawn map. Records, tables,
+CSV, Parquet and gallery have a field for each entry.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Statistic(TableEntry):
 
     Attributes:
         short: its heading in tables of the command line; its name unless given.
-        basic: whether it is always there; else `--stats all` asks for it.
-        whole: whether it counts something.
-        scored: whether it takes the gradient of a score; without one it is not defined.
+        basic: whether it is always computed; others need `--stats all`.
+        whole: whether it is a whole number, because it counts something.
+        scored: whether it needs the gradient of a score; without a score it is not defined.
     """
 
     short: str = ""
@@ -35,11 +35,11 @@ class Statistic(TableEntry):
     scored: bool = False
 
     def measure(self, reading: "LayerInput") -> "Tensor":
-        """The number of every head, (heads,) float32 on the CPU; NaN where it is not defined."""
+        """The number of every head, (heads,) float32 on the CPU; NaN if it is not defined."""
         if not self.package:
             values: Tensor = self(reading)
             return values
-        import torch  # noqa: PLC0415 — tables are free of it
+        import torch  # noqa: PLC0415 — tables import no torch
 
         heads = reading.call.heads
 
@@ -57,7 +57,7 @@ class MapNumber(TableEntry):
     """One number of a drawn map: a function of a `DrawnMap`.
 
     Attributes:
-        short: its heading in tables of the command line; nothing leaves it out.
+        short: its heading in tables of the command line; an empty one leaves it out.
     """
 
     short: str = ""
@@ -68,7 +68,7 @@ _FIELDS = (
     "time", "model", "weights", "method", "unsaid", "data", "copy", "dict", "json", "schema",
     "construct", "validate",
 )  # fmt: skip
-"""Names of a record that no statistic can have."""
+"""Field names of a record that no statistic may have."""
 
 _STATISTICS: dict[str, Statistic] = {
     "entropy": Statistic(
@@ -216,7 +216,7 @@ STATISTICS = Table(
     reserved=(*_FIELDS, *_MORE),
     identifiers=True,
 )
-"""Numbers of a head that are always there, by name."""
+"""Numbers of a head that are always computed, by name."""
 MORE = Table(
     "attnviz.statistics",
     Statistic,
@@ -237,10 +237,10 @@ class More:
     """All further numbers of one layer; tensors are float32, on the CPU.
 
     Attributes:
-        numbers: of each entry of `MORE`, (heads,); NaN where it is not defined.
-        cosine, jensen_shannon: of every two heads, (heads, heads).
-        sinks: head by head, the strongest first.
-        high_norm: None where the tokens after the block were not kept.
+        numbers: each entry of `MORE`, (heads,); NaN if it is not defined.
+        cosine, jensen_shannon: similarity and divergence of every two heads, (heads, heads).
+        sinks: tokens that receive far more than others, head by head, the strongest first.
+        high_norm: tokens of high norm; None if the tokens after the block were not kept.
     """
 
     numbers: "dict[str, Tensor]"

@@ -1,8 +1,8 @@
-"""How alike the heads of a layer are: each beside each, and each beside all others.
+"""Statistics of how alike the heads of a layer are: every pair, and each with all others.
 
-Of a reading: (heads, heads), or (heads,); float32 on the CPU. The matrices are those that all
-windows of the layer make together, over the queries of G (where none lies on the picture, all
-that take part) and all keys.
+Each function takes a layer input and returns (heads, heads) or (heads,), float32 on the CPU. The
+matrices A combine all windows of the layer, over the queries of G (all that take part, if none
+lies on the picture) and all keys.
 """
 
 import torch

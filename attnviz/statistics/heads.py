@@ -1,8 +1,8 @@
 """One number per head: the formulas of docs/formulas.md, from one sweep.
 
-Each function takes a reading and returns (heads,) float32: a number of the matrix that all
-windows of the layer make together. Means are over G, the query tokens that lie on the picture
-and take part; where none lies there (attention pools), over all queries that take part.
+Each function takes a layer input and returns (heads,) float32: a number of the matrix that
+combines all windows of the layer. Means are over G, the query tokens that lie on the picture and
+take part. If none lies there (attention pools), they are over all queries that take part.
 """
 
 import math
@@ -68,7 +68,7 @@ def sink_mass(reading: LayerInput) -> Tensor:
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """Σ of a number per query times its weight, (windows, heads, queries) → (heads,)."""
-    return (values * weights[:, None]).sum((0, 2))  # no product that autocast would shorten
+    return (values * weights[:, None]).sum((0, 2))  # a matrix product would be autocast
 
 
 def importance(reading: LayerInput) -> Tensor:
@@ -86,5 +86,5 @@ def importance(reading: LayerInput) -> Tensor:
         for block in row_blocks(call, reading.queries.taking_part):
             terms = torch.linalg.vecdot(block.weights, weight_gradients(block.call, block.queries))
             counted = terms * block.shares[:, None]
-            total += counted.cpu().double().sum((0, 2))  # they may cancel
+            total += counted.cpu().double().sum((0, 2))  # float64: terms may cancel
     return total.abs().float()

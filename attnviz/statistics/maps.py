@@ -1,4 +1,4 @@
-"""Numbers of one drawn map: the functions of the table `MAP_NUMBERS`."""
+"""Computes numbers of one drawn map: the functions of the table `MAP_NUMBERS`."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ class DrawnMap:
 
     Attributes:
         values: (rows, columns) float32 weights.
-        drawn: (rows, columns), False for cells that are masked or lie in padding.
+        drawn: (rows, columns) boolean, False for cells that are masked or lie in padding.
         placement: where the cells lie on the picture.
     """
 
@@ -34,14 +34,14 @@ class DrawnMap:
 
     @cached_property
     def mass(self) -> NDArray[np.float64]:
-        """The same, where what is below 0 counts as 0."""
+        """Weights of the drawn cells, with negative ones set to 0, (cells,)."""
         return self.weights.clip(0)
 
     @cached_property
     def peak(self) -> tuple[float, float]:
-        """Centre of the heaviest cell in picture pixels, of its part on the picture.
+        """Centre of the heaviest cell's part on the picture, in picture pixels.
 
-        Among equals it is the first in reading order.
+        Among equal cells it is the first in reading order.
         """
         row, column = np.argwhere(self.drawn)[int(self.weights.argmax())]
         return self.placement.visible_centre(int(row), int(column))
@@ -50,7 +50,7 @@ class DrawnMap:
 def describe(
     values: NDArray[np.float32], drawn: NDArray[np.bool_], placement: Placement
 ) -> SimpleNamespace:
-    """Numbers of one map, by the names of `MAP_NUMBERS`; NaN where one is not defined.
+    """Numbers of one map, by the names of `MAP_NUMBERS`; NaN if one is not defined.
 
     >>> first = explanation.answers[0]
     >>> 0 < describe(first.values, first.drawn, first.placement).area60 <= 1
@@ -71,17 +71,17 @@ def _number(entry: MapNumber, drawn: DrawnMap) -> float:
 
 
 def minimum(drawn: DrawnMap) -> float:
-    """The smallest weight as drawn, not renormalised."""
+    """The smallest drawn weight, not renormalised."""
     return float(drawn.weights.min())
 
 
 def maximum(drawn: DrawnMap) -> float:
-    """The largest weight as drawn, not renormalised."""
+    """The largest drawn weight, not renormalised."""
     return float(drawn.weights.max())
 
 
 def entropy(drawn: DrawnMap) -> float:
-    """Entropy of the weights divided by their sum, in nats; 0 of a map without mass."""
+    """Entropy of the weights divided by their sum, in nats; 0 for a map without mass."""
     total = float(drawn.mass.sum())
     if total <= 0:
         return 0.0
@@ -90,12 +90,12 @@ def entropy(drawn: DrawnMap) -> float:
 
 
 def peak_x(drawn: DrawnMap) -> float:
-    """Where the heaviest token lies, in picture pixels from the left."""
+    """Position of the heaviest token, in picture pixels from the left."""
     return drawn.peak[0]
 
 
 def peak_y(drawn: DrawnMap) -> float:
-    """Where the heaviest token lies, in picture pixels from the top."""
+    """Position of the heaviest token, in picture pixels from the top."""
     return drawn.peak[1]
 
 

@@ -1,4 +1,4 @@
-"""Tokens that stand out of their layer: which they are, where, and by how much."""
+"""Finds tokens that stand out in their layer: sinks, and tokens of high norm."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,16 +9,16 @@ from torch import Tensor
 from attnviz.attention.layer_input import LayerInput, LayerTokens
 
 DEVIATIONS = 10.0
-"""MADs above the median from which on a token stands out.
+"""A token stands out if it is more than so many MADs above the median.
 
-Of a normal distribution that would be 6.7 standard deviations, a chance of 1e-11 a token. What
-tokens receive is spread wider: of some heads of `tiny` more than a tenth of all tokens pass. So
-there is a second limit for each kind, which also counts where all are alike and the MAD is 0.
+In a normal distribution this is 6.7 standard deviations, a chance of 1e-11 per token. Received
+attention is spread wider: in some heads of `tiny` more than a tenth of all tokens pass. So each
+kind has a second limit, which also holds if all tokens are alike and the MAD is 0.
 """
 SHARE = 10.0
-"""A sink receives so many times what a key receives in the mean."""
+"""A sink receives more than so many times the mean of all keys."""
 LARGE = 2.0
-"""A high norm is so many times the median."""
+"""A high norm is more than so many times the median."""
 
 Kind = Literal["cls", "prefix", "cell", "other"]
 
@@ -28,12 +28,12 @@ class Token:
     """A token that stands out.
 
     Attributes:
-        window, token: its number; there is one window where attention is global.
-        cell: of the picture, row·columns + column; −1 for a token that is no part of it.
-        value: attention received, or norm.
-        head: in which it does; None for what concerns all heads.
-        before: whether it is no part of the picture and comes before all tokens that are, in the
-            one window there is: class token, register, distillation token.
+        window, token: numbers of its window and of the token; global attention has one window.
+        cell: its cell, row·columns + column; −1 for a token that is no part of the picture.
+        value: received attention, or norm.
+        head: the head in which it stands out; None if it does so for all heads.
+        before: whether it is no part of the picture and comes before all tokens that are, in a
+            layer of one window: class token, register or distillation token.
     """
 
     window: int
@@ -44,9 +44,9 @@ class Token:
     before: bool = False
 
     def kind(self, *, class_token: int | None) -> Kind:
-        """What it is, in a layer whose class token has this number.
+        """The kind of the token, in a layer whose class token has this number.
 
-        `other` lies behind the picture (detection tokens) or pads a window.
+        `other` comes after the picture's tokens (detection tokens) or pads a window.
         """
         if self.cell >= 0:
             return "cell"
@@ -57,7 +57,7 @@ class Token:
 
 @dataclass(frozen=True)
 class HighNorm:
-    """Tokens of high norm, the highest first, and what their norms are compared with."""
+    """Tokens of high norm, the highest first, and the reference for their norms."""
 
     tokens: tuple[Token, ...]
     median: float
@@ -65,7 +65,7 @@ class HighNorm:
 
 
 def sinks(reading: LayerInput) -> tuple[Token, ...]:
-    """Keys that receive more than others do, head by head, the strongest first.
+    """Keys that receive far more than others, head by head, the strongest first.
 
     α_j, the mean over the queries i that take part of A_ij, exceeds both the median plus
     `DEVIATIONS` MADs and `SHARE` times the mean over the keys that take part, in all windows
@@ -108,7 +108,7 @@ def high_norm(reading: LayerInput) -> HighNorm | None:
 def _received(reading: LayerInput) -> tuple[Tensor, Tensor]:
     """α of the keys that take part, (heads, keys of all windows), and the limit of each head."""
     received = reading.sweep().received
-    assert received is not None  # every reading asks for it
+    assert received is not None  # always requested
     part = reading.keys.taking_part
     alpha = received[:, :, 0].transpose(0, 1)[:, part].cpu()
     robust = _median(alpha) + DEVIATIONS * _mad(alpha)
@@ -116,7 +116,7 @@ def _received(reading: LayerInput) -> tuple[Tensor, Tensor]:
 
 
 def _above(values: Tensor, limit: Tensor) -> Tensor:
-    """Numbers of the values that exceed a limit, the highest first."""
+    """Indexes of the values that exceed a limit, the highest value first."""
     chosen = (values > limit).nonzero()[:, 0]
     return chosen[values[chosen].argsort(descending=True, stable=True)]
 
@@ -124,7 +124,7 @@ def _above(values: Tensor, limit: Tensor) -> Tensor:
 def _tokens(
     side: LayerTokens, chosen: Tensor, values: Tensor, *, head: int | None = None
 ) -> tuple[Token, ...]:
-    """Tokens by their number among those of a side that take part."""
+    """Tokens by their index among the queries or keys that take part."""
     places = side.taking_part.nonzero().cpu()[chosen]
     cells = side.cells.cpu()
     inside = (cells[0] >= 0).nonzero()
@@ -136,7 +136,7 @@ def _tokens(
 
 
 def _median(values: Tensor) -> Tensor:
-    """Over the last axis; the mean of the two in the middle of an even number."""
+    """Median over the last axis; for an even number, the mean of the two in the middle."""
     ordered, count = values.sort(-1).values, values.shape[-1]
     return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 

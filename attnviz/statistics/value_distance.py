@@ -1,4 +1,4 @@
-"""How far a head looks, by what it brings from there and not by its weights alone."""
+"""A statistic of how far a head looks, weighted by the values that it brings."""
 
 import math
 from dataclasses import replace
@@ -12,18 +12,18 @@ from attnviz.attention.scores import float32_no_grad
 from attnviz.attention.sweep import SweepRequest
 
 CHUNK = 1 << 20
-"""Numbers of projected values that are there at a time."""
+"""Maximal number of projected values in memory at a time."""
 _NOTHING = -1e30
-"""The score of a key that brings nothing: below what takes part at all."""
+"""The score of a key that brings nothing: below that of any key that takes part."""
 
 
 def value_distance_px(reading: LayerInput) -> Tensor:
     """Mean over i∈G of Σ_{j∈G} B̂_ij·d_ij in input pixels, B_ij = A_ij·‖f_j‖, f_j = v_j·W_O^h.
 
-    B̂: the row restricted to G, renormalised, 0 where nothing comes from there. (heads,): the
-    `distance_px` of the weights that Kobayashi et al. (2004.10102) put in the place of attention.
-    NaN where the projection was not seen (‖v_j‖ alone is no measure: W_O may take any direction of
-    it away), and where no query lies on the picture.
+    B̂ is the row restricted to G and renormalised, 0 if nothing comes from there. It returns
+    (heads,): the `distance_px` of the weights that Kobayashi et al. (2004.10102) use in place of
+    attention. NaN if the projection was not recorded (‖v_j‖ alone is no measure: W_O may remove any
+    direction of it), or if no query lies on the picture.
     """
     call = reading.call
     if call.projection is None or not bool(reading.queries.on_picture.any()):
@@ -41,10 +41,10 @@ def value_distance_px(reading: LayerInput) -> Tensor:
 def value_norms(call: AttentionCall) -> Tensor:
     """‖v_j·W_O^h‖₂ of what each head takes from each key, (B, H, Nk) float32.
 
-    Where heads are mixed after the softmax, f_j^h = Σ_g M_gh·v_j^g·W_O^g is what a weight of head h
-    brings; what the mixing adds to all weights alike is left out.
+    If heads are mixed after the softmax, a weight of head h brings f_j^h = Σ_g M_gh·v_j^g·W_O^g.
+    What the mixing adds to all weights alike is left out.
     """
-    assert call.projection is not None  # the caller has looked
+    assert call.projection is not None  # the caller checked it
     found = []
     with float32_no_grad(call.query):
         projection = call.projection.float()  # (Hv, Dv, F)
@@ -63,8 +63,8 @@ def value_norms(call: AttentionCall) -> Tensor:
 def reweighted(call: AttentionCall, norms: Tensor) -> AttentionCall:
     """The call whose weights are A_ij·norms_j, renormalised; `norms` is (B, H, Nk).
 
-    That is a softmax of s_ij + ln norms_j. The logarithm goes in as one more feature of the keys,
-    which a query has 1 of: a bias would need queries × keys where there is one already.
+    This is a softmax of s_ij + ln norms_j. The logarithm is one more feature of the keys, and this
+    feature is 1 in every query. A bias would take queries × keys numbers where the call has one.
     """
     with float32_no_grad(call.query):
         top = norms.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -97,7 +97,7 @@ def test_sound_that_is_encoded_anew_is_said(clip: Path, capsys: pytest.CaptureFi
         (["clip.mp4", "--mask", "none.png"], 1, "none.png: no such file"),
         (["gone.mp4"], 1, "gone.mp4: no such file; check the path"),
         (["song.mp4"], 1, "song.mp4: no moving picture in it"),
-        (["text.mp4"], 1, "text.mp4: no clip that can be read"),
+        (["text.mp4"], 1, "text.mp4: cannot be read as a clip"),
         (["."], 1, ".: no file; name a clip"),
         ([], 2, "CLIP"),
     ],

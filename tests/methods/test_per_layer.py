@@ -78,7 +78,7 @@ def test_similarity(name: str) -> None:
     for number, call in enumerate(model.calls):
         weights = questions(call.shape[2]) if call.shape[2] > 1 else torch.ones(1, 1)
         if call.shape[2] == 1:
-            with pytest.raises(RecordingError, match="no keys"):
+            with pytest.raises(RecordingError, match="not its keys"):
                 similarity(LayerInput.of(call, weights))
             continue
         reading = LayerInput.of(call, weights, model.tokens[number])
