@@ -150,7 +150,7 @@ def test_all_layers_and_heads_are_drawn(twelve: Path, tmp_path: Path) -> None:
         (["--patch", "16"], "--patch 16 is for the model random"),
         (["--features", "64"], "--features 64 is for the model random"),
         (["--tokens", "pixels"], "--tokens pixels is for the model random"),
-        (["--heads", "13"], "the model has 12 heads"),
+        (["--heads", "13"], "has 12 heads"),
         (["--layers", "12"], "the model has 12 layers"),
         (["--mask", "{picture}"], "this model cannot leave tokens out"),
     ],
