@@ -111,7 +111,7 @@ class NotDrawn(RecordPart):
 
 
 class Check(RecordPart):
-    """Whether the maps can be trusted: do the recorded weights give the model's output?
+    """Whether the maps can be trusted: whether the recorded weights give the model's output.
 
     `places` is `measured` if the positions of the tokens were traced through the model, and
     `assumed` if they follow from the number of tokens alone; `places_reason` then gives the reason.
