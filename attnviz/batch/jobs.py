@@ -81,8 +81,9 @@ class Prepared:
     Attributes:
         entry: the ledger entry, as far as it is known.
         picture: its name, size and notes, without its pixels.
-        placement, laid: the model's input, (input_height, input_width, 3), and its placement.
-        shown: the small picture that the sheet is drawn on, if a sheet is requested.
+        placement: how the picture lies in the model's input.
+        pixels: the model's input, (input_height, input_width, 3).
+        thumbnail: the small picture that the sheet is drawn on, if a sheet is requested.
         job: its job; None for a stand-in.
     """
 
