@@ -1,4 +1,4 @@
-"""Measures the full table of statistics beside one fused attention call, and beside the whole matrix.
+"""Measures the full table of statistics beside one fused attention call and the whole matrix.
 
     python benchmarks/attention.py                     every size; tens of minutes
     python benchmarks/attention.py 197 4096            some
