@@ -1,4 +1,4 @@
-"""The full table of statistics against one fused attention call, and against the whole matrix.
+"""Measures the full table of statistics beside one fused attention call and the whole matrix.
 
     python benchmarks/attention.py                     every size; tens of minutes
     python benchmarks/attention.py 197 4096            some
@@ -7,8 +7,8 @@
 Per size and head width, on the same q, k, v (8 heads, 2 threads, float32): `fused`, one call of
 F.scaled_dot_product_attention; `ours`, every field of docs/formulas.md and the map of one query;
 `whole`, the same from the materialised matrix, as far as it fits into 6 GB. Times are taken in
-turn in one process, ratios pair by pair; memory in a process of its own for each, as the peak
-above what the inputs take.
+turn in one process, ratios pair by pair. Memory is the peak above the inputs, in one process for
+each.
 """
 
 import argparse

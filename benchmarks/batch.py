@@ -1,19 +1,20 @@
-"""Whole folders beside the bare model, in pictures a second; and memory as the folder grows.
+"""Measures the speed of whole folders beside the bare model, and the memory as the folder grows.
 
     python benchmarks/batch.py [--pictures 500] [--model FOLDER] [--memory 200 5000]
 
 Pictures of mixed sizes are drawn into a folder, and a vision transformer of ViT-B's size with
-random weights is saved to another (or take your own by --model). In turn, in one process:
+random weights is saved to another (or give your own with --model). These run in turn in one
+process:
 
     bare    the forward pass alone, on as many inputs, in batches of the shapes that batch makes
     none    the engine with `--pictures none`: files in, records out
     sheet   the engine with `--pictures sheet`
 
-Printed are pictures a second, how many cores were busy, and of each pair of runs the ratio to the
-bare one; the promises are 0.95 for `none` and 0.85 for `sheet`. With `--model tiny` drawing takes
-more than the model: then what counts is that all cores are busy. The model is loaded before the
-clock runs. Memory is the peak of a process that does so many pictures with the model `random`; the
-promise is 10 % from 200 to 5 000.
+The output has pictures per second, the number of busy cores, and for each pair of runs the ratio to
+the bare one. The promises are 0.95 for `none` and 0.85 for `sheet`. With `--model tiny`, drawing
+takes more time than the model; then all cores must be busy. The model is loaded before the clock
+starts. Memory is the peak of a process that processes so many pictures with the model `random`; the
+promise is 10 % growth from 200 to 5 000.
 """
 
 import argparse

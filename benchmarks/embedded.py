@@ -1,10 +1,10 @@
-"""From typing to files with the embedded model, beside the least that such a script can do.
+"""Measures the whole time of `attnviz show` with the embedded model, beside a minimal script.
 
     python benchmarks/embedded.py
 
-`attnviz show cat.jpg --heads 8` as a whole process, against one that imports torch, loads the same
-weights and runs the forward pass on the same number of pixels, in turn; the median of the ratios
-is printed. The promise is at most 1.4.
+`attnviz show cat.jpg --heads 8` runs as a whole process, in turn with a process that imports torch,
+loads the same weights and runs the forward pass on the same number of pixels. The median of the
+ratios is printed. The promise is at most 1.4.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What `attnviz batch` withstands: killed again and again, fed with what is no picture, on Ray.
+"""Tests `attnviz batch` under stress: killed again and again, with bad files, and on Ray.
 
     python benchmarks/endurance.py kills [--moments 20] [--pictures 200] [--over]
     python benchmarks/endurance.py hostile [--pictures 1000] [--bad 50]
@@ -6,12 +6,12 @@
 
     kills    a run that is killed (`kill -9`) at random moments and begun again, beside one that is
              left alone; `--over`: into a folder with a whole run of other settings
-    hostile  a folder with files that are no pictures, and with names that are no pleasure
+    hostile  a folder with files that are not pictures, and with difficult names
     ray      the same folder by the local engine, by workers of a cluster on this machine, and by
              workers of which one is killed midway
 
-Every promise is printed with what was found; if one does not hold, the exit code is 1. What stands
-behind `--` is given to `attnviz batch` as it is.
+Every promise is printed with the result; if one does not hold, the exit code is 1. Arguments after
+`--` go to `attnviz batch` unchanged.
 """
 
 import argparse

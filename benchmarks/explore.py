@@ -1,13 +1,14 @@
-"""How large pages of `attnviz explore` are, and how fast they are in a browser.
+"""Measures the size of the pages of `attnviz explore`, and their speed in a browser.
 
     python benchmarks/explore.py [--write]
 
-Of a ViT-B/16 at 224 pixels (12 layers of 12 heads, weights in 8 bits) and of a model shaped as
-DINOv2-S with registers at 518 (12 of 6, queries and keys in 16 bits), both with random weights that
-attend unevenly: the time that the run takes and that the page takes, its size, and, in Chromium
-without a window, opened as a file, the time to the first view and of drawing anew when the pointer
-moves. The promises are 8 MB, 1.5 s and 50 ms of the first; 40 MB and 100 ms of the second. Needs
-transformers, playwright and chromium. `--write` puts the table into RESULTS.md.
+There are two models, both with random weights that attend unevenly: a ViT-B/16 at 224 pixels (12
+layers of 12 heads, weights in 8 bits), and a model shaped like DINOv2-S with registers at 518
+pixels (12 layers of 6 heads, queries and keys in 16 bits). Measured are the time of the run, the
+time to make the page, and its size; then, in headless Chromium with the page opened as a file, the
+time to the first view and the time to redraw when the pointer moves. The promises are 8 MB, 1.5 s
+and 50 ms for the first model, and 40 MB and 100 ms for the second. It needs transformers,
+playwright and chromium. `--write` puts the table into RESULTS.md.
 """
 
 import datetime

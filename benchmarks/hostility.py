@@ -1,4 +1,4 @@
-"""A folder of pictures that means no good, and what its gallery shows: used by `endurance.py`."""
+"""Makes a folder of hostile files and names, and checks its gallery: used by `endurance.py`."""
 
 import os
 import shutil

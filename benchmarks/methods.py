@@ -1,15 +1,15 @@
-"""Rollout and relevance as row vectors against the products of whole matrices.
+"""Measures rollout and relevance as row vectors against products of whole matrices.
 
     python benchmarks/methods.py              1 370 and 16 384 tokens; some ten minutes
     python benchmarks/methods.py 1370         one of them
     python benchmarks/methods.py --write      also RESULTS.md
 
 12 layers of 12 heads of 64, float32, one query, 2 threads. `ours` starts from q, k, v (and dO).
-`given` are the full products of N×N matrices: the attention of every head (and its gradient) is
-there before the clock starts, as `output_attentions` and autograd leave it. `made` computes those
-matrices too, layer by layer, from what ours starts from. Times are taken in turn in one process,
-ratios pair by pair; memory in a process of its own for each, as the peak above q, k, v and dO;
-where whole matrices would not fit, of two layers, since ours is done with one before the next.
+`given` are the full products of N×N matrices: the attention of every head (and its gradient)
+exists before the clock starts, as `output_attentions` and autograd return it. `made` also computes
+those matrices, layer by layer, from the same start as `ours`. Times are taken in turn in one
+process, ratios pair by pair. Memory is the peak above q, k, v and dO, in one process for each; if
+whole matrices would not fit, it is that of two layers, since ours frees one before the next.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""What one overlay costs, beside a matplotlib figure of the same picture.
+"""Measures the time of one overlay, beside a matplotlib figure of the same picture.
 
     python benchmarks/overlay.py
 
-A 451×300 photograph under a 14×21 map: `ours` is drawn as `attnviz show` does it, `figure` as most
-scripts do, imshow over imshow, at the same number of pixels. Both in turn, in one process.
+The picture is a 451×300 photograph under a 14×21 map. `ours` is drawn as `attnviz show` does it;
+`figure` as most scripts do, imshow over imshow, with the same number of pixels. Both run in turn in
+one process.
 """
 
 import io

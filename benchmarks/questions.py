@@ -1,11 +1,11 @@
-"""One run of a model that answers many questions, beside a run for one of them.
+"""Measures one run of a model that answers many questions, beside a run that answers one.
 
     python benchmarks/questions.py
 
 A ViT-B of transformers with random weights on one 224×224 picture. `one` runs the model and asks a
-method one query; `all` runs it and asks five methods ten queries each. In turn, ratios pair by
-pair. The promise is at most 1.5 for five methods beside one that takes as much of a run: with the
-way back from a score, or without.
+method one query; `all` runs it and asks five methods ten queries each. They run in turn, and ratios
+are taken pair by pair. The promise is at most 1.5 for five methods beside one method that needs the
+same run: with the backward pass from a score, or without.
 """
 
 import statistics

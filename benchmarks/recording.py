@@ -1,4 +1,4 @@
-"""What recording costs: time beside the bare forward pass, and the bytes that are kept.
+"""Measures the cost of recording: its time beside the bare forward pass, and the bytes it keeps.
 
     python benchmarks/recording.py                     ViT-B, 224, 2 threads
     python benchmarks/recording.py --rounds 40

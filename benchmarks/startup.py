@@ -1,9 +1,9 @@
-"""How long the command line takes to answer: `--help` and a slip of the pen.
+"""Measures how long the command line takes to answer `--help` and a usage error.
 
     python benchmarks/startup.py
 
-Each is timed against `python -c "import typer, rich"`, in turn, and the median of the ratios is
-printed; the promise is at most 1.5.
+Each run alternates with `python -c "import typer, rich"`; the median of the ratios is printed. The
+promise is at most 1.5.
 """
 
 import os

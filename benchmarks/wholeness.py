@@ -1,7 +1,7 @@
-"""What lies in the folder of a batch, looked at while others write there: used by `endurance.py`.
+"""Checks that the files of a batch are whole while the batch writes them: used by `endurance.py`.
 
-A file is whole if what it is for can be read to its end; only a file under a temporary name may be
-half written, and the last line of a journal.
+A file is whole if a reader of its kind can read it to its end. Only a file with a temporary name,
+and the last line of a journal, may be incomplete.
 """
 
 import csv

@@ -14,7 +14,7 @@ from PIL import Image
 from scenes import Scenes
 
 SEED, COUNT, UNSEEN_SHARE = 1_000_003, 500, 0.15
-"""Held out: a seed that no training takes, a seventh of the objects of kinds never trained on."""
+"""Held-out scenes: no training uses this seed, and 1/7 of the objects are of untrained kinds."""
 SHAPES = ((144, 144), (128, 160), (160, 128), (112, 184))
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def draw(out: Path, *, seed: int, count: int, unseen: float) -> None:
-    """Pictures that hold an object, and masks with a colour for each object, as PNG."""
+    """Write pictures with at least one object, and masks with a colour per object, as PNG."""
     for name in ("pictures", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     scenes, number, batch = Scenes(seed, unseen=unseen), 0, 0
@@ -48,7 +48,7 @@ def draw(out: Path, *, seed: int, count: int, unseen: float) -> None:
 
 
 def coloured(objects: NDArray[np.uint8]) -> Image.Image:
-    """Numbers of objects as a picture: black where there is none, a colour for each."""
+    """The numbers of objects as a picture: one colour per object, black for none."""
     hues = (number * 0.618 % 1 for number in range(1, 256))
     colours = [[round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.8, 1.0)] for hue in hues]
     palette = np.array([[0, 0, 0], *colours], dtype=np.uint8)

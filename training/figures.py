@@ -1,9 +1,9 @@
-"""The figures of the model card: held-out scenes, four photographs, and crops of them.
+"""Measures the numbers of the model card on held-out scenes, four photographs, and their crops.
 
     python training/figures.py --out figures
 
-Draws and cuts the pictures with their masks into the folder, then has `attnviz evaluate` measure
-them. The photographs come with scikit-image; their masks are polygons of `tests/photographs.py`.
+Writes the pictures with their masks into the folder, then measures them with `attnviz evaluate`.
+The photographs come with scikit-image; their masks are polygons of `tests/photographs.py`.
 """
 
 import argparse
@@ -23,13 +23,13 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import photographs
 
 CROPS = 25
-"""Of each photograph."""
+"""The number of crops of each photograph."""
 SEED = 20_261_124
 METRICS = ("pointing", "jaccard_area", "auc", "jaccard60")
 
 
 def main() -> None:
-    """Make the pictures, and measure."""
+    """Make the pictures, and measure them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("options", nargs="*", help="for `attnviz evaluate`, behind --")
@@ -72,7 +72,7 @@ def _cell(interval: dict[str, float] | None) -> str:
 
 
 def whole(out: Path) -> None:
-    """The photographs as they are."""
+    """Write the whole photographs."""
     for name in photographs.OBJECTS:
         pixels = photographs.photograph(name)
         height, width = pixels.shape[:2]
@@ -80,7 +80,7 @@ def whole(out: Path) -> None:
 
 
 def cropped(out: Path) -> None:
-    """Crops in which the object is off the centre, the same ones each time."""
+    """Write crops whose object is off the centre; they are the same each time."""
     rng = np.random.default_rng(SEED)
     for name in photographs.OBJECTS:
         pixels = photographs.photograph(name)
@@ -94,7 +94,7 @@ def cropped(out: Path) -> None:
 
 
 def off_centre(mask: NDArray[np.bool_]) -> bool:
-    """Whether an object takes 2 to 70 % of a crop, its centroid a sixth of a side off-centre."""
+    """Whether an object fills 2 to 70 % of a crop, with its centroid 1/6 of a side off-centre."""
     if not 0.02 <= mask.mean() <= 0.7:
         return False
     rows, columns = np.nonzero(mask)
@@ -106,7 +106,7 @@ def off_centre(mask: NDArray[np.bool_]) -> bool:
 
 
 def _span(rng: np.random.Generator, length: int) -> slice:
-    """A part of a side, 35 to 90 % of it."""
+    """A random part of a side, 35 to 90 % of its length."""
     size = int(length * rng.uniform(0.35, 0.9))
     start = int(rng.integers(0, length - size + 1))
     return slice(start, start + size)

@@ -1,4 +1,4 @@
-"""Scenes as the model is shown them: batches of one shape, several cut from each drawing."""
+"""Makes the training batches: batches of one shape, several cut from each drawn batch."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from torch.utils.data import Dataset
 from attnviz.models.tiny import LABELS, PATCH
 
 USES = 4
-"""Batches that are made of each drawn batch: the whole, and crops."""
+"""The number of batches from each drawn batch: the whole, and crops."""
 ASPECTS = (1.0, 1.0, 1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)
 ROOM = 1.25
-"""The side of a drawing in sides of what is shown."""
+"""The side of a drawing, as a multiple of the side of the model's input."""
 SCENES_A_SEED = 40
-"""Batches that are drawn from one bank of random fields."""
+"""The number of batches that are drawn from one bank of random fields."""
 assert KINDS[: len(LABELS)] == LABELS
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch: (B, 3, h, w) uint8 pixels, and what is true of them."""
+    """A batch: (B, 3, h, w) uint8 pixels, and the truth about them."""
 
     pixels: Tensor
     truth: Truth
@@ -33,7 +33,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: until which share of it, on which sides, in batches of how many."""
+    """A part of the training: the share where it ends, the input sides, and the batch size."""
 
     until: float
     sides: tuple[int, ...]
@@ -48,7 +48,7 @@ STAGES = (
 
 
 class Lessons(Dataset[list[Lesson]]):
-    """Item n is the n-th `USES` batches of a training, whoever asks for it and when."""
+    """Item n is always the same: the n-th group of `USES` batches of a training."""
 
     def __init__(self, seed: int, items: int) -> None:
         self._seed, self._items = seed, items
@@ -76,7 +76,7 @@ class Lessons(Dataset[list[Lesson]]):
 
 
 def _box(chance: Chance, shape: tuple[int, ...], least: tuple[int, int]) -> tuple[int, ...]:
-    """Top, left, height and width of a crop, some closer than what is shown is large."""
+    """Top, left, height and width of a crop; some crops are smaller than the input."""
     share = float(chance.spread(1, 0.7, 1.15))
     size = [min(full, round(side * share)) for full, side in zip(shape, least, strict=True)]
     corner = [int(chance.pick(1, f - s + 1)) for f, s in zip(shape, size, strict=True)]
@@ -95,7 +95,7 @@ def _cut(drawn: Batch, box: tuple[int, ...]) -> Batch:
 
 
 def _lesson(chance: Chance, drawn: Batch, size: tuple[int, int]) -> Lesson:
-    """Resized to what is shown, with colours exchanged, half of them mirrored."""
+    """A batch resized to the input: some pictures change colours, half of the batches mirror."""
     pictures = drawn.pictures.float()
     if pictures.shape[2:] != size:
         pictures = F.interpolate(pictures, size=size, mode="bilinear", antialias=True)
@@ -110,7 +110,7 @@ def _lesson(chance: Chance, drawn: Batch, size: tuple[int, int]) -> Lesson:
 
 
 def truth_of(drawn: Batch, grid: tuple[int, int]) -> Truth:
-    """What is true of scenes, on a grid of rows and columns."""
+    """The truth about scenes, on a grid of rows and columns."""
     objects, details = (drawn.objects > 0).float(), drawn.details
     cover = F.adaptive_avg_pool2d(objects[:, None], grid)[:, 0]
     detail = F.adaptive_avg_pool2d((details * objects)[:, None], grid)[:, 0]
@@ -129,5 +129,5 @@ def truth_of(drawn: Batch, grid: tuple[int, int]) -> Truth:
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """uint8 pixels as the model takes them: (value / 255 − 0.5) / 0.25."""
+    """The model's input from uint8 pixels: (value / 255 − 0.5) / 0.25."""
     return (pixels.float() / 255 - 0.5) / 0.25

@@ -1,4 +1,4 @@
-"""What the model is asked to do with a scene, and how far it is from it."""
+"""Defines the training objective: the targets of a scene, and the loss."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from torch.nn import functional as F
 from attnviz.models.tiny import FEATURES, HEADS, LAYERS, VisionTransformer
 
 HEAD_TARGETS = ("whole", "rim", "middle", "details", "top", "bottom", "left", "right")
-"""What the eight heads of the last layer are taught to look at, in their order."""
+"""The targets of the eight heads of the last layer, in their order."""
 MIDDLE_LAYER = 2
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of scenes on the model's grid.
+    """The truth about scenes on the model's grid.
 
     Attributes:
-        cover: (B, rows, columns), share of a patch that is object.
-        details: (B, rows, columns), share of a patch that is a painted detail.
-        label: (B,), the kind of the largest object, −1 where there is none.
+        cover: (B, rows, columns), the share of each patch that is object.
+        details: (B, rows, columns), the share of each patch that is a painted detail.
+        label: (B,), the kind of the largest object; −1 if there is no object.
     """
 
     cover: Tensor
@@ -29,7 +29,7 @@ class Truth:
 
 
 class Teacher(nn.Module):
-    """The model with what training needs beside it: heads that are thrown away afterwards."""
+    """The model with extra heads that only the training needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Teacher(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.6 * FEATURES**-0.5)
-            elif isinstance(module, nn.Conv2d):  # patches as loud as their positions
+            elif isinstance(module, nn.Conv2d):  # patch embeddings get the scale of the positions
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
         model, x = self.model, self.model.tokens(pixels)
         weights = middle = x
         for number, block in enumerate(model.blocks):
-            # Explicit weights: on a CPU in half precision their backward pass is the faster one.
+            # Explicit weights: their backward pass is faster on a CPU in half precision.
             x, weights = block(x, need_weights=True)
             if number == MIDDLE_LAYER:
                 middle = x
@@ -66,7 +66,7 @@ class Teacher(nn.Module):
 
 
 def head_targets(truth: Truth) -> Tensor:
-    """(B, heads, rows, columns): where each head is to look, not yet normalised.
+    """The targets of the heads, (B, heads, rows, columns), not yet normalised.
 
     Let a and b be the numbers of object patches from a patch to the edge of its object, above and
     below, itself included. Then y = (a − ½) / (a + b − 1) is its place within the object from top
@@ -89,7 +89,7 @@ def head_targets(truth: Truth) -> Tensor:
 
 
 def _run(inside: Tensor, axis: int, back: bool) -> Tensor:
-    """How many patches of 1 there are up to and with each patch along an axis."""
+    """The length of the run of ones that ends at each patch along an axis."""
     rows = inside.unbind(axis)
     run, runs = torch.zeros_like(rows[0]), []
     for row in reversed(rows) if back else rows:
@@ -101,9 +101,10 @@ def _run(inside: Tensor, axis: int, back: bool) -> Tensor:
 def loss(teacher: Teacher, pixels: Tensor, truth: Truth) -> tuple[Tensor, dict[str, float]]:
     """The training loss of a batch, and its parts.
 
-    Sum of: the cross-entropy of each head's attention against its target and of their mean against
-    the object's cover (both less the target's entropy, that is, the Kullback–Leibler divergence);
-    of each patch being object, from the middle and the last layer; of the kind of object.
+    The loss is the sum of several cross-entropies: of each head's attention against its target, and
+    of the heads' mean against the object's cover (both minus the target's entropy, that is, the
+    Kullback–Leibler divergence); of each patch being object, from the middle and the last layer; of
+    the kind of object.
     """
     attention, scores, objects = teacher(pixels)
     prefix = teacher.model.prefix
@@ -125,7 +126,7 @@ def loss(teacher: Teacher, pixels: Tensor, truth: Truth) -> tuple[Tensor, dict[s
 
 
 def _over_keys(grid: Tensor, there: Tensor, prefix: int) -> Tensor:
-    """A target over all keys that sums to 1: the grid, or the class token if nothing is there."""
+    """A target over all keys that sums to 1: the grid, or the class token if the grid is empty."""
     grid = grid * there[:, None, None]
     nothing = grid.new_zeros(*grid.shape[:2], prefix)
     nothing[..., 0] = 1 - there[:, None]
@@ -134,7 +135,7 @@ def _over_keys(grid: Tensor, there: Tensor, prefix: int) -> Tensor:
 
 
 def _divergence(target: Tensor, attention: Tensor) -> Tensor:
-    """Σ t ln(t / a) over the keys."""
+    """The Kullback–Leibler divergence Σ t ln(t / a) over the keys."""
     log = attention.float().clamp_min(1e-7).log()
     return (torch.xlogy(target, target) - target * log).sum(2)
 

@@ -1,6 +1,6 @@
-"""Train the embedded model `tiny` on drawn scenes, from a seed, on a CPU or a GPU.
+"""Trains the embedded model `tiny` on drawn scenes, from a seed, on a CPU or a GPU.
 
-    python training/train_tiny.py --out run            # begins, or goes on where it was cut off
+    python training/train_tiny.py --out run            # starts, or continues after an interruption
     python training/train_tiny.py --out run --steps 400 --device cuda
 
 Writes `run/checkpoint.pt` every few minutes, `run/log.jsonl`, and at the end
@@ -29,11 +29,11 @@ from attnviz.models.tiny import PATCH
 
 STEPS, RATE, WARMUP, DECAY = 4800, 2e-3, 200, 0.05
 HELD_OUT = 900_001
-"""Seed of the scenes that progress is measured on."""
+"""Seed of the scenes that measure the progress."""
 
 
 def main() -> None:
-    """Train, or go on training."""
+    """Start or continue the training."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--steps", type=int, default=STEPS, help="in all")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 class Training:
-    """A training that can be cut off at any moment and goes on from its last checkpoint."""
+    """A training that can stop at any moment and continues from its last checkpoint."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.step, self.seconds = options, 0, 0.0
@@ -65,7 +65,7 @@ class Training:
             self.step, self.seconds = kept["step"], kept["seconds"]
 
     def run(self) -> None:
-        """Every step that is left."""
+        """Run the remaining steps."""
         running: dict[str, float] = {}
         began, told = time.monotonic() - self.seconds, time.monotonic()
         for lesson in itertools.islice(self._lessons(), self.options.steps - self.step):
@@ -121,7 +121,7 @@ class Training:
         print(json.dumps(line), flush=True)
 
     def _save(self) -> None:
-        """Whole or not at all."""
+        """Write the checkpoint, whole or not at all."""
         kept = {
             "teacher": self.teacher.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -139,12 +139,12 @@ class Training:
 
 
 def _alone(_: int) -> None:
-    """A process that draws uses one thread: the others learn."""
+    """Let a drawing process use one thread; the others are for the training."""
     torch.set_num_threads(1)
 
 
 def make_optimizers(module: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the matrices of blocks, AdamW for all the rest; biases and tokens do not decay.
+    """Muon for the matrices of blocks, AdamW for the rest; biases and tokens have no weight decay.
 
     Jordan et al. 2024 (kellerjordan.github.io/posts/muon), scaled to AdamW's steps as by Liu et al.
     2025 (2502.16982); Loshchilov and Hutter 2019 (1711.05101).
@@ -163,13 +163,13 @@ def make_optimizers(module: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in a line, then down a cosine to a fiftieth."""
+    """The factor of the learning rate: a linear warm-up, then a cosine decay to 1/50."""
     return min(1, (step + 1) / WARMUP) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()
 def measure(teacher: Teacher, device: str, side: int = 96) -> dict[str, float]:
-    """Pointing and Jaccard at the true area of the mean of the heads, on held-out scenes."""
+    """Metrics of the heads' mean map on held-out scenes: pointing, and Jaccard at the true area."""
     drawn = Scenes(HELD_OUT, unseen=0.15).draw(128, height=side, width=side)
     attention, scores, _ = teacher(normalised(drawn.pictures).to(device))
     truth = truth_of(drawn, (side // PATCH, side // PATCH))

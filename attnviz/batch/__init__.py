@@ -1,1 +1,1 @@
-"""Any number of pictures: find them, run them in groups, resume, and summarise."""
+"""Processes any number of pictures: finds them, runs them in groups, resumes, summarises."""

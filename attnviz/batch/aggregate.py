@@ -1,4 +1,4 @@
-"""All pictures of a folder together: how each head spreads over them."""
+"""Summarises the records of a batch: the distribution of each head's numbers over the pictures."""
 
 import math
 from array import array
@@ -22,11 +22,11 @@ Place = tuple[str, str, str, int, int, int | None]
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Rows by model, method, question, layer and head.
+    """A summary of records: rows by model, method, question, layer and head.
 
     Attributes:
-        rows: a row a head.
-        pictures: records that were read.
+        rows: one row per head.
+        pictures: how many records were read.
     """
 
     rows: tuple[AggregateRow, ...]
@@ -34,15 +34,15 @@ class Aggregate:
 
     @property
     def exact(self) -> bool:
-        """Whether quantiles are those of the values; else each is within 2⁻¹⁰ of itself."""
+        """Whether quantiles are exact; otherwise their relative error is at most 2⁻¹⁰."""
         return all(row.pictures <= EXACT for row in self.rows)
 
 
 def aggregate(stats: Path) -> Aggregate:
     """Means, deviations and quantiles of every number over the records of a file.
 
-    Records are read one after the other, and memory does not grow with their number. Formulas are
-    in docs/formulas.md, under Aggregates.
+    The records are read one after the other; memory does not grow with their number. The formulas
+    are in docs/formulas.md, under Aggregates.
 
     >>> aggregate(Path("OUT/stats.jsonl")).rows[0].statistics["entropy"].mean > 0
     True
@@ -51,7 +51,7 @@ def aggregate(stats: Path) -> Aggregate:
         stats: `stats.jsonl` of a batch.
 
     Raises:
-        OutputError: the file cannot be read, or a line of it is no record.
+        OutputError: the file cannot be read, or one of its lines is not a record.
     """
     sketches: dict[Place, Sketch] = defaultdict(lambda: Sketch(len(NUMBERS)))
     pictures = 0
@@ -74,12 +74,14 @@ def _found(record: dict[str, Any]) -> list[tuple[Place, "array[float]"]]:
 def write_aggregate(
     out: Path, stats: Path | None = None, manifest: Path | None = None
 ) -> list[Path]:
-    """Write `aggregate.jsonl`, `aggregate.csv` and `aggregate.png` of a batch; of no record none.
+    """Write `aggregate.jsonl`, `aggregate.csv` and `aggregate.png` of a batch.
+
+    Without records no file is written.
 
     Args:
         out: the folder of the batch.
-        stats: its records, `stats.jsonl` in the folder unless given.
-        manifest: plays no role; there for whatever calls all that closes a batch alike.
+        stats: the records; by default `stats.jsonl` in the folder.
+        manifest: not used; all finalizers take this argument.
 
     Raises:
         OutputError: the records cannot be read, or a file cannot be written.
@@ -100,7 +102,7 @@ def write_aggregate(
 
 
 def _rows(sketches: dict[Place, Sketch]) -> tuple[AggregateRow, ...]:
-    """Of all places, with the numbers that are known of any."""
+    """A row for each place; all have the numbers that at least one place has."""
     found = {place: sketch.summaries() for place, sketch in sorted(sketches.items(), key=_order)}
     defined = [i for i in range(len(NUMBERS)) if any(of[i].count for of in found.values())]
     return tuple(

@@ -1,4 +1,4 @@
-"""A picture of an aggregate: how far and how widely heads look, layer by layer."""
+"""Plots an aggregate: how far and how widely heads look, layer by layer."""
 
 import io
 from collections.abc import Sequence
@@ -20,24 +20,25 @@ _MAPS = {
 }
 _POINT, _LINE = "#0072b2", "#d55e00"  # Okabe & Ito 2008
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
-_WIDTH, _HEIGHT = 4.6, 3.4  # of a panel, in inches
-_SPREAD = 0.56  # of the heads of a layer, in layers
+_WIDTH, _HEIGHT = 4.6, 3.4  # size of a panel in inches
+_SPREAD = 0.56  # width that the heads of a layer take on the axis of layers
 
 
 def plot(rows: Sequence[AggregateRow]) -> bytes:
     """An aggregate as a PNG; see `draw`."""
     buffer = io.BytesIO()
     canvas: Any = FigureCanvasAgg(draw(rows))
-    canvas.print_png(buffer, metadata={"Software": None})  # which changes with every release
+    canvas.print_png(buffer, metadata={"Software": None})  # it names matplotlib's release
     return buffer.getvalue()
 
 
 def draw(rows: Sequence[AggregateRow]) -> Figure:
-    """A row of panels for each model and method: two numbers by layer, a point a head.
+    """A row of panels for each model and method: two numbers by layer, one point per head.
 
-    Points are means over pictures, thin bars hold the middle half of them, the line is the mean of
-    the heads: figure 7 of Dosovitskiy et al. 2021 (2010.11929), which has the points. Of one layer,
-    heads are what is laid side by side. Methods that merge heads have numbers of their maps.
+    Points are means over pictures, thin bars span the middle half of the pictures, and the line is
+    the mean of the heads. The points are those of figure 7 of Dosovitskiy et al. 2021
+    (2010.11929). If there is one layer, its heads lie side by side along the axis. For methods that
+    merge heads, the numbers are those of the maps.
     """
     first = [row for row in rows if row.question == 0]
     runs = dict.fromkeys((row.model, row.weights, row.method) for row in first)
@@ -90,7 +91,7 @@ def _panel(ax: Any, spreads: Sequence[tuple[AggregateRow, Spread]]) -> None:
 
 
 def _aside(row: AggregateRow, spreads: Sequence[tuple[AggregateRow, Spread]]) -> float:
-    """How far beside its layer a head's point lies, so that bars do not hide one another."""
+    """How far beside its layer a head's point lies, so that bars do not hide each other."""
     heads = [other.head for other, _ in spreads if other.layer == row.layer]
     return _SPREAD * ((heads.index(row.head) + 0.5) / len(heads) - 0.5)
 
@@ -101,7 +102,7 @@ def _mean_of(layer: int, spreads: Sequence[tuple[AggregateRow, Spread]]) -> floa
 
 
 def _bound(ax: Any, spreads: Sequence[tuple[AggregateRow, Spread]]) -> None:
-    """From 0, where nothing is below it, with room above."""
+    """Set the limits of the axis: from 0 if no value is negative, with room above."""
     low = min(min(spread.q25, spread.mean) for _, spread in spreads)
     high = max(max(spread.q75, spread.mean) for _, spread in spreads)
     room = 0.06 * (high - min(low, 0.0)) or 1.0

@@ -1,4 +1,4 @@
-"""What is said of all pictures of a folder together: a row a head, schema `attnviz/aggregate/1`."""
+"""The record of all pictures of a folder: one row per head, schema `attnviz/aggregate/1`."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ from attnviz.output.schema import Number, RecordPart, SummaryRow
 
 
 class Spread(RecordPart):
-    """One number over the pictures; `missing` are those of which it is not defined."""
+    """One number over all pictures; `missing` counts the pictures where it is not defined."""
 
     mean: Number
     deviation: Number
@@ -19,10 +19,11 @@ class Spread(RecordPart):
 
 
 class AggregateRow(SummaryRow):
-    """One head, or the heads that a method merges, over all pictures.
+    """One head, or the merged heads of a method, over all pictures.
 
-    `question` counts from 0 where several queries or targets were asked; `pictures` are those that
-    have this head. `statistics` has what is known of any head, null where it is not of this one.
+    `question` is the number of the query or target, from 0. `pictures` is the number of pictures
+    that have this head. `statistics` has every number that any head has; a number is null if this
+    head has none.
     """
 
     schema_: Literal["attnviz/aggregate/1"] = "attnviz/aggregate/1"
@@ -36,5 +37,5 @@ class AggregateRow(SummaryRow):
     statistics: dict[str, Spread | None]
 
     def row(self) -> dict[str, Any]:
-        """Flat: the mean by the statistic's own name, the rest as `entropy_q05`."""
+        """The row as flat columns: `entropy` is the mean, `entropy_q05` the quantile, and so on."""
         return self._flat("statistics", Spread)

@@ -1,11 +1,11 @@
-"""The engine of a cluster: windows of the plan as a pipeline of Ray Data.
+"""The engine of a cluster: runs the windows of the plan as a pipeline of Ray Data.
 
     rows of windows  →  workers, each with a model (`worker.py`)  →  rows of outcomes  →  driver
 
-The driver alone writes the journal, as results come back; pictures' files are written by the
-workers, whole, to a folder that all nodes see. So whoever is killed, only time is lost: Ray gives
-the window of a worker that died to another one, which writes the same files again, and a driver
-that died goes on from its journal.
+Only the driver writes the journal, as results come back. The workers write the files of the
+pictures, each file whole, to a folder that all nodes see. If a process is killed, only time is
+lost: Ray gives the window of a dead worker to another one, which writes the same files again, and
+a new driver continues from the journal.
 
 Ray Data: https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.map_batches.html
 """
@@ -32,20 +32,20 @@ from attnviz.errors import AttnvizError, DeviceError, UsageError
 from attnviz.output import whole_files
 
 _WAIT = 10.0  # seconds for a cluster to answer
-_LOOK = 0.5  # seconds between two looks at whether to stop
+_LOOK = 0.5  # seconds between two checks of `stop`
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a batch runs.
+    """The cluster that a batch runs on.
 
     Attributes:
-        address: of a cluster that is there; None takes that of the environment's `RAY_ADDRESS`, or
-            starts one of this machine's cores for the time of the run.
-        workers: processes with a model each; None takes one for each GPU, or without a GPU one for
-            each machine.
+        address: the address of a running cluster; None takes the one in the environment variable
+            `RAY_ADDRESS`, or starts a cluster on this machine's cores for the time of the run.
+        workers: the number of processes with a model each; None takes one per GPU, or one per
+            machine if there is no GPU.
     """
 
     address: str | None = None
@@ -62,7 +62,7 @@ class Cluster:
         stop: threading.Event,
         on_outcome: OnOutcome,
     ) -> None:
-        """Do what is left of a batch, as `Batch.work` does on one machine; see `Engine`."""
+        """Do the rest of a batch, as `Batch.work` does on one machine; see `RayEngine`."""
         todo.work_by(
             lambda note: RayEngine(
                 model, settings, out, batch=batch, stop=stop, on_outcome=note, cluster=self
@@ -73,7 +73,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Pool:
-    """Workers, and what each is given of a node."""
+    """The number of workers, and the CPUs and GPUs of each."""
 
     workers: int
     cpus: int
@@ -81,16 +81,16 @@ class Pool:
 
 
 class RayEngine:
-    """Does the pictures of a plan on a cluster.
+    """Processes the pictures of a plan on a cluster.
 
     Args:
-        model: arguments of `load_model`; the driver loads none.
+        model: arguments of `load_model`; the driver itself loads no model.
         settings: what is done with every picture.
-        out: folder for all files, which all nodes see.
-        batch: pictures of a run; None finds out what fits.
-        stop: set by others, it ends the work; windows that were begun are begun anew another time.
-        on_outcome: is given every outcome, by one thread at a time.
-        cluster: where.
+        out: folder for all files; all nodes see it.
+        batch: pictures per run of the model; None finds out how many fit.
+        stop: ends the work when another thread sets it; the next run repeats unfinished windows.
+        on_outcome: is called with every outcome, by one thread at a time.
+        cluster: the cluster to run on.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -112,13 +112,13 @@ class RayEngine:
         self._batch, self._stop, self._on_outcome, self._cluster = batch, stop, on_outcome, cluster
 
     def run(self, windows: Windows) -> None:
-        """Do what is to be done of these windows of the plan; returns when all is written.
+        """Process the pending pictures of these windows; returns when all files are written.
 
         Raises:
-            DeviceError: the cluster has no GPU, and one is asked for.
-            UsageError: more workers than fit; or a question that the model cannot be asked.
+            DeviceError: a GPU is requested, and the cluster has none.
+            UsageError: more workers than fit, or a question that the model cannot answer.
             OutputError: nothing more can be written.
-            AttnvizError: a node is not fit, the cluster is gone, or a window killed its workers.
+            AttnvizError: a node is unsuitable, the cluster is gone, or a window killed its workers.
         """
         plan = _Plan(windows)
         if not plan.rows:
@@ -133,7 +133,7 @@ class RayEngine:
             plan.check()
 
     def _take(self, rows: Iterator[Row], plan: "_Plan") -> None:
-        """Tell what came back."""
+        """Report the outcomes that come back."""
         for row in rows:
             found = pickle.loads(row["row"])
             if isinstance(found, Fatal):
@@ -143,15 +143,15 @@ class RayEngine:
                 self._on_outcome(found)
 
     def _rows(self, windows: list[Row], pool: Pool, sign: str) -> Generator[Row, None, None]:
-        """What the workers give back, as it comes."""
+        """The workers' results, as they arrive."""
         data = self._ray.data
         context = data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.max_errored_blocks = -1  # of windows that are lost the rest knows nothing
+        context.max_errored_blocks = -1  # a lost window does not stop the others
         task = WindowTask(
             self._model,
             self._settings,
-            os.getcwd(),  # noqa: PTH109 — text, as it travels
+            os.getcwd(),  # noqa: PTH109 — sent as text
             self._out,
             sign,
             self._batch,
@@ -170,24 +170,24 @@ class RayEngine:
 
 
 class _Plan:
-    """Windows on their way, and which came back."""
+    """The windows that were sent, and which of them came back."""
 
     def __init__(self, windows: Windows) -> None:
         self.rows: list[Row] = []
-        self._first: dict[int, str] = {}  # picture to be done of each window that is not back
+        self._first: dict[int, str] = {}  # first pending picture of each open window
         for number, window in enumerate(windows):
             self.rows.append({"number": number, "window": pack(window)})
             self._first[number] = next(part.job.path for part in window if part.job is not None)
 
     def back(self, number: int) -> None:
-        """An outcome of this window came; they come all or none."""
+        """Note that this window came back; its outcomes come all together or not at all."""
         self._first.pop(number, None)
 
     def check(self) -> None:
-        """Whether all came back.
+        """Check that all windows came back.
 
         Raises:
-            AttnvizError: not.
+            AttnvizError: some did not.
         """
         if self._first:
             path = next(iter(self._first.values()))
@@ -199,19 +199,19 @@ class _Plan:
 
 
 def pool_of(nodes: Sequence[Mapping[str, float]], workers: int | None, *, device: str) -> Pool:
-    """How many workers there are, and of how many cores: as many each as lets all of them fit.
+    """How many workers there are, and the cores of each: the most with which all workers fit.
 
     Args:
-        nodes: what each node has, as Ray names it: CPU, GPU and others.
-        workers: how many are wanted.
+        nodes: the resources of each node, by Ray's names: CPU, GPU and others.
+        workers: how many workers are requested; None chooses.
         device: `auto`, `cpu` or `cuda`.
 
     >>> pool_of([{"CPU": 8, "GPU": 2}, {"CPU": 16, "GPU": 2}], None, device="auto")
     Pool(workers=4, cpus=4, gpus=1)
 
     Raises:
-        DeviceError: a GPU is asked for, and there is none.
-        UsageError: so many workers do not fit; a device that a cluster does not hand out.
+        DeviceError: a GPU is requested, and there is none.
+        UsageError: not all workers fit, or the device is one that Ray does not assign.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: Ray chooses among GPUs; give --device cuda, or cpu")
@@ -231,7 +231,7 @@ def pool_of(nodes: Sequence[Mapping[str, float]], workers: int | None, *, device
 
 
 def _fit(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
-    """How many workers of that size fit on some nodes."""
+    """How many workers of that size fit on the nodes."""
     by_cpus = (int(node.get("CPU", 0) // cpus) for node in nodes)
     if not gpus:
         return sum(by_cpus)
@@ -240,9 +240,9 @@ def _fit(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
 
 @contextlib.contextmanager
 def _signed(out: Path) -> Iterator[str]:
-    """A word in the folder for all files, by which workers know that it is the same for them."""
+    """A random word in a file of the folder; workers read it to check that they see that folder."""
     folder, sign = out / FOLDER / NOTES, secrets.token_hex(8)
-    shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed driver
     whole_files.make_folder(folder)
     whole_files.write_whole(folder / RUN_TOKEN, sign.encode())
     try:
@@ -254,7 +254,7 @@ def _signed(out: Path) -> Iterator[str]:
 def _until(
     stop: threading.Event, begin: Callable[[], Generator[Row]]
 ) -> Generator[Row, None, None]:
-    """Rows until there are no more, or `stop` is set: also while none comes.
+    """Rows until there are no more, or until `stop` is set, even while waiting for a row.
 
     Raises:
         AttnvizError: the cluster fails.
@@ -264,13 +264,13 @@ def _until(
 
     def read() -> None:
         try:
-            with contextlib.closing(begin()) as rows:  # closed here, by who waits for rows
+            with contextlib.closing(begin()) as rows:  # closed by the thread that waits for rows
                 for row in rows:
                     found.put(row)
                     if ended.is_set():
                         return
             found.put(None)
-        except BaseException as error:  # raised where the rows are taken
+        except BaseException as error:  # the thread that takes the rows raises it
             found.put(error)
 
     reader = threading.Thread(target=read, name="ray rows", daemon=True)
@@ -285,7 +285,7 @@ def _until(
 def _taken(
     found: "queue.Queue[Row | BaseException | None]", stop: threading.Event
 ) -> Iterator[Row]:
-    """Rows as they come, until there is None."""
+    """Rows as they arrive, until a None arrives."""
     while not stop.is_set():
         try:
             row = found.get(timeout=_LOOK)

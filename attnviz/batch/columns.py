@@ -1,4 +1,4 @@
-"""Records as columns: a Parquet file of a row a head (extra `attnviz[parquet]`)."""
+"""Writes records as columns: a Parquet file of one row per head (extra `attnviz[parquet]`)."""
 
 import itertools
 import types
@@ -17,18 +17,19 @@ from attnviz.statistics import MORE, STATISTICS
 
 NAME = "stats.parquet"
 BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
-"""Columns before those of an entry of `heads`: which picture, and what was run."""
+"""The first columns: the picture and the run; those of an entry of `heads` follow."""
 _OF_THE_MODEL = {"model": "spec", "weights": "weights"}
 _WHOLE = [name for name, entry in MORE.items() if entry.whole]
 _WHOLE += [name for name, entry in STATISTICS.items() if entry.whole]
-_ROWS = 65_536  # of a row group, which is what is held at a time
+_ROWS = 65_536  # rows of a row group; memory holds one group at a time
 
 
 def columns() -> dict[str, type]:
-    """Names and types of all columns: those before, then those of `stats.csv`.
+    """Names and types of all columns: picture and run first, then the columns of `stats.csv`.
 
-    They are the same of every batch, so that files of several lie beside each other; what does not
-    apply is null. `query` and `target` are the record's where an entry has none of its own.
+    All batches have the same columns, so that files of several batches can be read together; a
+    value that does not apply is null. If an entry has no `query` or `target`, it takes those of its
+    record.
     """
     return BEFORE | _of_model(Head)
 
@@ -37,7 +38,7 @@ def require_pyarrow() -> Any:
     """The library pyarrow.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 — an optional part
@@ -47,14 +48,14 @@ def require_pyarrow() -> Any:
 
 
 def write_columns(out: Path, stats: Path, manifest: Path) -> list[Path]:  # noqa: ARG001 — a finalizer
-    """`write_parquet` as one of the finalizers of a batch."""
+    """Call `write_parquet` as a finalizer of a batch."""
     return [write_parquet(out, stats)]
 
 
 def write_parquet(out: Path, stats: Path | None = None) -> Path:
     """Write `stats.parquet` of a batch beside its records; equal records give equal bytes.
 
-    Records are read one after the other; one row group is held at a time.
+    Records are read one after the other; memory holds one row group at a time.
 
     >>> from pyarrow import parquet
     >>> parquet.read_table(write_parquet(Path("OUT"))).num_rows       # a head each
@@ -62,7 +63,7 @@ def write_parquet(out: Path, stats: Path | None = None) -> Path:
 
     Args:
         out: the folder of the batch.
-        stats: its records, `stats.jsonl` in the folder unless given.
+        stats: the records; by default `stats.jsonl` in the folder.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -84,7 +85,7 @@ def write_parquet(out: Path, stats: Path | None = None) -> Path:
 
 
 def _groups(stats: Path) -> Iterator[dict[str, list[Any]]]:
-    """Columns of `_ROWS` rows at a time, the last of fewer."""
+    """Columns in groups of `_ROWS` rows; the last group may be smaller."""
     group: dict[str, list[Any]] = {name: [] for name in columns()}
     rows = 0
     for row in itertools.chain.from_iterable(each(stats, _rows)):
@@ -99,7 +100,7 @@ def _groups(stats: Path) -> Iterator[dict[str, list[Any]]]:
 
 
 def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Flat entries of `heads`."""
+    """The rows of one record: flat entries of `heads`."""
     run = {"image": record["image"]["path"], "method": record["method"]}
     run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
     question = {key: record[key] for key in ("query", "target") if record.get(key)}
@@ -107,9 +108,9 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def rows_of(record: Record) -> list[dict[str, Any]]:
-    """A row per map with the columns of `stats.parquet`, after the frame where there is one.
+    """A row per map with the columns of `stats.parquet`; a frame's number and time come first.
 
-    They are the same for every method, so that records of several stand under one header.
+    The columns are the same for all methods, so that records of several methods share one header.
     """
     data = record.data()
     moment = {name: data["moment"][name] for name in ("frame", "time")} if record.moment else {}
@@ -120,7 +121,7 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
 
 
 def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:
-    """Columns of a part of the record, by what its fields are annotated with."""
+    """The columns of a part of the record, from the annotations of its fields."""
     found: dict[str, type] = {}
     for name, field in model.model_fields.items():
         kind = _plain(field.annotation, whole=name in _WHOLE)
@@ -132,7 +133,7 @@ def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:
 
 
 def _plain(annotation: Any, *, whole: bool) -> type:
-    """What is left of `Literal`, `Annotated` and `| None`."""
+    """The plain type inside `Literal`, `Annotated` and `| None`."""
     if whole:
         return int
     origin = typing.get_origin(annotation)

@@ -1,4 +1,4 @@
-"""Ray, as it is found, reached, kept quiet and left."""
+"""Connects to Ray, keeps it quiet, and disconnects."""
 
 import contextlib
 import logging
@@ -16,11 +16,11 @@ _WAIT = 10.0  # seconds for a cluster to answer
 
 
 def library() -> ModuleType:
-    """Ray, with Ray Data.
+    """The library Ray, with Ray Data.
 
     Raises:
-        MissingExtraError: it is not installed.
-        ModelError: it does not import.
+        MissingExtraError: Ray is not installed.
+        ModelError: Ray cannot be imported.
     """
     optional("ray.data", "ray", "--engine ray")
     return optional("ray", "ray", "--engine ray")
@@ -28,7 +28,7 @@ def library() -> ModuleType:
 
 @contextlib.contextmanager
 def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
-    """A cluster for the time of the run; what this process is connected to already stays."""
+    """Connect to a cluster for the time of the run; an existing connection is used and kept."""
     if ray.is_initialized():
         yield
         return
@@ -41,14 +41,14 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         ray.init(
             address=address,
             include_dashboard=False,
-            log_to_driver=False,  # results alone go to stdout
+            log_to_driver=False,  # stdout is for results only
             logging_level=logging.CRITICAL,
         )
-    except Exception as error:  # of many kinds
+    except Exception as error:  # Ray raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise AttnvizError(
-            f"--ray-address {address}: no cluster to be had ({reason}); `ray start --head` starts "
-            "one, and `ray status` says whether it is there"
+            f"--ray-address {address}: cannot connect to a cluster ({reason}); `ray start --head` "
+            "starts one, and `ray status` shows whether it runs"
         ) from error
     try:
         yield
@@ -58,10 +58,10 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
 
 
 def _start_no_other() -> None:
-    """Keep Ray from starting a cluster by itself when something is asked of one that is gone.
+    """Keep Ray from starting a cluster by itself after a run's cluster is gone.
 
-    Its own threads may still ask while, and after, a run is given up; the next run would then meet
-    a cluster that nobody has started, and wait for ever.
+    Ray's own threads may still call Ray while a run ends, and after it. Ray would then start a
+    cluster, and the next run would connect to it and wait forever.
     """
     hook = sys.modules.get("ray._private.auto_init_hook")
     if hasattr(hook, "enable_auto_connect"):
@@ -70,7 +70,7 @@ def _start_no_other() -> None:
 
 @contextlib.contextmanager
 def _unsaid() -> Iterator[None]:
-    """What threads of Ray raise when their cluster goes is no news."""
+    """Hide the exceptions of Ray's threads when their cluster shuts down."""
     before = threading.excepthook
     threading.excepthook = lambda _: None
     try:
@@ -80,10 +80,10 @@ def _unsaid() -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Whether somebody answers there; Ray itself tries for ten minutes.
+    """Check that something answers at the address; Ray itself would try for ten minutes.
 
     Raises:
-        OSError: not.
+        OSError: nothing answers.
     """
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
@@ -91,12 +91,12 @@ def _knock(address: str) -> None:
 
 
 def _hush() -> None:
-    """Leave what Ray Data logs to its files: attnviz reports errors in one line."""
+    """Send the log of Ray Data to its files only: attnviz reports errors in one line."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
-    # Ray prints what it tells a driver, such as that a worker died, to stdout, where results go.
+    # Ray prints messages to the driver (a worker died) to stdout, but stdout is for results.
     printer = sys.modules.get("ray._private.worker")
     if hasattr(printer, "print_to_stdstream"):
         setattr(printer, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 — not typed

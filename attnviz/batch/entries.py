@@ -1,4 +1,4 @@
-"""What a batch left of every picture: its name, its folder, what was drawn, or what went wrong."""
+"""Reads what a batch wrote for each picture: its name, folder and drawings, or its error."""
 
 import itertools
 import os
@@ -24,13 +24,13 @@ class Entries:
     """All pictures of a batch, in the order of its manifest.
 
     Attributes:
-        names: of those that are done, as text, below the folder that all pictures lie in.
-        folders: of each of these below the folder of the batch; None where nothing was drawn.
-        sheets: the sheet in that folder, if one is there.
-        overlays: one overlay of each, the first of its last layer, if there are some.
-        failed: names, and what went wrong.
-        run: what was run, in words; nothing where no picture is done.
-        matrix: numbers of those that are done.
+        names: the finished pictures, as text, relative to the folder that holds all pictures.
+        folders: the folder of each of them in the folder of the batch; None if it has no drawing.
+        sheets: the sheet in that folder, or None.
+        overlays: one overlay of each picture, the first of its last layer, or None.
+        failed: the names of failed pictures, each with its error.
+        run: the model and the methods in words; empty if no picture is finished.
+        matrix: the numbers of the finished pictures.
     """
 
     names: list[str]
@@ -42,11 +42,11 @@ class Entries:
     matrix: Matrix
 
     def source(self, i: int) -> str | None:
-        """What the thumbnail of a picture is made of: an overlay, else its sheet."""
+        """The drawing that the thumbnail of a picture is made from: an overlay, else its sheet."""
         return self.overlays[i] or self.sheets[i]
 
     def target(self, i: int) -> str | None:
-        """What a picture's tile leads to: its sheet, else its folder."""
+        """The link of a picture's tile: its sheet, else its folder."""
         folder = self.folders[i]
         return self.sheets[i] or (None if folder is None else f"{folder}/")
 
@@ -88,7 +88,7 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
 
 
 def _methods(stats: Path) -> list[str]:
-    """The methods of each picture, where there are several: those of the first; else one ``."""
+    """The methods of the first record if it has several; otherwise one empty name."""
     first = list[tuple[str, str]]()
     for path, method in each(stats, lambda record: (record["image"]["path"], record["method"])):
         if first and path != first[0][0]:
@@ -98,7 +98,7 @@ def _methods(stats: Path) -> list[str]:
 
 
 def _below(entries: Entries) -> Entries:
-    """With names below the folder that all pictures lie in."""
+    """The entries with names relative to the folder that holds all pictures."""
     names = [*entries.names, *(name for name, _ in entries.failed)]
     parents = [name.split("/")[:-1] for name in names]
     low, high = min(parents, default=[]), max(parents, default=[])
@@ -114,21 +114,21 @@ def _below(entries: Entries) -> Entries:
 def readable(text: str) -> str:
     r"""A path as text that any reader can show as it is.
 
-    Control characters become their symbols; bytes that are no text, and characters that turn the
-    direction of what follows, U+FFFD.
+    Control characters become their symbols. Bytes that are not valid text, and characters that
+    change the direction of the text, become U+FFFD.
 
     >>> readable("a\tb.jpg")
     'a␉b.jpg'
     """
     try:
-        data = text.encode("utf-8", "surrogateescape")  # bytes that are no text, as they were
+        data = text.encode("utf-8", "surrogateescape")  # restores invalid bytes
     except UnicodeEncodeError:
         data = text.encode("utf-8", "replace")
     return data.decode("utf-8", "replace").translate(_SHOWN)
 
 
 def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
-    """Names and folders of what is done; names and errors of the rest."""
+    """Names and folders of finished pictures; names and errors of failed ones."""
     finished: list[tuple[str, str | None]] = []
     failed: list[tuple[str, str]] = []
 
@@ -145,20 +145,20 @@ def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[
 
 
 def _located(out: Path, folder: str | None) -> str | None:
-    """The folder of a picture as the system names it, if it is there.
+    """The folder of a picture by its real name, if it exists.
 
-    A name whose bytes are no UTF-8 may have been written with U+FFFD in their place.
+    The manifest may have U+FFFD in place of bytes that are not UTF-8.
     """
     if folder is None or (out / folder).is_dir():
         return folder
     place = ""
     for part in folder.split("/"):
         try:
-            names = os.listdir(out / place)  # noqa: PTH208 — names as they are
+            names = os.listdir(out / place)  # noqa: PTH208 — unchanged names
         except OSError:
             return None
         like = [n for n in names if os.fsencode(n).decode("utf-8", "replace") == part]
-        if len(like) != 1:  # none, or several that look the same
+        if len(like) != 1:  # no folder, or several that look the same
             return None
         place = f"{place}/{like[0]}" if place else like[0]
     return place
@@ -181,9 +181,9 @@ def _overlay(out: Path, folder: str | None, heads: list[dict[str, Any]]) -> str 
 
 
 class _Rows:
-    """Which row a record is of; its path may begin earlier than the manifest's.
+    """Finds the row of a record; the record's path may be longer than the manifest's name.
 
-    Names that look alike, as those of other broken bytes, are taken in the manifest's order.
+    Names that look the same, because invalid bytes were replaced, match in the manifest's order.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -192,7 +192,7 @@ class _Rows:
             self._rows.setdefault(name, []).append(row)
 
     def of(self, path: str) -> int | None:
-        """The next row of a picture; None where it is not in the manifest."""
+        """The next row of a picture; None if the picture is not in the manifest."""
         while not self._rows.get(path) and "/" in path:
             path = path.partition("/")[2]
         rows = self._rows.get(path)
@@ -200,7 +200,7 @@ class _Rows:
 
 
 def _run(record: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
-    """What was run, in words."""
+    """The model and the methods in words."""
     named = ", ".join(filter(None, methods)) or record["method"]
     model, query = record["model"], record["query"]
     weights = [] if model["weights"] == "pretrained" else [f"weights {model['weights']}"]

@@ -1,9 +1,9 @@
-"""What is made of all pictures together when the last is done: `FINALIZERS` is the table.
+"""The table `FINALIZERS`: functions that write files about all pictures at the end of a batch.
 
-A finalizer is a function of the folder, its `stats.jsonl` and its `manifest.jsonl` that returns the
-files that it wrote. It sees the pictures of the run, sorted by path, whatever was done when; it is
-called again by every run, and equal lines are to give equal files. Free of heavy imports: the
-options of `attnviz batch` come from this table.
+A finalizer takes the folder, its `stats.jsonl` and its `manifest.jsonl`, and returns the files that
+it wrote. It gets the pictures of the run sorted by path, whichever run processed them. Every run
+calls it again; equal lines must give equal files. This module has no heavy imports, since the
+options of `attnviz batch` come from the table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from attnviz.registry import Option, Table, TableEntry, load
 
 
 class FinalizerFunction(Protocol):
-    """Writes files of all pictures."""
+    """A function that writes files about all pictures."""
 
     def __call__(self, out: Path, stats: Path, manifest: Path) -> list[Path]: ...
 
 
 @dataclass(frozen=True)
 class Finalizer(TableEntry):
-    """Files of all pictures of a batch: a function as `FinalizerFunction` has it.
+    """An entry of the table: a `FinalizerFunction` and when to call it.
 
     Attributes:
-        help: what its option of `attnviz batch` says, a sentence.
-        always: whether it is made without being asked for; else `--NAME` asks for it.
-        require: `package.module:name` of a function that is called before the first picture, and
-            raises where something is missing.
+        help: the help of its option of `attnviz batch`, one sentence.
+        always: True if every batch calls it; otherwise the option `--NAME` requests it.
+        require: `package.module:name` of a function that is called before the first picture and
+            raises an error if something is missing.
     """
 
     help: str = ""
@@ -37,7 +37,7 @@ class Finalizer(TableEntry):
     require: str = ""
 
     def check(self) -> None:
-        """See that all is there that it needs.
+        """Check that everything it needs is installed.
 
         Raises:
             MissingExtraError: an optional part is not installed.
@@ -69,11 +69,11 @@ _FINALIZERS: dict[str, Finalizer] = {
     ),
 }
 FINALIZERS = Table("attnviz.finalizers", Finalizer, _FINALIZERS, identifiers=True)
-"""By name; other packages add to it by entry points of the group `attnviz.finalizers`."""
+"""Finalizers by name; other packages add theirs with entry points `attnviz.finalizers`."""
 
 
 def options() -> Mapping[str, Option]:
-    """An option of `attnviz batch` for each finalizer that is not always called."""
+    """An option of `attnviz batch` for each finalizer that only runs on request."""
     return {
         name: Option(
             name, bool, False, entry.help or f"Also write {entry.summary}.", package=entry.package
@@ -84,9 +84,9 @@ def options() -> Mapping[str, Option]:
 
 
 def close(out: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Call the finalizers that always are, and those of `names`; returns the files, as written.
+    """Call the finalizers that always run, and those of `names`; returns the written files.
 
-    One of another package that fails is a warning: the pictures are done.
+    If a finalizer of another package fails, it is a warning: the pictures are finished.
 
     Raises:
         OutputError: a file cannot be written.

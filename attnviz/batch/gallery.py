@@ -1,4 +1,4 @@
-"""A page of all pictures of a batch: one file that asks nothing of the network, and thumbnails."""
+"""Writes the gallery of a batch: an HTML page without network requests, and thumbnails."""
 
 import math
 import os
@@ -20,19 +20,19 @@ _PARTS = Path(__file__).parent / "static"
 def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = None) -> list[Path]:
     """Write `index.html` of a batch, and thumbnails that are missing or outdated.
 
-    The page needs no server: pictures are sorted and searched by a script in it. Equal folders give
+    The page needs no server: a script in it sorts and searches the pictures. Equal folders give
     equal bytes.
 
     Args:
         out: the folder of the batch.
-        stats: its records, `stats.jsonl` in the folder unless given.
-        manifest: its manifest, `manifest.jsonl` in the folder unless given.
+        stats: the records; by default `stats.jsonl` in the folder.
+        manifest: the manifest; by default `manifest.jsonl` in the folder.
 
     Returns:
-        What was written, the page first.
+        The written files, the page first.
 
     Raises:
-        OutputError: what the batch left cannot be read, or a file cannot be written.
+        OutputError: a file of the batch cannot be read, or a file cannot be written.
     """
     entries = read_entries(out, stats or out / STATS, manifest or out / MANIFEST)
     sources = [entries.source(i) for i in range(len(entries.names))]
@@ -42,7 +42,7 @@ def write_gallery(out: Path, stats: Path | None = None, manifest: Path | None = 
 
 
 def data_of(out: Path, entries: Entries) -> dict[str, Any]:
-    """What the page's script shows; paths are addresses, relative to the page."""
+    """The data of the page's script; paths are URLs relative to the page."""
     columns = list(entries.matrix.columns())
     layers_found = sorted({key[0] for key, _ in columns})
     return {
@@ -62,12 +62,12 @@ def data_of(out: Path, entries: Entries) -> dict[str, Any]:
 
 
 def page_of(data: dict[str, Any]) -> str:
-    """The page with its data, which may show pictures from its own folder."""
+    """The page with its data; it may show pictures from its own folder."""
     return pages.fill(_PARTS, scripts=["script.js"], images="'self'", data=pages.as_data(data))
 
 
 def _address(path: str | None) -> str | None:
-    """A path as a relative address, byte by byte; `./` keeps `a:b.jpg` from being a scheme."""
+    """A path as a relative URL, byte by byte; `./` keeps `a:` in `a:b.jpg` from being a scheme."""
     return None if path is None else f"./{quote(os.fsencode(path))}"
 
 
@@ -77,5 +77,5 @@ def _thumbnail(out: Path, source: str | None) -> str | None:
 
 
 def _short(values: Iterable[float]) -> list[float | None]:
-    """Four significant digits are what a page shows."""
+    """Numbers with the four significant digits that a page shows."""
     return [None if math.isnan(value) else float(f"{value:.4g}") for value in values]

@@ -1,4 +1,4 @@
-"""What is to be done with pictures, and what became of each: plain values that engines pass on."""
+"""Plain values that engines pass on: jobs, their settings, and the outcome of each picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ Pictures = Literal["sheet", "heads", "none"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done with every picture; the values that the options of the same names take.
+    """What is done with every picture: the fields take the values of the options of the same names.
 
-    `digest` changes with all that changes what is written.
+    `digest` changes with every setting that changes the written files.
     """
 
     questions: Questions
@@ -40,11 +40,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture that is to be done.
+    """One picture to process.
 
     Attributes:
-        path: of the picture.
-        folder: for its files, below that of all.
+        path: path of the picture.
+        folder: the folder for its files, relative to the output folder.
         before: names of the files that an earlier run wrote there.
     """
 
@@ -55,15 +55,15 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one picture; of one that failed there is no record, but a cause.
+    """The result of one picture; a failed picture has a cause and no record.
 
     Attributes:
-        entry: its line of the ledger.
-        records: one for each method.
-        paths: the files written.
-        cause: why it failed.
-        line: the records as they stand in a file of records, a line each.
-        notes: how the picture was read.
+        entry: the picture's line of the ledger.
+        records: one record for each method.
+        paths: the written files.
+        cause: the error, if the picture failed.
+        line: the records as lines of a file of records.
+        notes: notes about how the picture was read.
     """
 
     entry: LedgerEntry
@@ -76,15 +76,15 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A picture as the model is to be shown it.
+    """A picture that is ready for the model.
 
     Attributes:
-        entry: what is known of it so far.
-        picture: its name, size and notes; its pixels are not kept.
-        placement: how the picture lies in the input.
-        pixels: the input, (input_height, input_width, 3).
-        thumbnail: the small picture that the sheet is drawn on, if there is to be one.
-        job: None of a stand-in.
+        entry: the ledger entry, as far as it is known.
+        picture: its name, size and notes, without its pixels.
+        placement: how the picture lies in the model's input.
+        pixels: the model's input, (input_height, input_width, 3).
+        thumbnail: the small picture that the sheet is drawn on, if a sheet is requested.
+        job: its job; None for a stand-in.
     """
 
     entry: LedgerEntry
@@ -97,11 +97,11 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A picture that was explained by each method; nothing else of the model's run is left."""
+    """A picture with its explanation by each method; it keeps nothing else of the model's run."""
 
     prepared: Prepared
     explanations: tuple[Explanation, ...]
 
 
 class Unanswerable(UsageError):  # noqa: N818 — no fault of a picture, and no other UsageError
-    """A question that a model that has run cannot be asked: most likely of no picture."""
+    """A question that the model cannot answer after its run, most likely for any picture."""

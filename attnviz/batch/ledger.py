@@ -1,13 +1,13 @@
-"""What was done already: a line for every picture as soon as its files are written.
+"""Keeps the ledger of a batch: one line per picture, added as soon as its files are written.
 
     OUT/.attnviz/journal.jsonl   entries in the order of finishing, each with its record
-    OUT/manifest.jsonl           at the end: a line a picture, sorted by path
+    OUT/manifest.jsonl           at the end: one line per picture, sorted by path
     OUT/stats.jsonl              at the end: the records, in the same order
 
-At the end the journal is written anew, sorted and without the records, which then stand in
-stats.jsonl alone; they are found there by what they say, so that no order of renames can mix them
-up. Nothing is flushed to the disk by force: a process that is killed loses nothing that it wrote,
-and after a power cut a picture whose files are not there in full size is done again.
+At the end the journal is rewritten, sorted and without the records, which are then in stats.jsonl
+only. The journal finds them there by their digests, so no order of renames can mix them up. Nothing
+is flushed to the disk by force: a killed process loses nothing that it wrote, and after a power cut
+a picture is processed again if its files are missing or do not have their full size.
 """
 
 import os
@@ -27,13 +27,13 @@ from attnviz.output import line_files, whole_files
 
 FOLDER, JOURNAL, LOCK = ".attnviz", "journal.jsonl", "lock"
 NOTES = "cluster"
-"""A folder beside the journal, for what a driver and its workers tell each other during a run."""
+"""A folder beside the journal for messages between a driver and its workers during a run."""
 
 
 class Ledger:
-    """The journal of a folder, and its lock: one run at a time.
+    """The journal of a folder, and the lock that allows one run at a time.
 
-    Only places of lines are kept in memory.
+    Memory holds only the positions of the lines.
 
     >>> with Ledger(Path("out")) as ledger:
     ...     ledger.add(LedgerEntry("photos/cat.jpg", "failed", settings="…", error="empty"), None)
@@ -41,7 +41,7 @@ class Ledger:
     ['stats.jsonl', 'manifest.jsonl']
 
     Raises:
-        OutputError: the folder cannot be written, or another run is at it.
+        OutputError: the folder cannot be written, or another run uses it.
     """
 
     def __init__(self, out: Path) -> None:
@@ -53,7 +53,7 @@ class Ledger:
         try:
             whole_files.remove_parts(out)
             whole_files.remove_parts(out / FOLDER)
-            shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # of a driver that was killed
+            shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # left by a killed driver
             line_files.end_lines(self._path)
             self._lines = line_files.Lines(self._path)
             self._file = self._path.open("rb")
@@ -72,7 +72,7 @@ class Ledger:
         self._lock.close()
 
     def _read(self) -> None:
-        """Note where the latest line of every picture is; a line that is none is passed over."""
+        """Note the position of the latest line of each picture; skip lines that cannot be read."""
         place = 0
         for line in self._file:
             try:
@@ -85,7 +85,7 @@ class Ledger:
         self._end = place
 
     def get(self, path: str) -> LedgerEntry | None:
-        """What is known of a picture, if its record is still there."""
+        """The entry of a picture, if its record still exists."""
         found = self._at(path)
         if found is None:
             return None
@@ -102,10 +102,10 @@ class Ledger:
         return read_line(_line_at(self._file, place))
 
     def add(self, entry: LedgerEntry, record: bytes | None) -> None:
-        """Add a line, with those of the records; it is there when this returns.
+        """Add a line with the lines of the records; it is in the file when this returns.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the journal cannot be written.
         """
         line = entry.line(record)
         self._lines.add(line)
@@ -113,16 +113,16 @@ class Ledger:
         self._end += len(line)
 
     def entries(self, paths: Sequence[str]) -> Iterator[LedgerEntry]:
-        """What is known of these pictures, in their order."""
+        """The entries of these pictures, in their order."""
         for path in paths:
             found = self._at(path)
             if found is not None:
                 yield found[0]
 
     def finish(self, paths: Sequence[str]) -> list[Path]:
-        """Write manifest and records of these pictures, in their order, and of no others.
+        """Write the manifest and the records of exactly these pictures, in their order.
 
-        Broken off anywhere it can be done again: the journal goes last.
+        If it is interrupted, it can be repeated: the journal changes last, in `tidy`.
 
         Raises:
             OutputError: a file cannot be written.
@@ -133,10 +133,10 @@ class Ledger:
         return [stats, manifest]
 
     def tidy(self, paths: Sequence[str]) -> None:
-        """Write the journal anew, without what `finish` has written: at the very end.
+        """Rewrite the journal without the records that `finish` has written: the very last step.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the journal cannot be written.
         """
         whole_files.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
 
@@ -161,7 +161,7 @@ def _line_at(file: IO[bytes], place: int) -> bytes:
 
 
 def _records(stats: Path) -> dict[str, int]:
-    """Where in a file of records each stands, by its digest."""
+    """The position of each record in a file of records, by its digest."""
     if not stats.exists():
         return {}
     found, place = {}, 0
@@ -177,7 +177,7 @@ def _records(stats: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PendingPart:
-    """A picture of the plan: to be done, or done."""
+    """A picture of the plan, either pending or finished."""
 
     job: Job | None
     entry: LedgerEntry | None
@@ -186,12 +186,12 @@ class PendingPart:
 def remaining(
     items: Sequence[Item], ledger: Ledger, settings: Settings, out: Path, *, force: bool = False
 ) -> list[bool]:
-    """Of each picture, whether it is to be done."""
+    """For each picture, whether it is pending."""
     return [force or not is_done(item, ledger, settings, out) for item in items]
 
 
 def part(item: Item, ledger: Ledger, *, missing: bool) -> PendingPart:
-    """What is known of a picture when its turn comes."""
+    """The state of a picture when its turn comes."""
     entry = ledger.get(item.path)
     if not missing:
         return PendingPart(None, entry)
@@ -200,7 +200,7 @@ def part(item: Item, ledger: Ledger, *, missing: bool) -> PendingPart:
 
 
 def is_done(item: Item, ledger: Ledger, settings: Settings, out: Path) -> bool:
-    """Whether a picture was done with these settings, its file is the same, and all is there."""
+    """Whether a picture is finished with these settings, its file unchanged, its output present."""
     entry = ledger.get(item.path)
     if entry is None or entry.status != "done" or entry.settings != settings.digest:
         return False
@@ -210,7 +210,7 @@ def is_done(item: Item, ledger: Ledger, settings: Settings, out: Path) -> bool:
 
 
 def _is_same(entry: LedgerEntry) -> bool:
-    """Whether a file is what it was: nothing says that it was touched, or it holds the same."""
+    """Whether a file is unchanged: by its size and times, or else by its content."""
     try:
         found = os.stat(entry.path)  # noqa: PTH116 — any bytes
         if entry.state == (found.st_size, found.st_mtime_ns, found.st_ctime_ns):
@@ -221,5 +221,5 @@ def _is_same(entry: LedgerEntry) -> bool:
 
 
 def is_reserved(item: Item) -> bool:
-    """Whether the files of a picture would lie where those of all do."""
+    """Whether the folder of a picture would have the name of a file of the whole batch."""
     return Path(item.folder).parts[0] in RESERVED

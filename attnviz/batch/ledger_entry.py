@@ -1,4 +1,4 @@
-"""What is remembered of a picture."""
+"""The ledger's entry of one picture, and its line in the journal."""
 
 import hashlib
 import json
@@ -16,20 +16,21 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """How one picture went.
+    """The result of one picture.
 
     Attributes:
-        path: as it was found.
-        status: `done`, or `failed`.
-        settings: the digest of all that changes what is written.
-        error: of one that failed.
-        folder: with its files, below that of all; None where it has none.
-        file: SHA-256 of what the picture's file held; None where it could not be read.
-        state: size, time of change, and of change of its attributes, of that file.
-        size: width and height of the picture as seen; from them follows with which others it ran.
-        files: sizes of the files that were written, by name.
-        record: digest of its record, or those of the records of several methods with spaces
-            between; None of one that failed.
+        path: the path, as it was found.
+        status: `done` or `failed`.
+        settings: the digest of all settings that change the written files.
+        error: the error of a failed picture.
+        folder: the folder of its files, relative to the output folder; None if it has none.
+        file: SHA-256 of the picture's file; None if the file could not be read.
+        state: size, modification time and attribute change time (st_size, st_mtime_ns,
+            st_ctime_ns) of that file.
+        size: width and height of the picture as seen; they decide which pictures run together.
+        files: sizes of the written files, by name.
+        record: digest of its record; with several methods, their digests separated by spaces; None
+            if the picture failed.
     """
 
     path: str
@@ -44,7 +45,7 @@ class LedgerEntry:
     record: str | None = None
 
     def line(self, record: bytes | None = None) -> bytes:
-        """A line of the journal, with the lines of the records where they stand nowhere else."""
+        """A line of the journal, with the lines of the records if no other file has them."""
         entry = as_line(asdict(self)).decode().removesuffix("\n")
         lines = [] if record is None else record.decode().removesuffix("\n").split("\n")
         return f"{_ENTRY}{entry}{''.join(_RECORD + line for line in lines)}{_END}".encode()
@@ -55,7 +56,7 @@ class LedgerEntry:
         return {name: getattr(self, name) for name in names}
 
     def is_there(self, out: Path) -> bool:
-        """Whether all files that were written are there, of the sizes that they had."""
+        """Whether all written files exist and still have their sizes."""
         folder = out if self.folder is None else out / self.folder
         try:
             return all(_size(folder, name) == size for name, size in self.files.items())
@@ -63,23 +64,23 @@ class LedgerEntry:
             return False
 
     def failed_as(self, error: str) -> "LedgerEntry":
-        """The same of a picture that failed after all; in one line."""
+        """The entry as that of a failed picture; the error becomes one line."""
         message = " ".join(error.split())
         return replace(self, status="failed", error=message, folder=None, files={}, record=None)
 
 
 def _size(folder: Path, name: str) -> int:
-    return os.stat(folder / name).st_size  # noqa: PTH116 — a third of the time
+    return os.stat(folder / name).st_size  # noqa: PTH116 — three times as fast
 
 
 def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
     """The entry of a line of the journal, and the lines of its records if it has them.
 
-    Of the records, which are most of the line, nothing is read: they are known by their digests.
-    What stands between them is in none of them: in a text of JSON every quote is escaped.
+    The records, most of the line, are not parsed: their digests identify them. The separator
+    cannot occur inside a record, since JSON escapes every quote in a text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a line of the journal.
     """
     try:
         text = line.decode().removeprefix(_ENTRY)
@@ -98,16 +99,16 @@ def read_line(line: bytes) -> tuple[LedgerEntry, bytes | None]:
 
 
 def digest(record: bytes) -> str:
-    """What a record is found by, of its line."""
+    """The digest of a record's line; it identifies the record."""
     return hashlib.blake2b(record, digest_size=16).hexdigest()
 
 
 def digests(records: bytes) -> str:
-    """The digests of some lines of records, with spaces between."""
+    """The digests of several lines of records, separated by spaces."""
     return " ".join(digest(line) for line in records.splitlines(keepends=True))
 
 
 def as_line(data: dict[str, Any]) -> bytes:
-    """JSON in a line of UTF-8; odd bytes, of names that are no text, are escaped as surrogates."""
+    """JSON as one line of UTF-8; invalid bytes of names are escaped as surrogates."""
     text = re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", encoding.as_json(data))
     return f"{text}\n".encode()

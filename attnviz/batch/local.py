@@ -1,15 +1,16 @@
-"""The engine of one machine: readers, the model, and writers, each ahead of the next.
+"""The engine of one machine: readers, the model and writers work at the same time.
 
     readers (threads)  →  the model  →  writers
        prepare               ask         finish
 
-A few pictures wait between them, never more, so that memory does not grow with their number. Which
-pictures run together depends on the plan alone, not on who is faster, nor on what was done before:
-so a run that was broken off ends with the same numbers.
+At most a few pictures wait between two stages, so memory does not grow with the number of pictures.
+Which pictures run together depends on the plan only, not on speed and not on what earlier runs
+finished. So an interrupted run, once resumed, ends with the same numbers.
 
-On a CPU the model runs several times at once, each on a group of its own and in few threads, and
-writes what it found before it takes the next. So no core ever waits: the threads of one run wait
-for each other after every operation, and all of them where a reader or writer takes their core.
+On a CPU several copies of the model run at once. Each takes a group of its own, uses few threads,
+and writes its results before it takes the next group. This keeps all cores busy: the threads of a
+single run would wait for each other after every operation, and wait longer whenever a reader or a
+writer takes one of their cores.
 """
 
 import copy
@@ -33,9 +34,9 @@ from attnviz.models import memory
 from attnviz.models.model import Model
 
 WINDOW = 128
-"""Pictures, one after the other in the plan, among which those of one shape are put together."""
+"""How many consecutive pictures of the plan form a window; equal shapes in it run together."""
 PART = 16
-"""A run on a CPU has at most one part in so many of a window, so that all cores have some."""
+"""On a CPU a run has at most 1/PART of a window, so that every core gets work."""
 OTHERS, UNKNOWN = 32, 8
 """Pictures of a run at most: on other devices; of models that do not say what they take."""
 SHARE = 0.25
@@ -46,17 +47,17 @@ Ready = Prepared | Outcome | int
 
 
 class LocalEngine:
-    """Does the pictures of a plan.
+    """Processes the pictures of a plan.
 
     Args:
-        model: what `load_model` gave.
+        model: what `load_model` returned.
         settings: what is done with every picture.
         out: folder for all files.
-        batch: pictures of a run; None finds out what fits.
-        stop: set by others, it ends the work when what was begun is finished.
-        on_outcome: is given every outcome, by one thread at a time.
-        threads: that read, and that write beside another device than a CPU; None takes as many as
-            there are cores.
+        batch: pictures per run of the model; None finds out how many fit.
+        stop: ends the work when another thread sets it; pictures in progress are finished.
+        on_outcome: is called with every outcome, by one thread at a time.
+        threads: number of reader threads, and of writer threads if the device is not a CPU; None
+            takes one per core.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class LocalEngine:
         self._broken: list[Exception] = []
 
     def run(self, windows: Windows) -> None:
-        """Do what is to be done of these windows of the plan; returns when all is written.
+        """Process the pending pictures of these windows; returns when all files are written.
 
         Raises:
             OutputError: nothing more can be written.
@@ -103,7 +104,7 @@ class LocalEngine:
         models: Sequence[Model],
         writers: ThreadPoolExecutor | None,
     ) -> None:
-        """Give every model one group after the other; one more waits, so that none has to."""
+        """Give each model one group after the other; one more group is always ready."""
         idle: SimpleQueue[Model] = SimpleQueue()
         for model in models:
             idle.put(model)
@@ -129,7 +130,7 @@ class LocalEngine:
             runners.shutdown(cancel_futures=self._ended())
 
     def _do(self, group: list[Prepared], model: Model, writers: ThreadPoolExecutor | None) -> None:
-        """Run the model on a group, and have every picture of it written."""
+        """Run the model on a group, and write the files of each of its pictures."""
         try:
             for each in work.ask(group, model, self._settings):
                 if self._broken:
@@ -139,7 +140,7 @@ class LocalEngine:
                 elif writers is None:
                     self._write(each)
                 else:
-                    self._slots.acquire()  # given back also by those that fail
+                    self._slots.acquire()  # released by `_written`, also after an error
                     writers.submit(self._write, each).add_done_callback(self._written)
         except Exception as error:  # raised when all threads have ended
             self._broken.append(error)
@@ -151,7 +152,7 @@ class LocalEngine:
         return self._stop.is_set() or bool(self._broken)
 
     def _ready(self, windows: Windows, readers: ThreadPoolExecutor) -> Iterator[Ready]:
-        """Pictures in the order of the plan, read ahead; before each window how many it has."""
+        """Pictures in the plan's order, read ahead; before each window, its number of pictures."""
         waiting: deque[Future[Prepared | Outcome] | Prepared | int] = deque()
         for window in windows:
             waiting.append(len(window))
@@ -169,13 +170,13 @@ class LocalEngine:
     ) -> Future[Prepared | Outcome] | Prepared:
         if part.job is not None:
             return readers.submit(work.prepare, part.job, self._model, self._settings)
-        assert part.entry is not None  # it is done, so there is one
+        assert part.entry is not None  # the picture is finished, so it has an entry
         return work.stand_in(part.entry, self._model, self._settings)
 
     def _groups(self, ready: Iterator[Ready]) -> Iterator[list[Prepared]]:
-        """Pictures that run together: of one shape, in the plan's order; failures are reported.
+        """Pictures of one shape that run together, in the plan's order; reports failed pictures.
 
-        Groups that are done already are left out.
+        Groups that are already finished are left out.
         """
         waiting: dict[TokenGrid, list[Prepared]] = {}
         window = 0
@@ -216,15 +217,15 @@ def _result(waiting: Future[Prepared | Outcome] | Prepared | int) -> Ready:
 
 
 def _is_wanted(group: Sequence[Prepared]) -> bool:
-    """Whether anything of a group is to be done."""
+    """Whether a group has a pending picture."""
     return any(each.job is not None for each in group)
 
 
 def most(model: Model, grid: TokenGrid, asked_for: int | None, window: int = WINDOW) -> int:
-    """How many pictures of a shape run together, in a window of so many pictures.
+    """How many pictures of one shape run together in a window of `window` pictures.
 
-    By all memory that there is, not by what happens to be free, and not by the number of cores:
-    another run, on another machine of the same memory, is to put the same pictures together.
+    It depends on the total memory, not on the free memory nor on the number of cores: another run,
+    on another machine with the same memory, must group the same pictures.
     """
     if asked_for is not None:
         return asked_for
@@ -237,17 +238,17 @@ def most(model: Model, grid: TokenGrid, asked_for: int | None, window: int = WIN
 
 
 AT_ONCE = 8
-"""Runs at the same time, at most: each takes memory of its own."""
+"""The largest number of simultaneous runs: each needs its own memory."""
 
 
 @contextmanager
 def copies(model: Model) -> Iterator[list[Model]]:
-    """The model, and beside it as many copies as a CPU can run at once, one a core.
+    """The model, and on a CPU as many copies as can run at once, one per core.
 
-    Copies share the parameters, which take most of the memory and are the same in every run. All
-    else is their own: what a module notes down while it runs, another run does not see. On other
-    devices, and of modules that cannot be copied, there is the model alone. The number of torch's
-    threads, which threads may set meanwhile, is put back in the end.
+    Copies share the parameters, which take most of the memory and are the same in every run.
+    Everything else is their own: what a module stores while it runs, other runs do not see. On
+    other devices, and for modules that cannot be copied, the list has the model only. Threads may
+    change torch's number of threads; it is restored at the end.
 
     >>> with copies(model) as models:
     ...     len(models) >= 1
@@ -262,7 +263,7 @@ def copies(model: Model) -> Iterator[list[Model]]:
 
 
 def _copied(model: Model, number: int) -> list[Model]:
-    """So many copies, or none at all."""
+    """`number` copies, or none if the module cannot be copied."""
     shared = {id(parameter): parameter for parameter in model.module.parameters()}
     try:
         return [

@@ -1,4 +1,4 @@
-"""Numbers of pictures, a column a statistic, layer and head, as fine as a page can hold."""
+"""The numbers of all pictures: one column per statistic, layer and head, coarser if too many."""
 
 import math
 from array import array
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 MOST = 2_000_000
-"""Numbers that a page holds, about 14 MB."""
+"""How many numbers a page can hold; about 14 MB."""
 Place = tuple[int | None, int | None]
-"""Layer and head, None for the mean over them."""
+"""Layer and head; None is the mean over all."""
 Key = tuple[int, int | None, int | None]
-"""Which of the numbers of `numbers`, and its place."""
+"""The index of a number in `NUMBERS`, and its place."""
 
 
 class Matrix:
     """Numbers by picture, NaN where there is none.
 
-    Of a folder whose heads would be more than `MOST` numbers there are means over the heads of each
-    layer; of one that is larger still, means over all layers. The first picture decides.
+    If the numbers of all heads would be more than `MOST`, the matrix has means over the heads of
+    each layer; if these are still too many, means over all layers. The first picture decides.
 
     Args:
-        pictures: how many rows there are.
+        pictures: the number of rows.
     """
 
     def __init__(self, pictures: int) -> None:
@@ -34,7 +34,7 @@ class Matrix:
         self.level = -1
 
     def add(self, row: int, heads: Sequence[Mapping[str, Any]]) -> None:
-        """Take the entries of one picture's `heads`."""
+        """Add the entries of one picture's `heads`."""
         if not heads:
             return
         values = np.array([numbers(head) for head in heads])  # (entries, NUMBERS)
@@ -48,7 +48,7 @@ class Matrix:
                     self._column((i, *place))[row] = mean
 
     def columns(self) -> Iterator[tuple[Key, "array[float]"]]:
-        """All columns, by statistic, layer and head, means before what they are of."""
+        """All columns, by statistic, layer and head; a mean comes before its parts."""
         for key in sorted(self._columns, key=lambda key: [-1 if n is None else n for n in key]):
             yield key, self._columns[key]
 
@@ -59,9 +59,9 @@ class Matrix:
 
 
 def _places(heads: Sequence[Mapping[str, Any]], level: int) -> dict[Place, list[int]]:
-    """The entries that each mean is of: of all, of each layer (level 1), of each head (level 2).
+    """The entries that each mean covers: all, each layer (level 1), each head (level 2).
 
-    A mean of a single layer or head is there once, as that of what is coarser.
+    If there is a single layer, or a single head, its mean appears only once, as the coarser one.
     """
     layers: dict[int, dict[int | None, list[int]]] = {}
     for i, head in enumerate(heads):
@@ -77,7 +77,7 @@ def _places(heads: Sequence[Mapping[str, Any]], level: int) -> dict[Place, list[
 
 
 def _means(values: NDArray[np.float64]) -> list[float]:
-    """Over entries, of what is known of each column; NaN where nothing is."""
+    """The mean of each column over its values that are not NaN; NaN if there are none."""
     known = ~np.isnan(values)
     count = known.sum(0)
     total = np.where(known, values, 0.0).sum(0)
@@ -90,14 +90,14 @@ NUMBERS = (*OF_HEADS, *OF_MAPS)
 MEANINGS = {name: entry.summary for name, entry in {**STATISTICS, **MORE}.items()} | {
     f"map_{name}": entry.summary for name, entry in MAP_NUMBERS.items()
 }
-"""What each is, in a line."""
+"""The description of each number, in one line."""
 
 
 def numbers(head: Mapping[str, Any]) -> "array[float]":
-    """Of one entry those of `NUMBERS`, NaN where they are null or not there.
+    """The numbers `NUMBERS` of one entry, NaN where they are null or missing.
 
     Raises:
-        TypeError: one is no number.
+        TypeError: a value is not a number.
     """
     of_map = head["map"]
     found = [*map(head.get, OF_HEADS), *map(of_map.get, MAP_NUMBERS)]
@@ -105,7 +105,7 @@ def numbers(head: Mapping[str, Any]) -> "array[float]":
 
 
 def by_question(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Entries, each with the number of its question: how often its head was there before."""
+    """Entries with the number of their question: how often the same head came before."""
     seen: dict[tuple[int, int | None], int] = {}
     for head in heads:
         place = head["layer"], head["head"]

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line that a batch leaves; never a whole file in memory."""
+"""Reads the files of a batch with one JSON object per line, without loading a whole file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ _Read = TypeVar("_Read")
 
 
 def each(path: Path, read: Callable[[dict[str, Any]], _Read]) -> Iterator[_Read]:
-    """What a function makes of every object of a JSONL file, in its order.
+    """The results of a function for every object of a JSONL file, in the file's order.
 
     >>> next(each(Path("OUT/stats.jsonl"), lambda record: record["image"]["path"]))
     'photos/cat.jpg'
 
     Raises:
-        OutputError: the file cannot be read, or a line of it is not what the function reads.
+        OutputError: the file cannot be read, or the function cannot read one of its lines.
     """
     try:
         with path.open("rb") as file:

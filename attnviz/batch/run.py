@@ -1,4 +1,4 @@
-"""A whole run: what is found, what is left, the work, and what is written at the end."""
+"""Runs a whole batch: finds what is pending, lets an engine do it, and writes the final files."""
 
 import threading
 from collections import Counter
@@ -17,12 +17,12 @@ from attnviz.explanation.request import check_model
 from attnviz.models.model import Model
 
 ENOUGH = 8
-"""Of so many pictures the model cannot be asked a question: then of none."""
+"""If the first pictures, this many, all fail for the same question, the run stops."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many pictures there are, are done, and failed, over all runs into the folder."""
+    """The number of pictures, and how many are finished and failed, over all runs in the folder."""
 
     all: int
     done: int
@@ -30,7 +30,7 @@ class Count:
 
     @property
     def left(self) -> int:
-        """How many are still to be done."""
+        """How many pictures are still pending."""
         return self.all - self.done - self.failed
 
 
@@ -38,20 +38,20 @@ OnOutcome = Callable[[Outcome, Count], None]
 
 
 class Runner(Protocol):
-    """An engine, which does windows of the plan and tells every outcome."""
+    """An engine: it processes windows of the plan and reports every outcome."""
 
     def run(self, windows: Windows) -> None: ...
 
 
 Start = Callable[[Callable[[Outcome], None]], Runner]
-"""Makes an engine that tells its outcomes to what it is given, one at a time."""
+"""Makes an engine that reports its outcomes to the given function, one at a time."""
 
 
 class Batch:
-    """Pictures that are to be done into a folder, of which some may be done.
+    """Pictures and their output folder; some may already be finished.
 
     Raises:
-        UsageError: a picture of which the files would lie where those of all do.
+        UsageError: the folder of a picture would have the name of a file of the whole batch.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Batch:
 
     @property
     def count(self) -> Count:
-        """As it is now."""
+        """The count now."""
         return Count(len(self._items), self._finished, self._failed)
 
     def work(
         self, model: Model, *, batch: int | None, stop: threading.Event, on_outcome: OnOutcome
     ) -> None:
-        """Do what is left, on this machine.
+        """Process the pending pictures on this machine.
 
         Raises:
-            UsageError: the model does not have what is asked for.
+            UsageError: the model does not have what is requested (a layer, a head …).
             OutputError: nothing more can be written.
-            Unanswerable: what is asked is nothing that the model can be asked.
+            Unanswerable: the model cannot answer the question.
         """
         check_model(model, self._settings.questions)
         self.work_by(
@@ -95,7 +95,7 @@ class Batch:
         )
 
     def work_by(self, start: Start, on_outcome: OnOutcome) -> None:
-        """Do what is left by an engine of any kind; the journal is written here, by one process.
+        """Process the pending pictures with any engine; only this process writes the journal.
 
         Raises:
             AttnvizError: what the engine raises.
@@ -113,7 +113,7 @@ class Batch:
         start(note).run(self._windows())
 
     def _give_up(self, outcome: Outcome) -> None:
-        """End a run of which nothing comes: the first pictures all fail for the same question."""
+        """End a run without results: the first pictures all fail for the same question."""
         error = outcome.cause
         if self._finished or not isinstance(error, Unanswerable):
             return
@@ -122,7 +122,7 @@ class Batch:
             raise error
 
     def _windows(self) -> Iterator[list[PendingPart]]:
-        """Parts of the plan that are not done, with what is done among them."""
+        """Windows of the plan with pending pictures, and the finished pictures among them."""
         for start in range(0, len(self._items), WINDOW):
             numbers = range(start, min(start + WINDOW, len(self._items)))
             if any(self._missing[n] for n in numbers):
@@ -131,7 +131,7 @@ class Batch:
                 ]
 
     def finish(self, finalizers: Sequence[str] = ()) -> list[Path]:
-        """Write what is said of all pictures together, and what else is asked for (`FINALIZERS`).
+        """Write the files about all pictures, and the requested ones of `FINALIZERS`.
 
         Raises:
             OutputError: a file cannot be written.

@@ -1,8 +1,8 @@
-"""Mean, deviation and quantiles of a stream of numbers, in memory that does not grow with it.
+"""Mean, deviation and quantiles of a stream of numbers, in bounded memory.
 
-Up to `EXACT` values all is exact. Of more, values are counted in buckets, which are those of a
-float64 whose mantissa is cut to 9 bits: a value is moved by no more than 2⁻¹⁰ of itself (DDSketch,
-Masson et al. 2019, 1908.10693, takes the logarithm instead of the bits).
+Up to `EXACT` values, everything is exact. More values are counted in buckets: a bucket is a float64
+whose mantissa is cut to 9 bits, so a value changes by at most 2⁻¹⁰ of itself (DDSketch, Masson et
+al. 2019, 1908.10693, uses the logarithm instead of the bits).
 """
 
 import math
@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXACT = 4096
-"""Values of a place that are kept as they are."""
+"""The largest number of values that are kept exactly."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_CUT = 52 - 9  # bits of a float64's mantissa that a bucket does not see
+_CUT = 52 - 9  # bits of a float64's mantissa that a bucket ignores
 _MAGNITUDE = np.int64(2**63 - 1)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of one number over many pictures.
+    """The distribution of one number over many pictures.
 
     Attributes:
-        known, missing: how many values there are, and how many are not defined.
-        mean, deviation: NaN where no value is known; the deviation is √(mean of squares around
-            the mean), of all that were seen, not an estimate for others.
-        quantiles: those of `QUANTILES`.
+        known, missing: how many values are defined, and how many are not.
+        mean, deviation: NaN if no value is defined. The deviation is √(mean of the squared
+            differences from the mean) of these values, not an estimate for a larger population.
+        quantiles: the quantiles `QUANTILES`.
     """
 
     count: int
@@ -39,7 +39,7 @@ class Summary:
 
 
 class Sketch:
-    """Several numbers of a stream, each by itself.
+    """Summarises a stream of rows of numbers, each column by itself.
 
     >>> sketch = Sketch(columns=2)
     >>> for x in range(101):
@@ -55,21 +55,21 @@ class Sketch:
         self._columns = [_Column() for _ in range(columns)]
 
     def add(self, numbers: Iterable[float]) -> None:
-        """Take one row, (columns,); NaN is a number that is not defined."""
+        """Add one row, (columns,); NaN is a number that is not defined."""
         if self.rows and self.rows % EXACT == 0:
             self._flush()
         self._pending.extend(numbers)
         self.rows += 1
 
     def summaries(self) -> list[Summary]:
-        """What is known of every column."""
+        """The summary of each column."""
         rest = self._matrix()
         return [
             column.summary(rest[:, i], rows=self.rows) for i, column in enumerate(self._columns)
         ]
 
     def _matrix(self) -> NDArray[np.float64]:
-        # A copy, since an array that is looked at cannot grow.
+        # Copy, since an array cannot grow while numpy views it.
         return np.array(self._pending, np.float64).reshape(-1, len(self._columns))
 
     def _flush(self) -> None:
@@ -79,7 +79,7 @@ class Sketch:
 
 
 class _Column:
-    """Counts of buckets, and moments (Chan, Golub & LeVeque 1983) of one number."""
+    """The bucket counts and moments (Chan, Golub & LeVeque 1983) of one number."""
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.int32)
@@ -97,7 +97,7 @@ class _Column:
         self._keys, self._counts = self._merged(values)
 
     def _moments(self, values: NDArray[np.float64]) -> tuple[int, float, float]:
-        """Count, mean and sum of squares around it, with these values."""
+        """Count, mean and sum of squares around the mean, including these values."""
         more, before = len(values), self._count
         mean = float(values.mean())
         squares = float(((values - mean) ** 2).sum())
@@ -116,7 +116,7 @@ class _Column:
         return keys, total
 
     def summary(self, rest: NDArray[np.float64], *, rows: int) -> Summary:
-        """With the values that are not counted yet; leaves this column as it is."""
+        """The summary including `rest`, values not yet counted; it does not change this column."""
         values = rest[~np.isnan(rest)]
         count = self._count + len(values)
         if not count:
@@ -130,13 +130,13 @@ class _Column:
         return Summary(
             count=count,
             missing=rows - count,
-            mean=min(max(mean, low), high),  # whatever the last digit says
+            mean=min(max(mean, low), high),  # despite rounding
             deviation=math.sqrt(squares / count),
             quantiles=tuple(float(q) for q in found.clip(low, high)),
         )
 
     def _quantiles(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Between the two values on either side of a rank, as `numpy.quantile` takes them."""
+        """Quantiles, interpolated between the values on both sides of a rank (`numpy.quantile`)."""
         if not self._count:
             return np.asarray(np.quantile(values, QUANTILES))
         keys, counts = self._merged(values)
@@ -151,13 +151,13 @@ class _Column:
 
 
 def _bucket(values: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Numbers of buckets, in the order of the values: sign, exponent and 9 bits of the mantissa."""
+    """The buckets of values, numbered in their order: sign, exponent and 9 bits of the mantissa."""
     bits = np.ascontiguousarray(values).view(np.int64)
     return np.where(bits < 0, -((bits & _MAGNITUDE) >> _CUT), bits >> _CUT).astype(np.int32)
 
 
 def _middle(keys: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The value in the middle of a bucket; of the one at 0 itself, 0."""
-    half = np.int64(1) << (_CUT - 1)  # bits between two powers of 2 are even steps
+    """The middle value of each bucket; 0 for the bucket at 0."""
+    half = np.int64(1) << (_CUT - 1)  # between two powers of 2, steps of bits are even
     size = (np.abs(keys).astype(np.int64) << _CUT) + half
     return np.where(keys == 0, 0.0, np.sign(keys) * size.view(np.float64))

@@ -1,4 +1,4 @@
-"""Which pictures there are: folders, patterns and lists, as the tree that their files go to."""
+"""Finds the pictures in folders, patterns and lists, and the output folder of each picture."""
 
 import glob
 import os
@@ -21,12 +21,12 @@ RESERVED = (
     "aggregate.png",
     "stats.parquet",
 )
-"""Names in the folder for the files that are no picture's."""
+"""Names in the output folder of files that belong to the whole batch."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture: its path as it was found, and the folder for its files below that of all."""
+    """A picture: its path as found, and the folder for its files, relative to the output folder."""
 
     path: str
     folder: str
@@ -34,13 +34,13 @@ class Item:
 
 @dataclass
 class Plan:
-    """What is to be done, sorted by path; and how many files were left aside.
+    """The pictures to process, sorted by path, and how many files were skipped.
 
     Attributes:
         items: each picture once.
-        hidden: files and folders whose names begin with a dot.
-        others: files whose names are not those of pictures.
-        ours: pictures that attnviz wrote, and folders of earlier batches.
+        hidden: skipped files and folders whose names begin with a dot.
+        others: skipped files that do not have the name of a picture.
+        ours: skipped pictures that attnviz wrote, and folders of earlier batches.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -53,17 +53,17 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     """All pictures of some sources.
 
     A source is a folder, a pattern (`photos/*.jpg`, `photos/**/*.png`), a `.txt` list of paths (one
-    a line; or, as `find -print0` writes them, each with a NUL behind it), or a picture. The folder
-    `out` is left aside, and so is what attnviz wrote into folders below. Where one folder is named,
-    files lie below `out` as they do there; else as
-    they do below the folder that holds all of them.
+    per line; or each with a NUL after it, as `find -print0` writes them), or a picture. The folder
+    `out` is skipped, and so are files that attnviz wrote into sub-folders. If the only source is a
+    folder, the tree of `out` is the tree of that folder; otherwise it is the tree of the folder
+    that holds all pictures.
 
-    A sub-folder that cannot be read, or has a picture's name and holds none, counts as a picture
-    that fails; the others are done.
+    A sub-folder counts as a failed picture if it cannot be read, or if it has the name of a picture
+    and holds none; the other pictures are processed.
 
     Raises:
-        UsageError: standard input.
-        ImageError: a source that is not there, or cannot be read; no picture at all.
+        UsageError: a source is standard input.
+        ImageError: a source does not exist or cannot be read, or there is no picture at all.
     """
     finder = _Finder(out, recursive=recursive)
     for source in sources:
@@ -87,14 +87,14 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
 
 
 class _Finder:
-    """Collects paths, and counts what it leaves aside."""
+    """Collects paths, and counts the files that it skips."""
 
     def __init__(self, out: Path, *, recursive: bool) -> None:
         self.found: set[str] = set()
         self.hidden = self.others = self.ours = 0
         self._recursive = recursive
         self._out = _identity(out)
-        self._alike: list[str] = []  # folders that are named as pictures are
+        self._alike: list[str] = []  # folders with the name of a picture
         self._written: set[str] = set()  # folders that attnviz wrote into, and those above them
 
     def take(self, source: str) -> None:
@@ -114,28 +114,28 @@ class _Finder:
             raise ImageError(f"{source}: no such file; name a folder, a pattern or a .txt list")
 
     def end(self) -> None:
-        """When all sources are taken: what stands in a picture's place, and holds none."""
+        """After the last source: add the folders that have a picture's name and hold no picture."""
         above: set[str] = set()
         for path in self.found:
             _add_above(path, above)
-        for folder in sorted(self._alike, key=len, reverse=True):  # what is below goes first
+        for folder in sorted(self._alike, key=len, reverse=True):  # sub-folders first
             if folder not in above and folder not in self._written:
                 self.found.add(folder)
                 _add_above(folder, above)
 
     def _pattern(self, pattern: str) -> None:
-        """Files that fit, if they are pictures, and what is in folders that fit."""
+        """Matching files that are pictures, and the pictures in matching folders."""
         matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — any bytes
         if not matches:
             raise ImageError(f"{pattern}: nothing fits the pattern; put it in quotes, and check it")
         for path in matches:
             if not os.path.isdir(path):  # noqa: PTH112
                 self._file(path)
-            elif "**" not in pattern:  # which has found what is in them
+            elif "**" not in pattern:  # `**` has found their files already
                 self._folder(path)
 
     def _list(self, path: str) -> None:
-        """What a list names: pictures as they are, and folders."""
+        """The pictures of a list, and the pictures in its folders."""
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -157,10 +157,10 @@ class _Finder:
             self.others += 1
 
     def _folder(self, top: str, *, given: bool = False) -> None:
-        """A folder and those below it; links last, and no folder that was seen before.
+        """The pictures in a folder and its sub-folders; links come last, each folder counts once.
 
-        A link that leads back into the tree is thus no loop, and what is there twice is named by
-        its own path. `given`: as a source, so that it must be readable.
+        So a link back into the tree makes no loop, and a folder that can be reached twice keeps its
+        real path. `given` is True for a source, which must be readable.
         """
         visited: set[object] = {self._out}
         waiting, links = [top], list[str]()
@@ -172,7 +172,7 @@ class _Finder:
             visited.add(key)
             entries = self._entries(folder, given=given and folder == top)
             names = {entry.name for entry in entries}
-            if JOURNAL_FOLDER in names and folder != top:  # all below is what a batch wrote
+            if JOURNAL_FOLDER in names and folder != top:  # an earlier batch wrote this folder
                 self.ours += 1
                 continue
             self._note(folder, given=given and folder == top)
@@ -191,7 +191,7 @@ class _Finder:
                     (links if entry.is_symlink() else waiting).append(entry.path)
 
     def _note(self, folder: str, *, given: bool) -> None:
-        """A folder that may be meant as a picture; a link leads to what is noted by itself."""
+        """Note a folder with a picture's name; a link is skipped, its target is noted by itself."""
         if not given and folder.lower().endswith(SUFFIXES) and not os.path.islink(folder):  # noqa: PTH114
             self._alike.append(folder)
 
@@ -207,7 +207,7 @@ class _Finder:
 
 
 def _add_above(path: str, above: set[str]) -> None:
-    """Add all folders that a path lies in."""
+    """Add all folders above a path."""
     folder = os.path.dirname(path)  # noqa: PTH120
     while folder and folder not in above:
         above.add(folder)
@@ -217,12 +217,12 @@ def _add_above(path: str, above: set[str]) -> None:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
 def _identity(folder: str | Path) -> object:
-    """What is the same of a folder by whatever name; of none its path."""
+    """The identity of a folder, equal for all its names; its path if it does not exist."""
     try:
         found = os.stat(folder)  # noqa: PTH116
     except OSError:

@@ -1,4 +1,4 @@
-"""Small pictures for a gallery, made of what a batch drew."""
+"""Makes thumbnails of a batch's drawings for the gallery."""
 
 import contextlib
 import hashlib
@@ -15,29 +15,32 @@ from attnviz.output import encoding, whole_files
 
 FOLDER = ".attnviz/thumbnails"
 SIDE = 240
-"""Pixels of the longer side."""
+"""Length of the longer side, in pixels."""
 
 
 def thumbnail_name(source: str) -> str:
-    """Where the thumbnail of a drawing lies in `FOLDER`: the drawing may be named in any way.
+    """The path of a drawing's thumbnail in `FOLDER`: a digest, so the drawing may have any name.
 
     >>> thumbnail_name("sub/cat.jpg/sheet.png")
     'b9/e5d440dcc85487cd1e6a2c334a68ae.webp'
 
     Args:
-        source: path of the drawing below the folder of the batch.
+        source: path of the drawing, relative to the folder of the batch.
     """
     digest = hashlib.sha256(os.fsencode(source)).hexdigest()
     return f"{digest[:2]}/{digest[2:32]}.webp"
 
 
 def make_thumbnail(out: Path, source: str) -> Path | None:
-    """Write the thumbnail of a drawing, unless one is there that is no older; its path if written.
+    """Write the thumbnail of a drawing, unless it exists and is up to date.
 
-    A drawing that cannot be read has none.
+    A drawing that cannot be read gets no thumbnail.
+
+    Returns:
+        The path of the thumbnail; None if nothing was written.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the thumbnail cannot be written.
     """
     path = out / FOLDER / thumbnail_name(source)
     drawing = out / source
@@ -51,10 +54,10 @@ def make_thumbnail(out: Path, source: str) -> Path | None:
 
 
 def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
-    """Write the thumbnail of a drawing whose pixels are at hand, after the drawing itself.
+    """Write the thumbnail of a drawing from its pixels; call it after the drawing was written.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the thumbnail cannot be written.
     """
     path = out / FOLDER / thumbnail_name(source)
     small = image.copy()
@@ -64,12 +67,12 @@ def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
 
 
 def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
-    """Write those that are missing or outdated, and remove those of other drawings.
+    """Write missing or outdated thumbnails, and remove those of other drawings.
 
-    A thread a core, since decoders let others run.
+    It uses one thread per core, since decoders release the GIL.
 
     Raises:
-        OutputError: one cannot be written.
+        OutputError: a thumbnail cannot be written.
     """
     _remove_others(out / FOLDER, {thumbnail_name(source) for source in sources})
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -78,14 +81,14 @@ def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove thumbnails of drawings that are no longer there, and folders that are empty then.
+    """Remove thumbnails of drawings that no longer exist, and folders that become empty.
 
-    And what a process that was killed had half written.
+    It also removes the temporary files of a killed process.
     """
     for path in folder.glob("*/*.webp"):
         if path.relative_to(folder).as_posix() not in names:
             path.unlink(missing_ok=True)
     for sub in folder.glob("*"):
         whole_files.remove_parts(sub)
-        with contextlib.suppress(OSError):  # it is not empty
+        with contextlib.suppress(OSError):  # the folder is not empty
             sub.rmdir()

@@ -1,10 +1,10 @@
-"""A group of pictures from files to files: what every engine does, in one thread or in stages.
+"""Processes a group of pictures: the three stages that every engine runs.
 
-    prepare   read, decode and lay a picture: files and arrays, no tensors
-    ask       run the model on a group and ask each picture: the only stage that computes
-    finish    draw and write one picture: files and arrays again
+    prepare   read a picture, decode it, and place it in the model's input: no tensors
+    ask       run the model on a group and explain each picture: the only stage with tensors
+    finish    draw one picture and write its files: no tensors
 
-`do` is the three in turn.
+`do` runs the three stages one after the other.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _FULL = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE, errno
 
 
 def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list[Outcome]:
-    """Do some pictures, in their order; the files of those that are done are written.
+    """Process pictures in their order, and write the files of each one that succeeds.
 
     Raises:
         OutputError: nothing more can be written.
@@ -57,7 +57,7 @@ def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list
 
 
 def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
-    """Read a picture and lay it into the model's input; no tensor is touched."""
+    """Read a picture and place it in the model's input, without tensors."""
     entry = LedgerEntry(job.path, "failed", settings.digest)
     try:
         data, found = read_file(job.path)
@@ -73,14 +73,14 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
             small(picture) if settings.pictures == "sheet" else None,
             job,
         )
-    except Exception as error:  # whatever a file holds, the others are done
+    except Exception as error:  # a bad file must not stop the others
         return failure(entry, error)
 
 
 def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
-    """What takes the place of a picture that is done, so that a group stays what it was.
+    """A blank picture in place of a finished one, so that its group keeps its size.
 
-    Models compute with a group as a whole, and may round otherwise with fewer.
+    A model computes with a whole group, and may round differently with a smaller one.
     """
     picture = PictureHeader(entry.path, *entry.size)
     placement = model.place(picture, fit=settings.fit)
@@ -89,7 +89,7 @@ def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
 
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:
-    """A picture that failed."""
+    """The outcome of a failed picture."""
     message = str(error)
     if isinstance(error, AttnvizError):
         pass
@@ -105,7 +105,7 @@ def failure(entry: LedgerEntry, error: Exception) -> Outcome:
 def ask(
     group: Sequence[Prepared], model: Model, settings: Settings
 ) -> Iterator[Answered | Outcome]:
-    """Run the model on a group, and ask all but stand-ins, one after the other."""
+    """Run the model on a group, and explain each picture that is not a stand-in."""
     able = []
     for each in group:
         try:
@@ -121,7 +121,7 @@ def ask(
 def _look(
     group: Sequence[Prepared], model: Model, settings: Settings
 ) -> Iterator[Answered | Outcome]:
-    """Run the model on a group; where that fails, on each by itself, to find whose fault it is."""
+    """Run the model on a group; if that fails, on each picture alone, to find the bad one."""
     try:
         observation = look_many(
             [each.picture for each in group],
@@ -139,7 +139,7 @@ def _look(
             if each.job is not None:
                 yield _answer(each, one, settings)
         return
-    # Behind the handler: the error that it holds has the tensors of the run that failed.
+    # Outside the handler, since the handled error holds the tensors of the failed run.
     yield from failed
     for each in group if len(group) > 1 else ():
         yield from _look([each], model, settings)
@@ -148,7 +148,7 @@ def _look(
 def _laid_out(
     prepared: Prepared, placement: Placement, model: Model, settings: Settings
 ) -> NDArray[np.uint8]:
-    """The input; laid anew where the model takes another shape than the picture's."""
+    """The model's input; it is made again if the model takes another shape than prepared."""
     if placement == prepared.placement:
         return prepared.pixels
     if prepared.job is None:
@@ -158,10 +158,10 @@ def _laid_out(
 
 
 def _again(prepared: Prepared, settings: Settings) -> Picture:
-    """The picture, read once more.
+    """The picture, read a second time.
 
     Raises:
-        ImageError: it is no longer the same.
+        ImageError: the file has changed.
     """
     path = prepared.entry.path
     data, _ = read_file(path)
@@ -189,7 +189,7 @@ def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
         OutputError: nothing more can be written.
     """
     prepared, job = answered.prepared, answered.prepared.job
-    assert job is not None  # stand-ins are not asked
+    assert job is not None  # stand-ins have no explanation
     try:
         records, paths = _write(answered, job, settings, out)
     except OutputError as error:
@@ -221,7 +221,7 @@ def _write(
     for each in answered.explanations:
         place = whole_files.method_folder(folder, each.method, settings.questions.methods)
         whole_files.remove_parts(place)
-        if settings.pictures == "sheet":  # what draws all removes what it replaces
+        if settings.pictures == "sheet":  # `write_pictures` removes old files itself
             earlier = (place / name for name in whole_files.earlier_files(place))
             before |= {path.relative_to(folder).as_posix() for path in earlier}
         record, written = _write_one(each, place, settings, out, pictures=(large, shown))
@@ -230,7 +230,7 @@ def _write(
     before -= {path.relative_to(folder).as_posix() for path in paths}
     whole_files.remove(folder, before)
     for path in {(folder / name).parent for name in before}:
-        with contextlib.suppress(OSError):  # something else is in it
+        with contextlib.suppress(OSError):  # the folder has other files
             os.removedirs(path)
     return records, paths
 
@@ -243,13 +243,13 @@ def _write_one(
     *,
     pictures: tuple[Picture | None, Picture | None],
 ) -> tuple[Record, list[Path]]:
-    """The record of one method, and its files; drawn on the large picture or on the small one."""
+    """The record and the files of one method, drawn on the large picture or on the small one."""
     large, shown = pictures
     if shown is not None:
         record, paths, whole = write_sheet(explanation, folder, settings.drawing, shown)
-        if settings.drawing.format == "png":  # its pixels are those that it is read back with
+        if settings.drawing.format == "png":  # PNG is lossless
             source = (folder / f"{whole_files.SHEET}.png").relative_to(out).as_posix()
-            write_thumbnail(out, source, whole)  # the gallery's, while it need not be decoded
+            write_thumbnail(out, source, whole)  # for the gallery, without decoding it
     elif large is not None:
         seen = replace(explanation.observation, picture=large)
         drawn = replace(explanation, observation=seen)
@@ -262,7 +262,7 @@ def _write_one(
 
 
 def stops(error: OutputError, out: Path) -> bool:
-    """Whether no other picture could be written either."""
+    """Whether an error also prevents writing all other pictures."""
     cause = error.__cause__
     if not isinstance(cause, OSError):
         return False

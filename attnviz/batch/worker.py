@@ -1,7 +1,7 @@
-"""What a process of a cluster does: whole windows of the plan, each by the engine of one machine.
+"""The worker process of a cluster: it runs whole windows of the plan with the local engine.
 
-A window, not a group, is what travels: which pictures run together is found within a window, when
-their sizes are known. So the groups, and the numbers, are those of a run on one machine.
+The driver sends windows, not groups: the pictures of a window are grouped when their sizes are
+known. So the groups, and the numbers, are those of a run on one machine.
 """
 
 import os
@@ -29,34 +29,34 @@ from attnviz.models.model import Model
 from attnviz.output import whole_files
 
 RUN_TOKEN = "sign"
-"""What in the folder for notes tells that a worker sees the same as the driver."""
+"""A file in the folder for notes; it shows that a worker sees the same folder as the driver."""
 ATTEMPTS = 4
-"""How often a window may be begun. Ray begins it anew whenever its worker dies; one that kills them
-all, by a picture that crashes a decoder or takes all memory, would hold up the others for ever."""
+"""How often a window may start. Ray restarts it whenever its worker dies; a window that kills every
+worker (a picture crashes a decoder or takes all memory) would otherwise block the run forever."""
 Batch = dict[str, NDArray[Any]]
 
 
 def _version() -> str:
-    """Of attnviz, as it is installed on this node."""
+    """The version of attnviz on this node; empty if it is not installed as a package."""
     try:
         return metadata.version("attnviz")
-    except metadata.PackageNotFoundError:  # it lies in a folder of Python's path
+    except metadata.PackageNotFoundError:  # attnviz is only on Python's path
         return ""
 
 
 @dataclass(frozen=True)
 class WindowTask:
-    """All that a worker must know, as it is sent to it.
+    """Everything that the driver sends to a worker at its start.
 
     Attributes:
         model: arguments of `load_model`.
         settings: what is done with every picture.
-        home: the working folder of the driver, from which all paths are named.
+        home: the driver's working folder; all paths are relative to it.
         out: folder for all files.
-        sign: what the file `SIGN` holds.
-        batch: pictures of a run; None finds out what fits.
-        threads: cores that the worker may use.
-        version: of the driver's attnviz.
+        sign: the content of the file `RUN_TOKEN`.
+        batch: pictures per run of the model; None finds out how many fit.
+        threads: number of cores that the worker may use.
+        version: the version of the driver's attnviz.
     """
 
     model: dict[str, Any]
@@ -71,37 +71,37 @@ class WindowTask:
 
 @dataclass(frozen=True)
 class Lost:
-    """A window that was begun too often; the others go on."""
+    """A window that started too often; the others continue."""
 
 
 @dataclass(frozen=True)
 class Fatal:
-    """Why nothing more can be done, in a line; an exception might not survive the journey."""
+    """The reason why the run must end, in one line; an exception might not be picklable."""
 
     message: str
     usage: bool = False
 
     def error(self) -> AttnvizError:
-        """What the driver raises."""
+        """The error that the driver raises."""
         return UsageError(self.message) if self.usage else AttnvizError(self.message)
 
 
 def pack(window: Sequence[PendingPart]) -> bytes:
-    """A window as it travels: paths of one folder are much alike, so it shrinks to a tenth."""
+    """A window as compressed bytes, about a tenth: the paths of one folder are similar."""
     return zlib.compress(pickle.dumps(list(window)), level=1)
 
 
 def unpack(data: bytes) -> list[PendingPart]:
-    """What `pack` packed."""
+    """The window that `pack` compressed."""
     window: list[PendingPart] = pickle.loads(zlib.decompress(data))
     return window
 
 
 class Worker:
-    """Does windows, one after the other; made once in each process.
+    """Processes windows one after the other; each process makes one worker.
 
-    Nothing is raised: what would end the run is a row as everything else, so that it comes to the
-    driver as it is, without Ray's words around it, and is not tried again.
+    A worker raises no errors. An error that ends the run is returned as a row, so that the driver
+    gets it without Ray's additions, and Ray does not repeat the window.
     """
 
     def __init__(self, task: WindowTask) -> None:
@@ -114,14 +114,14 @@ class Worker:
             self._fatal = _fatal(error)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Rows of windows to rows of outcomes.
+        """Turns rows of windows into rows of outcomes.
 
         Args:
-            batch: `number` and `window`, a packed one, of the same length.
+            batch: `number` and `window` (packed), of the same length.
 
         Returns:
-            `number` of the window and `row`, pickled: an `Outcome` of each picture that was to be
-            done, in the order of the plan, or `Lost` or `Fatal` alone.
+            `number` of the window and `row`, pickled: an `Outcome` for each pending picture, in the
+            order of the plan, or a single `Lost` or `Fatal`.
         """
         numbers, rows = list[int](), list[bytes]()
         for number, window in zip(batch["number"], batch["window"], strict=True):
@@ -135,7 +135,7 @@ class Worker:
     def _tried(
         self, number: int, window: Sequence[PendingPart]
     ) -> Sequence[Outcome | Lost | Fatal]:
-        """One window, unless it was begun too often."""
+        """Process one window, unless it started too often."""
         if self._model is None:
             return [self._fatal or Fatal("no model")]
         note = self._task.out / FOLDER / NOTES / str(number)
@@ -169,10 +169,10 @@ class Worker:
 
 
 def _prepared(task: WindowTask) -> Model:
-    """The model, in a process that stands where the driver does.
+    """The model, in a process with the driver's working folder.
 
     Raises:
-        AttnvizError: this node is not fit for the task.
+        AttnvizError: this node is unsuitable for the task.
     """
     node = socket.gethostname()
     if _version() != task.version:
@@ -192,7 +192,7 @@ def _prepared(task: WindowTask) -> Model:
             f"node {node} does not see {task.out} as the driver does; choose an --out that all "
             "nodes share"
         )
-    import torch  # noqa: PLC0415 — here it is needed; the driver only packs
+    import torch  # noqa: PLC0415 — the driver does not need torch
 
     torch.set_num_threads(task.threads)
     model = load_model(**task.model)
@@ -208,9 +208,9 @@ def _sign(out: Path) -> str:
 
 
 def _portable(outcome: Outcome) -> Outcome:
-    """The same, its cause as text: exceptions of other libraries may not be picklable.
+    """The outcome with its cause as text, since foreign exceptions may not be picklable.
 
-    By one that is `Unanswerable` the driver sees when to give up.
+    An `Unanswerable` stays one, since the driver counts these to decide when to give up.
     """
     if outcome.cause is None or isinstance(outcome.cause, Unanswerable):
         return outcome

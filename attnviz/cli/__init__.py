@@ -1,4 +1,4 @@
-"""The command line: one file a command; only here is anything printed, or an error caught."""
+"""The command line, one file per command; only this package prints, and reports errors."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ from attnviz.models import memory
 
 app = typer.Typer(
     cls=Group,
-    # Plain help: rich's takes longer to import than all the rest of the command line.
+    # Plain help: rich takes longer to import than the rest of the command line.
     rich_markup_mode=None,
     # Typer's own options for completion and help import pydantic in every call; see options.Help
     # and cli.shells.
@@ -111,7 +111,7 @@ def _report(error: Exception, line: str, arguments: Sequence[str]) -> int:
 
 
 def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
-    """What is wrong with the command line, and what to type instead."""
+    """The error line of a wrong command line: what is wrong, and what to type instead."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     command = next((word for word in arguments if word in commands), "")
     wrong = getattr(error, "option_name", None)
@@ -126,7 +126,7 @@ def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
 def _sentence(error: typer.TyperException) -> str:
     """Typer's own message, without its full stop."""
     text = error.format_message().replace("Value error, ", "").strip().rstrip(".")
-    # Pydantic's messages leave out the value that they refuse.
+    # Pydantic's messages do not name the wrong value.
     refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     value = repr(refused[0]["input"]) if refused else ""
     return text if value in text else f"{text}, not {value}"

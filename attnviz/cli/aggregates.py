@@ -1,4 +1,4 @@
-"""Tables of an aggregate."""
+"""Makes the tables of an aggregate."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from attnviz.cli.table import ADDED_COLUMNS, COLUMNS, MORE_COLUMNS
 
 
 def aggregate_tables(found: Aggregate) -> list[Table]:
-    """A table for each model, method and question, and one of the further numbers of its heads."""
+    """Two tables for each model, method and question: the main numbers of heads, and the others."""
     parts: dict[tuple[object, ...], list[AggregateRow]] = {}
     for row in found.rows:
         parts.setdefault((row.model, row.weights, row.method, row.question), []).append(row)
@@ -68,11 +68,11 @@ def _cell(spread: Spread | None) -> Text:
 
 
 def _digits(size: float) -> int:
-    """Behind the point: about three that mean something, so that a window of 100 holds them all."""
+    """The number of decimals: about three significant digits, so that 100 columns are enough."""
     return 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
 
 
 def _number(value: float, digits: int) -> str:
-    """Without the 0 before the point."""
+    """A number without the 0 before the decimal point."""
     text = f"{value:.{digits}f}"
     return text[1:] if text.startswith("0.") else text

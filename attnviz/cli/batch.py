@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from attnviz.batch.sources import Plan
 
 _ERRORS = 20
-"""So many are printed one by one; all are in the manifest."""
+"""At most this many failures are printed one by one; the manifest has all."""
 
 
 @with_groups
@@ -90,7 +90,7 @@ def batch(
         if todo.count.left:
             console.say(f"interrupted: {_progress(todo.count)}; the same command goes on from here")
             raise typer.Exit(ExitCode.INTERRUPTED)
-        inner = out / FOLDER  # what lies there is our own
+        inner = out / FOLDER  # only attnviz's own files
         teller.paths(
             [path for path in todo.finish(tuple(many.finalizers)) if inner not in path.parents]
         )
@@ -116,7 +116,7 @@ def _settings(
     question: QuestionOptions,
     drawing: DrawingOptions,
 ) -> Settings:
-    """What is done with every picture, and the digest of all that changes it."""
+    """The settings for every picture, with the digest of everything that changes the output."""
     from attnviz.batch.jobs import Settings  # noqa: PLC0415
     from attnviz.cli.identity import key_of  # noqa: PLC0415
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
@@ -143,12 +143,12 @@ def _settings(
 def _work(
     todo: Batch, begin: Callable[[], Callable[[OnOutcome], None]], teller: _BatchPrinter
 ) -> None:
-    """Do what is left, and tell how far it is."""
+    """Process the pending pictures, and show the progress."""
     from attnviz.cli.tally import tally  # noqa: PLC0415
 
     if not todo.count.left:
         return
-    work = begin()  # before a bar of ours, since loading may draw its own
+    work = begin()  # before our progress bar, since loading may draw one
     with tally(todo.count, quiet=teller.quiet) as show:
 
         def report(outcome: Outcome, count: Count) -> None:
@@ -159,7 +159,7 @@ def _work(
 
 
 class _BatchPrinter:
-    """Says what becomes of each picture as soon as it is known, in the form asked for."""
+    """Prints the outcome of each picture as soon as it is known, in the requested form."""
 
     def __init__(self, streams: StreamOptions, settings: Settings, out: Path) -> None:
         self._streams, self._settings, self._out = streams, settings, out
@@ -170,11 +170,11 @@ class _BatchPrinter:
 
     @property
     def quiet(self) -> bool:
-        """Whether paths of files are all that is wanted."""
+        """Whether only the paths of files are printed."""
         return self._streams.quiet
 
     def tell(self, outcome: Outcome) -> None:
-        """One picture is done, or failed."""
+        """Print the outcome of one picture."""
         from attnviz.output import encoding  # noqa: PLC0415
 
         if not outcome.records:
@@ -195,12 +195,12 @@ class _BatchPrinter:
             self.paths(list(outcome.paths))
 
     def paths(self, paths: list[Path]) -> None:
-        """Files were written."""
+        """Print the paths of written files."""
         if self._streams.quiet and paths:
             console.put("\n".join(map(str, paths)))
 
     def _note(self, outcome: Outcome) -> None:
-        """Say the first note of each kind; of the others how many there were, at the end."""
+        """Print the first note of each kind; `end` prints the number of the others."""
         for note in outcome.notes:
             self._notes[note.kind] += 1
             if self._notes[note.kind] == 1:
@@ -218,7 +218,7 @@ class _BatchPrinter:
             console.say(f"further errors are in {self._out / 'manifest.jsonl'}")
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
-        """What is to be known when all is done."""
+        """Print the summary at the end."""
         from attnviz.io.picture_notes import KINDS  # noqa: PLC0415 — numpy, once there are pictures
 
         if self._unverified:

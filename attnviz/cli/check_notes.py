@@ -1,4 +1,4 @@
-"""What should be known of a picture's maps beside them, in a line each."""
+"""Makes notes about the self-check of a picture's maps, one line each."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from attnviz.output.records import Check
 
 _REASONS = 3
-"""So many different reasons are named; the record has all."""
+"""At most this many different reasons are named; the record has all."""
 
 
 def check_notes(check: Check, layers: int, last: int) -> list[str]:
-    """What a check says that no number shows.
+    """Notes about a check that the table of numbers does not show.
 
     Args:
-        check: of a record.
-        layers: how many attention calls the model made.
+        check: the check of a record.
+        layers: the number of attention calls of the model.
         last: the last layer that is drawn.
     """
     notes = []
@@ -33,7 +33,7 @@ def check_notes(check: Check, layers: int, last: int) -> list[str]:
 
 
 def _not_drawn(check: Check, layers: int) -> str:
-    """Layers by the reason that they are not drawn for."""
+    """The layers that are not drawn, grouped by the reason."""
     reasons: dict[str, list[int]] = {}
     for one in check.not_drawn:
         numbers = reasons.setdefault(one.reason, [])

@@ -1,4 +1,4 @@
-"""What all commands have: help in panels, suggestions for wrong names, no option twice."""
+"""The base of all commands: help in panels, suggestions for wrong names, one use per option."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _REST = "Help"
-"""The panel of what has no other."""
+"""The panel of options without a panel of their own."""
 
 
 class Command(TyperCommand):
-    """A command whose help has panels, and that refuses an option which is given twice."""
+    """A command with panels in its help; it refuses an option that is given twice."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Read the arguments.
 
         Raises:
-            UsageError: an option that takes one value is given twice, or a value cannot be meant.
+            UsageError: an option with one value is given twice, or a value is not possible.
         """
         if not ctx.resilient_parsing:  # completion reads half a line
             given, _, order = self.make_parser(ctx).parse_args(list(args))
@@ -55,7 +55,7 @@ class Group(TyperGroup):
 
 
 def _write(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
-    """A heading and its rows, coloured where a terminal shows it."""
+    """Write a heading and its rows, in colour on a terminal."""
     if is_coloured():
         title = typer.style(title, bold=True)
         rows = [(typer.style(name, fg="cyan"), text) for name, text in rows]
@@ -70,7 +70,7 @@ def is_coloured() -> bool:
 
 
 def panels(command: TyperCommand | TyperGroup, ctx: Any) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Rows of the help by heading: arguments stand first under the first heading."""
+    """Rows of the help by heading; arguments come first, under the first heading."""
     found: dict[str, list[tuple[str, str]]] = {name: [] for name in (*PANELS, _REST)}
     for param in command.get_params(ctx):
         record = param.get_help_record(ctx)
@@ -82,10 +82,10 @@ def panels(command: TyperCommand | TyperGroup, ctx: Any) -> list[tuple[str, list
 
 
 def check_repeated(order: Iterable[Any], args: Sequence[str]) -> None:
-    """Whether every option that takes one value is given once; `order` are those given.
+    """Check that every option with one value is given once; `order` lists the given options.
 
     Raises:
-        UsageError: the second would silently replace the first.
+        UsageError: an option is given twice; the second would silently replace the first.
     """
     seen: set[str] = set()
     for param in order:
@@ -103,7 +103,7 @@ def _is(arg: str, name: str) -> bool:
 
 
 def option_error(name: str, command: str, commands: Mapping[str, Any]) -> str:
-    """What is wrong with an option that a command does not have, and what to type instead."""
+    """The error line for an option that a command does not have, with what to type instead."""
     see = f"`attnviz {command} --help`" if command else "`attnviz --help`"
     takers = [other for other, each in commands.items() if name in _options(each)]
     if command and takers:

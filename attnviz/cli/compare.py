@@ -69,10 +69,10 @@ def compare(
 
 
 def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
-    """Whether there are sides enough and not too many, as far as is known before a model is.
+    """Check the number of sides, as far as it is known before a model is loaded.
 
     Raises:
-        UsageError: not.
+        UsageError: there are too few or too many.
     """
     layers = parse_layers(where.layers)
     of_model = 0
@@ -81,7 +81,7 @@ def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
         targets = len(where.targets) if METHODS[name].scored and where.targets else 1
         of_model += queries * targets * len(layers or (0,))
     count = of_model * (len(rivals.rivals) + rivals.controls)
-    check_count(max(2, count) if layers is None else count)  # `all` may be several
+    check_count(max(2, count) if layers is None else count)  # `all` may be several layers
 
 
 def _finishing(
@@ -93,7 +93,7 @@ def _finishing(
     npz: bool,
     preview: bool,
 ) -> Callable[[Picture, int], None]:
-    """What is done with a picture when every model has seen it."""
+    """The function that compares and writes a picture after every model has seen it."""
     from attnviz.cli.comparison_tables import pair_tables  # noqa: PLC0415
     from attnviz.comparison.compare import Comparison  # noqa: PLC0415
     from attnviz.comparison.comparison_pictures import (  # noqa: PLC0415
@@ -119,10 +119,10 @@ def _finishing(
 
 
 class _Comparing:
-    """Pictures and models; an error with one picture leaves the rest.
+    """Runs all models on all pictures; an error with one picture does not stop the others.
 
-    A model sees all pictures before the next one is loaded, so that one at a time is held. What is
-    kept of it are its maps.
+    A model sees all pictures before the next model is loaded, so that memory holds one model at a
+    time. Only its maps are kept.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class _Comparing:
         self._read_once: dict[int, Picture] = {}
 
     def each(self, do: Callable[[Picture, int], None]) -> None:
-        """Do something with every picture that nothing was wrong with so far."""
+        """Call `do` for every picture that has had no error so far."""
         for number, path in list(self.left.items()):
             try:
                 do(self._picture(number, path), number)
-            except ModelError:  # which no other picture would mend
+            except ModelError:  # all other pictures would fail too
                 raise
             except AttnvizError as error:
                 run.tell_error(error, path, self._streams)
@@ -154,28 +154,28 @@ class _Comparing:
                 del self.left[number]
 
     def _picture(self, number: int, path: str) -> Picture:
-        """A picture; one that cannot be read twice is kept."""
+        """The picture; it is kept if it cannot be read twice."""
         from attnviz.io.picture import load_image  # noqa: PLC0415
 
         if number in self._read_once:
             return self._read_once[number]
         picture = load_image(path, self._reading.range)
-        if number not in self._noted:  # it is read anew for every model
+        if number not in self._noted:  # it is read again for every model
             self._noted.add(number)
             run.say_notes(picture)
-        if not Path(path).is_file():  # standard input, or a pipe by its name
+        if not Path(path).is_file():  # standard input, or a named pipe
             self._read_once[number] = picture
         return picture
 
     def look(self) -> None:
-        """Ask every model, and its control where one is asked for, about every picture."""
+        """Run every model, and its control if requested, on every picture."""
         for spec, inputs in self._rivals.rivals:
             control = self._ask(spec, inputs)
             if control is not None and self._rivals.random_weights:
                 self._ask(spec, control)
 
     def _ask(self, spec: str, inputs: InputOptions) -> InputOptions | None:
-        """Ask one model all questions; how its control is made, if there is any."""
+        """Run one model on all pictures; returns the options of its control, if there is one."""
         if not self.left:
             return None
         questions = self._where.to_questions()
@@ -195,10 +195,10 @@ class _Comparing:
         observation = run.look(picture, model, inputs, questions, self._streams)
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)
-        check_count(max(2, len(self.sides[number])))  # too many are too many before the next model
+        check_count(max(2, len(self.sides[number])))  # fail before the next model is loaded
 
     def exit_code(self) -> ExitCode:
-        """Of the command."""
+        """The exit code of the command."""
         if not self._failed:
             return ExitCode.DONE
         return ExitCode.SOME_FAILED if self.left else self._failed[0]

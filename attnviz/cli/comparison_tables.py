@@ -1,4 +1,4 @@
-"""Tables of a comparison."""
+"""Makes the tables of a comparison."""
 
 from rich import box
 from rich.markup import escape
@@ -14,13 +14,13 @@ _RHO = "ρ: rank correlation of the maps (Spearman), 1 to −1"
 
 
 def pair_tables(record: ComparisonRecord) -> list[Table]:
-    """A table of the sides, each beside the first; of more than two, one of all pairs."""
+    """A table that compares each side with the first; with more than two, also one of all pairs."""
     tables = [_sides(record)]
     return [*tables, _matrix(record)] if len(record.sides) > 2 else tables
 
 
 def _sides(record: ComparisonRecord) -> Table:
-    """A side a row: what it is, and how alike it is to the first."""
+    """One row per side: its name, and how alike it is to the first."""
     to_first = {pair.second: pair for pair in record.pairs if pair.first == 0}
     table = _table(
         _title(record),
@@ -42,14 +42,14 @@ def _sides(record: ComparisonRecord) -> Table:
 
 
 def _numbers(pair: PairInfo | None) -> list[str | Text]:
-    """How alike two sides are; nothing of the first with itself."""
+    """How alike two sides are; empty for the first side itself."""
     if pair is None:
         return [""] * (len(AGREEMENTS) + 1)
     return [*(_number(getattr(pair, name)) for name in AGREEMENTS), str(pair.cells)]
 
 
 def _matrix(record: ComparisonRecord) -> Table:
-    """ρ of every side beside every other."""
+    """A table of ρ for all pairs of sides."""
     known = {(pair.first, pair.second): pair.spearman for pair in record.pairs}
     table = _table(Text("ρ of all pairs", style="bold"), None)
     for heading in ("", *map(str, range(len(record.sides)))):
@@ -87,7 +87,7 @@ def _table(title: Text, caption: str | None) -> Table:
 
 
 def _title(record: ComparisonRecord) -> Text:
-    """The picture, and what all sides share of model, method and layer."""
+    """The picture, and the model, method and layer if all sides share them."""
     image = record.image
     sides = record.sides
     kinds = [
@@ -108,7 +108,7 @@ def _heads(side: SideInfo) -> str:
 
 
 def _check(record: ComparisonRecord) -> str:
-    """Whether the weights of every side explain its model's output."""
+    """A line that says whether the weights of every side give its model's output."""
     bad = [str(number) for number, side in enumerate(record.sides) if not side.check.verified]
     if bad:
         return (

@@ -1,4 +1,4 @@
-"""Where things are said: results on stdout, everything else on stderr."""
+"""Prints results on stdout and everything else on stderr."""
 
 import contextlib
 import os
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 T = TypeVar("T")
-_WIDTH = 100  # of tables that do not go to a terminal
-_GLANCE = 0.1  # seconds after which a signal that another thread was given is answered
+_WIDTH = 100  # width of tables that are not printed on a terminal
+_GLANCE = 0.1  # seconds between two checks for a signal that another thread got
 
 
 def printable(text: str) -> str:
-    """Text without what could end the line or steer the terminal."""
+    """Text without characters that end the line or control the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def prepare() -> None:
-    """Make streams that are closed, or cannot write every letter, usable."""
+    """Make streams usable that are closed, or that cannot write every letter."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
@@ -37,26 +37,26 @@ def prepare() -> None:
 
 
 def say(line: str) -> None:
-    """One line about what went wrong, or what should be known, on stderr."""
+    """Print one line on stderr: an error or a warning."""
     with contextlib.suppress(BrokenPipeError):
         print(f"attnviz: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def note(line: str) -> None:
-    """A line that a person may care about and a script does not: on a terminal only."""
+    """Print a line on stderr for people, not for scripts: only on a terminal."""
     if sys.stderr.isatty():
         say(line)
 
 
 def put(text: str) -> None:
-    """A result, or a path, on stdout; a path's odd bytes as they are."""
+    """Print a result or a path on stdout; invalid bytes of a path do not change."""
     with _reader_may_leave():
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
         sys.stdout.buffer.flush()
 
 
 def show(*parts: "RenderableType") -> None:
-    """Tables and pictures on stdout: coloured on a terminal only, and not under NO_COLOR."""
+    """Print tables and pictures on stdout, in colour only on a terminal and without NO_COLOR."""
     console = _stdout()
     with _reader_may_leave():
         for part in parts:
@@ -64,9 +64,9 @@ def show(*parts: "RenderableType") -> None:
 
 
 def preview(sheet: "Image.Image", *, below: int) -> "list[RenderableType]":
-    """The sheet as it is drawn in the terminal; nothing where stdout is none that can.
+    """The sheet for the terminal; empty if stdout is not a terminal that can show it.
 
-    `below` lines are left for what follows, if the window has them to spare.
+    `below` lines of the window stay free for the text that follows, if there is room.
     """
     console = _stdout()
     if not _can_draw(console):
@@ -80,7 +80,7 @@ def _stdout() -> "Console":
     from rich.console import Console  # noqa: PLC0415 — `--help` does without
 
     terminal = sys.stdout.isatty()
-    # Whatever the environment forces: colours and pictures go to terminals only.
+    # Colours and pictures go to terminals only, even if the environment forces colours.
     return Console(
         width=None if terminal else _WIDTH,
         force_terminal=None if terminal else False,
@@ -95,10 +95,10 @@ def _can_draw(console: "Console") -> bool:
 
 
 def interruptible(do: Callable[[], T]) -> T:
-    """Do something that may sit in one long call of a library, and answer Ctrl-C at once.
+    """Call a function that may stay in one long call of a library, and answer Ctrl-C at once.
 
-    It is done by a thread beside this one, since a library's call does not look at signals. Ctrl-C
-    ends the program without waiting for it: nothing may be half written meanwhile.
+    Another thread calls it, since a library's call does not check for signals. Ctrl-C ends the
+    program without waiting for that thread, so the function must leave no half-written files.
     """
     try:
         return _beside(do)
@@ -107,9 +107,9 @@ def interruptible(do: Callable[[], T]) -> T:
 
 
 def stoppable(do: Callable[[], T], stop: "Event") -> T:
-    """Do something that ends early when `stop` is set, as Ctrl-C does; a second one ends all.
+    """Call a function that ends early when `stop` is set; Ctrl-C sets it, a second one exits.
 
-    It is done by a thread beside this one, which is the one that is told of signals.
+    Another thread calls it, since this thread handles the signals.
     """
     import signal  # noqa: PLC0415 — `--help` does without
 
@@ -127,10 +127,10 @@ def stoppable(do: Callable[[], T], stop: "Event") -> T:
 
 
 def _beside(do: Callable[[], T]) -> T:
-    """Do something in a thread of its own, which does not keep the program alive.
+    """Call a function in a thread of its own, which does not keep the program alive.
 
-    Signals are answered meanwhile. The system may give one to any thread and Python answers it in
-    this one, which nothing wakes where another was given it: so it looks up now and then.
+    Signals are handled meanwhile. The system may deliver a signal to any thread, but Python handles
+    it in this one. If another thread gets it, nothing wakes this one, so it wakes up regularly.
     """
     from concurrent.futures import Future, wait  # noqa: PLC0415 — `--help` does without these
     from threading import Thread  # noqa: PLC0415
@@ -150,7 +150,7 @@ def _beside(do: Callable[[], T]) -> T:
 
 
 def _leave() -> NoReturn:
-    """End the program now, whatever its threads are at."""
+    """End the program now, without waiting for its threads."""
     from rich.console import Console  # noqa: PLC0415
 
     Console(stderr=True).show_cursor(True)  # a progress bar had hidden it
@@ -160,7 +160,7 @@ def _leave() -> NoReturn:
 
 @contextlib.contextmanager
 def _reader_may_leave() -> Iterator[None]:
-    """`attnviz … | head`: when the reader has seen enough, stop quietly."""
+    """Stop quietly if the reader of stdout has closed it, as in `attnviz … | head`."""
     try:
         yield
     except BrokenPipeError:
@@ -173,9 +173,9 @@ def _reader_may_leave() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(label: str, *, quiet: bool = False) -> "Iterator[Callable[[int, int], None] | None]":
-    """A bar on stderr for (done, total), drawn only on a terminal; None where there is none.
+    """A progress bar on stderr, called with (done, total); None if stderr is not a terminal.
 
-    Until something is told the bar only shows that work goes on.
+    Before its first call, the bar only shows that work goes on.
     """
     if quiet or not sys.stderr.isatty():
         yield None

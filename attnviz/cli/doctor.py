@@ -16,7 +16,7 @@ from attnviz.cli.options import Json, with_groups
 from attnviz.errors import ExitCode
 from attnviz.models import cache
 
-# What is imported of each optional part, and which extra holds it.
+# The module of each optional part, and the extra that installs it.
 EXTRAS = {
     "transformers": "hf",
     "sentencepiece": "hf",
@@ -28,13 +28,13 @@ EXTRAS = {
     "pyarrow": "parquet",
     "ray": "ray",
 }
-# Importing these alone would not show that they fit the torch beside them.
+# Import these submodules: the package alone does not show that it fits the installed torch.
 _DEEPER = {"transformers": "transformers.modeling_utils", "ray": "ray.data"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `state` is ok, missing or broken; `note` says how to mend what is not ok."""
+    """One line: `state` is ok, missing or broken; `note` says how to fix it."""
 
     name: str
     state: str
@@ -63,7 +63,7 @@ def doctor(json: Json = False) -> None:
 
 
 def _findings() -> Iterator[Finding]:
-    """Everything, in order; a part that is broken is a finding, never an error."""
+    """All findings in order; a broken part is a finding, never an error."""
     yield Finding("attnviz", "ok", attnviz.__version__)
     yield Finding("python", "ok", f"{platform.python_version()} ({sys.executable})")
     yield Finding("system", "ok", platform.platform())
@@ -81,7 +81,7 @@ def _findings() -> Iterator[Finding]:
 
 
 def _import(name: str) -> tuple[Any, str]:
-    """A library, or None and why it cannot be had: nothing where it is not there."""
+    """The library and no reason; or None and the import error, empty if it is not installed."""
     import importlib  # noqa: PLC0415 — `--help` does without
     import importlib.util  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ def _import(name: str) -> tuple[Any, str]:
 
 
 def _extra(name: str, extra: str) -> Finding:
-    """Whether an optional part is there, and works beside this torch."""
+    """Whether an optional part is installed, and works with this torch."""
     from importlib import metadata  # noqa: PLC0415 — `--help` does without
 
     line = f"pip install 'attnviz[{extra}]'"
@@ -119,7 +119,7 @@ def _extra(name: str, extra: str) -> Finding:
 
 
 def _mend(name: str, extra: str, error: str) -> str:
-    """What to do about a part that is there and does not import."""
+    """How to fix a part that is installed and cannot be imported."""
     if "torchvision" not in error:
         return f"install it again: pip install --force-reinstall --no-deps {name} (extra {extra})"
     line = "pip install --force-reinstall --no-deps torchvision"
@@ -153,14 +153,14 @@ def _cuda(torch: Any, number: int) -> Finding:
     try:
         free, whole = torch.cuda.mem_get_info(number)
         title = torch.cuda.get_device_name(number)
-    except RuntimeError as error:  # a device that is there and cannot be used
+    except RuntimeError as error:  # the device exists and cannot be used
         reason = " ".join(str(error).split())[:200]
         return Finding(name, "broken", reason, "check its driver, or take --device cpu")
     return Finding(name, "ok", f"{title}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free")
 
 
 def _hub() -> Iterator[Finding]:
-    """Where checkpoints are kept, and whether the network may be asked."""
+    """The folder of checkpoints, and whether downloads are allowed."""
     size = sum(
         os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 — thousands of them
         for folder, _, names in os.walk(cache.folder())

@@ -85,7 +85,7 @@ def evaluate(
 
 
 class _Evaluating:
-    """Pictures and models, one after the other; an error with one picture leaves the rest."""
+    """Evaluates pictures with models; an error with one picture does not stop the others."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Evaluating:
         self._noted: set[str] = set()
 
     def pairs(self, images: list[str], masks: str | None, limit: int | None) -> list[Pair]:
-        """The pictures to do, with their masks; those that have none are told."""
+        """The pictures to evaluate, with their masks; reports the pictures without a mask."""
         from attnviz.evaluation.masked_pictures import Pair, find_masks, find_pictures  # noqa: PLC0415
 
         pictures, failed = find_pictures(images)
@@ -116,16 +116,16 @@ class _Evaluating:
         return pairs
 
     def do(self, spec: str, pairs: list[Pair]) -> None:
-        """Evaluate every picture with a model, but those that are done already."""
+        """Evaluate every picture with a model, except those that are already finished."""
         contest = _ModelEvaluation(spec, self.question, self._inputs, self._where)
         keys = {key: pair for pair in pairs if (key := self._key(contest, pair)) is not None}
         if any(self.store.get(key) is None for key in keys):
-            contest.models()  # before a bar of ours, since loading may draw its own
+            contest.models()  # before our progress bar, since loading may draw one
         with console.progress(spec, quiet=self._streams.quiet) as progress:
             for i, (key, pair) in enumerate(keys.items(), start=1):
                 try:
                     self._one(contest, key, pair)
-                except ModelError:  # which no other picture would mend
+                except ModelError:  # all other pictures would fail too
                     raise
                 except AttnvizError as error:
                     self._fail(error, pair.image)
@@ -133,7 +133,7 @@ class _Evaluating:
                     progress(i, len(keys))
 
     def _key(self, contest: _ModelEvaluation, pair: Pair) -> str | None:
-        """Where the entry of a picture is kept; None where it cannot be read."""
+        """The key of a picture's entry; None if the picture cannot be read."""
         try:
             return contest.key(pair, content=self.store.lasting)
         except AttnvizError as error:
@@ -151,11 +151,11 @@ class _Evaluating:
             )
             self._note(seen)
             self.store.add(key, entry)
-        # As it is read again, so that a run that was broken off ends with the same numbers.
+        # Use the stored form, rounded, so that an interrupted run ends with the same numbers.
         self.done[key] = self.store.get(key) or entry
 
     def _note(self, seen: Observation) -> None:
-        if seen.picture.path not in self._noted:  # with another model they are the same
+        if seen.picture.path not in self._noted:  # other models give the same notes
             self._noted.add(seen.picture.path)
             run.say_notes(seen.picture)
         run.warn(seen)
@@ -166,19 +166,19 @@ class _Evaluating:
 
     def _fail(self, error: AttnvizError, path: str) -> None:
         self._failed.append(error.exit_code)
-        if str(error) not in self._told:  # with another model it is the same
+        if str(error) not in self._told:  # other models give the same error
             self._told.add(str(error))
             run.tell_error(error, path, self._streams)
 
     def exit_code(self) -> ExitCode:
-        """Of the command."""
+        """The exit code of the command."""
         if not self._failed:
             return ExitCode.DONE
         return ExitCode.SOME_FAILED if self.done else self._failed[0]
 
 
 class _ModelEvaluation:
-    """A model and its control, loaded when they are needed, and the keys of what they give."""
+    """A model and its control, loaded when they are needed, and the keys of their entries."""
 
     def __init__(
         self, spec: str, question: EvaluationRequest, inputs: InputOptions, where: WhereOptions
@@ -192,12 +192,12 @@ class _ModelEvaluation:
             "input": asdict(inputs),
             "files": run.identities(spec, inputs, where.queries),
         }
-        if METRICS.added:  # what a package adds, or changes, is not in what was done before
+        if METRICS.added:  # old entries lack other packages' metrics
             added = {name: entry.package for name, entry in METRICS.added.items()}
             self._settings["metrics"] = added
 
     def key(self, pair: Pair, *, content: bool) -> str:
-        """Of what this model gives of a picture, by its name, and by its content where it lasts."""
+        """The key of a picture's entry: from its name, and with `content` from its content."""
         from attnviz.cli.identity import key_of  # noqa: PLC0415
         from attnviz.io.picture_files import fingerprint  # noqa: PLC0415
         from attnviz.output.make_record import readable  # noqa: PLC0415
@@ -207,14 +207,14 @@ class _ModelEvaluation:
         return key_of(self._settings, files)
 
     def models(self) -> tuple[Model, Model | None]:
-        """The model, and the same architecture with random weights where it can be had."""
+        """The model, and the same architecture with random weights if that is possible."""
         if self._loaded is None:
             model = run.load_spec(self._spec, self._inputs, self._where, head=self._head())
             self._loaded = model, self._control(model)
         return self._loaded
 
     def _head(self) -> Head:
-        """Perturbation asks a classifier, whatever the methods ask."""
+        """The head of the model: perturbation needs a class head, whatever the methods need."""
         head = self._question.questions.head
         if PERTURBATION not in self._question.groups:
             return head
@@ -232,7 +232,7 @@ class _ModelEvaluation:
 
 
 def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
-    """Rows on stdout in the form that was asked for, and files where a folder was."""
+    """Print the rows in the requested form, and write files if there is an output folder."""
     from attnviz.evaluation import metrics_of  # noqa: PLC0415
     from attnviz.evaluation.summary import summarise  # noqa: PLC0415
     from attnviz.output import encoding  # noqa: PLC0415
@@ -255,7 +255,7 @@ def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
 
 
 def _write(out: Path, rows: list[EvaluationRow], work: _Evaluating) -> list[Path]:
-    """All files of a run, in the order of writing."""
+    """Write all files of a run; returns them in the order of writing."""
     from attnviz.evaluation.metric_plot import plot  # noqa: PLC0415
     from attnviz.output import encoding, whole_files  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Tables of an evaluation."""
+"""Makes the tables of an evaluation."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def _title(row: EvaluationRow, group: str) -> Text:
 
 
 def _part(row: EvaluationRow, group: str) -> tuple[object, ...]:
-    """Rows that belong together: heads of a layer, layers of a method, what no model made."""
+    """A key of rows that belong together: heads of a layer, layers of a method, baselines."""
     layer = row.layer if group == MASKS else None
     return (row.baseline, row.method, layer) if row.method else ()
 
@@ -74,7 +74,7 @@ def _text(value: object) -> str:
 
 
 def _best(rows: Sequence[EvaluationRow], name: str) -> float | None:
-    """The best mean of a column; None where all are as good."""
+    """The best mean of a column; None if all are equal."""
     means = [interval.mean for row in rows if (interval := row.metrics[name]) is not None]
     if not means or min(means) == max(means):
         return None

@@ -74,7 +74,7 @@ def explore(
 
 
 def _path(out: Path, name: str) -> Path:
-    """Where the page is written: what does not end as a page is a folder for it."""
+    """The path of the page; `out` is a folder unless it has the ending of a page."""
     named = out.suffix.lower() in _ENDINGS and not out.is_dir()
     return out if named else out / f"{name}.html"
 
@@ -100,7 +100,7 @@ def _explored(
 
 
 def _tell(page: Page, path: Path, streams: ToldOptions) -> None:
-    """The path alone, or how large it is and what it has."""
+    """Print only the path, or the size and the contents of the page."""
     from attnviz.output import encoding  # noqa: PLC0415
 
     if streams.json:

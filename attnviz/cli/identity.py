@@ -1,4 +1,4 @@
-"""Whether settings and files are what they were, so that what was done need not be done again."""
+"""Makes keys of settings and files; an equal key means that work need not be repeated."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ from attnviz.errors import OutputError
 def key_of(settings: Mapping[str, Any], files: Mapping[str, Any]) -> str:
     """A key that changes with any setting, and with the name or the content of any file.
 
-    `files` has of each name what `images.fingerprint`, or `identity`, says.
+    `files` has the result of `picture_files.fingerprint`, or of `identity`, for each name.
     """
     text = json.dumps([settings, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def identity(path: str | Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of change of a file, or of all files in a folder: weights, code.
+    """Names, sizes and modification times of a file, or of all files in a folder: weights, code.
 
     Raises:
-        OutputError: they cannot be looked at.
+        OutputError: the files cannot be read.
     """
     root = Path(path)
     try:

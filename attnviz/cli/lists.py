@@ -1,4 +1,4 @@
-"""`attnviz models`, `attnviz methods` and `attnviz statistics`: the tables, as they are."""
+"""`attnviz models`, `attnviz methods` and `attnviz statistics`: lists of the tables' entries."""
 
 import json as _json
 from collections.abc import Mapping

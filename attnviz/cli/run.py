@@ -1,4 +1,4 @@
-"""What `show` and `stats` share: pictures one after the other, results and errors told."""
+"""The shared parts of commands: load the model, run each picture, print results and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Model:
-    """The model that was asked for."""
+    """Load the requested model."""
     head = question.to_questions().head
     try:
         model = load_spec(options.model, options, question, head=head)
@@ -57,9 +57,9 @@ def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Mod
 def load_spec(
     spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
 ) -> Model:
-    """A model by its spec, with what should be known of its checkpoint said.
+    """Load a model by its spec, and print the notes about its checkpoint.
 
-    `random` is built with as many heads as `--heads` counts.
+    The model `random` gets as many heads as `--heads` requests.
     """
     from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
 
@@ -72,7 +72,7 @@ def load_spec(
 def arguments(
     spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
 ) -> dict[str, Any]:
-    """What `load_model` is given, as it can be sent to other machines."""
+    """The arguments of `load_model`, in a form that can be sent to other machines."""
     heads = parse_heads(question.heads)
     return {
         "spec": spec,
@@ -91,7 +91,7 @@ def arguments(
 
 
 def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:
-    """What lies on this machine and may change: weights, code, masks."""
+    """The identities of files on this machine that may change: weights, code, masks."""
     from attnviz.cli.identity import identity  # noqa: PLC0415
     from attnviz.models import find_path  # noqa: PLC0415
     from attnviz.output.make_record import readable  # noqa: PLC0415
@@ -101,7 +101,7 @@ def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[
 
 
 def uncontrolled(model: Model) -> str | None:
-    """Why there is no control of a model, the same with random weights; None if there is one."""
+    """The reason why a model has no control with random weights; None if it has one."""
     from attnviz.models import SOURCES, find_source  # noqa: PLC0415
 
     if model.weights == "random":
@@ -110,11 +110,11 @@ def uncontrolled(model: Model) -> str | None:
 
 
 def controlled(inputs: InputOptions, model: Model) -> InputOptions:
-    """How the control of a model is made."""
+    """The options that load the control of a model."""
     from attnviz.models import find_source  # noqa: PLC0415
 
     control = replace(inputs, weights=None, random_weights=True)
-    if find_source(model.spec) == "random":  # as wide as the weights that were given
+    if find_source(model.spec) == "random":  # as wide as the loaded weights
         control = replace(control, features=model.features)
     return control
 
@@ -126,9 +126,9 @@ def look(
     questions: Questions,
     streams: ToldOptions,
 ) -> Observation:
-    """Run the model on a picture, with the mask that was asked for.
+    """Run the model on a picture, with the requested mask.
 
-    A slip in the question is found before.
+    Errors in the question are found before the run.
     """
     from attnviz.explanation.request import look  # noqa: PLC0415
     from attnviz.output.make_record import check_info  # noqa: PLC0415
@@ -145,7 +145,7 @@ def look(
 
 
 def shown_less(observation: Observation) -> str:
-    """What to say where a model was shown less of a picture than was asked for."""
+    """The note for a model that saw a smaller part of the picture than requested."""
     grid = observation.placement.grid
     return (
         f"note: {observation.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: "
@@ -157,7 +157,7 @@ def shown_less(observation: Observation) -> str:
 def explain_all(
     observation: Observation, questions: Questions, streams: StreamOptions
 ) -> list[Explanation]:
-    """What each method computes from one run of the model, with a progress bar for each."""
+    """The explanation by each method from one run of the model, with a progress bar for each."""
     found = [_explain(observation, questions, method, streams) for method in questions.methods]
     warn(observation)
     return found
@@ -176,7 +176,7 @@ def _explain(
 
 
 def warn(observation: Observation) -> None:
-    """Say where the recorded weights are not what the model computed with."""
+    """Warn if the recorded weights do not give the model's output."""
     if observation.unexplained:
         layers = ", ".join(map(str, observation.unexplained))
         console.say(
@@ -198,7 +198,7 @@ class Printable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one method gave of one picture: its record, the files written, and the sheet."""
+    """The result of one method for one picture: its record, the written files, and the sheet."""
 
     record: Printable
     paths: Sequence[Path] = ()
@@ -206,7 +206,7 @@ class Result:
 
 
 def rows_of_methods(records: Sequence[Any]) -> list[dict[str, Any]]:
-    """Rows of CSV; those of several methods have the columns of `stats.parquet`, all alike."""
+    """Rows of CSV; with several methods, all rows have the columns of `stats.parquet`."""
     if len(records) == 1:
         rows: list[dict[str, Any]] = records[0].rows()
         return rows
@@ -216,9 +216,9 @@ def rows_of_methods(records: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 class ResultPrinter:
-    """Says on stdout what one picture gave, in the form that was asked for.
+    """Prints the results of one picture on stdout, in the requested form.
 
-    `tables` are those of a record, and `lines` about as many as they have beside its rows.
+    `tables` makes the tables of a record; `lines` is about the number of their lines besides rows.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class ResultPrinter:
         self._header = True
 
     def tell(self, *results: Result) -> None:
-        """Print what each method gave of one picture: tables, JSON, CSV or paths."""
+        """Print the results of all methods for one picture: tables, JSON, CSV or paths."""
         from attnviz.output import encoding  # noqa: PLC0415
 
         if self._streams.json:
@@ -271,10 +271,10 @@ def each(
     streams: ToldOptions,
     begin: Callable[[], Callable[[Picture, int], None]],
 ) -> ExitCode:
-    """Do something with every picture; an error with one is told and the rest are done.
+    """Process every picture; an error with one is printed and does not stop the others.
 
-    `begin` loads what is needed and returns what is to be done with a picture and its number. It
-    is left out when not a single picture is there: a slip in a name is answered at once.
+    `begin` loads what is needed and returns a function of a picture and its number. It is not
+    called if no picture can be read, so that a wrong name is reported at once.
     """
     from attnviz.io.picture import load_image  # noqa: PLC0415
     from attnviz.io.picture_files import STDIN  # noqa: PLC0415
@@ -296,14 +296,14 @@ def each(
 
 
 def say_notes(picture: PictureLike) -> None:
-    """Say what should be known of how a picture was read."""
+    """Print the notes about how a picture was read."""
     where = "standard input" if picture.path == "-" else picture.path
     for note in picture.notes:
         console.say(f"note: {where}: {note}")
 
 
 def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:
-    """Say what is wrong with one picture of several."""
+    """Print the error of one picture of several."""
     if streams.debug:
         traceback.print_exception(error)
     where = "" if str(error).startswith(path) else f"{path}: "

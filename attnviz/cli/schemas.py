@@ -15,7 +15,7 @@ RECORDS = {
     "evaluate": "attnviz.evaluation.rows:EvaluationRow",
     "aggregate": "attnviz.batch.aggregate_record:AggregateRow",
 }
-"""Where each record is declared: of a picture, a comparison, an evaluation, a whole batch."""
+"""The class of each record: of a picture, a comparison, an evaluation, a whole batch."""
 
 Which = Annotated[
     str,
@@ -39,7 +39,7 @@ def schema(which: Which = "record", json: Json = False) -> None:
 
 
 def schema_of(which: str) -> dict[str, Any]:
-    """The JSON schema of a record, as `--json` prints the record.
+    """The JSON schema of a record in the form that `--json` prints.
 
     >>> schema_of("record")["properties"]["schema"]["const"]
     'attnviz/1'

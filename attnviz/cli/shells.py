@@ -1,7 +1,7 @@
 """`--install-completion` and `--show-completion`, for bash, zsh and fish.
 
-Typer has options of these names; they import pydantic in every call. These ones call the same
-functions of Typer, and only when they are used.
+Typer's own options of these names import pydantic in every call. These options call the same
+functions of Typer, but only when they are used.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def prepare_completion() -> None:
-    """Make Typer know the shells, before it answers a shell's request for completions."""
+    """Register the shells with Typer, before it answers a shell's request for completions."""
     from typer.completion import get_completion_inspect_parameters  # noqa: PLC0415 — for shells only
 
     get_completion_inspect_parameters()
@@ -45,10 +45,10 @@ def _call(callback: Callable[..., Any], *arguments: object) -> None:
 
 
 def _shell(context: typer.Context, option: str) -> str:
-    """The shell that is named behind the option, or the one that runs this program.
+    """The shell that is named after the option, or the one that runs this program.
 
     Raises:
-        UsageError: none is named and none is found, or it is another shell.
+        UsageError: no shell is named and none is found, or the shell is not supported.
     """
     behind = list(context.obj or ())
     named = behind[behind.index(option) + 1 :][:1] if option in behind else []
@@ -61,7 +61,7 @@ def _shell(context: typer.Context, option: str) -> str:
 
 
 def _running_shell() -> str | None:
-    """The name of the shell, as shellingham finds it, which comes with Typer."""
+    """The name of the running shell, found by shellingham, which Typer installs."""
     try:
         name, _ = load("shellingham:detect_shell")()
     except load("shellingham:ShellDetectionFailure"):

@@ -1,4 +1,4 @@
-"""The tables of statistics."""
+"""Makes the tables of statistics."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ _ALL |= {f"map_{name}": (each, each.short) for name, each in MAP_NUMBERS.items()
 COLUMNS = {name: short for name, (entry, short) in _ALL.items() if not entry.package}
 ADDED_COLUMNS = {name: short for name, (entry, short) in _ALL.items() if entry.package}
 MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
-"""Headings of the columns, by the names of the numbers; what other packages add, and what
-`--stats all` adds, have tables of their own."""
+"""Headings of the columns, by the names of the numbers. Numbers that other packages or
+`--stats all` add have tables of their own."""
 
 
 def stats_tables(record: Record, ending: str = "") -> list[Table]:
@@ -42,7 +42,7 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
 
 
 def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Table]:
-    """The numbers that other packages add, a row a map."""
+    """Tables of the numbers that other packages add, one row per map."""
     known = [name for name in ADDED_COLUMNS if any(row[name] is not None for row in rows)]
     if not known:
         return []
@@ -72,7 +72,7 @@ def _table(title: Text, caption: str, headings: list[str]) -> Table:
 
 
 def _places(record: Record) -> dict[str, list[str]]:
-    """Columns that say which map a row is of: layer, head, and the question where they differ."""
+    """The columns that identify the map of a row: layer, head, and question if it differs."""
     heads = record.heads
     columns = {
         "layer": [str(head.layer) for head in heads],
@@ -85,7 +85,7 @@ def _places(record: Record) -> dict[str, list[str]]:
 
 
 def _of_heads(record: Record) -> list[Table]:
-    """What `--stats all` says of each head, once whatever was asked."""
+    """Tables of the numbers that `--stats all` adds for each head; each head appears once."""
     first = {(head.layer, head.head, _target(head.target)): head for head in record.heads}
     heads = [head.model_dump() for head in first.values()]
     known = [name for name in MORE_COLUMNS if any(head[name] is not None for head in heads)]
@@ -107,7 +107,7 @@ def _of_heads(record: Record) -> list[Table]:
 
 
 def _of_layers(record: Record) -> list[Table]:
-    """Tokens that stand out of each layer, where there are any."""
+    """Tables of the tokens that stand out in each layer, if there are any."""
     table = _table(
         Text("tokens that stand out", style="bold"),
         "received: share of a head's attention, mean over queries; norm: of the token after the "
@@ -131,7 +131,7 @@ def _token_place(x: float | None, y: float | None) -> str:
 
 
 def _extremes(values: list[float | None]) -> tuple[float, float] | None:
-    """Smallest and largest value as printed, if they differ."""
+    """The smallest and the largest value as printed, if they differ."""
     known = [value for value in values if value is not None]
     if not known or _printed(min(known)) == _printed(max(known)):
         return None
@@ -175,7 +175,7 @@ def _query(info: QueryInfo) -> str:
 
 
 def _target(target: TargetInfo | None) -> str | None:
-    """What a score is of, and its value: of a class its probability, of a text the cosine."""
+    """The target of a score and its value: the probability of a class, the cosine of a text."""
     if target is None or target.score is None:
         return None
     if target.kind == "class":

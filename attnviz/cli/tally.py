@@ -1,4 +1,4 @@
-"""How far many pictures are: a bar on a terminal, else a line now and then."""
+"""Shows the progress of a batch: a bar on a terminal, otherwise a line at intervals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from attnviz.batch.run import Count
 
 EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if stderr is not a terminal."""
 
 
 @contextlib.contextmanager
 def tally(start: Count, *, quiet: bool = False) -> Iterator[Callable[[Count], None]]:
-    """What is told how many are done and failed, from `start` on, and shows it on stderr."""
+    """A function that shows the current count on stderr; the progress begins at `start`."""
     if quiet:
         yield lambda _: None
     elif sys.stderr.isatty():
@@ -82,7 +82,7 @@ def _rate(start: Count, now: Count, began: float) -> float:
 
 
 def _span(seconds: float) -> str:
-    """A time as a person says it.
+    """A duration in readable units.
 
     >>> _span(40), _span(600), _span(10000)
     ('40 s', '10 min', '2.8 h')

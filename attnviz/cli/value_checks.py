@@ -1,7 +1,7 @@
-"""Checks of values as they were typed, before Typer reads them.
+"""Checks typed values before Typer reads them.
 
-Typer reads values with pydantic, whose import takes longer than all the rest of a usage error.
-What passes here is read and checked by Typer and by the groups of options as before.
+Typer reads values with pydantic, whose import takes longer than the rest of a usage error. Values
+that pass these checks are read and checked again by Typer and by the groups of options.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,18 +23,18 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "scale": parse_scale,
     "range": parse_range,
 }
-"""By the name of an option, the function that its group checks a value with."""
+"""For each option name, the function that checks its values."""
 
 
 def check_values(params: Iterable[Any], given: Mapping[str, Any]) -> None:
-    """Refuse values that no option can have: words, numbers, and names of tables.
+    """Refuse impossible values: unknown words, bad numbers, and names that no table has.
 
     Args:
-        params: options of a command, as Typer has them.
-        given: what was typed for each, by its name.
+        params: the options of a command, as Typer has them.
+        given: the typed values by option name.
 
     Raises:
-        UsageError: a value is none of the words, no number, out of bounds, or an unknown name.
+        UsageError: a value is an unknown word or name, not a number, or out of bounds.
     """
     for param in params:
         if param.param_type_name != "option" or param.is_flag:

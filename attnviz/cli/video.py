@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from attnviz.video.means import Means
 
 _OTHERS = (".avi", ".gif", ".webp", ".png", ".apng", ".jpg", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts")
-"""Endings that folders hardly have, and that stand for what cannot be written."""
+"""File endings that folders rarely have, of kinds that attnviz cannot write."""
 
 
 @with_groups
@@ -86,7 +86,7 @@ def video(
 
 
 def _place(clip: str, out: Path) -> Path:
-    """Where the film goes: the file that is named, or a file of the clip's name in a folder."""
+    """The path of the film: `out` itself, or a file with the clip's name in the folder `out`."""
     ending = out.suffix.lower()
     if ending in FILMS and not out.is_dir():
         return out
@@ -97,7 +97,7 @@ def _place(clip: str, out: Path) -> Path:
 
 
 def _places(clip: str, out: Path, methods: Sequence[str]) -> list[Path]:
-    """A film for each method: of several each has the method in its name."""
+    """The path of each method's film; with several methods, the name contains the method."""
     path = _place(clip, out)
     if len(methods) == 1:
         return [path]
@@ -105,7 +105,7 @@ def _places(clip: str, out: Path, methods: Sequence[str]) -> list[Path]:
 
 
 class _FramePrinter:
-    """Prints what every frame gave, in the form asked for; and at the end what was made."""
+    """Prints the results of every frame in the requested form, and a summary at the end."""
 
     def __init__(self, streams: StreamOptions, model: ModelOptions, methods: int) -> None:
         from attnviz.video.means import Means  # noqa: PLC0415
@@ -114,7 +114,7 @@ class _FramePrinter:
         self._means: dict[str, Means] = defaultdict(Means)
 
     def tell(self, record: Record) -> None:
-        """The next frame."""
+        """Print the record of the next frame."""
         from attnviz.batch.columns import rows_of  # noqa: PLC0415
         from attnviz.output import encoding  # noqa: PLC0415
 
@@ -137,7 +137,7 @@ class _FramePrinter:
             console.put(encoding.as_csv(rows, header=first).removesuffix("\n"))
 
     def end(self, clip: Clip, films: Sequence[Made]) -> None:
-        """All is done; there is a film for each method."""
+        """Print the summary; there is a film for each method."""
         unverified = max(means.unverified for means in self._means.values())
         if unverified:
             console.say(

@@ -1,6 +1,6 @@
-"""Maps beside each other, and how alike they are: `AGREEMENTS` is the table of numbers.
+"""Compares maps with each other; `AGREEMENTS` is the table of numbers of how alike two maps are.
 
-Free of heavy imports, so that `--help` and a slip of the pen are answered at once.
+This module has no heavy imports, so that `--help` and usage errors are answered at once.
 """
 
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from attnviz.errors import UsageError
 from attnviz.registry import Table, TableEntry
 
 MOST = 12
-"""Sides of one comparison: more are read from no sheet, and from no table of all pairs."""
+"""The most sides of one comparison: a sheet or table of more would be unreadable."""
 
 
 @dataclass(frozen=True)
 class Agreement(TableEntry):
-    """One number of two maps: a function of the weights of cells that both saw, twice (cells,).
+    """One number of two maps: a function of their weights, both (cells,), over cells both saw.
 
     Attributes:
-        short: its heading in a table; its name unless given.
+        short: its heading in a table; by default its name.
     """
 
     short: str = ""
@@ -46,14 +46,14 @@ AGREEMENTS = Table(
     reserved=("first", "second", "cells", "file", "first_name", "second_name", "image", "data"),
     identifiers=True,
 )
-"""By name; other packages add to it by entry points of the group `attnviz.agreements`."""
+"""Agreements by name; other packages add theirs with entry points `attnviz.agreements`."""
 
 
 def check_count(sides: int, *, most: int | None = MOST) -> None:
-    """Whether so many sides can be compared: two, and no more than `most`.
+    """Check the number of sides: at least two, and at most `most`.
 
     Raises:
-        UsageError: not.
+        UsageError: there are too few or too many.
     """
     if sides < 2:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How alike two maps are; arrays over cells and nothing else."""
+"""Computes how alike two maps are, from arrays over cells only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ Weights = NDArray[np.float64]
 
 
 def ranks(weights: Weights) -> Weights:
-    """Ranks from 1, the smallest first, (cells,); equal weights share the mean of theirs.
+    """Ranks from 1, the smallest first, (cells,); equal weights share the mean of their ranks.
 
     >>> ranks(np.array([0.3, 0.1, 0.3, 0.2])).tolist()
     [3.5, 1.0, 3.5, 2.0]
@@ -42,14 +42,15 @@ def pearson(first: Weights, second: Weights) -> float:
     """
     a, b = (weights - weights.mean() for weights in (first, second))
     cosine = (a / np.linalg.norm(a)) @ (b / np.linalg.norm(b))
-    return float(cosine.round(15).clip(-1, 1))  # a map with itself has 1, to the last digit
+    return float(cosine.round(15).clip(-1, 1))  # a map with itself has exactly 1
 
 
 def jaccard60(first: Weights, second: Weights) -> float:
     """|A ∩ B| / |A ∪ B| of the smallest sets of cells with 60 % of the mass, 0…1.
 
-    Heaviest cells first, the first in reading order among equals; a weight below 0 has no mass.
-    DINO's masks (Caron et al., 2104.14294), here of two maps. NaN of maps without mass.
+    A and B take the heaviest cells first, and among equal ones the first in reading order. A weight
+    below 0 has no mass. These are DINO's masks (Caron et al., 2104.14294), here of two maps. The
+    result is NaN if a map has no mass.
 
     Args:
         first: (cells,).
@@ -69,23 +70,23 @@ Array = NDArray[np.float64]
 def resample(
     values: NDArray[np.generic], drawn: NDArray[np.bool_], origin: Placement, cells: Placement
 ) -> tuple[Array, Array]:
-    """A map of one grid as means over the cells of another one of the same picture.
+    """A map of one grid as means over the cells of another grid of the same picture.
 
         mean_t = Σ_s |s ∩ t|·values_s / Σ_s |s ∩ t|
 
-    over the `drawn` cells s of its own grid; |s ∩ t| is the area of the picture that they share
-    with cell t and that both models saw. A map is constant on each of its cells, so this is its
-    mean over t exactly; on its own cells it is itself.
+    The sum is over the `drawn` cells s of the map's own grid; |s ∩ t| is the area of the picture
+    that s shares with cell t and that both models saw. A map is constant on each of its cells, so
+    this is its exact mean over t; on its own grid the map does not change.
 
     Args:
         values: (rows, columns) on `origin`.
-        drawn: (rows, columns), False for cells that count nowhere.
-        origin: where the map lies.
-        cells: where it goes.
+        drawn: (rows, columns), False for cells that are ignored.
+        origin: the grid of the map on the picture.
+        cells: the grid of the result on the picture.
 
     Returns:
-        Means, 0 where there is nothing to take them of; and the share, 0…1, that was drawn of what
-        is seen of each cell. Both are (rows, columns) of `cells`.
+        The means, 0 where no drawn cell overlaps; and for each cell the share, 0…1, of its seen
+        part that was drawn. Both are (rows, columns) of `cells`.
     """
     columns, rows = origin.seen_edges()
     to_columns, to_rows = cells.seen_edges()

@@ -1,4 +1,4 @@
-"""Maps of one picture beside each other, on the cells of the first."""
+"""Compares maps of one picture on the cells of the first map."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +19,17 @@ _HALF = 0.5 - 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two sides or more, each beside each other; the first is what the others are drawn against.
+    """Two or more sides, compared in pairs; differences are drawn against the first side.
 
     >>> rollout = attnviz.explain(observation, method="rollout")
     >>> attnviz.compare(explanation, rollout).maps.shape       # sides, rows, columns
     (2, 15, 22)
 
-    All numbers are over cells of the first side's grid, so it matters which one is first where
-    grids differ.
+    All numbers are over cells of the first side's grid. So the choice of the first side matters if
+    the grids differ.
 
     Attributes:
-        picture: what all of them looked at.
+        picture: the picture of all sides.
         sides: the maps, each on its own grid.
     """
 
@@ -51,15 +51,16 @@ class Comparison:
     def maps(self) -> NDArray[np.float32]:
         """All maps on the cells of the first, (sides, rows, columns); 0 where not drawn.
 
-        Means over cells, rounded to float32 as the weights were: what was equal stays equal.
+        The values are means over cells, rounded to float32 like the weights, so that equal weights
+        stay equal.
         """
         return np.where(self.drawn, self._resampled[0], 0).astype(np.float32)
 
     @cached_property
     def drawn(self) -> NDArray[np.bool_]:
-        """Cells of the first of which each side saw at least half, (sides, rows, columns).
+        """For each side, the cells of which it saw at least half, (sides, rows, columns).
 
-        Of what the first saw of them, that is; what it did not see is nobody's.
+        The cells are those of the first side; only the part that the first side saw counts.
         """
         seen: NDArray[np.bool_] = (self._resampled[1] >= _HALF) & self.sides[0].drawn
         return seen
@@ -72,12 +73,12 @@ class Comparison:
         return np.stack(found, axis=1)
 
     def common(self, first: int, second: int) -> NDArray[np.bool_]:
-        """Cells that two sides saw, (rows, columns)."""
+        """Cells that both sides saw, (rows, columns)."""
         return np.asarray(self.drawn[first] & self.drawn[second])
 
     @cached_property
     def pairs(self) -> dict[tuple[int, int], dict[str, float]]:
-        """How alike any two sides are, by the names of `AGREEMENTS`; NaN where one is flat."""
+        """How alike each two sides are, by the names of `AGREEMENTS`; NaN if one side is flat."""
         return {
             (first, second): self._agreement(first, second)
             for first, second in combinations(range(len(self.sides)), 2)
@@ -92,17 +93,17 @@ class Comparison:
         return {name: _number(entry, a, b) for name, entry in AGREEMENTS.items()}
 
     def matrix(self, name: str = "spearman") -> NDArray[np.float64]:
-        """One number of every side beside every other, (sides, sides); 1 on the diagonal."""
+        """One agreement of all pairs of sides, (sides, sides); 1 on the diagonal."""
         result = np.eye(len(self.sides))
         for (first, second), numbers in self.pairs.items():
             result[first, second] = result[second, first] = numbers[name]
         return result
 
     def difference(self, number: int) -> NDArray[np.float64]:
-        """A side less the first, each from 0 to 1 as it is drawn: (rows, columns) in −1…1.
+        """A side minus the first side, each scaled to 0…1: (rows, columns) in −1…1.
 
-        Each is scaled by its smallest and largest weight over the cells that both saw, a flat one
-        to ½; elsewhere the difference is 0.
+        Each side is scaled by its smallest and largest weight over the cells that both saw; a flat
+        side becomes ½. On all other cells the difference is 0.
         """
         common = self.common(0, number)
         other, first = (span(self.maps[i][common]).position(self.maps[i]) for i in (number, 0))
@@ -114,10 +115,10 @@ def _number(entry: Agreement, first: NDArray[np.float64], second: NDArray[np.flo
 
 
 def compare(first: Explanation, *others: Explanation) -> Comparison:
-    """Lay the maps of explanations of one picture beside each other.
+    """Compare the maps of several explanations of one picture.
 
-    Each layer and each question of an explanation is a side: the mean of its heads. Maps that lie
-    on other grids than the first are brought onto its cells.
+    Each layer and each question of an explanation is a side: the mean of its heads. Maps on other
+    grids are resampled to the cells of the first.
 
     >>> control = attnviz.load_model(random_weights=True)
     >>> both = attnviz.compare(explanation, attnviz.explain(attnviz.observe(picture, control)))
@@ -127,7 +128,7 @@ def compare(first: Explanation, *others: Explanation) -> Comparison:
     True
 
     Raises:
-        UsageError: there is one side alone, or the pictures are not one.
+        UsageError: there is only one side, or the explanations have different pictures.
     """
     sides = [side for each in (first, *others) for side in sides_of(each)]
     return Comparison(with_pixels(first.observation.picture), tuple(sides))

@@ -1,4 +1,4 @@
-"""From a comparison to pictures and files."""
+"""Draws a comparison, and writes its pictures, numbers and maps as files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from attnviz.output.make_record import image_info
 
 DIVERGING = "RdBu_r"
 FULL = Range("fixed", -1.0, 1.0)
-"""What the colours of a difference span: its middle is 0, where the sides are alike."""
+"""The range of the colours of a difference: 0, where the sides are alike, is in the middle."""
 _COLUMNS = 6  # sides in a row of the sheet
-_WIDEST = 320  # place that a title is given, in pixels
+_WIDEST = 320  # pixels that a title can take at most
 
 
 @dataclass(frozen=True)
 class ComparisonDrawing:
-    """How sides and differences are drawn; the values that the options of the same names take."""
+    """How sides and differences are drawn: fields take the values of the options of their names."""
 
     colormap: str = "viridis"
     diverging: str = DIVERGING
@@ -35,7 +35,7 @@ class ComparisonDrawing:
     format: str = "png"
 
     def styles(self) -> tuple[Style, Style]:
-        """Of sides and of differences, with their colour maps looked up.
+        """The styles of sides and of differences, with the tables of their colour maps.
 
         Raises:
             UsageError: there is no such colour map.
@@ -50,7 +50,7 @@ class ComparisonDrawing:
 
 
 def overlays(comparison: Comparison, drawing: ComparisonDrawing | None = None) -> list[Image.Image]:
-    """Every side over the picture, of exactly its size."""
+    """An overlay of each side, with exactly the picture's size."""
     style, _ = (drawing or ComparisonDrawing()).styles()
     return [_side(comparison.picture, side, style) for side in comparison.sides]
 
@@ -58,10 +58,10 @@ def overlays(comparison: Comparison, drawing: ComparisonDrawing | None = None) -
 def differences(
     comparison: Comparison, drawing: ComparisonDrawing | None = None
 ) -> dict[int, Image.Image]:
-    """What each side has beyond the first, over the picture, of exactly its size.
+    """An overlay of each side's difference from the first side, with exactly the picture's size.
 
-    The photograph below is grey, since its own reds and blues would be taken for differences; what
-    one of the two did not see is hatched.
+    The photograph is drawn in grey, since its own reds and blues would look like differences. Parts
+    that one of the two sides did not see are hatched.
     """
     _, style = (drawing or ComparisonDrawing()).styles()
     picture = _grey(comparison.picture)
@@ -137,10 +137,10 @@ def _write_numbers(record: ComparisonRecord, folder: Path) -> list[Path]:
 
 
 def write_arrays(comparison: Comparison, folder: Path) -> Path:
-    """Write `compare.npz`: what is compared, on the cells of the first side.
+    """Write `compare.npz`: the compared maps, on the cells of the first side.
 
-    `maps` (sides, rows, columns) float32, `drawn` alike, `differences` (sides, rows, columns), of
-    which the first is 0, and `spearman` (sides, sides).
+    It has `maps` (sides, rows, columns) float32, `drawn` of the same shape, `differences` (sides,
+    rows, columns), where the first side's is 0, and `spearman` (sides, sides).
 
     Raises:
         OutputError: the file cannot be written.
@@ -163,9 +163,9 @@ def _sheet(
     less: dict[int, Image.Image],
     drawing: ComparisonDrawing,
 ) -> Image.Image:
-    """The original, beside it the sides, and below each what it has beyond the first.
+    """The original, beside it the sides, and below each side its difference from the first.
 
-    More than six sides go on in further rows, each again with its differences below.
+    More than six sides continue in further rows, each with its differences below.
     """
     style, diverging = drawing.styles()
     above = [
@@ -194,13 +194,13 @@ def _sheet(
 def _in_rows(
     above: Sequence[Cell], below: Sequence[Cell | None], columns: int
 ) -> list[Cell | None]:
-    """Cells of so many columns and those below them; a first column is left to the original."""
+    """Rows of cells, each with the cells below it; the first column is for the original."""
     cells: list[Cell | None] = []
     for start in range(0, len(above), columns):
         for row in (above, below):
             part = row[start : start + columns]
             cells += [None, *part, *[None] * (columns - len(part))]
-    return cells[1:]  # the original itself
+    return cells[1:]  # without the place of the original itself
 
 
 def _title(comparison: Comparison) -> str:
@@ -212,14 +212,14 @@ def _title(comparison: Comparison) -> str:
 
 
 def _agreement(comparison: Comparison, number: int) -> str:
-    """What stands over a difference: of what it is, and how alike the two are."""
+    """The title of a difference: the two sides, and how alike they are."""
     rho = comparison.pairs[0, number]["spearman"]
     text = "–" if np.isnan(rho) else f"{round(rho, 2) + 0.0:.2f}".replace("-", "−")
     return f"{number} − 0   ρ {text}"
 
 
 def _original(comparison: Comparison) -> Image.Image:
-    """The photograph, with the queries marked on it where they are places."""
+    """The photograph with marks at the queries that are places on it."""
     image = comparison.picture.image()
     for query in dict.fromkeys(side.query for side in comparison.sides):
         mark(image, query)
@@ -232,12 +232,12 @@ def make_record(
     files: Sequence[str] | None = None,
     differences: Mapping[int, str] | None = None,
 ) -> ComparisonRecord:
-    """All that is said about one picture.
+    """The record of a comparison.
 
     Args:
-        comparison: what `compare` gave.
-        files: the file that each side was drawn to.
-        differences: the file that the difference of a side from the first was drawn to.
+        comparison: what `compare` returned.
+        files: the name of the file that shows each side.
+        differences: for each side, the name of the file that shows its difference from the first.
     """
     picture, sides = comparison.picture, comparison.sides
     drawn: Sequence[str | None] = files or [None] * len(sides)

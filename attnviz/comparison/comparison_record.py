@@ -8,11 +8,11 @@ from attnviz.output.schema import Maybe, RecordPart, with_numbers
 
 
 class SideInfo(RecordPart):
-    """One of the maps that are compared.
+    """One of the compared maps.
 
-    `name` is what tells it from the others. `head` is a number, `mean` of several, which are
-    `heads`, null where the method merges them. `rows` and `columns` are of its own grid, `map` are
-    numbers of its own weights.
+    `name` distinguishes it from the other sides. `head` is the number of a head, `mean` for the
+    mean of several heads, which `heads` lists, or null if the method merges heads. `rows` and
+    `columns` are those of the side's own grid; `map` has numbers of its own weights.
     """
 
     name: str = ""
@@ -32,7 +32,7 @@ class SideInfo(RecordPart):
     file: str | None = None
 
     def data(self) -> dict[str, Any]:
-        """As plain data; parts that do not apply are left out."""
+        """The side as plain data, without parts that do not apply."""
         data = {**self.model_dump(), "check": self.check.data()}
         for name in ("query", "target"):
             part = getattr(self, name)
@@ -42,9 +42,9 @@ class SideInfo(RecordPart):
 
 @with_numbers(AGREEMENTS)
 class PairInfo(RecordPart):
-    """How alike two sides are, given by their numbers, over the `cells` that both saw.
+    """How alike two sides are, over the `cells` that both saw; the sides are given by number.
 
-    A number is null where one of them is flat. `file` is there where the difference was drawn.
+    An agreement is null if one of the sides is flat. `file` is present if the difference was drawn.
     """
 
     first: int
@@ -61,7 +61,7 @@ class PairInfo(RecordPart):
 
 
 class ComparisonRecord(RecordPart):
-    """All that is said about one picture; cells are those of the first side's grid."""
+    """Everything about the comparison of one picture; cells are those of the first side's grid."""
 
     schema_: Literal["attnviz/compare/1"] = "attnviz/compare/1"
     image: Image
@@ -78,7 +78,7 @@ class ComparisonRecord(RecordPart):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per pair; first comes the picture, and each side has its name."""
+        """A flat row per pair: the picture first, then the names of the sides and the numbers."""
         rows = []
         for pair in self.pairs:
             numbers = pair.model_dump(exclude={"first", "second"})

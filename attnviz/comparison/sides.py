@@ -1,4 +1,4 @@
-"""The sides of a comparison: the maps of explanations, without the runs that they came from."""
+"""Makes the sides of a comparison: the maps of explanations, without the model's runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from attnviz.statistics.maps import describe
 
 @dataclass(frozen=True, eq=False)
 class ComparisonSide:
-    """One map, and what is said of it; nothing of it holds a model or its recording.
+    """One map and its description; it keeps no model and no recording in memory.
 
     Attributes:
-        said: as in the record; of what depends on the other sides, nothing yet.
-        query: the question as its layer was asked it.
-        target: of its gradient, in words; None where none was taken.
+        info: its entry in the record, without the parts that depend on the other sides.
+        query: the query, as resolved for its layer.
+        target: the target of the gradient, in words; None if the method uses no gradient.
         values: (rows, columns) float32 weights on its own grid.
         drawn: (rows, columns), False for cells that are masked or lie in padding.
         placement: where its cells lie on the picture.
@@ -40,22 +40,22 @@ class ComparisonSide:
 
     @property
     def scale(self) -> Range:
-        """The weights that its colours span: from the smallest drawn one to the largest."""
+        """The range of its colours: from the smallest drawn weight to the largest."""
         return span(self.values[self.drawn])
 
 
 def span(weights: NDArray[np.float32]) -> Range:
-    """The range of some weights, (n,), as a map of them is drawn; of none it is flat."""
+    """The range of the colours for weights (n,); without weights it is flat."""
     if not len(weights):
         return Range("head", 0.0, 0.0)
     return Range("head", float(weights.min()), float(weights.max()))
 
 
 def sides_of(explanation: Explanation) -> list[ComparisonSide]:
-    """A side for each question and layer: the mean of the heads that were asked.
+    """A side for each question and layer: the mean of the requested heads.
 
-    A mean of float32 weights in float64; where there is one head alone, or the method merges them,
-    it is that map itself.
+    The mean of the float32 weights is computed in float64. If there is only one head, or the method
+    merges heads, the side is that map itself.
     """
     record = make_record(explanation)
     groups: dict[tuple[int, int], list[int]] = {}
@@ -78,7 +78,7 @@ def _side(
     answers: Sequence[Answer],
     head: records.Head,
 ) -> ComparisonSide:
-    """The mean of some answers, of which `head` says what they share."""
+    """The mean of some answers; `head` is a record entry with what they share."""
     first = answers[0]
     mean = np.stack([answer.values for answer in answers]).mean(0, dtype=np.float64)
     values = mean.astype(np.float32)
@@ -103,7 +103,7 @@ def _side(
 
 
 def names(sides: Sequence[ComparisonSide]) -> list[str]:
-    """A name for each side: those of its parts in which not all are alike.
+    """A name for each side, from the parts in which the sides differ.
 
     Two layers of one model are `layer 0` and `layer 5`; a model and its control are `pretrained`
     and `random weights`.
@@ -112,12 +112,12 @@ def names(sides: Sequence[ComparisonSide]) -> list[str]:
 
 
 def shared(sides: Sequence[ComparisonSide]) -> str:
-    """The parts in which all sides are alike."""
+    """The parts that all sides have in common."""
     return _joined(_split(sides)[0][1])
 
 
 def _split(sides: Sequence[ComparisonSide]) -> list[tuple[list[str], list[str]]]:
-    """Of each side the parts in which sides differ, and those in which they do not."""
+    """For each side, the parts in which the sides differ, and the parts that they share."""
     models = len({side.info.model.spec for side in sides}) > 1
     parts = [_parts(side, models=models) for side in sides]
     differ = [len(set(kind)) > 1 for kind in zip(*parts, strict=True)]
@@ -131,7 +131,7 @@ def _split(sides: Sequence[ComparisonSide]) -> list[tuple[list[str], list[str]]]
 
 
 def _parts(side: ComparisonSide, *, models: bool) -> tuple[str, ...]:
-    """All that a side is, in words; `models` says whether there are several."""
+    """All parts of a side's description; `models` is True if there are several models."""
     info = side.info
     return (
         info.model.spec,
@@ -145,7 +145,7 @@ def _parts(side: ComparisonSide, *, models: bool) -> tuple[str, ...]:
 
 
 def _weights(info: SideInfo, *, models: bool) -> str:
-    """Where a model has its weights from; what its name says already need not be said."""
+    """The origin of a model's weights; empty if the model's name tells it already."""
     spec, weights = info.model.spec, info.model.weights
     if models and (weights == "pretrained" or weights == spec == "random"):
         return ""
@@ -160,7 +160,7 @@ def _layers(side: ComparisonSide) -> str:
 
 
 def heads(side: ComparisonSide) -> str:
-    """Of which heads a map is, in words."""
+    """The heads of a map in words."""
     info = side.info
     if info.head == "mean":
         return f"mean of {len(info.heads or ())} heads"

@@ -1,1 +1,1 @@
-"""Pictures from maps: `overlay` for one, `sheet` for all, `terminal` for the window."""
+"""Draws maps: `overlay` one map, `sheet` a contact sheet, `terminal` a picture in the terminal."""

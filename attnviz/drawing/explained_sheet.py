@@ -1,4 +1,4 @@
-"""Contact sheets of an explanation: the original and its maps, small, with titles and bars."""
+"""Draws contact sheets of an explanation: the original and its maps, with titles and bars."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +14,11 @@ from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
-_STRIP = 16  # pixels: a side as short as that is too coarse to draw a map on
+_STRIP = 16  # pixels: a picture with a side this short is too coarse to draw a map on
 
 
 def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
-    """A map over its picture, of exactly its size."""
+    """A map over its picture, with exactly the picture's size."""
     return overlay(
         picture,
         answer.values,
@@ -30,7 +30,7 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
 
 
 def small(picture: PictureLike, side: int = CELL) -> Picture:
-    """A picture as large as a sheet shows it; one that is smaller, or a strip, is left as it is."""
+    """A picture reduced to its size in a sheet; a smaller picture, or a strip, does not change."""
     short, long = sorted((picture.width, picture.height))
     if long <= side or short * side < _STRIP * long:
         return with_pixels(picture)
@@ -44,7 +44,7 @@ def cells_on(
     style: Style,
     side: int = CELL,
 ) -> list[Cell]:
-    """Each map drawn on `shown`, a small picture, at the size of a place that is `side` long."""
+    """Each map drawn on `preview`, a small picture, for a place in the sheet `side` pixels long."""
     cells = []
     for answer, scale in zip(explanation.answers, scales, strict=True):
         placement = answer.placement.of_size(preview.width, preview.height)
@@ -61,14 +61,14 @@ def sheet(
     preview: Picture | None = None,
     caption: str | None = None,
 ) -> Image.Image:
-    """The contact sheet; of several layers each has a row, also where they differ in heads.
+    """The contact sheet; each of several layers has its own row, even if layers differ in heads.
 
     Args:
-        explanation: what is shown.
-        cells: its maps, drawn.
-        style: how they were.
-        preview: a smaller picture than the explanation's own.
-        caption: above the original, instead of its size.
+        explanation: the explanation to show.
+        cells: its drawn maps.
+        style: how the maps were drawn.
+        preview: a smaller picture to show instead of the explanation's own.
+        caption: the text above the original; by default its size.
     """
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
@@ -92,7 +92,7 @@ def original(
     side: int = CELL,
     caption: str | None = None,
 ) -> Cell:
-    """The photograph, or a smaller one, with the queries marked on it where they are places."""
+    """The photograph (or `preview`) with marks at the queries that are places on it."""
     picture = explanation.observation.picture
     preview = preview or with_pixels(picture)
     image = preview.image()
@@ -104,7 +104,7 @@ def original(
 
 
 def heading(explanation: Explanation) -> str:
-    """Picture, model, question and grids, those of each layer where they differ."""
+    """The title: picture, model, question and grids (one per layer if they differ)."""
     observation = explanation.observation
     grids = [answer.placement.grid for answer in explanation.answers]
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
@@ -119,7 +119,7 @@ def heading(explanation: Explanation) -> str:
 
 
 def shortened(name: str, length: int = 32) -> str:
-    """A name without its beginning where it is long: a path ends with what tells it apart.
+    """A name; if it is long, without its beginning, since the end of a path distinguishes it.
 
     >>> shortened("/data/experiments/2025/checkpoints/dino-run-17", 24)
     '…/checkpoints/dino-run-17'

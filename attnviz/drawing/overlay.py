@@ -1,4 +1,4 @@
-"""One map over its picture."""
+"""Draws one map over its picture."""
 
 import math
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ Interpolation = Literal["bicubic", "nearest"]
 _VIRIDIS = Path(__file__).with_name("viridis.npy")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 _MARGIN = 3  # cells repeated at the border: as far as the bicubic filter reaches
-_HATCH = 6  # width of the stripes over what takes no part, in pixels
+_HATCH = 6  # width of the stripes over undrawn parts, in pixels
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a map is laid over a picture; `colours` is a (n, 3) uint8 table."""
+    """How a map is drawn over a picture; `colours` is a (n, 3) uint8 table."""
 
     colours: NDArray[np.uint8]
     alpha: float = 0.5
@@ -36,12 +36,12 @@ def colour_table(
 ) -> NDArray[np.uint8]:
     """A matplotlib colour map as (size, 3) uint8.
 
-    `option` is where it was asked for, and `such` what is taken there, for the error.
+    The error names `option`, the option with the name, and `such`, examples of valid names.
 
     Raises:
         UsageError: matplotlib has no such colour map.
     """
-    if name == "viridis":  # the default, without the 0.4 s of matplotlib; a test compares them
+    if name == "viridis":  # the default needs no matplotlib, which takes 0.4 s; a test compares
         table: NDArray[np.uint8] = np.load(_VIRIDIS)
         places = (np.linspace(0, 1, size) * len(table)).astype(np.intp).clip(max=255)
         return np.take(table, places, axis=0)
@@ -68,8 +68,8 @@ def overlay(
 
         pixel = (1 − alpha)·photograph + alpha·colour(map)
 
-    and nothing is rescaled afterwards, so that every overlay shows the photograph equally bright.
-    Where no token is `drawn` (masked, cropped away) the photograph is grey and hatched.
+    Nothing is rescaled afterwards, so that all overlays show the photograph equally bright. Where
+    no token is `drawn` (masked, cropped away), the photograph is grey and hatched.
     """
     spread, visible = spread_out(scale.position(values), drawn, placement, style.interpolation)
     index = np.rint(spread * (len(style.colours) - 1)).astype(np.intp)
@@ -108,7 +108,7 @@ def spread_out(
 def _on_picture(
     grid: NDArray[np.float32], placement: Placement, interpolation: Interpolation
 ) -> NDArray[np.float64]:
-    """A grid of values (rows, columns) laid where its tokens lay, (height, width); 0 elsewhere."""
+    """A grid of values (rows, columns) at its place on the picture, (height, width); else 0."""
     result = np.zeros((placement.picture_height, placement.picture_width))
     rows, columns = covered = _covered(placement)
     x0, y0 = placement.to_grid(columns.start, rows.start)
@@ -121,7 +121,7 @@ def _on_picture(
 
 
 def _covered(placement: Placement) -> tuple[slice, slice]:
-    """Rows and columns of the picture's pixels that the model was shown."""
+    """Rows and columns of the picture's pixels that the model saw."""
     source = placement.source
     return slice(*_pixels(source.top, source.bottom)), slice(*_pixels(source.left, source.right))
 
@@ -132,7 +132,7 @@ def _pixels(start: float, stop: float) -> tuple[int, int]:
 
 
 def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The photograph in grey under thin diagonal stripes: it took no part."""
+    """The photograph in grey under thin diagonal stripes, for parts that the model did not use."""
     luma = photograph @ np.array([0.299, 0.587, 0.114])
     y, x = np.indices(luma.shape, sparse=True)
     stripe = (x + y) % (2 * _HATCH) < 1
@@ -141,7 +141,7 @@ def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def mark(image: Image.Image, query: Query) -> None:
-    """Draw a cross where a point is, or the outline of a box; of others there is nothing."""
+    """Mark a point with a cross and a box with its outline; other queries get no mark."""
     line, numbers = max(2, round(max(image.size) / 150)), query.numbers
     draw = ImageDraw.Draw(image)
     if len(numbers) == 2:

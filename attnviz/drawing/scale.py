@@ -1,6 +1,6 @@
-"""Which weights the ends of the colour map stand for.
+"""Chooses the weights at the two ends of the colour map.
 
-Free of heavy imports, so that a slip of the pen is answered at once.
+This module has no heavy imports, so that usage errors are answered at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Kind = Literal["head", "layer", "all", "fixed", "log"]
-_FLAT = 1e-5  # relative difference of weights that is rounding, not structure
+_FLAT = 1e-5  # a relative difference of weights up to this is rounding, not structure
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Range:
-    """The weights that the ends of the colour map stand for, in one map."""
+    """The weights at the two ends of the colour map, for one map."""
 
     kind: Kind
     minimum: float
@@ -40,11 +40,11 @@ class Range:
 
     @property
     def flat(self) -> bool:
-        """Whether it spans no more than rounding: there is no structure to be drawn."""
+        """Whether the range is no more than rounding, so that there is no structure to draw."""
         return self.maximum - self.minimum <= _FLAT * abs(self.maximum)
 
     def position(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Weights as positions on the colour map, 0…1; a flat map lies in the middle."""
+        """Weights as positions on the colour map, 0…1; a flat map is in the middle."""
         import numpy as np  # noqa: PLC0415 — numpy stays out of `--help`
 
         low, high, weights = self.minimum, self.maximum, values.astype(np.float64)
@@ -81,7 +81,7 @@ def parse_scale(text: str) -> Scale:
 def ranges(
     scale: Scale, weights: Sequence[NDArray[np.float32]], layers: Sequence[int]
 ) -> list[Range]:
-    """The range of each map, of its drawn weights (n,), whose layer is that of `layers`."""
+    """The range of each map, from its drawn weights (n,) and its layer in `layers`."""
     import numpy as np  # noqa: PLC0415 — numpy stays out of `--help`
 
     groups = {"layer": list(layers), "all": [0] * len(layers)}.get(scale.kind)

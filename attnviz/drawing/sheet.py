@@ -1,4 +1,4 @@
-"""The contact sheet: the original and every overlay, with titles and colour bars."""
+"""Draws the contact sheet: the original and every overlay, with titles and colour bars."""
 
 import math
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ _PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the sheet: already small, with what is written above and below it.
+    """One picture of the sheet, already small, with the text above it and its colour bar below.
 
-    `colours` are of its own bar, where they are not the sheet's.
+    `colours` is the table of its own bar, if it differs from that of the sheet.
     """
 
     thumbnail: Image.Image
@@ -33,14 +33,14 @@ class Cell:
 
 
 def thumbnail(image: Image.Image, side: int = CELL) -> Image.Image:
-    """A picture at the size that the sheet shows it, its longest side 256 pixels, or as given.
+    """A picture at its size in the sheet: its longest side has `side` pixels.
 
-    Small pictures are enlarged without smoothing, so that their tokens stay crisp.
+    Small pictures are enlarged without smoothing, so that their tokens stay sharp.
     """
     factor = side / max(image.size)
     width, height = (max(1, round(length * factor)) for length in image.size)
     kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
-    # Of what is much larger, blocks of pixels are averaged first: it takes a third of the time.
+    # Much larger pictures are first averaged over blocks of pixels: three times as fast.
     return image.resize((width, height), kind, reducing_gap=2.0)
 
 
@@ -57,14 +57,14 @@ def compose(
     """The original and all cells in rows, under a title.
 
     Args:
-        original: comes first; in a row of its own where `columns` are given, but for `beside`.
+        original: the first picture; with `columns` it has its own row, unless `beside` is True.
         cells: the maps; None leaves a place empty.
         colours: the colour table of the bars, (n, 3).
-        title: one line above all.
-        columns: places in a row, one for each head where there are several layers; else as many
-            as make the sheet a little wider than high.
-        beside: the original begins the first row, as one of its places.
-        least: narrowest width of a place, so that titles fit.
+        title: one line at the top.
+        columns: number of places in a row, such as one per head for several layers; None chooses
+            a number that makes the sheet a little wider than high.
+        beside: the original takes the first place of the first row.
+        least: smallest width of a place in pixels, so that titles fit.
     """
     first = 1 if beside or columns is None else columns
     cells = [original, *cells]
@@ -87,12 +87,12 @@ def compose(
 
 
 def text_width(text: str) -> int:
-    """Pixels that a title takes."""
+    """The width of a title in pixels."""
     return math.ceil(_font(False).getlength(text))
 
 
 def _columns(number: int, step: tuple[int, int]) -> int:
-    """So many columns that the sheet is about 1.5 times as wide as high."""
+    """The number of columns that makes the sheet about 1.5 times as wide as high."""
     columns_for_ratio = math.sqrt(1.5 * number * step[1] / step[0])
     return max(1, min(number, round(columns_for_ratio)))
 
@@ -117,7 +117,7 @@ def _draw_cell(
 
 
 def bar_label(scale: Range) -> str:
-    """What stands under a colour bar: its two ends, with as many digits as tell them apart.
+    """The label under a colour bar: its two ends, with enough digits to distinguish them.
 
     >>> bar_label(Range("head", 0.0004, 0.031))
     '0.0004 … 0.031'
@@ -160,8 +160,8 @@ def _write(
 
 @cache
 def _font(bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: the same letters on every machine."""
-    found = find_spec("matplotlib")  # where it lies, without the 0.4 s of importing it
+    """DejaVu Sans from matplotlib's files, so that letters are the same on every machine."""
+    found = find_spec("matplotlib")  # finds its folder without importing it (0.4 s)
     assert found is not None
     assert found.origin is not None
     folder = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"

@@ -1,4 +1,4 @@
-"""A picture in the terminal: two pixels a character."""
+"""Draws a picture in the terminal, two pixels per character."""
 
 from PIL import Image
 from rich.console import RenderableType
@@ -8,8 +8,8 @@ from rich_pixels import Pixels
 def for_terminal(image: Image.Image, *, columns: int, lines: int) -> RenderableType:
     """A picture as half blocks, as large as fits into `columns` × `lines` characters.
 
-    Every character shows two pixels, one above the other; terminals draw a character about
-    twice as high as wide, so these pixels are square.
+    Every character shows two pixels, one above the other. A terminal's character is about twice as
+    high as wide, so these pixels are square.
     """
     factor = min(1.0, columns / image.width, 2 * lines / image.height)
     width = max(1, round(image.width * factor))

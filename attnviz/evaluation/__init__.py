@@ -1,6 +1,6 @@
-"""Whether a map is any good, as numbers: `METRICS` is the table.
+"""Measures how good maps are; `METRICS` is the table of the metrics.
 
-Free of heavy imports, so that `--help` and a slip of the pen are answered at once.
+This module has no heavy imports, so that `--help` and usage errors are answered at once.
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,25 @@ from attnviz.registry import Table, TableEntry
 MASKS, PERTURBATION = GROUPS = ("masks", "perturbation")
 RANDOM, GAUSSIAN, SALIENCY = BASELINES = ("random weights", "gaussian", "saliency")
 MEAN, BEST = "mean", "best"
-"""What stands in the place of a head: the mean map of the heads, the best head for each object."""
+"""Values in place of a head's number: the mean map of the heads, the best head of each object."""
 
 
 @dataclass(frozen=True)
 class Metric(TableEntry):
     """One number of a map.
 
-    Of the group `masks` it is a function of the weights of the drawn tokens, (tokens,), and of
-    which of them are any object's, (tokens,); with `per_object` of which are each object's,
-    (objects, tokens), and it returns a number of each, (objects,), whose mean counts. Of the group
-    `perturbation` it is a function of `PerturbationCurves`.
+    A metric of the group `masks` is a function of two arrays: the weights of the drawn tokens,
+    (tokens,), and which of these tokens belong to any object, (tokens,). With `per_object` the
+    second array says which tokens belong to each object, (objects, tokens); the function returns a
+    number for each object, (objects,), and the result is their mean. A metric of the group
+    `perturbation` is a function of `PerturbationCurves`.
 
     Attributes:
-        group: what it needs: masks, or a class head.
-        higher: whether more is better.
-        full: what the best possible map has, for scales.
-        short: its heading in a table; its name unless given.
-        per_object: whether it is a number of each object; then the best head of each counts too.
+        group: what the metric needs: `masks`, or `perturbation` for a class head.
+        higher: whether a larger number is better.
+        full: the number of the best possible map, for scales.
+        short: its heading in a table; by default its name.
+        per_object: whether it has a number for each object; then there is also a best head.
     """
 
     group: str = MASKS
@@ -108,17 +109,17 @@ METRICS = Table(
     reserved=("baseline", "method", "layer", "head"),
     identifiers=True,
 )
-"""By name; other packages add to it by entry points of the group `attnviz.metrics`."""
+"""Metrics by name; other packages add theirs with entry points of the group `attnviz.metrics`."""
 
 
 def parse_groups(text: str | None, *, masks: bool) -> tuple[str, ...]:
-    """`--metrics` → groups of metrics; None takes what `masks` being there or not allows.
+    """Groups of metrics from `--metrics`; for None, `masks` (are masks given) decides.
 
     >>> parse_groups(None, masks=True)
     ('masks',)
 
     Raises:
-        UsageError: no such group, or one that needs masks without them, or masks for no group.
+        UsageError: no such group; a group needs masks, and none are given; masks are not needed.
     """
     if text is None:
         return (MASKS,) if masks else (PERTURBATION,)
@@ -140,5 +141,5 @@ def parse_groups(text: str | None, *, masks: bool) -> tuple[str, ...]:
 
 
 def metrics_of(groups: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the metrics of some groups, in the order of the table."""
+    """Names of the metrics in the groups, in the order of the table."""
     return tuple(name for name, metric in METRICS.items() if metric.group in groups)

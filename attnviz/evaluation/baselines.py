@@ -1,4 +1,4 @@
-"""Maps that know nothing of a model: what any map has to be better than.
+"""Makes baselines: maps without a model, which any map must beat.
 
 The third baseline, the same architecture with random weights, is a model like any other: see
 `attnviz.load_model(…, random_weights=True)`.
@@ -11,18 +11,18 @@ from attnviz.geometry.placement import Placement
 from attnviz.io.picture import Picture
 
 SIGMA = 1 / 4
-"""Of the Gaussian, as a share of each side."""
+"""Standard deviation of the Gaussian, as a share of each side."""
 BORDER = 1 / 20
 """Width of the border, as a share of the shorter side."""
 Map = NDArray[np.float64]
 
 
 def gaussian(placement: Placement) -> Map:
-    """A Gaussian about the middle of what the model saw of the picture, (rows, columns).
+    """A Gaussian around the middle of the part of the picture that the model saw, (rows, columns).
 
-    exp(−½·((u − ½)² + (v − ½)²) / σ²), σ = ¼; u and v are the place of a token's centre in the part
-    of the picture that was seen, 0 to 1 from side to side. People photograph what they care for in
-    the middle (Tatler 2007; Judd et al. 2012, MIT-CSAIL-TR-2012-001).
+    exp(−½·((u − ½)² + (v − ½)²) / σ²), σ = ¼; u and v are the position of a token's centre in that
+    part, 0 to 1 from side to side. People place what matters to them in the middle of a photograph
+    (Tatler 2007; Judd et al. 2012, MIT-CSAIL-TR-2012-001).
     """
     grid, source = placement.grid, placement.source
     x = np.array([placement.to_picture((i + 0.5) * grid.patch, 0)[0] for i in range(grid.columns)])
@@ -33,14 +33,15 @@ def gaussian(placement: Placement) -> Map:
 
 
 def saliency(picture: Picture, placement: Placement, drawn: NDArray[np.bool_]) -> Map:
-    """What stands out from the border and is full of contrast, (rows, columns); 0 if not drawn.
+    """How much each token differs from the border, plus its contrast, (rows, columns).
 
     N(D) + N(C) with D_t = ‖m_t − b‖₂ and C_t = √(Σ_c Var_t(c)). m_t is the mean colour of token t
     and Var_t(c) the variance of channel c in it, over its pixels in sRGB (0…1) that lie on the
-    picture; b is the mean colour of the border: of what the model saw, the pixels that are nearer
+    picture. b is the mean colour of the border: in the part that the model saw, the pixels nearer
     to an edge than 1/20 of its shorter side (at least one pixel). N(z) = (z − min z) / (max z − min
-    z) over the drawn tokens, 0 where all are equal. Distance from the border is the cue of boundary
-    priors (Wei et al. 2012, Geodesic Saliency), contrast that of Achanta et al. 2009.
+    z) over the drawn tokens, 0 if all are equal. Tokens that are not drawn are 0. The distance from
+    the border is the cue of boundary priors (Wei et al. 2012, Geodesic Saliency); the contrast is
+    the cue of Achanta et al. 2009.
     """
     colours = picture.pixels.astype(np.float64) / 255
     seen = placement.coverage(0, 0, picture.width, picture.height).clip(1e-12)
@@ -64,7 +65,7 @@ def _border(colours: NDArray[np.float64], placement: Placement) -> NDArray[np.fl
 
 
 def _normal(values: Map, drawn: NDArray[np.bool_]) -> Map:
-    """From 0 to 1 over the drawn tokens."""
+    """Values scaled to 0…1 over the drawn tokens."""
     low, high = values[drawn].min(), values[drawn].max()
-    # Colours that differ in the last digit are equal.
+    # A difference in the last digit is rounding: then all values count as equal.
     return (values - low) / (high - low) if high - low > 1e-9 else np.zeros_like(values)

@@ -1,4 +1,4 @@
-"""One picture: maps in, numbers out."""
+"""Scores the maps of one picture with all metrics."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,19 +32,19 @@ Grid = tuple[str, bytes]
 
 @dataclass(frozen=True)
 class Score:
-    """Numbers of one map of one picture.
+    """The metrics of one map of one picture.
 
     >>> scores = attnviz.evaluate(explanation, mask="masks/cat.png")
     >>> 0.5 < scores[0].numbers["auc"] <= 1
     True
 
     Attributes:
-        baseline: which one the map is of; None for the model's own.
-        method: the method that made it; None of a map that no model made.
-        layer: whose grid the map is on.
-        head: its number, `mean` for the mean of the heads, `best` for the best head of each
-            object; None of a map that no model made, or in which the method merged heads.
-        numbers: by the names of `METRICS`; NaN where one is not defined.
+        baseline: the baseline that made the map; None for the model's own map.
+        method: the method that made the map; None if no model made it.
+        layer: the layer whose grid the map has.
+        head: the number of the head, `mean` for the mean of the heads, `best` for the best head of
+            each object; None if no model made the map, or if the method merges heads.
+        numbers: the values by the names of `METRICS`; NaN if a metric is not defined.
     """
 
     baseline: str | None
@@ -62,15 +62,15 @@ def evaluate(
     control: Explanation | None = None,
     seed: int = 0,
 ) -> list[Score]:
-    """Whether the maps of one picture are any good, as numbers, beside baselines.
+    """Measure how good the maps of one picture are, beside baselines.
 
     Args:
-        explanation: what `explain` gave.
+        explanation: what `explain` returned.
         mask: a picture of the objects in it; see `attnviz evaluate`.
-        perturbation: also take the pixels away that the mean map of each layer marks, and see what
-            the model predicts; it is loaded with `load_model(…, head="class")`.
-        control: the same question asked of the same model with random weights, as a baseline.
-        seed: of the noise on imputed pixels.
+        perturbation: also remove the pixels with the largest weights in the mean map of each layer,
+            and measure the model's predictions; load the model with `load_model(…, head="class")`.
+        control: an explanation of the same model with random weights, as a baseline.
+        seed: seed of the noise on imputed pixels.
 
     >>> maps = attnviz.explain(attnviz.observe(picture, model), layers="all")
     >>> attnviz.evaluate(maps, mask="masks/cat.png")[0].numbers["auc"] > 0.5
@@ -96,13 +96,13 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class MapScorer:
-    """What the maps of one picture are held against.
+    """Scores maps of one picture against its objects and against the model's predictions.
 
     Attributes:
-        seen: the picture as the model that predicts saw it.
-        objects: of its mask; None where overlap is not asked.
-        perturbation: whether pixels are taken away.
-        seed: of the noise on imputed pixels.
+        seen: the picture as the predicting model saw it.
+        objects: the objects of its mask; None if no metric of `masks` is requested.
+        perturbation: whether the metrics of `perturbation` are requested.
+        seed: seed of the noise on imputed pixels.
     """
 
     observation: Observation
@@ -112,7 +112,7 @@ class MapScorer:
     _truths: dict[Grid, Drawn] = field(default_factory=dict)
 
     def maps(self, explanation: Explanation, baseline: str | None = None) -> list[Score]:
-        """Scores of every head, of the mean of the heads, and of the best, layer by layer."""
+        """Scores of every head, of the mean of the heads, and of the best head, layer by layer."""
         return [
             Score(baseline, explanation.method, layer, head, numbers)
             for layer, answers in explanation.by_layer.items()
@@ -120,7 +120,7 @@ class MapScorer:
         ]
 
     def trivial(self, explanation: Explanation) -> list[Score]:
-        """Scores of the maps that no model made, on the grid of each layer."""
+        """Scores of the baselines without a model, on the grid of each layer."""
         picture = with_pixels(self.observation.picture)
         scores_by_grid: dict[Grid, dict[str, dict[str, float]]] = {}
         found = []
@@ -137,7 +137,7 @@ class MapScorer:
     def _layer(
         self, answers: Sequence[Answer]
     ) -> Iterable[tuple[int | str | None, dict[str, float]]]:
-        if answers[0].head is None:  # the method has merged them
+        if answers[0].head is None:  # the method merges heads
             return [(None, self._numbers(answers[0].values.astype(np.float64), answers[0]))]
         mean = np.mean([answer.values.astype(np.float64) for answer in answers], axis=0)
         if self.objects is None:
@@ -159,7 +159,7 @@ class MapScorer:
         ]
 
     def _numbers(self, values: Values, answer: Answer) -> dict[str, float]:
-        """Every number that is asked, of a map on the grid of an answer."""
+        """All requested metrics of a map on the grid of an answer."""
         found: dict[str, float] = {}
         if self.objects is not None:
             found |= _means(_against(values[answer.drawn], self._truth(answer)))
@@ -174,7 +174,7 @@ class MapScorer:
         return found
 
     def _truth(self, answer: Answer) -> Drawn:
-        """Which drawn tokens are each object's; found once for all layers of one grid."""
+        """Which drawn tokens belong to each object; computed once per grid."""
         assert self.objects is not None
         grid = _grid(answer)
         if grid not in self._truths:
@@ -193,12 +193,12 @@ class MapScorer:
 
     @cached_property
     def _label(self) -> int:
-        """The class that the whole picture is taken for."""
+        """The class that the model predicts for the whole picture."""
         return int(self._predict(self._shown.input[None])[0].argmax())
 
 
 def _grid(answer: Answer) -> Grid:
-    """What is equal for layers whose tokens lie alike."""
+    """A key that is equal for layers whose tokens lie in the same places."""
     return str(answer.placement), answer.drawn.tobytes()
 
 
@@ -210,7 +210,7 @@ def _trivial(picture: Picture, answer: Answer) -> dict[str, Values]:
 
 
 def _against(weights: Values, objects: Drawn) -> dict[str, Values]:
-    """Numbers of a map, (tokens,), against objects, (objects, tokens): of each object, or one."""
+    """Metrics of a map, (tokens,), for objects, (objects, tokens): one per object, or one alone."""
     truth: Drawn = objects.any(axis=0)  # type: ignore[assignment]  # no scalar: one for each token
     return {
         name: _number(entry, weights, objects if entry.per_object else truth, len(objects))
@@ -220,7 +220,7 @@ def _against(weights: Values, objects: Drawn) -> dict[str, Values]:
 
 
 def _number(entry: Metric, weights: Values, truth: Drawn, objects: int) -> Values:
-    """One of these numbers: (objects,) of a metric of each object, else (1,)."""
+    """One metric: (objects,) if it has a number for each object, else (1,)."""
     count = objects if entry.per_object else 1
 
     def measured() -> Values:
@@ -233,5 +233,5 @@ def _number(entry: Metric, weights: Values, truth: Drawn, objects: int) -> Value
 
 
 def _means(numbers: dict[str, Values]) -> dict[str, float]:
-    """Over the objects."""
+    """The mean of each metric over the objects."""
     return {name: float(values.mean()) for name, values in numbers.items()}

@@ -1,4 +1,4 @@
-"""Pictures and their masks."""
+"""Finds pictures and their masks."""
 
 import os
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from attnviz.output import whole_files
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its mask, as paths; None where no masks are asked for."""
+    """The paths of a picture and of its mask; the mask is None if no masks are needed."""
 
     image: str
     mask: str | None
 
 
 def find_pictures(named: Sequence[str]) -> tuple[list[str], list[ImageError]]:
-    """Pictures by name, and those in the folders that are named; and the folders that fail.
+    """The named pictures and those in the named folders, and errors for names that fail.
 
     Raises:
-        UsageError: a picture is named twice, or is to come from standard input.
+        UsageError: a picture is named twice, or a name is standard input.
     """
     found: list[str] = []
     failed = []
@@ -46,14 +46,14 @@ def _there(path: str) -> str:
 
 
 def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[ImageError]]:
-    """Each picture with its mask; and what to say of those that have none.
+    """Each picture with its mask, and errors for the pictures without one.
 
     `masks` is a folder, or the mask of the only picture. In a folder the mask of `cat.jpg` is
-    `cat.png`, or `cat` with the ending of any other picture. Where pictures of one name lie in
-    several folders, their masks lie in folders of the same names.
+    `cat.png`, or `cat` with the ending of any other picture format. If several folders have
+    pictures of the same name, their masks lie in folders with the same names.
 
     Raises:
-        UsageError: one mask for several pictures.
+        UsageError: there is one mask for several pictures.
     """
     if not os.path.isdir(masks):  # noqa: PTH112 — any bytes
         if len(pictures) > 1:
@@ -75,7 +75,7 @@ def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[Im
 
 
 def _mask(picture: str, name: Path) -> Path | None:
-    """The file of a name with the ending of any picture, .png first; not the picture itself."""
+    """The file `name` with the ending of any picture format, .png first; not the picture itself."""
     stems = dict.fromkeys([name.with_suffix(""), name])  # `cat.v2` has no ending: `cat.v2.png`
     for stem in stems:
         for suffix in SUFFIXES:

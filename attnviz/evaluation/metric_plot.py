@@ -1,4 +1,4 @@
-"""A picture of an evaluation: a panel for each metric, with intervals and baselines."""
+"""Plots an evaluation: a panel for each metric, with intervals and baselines."""
 
 import io
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from attnviz.evaluation.rows import EvaluationRow, Interval
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008
 _RANDOM, _TRIVIAL = "#444444", {GAUSSIAN: "#b07a00", SALIENCY: "#7b4fa0"}
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
-_WIDTH, _HEIGHT = 3.3, 2.7  # of a panel, in inches
-_ASIDE = 0.1  # between lines, in layers
-_ROW = 0.19  # of a map where maps are listed, in inches
+_WIDTH, _HEIGHT = 3.3, 2.7  # size of a panel in inches
+_ASIDE = 0.1  # distance between lines, in layers
+_ROW = 0.19  # height of a row in a list of maps, in inches
 Panel = tuple[str, str, str]
 """Model, group and metric."""
 
@@ -30,10 +30,10 @@ def plot(rows: Sequence[EvaluationRow]) -> bytes:
 
 
 def draw(rows: Sequence[EvaluationRow]) -> Figure:
-    """A row of panels for each model and group of metrics, one for each metric.
+    """A row of panels for each model and group of metrics, one panel per metric.
 
-    Of several layers, a panel has the mean map of the heads over layers, with its bootstrap
-    intervals, single heads as points, and baselines; of one layer it lists every map.
+    With several layers, a panel shows the mean map of the heads by layer with its bootstrap
+    intervals, single heads as points, and baselines. With one layer, it lists every map.
     """
     lines = _lines(rows)
     listed = len({row.layer for row in rows if row.method}) == 1
@@ -69,7 +69,7 @@ def _lines(rows: Sequence[EvaluationRow]) -> list[list[Panel]]:
 
 
 def _maps(rows: Sequence[EvaluationRow], line: Sequence[Panel]) -> list[EvaluationRow]:
-    """Rows that have a number in one of the panels."""
+    """Rows that have a number in at least one of the panels."""
     return [
         row
         for row in rows
@@ -78,7 +78,7 @@ def _maps(rows: Sequence[EvaluationRow], line: Sequence[Panel]) -> list[Evaluati
 
 
 def _defined(maps: Sequence[EvaluationRow], name: str) -> list[tuple[EvaluationRow, Interval]]:
-    """Rows that have a number, with it."""
+    """Rows that have the number `name`, each with that number."""
     return [(row, value) for row in maps if (value := row.metrics[name]) is not None]
 
 
@@ -103,7 +103,7 @@ def _short(model: str) -> str:
 
 
 def _list(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
-    """Every map of one layer, one below the other."""
+    """Draw all maps of one layer, one below the other."""
     for y, row in enumerate(maps):
         value = row.metrics[name]
         if value is None:
@@ -121,7 +121,7 @@ def _list(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
 
 
 def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
-    """Maps over layers: heads as points, their mean and the best as lines, baselines behind."""
+    """Draw maps by layer: heads as points, their mean and the best as lines, baselines behind."""
     defined = _defined(maps, name)
     for row, value in defined:
         if row.layer is None:
@@ -135,7 +135,7 @@ def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
         if row.layer is not None and (row.head in (MEAN, BEST) or row.method is None):
             lines.setdefault(_label(row), []).append((row, value))
     for i, (label, line) in enumerate(lines.items()):
-        aside = _ASIDE * (i - (len(lines) - 1) / 2)  # so that intervals do not hide one another
+        aside = _ASIDE * (i - (len(lines) - 1) / 2)  # keeps intervals from overlapping
         _line(ax, line, label, colour=_colour(line[0][0], maps), aside=aside)
     ax.set_xlabel("layer", fontsize=7, color=_FAINT)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -151,7 +151,7 @@ def _line(
     colour: str,
     aside: float,
 ) -> None:
-    """One kind of map over layers, with its intervals."""
+    """Draw one kind of map by layer, with its intervals."""
     row = line[0][0]
     best, plain = row.head == BEST, row.baseline is None
     arms = [_arms(value) for _, value in line]
@@ -187,14 +187,14 @@ def _colour(row: EvaluationRow, maps: Sequence[EvaluationRow]) -> str:
 
 
 def _bound(limit: Any, maps: Sequence[tuple[EvaluationRow, Interval]]) -> None:
-    """From 0, where nothing is below it, with room above."""
+    """Set the limits of the axis: from 0 if no value is negative, with room above."""
     low, high = min(value.low for _, value in maps), max(value.high for _, value in maps)
     room = 0.06 * (high - min(low, 0.0)) or 1.0
     limit(0 if low >= 0 else low - room, high + room)
 
 
 def _legend(figure: Figure) -> None:
-    """What lines mean, once for all panels."""
+    """Draw one legend for all panels."""
     handles: dict[str, Any] = {}
     for ax in figure.get_axes():
         found, labels = ax.get_legend_handles_labels()

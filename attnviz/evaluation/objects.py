@@ -1,4 +1,4 @@
-"""Objects of a mask picture, and which tokens are theirs."""
+"""Reads the objects of a mask picture, and finds the tokens of each object."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from attnviz.geometry.placement import Placement
 from attnviz.io.picture import Picture, load_mask_colours
 
 GREY = 16
-"""Levels that the channels of a grey pixel differ by at most: JPEG does not keep them equal."""
+"""The largest difference between the channels of a grey pixel: JPEG does not keep them equal."""
 VOID = 224 << 16 | 224 << 8 | 192
-"""The colour that Pascal VOC draws around objects; of none of them."""
+"""The colour of Pascal VOC's outlines around objects; it belongs to no object."""
 MOST = 256
-"""Colours of a mask, as many as a palette holds; a picture has more, and so do blurred edges."""
+"""The most colours of a mask, as in a palette; a photograph or blurred edges have more."""
 _HALF = 0.5 - 1e-9
 
 
@@ -23,10 +23,9 @@ class Objects:
     """The objects of a mask.
 
     Attributes:
-        path: of the mask.
-        labels: (height, width), the number of the object that a pixel belongs to, from 1; 0 is
-            background.
-        count: of the objects.
+        path: path of the mask.
+        labels: (height, width), the number of each pixel's object, from 1; 0 is background.
+        count: number of objects.
     """
 
     path: str
@@ -37,17 +36,17 @@ class Objects:
 def load_objects(path: str, *, width: int, height: int) -> Objects:
     """Read the objects of a mask picture.
 
-    A mask whose colours are all grey has one object: what is at least half white, so that smooth
-    edges are cut in their middle. In any other, black is background, and so is the void colour of
-    Pascal VOC; every other colour that fills a square of 3×3 pixels anywhere is an object. Thinner
-    ones are what smoothing leaves between two colours, and count as background.
+    A mask with grey colours only has one object: the pixels that are at least half white, so that
+    smooth edges are cut in their middle. In any other mask, black is background, and so is the void
+    colour of Pascal VOC. Every other colour that fills a square of 3×3 pixels anywhere is an
+    object. Thinner areas are what smoothing leaves between two colours; they are background.
 
     >>> load_objects("masks/cat.png", width=480, height=320).count
     1
 
     Raises:
-        ImageError: unreadable, not of the picture's size, without an object, or with more colours
-            than a mask has.
+        ImageError: the mask cannot be read, has another size than the picture, has no object, or
+            has too many colours.
     """
     mask = load_mask_colours(path, width=width, height=height)
     labels = _one(mask) if _is_grey(mask) else _by_colour(mask)
@@ -64,19 +63,19 @@ def _one(mask: Picture) -> NDArray[np.int64]:
     if not labels.any():
         raise ImageError(
             f"{mask.path}: no object, since no grey is lighter than half; paint the object white, "
-            "or several in colours of their own"
+            "or several objects in different colours"
         )
     return labels
 
 
 def _by_colour(mask: Picture) -> NDArray[np.int64]:
-    """Objects numbered in the order of their colours, red first."""
+    """Objects numbered in the order of their colours, sorted by red, then green, then blue."""
     red, green, blue = np.moveaxis(mask.pixels.astype(np.int64), 2, 0)
     codes = red << 16 | green << 8 | blue
     colours = np.unique(codes)
     if len(colours) > MOST:
         raise ImageError(
-            f"{mask.path}: {len(colours)} colours, where each is to be an object; save a mask of "
+            f"{mask.path}: {len(colours)} colours, but each colour is an object; save a mask of "
             "flat colours as PNG"
         )
     solid = np.intersect1d(colours, _solid(codes))
@@ -92,7 +91,7 @@ def _by_colour(mask: Picture) -> NDArray[np.int64]:
 
 
 def _solid(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Colours that fill 3×3 pixels somewhere."""
+    """The colours that fill 3×3 pixels somewhere."""
     if min(codes.shape) < 3:
         return codes[:0, 0]
     squares = np.lib.stride_tricks.sliding_window_view(codes, (3, 3))
@@ -104,20 +103,20 @@ def _solid(codes: NDArray[np.int64]) -> NDArray[np.int64]:
 def on_tokens(
     objects: Objects, placement: Placement, drawn: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Which of the drawn tokens are each object's, (objects that were seen, drawn tokens).
+    """Which drawn tokens belong to each object, (objects that were seen, drawn tokens).
 
-    A token is an object's when the object covers at least half of the part of it that lies on the
-    picture. An object that covers no token by half has the one of which it covers most, the first
-    in reading order among equals. One of which the model saw nothing (cropped off, masked) is left
-    out.
+    A token belongs to an object if the object covers at least half of the token's part on the
+    picture. An object that covers no token by half gets the token that it covers most; among equal
+    ones, the first in reading order. An object that the model did not see (cropped off, masked) is
+    left out.
 
     Args:
-        objects: of the picture.
-        placement: where the tokens lie on it.
-        drawn: (rows, columns) tokens that count.
+        objects: the objects of the picture.
+        placement: where the tokens lie on the picture.
+        drawn: (rows, columns), the tokens that count.
 
     Raises:
-        ImageError: nothing of any object was seen.
+        ImageError: the model saw no part of any object.
     """
     visible = placement.coverage(0, 0, placement.picture_width, placement.picture_height)[drawn]
     found = []

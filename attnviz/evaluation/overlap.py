@@ -1,4 +1,4 @@
-"""How well the weights of a map lie on objects; arrays over tokens and nothing else."""
+"""Measures how well the weights of a map lie on objects, from arrays over tokens only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,11 @@ Truth = NDArray[np.bool_]
 
 
 def pointing(weights: Weights, truth: Truth) -> float:
-    """Pointing game: 1 where the heaviest token is an object's, else 0.
+    """Pointing game: 1 if the heaviest token belongs to an object, else 0.
 
-    Among n heaviest tokens of equal weight, the share of them that are (the chance of a hit).
-    On tokens there is no tolerance of 15 pixels (Zhang et al., 1608.00507, §4.1).
+    If several tokens are the heaviest, the result is the share of them on objects, the chance of a
+    hit. There is no tolerance of 15 pixels, since tokens are coarse (Zhang et al., 1608.00507,
+    §4.1).
 
     Args:
         weights: (tokens,) of the map.
@@ -26,7 +27,7 @@ def pointing(weights: Weights, truth: Truth) -> float:
 
 
 def heaviest(weights: Weights, count: int) -> Truth:
-    """The `count` heaviest tokens, (tokens,); among equals the first in reading order."""
+    """The `count` heaviest tokens, (tokens,); equal weights count in reading order."""
     result = np.zeros(len(weights), dtype=np.bool_)
     result[np.argsort(-weights, kind="stable")[:count]] = True
     return result
@@ -45,7 +46,7 @@ def mass_mask(weights: Weights, share: float = KEEP) -> Truth:
 
 
 def jaccard(first: Truth, second: Truth) -> float:
-    """|A ∩ B| / |A ∪ B| of two sets of tokens, (tokens,) each; one of them is not empty.
+    """|A ∩ B| / |A ∪ B| of two sets of tokens, (tokens,) each; at least one is not empty.
 
     >>> jaccard(np.array([True, True, False]), np.array([False, True, True]))
     0.3333333333333333
@@ -56,13 +57,13 @@ def jaccard(first: Truth, second: Truth) -> float:
 def jaccard60(weights: Weights, objects: Truth) -> Weights:
     """Jaccard index of the 60 % mask with each object, (objects,).
 
-    DINO's protocol: of grid tokens alone, so of weights that are renormalised without the prefix;
-    the best head for each object, the mean over objects, then over pictures (Caron et al.,
+    This is DINO's protocol: only grid tokens count, so the weights are renormalised without the
+    prefix; the best head for each object, the mean over objects, then over pictures (Caron et al.,
     2104.14294).
 
     Args:
         weights: (tokens,) of one map.
-        objects: (objects, tokens), None of them empty.
+        objects: (objects, tokens), none of them empty.
 
     >>> jaccard60(np.array([0.7, 0.2, 0.1]), np.array([[True, False, False]]))
     array([1.])
@@ -83,9 +84,9 @@ def jaccard_area(weights: Weights, truth: Truth) -> float:
 def auc(weights: Weights, truth: Truth) -> float:
     """Area under the ROC curve of the weights as a detector of object tokens.
 
-    U / (n₁·n₀), U the number of pairs of an object's token and another of which the first
-    outweighs the second, equal ones counted half (Mann & Whitney 1947). NaN where all tokens, or
-    none, are objects'.
+    The area is U / (n₁·n₀), for n₁ object tokens and n₀ others. U is the number of pairs of an
+    object token and another token where the first has the larger weight; equal weights count one
+    half (Mann & Whitney 1947). The result is NaN if all tokens, or none, belong to objects.
 
     >>> auc(np.array([0.5, 0.3, 0.2]), np.array([True, False, False]))
     1.0

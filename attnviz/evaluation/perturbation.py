@@ -1,4 +1,4 @@
-"""What a classifier says when the pixels that a map marks are taken away, or given back."""
+"""Measures a classifier's predictions while pixels are removed or restored in a map's order."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from attnviz.models.model import Model
 from attnviz.models.scoring import logits
 
 STEPS = 32
-"""Of deletion and insertion, from none of the pixels to all."""
+"""Number of steps of deletion and insertion, from none of the pixels to all."""
 TENTHS = tuple(k / 10 for k in range(10))
-"""Shares of the pixels that positive and negative perturbation take: 0 to 90 %."""
+"""Shares of the pixels that positive and negative perturbation remove: 0 to 90 %."""
 BLUR, TAPS = 5.0, 11
-"""Standard deviation in pixels, and width, of the Gaussian that insertion begins from."""
+"""Standard deviation and width, in pixels, of the Gaussian blur at the start of insertion."""
 BATCH, PIXELS = 16, 16 * 512 * 512
-"""Inputs, and pixels of them, that are made and predicted at a time at most."""
+"""The most inputs, and the most pixels, that are made and predicted at a time."""
 Predict = Callable[[Tensor], Tensor]
 Order = NDArray[np.int64]
 Map = NDArray[np.float64]
@@ -37,8 +37,8 @@ class PerturbationInput:
     Attributes:
         input: (3, h, w) float32 on the CPU, normalised.
         left, top: where the picture begins in it.
-        picture: (3, height, width), that part.
-        mean, std: of the normalisation, (3, 1, 1).
+        picture: (3, height, width), the part that is the picture.
+        mean, std: mean and standard deviation of the normalisation, (3, 1, 1).
     """
 
     input: Tensor
@@ -49,7 +49,7 @@ class PerturbationInput:
     std: Tensor
 
     def with_picture(self, picture: Tensor) -> Tensor:
-        """The input with another picture in the place of its own, (3, h, w)."""
+        """The input with another picture in place of its own, (3, h, w)."""
         _, height, width = picture.shape
         result = self.input.clone()
         result[:, self.top : self.top + height, self.left : self.left + width] = picture
@@ -57,12 +57,12 @@ class PerturbationInput:
 
     @property
     def black(self) -> Tensor:
-        """What is 0 before normalisation, (3, height, width)."""
+        """A black picture, which is 0 before normalisation, (3, height, width)."""
         return (-self.mean / self.std).expand_as(self.picture)
 
     @property
     def blurred(self) -> Tensor:
-        """The picture under a Gaussian of σ 5 on 11×11 pixels, its edges continued."""
+        """The picture blurred by a Gaussian of σ 5 on 11×11 pixels, with its edges repeated."""
         places = torch.arange(TAPS) - TAPS // 2
         kernel = torch.exp(-0.5 * (places / BLUR) ** 2)
         kernel = kernel / kernel.sum()
@@ -73,7 +73,7 @@ class PerturbationInput:
 
 
 def shown(model: Model, pixels: Tensor, placement: Placement) -> PerturbationInput:
-    """What a model was shown, of its input (1, 3, h, w) and the picture's place in it."""
+    """What the model was shown: its input (1, 3, h, w), and the picture's place in it."""
     target = placement.target
     left, top = round(target.left), round(target.top)
     whole = pixels[0].float().cpu()
@@ -83,12 +83,12 @@ def shown(model: Model, pixels: Tensor, placement: Placement) -> PerturbationInp
 
 
 def predictor(model: Model) -> Predict:
-    """Probabilities (n, classes) in float32 on the CPU of inputs (n, 3, h, w).
+    """A function from inputs (n, 3, h, w) to probabilities (n, classes) in float32 on the CPU.
 
-    The model gives its logits as a tensor (n, classes), or as `.logits` of what it gives.
+    The model must return its logits as a tensor (n, classes), or as the `.logits` of its output.
 
     Raises:
-        ModelError: it gives something else, or what is not finite.
+        ModelError: the model returns something else, or logits that are not finite.
     """
 
     def predict(inputs: Tensor) -> Tensor:
@@ -102,12 +102,12 @@ def predictor(model: Model) -> Predict:
 def upsample(values: Map, placement: Placement) -> Map:
     """A map at every pixel of the picture in the input, (height, width), bilinear.
 
-    Between the centres of cells linear, beyond the outermost constant: what
-    `F.interpolate(mode="bilinear")` does of cells that fill the input.
+    Values are linear between the centres of cells, and constant beyond the outermost centres, like
+    `F.interpolate(mode="bilinear")` for cells that fill the input.
 
     Args:
         values: (rows, columns) of the cells.
-        placement: of the cells; `target` says where the picture lies among them.
+        placement: the placement of the cells; `target` says where the picture lies among them.
     """
     target, side = placement.target, placement.grid.patch
     down, across = (
@@ -120,26 +120,26 @@ def upsample(values: Map, placement: Placement) -> Map:
 
 
 def _between(count: int, places: Map) -> Map:
-    """How much each of `count` values has of one at places between them, (places, count)."""
+    """The share of each of `count` values at places between them, (places, count)."""
     return (1 - np.abs(places.clip(0, count - 1)[:, None] - np.arange(count))).clip(0)
 
 
 def heaviest_first(importance: Map) -> Order:
-    """Numbers of the pixels, (height·width,); among equals the first in reading order first."""
+    """Numbers of the pixels, (height·width,), the heaviest first; equal ones in reading order."""
     return np.argsort(-importance.ravel(), kind="stable")
 
 
 @dataclass(frozen=True, eq=False)
 class PerturbationCurves:
-    """What a classifier says while more and more pixels of a picture are changed.
+    """A classifier's predictions while more and more pixels of a picture change.
 
     The curves are `deletion` and `insertion`, 33 places from none of the pixels to all;
-    `positive` and `negative`, 0 to 90 % in tenths; `MoRF` and `LeRF`, 10 to 90 %, the heaviest or
-    the lightest imputed. See `perturb`.
+    `positive` and `negative`, 0 to 90 % in tenths; `MoRF` and `LeRF`, 10 to 90 %, with the heaviest
+    or the lightest pixels imputed. See `perturb`.
 
     Attributes:
-        chance: of each curve the probability of the class, (places,) float64.
-        right: of each curve whether the class is the predicted one, (places,).
+        chance: for each curve, the probability of the class, (places,) float64.
+        right: for each curve, whether the class is the predicted one, (places,).
     """
 
     chance: Mapping[str, NDArray[np.float64]]
@@ -149,22 +149,22 @@ class PerturbationCurves:
 def perturb(
     seen: PerturbationInput, predict: Predict, importance: Map, *, label: int, seed: int = 0
 ) -> dict[str, float]:
-    """Every number of a map that perturbation gives.
+    """All metrics of a map that come from perturbation.
 
     - `deletion`, `insertion`: area under the probability of the class (1806.07421, §3.3), in 32
-      steps, while the heaviest pixels become 0 as the model sees them (the mean colour), or take
-      their own colours in a blurred picture;
+      steps. For deletion the heaviest pixels become 0 as the model sees them (the mean colour); for
+      insertion they get their own colours in a blurred picture.
     - `positive`, `negative`: 100 times the area under the accuracy from 0 to 90 % of the pixels
-      set to black, heaviest or lightest first (2012.09838, §4): 90 for what is always right;
-    - `road`: mean over 10 to 90 % of (p without the lightest − p without the heaviest) / 2, p the
-      probability of the class, what is gone being imputed (2202.00449).
+      set to black, heaviest or lightest first (2012.09838, §4): 90 if it is always right.
+    - `road`: mean over 10 to 90 % of (p without the lightest − p without the heaviest) / 2, where p
+      is the probability of the class and removed pixels are imputed (2202.00449).
 
     Args:
         seen: what the model was shown.
-        predict: inputs (n, 3, h, w) to probabilities (n, classes).
+        predict: a function from inputs (n, 3, h, w) to probabilities (n, classes).
         importance: (height, width) of the picture's pixels in the input.
-        label: the class that is meant: the one predicted, or the true one.
-        seed: of the noise on imputed pixels.
+        label: the class: the predicted one, or the true one.
+        seed: seed of the noise on imputed pixels.
     """
     first, last = heaviest_first(importance), heaviest_first(importance)[::-1]
     own, nothing = seen.picture, torch.zeros_like(seen.picture)
@@ -211,12 +211,12 @@ def negative(curves: PerturbationCurves) -> float:
 
 
 def road(curves: PerturbationCurves) -> float:
-    """Half the probability that imputing the heaviest pixels costs beyond the lightest, mean."""
+    """Mean of (p without the lightest − p without the heaviest) / 2, p the class's probability."""
     return float((curves.chance["LeRF"] - curves.chance["MoRF"]).mean() / 2)
 
 
 def area(values: NDArray[np.generic], step: float) -> float:
-    """Area under values at places `step` apart, by trapezoids.
+    """Area under values at places `step` apart, by the trapezoidal rule.
 
     >>> area(np.ones(10), 10)
     90.0
@@ -226,7 +226,7 @@ def area(values: NDArray[np.generic], step: float) -> float:
 
 
 def _replaced(start: Tensor, end: Tensor, order: Order, counts: Sequence[int]) -> Iterator[Tensor]:
-    """Pictures of `start` whose first pixels in an order, so many each time, are those of `end`."""
+    """For each count, `start` with its first `count` pixels in an order replaced from `end`."""
     for count in counts:
         gone = _first(order, count, start)
         yield torch.where(gone, end, start)
@@ -235,24 +235,24 @@ def _replaced(start: Tensor, end: Tensor, order: Order, counts: Sequence[int]) -
 def _imputed(
     seen: PerturbationInput, order: Order, counts: Sequence[int], seed: int
 ) -> Iterator[Tensor]:
-    """Pictures whose first pixels in an order, so many each time, are imputed."""
-    stream = np.random.RandomState(seed)  # whose numbers are frozen: NEP 19
+    """For each count, the picture with its first `count` pixels in an order imputed."""
+    stream = np.random.RandomState(seed)  # a frozen stream: NEP 19
     for count in counts:
         drawn = torch.from_numpy(stream.normal(0, NOISE, seen.picture.shape)).float()
-        # The noise is of values before normalisation; imputing does not depend on their scale.
+        # The noise is added before normalisation; imputing does not depend on the scale.
         known = ~_first(order, count, seen.picture)
         yield noisy(seen.picture, known, drawn / seen.std)
 
 
 def _first(order: Order, count: int, like: Tensor) -> Tensor:
-    """The first pixels of an order, (height, width)."""
+    """True at the first `count` pixels of an order, (height, width)."""
     chosen = torch.zeros(order.size, dtype=torch.bool)
     chosen[torch.from_numpy(order[:count].copy())] = True
     return chosen.reshape(like.shape[1:])
 
 
 def _predicted(seen: PerturbationInput, predict: Predict, made: Iterator[Tensor]) -> Tensor:
-    """Predictions of pictures, (pictures, classes), of which no more than a batch is held."""
+    """Predictions for pictures, (pictures, classes); memory holds one batch at a time."""
     found = []
     size = max(1, min(BATCH, PIXELS // seen.input[0].numel()))
     while batch := [seen.with_picture(picture) for picture in islice(made, size)]:

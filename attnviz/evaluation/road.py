@@ -1,11 +1,11 @@
-"""Noisy linear imputation: pixels that are taken away become what their neighbours make likely."""
+"""Noisy linear imputation: fills removed pixels with weighted means of their neighbours."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 NOISE = 0.01
-"""Standard deviation of what is added to imputed pixels, of values 0…1."""
+"""Standard deviation of the noise on imputed pixels, for values 0…1."""
 TOLERANCE = 1e-5
 """Largest residual of an imputed pixel, as a share of the range of the known ones."""
 _COARSEST = 8
@@ -13,15 +13,15 @@ _KERNEL = torch.tensor([[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0, 1 / 6], [1 / 12, 1 /
 
 
 def impute(pixels: Tensor, known_pixels: Tensor) -> Tensor:
-    """Each pixel that is not known becomes the weighted mean of its eight neighbours.
+    """Replace each unknown pixel by the weighted mean of its eight neighbours.
 
-    Neighbours beside it weigh 1/6, across a corner 1/12; of a pixel at the edge those that are
-    there share the weight. These are as many linear equations as unknown pixels, solved together,
-    to within 1e-5 of the range per equation, by conjugate gradients (Rong et al., 2202.00449, §4.1,
-    where a sparse direct solver does it; the noise is added by `noisy`).
+    Neighbours beside a pixel weigh 1/6, diagonal ones 1/12; at the edge, the existing neighbours
+    share the weight. This gives one linear equation per unknown pixel. Conjugate gradients solve
+    them together, to within 1e-5 of the range per equation (Rong et al., 2202.00449, §4.1, use a
+    sparse direct solver). `noisy` adds the noise.
 
     Args:
-        pixels: (channels, height, width); what is not known may have any value.
+        pixels: (channels, height, width); unknown pixels may have any value.
         known_pixels: (height, width) boolean, True somewhere.
 
     >>> line = torch.tensor([[[0.0, 9.0, 1.0]]])
@@ -35,15 +35,15 @@ def impute(pixels: Tensor, known_pixels: Tensor) -> Tensor:
 
 
 def noisy(pixels: Tensor, known_pixels: Tensor, noise: Tensor) -> Tensor:
-    """`impute`, with `noise` of the pixels' shape added to what was imputed."""
+    """The result of `impute`, with `noise` of the pixels' shape added to the imputed pixels."""
     return torch.where(known_pixels, pixels, impute(pixels, known_pixels) + noise)
 
 
 def _guess(pixels: Tensor, known_pixels: Tensor) -> Tensor:
-    """A start that is right but for detail: the same problem at half the size, enlarged.
+    """A start for the solver: the solution at half the size, enlarged.
 
-    Conjugate gradients mend what is rough in a few steps, and take as many as a hole is wide for
-    what is smooth.
+    Conjugate gradients correct rough errors in a few steps, but for smooth errors they need as many
+    steps as a hole is wide. This start has only rough errors.
     """
     size = pixels.shape[1:]
     filled = torch.where(known_pixels, pixels, 0.0)
@@ -57,7 +57,7 @@ def _guess(pixels: Tensor, known_pixels: Tensor) -> Tensor:
 
 
 def _halved(values: Tensor) -> Tensor:
-    """Means of 2×2 pixels, what lies beyond the edge counting nothing, as 0."""
+    """Means of 2×2 pixels; pixels beyond the edge count as 0."""
     pooled = F.avg_pool2d(
         values[None], 2, ceil_mode=True, count_include_pad=False, divisor_override=4
     )
@@ -65,13 +65,13 @@ def _halved(values: Tensor) -> Tensor:
 
 
 def _solve(start: Tensor, known_pixels: Tensor) -> Tensor:
-    """Conjugate gradients on (Σ w)·x_i − Σ w_ij·x_j = 0 of the unknown pixels i.
+    """Solve (Σ w)·x_i − Σ w_ij·x_j = 0 for the unknown pixels i with conjugate gradients.
 
-    The matrix is symmetric, and positive definite since something is known. All channels take
-    their steps together, each of its own length.
+    The matrix is symmetric, and positive definite since at least one pixel is known. All channels
+    step together, each with its own step length.
     """
     free = (~known_pixels).to(start.dtype)  # (h, w)
-    weight = _neighbours(torch.ones_like(start[:1]))  # (1, h, w) of the neighbours that are there
+    weight = _neighbours(torch.ones_like(start[:1]))  # (1, h, w), sum over existing neighbours
     inside = start[:, known_pixels]
     span = (inside.amax(1) - inside.amin(1)).clamp(min=1e-12)[:, None, None]
     x = start
@@ -91,7 +91,7 @@ def _solve(start: Tensor, known_pixels: Tensor) -> Tensor:
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """Σ_j w_ij x_j over the neighbours that are there, of (channels, h, w)."""
+    """Σ_j w_ij x_j over the existing neighbours, (channels, h, w)."""
     kernel = _KERNEL.to(x)[None, None]
     return F.conv2d(x[:, None], kernel, padding=1)[:, 0]
 

@@ -1,4 +1,4 @@
-"""What an evaluation says: a row per map of a model, schema `attnviz/evaluation/1`."""
+"""The record of an evaluation: one row per map of a model, schema `attnviz/evaluation/1`."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ from attnviz.output.schema import Number, RecordPart, SummaryRow
 
 
 class Interval(RecordPart):
-    """A mean over pictures, and the ends of its bootstrap interval of 95 %."""
+    """A mean over pictures, and the ends of its 95 % bootstrap interval."""
 
     mean: Number
     low: Number
@@ -14,10 +14,12 @@ class Interval(RecordPart):
 
 
 class EvaluationRow(SummaryRow):
-    """One map of one model, or a baseline of it, over all pictures.
+    """One map of one model, or one of its baselines, over all pictures.
 
-    `head` is a number, `mean` or `best`; `layer` is null where it is the same for all layers,
-    `method` and `head` where no model made the map, a metric where it is not measured or defined.
+    `head` is the number of a head, `mean` for the mean of the heads, `best` for the best head of
+    each object, or null if the method merges heads. `layer` is null if the map is the same for all
+    layers. `method` and `head` are null if no model made the map. A metric is null if it is not
+    measured or not defined.
     """
 
     schema_: Literal["attnviz/evaluation/1"] = "attnviz/evaluation/1"
@@ -31,5 +33,5 @@ class EvaluationRow(SummaryRow):
     metrics: dict[str, Interval | None]
 
     def row(self) -> dict[str, Any]:
-        """Flat: the mean by the metric's own name, the ends as `auc_low` and `auc_high`."""
+        """The row as flat columns: `auc` is the mean, `auc_low` and `auc_high` are the ends."""
         return self._flat("metrics", Interval)

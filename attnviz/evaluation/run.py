@@ -1,4 +1,4 @@
-"""One picture, one model: from files to an entry of scores."""
+"""Evaluates one picture with one model, and returns an entry of scores."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from attnviz.output.make_record import readable
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What every picture is asked; the values that the options of the same names take."""
+    """What every picture is asked: fields take the values of the options of the same names."""
 
     questions: Questions
     groups: tuple[str, ...]
@@ -31,16 +31,16 @@ class EvaluationRequest:
 def examine(
     pair: Pair, model: Model, control: Model | None, request: EvaluationRequest
 ) -> tuple[SummaryEntry, Observation]:
-    """Everything that is asked of one picture: the model's maps, its control's, and trivial ones.
+    """Score one picture: the maps of the model, those of its control, and the other baselines.
 
     Args:
         pair: the picture and its mask.
-        model: whose maps are examined, with its class head where perturbation is asked.
-        control: the same architecture with random weights; None where there is none.
-        request: what is asked.
+        model: the model to evaluate; for perturbation it needs its class head.
+        control: the same architecture with random weights, or None.
+        request: the questions and the metrics.
 
     Raises:
-        AttnvizError: whatever can be wrong with a picture, a mask, or the question.
+        AttnvizError: something is wrong with the picture, the mask or the question.
     """
     picture = load_image(pair.image, request.range)
     objects = None
@@ -53,7 +53,7 @@ def examine(
     answers = [
         answer(observation, request.questions, method) for method in request.questions.methods
     ]
-    for each in answers:  # of one question each, as the command line has seen to
+    for each in answers:  # the command line allows one question only
         assert len(each.questions) == 1
     scores = [score for each in answers for score in scorer.maps(each)]
     if control is not None:
@@ -69,7 +69,7 @@ def examine(
 def _control(
     scorer: MapScorer, picture: Picture, control: Model, request: EvaluationRequest
 ) -> list[Score]:
-    """Scores of the maps of the same architecture, which is shown the same input."""
+    """Scores of the control's maps; the control gets the same input as the model."""
     fit = scorer.observation.placement.fit
     observation = look(picture, control, request.questions, fit=fit, mask=request.mask)
     return [

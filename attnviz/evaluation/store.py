@@ -1,4 +1,4 @@
-"""What was evaluated already, so that a run that was broken off goes on where it was."""
+"""Stores finished evaluations, so that an interrupted run continues where it stopped."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ NAME = "pictures.jsonl"
 
 
 class Store:
-    """The entries of a folder, by keys; of no folder, those of this run.
+    """The entries of a folder, by key; without a folder, the entries of this run.
 
-    A line is added to `pictures.jsonl` when a picture is done. `close` writes the whole file anew,
-    in the order of this run and without what it did not ask for.
+    Each finished picture adds a line to `pictures.jsonl`. `close` rewrites the file in the order of
+    this run, with the entries of this run only.
 
     >>> store = Store(Path("out"))
     >>> store.get("the digest of settings and files") is None         # nothing was done yet
@@ -28,24 +28,24 @@ class Store:
             whole_files.check_folder(folder)
             lines = whole_files.whole_lines(self._path)
             self._lines = {key: line for line in lines if (key := _key(line)) is not None}
-            if lines:  # without what was broken off, so that the next line is one of its own
+            if lines:  # drops an unfinished last line
                 self._write(self._lines)
 
     @property
     def lasting(self) -> bool:
-        """Whether entries outlive this run."""
+        """Whether the entries are kept in a file."""
         return self._path is not None
 
     def get(self, key: str) -> SummaryEntry | None:
-        """What was found under a key."""
+        """The entry of a key, or None."""
         line = self._lines.get(key)
         return None if line is None else from_data(json.loads(line))
 
     def add(self, key: str, entry: SummaryEntry) -> None:
-        """Keep an entry.
+        """Add an entry.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         line = encoding.as_json({"key": key, **as_data(entry)})
         self._lines[key] = line
@@ -53,7 +53,7 @@ class Store:
             whole_files.append(whole_files.make_folder(self._path.parent) / NAME, line)
 
     def close(self, keys: Sequence[str]) -> list[Path]:
-        """Write the entries of these keys, in their order, and no others.
+        """Write exactly the entries of these keys, in their order.
 
         Raises:
             OutputError: the file cannot be written.
@@ -69,7 +69,7 @@ class Store:
 
 
 def _key(line: str) -> str | None:
-    """The key of a line that is whole and can be used."""
+    """The key of a line; None if the line is incomplete or unusable."""
     try:
         data = json.loads(line)
         from_data(data)

@@ -1,4 +1,4 @@
-"""From the scores of pictures to rows: means and bootstrap intervals."""
+"""Summarises the scores of pictures as rows of means and bootstrap intervals."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ Place = tuple[str | None, str | None, int | None, int | str | None]
 
 @dataclass(frozen=True)
 class SummaryEntry:
-    """What one picture gave of one model.
+    """The scores of one picture with one model.
 
     Attributes:
-        image, mask: paths.
-        model, weights: of the model.
-        scores: of all its maps and baselines.
+        image, mask: paths of the picture and of its mask.
+        model, weights: spec and weights of the model.
+        scores: the scores of all maps and baselines.
     """
 
     image: str
@@ -39,9 +39,9 @@ def summarise(
     """A row for every map of every model: means over its pictures.
 
     Args:
-        entries: of all models and pictures.
-        metrics: names, in the order of the columns.
-        seed: of the bootstrap.
+        entries: the entries of all models and pictures.
+        metrics: names of the metrics, in the order of the columns.
+        seed: seed of the bootstrap.
     """
     rows: list[EvaluationRow] = []
     for model in dict.fromkeys(entry.model for entry in entries):
@@ -77,7 +77,7 @@ def _of_model(
 def _table(
     entries: Sequence[SummaryEntry], metrics: Sequence[str]
 ) -> dict[Place, NDArray[np.float64]]:
-    """Of each map its numbers, (pictures, metrics), NaN where there is none."""
+    """The numbers of each map, (pictures, metrics), NaN where there is none."""
     found: dict[Place, NDArray[np.float64]] = {}
     for i, entry in enumerate(entries):
         for score in entry.scores:
@@ -89,7 +89,7 @@ def _table(
 
 
 def _merged(table: dict[Place, NDArray[np.float64]]) -> dict[Place, NDArray[np.float64]]:
-    """Maps that no model made once, where they are the same for all layers."""
+    """The table with each baseline that is equal for all layers as a single map."""
     rest = {
         place: values for place, values in table.items() if place[0] not in (GAUSSIAN, SALIENCY)
     }
@@ -104,7 +104,7 @@ def _merged(table: dict[Place, NDArray[np.float64]]) -> dict[Place, NDArray[np.f
 
 
 def _interval(values: NDArray[np.float64], ends: NDArray[np.float64]) -> Interval | None:
-    """The mean of what is known, with its ends; None where nothing is."""
+    """The mean of the defined values with the ends of its interval; None if there are no values."""
     known = values[~np.isnan(values)]
     if not len(known):
         return None
@@ -133,7 +133,7 @@ def as_data(entry: SummaryEntry) -> dict[str, Any]:
 
 
 def from_data(data: dict[str, Any]) -> SummaryEntry:
-    """An entry of plain data: the inverse of `as_data`."""
+    """An entry from plain data: the inverse of `as_data`."""
     return SummaryEntry(
         **{name: data[name] for name in ("image", "mask", "model", "weights")},
         scores=tuple(_score(dict(score)) for score in data["scores"]),
@@ -151,7 +151,7 @@ def _tidy(value: float) -> float | None:
 
 
 RESAMPLES, LEVEL = 2000, 0.95
-_AT_ONCE = 4_000_000  # counts that are held at a time, 32 MB
+_AT_ONCE = 4_000_000  # number of counts in memory at a time, 32 MB
 
 
 def intervals(
@@ -159,14 +159,14 @@ def intervals(
 ) -> NDArray[np.float64]:
     """Percentile bootstrap intervals of means, (2, columns): lower ends, then upper ones.
 
-    Pictures are drawn with replacement, as many as there are, `resamples` times; the ends are the
-    (1 − level)/2 and (1 + level)/2 quantiles of the means (Efron 1979). All columns see the same
-    draws. NaN counts in no mean.
+    Each of `resamples` samples draws as many pictures as there are, with replacement. The ends are
+    the (1 − level)/2 and (1 + level)/2 quantiles of the means (Efron 1979). All columns use the
+    same draws. Means ignore NaN.
 
     Args:
-        values: (pictures, columns), a number of each picture.
-        seed: of the draws, the same on every machine.
-        resamples: how often pictures are drawn.
+        values: (pictures, columns), the numbers of each picture.
+        seed: seed of the draws; it gives the same draws on every machine.
+        resamples: number of samples.
         level: share of the means between the ends.
 
     >>> intervals(np.full((10, 1), 0.3)).ravel()
@@ -179,13 +179,13 @@ def intervals(
     some = known.any(0)
     if not some.any():
         return result
-    with np.errstate(invalid="ignore"):  # 0/0: draws that missed all that is known
+    with np.errstate(invalid="ignore"):  # 0/0: draws without defined values
         means = np.concatenate([
             (draws @ filled[:, some]) / (draws @ known[:, some])
             for draws in _draws(len(values), resamples, seed)
         ])  # fmt: skip
     ends = np.nanquantile(means, [low, high], axis=0)
-    # A mean lies among its values, whatever the last digit says.
+    # A mean lies between its smallest and largest value, despite rounding.
     lowest = np.where(known, values, np.inf)[:, some].min(0)
     highest = np.where(known, values, -np.inf)[:, some].max(0)
     result[:, some] = ends.clip(lowest, highest)
@@ -194,7 +194,7 @@ def intervals(
 
 def _draws(pictures: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each picture is drawn, (resamples, pictures) in parts."""
-    stream = np.random.RandomState(seed)  # whose numbers are frozen: NEP 19
+    stream = np.random.RandomState(seed)  # a frozen stream: NEP 19
     part = max(1, _AT_ONCE // pictures)
     share = np.full(pictures, 1 / pictures)
     for done in range(0, resamples, part):

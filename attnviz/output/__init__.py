@@ -1,6 +1,7 @@
-"""Records, encoders and whole files: all that attnviz writes. `FORMATS` is the table of pictures.
+"""Everything that attnviz writes: records, encoders, whole files, and the table `FORMATS`.
 
-A format is a function from a `PIL.Image.Image` to the bytes of a file. Files end with its name.
+A picture format is a function from a `PIL.Image.Image` to the bytes of a file. The name of the
+format is the ending of the file's name.
 """
 
 from attnviz.registry import Table, TableEntry
@@ -23,4 +24,4 @@ _FORMATS: dict[str, TableEntry] = {
     ),
 }
 FORMATS = Table("attnviz.formats", TableEntry, _FORMATS)
-"""By name; other packages add to it by entry points of the group `attnviz.formats`."""
+"""Formats by name; other packages add theirs with entry points of the group `attnviz.formats`."""

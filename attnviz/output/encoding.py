@@ -14,7 +14,7 @@ from PIL import Image
 
 try:
     from isal import isal_zlib
-except ImportError:  # it is not built for every kind of processor
+except ImportError:  # isal has no build for some processors
     isal_zlib = None  # type: ignore[assignment]
 
 from attnviz.errors import OutputError, PluginError, UsageError
@@ -49,12 +49,12 @@ def as_image(image: Image.Image, kind: str) -> bytes:
 
 def as_png(image: Image.Image) -> bytes:
     """A picture as PNG."""
-    # Level 1 is four times as fast as Pillow's 6 for a tenth more bytes.
+    # Level 1 is four times as fast as Pillow's default level 6, and a tenth larger.
     return _png(image) if image.mode == "RGB" else _saved(image, "png", "PNG", compress_level=1)
 
 
 def as_jpg(image: Image.Image) -> bytes:
-    """A picture as JPEG, its colours in full resolution."""
+    """A picture as JPEG, with its colours in full resolution."""
     return _saved(image, "jpg", "JPEG", quality=92, subsampling=0)
 
 
@@ -64,7 +64,7 @@ def as_webp(image: Image.Image) -> bytes:
 
 
 def _saved(image: Image.Image, kind: str, name: str, **options: Any) -> bytes:
-    """A picture as Pillow's format of that name has it.
+    """A picture as Pillow writes it in the format `name`.
 
     Raises:
         OutputError: the format cannot hold a picture of that size.
@@ -79,10 +79,10 @@ def _saved(image: Image.Image, kind: str, name: str, **options: Any) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
-    """A PNG, in an eighth of the time that Pillow takes at its level 1, in about as many bytes.
+    """A picture as PNG: about as large as Pillow's at level 1, in an eighth of the time.
 
-    Every row is stored as what differs from the row above (filter 2), instead of trying all five
-    filters. Pixels are the same everywhere, bytes are those of one kind of processor.
+    Every row is stored as its difference from the row above (filter 2); the other four filters are
+    not tried. The pixels are equal on all machines; the bytes depend on the kind of processor.
     """
     width, height = image.size
     pixels = np.asarray(image).reshape(height, 3 * width)
@@ -99,21 +99,21 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _packed(data: memoryview) -> bytes:
-    """As zlib packs it, by ISA-L where there is one: three times as fast."""
+    """The data in zlib's format, compressed by ISA-L where it is installed: three times as fast."""
     if isal_zlib is not None:
         return isal_zlib.compress(data, 1)
-    # Runs alone are looked for, which is what is left in photographs.
+    # Z_RLE looks for runs of equal bytes only; filtered photographs have little else to find.
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return packer.compress(data) + packer.flush()
 
 
 def as_json(data: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """JSON with everything in it readable as it is."""
+    """Data as JSON; letters beyond ASCII are not escaped."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], *, header: bool = True) -> str:
-    """Rows of the same keys as CSV."""
+    """Rows as CSV; all rows have the same keys."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     if header:

@@ -6,14 +6,14 @@ from typing import IO
 
 from attnviz.errors import OutputError
 
-_BLOCK = 1 << 16  # bytes that are read at once, in search of the end of a line
+_BLOCK = 1 << 16  # bytes that are read at once when searching for the end of a line
 
 
 def end_lines(path: Path) -> None:
-    """Make a file of lines end with a whole one, so that the next is one of its own.
+    """Remove an unfinished last line from a file, so that the next line starts on its own.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     try:
         with path.open("a+b") as file:
@@ -32,7 +32,7 @@ def end_lines(path: Path) -> None:
 
 
 class Lines:
-    """A file that lines are added to, each by one write; `close` it in the end."""
+    """A file that grows by one write per line; the caller closes it with `close`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,30 +42,30 @@ class Lines:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
     def add(self, line: bytes) -> None:
-        """Add a line, which is there when this returns; broken off, its end is missing.
+        """Add a line. It is in the file when this returns; a killed process may leave half of it.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         try:
             written = self._file.write(line)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
-        if written != len(line):  # what a disk that is nearly full has room for
+        if written != len(line):  # the disk is nearly full: it has room for a part
             raise OutputError(f"{self._path}: cannot be written (No space left on device)")
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file; no more lines can be added."""
         self._file.close()
 
 
 def lock(path: Path, folder: Path) -> IO[bytes]:
-    """Keep other processes out of a folder until the file that is returned is closed.
+    """Lock a folder against other processes until the returned file is closed.
 
-    The lock is the system's own: it ends with the process, however that ends.
+    The operating system holds the lock, so it also ends when the process is killed.
 
     Raises:
-        OutputError: another process is in it, or the file cannot be written.
+        OutputError: another process holds the lock, or the file cannot be written.
     """
     try:
         file = path.open("ab")

@@ -1,4 +1,4 @@
-"""From an explanation to its record."""
+"""Makes the record of an explanation."""
 
 import os
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ def make_record(
     animation: records.AnimationInfo | None = None,
     moment: records.Moment | None = None,
 ) -> records.Record:
-    """All that is said about one picture: CONTRACT §4.
+    """The record of one picture: CONTRACT §4.
 
     Args:
-        explanation: what `explain` gave.
-        scales: the range that each answer was drawn with.
-        files: the file that each answer was drawn to.
-        animation: the moving picture that was made of them.
-        moment: which frame of a clip the picture is.
+        explanation: what `explain` returned.
+        scales: the range of the colours of each answer.
+        files: the name of the file that shows each answer.
+        animation: the animation of all answers.
+        moment: the frame of a clip that the picture is.
     """
     observation, answers = explanation.observation, explanation.answers
     return records.Record(
@@ -65,7 +65,7 @@ def make_record(
 
 
 def check_info(observation: Observation, layers: Sequence[int] | None = None) -> records.Check:
-    """Whether what is drawn of some layers, or of all, can be trusted; and what is not drawn."""
+    """Whether the maps of some layers, or of all, can be trusted; and what is not drawn."""
     assumed = [
         reason
         for number, reason in observation.assumed.items()
@@ -86,7 +86,7 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
 def _head(
     explanation: Explanation, answer: Answer, scale: Range | None, file: str | None
 ) -> records.Head:
-    """One map; its query and its target are told where they may not be the record's."""
+    """The entry of one map; it names its query and target if they may differ from the record's."""
     several = len(explanation.questions) > 1
     target = explanation.questions[answer.question].target
     drawn = describe(answer.values, answer.drawn, answer.placement)
@@ -106,7 +106,7 @@ def _head(
 
 
 def _layer(observation: Observation, number: int, more: More) -> records.LayerInfo:
-    """What concerns heads or tokens of a layer beside each other."""
+    """Numbers that compare the heads or the tokens of one layer."""
     layer, norms = observation.layers[number], more.high_norm
     high: dict[str, Any] = {}
     if norms is not None:
@@ -135,7 +135,7 @@ def _layer(observation: Observation, number: int, more: More) -> records.LayerIn
 
 
 def _token(observation: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
-    """Which token it is, and where its cell lies on the picture, if it does."""
+    """The kind and number of a token, and the middle of its cell if that lies on the picture."""
     info: dict[str, Any] = {
         "token": token.token,
         "kind": token.kind(class_token=class_token_of(observation, layer)),
@@ -149,7 +149,7 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
 
 
 def image_info(picture: PictureLike) -> records.Image:
-    """The picture as seen."""
+    """The record's part about the picture."""
     return records.Image(
         path=readable(picture.path),
         width=picture.width,
@@ -159,7 +159,7 @@ def image_info(picture: PictureLike) -> records.Image:
 
 
 def model_info(observation: Observation) -> records.ModelInfo:
-    """What was run."""
+    """The record's part about the model."""
     model = observation.model
     return records.ModelInfo(
         spec=model.spec,
@@ -174,7 +174,7 @@ def model_info(observation: Observation) -> records.ModelInfo:
 
 
 def _tokens(observation: Observation, answer: Answer) -> records.Tokens:
-    """The grid of one answer."""
+    """The record's part about the grid of one answer."""
     grid = answer.placement.grid
     return records.Tokens(
         kind=observation.model.tokens,
@@ -214,5 +214,5 @@ def _target(scored: Scored | None) -> records.TargetInfo | None:
 
 
 def readable(path: str) -> str:
-    """A path that may hold bytes which are no text, as text."""
+    """A path as text; bytes of it that are not valid text are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Moving pictures out: frames to GIF, WebP and APNG with Pillow, to films with PyAV.
+"""Writes frames as moving pictures: GIF, WebP and APNG with Pillow, films with PyAV.
 
-`encode` has all frames of a short one, `Film` takes them one by one.
+`write` takes all frames of a short animation at once; `Film` takes them one by one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SUFFIXES: dict[Kind, str] = {"gif": "gif", "webp": "webp", "apng": "png", "mp4":
 _SETTINGS: dict[str, dict[str, Any]] = {
     "gif": {"optimize": False},
     "webp": {"quality": 90, "method": 4},
-    # Each frame stands for itself: some viewers show what is blended with the one before otherwise.
+    # Each frame is complete: viewers differ in how they blend a frame with the previous one.
     "apng": {"blend": 0, "compress_level": 6},
 }
 FILMS = {
@@ -44,19 +44,19 @@ FILMS = {
         {"crf": "24", "b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"},
     ),
 }
-"""Container, codec and its options, by the ending of a name."""
+"""Container, codec and codec options, by the ending of the file's name."""
 _BT709, _LIMITED = 1, 1
 _KEPT = 64
-"""Colours of a GIF that stand for numbers; the others are the photograph's."""
+"""How many colours of a GIF belong to the colour map; the others belong to the photograph."""
 _SAMPLES = 100_000
-"""Pixels of all frames that these are chosen by."""
+"""How many pixels of all frames the photograph's colours are chosen from."""
 
 
 def check(kind: Kind) -> None:
-    """Whether a kind can be written here.
+    """Check that a kind of moving picture can be written here.
 
     Raises:
-        MissingExtraError: what writes it is not installed.
+        MissingExtraError: the library that writes it is not installed.
     """
     if kind == "mp4":
         clips.library("writing an MP4")
@@ -70,13 +70,13 @@ def write(
     *,
     colours: NDArray[np.uint8],
 ) -> Path:
-    """Write frames of one size as a moving picture that shows `rate` of them a second.
+    """Write frames of one size as a moving picture with `rate` frames per second.
 
-    `colours`, (n, 3), are those that stand for numbers: a GIF, which has room for few, keeps them.
+    `colours`, (n, 3), is the table of the colour map. A GIF has few colours and keeps these.
 
     Raises:
-        OutputError: the kind cannot hold them, or the file cannot be written.
-        MissingExtraError: PyAV is not installed, of an MP4.
+        OutputError: the kind cannot hold the frames, or the file cannot be written.
+        MissingExtraError: the kind is MP4, and PyAV is not installed.
     """
     if kind != "mp4":
         few = _indexed(frames, colours) if kind == "gif" else frames
@@ -89,7 +89,7 @@ def write(
 
 
 def _encode(frames: Sequence[Image.Image], kind: Kind, rate: float) -> bytes:
-    """Frames as the bytes of a file that is played over and over."""
+    """Frames as the bytes of a file that plays in a loop."""
     first, *rest = frames
     buffer = io.BytesIO()
     shared: dict[str, Any] = {
@@ -101,14 +101,17 @@ def _encode(frames: Sequence[Image.Image], kind: Kind, rate: float) -> bytes:
     name = {"gif": "GIF", "webp": "WEBP", "apng": "PNG"}[kind]
     try:
         first.save(buffer, name, **shared, **_SETTINGS[kind])
-    except (OSError, ValueError, RuntimeError) as error:  # of GIF, APNG and WebP
+    except (OSError, ValueError, RuntimeError) as error:  # raised for GIF, APNG and WebP
         size = f"{first.width}x{first.height}"
         raise OutputError(f"{kind} cannot hold {size} pixels; take --movie apng") from error
     return buffer.getvalue()
 
 
 def _indexed(frames: Sequence[Image.Image], colours: NDArray[np.uint8]) -> list[Image.Image]:
-    """Frames in the same 256 colours, so that what rests does not flicker: some are `colours`."""
+    """Frames with one palette of 256 colours, so that still parts do not flicker.
+
+    The palette contains entries of `colours`.
+    """
     kept = colours[np.linspace(0, len(colours) - 1, _KEPT).round().astype(np.intp)]
     pixels = sum(frame.width * frame.height for frame in frames)
     step = max(1, math.isqrt(pixels // _SAMPLES))
@@ -123,7 +126,7 @@ def _indexed(frames: Sequence[Image.Image], colours: NDArray[np.uint8]) -> list[
 
 
 class Film:
-    """A film that grows by a frame at a time, and by the sound up to there."""
+    """A film that grows frame by frame, with the sound up to each frame."""
 
     def __init__(
         self,
@@ -162,20 +165,20 @@ class Film:
         time_base: Fraction,
         sound: Sound | None = None,
     ) -> Iterator[Film]:
-        """A film that is there under its name when it is whole, and not before.
+        """A film that gets its name only when it is complete.
 
-        Sides that are odd get one more row, or column, of what is beside it: codecs keep colours
-        by pairs of pixels.
+        Codecs store colours for pairs of pixels. So an odd width or height grows by one column or
+        row, a copy of the last one.
 
         Args:
-            path: its ending is one of `FILMS`.
+            path: where the film goes; its ending is one of `FILMS`.
             size: (width, height) of the frames.
-            rate: frames a second, mean.
-            time_base: seconds that a unit of `pts` lasts.
-            sound: that goes into it.
+            rate: mean number of frames per second.
+            time_base: seconds per unit of `pts`.
+            sound: the sound of the film.
 
         Raises:
-            OutputError: it cannot be written; nothing is left behind.
+            OutputError: the film cannot be written; nothing is left behind.
             MissingExtraError: PyAV is not installed.
         """
         av = clips.library("writing a film")
@@ -193,7 +196,7 @@ class Film:
                     yield film
                     film._finish()
                 except BaseException:
-                    with contextlib.suppress(av.error.FFmpegError):  # the first error is the one
+                    with contextlib.suppress(av.error.FFmpegError):  # report the first error only
                         film._container.close()
                     raise
                 film._container.close()
@@ -202,7 +205,7 @@ class Film:
                 raise OutputError(f"{path}: cannot be written ({reason})") from error
 
     def add(self, image: Image.Image, *, pts: int, duration: int) -> None:
-        """One more frame, and the sound until it is shown."""
+        """Add a frame, and the sound up to its time."""
         pixels = np.asarray(image)
         odd = [(0, pixels.shape[axis] % 2) for axis in (0, 1)]
         if odd != [(0, 0), (0, 0)]:

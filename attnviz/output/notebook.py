@@ -1,4 +1,4 @@
-"""How notebooks show an explanation: its sheet, and its numbers."""
+"""Shows an explanation in notebooks: its sheet and its numbers."""
 
 from base64 import b64encode
 from html import escape
@@ -11,12 +11,12 @@ from attnviz.output.write_pictures import Drawing
 from attnviz.recording.html_tables import table
 
 LARGEST = 2000
-"""Pixels of a side of the sheet; one of many layers is scaled down to that."""
+"""Longest side of the sheet in pixels; a sheet of many layers is scaled down to it."""
 _LEFT_OUT = ("image", "rows", "columns")
 
 
 def png(explanation: Explanation) -> bytes:
-    """The sheet, each map from its smallest to its largest weight, as the bytes of a PNG."""
+    """The sheet as the bytes of a PNG; each map's colours span its smallest to largest weight."""
     drawing = Drawing()
     style, shown = drawing.style(), small(explanation.observation.picture)
     cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
@@ -26,7 +26,7 @@ def png(explanation: Explanation) -> bytes:
 
 
 def html(explanation: Explanation) -> str:
-    """The sheet, and a table of all numbers below it that opens when it is clicked."""
+    """The sheet as HTML, and below it a table of all numbers that opens with a click."""
     caption = heading(explanation)
     data = b64encode(png(explanation)).decode()
     rows = make_record(explanation).rows()

@@ -1,6 +1,7 @@
-"""Pages of one file: template, style, script and data in one, under a policy that allows no more.
+"""Makes HTML pages of one file that hold their style, scripts and data.
 
-A page that is opened as a file may read no other, and asks nothing of the network.
+A content security policy forbids everything else: a page reads no other file and makes no network
+requests.
 """
 
 import base64
@@ -13,16 +14,16 @@ from typing import Any
 
 
 def fill(folder: Path, *, scripts: Sequence[str], images: str, **places: str) -> str:
-    """A page, made of `page.html`, `style.css` and the scripts of a folder, and of what all share.
+    """A page from `page.html`, `style.css` and the scripts of a folder, and the parts all share.
 
-    Each `{{name}}` of the template is filled once, with `policy`, `style`, `script` or one of the
-    `places`: what is filled in is looked at no more, so a picture may be named as a place is.
+    Each `{{name}}` of the template is replaced once, with `policy`, `style`, `script` or one of the
+    `places`. Inserted text is not searched again, so a picture's name may look like a place.
 
     Args:
         folder: where the parts lie.
-        scripts: names of files, which become one script, in this order.
-        images: where pictures may come from, as the policy says it: `'self'`.
-        places: what else is filled in: HTML, JSON of `as_data`, or text that is escaped already.
+        scripts: names of files; they become one script, in this order.
+        images: the policy's source of pictures, such as `'self'`.
+        places: other text to insert: HTML, JSON of `as_data`, or text that is already escaped.
     """
     style = part(Path(__file__).parent, "pages.css") + part(folder, "style.css")
     script = "\n".join(part(folder, name) for name in scripts)
@@ -35,13 +36,13 @@ def fill(folder: Path, *, scripts: Sequence[str], images: str, **places: str) ->
 
 
 def as_data(value: Any) -> str:
-    """JSON for a script element: nothing in it can end the element, or begin a comment."""
+    """JSON for a script element; it cannot end the element or begin a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def part(folder: Path, name: str) -> str:
-    """One of the files that pages are made of."""
+    """The text of one file of a page."""
     return (folder / name).read_text(encoding="utf-8")
 
 

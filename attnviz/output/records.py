@@ -14,10 +14,10 @@ from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 
 class Image(RecordPart):
-    """The picture as seen.
+    """The picture as a person sees it: its path, and its size in pixels.
 
-    `range` are the values that are black and white; it is there where the file is no ordinary one
-    of 8 bits, or a range was asked for.
+    `range` gives the values that are black and white. It is present if the file is not an ordinary
+    8-bit picture, or if the user gave a range.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Image(RecordPart):
 
 
 class Moment(RecordPart):
-    """Which frame of a clip: its number from 0, when it is shown, in seconds; and the rate."""
+    """A frame of a clip: its number from 0, its time in seconds, and the clip's frames a second."""
 
     frame: int
     time: Number
@@ -42,7 +42,7 @@ class Moment(RecordPart):
 
 
 class AnimationInfo(RecordPart):
-    """A moving picture of the maps: a frame a layer, or a head, so many of them a second."""
+    """An animation of the maps: one frame per layer or per head, `rate` frames per second."""
 
     by: Literal["layers", "heads"]
     frames: int
@@ -51,7 +51,7 @@ class AnimationInfo(RecordPart):
 
 
 class ModelInfo(RecordPart):
-    """What was run; `heads` are those of the layer that has most."""
+    """The model that was run; `heads` is the largest number of heads of a layer."""
 
     spec: str
     weights: str
@@ -64,7 +64,7 @@ class ModelInfo(RecordPart):
 
 
 class Tokens(RecordPart):
-    """How the picture was laid into the model's input, and the grid of the last layer asked."""
+    """How the picture lies in the model's input, and the grid of the last requested layer."""
 
     kind: Literal["patches", "pixels"]
     rows: int
@@ -78,7 +78,7 @@ class Tokens(RecordPart):
 
 
 class QueryInfo(RecordPart):
-    """Where we look from, in picture pixels."""
+    """The query: the token, region or average that the map looks from, in picture pixels."""
 
     kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
     number: int | None = None
@@ -92,7 +92,7 @@ class QueryInfo(RecordPart):
 
 
 class TargetInfo(RecordPart):
-    """The score whose gradient was taken: what it is of, and its value."""
+    """The score whose gradient the method uses: its target (class, text or norm) and its value."""
 
     kind: Literal["class", "norm", "text"]
     index: int | None = None
@@ -104,19 +104,20 @@ class TargetInfo(RecordPart):
 
 
 class NotDrawn(RecordPart):
-    """An attention call that no map shows; `layer` is null where it could not be recorded."""
+    """An attention call that no map shows; `layer` is null if the call could not be recorded."""
 
     layer: int | None
     reason: str
 
 
 class Check(RecordPart):
-    """Whether maps can be trusted: what explains the model's output, and what is not drawn.
+    """Whether the maps can be trusted: whether the recorded weights give the model's output.
 
-    `places` says whether it was measured where tokens lie, or is assumed from their number, for
-    `places_reason`. `loaded` is the share of the parameters which maps need that a checkpoint
-    filled, null where none was read; `load_notes`, there where something should be known of that,
-    name what was left. `not_drawn` are attention calls that no map shows.
+    `places` is `measured` if the positions of the tokens were traced through the model, and
+    `assumed` if they follow from the number of tokens alone; `places_reason` then gives the reason.
+    `loaded` is the share of the parameters that the maps need and that a checkpoint filled; it is
+    null if no checkpoint was read. `load_notes` is present if parts of the checkpoint are missing
+    or unused, and names them. `not_drawn` lists the attention calls that no map shows.
     """
 
     verified: bool
@@ -128,13 +129,13 @@ class Check(RecordPart):
     not_drawn: list[NotDrawn] = Field(default_factory=list)
 
     def data(self) -> dict[str, Any]:
-        """As plain data; reasons and notes are left out where there are none."""
+        """The check as plain data, without reasons and notes that do not exist."""
         return _without(self.model_dump(), ("load_notes", "places_reason"))
 
 
 @with_numbers(MAP_NUMBERS)
 class MapInfo(RecordPart):
-    """Numbers of the drawn weights, and those that other packages add to `MAP_NUMBERS`."""
+    """Numbers of the drawn weights, and the numbers that other packages add to `MAP_NUMBERS`."""
 
     minimum: Number
     maximum: Number
@@ -154,13 +155,13 @@ class ScaleInfo(RecordPart):
 
 @with_numbers(STATISTICS, MORE)
 class Head(RecordPart):
-    """One map, of rows × columns, and the numbers of its head.
+    """One map of rows × columns, and the numbers of its head.
 
-    `head` is null where heads are merged, and so are the numbers of a head; where layers are,
-    `layer` is the last of them. `query` and `target` are there where they are not the record's:
-    `auto` found another query in this layer, or there were several questions. The numbers of
-    `MORE` are there where they were given, as null where they are not defined. What other packages
-    add to `STATISTICS` and `MORE` stands behind the declared fields.
+    If the method merges heads, `head` and the numbers of a head are null. If it merges layers,
+    `layer` is the last of them. `query` and `target` are present if they differ from those of the
+    record: `auto` found another query in this layer, or there were several questions. The numbers
+    of the table `MORE` are present if they were computed (`--stats all`), and null if they are not
+    defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared fields.
     """
 
     layer: int
@@ -186,15 +187,15 @@ class Head(RecordPart):
 
     @property
     def unsaid(self) -> tuple[str, ...]:
-        """Of the numbers that are there where they were given, those that were not."""
+        """Names of the numbers of `MORE` that were not computed."""
         return tuple(name for name in MORE if name not in self.model_fields_set)
 
 
 class TokenInfo(RecordPart):
     """A token that stands out.
 
-    `window` is there where a layer has several, `x` and `y`, the middle of its cell in picture
-    pixels, where it is a cell that lies on the picture.
+    `window` is present if the layer has several windows. `x` and `y` are the middle of the token's
+    cell in picture pixels; they are present if that cell lies on the picture.
     """
 
     token: int
@@ -218,10 +219,10 @@ class HighNormToken(TokenInfo):
 
 
 class LayerInfo(RecordPart):
-    """What concerns the heads or the tokens of a layer beside each other.
+    """Numbers that compare the heads or the tokens of one layer.
 
-    The matrices are of all heads of the layer, whichever are asked for. The norms are there where
-    the tokens after the layer's block were kept.
+    The matrices `cosine` and `jensen_shannon` (heads × heads) have all heads of the layer, not only
+    the requested ones. The norms are present if the tokens after the layer's block were recorded.
     """
 
     layer: int
@@ -242,10 +243,10 @@ class LayerInfo(RecordPart):
 
 
 class Record(RecordPart):
-    """All that is said about one picture.
+    """Everything about one picture.
 
-    `moment` is there where it is a frame of a clip, `animation` where a moving picture was made,
-    `layers` where more statistics are.
+    `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
+    `layers` if more statistics were requested (`--stats all`).
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -275,10 +276,10 @@ class Record(RecordPart):
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per map: `map.peak_x` becomes `map_peak_x`; first comes the picture, or frame.
+        """A flat row per map: `map.peak_x` becomes `map_peak_x`; the picture, or frame, is first.
 
-        All rows have the same columns; those of the query, or the target, are among them where maps
-        differ in it.
+        All rows have the same columns. If maps differ in their query or target, its columns are
+        among them.
         """
         data = self.data()
         heads = data["heads"]
@@ -292,7 +293,7 @@ class Record(RecordPart):
 
 
 def _without(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Data without those of its parts that do not apply, and what is null in these."""
+    """Data without those parts in `names` that are null, and without null fields inside them."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if key in names and isinstance(value, dict):
@@ -303,7 +304,7 @@ def _without(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _in_words(part: dict[str, Any]) -> dict[str, Any]:
-    """What is not null of a query or a target."""
+    """The fields of a query or a target that are not null."""
     inner = {
         key: _in_words(value) if isinstance(value, dict) else value for key, value in part.items()
     }
@@ -311,7 +312,7 @@ def _in_words(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Parts of parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
+    """Nested parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
     found: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What records are made of: numbers that JSON can hold, and parts of declared fields."""
+"""The building blocks of records: numbers that JSON can hold, and classes of declared fields."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,21 +10,21 @@ from attnviz.registry import TableEntry
 
 
 def _tidy(value: float | None) -> float | None:
-    """Eight significant digits, more than float32 holds; what is not a number is null."""
+    """A number to eight significant digits, more than float32 holds; NaN and ±∞ become null."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.8g}")
 
 
 Number = Annotated[float, BeforeValidator(_tidy)]
-"""A number that is always there."""
+"""A number that is always present."""
 Maybe = Annotated[float | None, BeforeValidator(_tidy)]
-"""A number that is null where it is not defined, as 0/0."""
+"""A number that is null if it is not defined, such as 0/0."""
 
 Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]
-"""A number of things, which came as one of many floats."""
+"""A whole number; it is computed as a float among others."""
 
 
 class RecordPart(BaseModel):
-    """What records are made of: it does not change, and has no field that is not declared."""
+    """A part of a record: it is frozen, and accepts no undeclared fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,10 +33,10 @@ Part = TypeVar("Part", bound=RecordPart)
 
 
 def with_numbers(*tables: Mapping[str, TableEntry]) -> Callable[[type[Part]], type[Part]]:
-    """Give a part of the record a field for each entry of some tables that it does not declare.
+    """Give a part of the record a field for each entry of the tables that it does not declare.
 
-    They stand behind the declared ones, are numbers, or whole where the entry says so, and null
-    where they are not defined.
+    These fields follow the declared ones. They are numbers (whole numbers if the entry says so),
+    and null if they are not defined.
 
     >>> @with_numbers({"sharpness": TableEntry("math:sqrt", "…", "…")})
     ... class Map(RecordPart):
@@ -61,7 +61,7 @@ def with_numbers(*tables: Mapping[str, TableEntry]) -> Callable[[type[Part]], ty
 
 
 class SummaryRow(RecordPart):
-    """A row about many pictures, under a schema of its own; its numbers have a mean and more."""
+    """A row about many pictures, with its own schema; each number has a mean and a spread."""
 
     schema_: str
 
@@ -71,7 +71,7 @@ class SummaryRow(RecordPart):
         return {"schema": data.pop("schema_"), **data}
 
     def _flat(self, numbers: str, kind: type[RecordPart]) -> dict[str, Any]:
-        """A field of numbers as columns: the mean by the number's own name, else `auc_low`."""
+        """A field of numbers as columns: `auc` is the mean, `auc_low` another of its values."""
         data = self.model_dump(exclude={"schema_", numbers})
         for name, value in getattr(self, numbers).items():
             for part in kind.model_fields:

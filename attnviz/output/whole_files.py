@@ -1,4 +1,4 @@
-"""Files out: the only module that writes them, each one whole or not at all."""
+"""Writes files, each one whole or not at all, and finds those of earlier runs."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ _PART = re.compile(r"\..+\.\d+\.part", re.DOTALL)
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:
-    """A folder for each picture: its file name, or where two are equal, its path as well.
+    """A folder name for each picture: its file name, or all paths if two file names are equal.
 
     >>> folder_names(["a/cat.jpg", "b/cat.jpg"])
     ['a/cat.jpg', 'b/cat.jpg']
@@ -33,7 +33,7 @@ def folder_names(paths: Sequence[str]) -> list[str]:
     Raises:
         UsageError: a picture is named twice.
     """
-    # Not resolved: a symbolic link is a name of its own.
+    # Do not resolve symbolic links: a link counts as a name of its own.
     absolute = [Path("/-/stdin" if path == "-" else os.path.abspath(path)) for path in paths]  # noqa: PTH100
     twice = next((path for path, n in Counter(absolute).items() if n > 1), None)
     if twice is not None:
@@ -47,7 +47,7 @@ def folder_names(paths: Sequence[str]) -> list[str]:
 
 
 def method_folder(folder: Path, method: str, methods: Sequence[str]) -> Path:
-    """Where the files of one of several methods go; with one method it is the folder itself.
+    """The folder for the files of one method: a sub-folder if there are several methods.
 
     >>> method_folder(Path("out/cat.jpg"), "rollout", ["attention", "rollout"])
     PosixPath('out/cat.jpg/rollout')
@@ -56,10 +56,10 @@ def method_folder(folder: Path, method: str, methods: Sequence[str]) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Whether a folder can be where files are to be written, before anything is done.
+    """Check that files can be written into a folder, before any work starts.
 
     Raises:
-        OutputError: a file is in the way.
+        OutputError: a file has the name of the folder, or of a folder above it.
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
@@ -67,10 +67,10 @@ def check_folder(folder: Path) -> None:
 
 
 def check_page(path: Path) -> None:
-    """Whether a page can be written to a path, where at most an earlier one is.
+    """Check that a page can be written to a path: nothing is there, or an earlier page.
 
     Raises:
-        OutputError: something else is there, or a file where its folder must be.
+        OutputError: the path is something else, or a file has the name of its folder.
     """
     check_folder(path.parent)
     if not os.path.lexists(path):
@@ -88,7 +88,7 @@ def make_folder(folder: Path) -> Path:
     """Make a folder and those above it.
 
     Raises:
-        OutputError: a file is in the way, or it may not be written.
+        OutputError: a file has that name, or the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,13 +105,13 @@ def make_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file, for what is written there; renamed when that is whole.
+    """A temporary path beside a file; the block writes there, then the file is renamed.
 
     >>> with writing(Path("stats.parquet")) as temporary:
     ...     size = temporary.write_bytes(b"PAR1")
 
     Raises:
-        OutputError: it cannot be written; nothing is left behind.
+        OutputError: the file cannot be written; nothing is left behind.
     """
     temporary = _temporary(path)
     try:
@@ -125,10 +125,10 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file under a temporary name beside it, then rename: never half of it is seen.
+    """Write a file under a temporary name beside it, then rename it: nobody sees half a file.
 
     Raises:
-        OutputError: it cannot be written; nothing is left behind.
+        OutputError: the file cannot be written; nothing is left behind.
     """
     with writing(path) as temporary:
         temporary.write_bytes(data)
@@ -140,10 +140,12 @@ def _temporary(path: Path) -> Path:
 
 
 def append(path: Path, text: str) -> None:
-    """Add a line to a file, which is there when this returns; broken off, its end is missing.
+    """Add a line to a file.
+
+    The line is in the file when this returns. A process that is killed may leave half of it.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     try:
         with path.open("ab") as file:
@@ -153,10 +155,12 @@ def append(path: Path, text: str) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """Lines of a file that `append` wrote, without one that was broken off; none of no file.
+    """The lines of a file that `append` wrote, without an unfinished last one.
+
+    There are no lines if there is no file.
 
     Raises:
-        OutputError: it is there and cannot be read.
+        OutputError: the file exists and cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -169,10 +173,10 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
-    """Write a file line by line, as whole as `write_whole` does.
+    """Write a file line by line; like `write_whole`, it never leaves half a file.
 
     Raises:
-        OutputError: it cannot be written; nothing is left behind.
+        OutputError: the file cannot be written; nothing is left behind.
     """
     with writing(path) as temporary, temporary.open("wb") as file:
         file.writelines(lines)
@@ -180,10 +184,10 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a process that was killed had half written into a folder.
+    """Remove the temporary files that a killed process left in a folder.
 
     Raises:
-        OutputError: the folder cannot be looked at.
+        OutputError: the folder cannot be read.
     """
     try:
         for path in folder.iterdir() if folder.is_dir() else ():
@@ -194,9 +198,9 @@ def remove_parts(folder: Path) -> None:
 
 
 def earlier_files(folder: Path) -> set[str]:
-    """Names of the files that an earlier run says it wrote into a folder, beside its record.
+    """Names of the files of an earlier run in a folder, as the record there lists them.
 
-    What it does not say is not ours, whatever its name.
+    A file that the record does not list is not ours, whatever its name.
     """
     beside = [*(f"{SHEET}.{kind}" for kind in FORMATS), MAPS]
     record = folder / STATS_JSON
@@ -204,14 +208,14 @@ def earlier_files(folder: Path) -> set[str]:
 
 
 def earlier_comparison(folder: Path) -> set[str]:
-    """The same of an earlier comparison, whose files are others."""
+    """Names of the files of an earlier comparison in a folder, as its record lists them."""
     beside = [f"{COMPARE}.{kind}" for kind in (*FORMATS, "npz")]
     record, parts = folder / f"{COMPARE}.json", ("sides", "pairs")
     return _earlier(record, "attnviz/compare/", parts=parts, pattern=_COMPARED, beside=beside)
 
 
 def written_files(folder: Path, names: Set[str]) -> set[str]:
-    """Of the names in a folder those of a record of attnviz, and of pictures drawn beside it."""
+    """Those of the given names that are a record of attnviz, or pictures drawn beside it."""
     found: set[str] = set()
     for record, stems, pattern in (
         (STATS_JSON, (SHEET,), _OVERLAY),
@@ -227,7 +231,7 @@ def written_files(folder: Path, names: Set[str]) -> set[str]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file begins as a record does."""
+    """Whether a file begins like a record of attnviz."""
     try:
         with path.open("rb") as file:
             return b'"schema": "attnviz/' in file.read(64).replace(b'":"', b'": "')
@@ -243,7 +247,10 @@ def _earlier(
     pattern: re.Pattern[str],
     beside: Sequence[str],
 ) -> set[str]:
-    """Files that the `parts` of a record name, if they fit the pattern, and those beside them."""
+    """The existing files that the `parts` of a record name and that fit the pattern.
+
+    If there are some, the files `beside` them are included.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         ours = str(record["schema"]).startswith(schema)
@@ -257,7 +264,7 @@ def _earlier(
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:
-    """Remove files of an earlier run that this one does not replace."""
+    """Remove the named files of an earlier run, which this run does not replace."""
     for name in names:
         if not (folder / name).is_dir():
             (folder / name).unlink(missing_ok=True)

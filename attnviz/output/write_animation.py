@@ -1,4 +1,4 @@
-"""The maps of one picture one after the other: a frame for each layer, or for each head."""
+"""Writes the maps of one picture as an animation: a frame for each layer, or for each head."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +19,9 @@ from attnviz.output.records import AnimationInfo
 
 By = Literal["layers", "heads"]
 LARGE = 2 * CELL
-"""Longest side of a map that has a frame to itself."""
+"""Longest side, in pixels, of a map that is alone in its frame."""
 _WIDE = 2
-"""How much wider than high a picture is whose only map lies below it, not beside it."""
+"""If width / height of a picture is larger than this, its only map lies below it, not beside it."""
 
 
 def animate(
@@ -34,15 +34,15 @@ def animate(
 ) -> list[Image.Image]:
     """A frame for each layer, or each head of each layer, all of one size.
 
-    Everything has its place: the picture first, then the maps of this layer or head, each with its
-    title and its bar. Where layers differ in their heads, places stay empty.
+    Each frame shows the picture first, then the maps of this layer or head, each with its title and
+    its colour bar. If layers have different numbers of heads, some places stay empty.
 
     Args:
-        explanation: whose maps.
+        explanation: the maps to draw.
         by: what changes from frame to frame.
         scales: the range of each map.
-        style: how they are drawn.
-        preview: a small picture to draw on, unless the explanation's own is to be had.
+        style: how the maps are drawn.
+        preview: a small picture to draw on; by default it is made from the explanation's own.
     """
     groups = _groups(explanation.answers, by)
     most = max(map(len, groups))
@@ -74,11 +74,11 @@ def write_animation(
     style: Style,
     preview: Picture | None = None,
 ) -> tuple[AnimationInfo, Path]:
-    """Write `layers.webp`, `heads.gif` …, and say what it is.
+    """Write `layers.webp`, `heads.gif` …; returns its entry in the record, and its path.
 
     Raises:
-        OutputError: it cannot be written, or the kind cannot hold such frames.
-        MissingExtraError: PyAV is not installed, of an MP4.
+        OutputError: the file cannot be written, or the kind cannot hold such frames.
+        MissingExtraError: the kind is MP4, and PyAV is not installed.
     """
     frames = animate(explanation, by, scales, style, preview=preview)
     name = f"{by}.{movies.SUFFIXES[kind]}"
@@ -88,7 +88,7 @@ def write_animation(
 
 
 def _groups(answers: Sequence[Answer], by: By) -> list[list[int]]:
-    """Numbers of the answers that share a frame, those of all questions together."""
+    """For each frame, the numbers of its answers; all questions share the frame."""
     found: dict[tuple[int, int | None], list[int]] = {}
     for number, answer in enumerate(answers):
         key = answer.layer, answer.head if by == "heads" else None
@@ -97,7 +97,7 @@ def _groups(answers: Sequence[Answer], by: By) -> list[list[int]]:
 
 
 def _what(explanation: Explanation, answer: Answer, by: By) -> str:
-    """Where a frame stands: of how many layers, of how many heads."""
+    """The caption of a frame: which layer of how many, and which head."""
     layers = explanation.observation.count
     upto = "up to layer" if merges_layers(explanation) else "layer"
     caption = f"{upto} {answer.layer} of 0 to {layers - 1}"

@@ -1,4 +1,4 @@
-"""From an explanation to pictures and files."""
+"""Draws an explanation, and writes its pictures, numbers and maps as files."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ from attnviz.output.write_animation import By, write_animation
 
 @dataclass(frozen=True)
 class Drawing:
-    """How maps are drawn; the values that the options of the same names take.
+    """How maps are drawn: the fields take the values of the options of the same names.
 
     >>> attnviz.render(explanation, Drawing(colormap="magma"))[5, 0].size
     (480, 320)
@@ -43,22 +43,22 @@ class Drawing:
     fps: float = 2.0
 
     def style(self) -> Style:
-        """With the colour map looked up."""
+        """The style of the overlays, with the table of the colour map."""
         return Style(colour_table(self.colormap), self.alpha, self.interpolation)
 
     def check(self) -> None:
-        """Whether all can be drawn here, before anything runs.
+        """Check that everything can be drawn here, before anything runs.
 
         Raises:
             UsageError: no such colour map.
-            MissingExtraError: what writes the moving picture is not installed.
+            MissingExtraError: the library that writes the animation is not installed.
         """
         self.style()
         if self.animate is not None:
             movies.check(self.movie)
 
     def ranges(self, explanation: Explanation) -> list[Range]:
-        """The weights that the colours of each answer span."""
+        """The range of weights that the colours of each answer span."""
         answers = explanation.answers
         weights = [answer.values[answer.drawn] for answer in answers]
         return ranges(parse_scale(self.scale), weights, [answer.layer for answer in answers])
@@ -67,14 +67,14 @@ class Drawing:
 def render(
     explanation: Explanation, drawing: Drawing | None = None
 ) -> dict[tuple[int, int | None], Image.Image]:
-    """Overlays of all maps, by (layer, head), each of exactly the picture's size.
+    """Overlays of all maps by (layer, head); each has exactly the picture's size.
 
-    Where heads are merged, head is None.
+    If the method merges heads, head is None.
 
     >>> render(explanation)[5, 3].save("head3.png")
 
     Raises:
-        UsageError: no such scale or colour map, or several questions were asked.
+        UsageError: no such scale or colour map, or the explanation has several questions.
     """
     drawing = drawing or Drawing()
     if len(explanation.questions) > 1:
@@ -92,7 +92,7 @@ def write_pictures(
     """Write overlays, sheet and numbers of one picture.
 
     Files of an earlier run that this one does not replace are removed; nothing else is touched.
-    It draws in so many `threads`, as many as there are cores unless given.
+    `threads` is the number of threads that draw; by default there is one per core.
 
     Returns:
         The record, the files in the order of writing, and the sheet.
@@ -133,7 +133,7 @@ def _animation(
     style: Style,
     preview: Picture | None = None,
 ) -> tuple[AnimationInfo | None, list[Path]]:
-    """Write the moving picture, where one is asked for."""
+    """Write the animation if one is requested."""
     if drawing.animate is None:
         return None, []
     animation, path = write_animation(
@@ -155,22 +155,22 @@ def _at_once(
     scales: Sequence[Range],
     threads: int,
 ) -> list[tuple[Cell, Path]]:
-    """Draw on every core: most of it is encoding, for which the interpreter is free."""
+    """Draw in several threads: most of the time goes into encoding, which releases the GIL."""
     if threads == 1:
         return list(map(do, answers, scales))
     pool = ThreadPoolExecutor(threads)
     try:
         return list(pool.map(do, answers, scales))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nothing more is begun
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, start nothing more
 
 
 def write_sheet(
     explanation: Explanation, folder: Path, drawing: Drawing, preview: Picture
 ) -> tuple[Record, list[Path], Image.Image]:
-    """Write the sheet and `stats.json` alone; maps are drawn on `shown`, a small picture.
+    """Write only the sheet and `stats.json`; the maps are drawn on `preview`, a small picture.
 
-    The sheet looks as that of `write_pictures`, whose maps are drawn large first.
+    The sheet looks like the one of `write_pictures`, which draws the maps large first.
 
     Returns:
         The record, the files in the order of writing, and the sheet.
@@ -214,11 +214,11 @@ def write_numbers(record: Record, folder: Path) -> list[Path]:
 def write_maps(explanation: Explanation, folder: Path) -> Path:
     """Write `maps.npz`: `maps` (layers, heads, rows, columns), `layers`, `heads`, `drawn`.
 
-    `drawn` is (rows, columns), False for tokens that are masked or lie in padding. Where heads are
-    merged, there is one, numbered −1. Of several questions the maps have these in front, and
-    `queries`, and `targets` where there are any, name them. Where layers differ in their grids or
-    heads, each has arrays of its own instead of `maps`, `heads` and `drawn`: `layer00` (heads,
-    rows, columns), `layer00_heads`, `layer00_drawn`.
+    `drawn` is (rows, columns), False for tokens that are masked or lie in padding. If the method
+    merges heads, there is one head with the number −1. With several questions, the first axis of
+    the maps is the question; `queries`, and `targets` if there are any, name the questions. If
+    layers differ in their grids or heads, each has its own arrays instead of `maps`, `heads` and
+    `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,1 +1,1 @@
-"""The interactive page of one picture: what every head attends to from every token, in one file."""
+"""The interactive page of one picture: what each head attends to from each token, in one file."""

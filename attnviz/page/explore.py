@@ -1,4 +1,4 @@
-"""From an observation to its page."""
+"""Makes the interactive page of an observation."""
 
 import base64
 import html
@@ -28,10 +28,10 @@ from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"
 LIMIT = 50_000_000
-"""Bytes of the largest page that is made: what a browser opens at ease."""
+"""The largest size of a page in bytes: browsers open it without trouble."""
 COLORMAPS = ("viridis", "magma", "inferno", "cividis", "turbo", "gray")
 _PARTS = Path(__file__).parent / "static"
-_SIDE, _QUALITY = 1024, 80  # of the photograph: pixels of its longer side, and how well it is kept
+_SIDE, _QUALITY = 1024, 80  # of the photograph: longer side in pixels, JPEG quality
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class Page:
     '<!doctype html>'
 
     Attributes:
-        html: all of it, one file.
-        about: what its script is told, as docs/explore.md describes it.
-        record: picture, model and self-check, with the paths that a page leaves out.
+        html: the whole page, one file.
+        about: the data of its script; docs/explore.md describes it.
+        record: picture, model and self-check, with full paths; the page has only their last parts.
     """
 
     html: str
@@ -53,24 +53,24 @@ class Page:
     record: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        """Short, as the text is long."""
+        """A short description, since the HTML is long."""
         return f"<Page of {self.about['image']['path']}: {self.in_words()}>"
 
     @cached_property
     def bytes(self) -> int:
-        """Its size as a file."""
+        """The size of the file in bytes."""
         return len(self.html.encode())
 
     def save(self, path: str | Path) -> Path:
-        """Write it, whole or not at all.
+        """Write the page, whole or not at all.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         return whole_files.write_whole(Path(path), self.html.encode())
 
     def in_words(self) -> str:
-        """How large it is, and what it has."""
+        """The size and the contents of the page, in words."""
         layers = self.about["layers"]
         heads = sum(len(layer["heads"]) for layer in layers)
         lines = [
@@ -82,7 +82,7 @@ class Page:
         return ", ".join(lines)
 
     def summary(self, file: str) -> dict[str, Any]:
-        """What `--json` says of it."""
+        """The page's JSON object for `--json`."""
         about = self.about
         return {
             "schema": about["schema"],
@@ -108,23 +108,23 @@ def explore(
 ) -> Page:
     """An interactive page of one picture: where every head looks from every token.
 
-    It is one file that holds its data and asks nothing of the network. Equal observations give
+    The page is one file with all its data, and makes no network requests. Equal observations give
     equal pages.
 
     >>> attnviz.explore(observation).save("cat.html").name
     'cat.html'
 
     Args:
-        observation: what `observe` gave; for rollout, with all layers.
-        layers: those that the page has: `all`, `-1`, `0,5-11`.
-        heads: of each layer those that the page has: `all`, a count `8`, a list `0,3,5-7`.
-        query: where it looks from at first: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
-        drawing: how it looks at first; its format is not used.
-        progress: told (query rows done, query rows in all).
+        observation: what `observe` returned; rollout needs all layers in it.
+        layers: the layers of the page: `all`, `-1`, `0,5-11`.
+        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`.
+        query: the first query: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
+        drawing: the first settings of the view; its format is not used.
+        progress: is called with (finished query rows, all query rows).
 
     Raises:
-        UsageError: an option that cannot be read, or asks for more than there is.
-        RecordingError: the attention is not finite, or a layer's cells are no squares.
+        UsageError: an option cannot be read, or names a layer, head or query that does not exist.
+        RecordingError: the attention is not finite, or a layer's cells are not squares.
         OutputError: the page would be larger than 50 MB.
     """
     drawing = drawing or Drawing()
@@ -164,14 +164,14 @@ def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Pack
 
 
 def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
-    """Numbers of the heads of a layer, which is named where layers differ."""
+    """Numbers of the heads of a layer; an error names the layer if layers differ."""
     counts = {n: layer.call.heads for n, layer in observation.layers.items()}
     differ = len(set(counts.values())) > 1
     return choose_heads(parse_heads(text), counts[number], layer=number if differ else None)
 
 
 def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
-    """What the page is told of picture and model."""
+    """The page's data about the picture and the model."""
     names = dict.fromkeys([drawing.colormap, *COLORMAPS])
     return {
         "schema": SCHEMA,
@@ -189,7 +189,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _photo(picture: Picture) -> str:
-    """The picture, no larger than a page shows it, as an address that holds it."""
+    """The picture, no larger than a page shows it, as a `data:` URL."""
     small = picture.image()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Arrays as a block of a page: bytes after bytes, compressed, as text."""
+"""Packs arrays into a block of a page: their bytes in sequence, compressed, as text."""
 
 import base64
 import zlib
@@ -10,31 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 6
-"""Of gzip: it hardly matters, weights and keys are noise but where heads attend sharply."""
-_ALIGNED = 4  # bytes: where a typed array of a script may begin
-_LEAST = 1e-30  # weights below are nothing: 255 divided by them may leave float32
+"""Level of gzip; it makes little difference, since weights and keys are mostly noise."""
+_ALIGNED = 4  # bytes: a typed array of a script starts at a multiple of this
+_LEAST = 1e-30  # smaller weights count as 0: 255 divided by them may overflow float32
 _TYPES = {"uint8": "u8", "int16": "i16", "int32": "i32", "float32": "f32"}
 
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """Arrays, packed.
+    """Packed arrays.
 
     Attributes:
         parts: type, shape and offset of each array, by its name.
-        text: base64 of gzip of the bytes, little-endian.
+        text: the bytes of the arrays, little-endian, compressed by gzip and encoded as base64.
     """
 
     parts: dict[str, dict[str, Any]]
     text: str
 
     def element(self, name: str) -> str:
-        """As an element of the page, which is never executed."""
+        """The block as an element of the page; browsers never execute it."""
         return f'<script type="application/octet-stream" id="{name}">{self.text}</script>\n'
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> PackedBlock:
-    """Arrays one after the other; equal arrays give equal text."""
+    """Pack arrays one after the other; equal arrays give equal text."""
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)  # gzip without a date
     parts: dict[str, dict[str, Any]] = {}
     packed, offset = [], 0
@@ -53,16 +53,17 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> PackedBlock:
 
 
 def size_of(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """Bytes before compression."""
+    """The size of the packed arrays before compression, in bytes."""
     return sum(array.nbytes for array in arrays.values())
 
 
 def in_bytes(
     values: NDArray[np.float32], drawn: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Rows of weights as bytes of each row's maximum over what is `drawn`, and these maxima.
+    """Rows of weights as fractions of the row's maximum in bytes (0…255), and the maxima.
 
-    What is larger and not drawn is cut off, so that it takes nothing from what is seen.
+    The maximum is over the `drawn` tokens. Larger weights of other tokens are clipped, so that
+    they do not reduce the precision of the visible ones.
     """
     maximum = np.where(drawn, values, np.float32(0)).max(-1, initial=0)
     maximum[maximum < _LEAST] = 0

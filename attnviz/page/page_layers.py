@@ -1,4 +1,4 @@
-"""One layer of the page: its block, and what the page is told of it."""
+"""Makes one layer of the page: the block of its arrays, and their description."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ class Packed:
     """A part of the page.
 
     Attributes:
-        name: of its block.
+        name: name of its block.
         block: its arrays.
-        description: what the page is told of them.
+        description: the description of the arrays for the page's script.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Packed:
 
 
 def questions(observation: Observation, number: int) -> tuple[Query, ...]:
-    """What is asked of a layer beside its rows: all queries alike, and those on the picture."""
+    """The averages of a layer beside its rows: over all queries, and over those on the picture."""
     on_picture = observation.layers[number].queries.on_picture.any()
     return (ALL, MEAN) if on_picture else (ALL,)
 
@@ -46,10 +46,10 @@ def pack_layer(
     reading: LayerInput,
     heads: tuple[int, ...],
 ) -> Packed:
-    """A layer, of which `questions` were asked.
+    """A layer of the page, from a reading that answered its `questions`.
 
     Raises:
-        RecordingError: the attention is not finite, or the cells are no squares.
+        RecordingError: the attention is not finite, or the cells are not squares.
     """
     layer = observation.layers[number]
     queries, keys = side_of(observation, layer, "queries"), side_of(observation, layer, "keys")
@@ -82,7 +82,7 @@ def pack_layer(
 def _averages(
     reading: LayerInput, keys: PageTokens, heads: tuple[int, ...]
 ) -> dict[str, NDArray[np.float32]]:
-    """What keys receive of each question, (windows, heads, keys), exact."""
+    """The exact weights that keys receive for each question, (windows, heads, keys)."""
     received = reading.received()[:, :, list(heads)].cpu().numpy()  # (windows, R, heads, keys)
     ordered = np.take_along_axis(received, keys.order[:, None, None], 3)
     names = ("received", "mean")
@@ -92,7 +92,7 @@ def _averages(
 def _numbers(
     observation: Observation, number: int, reading: LayerInput, heads: tuple[int, ...]
 ) -> list[list[float | None]]:
-    """Every statistic of each head."""
+    """All statistics of each head."""
     if number not in observation.numbers:
         observation.numbers[number] = measure(reading)
     found = observation.numbers[number]
@@ -100,5 +100,5 @@ def _numbers(
 
 
 def tidy(value: float) -> float | None:
-    """Eight significant digits, as in the record; what is not a number is null."""
+    """A number to eight significant digits, as in the record; NaN and ±∞ become null."""
     return float(f"{value:.8g}") if np.isfinite(value) else None

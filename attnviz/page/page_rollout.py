@@ -1,4 +1,4 @@
-"""Rollout from every token at once: the whole matrix, where it is small beside the file."""
+"""Packs rollout from all tokens as a whole matrix, if the matrix is small enough for the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +17,13 @@ from attnviz.page.page_layers import Packed
 from attnviz.page.page_tokens import PageTokens, side_of
 
 _FEW = 3 << 20
-"""Bytes of all matrices, up to which the page has one for each layer that it has."""
+"""If all matrices together have at most this many bytes, each layer of the page gets one."""
 _MOST = 8 << 20
-"""Bytes of one matrix: larger ones would be too much of the file."""
+"""The largest size of one matrix in bytes: larger ones would take too much of the file."""
 
 
 def ends(observation: Observation, layers: Sequence[int]) -> tuple[list[int], str | None]:
-    """The layers of the page that a rollout can end with, and why there are no more of them."""
+    """The layers of the page that have a rollout, and the reason why the others have none."""
     reasons = {n: reason_against(observation, "rollout", n) for n in layers}
     able = [number for number in layers if reasons[number] is None]
     why = next((f"layer {n}: {reasons[n]}" for n in layers if reasons[n] is not None), None)
@@ -38,7 +38,7 @@ def ends(observation: Observation, layers: Sequence[int]) -> tuple[list[int], st
 
 
 def _keys(observation: Observation) -> int:
-    """Tokens that enter the first layer."""
+    """The number of tokens that enter the first layer."""
     return int(observation.layers[0].keys.cells.size)
 
 
@@ -57,7 +57,7 @@ def pack_rollouts(
 
 
 def _step(reading: LayerInput) -> Tensor:
-    """What one layer makes of tokens: rownorm(M + I), of an attention pool M, (queries, keys)."""
+    """The factor of one layer, (queries, keys): rownorm(M + I), or M for an attention pool."""
     matrix = whole(fuse(reading, "mean"))[0]
     if of_itself(reading):
         matrix.diagonal().add_(1)
@@ -82,7 +82,7 @@ def _pack(observation: Observation, number: int, matrix: Tensor) -> Packed:
 
 
 def _arrays(rows: Any, queries: PageTokens, keys: PageTokens) -> dict[str, Any]:
-    """As bytes of what a query gives to others; what it keeps is far above, and exact."""
+    """The weights that a query gives to others, as bytes; its own, much larger weight is exact."""
     outside = len(keys.prefix)
     found = {"prefix": rows[:, :outside].copy()} if outside else {}
     if np.array_equal(queries.cells, keys.cells):

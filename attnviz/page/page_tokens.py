@@ -1,4 +1,4 @@
-"""The tokens of one side of a layer, as the page knows them."""
+"""Describes the tokens of one side of a layer (its queries or its keys) for the page."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +19,14 @@ Role = Literal["queries", "keys"]
 class PageTokens:
     """The queries of a layer, or its keys, in the order of the page.
 
-    Where there is one window, tokens that lie nowhere stand first, then cells row by row.
+    With one window, the tokens without a place come first, then the cells row by row.
 
     Attributes:
-        role: which of them, the first word of the names of its parts.
-        layout: with the tokens in the layer's own order.
-        prefix: names of the tokens that lie nowhere; of several windows none are named.
-        part: (windows, tokens) False for masked ones, in the order of the page.
-        drawn: (rows, columns) cells that are drawn; None where there are none.
+        role: queries or keys; the first word of the names of its parts.
+        layout: the cells of the tokens, in the layer's own order.
+        prefix: names of the tokens without a place; empty if there are several windows.
+        part: (windows, tokens), False for masked tokens, in the order of the page.
+        drawn: (rows, columns), the cells that are drawn; None if there are no cells.
         edges: borders of the cells in picture pixels, along x and y.
     """
 
@@ -39,12 +39,12 @@ class PageTokens:
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """Which token stands where, (windows, tokens)."""
+        """The layer's number of each token, in the order of the page, (windows, tokens)."""
         return order_of(self.layout)
 
     @cached_property
     def cells(self) -> NDArray[np.int64]:
-        """In the order of the page."""
+        """The cell of each token, in the order of the page."""
         return np.take_along_axis(self.layout.cells, self.order, 1)
 
     @cached_property
@@ -56,13 +56,13 @@ class PageTokens:
 
     @property
     def plain(self) -> bool:
-        """Whether the cells follow the prefix, each once."""
+        """Whether the side is the prefix and then each cell once."""
         cells = 0 if self.drawn is None else self.drawn.size
         expected = np.concatenate([np.full(len(self.prefix), -1), np.arange(cells)])
         return self.layout.windows == 1 and np.array_equal(self.cells[0], expected)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The parts that it needs; plain sides that are seen as a whole need none."""
+        """The arrays of this side; a plain side that is drawn as a whole needs none."""
         found: dict[str, NDArray[Any]] = {}
         if not self.plain:
             found[f"{self.role}_cells"] = self.cells.astype(np.int32)
@@ -73,7 +73,7 @@ class PageTokens:
         return found
 
     def description(self) -> dict[str, Any]:
-        """What the page is told."""
+        """The description of this side for the page's script."""
         named = self.arrays()
         rows, columns = (0, 0) if self.drawn is None else self.drawn.shape
 
@@ -95,10 +95,10 @@ class PageTokens:
 
 
 def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
-    """One side of a layer.
+    """The queries or the keys of a layer.
 
     Raises:
-        RecordingError: its cells do not cut the input into squares.
+        RecordingError: the cells are not squares of the input.
     """
     layout: Layout = getattr(layer, role)
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
@@ -115,7 +115,10 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
 
 
 def order_of(layout: Layout) -> NDArray[np.intp]:
-    """Tokens that lie nowhere first, then by cell; windows stay as they are, (windows, tokens)."""
+    """The order of the page, (windows, tokens): tokens without a place, then the cells in order.
+
+    Several windows keep the layer's order.
+    """
     windows, tokens = layout.cells.shape
     if windows > 1:
         return np.broadcast_to(np.arange(tokens), (windows, tokens))
@@ -123,7 +126,7 @@ def order_of(layout: Layout) -> NDArray[np.intp]:
 
 
 def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
-    """Of tokens that lie nowhere, in their order."""
+    """Names of the tokens without a place, in their order."""
     if layout.windows > 1:
         return ()
     on_picture = layout.on_picture[0]

@@ -1,7 +1,8 @@
-"""The weights of a layer as arrays: themselves in 8 bits, or queries and keys in 16.
+"""Encodes the weights of a layer for the page: as 8-bit weights, or as 16-bit queries and keys.
 
-Weights of N tokens are N² bytes a head, queries and keys 4·N·D, from which a browser makes the row
-that is looked at. Which is smaller is taken; a bias that is more than a mask needs the weights.
+For N tokens, the weights take N² bytes per head. Queries and keys take 4·N·D bytes, and the browser
+computes the selected row from them. The smaller encoding is used; a bias that is more than a mask
+always needs the weights.
 """
 
 from typing import Any, Literal
@@ -17,19 +18,19 @@ from attnviz.page.page_tokens import PageTokens
 
 Encoding = Literal["weights8", "keys16"]
 Arrays = dict[str, NDArray[Any]]
-_ROWS = 1 << 24  # weights that are made at once: 64 MiB
-_STEPS = 32767  # of a 16-bit number, to either side of 0
+_ROWS = 1 << 24  # number of weights that are computed at once: 64 MiB
+_STEPS = 32767  # largest value of a signed 16-bit number
 _PRECISE = 5e-3
-"""Relative error of weights from queries and keys in 16 bits; above, they are kept in 32."""
-_SEEN = 1e-6  # of a row's largest weight: what is less is never told apart
+"""Largest relative error of weights from 16-bit queries and keys; above it, they have 32 bits."""
+_SEEN = 1e-6  # share of a row's largest weight; smaller weights cannot be distinguished
 
 
 def encode(
     call: AttentionCall, heads: tuple[int, ...], queries: PageTokens, keys: PageTokens
 ) -> tuple[Encoding, Arrays]:
-    """The weights of some heads of a layer, whose tokens are `queries` and `keys`, in their order.
+    """The encoded weights of some heads of a layer, in the token order of `queries` and `keys`.
 
-    By the smaller encoding, if it can be.
+    It uses the smaller encoding if that is possible.
     """
     part = of_heads(call, heads)
     if smaller(call) == "keys16" and only_masked(part, queries, keys):
@@ -38,24 +39,24 @@ def encode(
 
 
 def smaller(call: AttentionCall) -> Encoding:
-    """The encoding of fewer bytes."""
+    """The encoding that takes fewer bytes."""
     return "keys16" if _sizes(call)["keys16"] < _sizes(call)["weights8"] else "weights8"
 
 
 def byte_count(call: AttentionCall, heads: int) -> int:
-    """Bytes of the weights of so many heads, about."""
+    """The approximate size of the weights of `heads` heads, in bytes."""
     plain = call.bias is None and not call.causal
     return heads * _sizes(call)[smaller(call) if plain else "weights8"]
 
 
 def _sizes(call: AttentionCall) -> dict[Encoding, int]:
-    """Bytes of one head in each encoding."""
+    """The size of one head in each encoding, in bytes."""
     windows, _, n, m = call.shape
     return {"weights8": windows * n * m, "keys16": 2 * windows * (n + m) * call.query.shape[3]}
 
 
 def of_heads(call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
-    """The queries and keys of some heads, each with keys of its own."""
+    """The attention call of some heads, each with its own keys."""
     index = torch.tensor(heads, device=call.query.device)
     key = call.key[:, index // (call.heads // call.key.shape[1])]
     bias = call.bias
@@ -65,7 +66,7 @@ def of_heads(call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
 
 
 def only_masked(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> bool:
-    """Whether scores are q·k alone, but for keys that do not take part."""
+    """Whether the scores are q·k only, except for masked keys."""
     part = _in_layer_order(keys.part, keys)
     if call.causal or call.bias is None:
         return not call.causal and bool(part.all())
@@ -80,14 +81,14 @@ def only_masked(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> b
 
 
 def _in_layer_order(values: NDArray[np.bool_], side: PageTokens) -> NDArray[np.bool_]:
-    """What is in the order of the page, in that of the layer."""
+    """Values in the layer's order, from values in the order of the page."""
     result = np.empty_like(values)
     np.put_along_axis(result, side.order, values, 1)
     return result
 
 
 def _weights(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
-    """Rows as bytes, a block of them after the other."""
+    """The rows of weights as bytes, computed block by block."""
     windows, heads, n, m = call.shape
     outside = len(keys.prefix)
     found: Arrays = {
@@ -110,18 +111,18 @@ def _rows(
     call: AttentionCall, queries: PageTokens, keys: PageTokens, chosen: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     """Weights of chosen queries, by their places in the page, (windows, heads, n, keys)."""
-    # The order is another than the layer's where there is one window alone.
+    # The page's order differs from the layer's only if there is one window.
     weights = call.rows(queries.order[0, chosen].tolist()).cpu().numpy()
     result: NDArray[np.float32] = np.take_along_axis(weights, keys.order[:, None, None], 3)
     return result
 
 
 def _keys(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
-    """Queries, with the scale, and keys, in 16 bits if that is exact enough."""
+    """Scaled queries, and keys, in 16 bits if that is exact enough."""
     query = _ordered(call.query.detach().float() * call.scale, queries)
     key = _ordered(call.key.detach().float(), keys)
     part = keys.part[:, None, :, None]
-    # No softmax sees what is common to all keys; without it there is less to be rounded.
+    # Softmax ignores what all keys have in common; without it, rounding errors are smaller.
     key -= key.mean(2, keepdims=True, where=part)
     key *= part
     found: Arrays = {"query": query, "key": key}
@@ -131,7 +132,7 @@ def _keys(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
 
 
 def _ordered(values: Tensor, side: PageTokens) -> NDArray[np.float32]:
-    """(windows, heads, tokens, features) in the order of the page."""
+    """Values (windows, heads, tokens, features) in the order of the page."""
     result: NDArray[np.float32] = np.take_along_axis(
         values.cpu().numpy(), side.order[:, None, :, None], 2
     )
@@ -139,7 +140,7 @@ def _ordered(values: Tensor, side: PageTokens) -> NDArray[np.float32]:
 
 
 def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
-    """Every feature in steps of its largest number; the steps of both sides as one factor."""
+    """Queries and keys as 16-bit steps, one step size per feature; `unit` is the steps' product."""
     steps, whole = [], []
     for values in (query, key):
         step = np.abs(values).max(2, initial=0) / _STEPS  # (windows, heads, features)
@@ -151,7 +152,7 @@ def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
 
 
 def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -> float:
-    """The largest relative error of a weight that can be seen, on rows spread over the queries."""
+    """The largest relative error of a visible weight, on rows spread over the queries."""
     queries = exact["query"].shape[2]
     chosen = np.linspace(0, queries - 1, min(probes, queries)).round().astype(np.intp)
     logs = []
@@ -164,6 +165,6 @@ def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -
         logs.append(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
     top = logs[0].max(-1, keepdims=True)
     visible = logs[0] > top + np.log(_SEEN)
-    with np.errstate(invalid="ignore"):  # −∞ less −∞, of what takes no part
+    with np.errstate(invalid="ignore"):  # −∞ − (−∞), for masked tokens
         difference = np.abs(logs[1] - logs[0])
     return float(difference.max(where=visible, initial=0))

@@ -1,4 +1,4 @@
-"""How large a page becomes, and what would fit: asked before it is made, and while it is."""
+"""Estimates how large a page becomes, and suggests what would fit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from attnviz.page.page_layers import Packed
 from attnviz.page.page_weights import byte_count
 
 _REST = 1_000_000
-"""Bytes for all that is not a block: photograph, script, descriptions."""
+"""Bytes for everything outside the blocks: photograph, script, descriptions."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a page of some heads of some layers.
+    """The size of a page of some heads of some layers.
 
     Attributes:
-        observation: whose page.
-        heads: of each layer, those that the page has.
-        limit: bytes of the largest page.
+        observation: the observation that the page shows.
+        heads: the heads of the page, by layer.
+        limit: the largest size of a page in bytes.
     """
 
     observation: Observation
@@ -28,13 +28,13 @@ class Size:
     limit: int
 
     def check(self, packed: Sequence[Packed] = ()) -> None:
-        """Whether the page can become no larger than its limit, with what is packed already.
+        """Check that the page can stay within its limit, given the parts that are packed already.
 
-        What is to come is taken for half of what it is before compression, so that nothing is
-        refused that would fit; a layer that is packed tells of itself.
+        The other layers count with half of their size before compression, so that no page is
+        refused that would fit. Packed layers count with their real size.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: the page would be too large.
         """
         size_so_far = sum(len(each.block.text) for each in packed)
         layers = list(self.heads)[len(packed) :]
@@ -43,21 +43,21 @@ class Size:
             raise OutputError(self._advice(size_so_far + rest))
 
     def check_whole(self, size: int) -> None:
-        """Whether the finished page is small enough.
+        """Check that the finished page is small enough.
 
         Raises:
-            OutputError: not.
+            OutputError: the page is too large.
         """
         if size > self.limit:
             raise OutputError(self._advice(size))
 
     def _expected(self, number: int) -> float:
-        """Bytes of a layer in base64, if nothing could be compressed."""
+        """The size of a layer in base64 without compression, in bytes."""
         call = self.observation.layers[number].call
         return byte_count(call, len(self.heads[number])) * 4 / 3
 
     def _advice(self, total: float) -> str:
-        """What would fit, by what this would take."""
+        """An error line that names the estimated size, and options with which the page fits."""
         share = (self.limit - _REST) / total
         chosen, most = list(self.heads), max(len(each) for each in self.heads.values())
         layers, heads = math.floor(len(chosen) * share), math.floor(most * share)

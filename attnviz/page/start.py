@@ -1,4 +1,4 @@
-"""What a page shows first, and how it describes picture and model to others."""
+"""Chooses what a page shows first, and describes the picture and the model."""
 
 import os
 from pathlib import Path
@@ -21,10 +21,10 @@ def start(
     query: str,
     drawing: Drawing,
 ) -> dict[str, Any]:
-    """The first of some heads of a layer, from a query in words.
+    """The first view: the first of the given heads of a layer, looking from a query.
 
     Raises:
-        UsageError: it is no single token, or there is none.
+        UsageError: the query is not a single token, or the layer does not have it.
     """
     parsed = queries.parse(query)
     if parsed.kind in ("box", "mask"):
@@ -43,7 +43,7 @@ def start(
 
 
 def _place(observation: Observation, number: int, query: Query) -> dict[str, Any]:
-    """A definite query as the page knows it."""
+    """A resolved query in the page's form."""
     if query.kind in ("mean", "pool"):
         return {"kind": query.kind}
     layout = observation.layers[number].queries
@@ -56,7 +56,7 @@ def _place(observation: Observation, number: int, query: Query) -> dict[str, Any
 
 
 def described(observation: Observation) -> dict[str, Any]:
-    """Picture, model and self-check, as the record has them."""
+    """Picture, model and self-check, as in the record."""
     picture = observation.picture
     return {
         "image": image_info(picture).model_dump(),
@@ -66,7 +66,7 @@ def described(observation: Observation) -> dict[str, Any]:
 
 
 def described_for_others(observation: Observation) -> dict[str, Any]:
-    """The same, where paths are names alone."""
+    """Picture, model and self-check, without the folders of paths."""
     found = described(observation)
     found["image"]["path"] = readable(observation.picture.name)
     for name in ("spec", "weights"):
@@ -75,7 +75,7 @@ def described_for_others(observation: Observation) -> dict[str, Any]:
 
 
 def without_folders(text: str) -> str:
-    """A spec, or weights, where paths are names alone; names on hubs are no paths.
+    """A model spec, or weights, without the folders of paths; names on hubs are not paths.
 
     >>> without_folders("py:/home/me/nets.py:build"), without_folders("hf:facebook/dino-vits16")
     ('py:nets.py:build', 'hf:facebook/dino-vits16')

@@ -1,1 +1,1 @@
-"""A clip from file to file: every frame is asked, and all are drawn by one scale of colours."""
+"""Makes a film of a clip's maps; all frames share one colour scale."""

@@ -1,4 +1,4 @@
-"""The expensive pass over a clip: every frame is shown to the model, several in a run."""
+"""Runs the model on all frames of a clip, several frames per run."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from attnviz.models.model import Model
 
 T = TypeVar("T")
 TOGETHER = 16
-"""Frames in a run of the model, at most; what does not fit in memory is run in halves."""
+"""The most frames per run of the model; a run that does not fit in memory is halved."""
 _PIXELS = 64_000_000
-"""Of the frames that wait for it, at most: a fifth of a gigabyte."""
+"""The most pixels of the frames that wait for a run: a fifth of a gigabyte."""
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """What is asked of every frame of a clip; the values that the options of the names take."""
+    """What every frame of a clip is asked: fields take the values of the options of their names."""
 
     clip: Clip
     model: Model
@@ -32,12 +32,12 @@ class ClipRequest:
     def answered(
         self, stopped: Callable[[], bool]
     ) -> Iterator[tuple[Frame, tuple[Explanation, ...]]]:
-        """Every frame, and an explanation by each method, without the tensors of the run.
+        """Every frame with its explanation by each method, without the tensors of the run.
 
         Raises:
-            UsageError: a question that cannot be asked, or not of every frame.
-            ImageError: a clip that is damaged, or a mask picture that cannot be read.
-            KeyboardInterrupt: it was `stopped`.
+            UsageError: the model cannot answer the question, or not for every frame.
+            ImageError: the clip is damaged, or a mask picture cannot be read.
+            KeyboardInterrupt: `stopped` returned True.
         """
         together = max(1, min(TOGETHER, _PIXELS // (self.clip.width * self.clip.height)))
         expected: list[int] | None = None
@@ -51,8 +51,8 @@ class ClipRequest:
                 expected = expected or counts
                 if counts != expected:
                     raise UsageError(
-                        f"--target auto is another of the targets in frame {frame.number}, and not "
-                        "in frame 0; give auto alone, or targets by name"
+                        f"--target auto equals another target in frame {frame.number}, but not in "
+                        "frame 0; give auto alone, or targets by name"
                     )
                 yield frame, found
 

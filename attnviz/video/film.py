@@ -1,4 +1,4 @@
-"""From a clip to a film of its maps, frame by frame."""
+"""Makes a film of the maps of a clip, frame by frame."""
 
 import contextlib
 import itertools
@@ -31,7 +31,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 _AHEAD = 8
-"""Frames that are drawn at once, at most: encoding keeps other cores busy."""
+"""The most frames that are drawn at once; encoding keeps other cores busy."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Made:
     """A film that was written.
 
     Attributes:
-        path: where.
-        frames: how many it has.
-        size: (width, height) of each.
-        sound: of each codec of the clip's sound that the file cannot hold, what it is now.
+        path: path of the film.
+        frames: number of its frames.
+        size: (width, height) of each frame.
+        sound: the new codec of each sound codec of the clip that the file cannot hold.
     """
 
     path: Path
@@ -52,10 +52,10 @@ class Made:
 
 
 def _again(clip: Clip, spool: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
-    """Every frame once more, with what was answered of it.
+    """Every frame, decoded again, with its explanation.
 
     Raises:
-        ImageError: they are not as many as before.
+        ImageError: the clip has another number of frames than before.
     """
     for frame, explanation in zip_longest(frames(clip), spool.explanations()):
         if frame is None or explanation is None:
@@ -72,11 +72,11 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class _Screen:
-    """What frames are drawn on: one map at the frame's own size, of several a sheet.
+    """Draws the frames of a film: a single map at the frame's own size, several maps as a sheet.
 
     Attributes:
-        clip: whose frames.
-        name: of the film.
+        clip: the clip.
+        name: name of the film.
         style: how maps are drawn.
     """
 
@@ -85,7 +85,7 @@ class _Screen:
     style: Style
 
     def draw(self, frame: Frame, explanation: Explanation, ranges: Sequence[Range]) -> _Drawn:
-        """A frame, and all that is said about it."""
+        """Draw a frame, and make its record."""
         answers = explanation.answers
         seconds = float(frame.pts * self.clip.time_base)
         record = make_record(
@@ -114,20 +114,20 @@ def make_film(
 ) -> Made:
     """Explain every frame of a clip by one method, and write a film of as many frames.
 
-    Where the scale is not given as LO:HI, it is found in a first pass, in which the model runs;
-    frames are decoded anew for the second, and neither they nor their maps are held in memory.
+    If the scale is not given as LO:HI, a first pass runs the model and finds it. The second pass
+    decodes the frames again. Neither the frames nor their maps are kept in memory.
 
     Args:
-        request: what is asked of which clip.
-        path: of the film; its ending is one of `movies.FILMS`.
+        request: the clip and the questions.
+        path: path of the film; its ending is one of `movies.FILMS`.
         drawing: how maps are drawn.
-        on_record: is given the record of every frame, in order.
-        stopped: says whether to end early; nothing is left behind then.
-        progress: is given (frames explained plus frames drawn, the total of both).
+        on_record: is called with the record of every frame, in order.
+        stopped: returns True to end early; then nothing is left behind.
+        progress: is called with (frames explained plus frames drawn, the total of both).
 
     Raises:
-        AttnvizError: of any kind; nothing is left behind.
-        KeyboardInterrupt: it was `stopped`.
+        AttnvizError: an error of any kind; nothing is left behind.
+        KeyboardInterrupt: `stopped` returned True.
     """
     scale, clip = parse_scale(drawing.scale), request.clip
     tell = progress or (lambda _, __: None)
@@ -162,9 +162,9 @@ def make_films(
 ) -> list[Made]:
     """Write a film for each method of a request; the model sees every frame once.
 
-    `on_record` is given the records of all frames of the first method, then of the next. Frames are
-    decoded anew for each film; other arguments and errors are those of `make_film`. Films that are
-    written before an error stay.
+    `on_record` gets the records of all frames of the first method, then those of the next. Frames
+    are decoded again for each film. The other arguments and errors are those of `make_film`. Films
+    that are finished before an error stay.
     """
     scale, clip = parse_scale(drawing.scale), request.clip
     tell = progress or (lambda _, __: None)
@@ -201,7 +201,7 @@ def _drawn(  # noqa: PLR0917 — a film's parts, all of other kinds
     ranges: Sequence[Range] | None,
     each: Callable[[_Drawn], None],
 ) -> Made:
-    """Draw and write a film; without `ranges` each frame has its own, as a fixed scale gives."""
+    """Draw and write a film; without `ranges`, each frame has the ranges of the fixed scale."""
     screen = _Screen(clip, path.name, drawing.style())
 
     def one(moment: tuple[Frame, Explanation]) -> _Drawn:
@@ -214,7 +214,7 @@ def _drawn(  # noqa: PLR0917 — a film's parts, all of other kinds
 def _write(
     path: Path, clip: Clip, drawn: Generator[_Drawn, None, None], each: Callable[[_Drawn], None]
 ) -> Made:
-    """Write frames as they come, with the clip's sound; the first says how large they are."""
+    """Write frames as they arrive, with the clip's sound; the first frame sets the size."""
     first = next(drawn)
     count = 0
     with (
@@ -232,7 +232,7 @@ def _write(
 
 
 def _ahead(do: Callable[[S], T], items: Iterable[S]) -> Generator[T, None, None]:
-    """What `do` makes of each, in order, on every core; a few are made ahead, never more."""
+    """Results of `do` for each item, in order, on several cores; a few are computed ahead."""
     threads = min(_AHEAD, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[T]] = deque()
@@ -244,4 +244,4 @@ def _ahead(do: Callable[[S], T], items: Iterable[S]) -> Generator[T, None, None]
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nothing more is begun
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, start nothing more

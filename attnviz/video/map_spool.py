@@ -1,6 +1,6 @@
-"""What was answered of every frame, kept in a file until the scale of the clip is known.
+"""Keeps the explanations of all frames in a file until the scale of the clip is known.
 
-Maps are small, frames are not: these are decoded once more when they are drawn.
+Maps are small and are kept. Frames are large: they are decoded again for the drawing.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from attnviz.statistics import More
 
 @dataclass(frozen=True)
 class _Part:
-    """What differs from frame to frame."""
+    """The parts of an explanation that differ from frame to frame."""
 
     questions: tuple[ResolvedQuestion, ...]
     values: tuple[NDArray[np.float32], ...]
@@ -33,7 +33,7 @@ class _Part:
 
 
 class MapSpool:
-    """Explanations of one question, of one frame after the other; and what their weights span."""
+    """Explanations of consecutive frames by one method, and the range of their weights."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -44,10 +44,10 @@ class MapSpool:
     @classmethod
     @contextlib.contextmanager
     def beside(cls, path: Path) -> Iterator["MapSpool"]:
-        """Kept where a film is to lie, in a file without a name: it ends with the process.
+        """A spool in the folder of the film, in a file without a name: it ends with the process.
 
         Raises:
-            OutputError: the folder may not be written, or is full.
+            OutputError: the folder cannot be written, or the disk is full.
         """
         try:
             with tempfile.TemporaryFile(dir=path.parent) as file:
@@ -56,7 +56,7 @@ class MapSpool:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
     def add(self, explanation: Explanation) -> None:
-        """Keep what was answered of the next frame."""
+        """Keep the explanation of the next frame."""
         answers = explanation.answers
         if self._first is None:
             self._first = explanation
@@ -75,18 +75,18 @@ class MapSpool:
         self.count += 1
 
     def ranges(self, scale: Scale) -> list[Range]:
-        """The weights that the colours of each map span, over all frames."""
+        """The range of weights that the colours of each map span, over all frames."""
         assert self._first is not None  # a clip has a frame
         spanned = [each[np.isfinite(each)] for each in self._extremes]
         return ranges(scale, spanned, [answer.layer for answer in self._first.answers])
 
     def explanations(self) -> Iterator[Explanation]:
-        """All that was kept, in the order in which it was."""
+        """The explanations, in the order of the frames."""
         first = self._first
         self._file.seek(0)
         for _ in range(self.count):
             assert first is not None
-            part: _Part = pickle.load(self._file)  # which no other process could write to
+            part: _Part = pickle.load(self._file)  # no other process can write to it
             answers = zip(first.answers, part.values, part.numbers, strict=True)
             yield replace(
                 first,
@@ -98,12 +98,12 @@ class MapSpool:
 
 
 def on(explanation: Explanation, frame: Frame) -> Explanation:
-    """An explanation with the picture that it is of."""
+    """An explanation with the frame as its picture."""
     return replace(explanation, observation=replace(explanation.observation, picture=frame.picture))
 
 
 def _without_graph(question: ResolvedQuestion) -> ResolvedQuestion:
-    """A question whose score has no graph behind it."""
+    """The question with its score detached from the graph."""
     scored = question.target
     if scored is None:
         return question
@@ -111,7 +111,7 @@ def _without_graph(question: ResolvedQuestion) -> ResolvedQuestion:
 
 
 def _widen(extremes: NDArray[np.float32], answer: Answer) -> None:
-    """The smallest weight so far, the smallest above 0, and the largest."""
+    """Update the smallest weight so far, the smallest above 0, and the largest."""
     weights = answer.values[answer.drawn]
     positive = weights[weights > 0]
     extremes[0] = min(extremes[0], weights.min())

@@ -1,4 +1,4 @@
-"""The numbers of a clip: the mean of each over its frames."""
+"""Computes the numbers of a clip: the mean of each number over its frames."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from attnviz.output.records import Head, MapInfo, Record
 
 
 class Means:
-    """Sums of the numbers of all frames, however many these are."""
+    """Sums of the numbers of all frames; memory does not grow with their number."""
 
     def __init__(self) -> None:
         self.count = self.unverified = 0
@@ -16,7 +16,7 @@ class Means:
         self._sums: list[dict[str, _Sum]] = []
 
     def add(self, record: Record) -> None:
-        """The record of one more frame."""
+        """Add the record of a frame."""
         if self._first is None:
             self._first = record
             self._sums = [{} for _ in record.heads]
@@ -30,9 +30,9 @@ class Means:
                 sums.setdefault(name, _Sum()).add(value)
 
     def record(self) -> Record:
-        """A record as that of a frame, with means for numbers; a number that no frame has is null.
+        """A record like that of a frame, with means; a number that no frame has is null.
 
-        Targets are those of the first frame.
+        The targets are those of the first frame.
         """
         first = self._first
         assert first is not None  # a clip has a frame
@@ -60,7 +60,7 @@ class _Sum:
 
 
 def _numbers(head: Head) -> Iterable[tuple[str, float | None]]:
-    """Of a head, and of its map, whose names begin with `map.`."""
+    """The numbers of a head and of its map; names of the map's numbers begin with `map.`."""
     for name, value in head:
         if name not in ("layer", "head", "rows", "columns") and (
             value is None or isinstance(value, (int, float))

@@ -251,7 +251,7 @@ def test_a_bad_mask_is_told_and_the_rest_is_done(run: Run) -> None:
     assert {row["pictures"] for row in objects(out)} == {2}
     errors = [line for line in err.splitlines() if "error" in line]
     assert "photos/b.jpg: masks/b.png: no object" in errors[0]
-    assert "colours, where each is to be an object" in errors[1]
+    assert "colours, but each colour is an object" in errors[1]
     assert len(errors) == 2
 
 

@@ -95,7 +95,7 @@ def test_a_mask_without_an_object_says_so(
 def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "m.png")
-    with pytest.raises(ImageError, match=r"m.png: \d+ colours, where each is to be an object"):
+    with pytest.raises(ImageError, match=r"m.png: \d+ colours, but each colour is an object"):
         read(tmp_path / "m.png")
 
 

@@ -1,8 +1,8 @@
-"""Every option, declared once; a command takes the groups that it needs.
+"""Declares every option once, in groups; a command takes the groups that it needs.
 
-Nothing here imports torch, numpy or matplotlib: `--help` and a slip of the pen are answered at
-once. A group checks its own values when it is made; it compares and prints nothing, since what a
-dataclass need not generate costs no start-up.
+Nothing here imports torch, numpy or matplotlib, so that `--help` and usage errors are answered at
+once. A group checks its own values when it is made. Groups have no generated `__eq__` or
+`__repr__`, since generating them would slow the start-up.
 """
 
 from typing import Annotated
@@ -58,7 +58,7 @@ OneImage = Annotated[
     list[str],
     typer.Argument(metavar="IMAGE", help="Picture file; `-` reads standard input."),
 ]
-"""As several, so that two are answered in words."""
+"""Several values, so that the commands can answer a second one with an error in words."""
 
 ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="Film: MP4, MOV, MKV, WebM, GIF …")]
 

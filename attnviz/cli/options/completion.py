@@ -1,4 +1,4 @@
-"""Values that a shell completes: from the tables, without torch, numpy or matplotlib."""
+"""Gives the values that a shell completes, without importing torch, numpy or matplotlib."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ HEADS, LAYERS = ("all",), ("-1", "all")
 QUERIES = ("auto", "cls", "mean", "pool", "register0")
 TARGETS = ("auto", "norm")
 METRICS = ("masks", "perturbation", "masks,perturbation")
-# Importing matplotlib takes 0.4 s; a test compares these names with its own.
+# Importing matplotlib takes 0.4 s; a test compares these names with matplotlib's.
 _COLOURS = """
 viridis magma inferno plasma cividis turbo twilight twilight_shifted berlin managua vanimo
 Blues BuGn BuPu GnBu Greens Greys OrRd Oranges PuBu PuBuGn PuRd Purples RdPu Reds YlGn YlGnBu
@@ -27,12 +27,12 @@ def colormap_names() -> list[str]:
 
 
 def method_names() -> list[tuple[str, str]]:
-    """Methods, each with its summary."""
+    """Names of the methods, each with its summary."""
     return [(name, entry.summary) for name, entry in methods.METHODS.items()]
 
 
 def model_names() -> Iterator[tuple[str, str]]:
-    """Models that have a name of their own, each with what it is."""
+    """Short names of models, each with its description."""
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — for completion only
 
     for name, source in models.SOURCES.items():

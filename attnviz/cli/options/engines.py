@@ -1,4 +1,4 @@
-"""Options of where a batch runs."""
+"""Options that choose where a batch runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class EngineOptions:
-    """Which machines do the work."""
+    """The options of the machines that do the work."""
 
     engine: Annotated[
         Literal["local", "ray"],
@@ -55,10 +55,10 @@ class EngineOptions:
             )
 
     def cluster(self) -> Cluster | None:
-        """Where, as the engine takes it, once its library is there; None of this machine.
+        """The cluster to run on, after a check that Ray is installed; None for this machine.
 
         Raises:
-            MissingExtraError: it is not installed.
+            MissingExtraError: Ray is not installed.
         """
         if self.engine == "local":
             return None

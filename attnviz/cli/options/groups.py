@@ -1,4 +1,4 @@
-"""How a command takes groups of options, and the panels that its help shows them in."""
+"""Gives commands their groups of options, and the panels of the help that show them."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from attnviz.cli.options.method_options import TableOptions, as_parameter
 from attnviz.cli.options.panels import LOOK
 from attnviz.registry import Option
 
-_BRIEF = 45  # characters, as of Typer's own explanations of commands
+_BRIEF = 45  # characters, as in Typer's own explanations of commands
 
 
 def _show_help(context: typer.Context, wanted: bool) -> None:
@@ -27,7 +27,7 @@ Help = Annotated[
         "--help", "-h", callback=_show_help, is_eager=True, help="Show this message and exit."
     ),
 ]
-"""Typer's own help option is coerced by pydantic even when it is absent: 0.15 s for nothing."""
+"""The option `--help`. Typer's own one goes through pydantic even if it is absent: 0.15 s."""
 
 
 def option(
@@ -43,10 +43,10 @@ def option(
 
     Args:
         names: `--seed`, or `--model` and `-m`.
-        panel: the heading of the help that it stands under, one of `PANELS`.
-        complete: gives the values that a shell completes, or (value, explanation); it is called
-            by the shell's request only.
-        settings: what `typer.Option` takes.
+        panel: the heading of the help that shows it, one of `PANELS`.
+        complete: returns the values that a shell completes, or (value, explanation); only a
+            shell's request calls it.
+        settings: further arguments of `typer.Option`.
     """
     if complete is not None:
         settings["autocompletion"] = _completion(complete)
@@ -61,7 +61,7 @@ def _completion(complete: Callable[[], Iterable[str | tuple[str, str]]]) -> Call
 
 
 def _brief(value: str, explanation: str) -> tuple[str, str]:
-    """A value with so short an explanation that Typer does not wrap it: lines are values."""
+    """A value with a short explanation, so that Typer does not wrap it: each line is a value."""
     cut = explanation if len(explanation) <= _BRIEF else f"{explanation[: _BRIEF - 1].rstrip()}…"
     return value, cut
 
@@ -69,7 +69,7 @@ def _brief(value: str, explanation: str) -> tuple[str, str]:
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--help`, and an option for each field of the groups among its parameters.
 
-    Typer sees one flat signature; the command gets its groups made and checked.
+    Typer sees one flat signature; the command gets its groups, made and checked.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -99,7 +99,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 Tables = dict[tuple[type, str], tuple[str, dict[str, Option]]]
-"""Of each group and field that is filled from a table, the panel and the options."""
+"""The panel and the options of each group and field that is filled from a table."""
 
 
 def _tables(groups: Iterable[type], taken: set[str]) -> Tables:
@@ -114,7 +114,7 @@ def _tables(groups: Iterable[type], taken: set[str]) -> Tables:
 
 
 def _make(group: Any, tables: Tables, values: dict[str, Any]) -> Any:
-    """A group with its values taken out of those of all options."""
+    """Make a group from its part of the values of all options."""
     made = {}
     for field in fields(group):
         if (group, field.name) in tables:

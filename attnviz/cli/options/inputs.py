@@ -15,7 +15,7 @@ _WEIGHTS = "State dict for the model: .safetensors, or .pt, which is read withou
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ShownOptions:
-    """How a model is built, and how the picture is given to it; its weights apart."""
+    """How a model is built and gets the picture, without the options of its weights."""
 
     tokens: Annotated[
         Literal["patches", "pixels"],
@@ -89,7 +89,7 @@ class ShownOptions:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class InputOptions(ShownOptions):
-    """How a model is made, and the picture given to it."""
+    """How a model is loaded, and how it gets the picture."""
 
     weights: Annotated[
         str | None,
@@ -149,7 +149,7 @@ _MODELS = option(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ModelOptions(InputOptions):
-    """Which model, and how the picture is given to it."""
+    """Which model, and how it gets the picture."""
 
     model: Annotated[str, _MODEL] = models.DEFAULT
 
@@ -160,7 +160,7 @@ class ModelOptions(InputOptions):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ModelsOptions:
-    """Which models, to be compared."""
+    """Which models to evaluate."""
 
     model: Annotated[list[str] | None, _MODELS] = None
 
@@ -176,7 +176,7 @@ class ModelsOptions:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RivalOptions(ShownOptions):
-    """Which models, with which weights, to be laid beside each other."""
+    """Which models to compare, and with which weights."""
 
     model: Annotated[list[str] | None, _MODELS] = None
     weights: Annotated[
@@ -199,7 +199,7 @@ class RivalOptions(ShownOptions):
 
     @property
     def rivals(self) -> tuple[tuple[str, InputOptions], ...]:
-        """Each model by its spec, and how it is made; without the controls."""
+        """The spec of each model and how it is loaded, without the controls."""
         shown = {field.name: getattr(self, field.name) for field in fields(ShownOptions)}
         return tuple(
             (spec, InputOptions(weights=weights, **shown))
@@ -209,7 +209,7 @@ class RivalOptions(ShownOptions):
 
     @property
     def controls(self) -> int:
-        """How many have a control, the same with random weights, if they are asked for."""
+        """The number of requested controls: the same models with random weights."""
         if not self.random_weights:
             return 0
         return sum(

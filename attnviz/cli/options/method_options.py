@@ -1,4 +1,4 @@
-"""Options of the command line that the entries of tables declare, those of plugins among them."""
+"""Makes command-line options from those that table entries declare, including plugins' entries."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -15,11 +15,11 @@ from attnviz.registry import Option, warn
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Marks a field of a group that holds the options of a table: those given, by their names.
+    """Marks a field of a group that holds the given options of a table, by name.
 
     Attributes:
-        options: gives the options, by their names.
-        panel: the heading of the help that they stand under.
+        options: returns the options by name.
+        panel: the heading of the help that shows them.
     """
 
     options: Callable[[], Mapping[str, Option]]
@@ -28,7 +28,7 @@ class TableOptions:
     def free(self, taken: set[str]) -> dict[str, Option]:
         """The options whose names a command does not have yet; they are added to `taken`.
 
-        One of another package that it has is left out with a warning.
+        If another package's option has a name that the command has, it is left out with a warning.
         """
         found = {}
         for name, option in self.options().items():
@@ -52,7 +52,7 @@ def as_parameter(option: Option, panel: str) -> inspect.Parameter:
 
 
 def annotation(option: Option, panel: str = LOOK) -> Any:
-    """An option as Typer reads it; None is an option that is not given."""
+    """The annotation from which Typer reads an option; None means that it is not given."""
     kind: Any = Literal[option.kind] if isinstance(option.kind, tuple) else option.kind
     bounds: dict[str, Any] = {}
     if kind in (int, float):
@@ -71,18 +71,18 @@ def annotation(option: Option, panel: str = LOOK) -> Any:
 
 
 def _default(value: Any) -> str:
-    """What stands behind the help of an option; nothing of a flag that is off."""
+    """The default value after the help of an option; empty for a flag that is off."""
     if value is None or value is False:
         return ""
     return f"  [default: {value:g}]" if isinstance(value, float) else f"  [default: {value}]"
 
 
 def choices(names: Iterable[str]) -> Any:
-    """The names of a table, as Typer reads the words to choose from."""
+    """The names of a table as choices for Typer."""
     return Literal[tuple(names)]
 
 
 Settings = Annotated[dict[str, Any], TableOptions(lambda: METHODS.options)]
-"""Options of the methods that are given, by their names."""
+"""The given options of the methods, by name."""
 Finalizers = Annotated[dict[str, Any], TableOptions(finalizers.options, OUTPUT)]
-"""What is made of all pictures of a batch, beside what always is: true by its name."""
+"""The finalizers of a batch that are requested: True by name."""

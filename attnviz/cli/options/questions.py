@@ -1,4 +1,4 @@
-"""Options of the question: which maps, of what, from where."""
+"""Options of the question: methods, layers, heads, queries and targets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LAYERS = option(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WhereOptions:
-    """Which maps: heads, layers, and where they look from."""
+    """Which maps: heads, layers and queries."""
 
     heads: Annotated[
         str,
@@ -62,13 +62,13 @@ class WhereOptions:
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """Where from, each once."""
+        """The queries, each once."""
         return tuple(dict.fromkeys(self.query or ["auto"]))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StartOptions(WhereOptions):
-    """What a page has, and where it looks from at first."""
+    """The contents of a page, and its first query."""
 
     layers: Annotated[str, _LAYERS] = "all"
     query: Annotated[
@@ -96,7 +96,7 @@ class StartOptions(WhereOptions):
             )
 
     def to_questions(self) -> Questions:
-        """As `look` takes it; rollout goes through all layers, whichever the page has."""
+        """The questions for `look`; rollout needs all layers, even if the page has fewer."""
         from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once options are checked
 
         return Questions(
@@ -109,7 +109,7 @@ class StartOptions(WhereOptions):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SettingOptions:
-    """Of what the gradient is taken, and the methods' own options."""
+    """The target of the gradient, and the methods' own options."""
 
     target: Annotated[
         list[str] | None,
@@ -142,7 +142,7 @@ class SettingOptions:
 
     @property
     def targets(self) -> tuple[targets.Target, ...]:
-        """What gradients are taken of, each once."""
+        """The targets of the gradients, each once."""
         found = [targets.parse(each) for each in self.target or ()]
         found += [targets.of_text(each) for each in self.text or ()]
         return tuple(dict.fromkeys(found))
@@ -151,7 +151,7 @@ class SettingOptions:
 def _questions(
     where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
-    """Everything that is asked, as `look` takes it."""
+    """All questions, in the form for `look`."""
     from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once the options are checked
 
     settings = dict(setting.settings)
@@ -174,12 +174,12 @@ def _check(
     *,
     importance: bool = False,
 ) -> None:
-    """Whether there are such methods, and every option that was given is for one of them.
+    """Check that the methods exist, and that each given option belongs to one of them.
 
-    `importance` says whether that of heads is asked for, which takes a gradient as well.
+    `importance` is True if the importance of heads is requested, which also needs a gradient.
 
     Raises:
-        UsageError: not.
+        UsageError: a method does not exist, or an option belongs to none of the methods.
     """
     methods.check_request(
         names,
@@ -195,7 +195,7 @@ def _check(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class QuestionsOptions(WhereOptions, SettingOptions):
-    """What is computed, by one method or several."""
+    """What is computed, with one or several methods."""
 
     method: Annotated[
         list[str] | None,
@@ -220,11 +220,11 @@ class QuestionsOptions(WhereOptions, SettingOptions):
 
     @property
     def _importance(self) -> bool:
-        """Whether the importance of heads is computed, which takes a gradient."""
+        """Whether the importance of heads is computed, which needs a gradient."""
         return False
 
     def to_questions(self) -> Questions:
-        """As `look` takes it."""
+        """The questions for `look`."""
         return _questions(self, self, self.methods)
 
 
@@ -242,12 +242,12 @@ class QuestionOptions(QuestionsOptions):
         return self.stats == "all"
 
     def to_questions(self, animate: str | None = None) -> Questions:
-        """As `look` takes it, so that there is something to `animate`.
+        """The questions for `look`, with enough layers or heads to `animate`.
 
-        Of the last layer alone there is no movement from layer to layer: it is all of them then.
+        An animation by layers takes all layers instead of the default, the last layer alone.
 
         Raises:
-            UsageError: the heads of a method that merges them.
+            UsageError: the animation is by heads, and a method merges them.
         """
         merging = [name for name in self.methods if methods.METHODS[name].merges != "nothing"]
         if animate == "heads" and merging:

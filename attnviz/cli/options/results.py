@@ -1,4 +1,4 @@
-"""Options of what is drawn, written and printed."""
+"""Options that choose what is drawn, written and printed."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,12 +20,12 @@ else:
     FormatName = choices(FORMATS)
 
 Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print one JSON object per line.")]
-"""Of the commands that list something."""
+"""The option `--json` of the commands that list something."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LookOptions:
-    """What is laid over the picture, and how."""
+    """How maps look over the picture."""
 
     colormap: Annotated[
         str,
@@ -59,7 +59,7 @@ class LookOptions:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StyleOptions(LookOptions):
-    """The same, in files."""
+    """How maps look over the picture, and the format of the files."""
 
     format: Annotated[
         FormatName, option("--format", panel=PICTURES, help="Format of the picture files.")
@@ -68,7 +68,7 @@ class StyleOptions(LookOptions):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ScaleOptions:
-    """What the colours stand for."""
+    """The range of weights that the colours span."""
 
     scale: Annotated[
         str,
@@ -119,14 +119,14 @@ class DrawingOptions(ScaleOptions, StyleOptions):
                 raise UsageError(f"{name} needs a moving picture; add --animate layers, or heads")
 
     def values(self) -> dict[str, Any]:
-        """By name, as `Drawing` takes them: without those that were not given."""
+        """The given values by name, as arguments of `Drawing`."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PageOptions(ScaleOptions, LookOptions):
-    """How maps are drawn at first, on a page."""
+    """How a page draws maps at first."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -152,7 +152,7 @@ class DifferenceOptions(StyleOptions):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ToldOptions:
-    """What goes to standard output, where there are no tables."""
+    """What goes to standard output, for commands without tables."""
 
     json: Annotated[
         bool, option("--json", panel=OUTPUT, help="Print JSON, one object per line.")
@@ -187,7 +187,7 @@ Npz = Annotated[
 
 @dataclass(frozen=True, repr=False, eq=False)
 class BatchOptions:
-    """How many pictures are done."""
+    """How a batch processes many pictures."""
 
     pictures: Annotated[
         Literal["sheet", "heads", "none"],
@@ -220,7 +220,7 @@ class BatchOptions:
 
     @property
     def batch(self) -> int | None:
-        """Pictures in a run of the model; None of what fits."""
+        """The number of pictures per run of the model; None finds out how many fit."""
         text = self.batch_size
         if text == "auto":
             return None
@@ -249,7 +249,7 @@ Out = Annotated[
     Path, option("--out", "-o", panel=OUTPUT, help="Folder for the files.", metavar="FOLDER")
 ]
 FILMS = (".mp4", ".mov", ".mkv", ".webm")
-"""Endings of films that can be written."""
+"""The endings of films that attnviz can write."""
 FilmOut = Annotated[
     Path,
     option(
