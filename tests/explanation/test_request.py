@@ -281,7 +281,7 @@ def test_windows_can_be_asked_for_attention_and_not_for_rollout() -> None:
     for method in ("rollout", "relevance", "legrad", "attnlrp"):
         with pytest.raises(UsageError, match="windows") as error:
             attnviz.explain(seen, method=method)
-        able = str(error.value).rpartition(": ")[2].split(", ")
+        able = str(error.value).rpartition("choose from ")[2].split(", ")
         assert {"attention", "received", "gradient-attention", "value-norm"} <= set(able)
         assert not {"rollout", "relevance", "legrad", "attnlrp", "gradient-rollout"} & set(able)
         for other in able:
