@@ -125,7 +125,7 @@ def _settings(
     if drawing.animate is not None and many.pictures == "none":
         raise UsageError("--animate draws, and --pictures none does not; leave out one of them")
     style.check()  # an unknown colour map is wrong usage, before anything runs
-    said = {
+    settings_of_run = {
         "attnviz": attnviz.__version__,
         "question": asdict(asked),
         "input": asdict(model),
@@ -134,7 +134,7 @@ def _settings(
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
-    digest = key_of(said, run.identities(model.model, model, question.queries))
+    digest = key_of(settings_of_run, run.identities(model.model, model, question.queries))
     return Settings(
         asked, style, digest, model.fit, model.mask, many.pictures, many.npz, reading.range
     )

@@ -96,7 +96,7 @@ def _title(record: ComparisonRecord) -> Text:
         {f"layer {side.layer}" for side in sides},
         {_heads(side) for side in sides},
     ]
-    shared = "".join(f"  {said}" for kind in kinds if len(kind) == 1 for said in kind)
+    shared = "".join(f"  {text}" for kind in kinds if len(kind) == 1 for text in kind)
     path = console.printable(image.path)
     return Text(f"{path}  {image.width}x{image.height}{shared}", style="bold")
 

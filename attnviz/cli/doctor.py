@@ -168,5 +168,5 @@ def _hub() -> Iterator[Finding]:
     )
     yield Finding("hub cache", "ok", f"{cache.folder()}, {size / 1e6:.1f} MB")
     switch = cache.offline()
-    said = f"{switch} is set: nothing is downloaded" if switch else "downloads are allowed"
-    yield Finding("network", "ok", said)
+    text = f"{switch} is set: nothing is downloaded" if switch else "downloads are allowed"
+    yield Finding("network", "ok", text)

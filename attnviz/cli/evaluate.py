@@ -99,7 +99,7 @@ class _Evaluating:
         self.done: dict[str, SummaryEntry] = {}
         self._inputs, self._where, self._streams = inputs, where, streams
         self._failed: list[ExitCode] = []
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._noted: set[str] = set()
 
     def pairs(self, images: list[str], masks: str | None, limit: int | None) -> list[Pair]:
@@ -146,28 +146,28 @@ class _Evaluating:
         entry = self.store.get(key)
         if entry is None:
             model, control = contest.models()
-            entry, seen = console.interruptible(
+            entry, observation = console.interruptible(
                 lambda: examine(pair, model, control, self.question)
             )
-            self._note(seen)
+            self._note(observation)
             self.store.add(key, entry)
         # Use the stored form, rounded, so that an interrupted run ends with the same numbers.
         self.done[key] = self.store.get(key) or entry
 
-    def _note(self, seen: Observation) -> None:
-        if seen.picture.path not in self._noted:  # other models give the same notes
-            self._noted.add(seen.picture.path)
-            run.say_notes(seen.picture)
-        run.warn(seen)
-        less = run.shown_less(seen)
-        if seen.placement.fit != self._inputs.fit and less not in self._told:
-            self._told.add(less)
+    def _note(self, observation: Observation) -> None:
+        if observation.picture.path not in self._noted:  # other models give the same notes
+            self._noted.add(observation.picture.path)
+            run.say_notes(observation.picture)
+        run.warn(observation)
+        less = run.shown_less(observation)
+        if observation.placement.fit != self._inputs.fit and less not in self._reported:
+            self._reported.add(less)
             console.say(less)
 
     def _fail(self, error: AttnvizError, path: str) -> None:
         self._failed.append(error.exit_code)
-        if str(error) not in self._told:  # other models give the same error
-            self._told.add(str(error))
+        if str(error) not in self._reported:  # other models give the same error
+            self._reported.add(str(error))
             run.tell_error(error, path, self._streams)
 
     def exit_code(self) -> ExitCode:

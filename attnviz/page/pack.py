@@ -52,11 +52,6 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> PackedBlock:
     return PackedBlock(parts, base64.b64encode(b"".join(packed)).decode())
 
 
-def size_of(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """The size of the packed arrays before compression, in bytes."""
-    return sum(array.nbytes for array in arrays.values())
-
-
 def in_bytes(
     values: NDArray[np.float32], drawn: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import Trace
 from attnviz.recording.axes import Axis, leaves, regroup
-from attnviz.recording.operation import After, Operation, first, node_of, order_of
+from attnviz.recording.operation import After, Operation, by_names, first, node_of, order_of
 from attnviz.recording.output_nodes import WeightedValues
 from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.score_graph import (
@@ -404,9 +404,8 @@ def _nothing(_: Any) -> None:
     """Put no node for the result."""
 
 
-_HANDLERS: dict[str, Callable[[AttentionTracker, Operation, Nodes], After | None]] = {
-    name: handler
-    for names, handler in {
+_HANDLERS: dict[str, Callable[[AttentionTracker, Operation, Nodes], After | None]] = by_names(
+    {
         "view _unsafe_view unsqueeze squeeze expand": AttentionTracker._viewed,  # noqa: SLF001
         "permute transpose t": AttentionTracker._permuted,  # noqa: SLF001
         "clone detach alias _to_copy native_dropout": AttentionTracker._copied,  # noqa: SLF001
@@ -420,7 +419,6 @@ _HANDLERS: dict[str, Callable[[AttentionTracker, Operation, Nodes], After | None
         "_masked_softmax": AttentionTracker._masked_softmax,  # noqa: SLF001
         "bmm mm": AttentionTracker._multiplied_matrices,  # noqa: SLF001
         "baddbmm addmm": AttentionTracker._shifted_product,  # noqa: SLF001
-    }.items()
-    for name in names.split()
-}
+    }
+)
 """Handlers by operator name."""

@@ -1,13 +1,14 @@
 """One operation of a running model, as PyTorch's dispatcher shows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+T = TypeVar("T")
 After = Callable[[Any], None]
 """A function to call with the result of an operation."""
 
@@ -47,6 +48,15 @@ class Operation:
         if number < len(self.args):
             return self.args[number]
         return self.kwargs.get(name, default)
+
+
+def by_names(handlers: Mapping[str, T]) -> dict[str, T]:
+    """A table by the names of operators, of one whose keys hold several names.
+
+    >>> by_names({"add add_": 1, "mul": 2})
+    {'add': 1, 'add_': 1, 'mul': 2}
+    """
+    return {name: handler for names, handler in handlers.items() for name in names.split()}
 
 
 def first(result: Any) -> Any:

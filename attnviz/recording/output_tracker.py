@@ -18,7 +18,7 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import Lay
 from attnviz.recording import joining
 from attnviz.recording.axes import Axis, Dims, leaves, regroup
-from attnviz.recording.operation import After, Operation, first, order_of
+from attnviz.recording.operation import After, Operation, by_names, first, order_of
 from attnviz.recording.output_nodes import (
     Output,
     OutputNode,
@@ -340,9 +340,8 @@ class Outputs:
         return None
 
 
-_HANDLERS: dict[str, Callable[[Outputs, Operation], After | None]] = {
-    name: handler
-    for names, handler in {
+_HANDLERS: dict[str, Callable[[Outputs, Operation], After | None]] = by_names(
+    {
         "view _unsafe_view unsqueeze squeeze expand": Outputs._viewed,  # noqa: SLF001
         "select": Outputs._selected,  # noqa: SLF001
         "permute transpose t": Outputs._permuted,  # noqa: SLF001
@@ -353,7 +352,6 @@ _HANDLERS: dict[str, Callable[[Outputs, Operation], After | None]] = {
         "cat": Outputs._concatenated,  # noqa: SLF001
         "stack": Outputs._stacked,  # noqa: SLF001
         "copy_": Outputs._filled,  # noqa: SLF001
-    }.items()
-    for name in names.split()
-}
+    }
+)
 """Handlers by operator name."""

@@ -324,6 +324,16 @@ def test_padding_behind_tokens_whose_centres_are_not_in_their_middle_lies_nowher
     assert_lies(recording[1].key_positions, tokens_at.reshape(-1, 2))
 
 
+def test_padding_beside_a_mirrored_picture_lies_nowhere() -> None:
+    x = picture()
+    with attnviz.record(picture=x) as recording:
+        tokens = F.conv2d(x, torch.randn(8, 3, 3, 3), stride=4, padding=1).flip(-1)
+        attend(F.pad(tokens, (2, 2)).flatten(2).mT)
+    expected = np.full((4, 10, 2), np.nan)
+    expected[:, 2:-2] = (lattice(4, 6) - 1.5)[:, ::-1]
+    assert_lies(recording[0].key_positions, expected.reshape(-1, 2))
+
+
 def test_padding_that_a_convolution_goes_over_moves_no_token() -> None:
     x = picture()
     weight = torch.randn(8, 3, 3, 3)

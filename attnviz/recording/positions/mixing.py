@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.kernels import HEADS_FIRST, TOKENS_FIRST
-from attnviz.recording.operation import Operation, first
+from attnviz.recording.operation import Operation, by_names, first
 from attnviz.recording.positions.pointwise import expanded
 from attnviz.recording.positions.position_math import (
     NOWHERE,
@@ -18,7 +18,7 @@ from attnviz.recording.positions.position_math import (
     varies,
 )
 from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import by_names, lies_nowhere
+from attnviz.recording.positions.position_rule import lies_nowhere
 
 
 def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.recording.operation import Operation
+from attnviz.recording.operation import Operation, by_names
 from attnviz.recording.positions.position_math import (
     NOWHERE,
     compact,
@@ -14,7 +14,6 @@ from attnviz.recording.positions.position_math import (
     same_memory,
 )
 from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import by_names
 
 
 def _moved(registry: PositionRegistry, op: Operation, _: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.recording.operation import Operation, first
+from attnviz.recording.operation import Operation, by_names, first
 from attnviz.recording.positions.position_math import (
     average,
     compact,
@@ -14,7 +14,7 @@ from attnviz.recording.positions.position_math import (
     varying,
 )
 from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import by_names, or_nowhere
+from attnviz.recording.positions.position_rule import or_nowhere
 
 
 def pointwise(registry: PositionRegistry, op: Operation, result: Any) -> Tensor | None:

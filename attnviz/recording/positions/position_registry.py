@@ -123,7 +123,7 @@ class PositionRegistry:
         if (before > 0 or after > 0) and size > 1 and positions.stride(dim):
             small = compact(positions)
             for part, content in zip((small.real, small.imag), self._contents, strict=True):
-                step = float((part.select(dim, 1) - part.select(dim, 0)).flatten()[0])
+                step = abs(float((part.select(dim, 1) - part.select(dim, 0)).flatten()[0]))
                 if step > 0:
                     content.note(step, *(float(end) for end in part.aminmax()))
         return found

@@ -1,6 +1,6 @@
 """The type of a position rule, and functions that all rules use."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +12,6 @@ from attnviz.recording.positions.position_registry import PositionRegistry
 
 Rule = Callable[[PositionRegistry, Operation, Any], Any]
 """A function from the registry, an operation and its result to the result's positions."""
-
-
-def by_names(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Split keys that hold several names: one rule for each name."""
-    return {name: rule for names, rule in rules.items() for name in names.split()}
 
 
 def or_nowhere(registry: PositionRegistry, value: Any, like: Tensor) -> Tensor:

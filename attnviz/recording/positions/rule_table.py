@@ -8,10 +8,10 @@ operators without a rule lose positions.
 
 from typing import Any
 
-from attnviz.recording.operation import Operation, first
+from attnviz.recording.operation import Operation, by_names, first
 from attnviz.recording.positions import mixing, moves, pointwise, sliding, writes
 from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import Rule, by_names
+from attnviz.recording.positions.position_rule import Rule
 
 
 def _first_stays(registry: PositionRegistry, op: Operation, result: Any) -> Any:

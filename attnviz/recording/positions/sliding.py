@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnviz.recording.operation import Operation
+from attnviz.recording.operation import Operation, by_names
 from attnviz.recording.positions.position_math import (
     NOWHERE,
     compact,
@@ -15,7 +15,6 @@ from attnviz.recording.positions.position_math import (
     windowed,
 )
 from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import by_names
 
 
 def _convolved(registry: PositionRegistry, op: Operation, result: Tensor) -> Any:

@@ -5,14 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.recording.operation import Operation
+from attnviz.recording.operation import Operation, by_names
 from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import (
-    by_names,
-    lies_nowhere,
-    or_nowhere,
-)
+from attnviz.recording.positions.position_rule import lies_nowhere, or_nowhere
 
 
 def _written(registry: PositionRegistry, op: Operation, result: Any) -> Any:
