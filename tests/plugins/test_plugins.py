@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 
 from attnviz.registry import Table
@@ -41,14 +42,16 @@ def install(package: str, site: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(groups))
 
 
-def runner(site: Path, folder: Path) -> Run:
-    paths = os.pathsep.join([str(site), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "NO_COLOR": "1"}
+@pytest.fixture(scope="module")
+def processes() -> Iterator[forks.Forks]:
+    with forks.Forks("torch") as opened:
+        yield opened
 
+
+def runner(site: Path, folder: Path, processes: forks.Forks) -> Run:
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "attnviz", *arguments]
-        found = subprocess.run(
-            line, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        found = processes.run(
+            arguments, cwd=folder, paths=[site, ROOT], COLUMNS="200", NO_COLOR="1"
         )
         assert found.returncode == code, found.stderr
         return found
@@ -57,18 +60,18 @@ def runner(site: Path, folder: Path) -> Run:
 
 
 @pytest.fixture
-def example(tmp_path: Path) -> Run:
+def example(tmp_path: Path, processes: forks.Forks) -> Run:
     """`attnviz` where the package `attnviz-example` is installed."""
     install("example", tmp_path / "site")
-    return runner(tmp_path / "site", tmp_path)
+    return runner(tmp_path / "site", tmp_path, processes)
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Run:
+def broken(tmp_path: Path, processes: forks.Forks) -> Run:
     """`attnviz` where both packages are installed, the broken one too."""
     install("example", tmp_path / "site")
     install("broken", tmp_path / "site")
-    return runner(tmp_path / "site", tmp_path)
+    return runner(tmp_path / "site", tmp_path, processes)
 
 
 def lines(text: str) -> list[dict[str, Any]]:
