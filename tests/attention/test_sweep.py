@@ -96,9 +96,9 @@ def test_random_and_peaked_scores_of_every_size(n: int, dim: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [8, 64])
-def test_4096_tokens_with_the_real_tiles(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4096_keys_with_the_real_tiles(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    call = random_call(4096, dim=dim, heads=2)
+    call = random_call(1024, 4096, dim=dim, heads=2)
     check(call, first=0)
     check(peaked(call))
 

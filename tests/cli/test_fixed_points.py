@@ -22,6 +22,7 @@ def test_uniform_attention(
     grid: tuple[int, int],
     distance: float,
     entropy: float,
+    *,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -30,57 +30,73 @@ SINGLE = [
     if param.param_type_name == "option" and not param.multiple and param.name != "help"
 ]
 HEAVY = {"torch", "numpy", "matplotlib", "transformers"}
-# Answers a shell's request as the program does, and says on stderr what was imported.
+# Answers the requests of shells as the program does, one after the other in the environments of its
+# argument. Lines that begin with \0 end an answer; they say what was imported.
 COMPLETE = """
-import sys
+import json, os, sys
 from attnviz.cli import main
-try:
-    main([])
-finally:
-    print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+for environment in json.loads(sys.argv[1]):
+    os.environ.update(environment)
+    try:
+        main([])
+    except SystemExit as end:
+        assert not end.code
+    print("\\n\\0", *{name.partition(".")[0] for name in sys.modules}, flush=True)
 """
+LINES = [
+    ("attnviz co", ["compare"]),
+    ("attnviz show cat.jpg --method r", ["rollout", "relevance", "received"]),
+    ("attnviz show cat.jpg -m dino-", ["dino-vits16", "dino-vits8", "dino-vitb16", "dino-vitb8"]),
+    ("attnviz compare cat.jpg --model ti", ["tiny"]),
+    ("attnviz batch photos --colormap mag", ["magma", "magma_r"]),
+    ("attnviz stats cat.jpg --device c", ["cpu", "cuda"]),
+    ("attnviz stats cat.jpg --stats ", ["basic", "all"]),
+    ("attnviz show cat.jpg --fit s", ["squash"]),
+    ("attnviz evaluate photos --metrics m", ["masks", "masks,perturbation"]),
+    ("attnviz schema ev", ["evaluate"]),
+]
+SHELLS = ["bash", "zsh", "fish"]
 
 
-def completed(shell: str, line: str) -> list[str]:
-    """The values that a shell is given for the last word of a line, in its own protocol."""
+def request(shell: str, line: str) -> dict[str, str]:
+    """The variables by which a shell asks for the values of the last word of a line."""
     words = line.split(" ")
-    environment = {
-        **os.environ,
+    return {
         "_ATTNVIZ_COMPLETE": f"complete_{shell}",
         "COMP_WORDS": line,
         "COMP_CWORD": str(len(words) - 1),
         "_TYPER_COMPLETE_ARGS": line,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[tuple[str, str], tuple[str, set[str]]]:
+    """What one process answers to every shell and line, and had imported by then."""
+    asked = [(shell, line) for shell in SHELLS for line, _ in LINES]
+    requests = json.dumps([request(*each) for each in asked])
     run = subprocess.run(
-        [sys.executable, "-c", COMPLETE], env=environment, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert not HEAVY & set(run.stderr.split())
+        [sys.executable, "-c", COMPLETE, requests], capture_output=True, text=True, check=True
+    )
+    parts = re.findall(r"(.*?)\n\0([^\n]*)\n", run.stdout, re.DOTALL)
+    return {
+        each: (text, set(imported.split()))
+        for each, (text, imported) in zip(asked, parts, strict=True)
+    }
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("line", "values"), LINES)
+def test_shells_complete_from_the_tables(
+    shell: str, line: str, values: list[str], answers: dict[tuple[str, str], tuple[str, set[str]]]
+) -> None:
+    text, imported = answers[shell, line]
+    assert not HEAVY & imported
     if shell == "zsh":
-        return re.findall(r'"([^"]+)"(?::"[^"]*")?$', run.stdout.replace("))'", ""), re.MULTILINE)
-    return [value.partition("\t")[0] for value in run.stdout.splitlines()]
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-@pytest.mark.parametrize(
-    ("line", "values"),
-    [
-        ("attnviz co", ["compare"]),
-        ("attnviz show cat.jpg --method r", ["rollout", "relevance", "received"]),
-        ("attnviz show cat.jpg -m dino-", ["dino-vits16", "dino-vits8", "dino-vitb16",
-                                           "dino-vitb8"]),
-        ("attnviz compare cat.jpg --model ti", ["tiny"]),
-        ("attnviz batch photos --colormap mag", ["magma", "magma_r"]),
-        ("attnviz stats cat.jpg --device c", ["cpu", "cuda"]),
-        ("attnviz stats cat.jpg --stats ", ["basic", "all"]),
-        ("attnviz show cat.jpg --fit s", ["squash"]),
-        ("attnviz evaluate photos --metrics m", ["masks", "masks,perturbation"]),
-        ("attnviz schema ev", ["evaluate"]),
-    ],
-)  # fmt: skip
-def test_shells_complete_from_the_tables(shell: str, line: str, values: list[str]) -> None:
-    assert completed(shell, line) == values
+        found = re.findall(r'"([^"]+)"(?::"[^"]*")?$', text.replace("))'", ""), re.MULTILINE)
+    else:
+        found = [value.partition("\t")[0] for value in text.splitlines()]
+    assert found == values
 
 
 def test_bash_takes_the_script_and_asks_the_program(tmp_path: Path) -> None:
