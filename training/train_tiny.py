@@ -24,7 +24,7 @@ from scenes import Scenes
 from torch import nn
 from torch.utils.data import DataLoader
 
-from attnviz.evaluation import overlap
+from attnviz.evaluation import objects as overlap
 from attnviz.models.tiny import PATCH
 
 STEPS, RATE, WARMUP, DECAY = 4800, 2e-3, 200, 0.05

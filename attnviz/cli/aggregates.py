@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.batch.aggregate import Aggregate
-from attnviz.batch.aggregate_record import AggregateRow, Spread
 from attnviz.cli import console
 from attnviz.cli.table import ADDED_COLUMNS, COLUMNS, MORE_COLUMNS
+from attnviz.output.summary_records import AggregateRow, Spread
 
 
 def aggregate_tables(found: Aggregate) -> list[Table]:

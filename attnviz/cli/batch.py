@@ -12,8 +12,7 @@ import typer
 
 import attnviz
 from attnviz.batch.finalizers import FINALIZERS
-from attnviz.cli import console, run
-from attnviz.cli.check_notes import check_notes
+from attnviz.cli import console, loading, run
 from attnviz.cli.options import (
     BatchOptions,
     DrawingOptions,
@@ -26,6 +25,7 @@ from attnviz.cli.options import (
     StreamOptions,
     with_groups,
 )
+from attnviz.cli.run import check_notes
 from attnviz.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def batch(
 
         def begin() -> Callable[[OnOutcome], None]:
             if cluster is not None:
-                asked = run.arguments(
+                asked = loading.arguments(
                     model.model, model, question, head=question.to_questions().head
                 )
                 return lambda on_outcome: cluster.work(
                     todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=on_outcome
                 )
-            loaded = run.load(model, question)
+            loaded = loading.load(model, question)
             return lambda on_outcome: todo.work(
                 loaded, batch=many.batch, stop=stop, on_outcome=on_outcome
             )
@@ -103,7 +103,7 @@ def batch(
 def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
-    from attnviz.batch.read_records import STATS  # noqa: PLC0415
+    from attnviz.batch.finalizers import STATS  # noqa: PLC0415
     from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
@@ -118,7 +118,7 @@ def _settings(
 ) -> Settings:
     """The settings for every picture, with the digest of everything that changes the output."""
     from attnviz.batch.jobs import Settings  # noqa: PLC0415
-    from attnviz.cli.identity import key_of  # noqa: PLC0415
+    from attnviz.cli.loading import key_of  # noqa: PLC0415
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
     style, asked = Drawing(**drawing.values()), question.to_questions(drawing.animate)
@@ -134,7 +134,7 @@ def _settings(
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
-    digest = key_of(settings_of_run, run.identities(model.model, model, question.queries))
+    digest = key_of(settings_of_run, loading.identities(model.model, model, question.queries))
     return Settings(
         asked, style, digest, model.fit, model.mask, many.pictures, many.npz, reading.range
     )
@@ -144,7 +144,7 @@ def _work(
     todo: Batch, begin: Callable[[], Callable[[OnOutcome], None]], teller: _BatchPrinter
 ) -> None:
     """Process the pending pictures, and show the progress."""
-    from attnviz.cli.tally import tally  # noqa: PLC0415
+    from attnviz.cli.console import tally  # noqa: PLC0415
 
     if not todo.count.left:
         return

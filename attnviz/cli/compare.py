@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import console, run
+from attnviz.cli import console, loading, run
 from attnviz.cli.options import (
     ComparedNpz,
     DifferenceOptions,
@@ -179,11 +179,11 @@ class _Comparing:
         if not self.left:
             return None
         questions = self._where.to_questions()
-        model = run.load_spec(spec, inputs, self._where, head=questions.head)
+        model = loading.load_spec(spec, inputs, self._where, head=questions.head)
         self.each(lambda picture, number: self._one(model, inputs, picture, number))
-        why = run.uncontrolled(model)
+        why = loading.uncontrolled(model)
         if why is None:
-            return run.controlled(inputs, model)
+            return loading.controlled(inputs, model)
         if self._rivals.random_weights and not inputs.random_weights:
             console.say(f"note: {spec}: no side of random weights, since {why}")
         return None

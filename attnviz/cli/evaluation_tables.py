@@ -8,7 +8,7 @@ from rich.text import Text
 
 from attnviz.cli import console
 from attnviz.evaluation import GROUPS, MASKS, METRICS, RANDOM
-from attnviz.evaluation.rows import EvaluationRow, Interval
+from attnviz.output.summary_records import EvaluationRow, Interval
 
 _CAPTIONS = {
     "masks": "of tokens; jac. area: as many of them as the objects have",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from attnviz.cli import console, run
+from attnviz.cli import console, loading, run
 from attnviz.cli.options import (
     ModelOptions,
     OneImage,
@@ -60,7 +60,7 @@ def explore(
 
         style = Drawing(**asdict(drawing))
         style.style()  # an unknown colour map is wrong usage, before anything runs
-        loaded = run.load(model, start)
+        loaded = loading.load(model, start)
 
         def one(picture: Picture, _: int) -> None:
             observation = run.look(picture, loaded, model, start.to_questions(), streams)

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.cli import console, run
-from attnviz.cli.check_notes import check_notes
+from attnviz.cli import console, loading
 from attnviz.cli.options import (
     FILMS,
     ClipFile,
@@ -19,6 +18,7 @@ from attnviz.cli.options import (
     StreamOptions,
     with_groups,
 )
+from attnviz.cli.run import check_notes
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def video(
     whole_files.make_folder(paths[0].parent)
 
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
-    from attnviz.video.clip_request import ClipRequest  # noqa: PLC0415
+    from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
     from attnviz.video.film import make_film, make_films  # noqa: PLC0415
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
     questions = question.to_questions()
-    request = ClipRequest(shot, run.load(model, question), questions, model.fit, model.mask)
+    request = ClipRequest(shot, loading.load(model, question), questions, model.fit, model.mask)
     teller, stop = _FramePrinter(streams, model, len(paths)), Event()
 
     def work() -> list[Made]:

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from html import escape
 
-from attnviz.drawing.explained_sheet import cells_on, heading, sheet, small
+from attnviz.drawing.sheet import cells_on, heading, sheet, small
 from attnviz.explanation.explanation import Explanation
 from attnviz.output import encoding
 from attnviz.output.make_record import make_record

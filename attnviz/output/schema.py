@@ -1,4 +1,4 @@
-"""The building blocks of records: numbers that JSON can hold, and classes of declared fields."""
+"""The building blocks of records: numbers that JSON can hold, declared fields, flat columns."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -60,21 +60,31 @@ def with_numbers(*tables: Mapping[str, TableEntry]) -> Callable[[type[Part]], ty
     return extend
 
 
-class SummaryRow(RecordPart):
-    """A row about many pictures, with its own schema; each number has a mean and a spread."""
+def without_missing(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Data without those parts in `names` that are null, and without null fields inside them."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in names and isinstance(value, dict):
+            flat[key] = defined(value) if key in ("query", "target") else value
+        elif key not in names or value is not None:
+            flat[key] = value
+    return flat
 
-    schema_: str
 
-    def data(self) -> dict[str, Any]:
-        """As plain data, `schema` first."""
-        data = self.model_dump()
-        return {"schema": data.pop("schema_"), **data}
+def defined(part: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a query or a target that are not null."""
+    inner = {
+        key: defined(value) if isinstance(value, dict) else value for key, value in part.items()
+    }
+    return {key: value for key, value in inner.items() if value is not None}
 
-    def _flat(self, numbers: str, kind: type[RecordPart]) -> dict[str, Any]:
-        """A field of numbers as columns: `auc` is the mean, `auc_low` another of its values."""
-        data = self.model_dump(exclude={"schema_", numbers})
-        for name, value in getattr(self, numbers).items():
-            for part in kind.model_fields:
-                column = name if part == "mean" else f"{name}_{part}"
-                data[column] = None if value is None else getattr(value, part)
-        return data
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}_")
+        else:
+            found[prefix + key] = value
+    return found

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnviz.drawing.explained_sheet import cells_on, draw, sheet
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, thumbnail
+from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, thumbnail
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from PIL import Image
 
-from attnviz.drawing.explained_sheet import cells_on, draw, sheet, small
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range, parse_scale
+from attnviz.drawing.sheet import cells_on, draw, sheet, small
 from attnviz.errors import ImageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.io.clips import Clip, Frame, frames
@@ -24,8 +24,7 @@ from attnviz.output.make_record import make_record
 from attnviz.output.movies import Film
 from attnviz.output.records import Moment, Record
 from attnviz.output.write_pictures import Drawing
-from attnviz.video.clip_request import ClipRequest
-from attnviz.video.map_spool import MapSpool, on
+from attnviz.video.clip_maps import ClipRequest, MapSpool, on
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.request import Questions
 from attnviz.io import clips
 from attnviz.output.write_pictures import Drawing
-from attnviz.video.clip_request import ClipRequest
+from attnviz.video.clip_maps import ClipRequest
 from attnviz.video.film import make_film
 
 SIZE = 64
@@ -216,7 +216,7 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
 def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnviz.video.clip_request.TOGETHER", 4)
+    monkeypatch.setattr("attnviz.video.clip_maps.TOGETHER", 4)
     alive: weakref.WeakSet[clips.Frame] = weakref.WeakSet()
     real, most = clips.Frame.__init__, {"count": 0}
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from attnviz.cli.options.engines import EngineOptions
+from attnviz.cli.options.batching import BatchOptions, EngineOptions, Sources
 from attnviz.cli.options.groups import Help, with_groups
 from attnviz.cli.options.inputs import (
     InputOptions,
@@ -27,7 +27,6 @@ from attnviz.cli.options.questions import (
 )
 from attnviz.cli.options.results import (
     FILMS,
-    BatchOptions,
     ClipOptions,
     ComparedNpz,
     DifferenceOptions,
@@ -45,7 +44,6 @@ from attnviz.cli.options.results import (
     PageOptions,
     PageOut,
     Pictures,
-    Sources,
     StreamOptions,
     ToldOptions,
 )

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 from attnviz import models
 from attnviz.cli.options.completion import DEVICES, RANGES, model_names
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.panels import MACHINE, MODEL, PICTURES
+from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option
 from attnviz.errors import UsageError
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
 

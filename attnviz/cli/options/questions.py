@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnviz import methods
 from attnviz.cli.options.completion import HEADS, LAYERS, QUERIES, TARGETS, method_names
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.method_options import Settings
-from attnviz.cli.options.panels import WHERE
+from attnviz.cli.options.groups import WHERE, Settings, option
 from attnviz.errors import UsageError
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries

@@ -1,15 +1,13 @@
 """Options that choose what is drawn, written and printed."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attnviz.cli.options.completion import METRICS, SCALES, colormap_names
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.method_options import Finalizers, choices
-from attnviz.cli.options.panels import LOOK, MACHINE, OUTPUT, PICTURES
+from attnviz.cli.options.groups import LOOK, OUTPUT, PICTURES, choices, option
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
 from attnviz.output import FORMATS
@@ -185,59 +183,6 @@ Npz = Annotated[
 ]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class BatchOptions:
-    """How a batch processes many pictures."""
-
-    pictures: Annotated[
-        Literal["sheet", "heads", "none"],
-        option(
-            "--pictures",
-            panel=PICTURES,
-            help="Draw the sheet of each picture, every file that show draws, or nothing.",
-        ),
-    ] = "sheet"
-    batch_size: Annotated[
-        str,
-        option(
-            "--batch-size",
-            panel=MACHINE,
-            help="Pictures per run of the model, or auto.",
-            metavar="N",
-        ),
-    ] = "auto"
-    recursive: Annotated[
-        bool, option("--recursive/--no-recursive", help="Search subfolders for pictures, too.")
-    ] = True
-    force: Annotated[bool, option("--force", panel=OUTPUT, help="Do finished pictures again.")] = (
-        False
-    )
-    npz: Npz = False
-    finalizers: Finalizers = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _ = self.batch
-
-    @property
-    def batch(self) -> int | None:
-        """The number of pictures per run of the model; None finds out how many fit."""
-        text = self.batch_size
-        if text == "auto":
-            return None
-        if not (text.isascii() and text.isdigit() and int(text)):
-            raise UsageError(
-                f"--batch-size {text!r} cannot be read; give auto, or a number from 1 on"
-            )
-        return int(text)
-
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
-    ),
-]
 ComparedNpz = Annotated[
     bool, option("--npz", panel=OUTPUT, help="Also write the compared maps as arrays: compare.npz.")
 ]

@@ -1,12 +1,14 @@
-"""Options that choose where a batch runs."""
+"""Options of a batch: its pictures, how they are processed, and the machines that do it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.panels import MACHINE
+import typer
+
+from attnviz.cli.options.groups import MACHINE, OUTPUT, PICTURES, Finalizers, option
+from attnviz.cli.options.results import Npz
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,3 +71,58 @@ class EngineOptions:
 
         library()
         return Cluster(self.ray_address, self.workers)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class BatchOptions:
+    """How a batch processes many pictures."""
+
+    pictures: Annotated[
+        Literal["sheet", "heads", "none"],
+        option(
+            "--pictures",
+            panel=PICTURES,
+            help="Draw the sheet of each picture, every file that show draws, or nothing.",
+        ),
+    ] = "sheet"
+    batch_size: Annotated[
+        str,
+        option(
+            "--batch-size",
+            panel=MACHINE,
+            help="Pictures per run of the model, or auto.",
+            metavar="N",
+        ),
+    ] = "auto"
+    recursive: Annotated[
+        bool, option("--recursive/--no-recursive", help="Search subfolders for pictures, too.")
+    ] = True
+    force: Annotated[bool, option("--force", panel=OUTPUT, help="Do finished pictures again.")] = (
+        False
+    )
+    npz: Npz = False
+    finalizers: Finalizers = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _ = self.batch
+
+    @property
+    def batch(self) -> int | None:
+        """The number of pictures per run of the model; None finds out how many fit."""
+        text = self.batch_size
+        if text == "auto":
+            return None
+        if not (text.isascii() and text.isdigit() and int(text)):
+            raise UsageError(
+                f"--batch-size {text!r} cannot be read; give auto, or a number from 1 on"
+            )
+        return int(text)
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
+    ),
+]
