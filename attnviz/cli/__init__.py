@@ -17,8 +17,8 @@ from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
 from attnviz.cli.explore import explore
 from attnviz.cli.lists import methods, models, schema, statistics
-from attnviz.cli.options import Help
 from attnviz.cli.options.completion import Install, ShowScript, prepare_completion
+from attnviz.cli.options.groups import Help
 from attnviz.cli.show import show, stats
 from attnviz.cli.video import video
 from attnviz.errors import AttnvizError, ExitCode, unknown

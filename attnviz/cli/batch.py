@@ -13,18 +13,11 @@ import typer
 import attnviz
 from attnviz.batch.finalizers import FINALIZERS
 from attnviz.cli import console, loading, run
-from attnviz.cli.options import (
-    BatchOptions,
-    DrawingOptions,
-    EngineOptions,
-    ModelOptions,
-    Out,
-    QuestionOptions,
-    ReadingOptions,
-    Sources,
-    StreamOptions,
-    with_groups,
-)
+from attnviz.cli.options.batching import BatchOptions, EngineOptions, Sources
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import ModelOptions, ReadingOptions
+from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.results import DrawingOptions, Out, StreamOptions
 from attnviz.cli.run import check_notes
 from attnviz.errors import ExitCode, UsageError
 
@@ -104,7 +97,7 @@ def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
     from attnviz.batch.finalizers import STATS  # noqa: PLC0415
-    from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
+    from attnviz.cli.summary_tables import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
 

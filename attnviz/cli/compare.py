@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from attnviz.cli import console, loading, run
-from attnviz.cli.options import (
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import Images, InputOptions, ReadingOptions, RivalOptions
+from attnviz.cli.options.questions import QuestionsOptions
+from attnviz.cli.options.results import (
     ComparedNpz,
     DifferenceOptions,
-    Images,
-    InputOptions,
     NoPreview,
     Out,
-    QuestionsOptions,
-    ReadingOptions,
-    RivalOptions,
     StreamOptions,
-    with_groups,
 )
 from attnviz.comparison import check_count
 from attnviz.errors import AttnvizError, ExitCode, ModelError
@@ -94,7 +91,7 @@ def _finishing(
     preview: bool,
 ) -> Callable[[Picture, int], None]:
     """The function that compares and writes a picture after every model has seen it."""
-    from attnviz.cli.comparison_tables import pair_tables  # noqa: PLC0415
+    from attnviz.cli.summary_tables import pair_tables  # noqa: PLC0415
     from attnviz.comparison.compare import Comparison  # noqa: PLC0415
     from attnviz.comparison.comparison_pictures import (  # noqa: PLC0415
         ComparisonDrawing,

@@ -12,7 +12,8 @@ import typer
 
 import attnviz
 from attnviz.cli import console
-from attnviz.cli.options import Json, with_groups
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.results import Json
 from attnviz.errors import ExitCode
 from attnviz.models import cache
 

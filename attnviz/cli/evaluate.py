@@ -9,19 +9,16 @@ import typer
 
 import attnviz
 from attnviz.cli import console, loading, run
-from attnviz.cli.options import (
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import InputOptions, ModelsOptions, ReadingOptions
+from attnviz.cli.options.questions import QuestionsOptions, WhereOptions
+from attnviz.cli.options.results import (
     EvaluationOut,
-    InputOptions,
     Limit,
     Masks,
     Metrics,
-    ModelsOptions,
     Pictures,
-    QuestionsOptions,
-    ReadingOptions,
     StreamOptions,
-    WhereOptions,
-    with_groups,
 )
 from attnviz.errors import AttnvizError, ExitCode, ModelError, UsageError
 from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
@@ -246,7 +243,7 @@ def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
     elif streams.quiet:
         console.put("\n".join(map(str, paths)))
     else:
-        from attnviz.cli.evaluation_tables import score_tables  # noqa: PLC0415
+        from attnviz.cli.summary_tables import score_tables  # noqa: PLC0415
 
         console.show(*score_tables(rows))
     if paths and not streams.quiet:

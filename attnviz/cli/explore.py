@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from attnviz.cli import console, loading, run
-from attnviz.cli.options import (
-    ModelOptions,
-    OneImage,
-    PageOptions,
-    PageOut,
-    ReadingOptions,
-    StartOptions,
-    ToldOptions,
-    with_groups,
-)
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import ModelOptions, OneImage, ReadingOptions
+from attnviz.cli.options.questions import StartOptions
+from attnviz.cli.options.results import PageOptions, PageOut, ToldOptions
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from attnviz.cli.options import Json, with_groups
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.results import Json
 from attnviz.errors import unknown
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES

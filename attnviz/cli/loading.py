@@ -17,13 +17,8 @@ from attnviz.methods import without_score
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attnviz.cli.options import (
-        InputOptions,
-        ModelOptions,
-        QuestionOptions,
-        StartOptions,
-        WhereOptions,
-    )
+    from attnviz.cli.options.inputs import InputOptions, ModelOptions
+    from attnviz.cli.options.questions import QuestionOptions, StartOptions, WhereOptions
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 

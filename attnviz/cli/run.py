@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-    from attnviz.cli.options import (
-        ReadingOptions,
-        ShownOptions,
-        StreamOptions,
-        ToldOptions,
-    )
+    from attnviz.cli.options.inputs import ReadingOptions, ShownOptions
+    from attnviz.cli.options.results import StreamOptions, ToldOptions
     from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.request import Questions

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 import typer
 
 from attnviz.cli import loading, run
-from attnviz.cli.options import (
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import Images, ModelOptions, ReadingOptions
+from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.results import (
     DrawingOptions,
-    Images,
-    ModelOptions,
     NoPreview,
     Npz,
     OptionalOut,
     Out,
-    QuestionOptions,
-    ReadingOptions,
     StreamOptions,
-    with_groups,
 )
 from attnviz.errors import UsageError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from attnviz.cli.options.groups import MACHINE, OUTPUT, PICTURES, Finalizers, option
+from attnviz.cli.options.groups import MACHINE, OUTPUT, PICTURES, Finalizers, option_field
 from attnviz.cli.options.results import Npz
 from attnviz.errors import UsageError
 
@@ -19,31 +19,22 @@ if TYPE_CHECKING:
 class EngineOptions:
     """The options of the machines that do the work."""
 
-    engine: Annotated[
-        Literal["local", "ray"],
-        option(
-            "--engine", panel=MACHINE, help="Run on this machine, or on a Ray cluster (extra: ray)."
-        ),
-    ] = "local"
-    ray_address: Annotated[
-        str | None,
-        option(
-            "--ray-address",
-            panel=MACHINE,
-            help="Running cluster: HOST:PORT or auto.  [default: start one here]",
-            metavar="ADDRESS",
-        ),
-    ] = None
-    workers: Annotated[
-        int | None,
-        option(
-            "--workers",
-            panel=MACHINE,
-            help="Processes, each with its own model.  [default: one per GPU, else per machine]",
-            min=1,
-            max=65536,
-        ),
-    ] = None
+    engine: Literal["local", "ray"] = option_field(
+        "local", "Run on this machine, or on a Ray cluster (extra: ray).", MACHINE
+    )
+    ray_address: str | None = option_field(
+        None,
+        "Running cluster: HOST:PORT or auto.  [default: start one here]",
+        MACHINE,
+        metavar="ADDRESS",
+    )
+    workers: int | None = option_field(
+        None,
+        "Processes, each with its own model.  [default: one per GPU, else per machine]",
+        MACHINE,
+        min=1,
+        max=65536,
+    )
 
     def __post_init__(self) -> None:
         if self.engine == "local":
@@ -77,29 +68,16 @@ class EngineOptions:
 class BatchOptions:
     """How a batch processes many pictures."""
 
-    pictures: Annotated[
-        Literal["sheet", "heads", "none"],
-        option(
-            "--pictures",
-            panel=PICTURES,
-            help="Draw the sheet of each picture, every file that show draws, or nothing.",
-        ),
-    ] = "sheet"
-    batch_size: Annotated[
-        str,
-        option(
-            "--batch-size",
-            panel=MACHINE,
-            help="Pictures per run of the model, or auto.",
-            metavar="N",
-        ),
-    ] = "auto"
-    recursive: Annotated[
-        bool, option("--recursive/--no-recursive", help="Search subfolders for pictures, too.")
-    ] = True
-    force: Annotated[bool, option("--force", panel=OUTPUT, help="Do finished pictures again.")] = (
-        False
+    pictures: Literal["sheet", "heads", "none"] = option_field(
+        "sheet", "Draw the sheet of each picture, every file that show draws, or nothing.", PICTURES
     )
+    batch_size: str = option_field(
+        "auto", "Pictures per run of the model, or auto.", MACHINE, metavar="N"
+    )
+    recursive: bool = option_field(
+        True, "Search subfolders for pictures, too.", names="--recursive/--no-recursive"
+    )
+    force: bool = option_field(False, "Do finished pictures again.", OUTPUT)
     npz: Npz = False
     finalizers: Finalizers = field(default_factory=dict)
 

@@ -1,9 +1,9 @@
 """Makes options, from groups and tables, and gives them to commands under panels of the help."""
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial, wraps
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -112,18 +112,21 @@ Help = Annotated[
 
 
 def option(
-    *names: str,
+    names: str,
+    help: str,  # noqa: A002 — Typer's name for it
     panel: str = LOOK,
+    *,
     complete: Callable[[], Iterable[str | tuple[str, str]]] | None = None,
     **settings: Any,
 ) -> Any:
-    """An option of the command line, by its names.
+    """An option of the command line.
 
-    >>> option("--seed", panel="Machine", help="Random seed.", min=0).help
-    'Random seed.'
+    >>> option("--model -m", "Model.", MODEL, metavar="SPEC").param_decls
+    ('--model', '-m')
 
     Args:
-        names: `--seed`, or `--model` and `-m`.
+        names: `--seed`, or `--model -m`.
+        help: its help, in one or two sentences.
         panel: the heading of the help that shows it, one of `PANELS`.
         complete: returns the values that a shell completes, or (value, explanation); only a
             shell's request calls it.
@@ -131,7 +134,24 @@ def option(
     """
     if complete is not None:
         settings["autocompletion"] = _completion(complete)
-    return typer.Option(*names, rich_help_panel=panel, **settings)
+    return typer.Option(*names.split(), help=help, rich_help_panel=panel, **settings)
+
+
+def option_field(
+    default: Any,
+    help: str,  # noqa: A002
+    panel: str = LOOK,
+    *,
+    names: str = "",
+    complete: Callable[[], Iterable[str | tuple[str, str]]] | None = None,
+    **settings: Any,
+) -> Any:
+    """A field of a group that is an option; by default its name is the field's, `--like-this`.
+
+    The other arguments are those of `option`.
+    """
+    declared = partial(option, help=help, panel=panel, complete=complete, **settings)
+    return field(default=default, metadata={"names": names, "option": declared})
 
 
 def _completion(complete: Callable[[], Iterable[str | tuple[str, str]]]) -> Callable[[str], Any]:
@@ -156,10 +176,10 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
 
     signature = inspect.signature(command).parameters
-    own = [field.name for kind in groups.values() for field in fields(kind)]
+    own = [each.name for kind in groups.values() for each in fields(kind)]
     tables = _tables(groups.values(), {"help", *signature, *own})
 
-    @functools.wraps(command)
+    @wraps(command)
     def flat(*, help: bool, **values: Any) -> None:  # noqa: ARG001, A002 — its callback acts
         made = {name: _make(kind, tables, values) for name, kind in groups.items()}
         command(**made, **values)
@@ -197,12 +217,12 @@ def _tables(groups: Iterable[type], taken: set[str]) -> Tables:
 def _make(group: Any, tables: Tables, values: dict[str, Any]) -> Any:
     """Make a group from its part of the values of all options."""
     made = {}
-    for field in fields(group):
-        if (group, field.name) in tables:
-            given = {name: values.pop(name) for name in tables[group, field.name][1]}
-            made[field.name] = {n: value for n, value in given.items() if value is not None}
+    for each in fields(group):
+        if (group, each.name) in tables:
+            given = {name: values.pop(name) for name in tables[group, each.name][1]}
+            made[each.name] = {n: value for n, value in given.items() if value is not None}
         else:
-            made[field.name] = values.pop(field.name)
+            made[each.name] = values.pop(each.name)
     return group(**made)
 
 
@@ -211,17 +231,15 @@ def _parameters(group: type, tables: Tables) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     names = [name for kind in group.__mro__ for name in inspect.get_annotations(kind)]
     found = []
-    for field in sorted(fields(group), key=lambda field: names.index(field.name)):
-        if (group, field.name) in tables:
-            panel, options = tables[group, field.name]
-            found += [as_parameter(each, panel) for each in options.values()]
+    for each in sorted(fields(group), key=lambda each: names.index(each.name)):
+        if (group, each.name) in tables:
+            panel, options = tables[group, each.name]
+            found += [as_parameter(entry, panel) for entry in options.values()]
             continue
-        found.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=hints[field.name],
-            )
-        )
+        hint = hints[each.name]
+        if "option" in each.metadata:
+            flag = each.metadata["names"] or f"--{each.name.replace('_', '-')}"
+            hint = Annotated[hint, each.metadata["option"](flag)]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        found.append(inspect.Parameter(each.name, kind, default=each.default, annotation=hint))
     return found
