@@ -322,3 +322,26 @@ def test_the_page_about_extending_names_every_table() -> None:
     assert len(groups) == 8
     assert groups == set(project["project"]["entry-points"])
     assert all(f"`{group}`" in page for group in groups)
+
+
+def test_the_doctor_lists_plugins_by_package_and_table(example: Run) -> None:
+    text = example("doctor").stdout
+    assert "plugin        attnviz-example 1.0: attnviz.methods sharpened\n" in text
+    parts = [part for part in lines(example("doctor", "--json").stdout) if part["name"] == "plugin"]
+    assert {part["package"] for part in parts} == {"attnviz-example 1.0"}
+    assert {part["state"] for part in parts} == {"ok"}
+    found = {part["group"]: part["names"] for part in parts}
+    project = tomllib.loads((HERE / "example" / "pyproject.toml").read_text(encoding="utf-8"))
+    points = project["project"]["entry-points"]
+    assert found == {group: sorted(names) for group, names in points.items()}
+
+
+def test_the_doctor_names_what_is_broken_by_its_error(broken: Run) -> None:
+    parts = [part for part in lines(broken("doctor", "--json").stdout) if part["name"] == "plugin"]
+    faults = {part["names"][0]: part["value"] for part in parts if part["state"] == "broken"}
+    before = "attnviz-broken 0.1: attnviz."
+    assert faults["absent"].startswith(f"{before}methods absent (ModuleNotFoundError: ")
+    assert "NOT_AN_ENTRY is no Source" in faults["nothing"]
+    assert "is taken" in faults["attention"]
+    assert "fails" not in faults  # it can be loaded; its function fails when it is called
+    assert "broken: attnviz-broken 0.1: attnviz.methods absent" in broken("doctor").stdout
