@@ -18,15 +18,13 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnviz.batch.connection import Pool, connected, library, pool_of
+from attnviz.batch.connection import Cluster, Pool, connected, library, pool_of
 from attnviz.batch.jobs import Outcome, Settings
 from attnviz.batch.ledger import FOLDER, NOTES
 from attnviz.batch.local import Windows
-from attnviz.batch.run import Batch, OnOutcome
 from attnviz.batch.worker import ATTEMPTS, RUN_TOKEN, Fatal, WindowTask, Worker, pack
 from attnviz.errors import AttnvizError
 from attnviz.output import whole_files
@@ -35,40 +33,6 @@ _WAIT = 10.0  # seconds for a cluster to answer
 _LOOK = 0.5  # seconds between two checks of `stop`
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The cluster that a batch runs on.
-
-    Attributes:
-        address: the address of a running cluster; None takes the one in the environment variable
-            `RAY_ADDRESS`, or starts a cluster on this machine's cores for the time of the run.
-        workers: the number of processes with a model each; None takes one per GPU, or one per
-            machine if there is no GPU.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-
-    def work(
-        self,
-        todo: Batch,
-        model: Mapping[str, Any],
-        settings: Settings,
-        out: Path,
-        *,
-        batch: int | None,
-        stop: threading.Event,
-        on_outcome: OnOutcome,
-    ) -> None:
-        """Do the rest of a batch, as `Batch.work` does on one machine; see `RayEngine`."""
-        todo.work_by(
-            lambda note: RayEngine(
-                model, settings, out, batch=batch, stop=stop, on_outcome=note, cluster=self
-            ),
-            on_outcome,
-        )
 
 
 class RayEngine:

@@ -16,6 +16,21 @@ from attnviz.models.failures import optional
 _WAIT = 10.0  # seconds for a cluster to answer
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster that a batch runs on.
+
+    Attributes:
+        address: the address of a running cluster; None takes the one in the environment variable
+            `RAY_ADDRESS`, or starts a cluster on this machine's cores for the time of the run.
+        workers: the number of processes with a model each; None takes one per GPU, or one per
+            machine if there is no GPU.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+
+
 def library() -> ModuleType:
     """The library Ray, with Ray Data.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,8 +72,13 @@ def batch(
                 asked = loading.arguments(
                     model.model, model, question, head=question.to_questions().head
                 )
-                return lambda on_outcome: cluster.work(
-                    todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=on_outcome
+                from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
+
+                engine = partial(
+                    RayEngine, asked, settings, out, batch=many.batch, stop=stop, cluster=cluster
+                )
+                return lambda on_outcome: todo.work_by(
+                    lambda note: engine(on_outcome=note), on_outcome
                 )
             loaded = loading.load(model, question)
             return lambda on_outcome: todo.work(

@@ -135,7 +135,7 @@ class _Comparing:
         self._rivals, self._where, self._streams = rivals, where, streams
         self._reading = reading
         self._noted: set[int] = set()
-        self._failed: list[ExitCode] = []
+        self._failures = run.Failures(streams)
         self._read_once: dict[int, Picture] = {}
 
     def each(self, do: Callable[[Picture, int], None]) -> None:
@@ -146,8 +146,7 @@ class _Comparing:
             except ModelError:  # all other pictures would fail too
                 raise
             except AttnvizError as error:
-                run.tell_error(error, path, self._streams)
-                self._failed.append(error.exit_code)
+                self._failures.add(error, path)
                 del self.left[number]
 
     def _picture(self, number: int, path: str) -> Picture:
@@ -196,6 +195,4 @@ class _Comparing:
 
     def exit_code(self) -> ExitCode:
         """The exit code of the command."""
-        if not self._failed:
-            return ExitCode.DONE
-        return ExitCode.SOME_FAILED if self.left else self._failed[0]
+        return self._failures.exit_code(some_done=bool(self.left))

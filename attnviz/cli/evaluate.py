@@ -92,7 +92,7 @@ class _Evaluating:
         self.question, self.store = question, store
         self.done: dict[str, SummaryEntry] = {}
         self._inputs, self._where, self._streams = inputs, where, streams
-        self._failed: list[ExitCode] = []
+        self._failures = run.Failures(streams)
         self._reported: set[str] = set()
         self._noted: set[str] = set()
 
@@ -159,16 +159,13 @@ class _Evaluating:
             console.say(less)
 
     def _fail(self, error: AttnvizError, path: str) -> None:
-        self._failed.append(error.exit_code)
-        if str(error) not in self._reported:  # other models give the same error
-            self._reported.add(str(error))
-            run.tell_error(error, path, self._streams)
+        # Other models give the same error.
+        self._failures.add(error, path, printed=str(error) not in self._reported)
+        self._reported.add(str(error))
 
     def exit_code(self) -> ExitCode:
         """The exit code of the command."""
-        if not self._failed:
-            return ExitCode.DONE
-        return ExitCode.SOME_FAILED if self.done else self._failed[0]
+        return self._failures.exit_code(some_done=bool(self.done))
 
 
 class _ModelEvaluation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from attnviz.cli import console
 from attnviz.errors import AttnvizError, ExitCode
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attnviz.io.picture import Picture, PictureLike
     from attnviz.models.model import Model
     from attnviz.output.records import Check
+    from attnviz.output.write_pictures import Tabular
 
 
 def look(
@@ -94,21 +95,11 @@ def warn(observation: Observation) -> None:
         )
 
 
-class Printable(Protocol):
-    """A record of one picture."""
-
-    def data(self) -> dict[str, Any]:
-        """As plain data."""
-
-    def rows(self) -> list[dict[str, Any]]:
-        """As flat rows of the same columns."""
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
     """The result of one method for one picture: its record, the written files, and the sheet."""
 
-    record: Printable
+    record: Tabular
     paths: Sequence[Path] = ()
     sheet: Image | None = None
 
@@ -188,7 +179,7 @@ def each(
     from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
     do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
-    failed: list[ExitCode] = []
+    failures = Failures(streams)
     for number, path in enumerate(images):
         try:
             picture = load_image(path, reading.range)
@@ -196,11 +187,8 @@ def each(
             if do is not None:
                 do(picture, number)
         except AttnvizError as error:
-            tell_error(error, path, streams)
-            failed.append(error.exit_code)
-    if not failed:
-        return ExitCode.DONE
-    return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
+            failures.add(error, path)
+    return failures.exit_code(some_done=failures.count < len(images))
 
 
 def say_notes(picture: PictureLike) -> None:
@@ -210,12 +198,33 @@ def say_notes(picture: PictureLike) -> None:
         console.say(f"note: {where}: {note}")
 
 
-def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:
-    """Print the error of one picture of several."""
-    if streams.debug:
-        traceback.print_exception(error)
-    where = "" if str(error).startswith(path) else f"{path}: "
-    console.say(f"error: {where}{error}")
+class Failures:
+    """The errors of single pictures, which do not stop the others."""
+
+    def __init__(self, streams: ToldOptions) -> None:
+        self._debug = streams.debug
+        self._codes: list[ExitCode] = []
+
+    @property
+    def count(self) -> int:
+        """The number of errors."""
+        return len(self._codes)
+
+    def add(self, error: AttnvizError, path: str, *, printed: bool = True) -> None:
+        """Count the error of a picture, and print it unless it was printed before."""
+        self._codes.append(error.exit_code)
+        if not printed:
+            return
+        if self._debug:
+            traceback.print_exception(error)
+        where = "" if str(error).startswith(path) else f"{path}: "
+        console.say(f"error: {where}{error}")
+
+    def exit_code(self, *, some_done: bool) -> ExitCode:
+        """The exit code of the command; `some_done` is True if a picture had no error."""
+        if not self._codes:
+            return ExitCode.DONE
+        return ExitCode.SOME_FAILED if some_done else self._codes[0]
 
 
 _REASONS = 3

@@ -16,6 +16,7 @@ from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, whole_files
 from attnviz.output.make_record import image_info
+from attnviz.output.write_pictures import write_numbers
 
 DIVERGING = "RdBu_r"
 FULL = Range("fixed", -1.0, 1.0)
@@ -119,21 +120,12 @@ def write_comparison(
         for name, image in images.items()
     ]
     record = make_record(comparison, files=files, differences=of_differences)
-    paths += _write_numbers(record, folder)
+    paths += write_numbers(record, folder, whole_files.COMPARE)
     sheet = _sheet(comparison, sides, less, drawing)
     name = f"{whole_files.COMPARE}.{drawing.format}"
     paths.append(whole_files.write_whole(folder / name, encoding.as_image(sheet, drawing.format)))
     whole_files.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
-
-
-def _write_numbers(record: ComparisonRecord, folder: Path) -> list[Path]:
-    text = encoding.as_json(record.data(), indent=1) + "\n"
-    table = encoding.as_csv(record.rows())
-    return [
-        whole_files.write_whole(folder / f"{whole_files.COMPARE}.json", text.encode()),
-        whole_files.write_whole(folder / f"{whole_files.COMPARE}.csv", table.encode()),
-    ]
 
 
 def write_arrays(comparison: Comparison, folder: Path) -> Path:

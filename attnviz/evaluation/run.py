@@ -218,8 +218,7 @@ class Store:
 
     def _write(self, lines: Mapping[str, str]) -> Path:
         assert self._path is not None
-        text = "".join(f"{line}\n" for line in lines.values())
-        return whole_files.write_whole(self._path, text.encode())
+        return line_files.write_lines(self._path, (f"{line}\n".encode() for line in lines.values()))
 
 
 def _key(line: str) -> str | None:

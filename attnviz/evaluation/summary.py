@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attnviz.evaluation import GAUSSIAN, SALIENCY
 from attnviz.evaluation.map_scorer import Score
+from attnviz.output.schema import tidy
 from attnviz.output.summary_records import EvaluationRow, Interval
 
 Place = tuple[str | None, str | None, int | None, int | str | None]
@@ -125,7 +126,7 @@ def as_data(entry: SummaryEntry) -> dict[str, Any]:
                 "method": score.method,
                 "layer": score.layer,
                 "head": score.head,
-                **{name: _tidy(value) for name, value in score.numbers.items()},
+                **{name: tidy(value) for name, value in score.numbers.items()},
             }
             for score in entry.scores
         ],
@@ -144,10 +145,6 @@ def _score(data: dict[str, Any]) -> Score:
     place = {name: data.pop(name) for name in ("baseline", "method", "layer", "head")}
     numbers = {name: math.nan if value is None else float(value) for name, value in data.items()}
     return Score(**place, numbers=numbers)
-
-
-def _tidy(value: float) -> float | None:
-    return float(f"{value:.8g}") if math.isfinite(value) else None
 
 
 RESAMPLES, LEVEL = 2000, 0.95

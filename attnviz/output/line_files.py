@@ -1,5 +1,6 @@
 """Files that grow line by line, and the lock of the folder that holds them."""
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -102,11 +103,8 @@ def append(path: Path, text: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        with path.open("ab") as file:
-            file.write(f"{text}\n".encode())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    with contextlib.closing(Lines(path)) as lines:
+        lines.add(f"{text}\n".encode())
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -9,14 +9,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, cre
 from attnviz.registry import TableEntry
 
 
-def _tidy(value: float | None) -> float | None:
+def tidy(value: float | None) -> float | None:
     """A number to eight significant digits, more than float32 holds; NaN and ±∞ become null."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.8g}")
 
 
-Number = Annotated[float, BeforeValidator(_tidy)]
+Number = Annotated[float, BeforeValidator(tidy)]
 """A number that is always present."""
-Maybe = Annotated[float | None, BeforeValidator(_tidy)]
+Maybe = Annotated[float | None, BeforeValidator(tidy)]
 """A number that is null if it is not defined, such as 0/0."""
 
 Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]

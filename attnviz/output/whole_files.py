@@ -12,7 +12,8 @@ from attnviz.errors import OutputError, UsageError
 from attnviz.methods import METHODS
 from attnviz.output import FORMATS
 
-SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
+SHEET, STATS, MAPS = "sheet", "stats", "maps.npz"
+STATS_JSON = f"{STATS}.json"
 COMPARE, DIFFERENCE = "compare", "difference"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _ENDINGS = "|".join(FORMATS)

@@ -18,6 +18,7 @@ from attnviz.explanation.query_weights import ALL
 from attnviz.explanation.requirements import reason_against
 from attnviz.geometry.queries import Query
 from attnviz.methods.rollout import fuse, of_itself
+from attnviz.output.schema import tidy
 from attnviz.page.page_tokens import PageTokens, side_of
 from attnviz.page.page_weights import PackedBlock, byte_count, encode, in_bytes, pack
 from attnviz.statistics import measure
@@ -103,11 +104,6 @@ def _numbers(
         observation.numbers[number] = measure(reading)
     found = observation.numbers[number]
     return [[tidy(float(values[head])) for values in found.values()] for head in heads]
-
-
-def tidy(value: float) -> float | None:
-    """A number to eight significant digits, as in the record; NaN and ±∞ become null."""
-    return float(f"{value:.8g}") if np.isfinite(value) else None
 
 
 _FEW = 3 << 20

@@ -12,7 +12,7 @@ from attnviz.cli.options.results import Npz
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
-    from attnviz.batch.cluster import Cluster
+    from attnviz.batch.connection import Cluster
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -55,10 +55,7 @@ class EngineOptions:
         """
         if self.engine == "local":
             return None
-        from attnviz.batch.cluster import (  # noqa: PLC0415 — torch, once the options are checked
-            Cluster,
-        )
-        from attnviz.batch.connection import library  # noqa: PLC0415
+        from attnviz.batch.connection import Cluster, library  # noqa: PLC0415 — torch
 
         library()
         return Cluster(self.ray_address, self.workers)
