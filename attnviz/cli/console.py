@@ -76,11 +76,26 @@ def preview(sheet: Image.Image, *, below: int) -> list[RenderableType]:
     `below` lines of the window stay free for the text that follows, if there is room.
     """
     console = _stdout()
-    if not _can_draw(console):
+    colours = console.is_terminal and console.color_system not in (None, "standard", "windows")
+    if not colours or console.no_color or not console.encoding.lower().startswith("utf"):
         return []
-    from attnviz.drawing.terminal import for_terminal  # noqa: PLC0415 — terminals only
-
     return [for_terminal(sheet, columns=console.width, lines=max(16, console.height - below))]
+
+
+def for_terminal(image: Image.Image, *, columns: int, lines: int) -> RenderableType:
+    """A picture as half blocks, as large as fits into `columns` × `lines` characters.
+
+    Every character shows two pixels, one above the other. A terminal's character is about twice as
+    high as wide, so these pixels are square.
+    """
+    from PIL.Image import Resampling  # noqa: PLC0415 — terminals only
+    from rich_pixels import Pixels  # noqa: PLC0415
+
+    factor = min(1.0, columns / image.width, 2 * lines / image.height)
+    width = max(1, round(image.width * factor))
+    height = max(2, 2 * round(image.height * factor / 2))
+    pixels: RenderableType = Pixels.from_image(image.resize((width, height), Resampling.LANCZOS))
+    return pixels
 
 
 def _stdout() -> Console:
@@ -93,12 +108,6 @@ def _stdout() -> Console:
         force_terminal=None if terminal else False,
         highlight=False,
     )
-
-
-def _can_draw(console: Console) -> bool:
-    """Whether stdout is a terminal that shows colours and half blocks."""
-    colours = console.is_terminal and console.color_system not in (None, "standard", "windows")
-    return colours and not console.no_color and console.encoding.lower().startswith("utf")
 
 
 def interruptible(do: Callable[[], T]) -> T:
@@ -187,24 +196,17 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
     if quiet or not sys.stderr.isatty():
         yield None
         return
+    from rich import progress as bars  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -227,23 +229,17 @@ def tally(start: Count, *, quiet: bool = False) -> Iterator[Callable[[Count], No
 
 @contextlib.contextmanager
 def _bar(start: Count) -> Iterator[Callable[[Count], None]]:
+    from rich import progress as bars  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415 — terminals only
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed  {task.fields[rate]} pictures/s"),
-        TimeRemainingColumn(),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[failed]} failed  {task.fields[rate]} pictures/s"),
+        bars.TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(
             "", total=start.all, completed=start.all - start.left, failed=start.failed, rate="–"
         )

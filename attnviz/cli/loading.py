@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnviz.cli import console
+from attnviz.cli.options.inputs import InputOptions
 from attnviz.errors import ModelError, OutputError
 from attnviz.explanation.selection import parse_heads
 from attnviz.methods import without_score
@@ -17,7 +18,7 @@ from attnviz.methods import without_score
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attnviz.cli.options.inputs import InputOptions, ModelOptions
+    from attnviz.cli.options.inputs import ModelOptions
     from attnviz.cli.options.questions import QuestionOptions, StartOptions, WhereOptions
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
@@ -82,18 +83,12 @@ def arguments(
 ) -> dict[str, Any]:
     """The arguments of `load_model`, in a form that can be sent to other machines."""
     heads = parse_heads(question.heads)
+    of_model = {each.name: getattr(options, each.name) for each in fields(InputOptions)}
+    del of_model["fit"], of_model["mask"]  # of the picture
     return {
         "spec": spec,
         "heads": heads if isinstance(heads, int) else None,
-        "features": options.features,
-        "tokens": options.tokens,
-        "patch": options.patch,
-        "size": options.size,
-        "weights": options.weights,
-        "random_weights": options.random_weights,
-        "seed": options.seed,
-        "device": options.device,
-        "dtype": options.dtype,
+        **of_model,
         "head": head,
     }
 

@@ -65,7 +65,8 @@ def differences(
     that one of the two sides did not see are hatched.
     """
     _, style = (drawing or ComparisonDrawing()).styles()
-    picture = _grey(comparison.picture)
+    grey = comparison.picture.image().convert("L").convert("RGB")
+    picture = Picture(comparison.picture.path, np.asarray(grey))
     return {
         number: overlay(
             picture,
@@ -77,10 +78,6 @@ def differences(
         )
         for number in range(1, len(comparison.sides))
     }
-
-
-def _grey(picture: Picture) -> Picture:
-    return Picture(picture.path, np.asarray(picture.image().convert("L").convert("RGB")))
 
 
 def _side(picture: Picture, side: ComparisonSide, style: Style) -> Image.Image:

@@ -164,8 +164,8 @@ def heaviest(weights: Weights, count: int) -> Truth:
     return result
 
 
-def mass_mask(weights: Weights, share: float = KEEP) -> Truth:
-    """The smallest set of heaviest tokens with `share` of the mass, (tokens,).
+def mass_mask(weights: Weights) -> Truth:
+    """The smallest set of heaviest tokens with 60 % of the mass, (tokens,).
 
     A weight below 0 has no mass (Caron et al., 2104.14294, appendix).
 
@@ -173,7 +173,7 @@ def mass_mask(weights: Weights, share: float = KEEP) -> Truth:
     np.int64(118)
     """
     mass = weights.clip(0)
-    return heaviest(mass, smallest_count(mass, share))
+    return heaviest(mass, smallest_count(mass, KEEP))
 
 
 def jaccard(first: Truth, second: Truth) -> float:

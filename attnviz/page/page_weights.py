@@ -25,6 +25,7 @@ _ROWS = 1 << 24  # number of weights that are computed at once: 64 MiB
 _STEPS = 32767  # largest value of a signed 16-bit number
 _PRECISE = 5e-3
 """Largest relative error of weights from 16-bit queries and keys; above it, they have 32 bits."""
+_PROBES = 32  # rows on which the error is measured
 _SEEN = 1e-6  # share of a row's largest weight; smaller weights cannot be distinguished
 
 
@@ -154,10 +155,10 @@ def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
     return {"query": whole[0], "key": whole[1], "unit": unit}
 
 
-def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -> float:
+def _error(exact: Arrays, rounded: Arrays, keys: PageTokens) -> float:
     """The largest relative error of a visible weight, on rows spread over the queries."""
     queries = exact["query"].shape[2]
-    chosen = np.linspace(0, queries - 1, min(probes, queries)).round().astype(np.intp)
+    chosen = np.linspace(0, queries - 1, min(_PROBES, queries)).round().astype(np.intp)
     logs = []
     for arrays in (exact, rounded):
         q = arrays["query"][:, :, chosen].astype(np.float32)
