@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -68,22 +68,15 @@ def batch(
         teller = _BatchPrinter(streams, settings, out)
 
         def begin() -> Callable[[OnOutcome], None]:
-            if cluster is not None:
-                asked = loading.arguments(
-                    model.model, model, question, head=question.to_questions().head
-                )
-                from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
+            if cluster is None:
+                loaded = loading.load(model, question)
+                return partial(todo.work, loaded, batch=many.batch, stop=stop)
+            from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
 
-                engine = partial(
-                    RayEngine, asked, settings, out, batch=many.batch, stop=stop, cluster=cluster
-                )
-                return lambda on_outcome: todo.work_by(
-                    lambda note: engine(on_outcome=note), on_outcome
-                )
-            loaded = loading.load(model, question)
-            return lambda on_outcome: todo.work(
-                loaded, batch=many.batch, stop=stop, on_outcome=on_outcome
-            )
+            head = question.to_questions().head
+            asked = loading.arguments(model.model, model, question, head=head)
+            how: dict[str, Any] = {"batch": many.batch, "stop": stop, "cluster": cluster}
+            return partial(todo.work_by, partial(RayEngine, asked, settings, out, **how))
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)
         if todo.count.left:
