@@ -20,7 +20,7 @@ from attnviz.cli.options.results import (
     StreamOptions,
 )
 from attnviz.comparison import check_count
-from attnviz.errors import AttnvizError, ExitCode, ModelError
+from attnviz.errors import AttnvizError, ModelError
 from attnviz.explanation.selection import parse_layers
 from attnviz.methods import METHODS
 
@@ -54,15 +54,14 @@ def compare(
 
     folders = [out / name for name in whole_files.folder_names(images)]
     work = _Comparing(images, rivals, reading, where, streams)
-    work.each(
-        lambda _, number: whole_files.check_folder(folders[number])
-    )  # before any model is loaded
+    # Before any model is loaded.
+    work.each(lambda _, number: whole_files.check_folder(folders[number]))
     if work.left:
         preview = not no_preview
         finish = _finishing(work, folders, drawing, streams, npz=npz, preview=preview)
         work.look()
         work.each(finish)
-    raise typer.Exit(work.exit_code())
+    raise typer.Exit(work.failures.exit_code(some_done=bool(work.left)))
 
 
 def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
@@ -106,10 +105,9 @@ def _finishing(
     def finish(picture: Picture, number: int) -> None:
         sides = work.sides[number]
         check_count(len(sides))
-        found = Comparison(picture, tuple(sides))
-        record, paths, sheet = write_comparison(found, folders[number], style)
-        if npz:
-            paths.append(write_arrays(found, folders[number]))
+        comparison = Comparison(picture, tuple(sides))
+        record, paths, sheet = write_comparison(comparison, folders[number], style)
+        paths += [write_arrays(comparison, folders[number])] if npz else []
         teller.tell(run.Result(record, paths, sheet if preview else None))
 
     return finish
@@ -135,7 +133,7 @@ class _Comparing:
         self._rivals, self._where, self._streams = rivals, where, streams
         self._reading = reading
         self._noted: set[int] = set()
-        self._failures = run.Failures(streams)
+        self.failures = run.Failures(streams)
         self._read_once: dict[int, Picture] = {}
 
     def each(self, do: Callable[[Picture, int], None]) -> None:
@@ -146,7 +144,7 @@ class _Comparing:
             except ModelError:  # all other pictures would fail too
                 raise
             except AttnvizError as error:
-                self._failures.add(error, path)
+                self.failures.add(error, path)
                 del self.left[number]
 
     def _picture(self, number: int, path: str) -> Picture:
@@ -192,7 +190,3 @@ class _Comparing:
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)
         check_count(max(2, len(self.sides[number])))  # fail before the next model is loaded
-
-    def exit_code(self) -> ExitCode:
-        """The exit code of the command."""
-        return self._failures.exit_code(some_done=bool(self.left))

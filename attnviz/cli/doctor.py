@@ -206,12 +206,12 @@ def _plugins() -> Iterator[Finding]:
     tables: dict[str, list[Table[Any]]] = {}
     for table in TABLES:
         tables.setdefault(table.group, []).append(table)
-    found = False
+    plugins = False
     for group, members in tables.items():
         packages = {n: entry.package for table in members for n, entry in table.added.items()}
         usable: dict[str, list[str]] = {}
         for point in entry_points(group):
-            found = True
+            plugins = True
             package = "unknown" if point.dist is None else f"{point.dist.name} {point.dist.version}"
             if packages.get(point.name) == package:
                 usable.setdefault(package, []).append(point.name)
@@ -226,7 +226,7 @@ def _plugins() -> Iterator[Finding]:
         for package, names in usable.items():
             value = f"{package}: {group} {', '.join(names)}"
             yield PluginFinding("plugin", "ok", value, "", package, group, tuple(names))
-    if not found:
+    if not plugins:
         yield Finding("plugins", "ok", "none")
 
 

@@ -20,7 +20,7 @@ from attnviz.cli.options.results import (
     Pictures,
     StreamOptions,
 )
-from attnviz.errors import AttnvizError, ExitCode, ModelError, UsageError
+from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def evaluate(
         work.do(spec, pairs)
     if work.done:
         _tell(work, streams, out)
-    raise typer.Exit(work.exit_code())
+    raise typer.Exit(work.failures.exit_code(some_done=bool(work.done)))
 
 
 class _Evaluating:
@@ -92,7 +92,7 @@ class _Evaluating:
         self.question, self.store = question, store
         self.done: dict[str, SummaryEntry] = {}
         self._inputs, self._where, self._streams = inputs, where, streams
-        self._failures = run.Failures(streams)
+        self.failures = run.Failures(streams)
         self._reported: set[str] = set()
         self._noted: set[str] = set()
 
@@ -160,12 +160,8 @@ class _Evaluating:
 
     def _fail(self, error: AttnvizError, path: str) -> None:
         # Other models give the same error.
-        self._failures.add(error, path, printed=str(error) not in self._reported)
+        self.failures.add(error, path, printed=str(error) not in self._reported)
         self._reported.add(str(error))
-
-    def exit_code(self) -> ExitCode:
-        """The exit code of the command."""
-        return self._failures.exit_code(some_done=bool(self.done))
 
 
 class _ModelEvaluation:

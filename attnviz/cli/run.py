@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attnviz.cli import console
@@ -58,8 +59,7 @@ def shown_less(observation: Observation) -> str:
     grid = observation.placement.grid
     return (
         f"note: {observation.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: "
-        "it is "
-        "shown the centre of the picture; --fit pad or --fit squash show it all"
+        "it is shown the centre of the picture; --fit pad or --fit squash show it all"
     )
 
 
@@ -67,21 +67,16 @@ def explain_all(
     observation: Observation, questions: Questions, streams: StreamOptions
 ) -> list[Explanation]:
     """The explanation by each method from one run of the model, with a progress bar for each."""
-    found = [_explain(observation, questions, method, streams) for method in questions.methods]
-    warn(observation)
-    return found
-
-
-def _explain(
-    observation: Observation, questions: Questions, method: str, streams: StreamOptions
-) -> Explanation:
     from attnviz.explanation.request import answer  # noqa: PLC0415
 
-    label = method if len(questions.methods) > 1 else "attention"
-    with console.progress(label, quiet=streams.quiet) as progress:
-        return console.interruptible(
-            lambda: answer(observation, questions, method, progress=progress)
-        )
+    explanations = []
+    for method in questions.methods:
+        label = method if len(questions.methods) > 1 else "attention"
+        with console.progress(label, quiet=streams.quiet) as progress:
+            ask = partial(answer, observation, questions, method, progress=progress)
+            explanations.append(console.interruptible(ask))
+    warn(observation)
+    return explanations
 
 
 def warn(observation: Observation) -> None:

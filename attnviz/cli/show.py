@@ -66,8 +66,7 @@ def show(
                     out / names[number], answer.method, questions.methods
                 )
                 record, paths, sheet = write_pictures(answer, folder, style)
-                if npz:
-                    paths.append(write_maps(answer, folder))
+                paths += [write_maps(answer, folder)] if npz else []
                 results.append(run.Result(record, paths, None if no_preview else sheet))
             teller.tell(*results)
 
