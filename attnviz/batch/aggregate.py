@@ -11,7 +11,7 @@ from attnviz.batch.finalizers import STATS, each
 from attnviz.batch.matrix import NUMBERS, by_question, numbers
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 from attnviz.output import encoding, whole_files
-from attnviz.output.summary_records import AggregateRow, Spread
+from attnviz.output.schema import AggregateRow, Spread
 
 NAME = "aggregate"
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from attnviz.explanation.observation import Observation
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
-    from attnviz.output.summary_records import EvaluationRow
+    from attnviz.output.schema import EvaluationRow
 
 
 @with_groups

@@ -88,8 +88,8 @@ def _row(name: str, fact: dict[str, Any]) -> tuple[str, ...]:
 RECORDS = {
     "record": "attnviz.output.records:Record",
     "compare": "attnviz.comparison.comparison_record:ComparisonRecord",
-    "evaluate": "attnviz.output.summary_records:EvaluationRow",
-    "aggregate": "attnviz.output.summary_records:AggregateRow",
+    "evaluate": "attnviz.output.schema:EvaluationRow",
+    "aggregate": "attnviz.output.schema:AggregateRow",
 }
 """The class of each record: of a picture, a comparison, an evaluation, a whole batch."""
 

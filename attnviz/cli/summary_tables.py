@@ -11,7 +11,7 @@ from attnviz.cli.table import ADDED_COLUMNS, COLUMNS, MORE_COLUMNS, new_table, u
 from attnviz.comparison import AGREEMENTS
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo, SideInfo
 from attnviz.evaluation import GROUPS, MASKS, METRICS, RANDOM
-from attnviz.output.summary_records import AggregateRow, EvaluationRow, Interval, Spread
+from attnviz.output.schema import AggregateRow, EvaluationRow, Interval, Spread
 
 _AGREEMENTS = {name: entry.short or name for name, entry in AGREEMENTS.items()}
 _RHO = "ρ: rank correlation of the maps (Spearman), 1 to −1"

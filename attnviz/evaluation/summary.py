@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from attnviz.evaluation import GAUSSIAN, SALIENCY
 from attnviz.evaluation.map_scorer import Score
-from attnviz.output.schema import tidy
-from attnviz.output.summary_records import EvaluationRow, Interval
+from attnviz.output.schema import EvaluationRow, Interval, tidy
 
 Place = tuple[str | None, str | None, int | None, int | str | None]
 """Baseline, method, layer and head."""

@@ -23,7 +23,7 @@ from attnviz.batch.sketch import QUANTILES, Sketch
 from attnviz.cli.summary_tables import aggregate_tables
 from attnviz.errors import OutputError
 from attnviz.output.records import Record
-from attnviz.output.summary_records import Spread
+from attnviz.output.schema import Spread
 
 
 def fill(values: Any) -> Sketch:
