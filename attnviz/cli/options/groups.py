@@ -121,8 +121,8 @@ def option(
 ) -> Any:
     """An option of the command line.
 
-    >>> option("--model -m", "Model.", MODEL, metavar="SPEC").param_decls
-    ('--model', '-m')
+    >>> option("--seed", "Random seed.", MACHINE, min=0).help
+    'Random seed.'
 
     Args:
         names: `--seed`, or `--model -m`.
