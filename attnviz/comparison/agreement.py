@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.geometry.placement import Placement, overlaps
-from attnviz.methods.mass import smallest_set
+from attnviz.methods.attention import smallest_set
 from attnviz.statistics.maps import KEEP
 
 Weights = NDArray[np.float64]

@@ -10,8 +10,7 @@ from PIL import Image
 from attnviz.drawing.overlay import Style, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, Cell, compose, thumbnail
-from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import question_in_words, rows, title
+from attnviz.explanation.explanation import Answer, Explanation, question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 _STRIP = 16  # pixels: a picture with a side this short is too coarse to draw a map on

@@ -118,13 +118,13 @@ _METHODS: dict[str, Method] = {
         asks=False,
     ),
     "value-norm": Method(
-        "attnviz.methods.value_weighting:value_norm",
+        "attnviz.methods.attention:value_norm",
         "the weights times the length of what they carry to the tokens",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         needs=("projection",),
     ),
     "value-norm-sum": Method(
-        "attnviz.methods.value_weighting:value_norm_sum",
+        "attnviz.methods.attention:value_norm_sum",
         "the length of what all heads together carry from a token",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         merges="heads",
@@ -137,24 +137,24 @@ _METHODS: dict[str, Method] = {
         asks=False,
     ),
     "similarity": Method(
-        "attnviz.methods.similarity:similarity",
+        "attnviz.methods.rollout:similarity",
         "cosine of each key with the query's key",
         "Amir et al. 2021, arXiv 2112.05814",
         needs=("keys",),
     ),
     "token-similarity": Method(
-        "attnviz.methods.similarity:token_similarity",
+        "attnviz.methods.rollout:token_similarity",
         "cosine of each token after the layer with the query's",
         "Amir et al. 2021, arXiv 2112.05814",
         merges="heads",
         needs=("tokens",),
     ),
     "mass": Method(
-        "attnviz.methods.mass:mass",
+        "attnviz.methods.attention:mass",
         "the smallest set of cells that holds 60 % of the attention, or --keep",
         "Caron et al. 2021, arXiv 2104.14294",
         options=(KEEP,),
-        then="attnviz.methods.mass:smallest_set",
+        then="attnviz.methods.attention:smallest_set",
     ),
 }
 METHODS = Table("attnviz.methods", Method, _METHODS)

@@ -13,23 +13,22 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.aliases import Alias
-from attnviz.models.checkpoints import read_checkpoint
+from attnviz.models.checkpoints import Filling, read_checkpoint
 from attnviz.models.failures import optional, tried
-from attnviz.models.filling import Filling
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     CLASS_TOKENS,
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     is_of_head,
     no_class_head,
     refuse_options,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, STATISTICS, Triple, triple
 from attnviz.models.pretrained import load_pretrained
+from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded

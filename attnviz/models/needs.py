@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from attnviz.attention.call import AttentionCall
 from attnviz.errors import ModelError
-from attnviz.models.checkpoints import FILES
-from attnviz.models.filling import MISSING, NOT_FINITE, Filling
+from attnviz.models.checkpoints import FILES, MISSING, NOT_FINITE, Filling
 from attnviz.models.model import Model
 from attnviz.models.state_dict_names import digitless, foreign
 from attnviz.models.vision import Pooled

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError, did_you_mean
-from attnviz.models.attributes import first, labels, may_classify, prefix_count, stated
 from attnviz.models.failures import describe
 from attnviz.models.input_size import (
     exported_shape,
@@ -27,12 +26,12 @@ from attnviz.models.input_size import (
 )
 from attnviz.models.model import (
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     no_text_tower,
     refuse_options,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.module_kinds import (
     allocate,
     check_filled,
@@ -42,7 +41,15 @@ from attnviz.models.module_kinds import (
     takes_pixels,
     unwrap,
 )
-from attnviz.models.preprocessing import FILTERS, normalisation
+from attnviz.models.preprocessing import (
+    FILTERS,
+    first,
+    labels,
+    may_classify,
+    normalisation,
+    prefix_count,
+    stated,
+)
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 SIZE = 224

@@ -10,11 +10,11 @@ from torch import nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.aliases import nearest
+from attnviz.models.checkpoints import Filling, filling_of, loading
 from attnviz.models.failures import optional, tried
-from attnviz.models.filling import Filling, filling_of, loading
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     no_class_head,
@@ -22,9 +22,9 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
 
 

@@ -10,17 +10,17 @@ from torch import nn
 from attnviz.errors import ModelError
 from attnviz.models.aliases import nearest
 from attnviz.models.failures import optional, tried
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     no_text_tower,
     refuse_options,
     token_bytes,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution.vector_products import whole
+from attnviz.explanation.explain_observation import reason_against
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.requirements import reason_against
 from attnviz.methods.rollout import fuse, of_itself
 from attnviz.page.pack import in_bytes, pack
 from attnviz.page.page_layers import Packed

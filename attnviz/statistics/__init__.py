@@ -111,21 +111,21 @@ _STATISTICS: dict[str, Statistic] = {
 
 _MORE: dict[str, Statistic] = {
     "head_cosine": Statistic(
-        "attnviz.statistics.head_similarity:head_cosine",
+        "attnviz.statistics.heads:head_cosine",
         "cosine similarity of its weights with those of the other heads, mean",
         "cosine of the flattened matrices",
         short="cosine",
         basic=False,
     ),
     "head_jensen_shannon": Statistic(
-        "attnviz.statistics.head_similarity:head_jensen_shannon",
+        "attnviz.statistics.heads:head_jensen_shannon",
         "Jensen-Shannon divergence of its rows from those of the other heads, mean, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
         short="J-S",
         basic=False,
     ),
     "value_distance_px": Statistic(
-        "attnviz.statistics.value_distance:value_distance_px",
+        "attnviz.statistics.heads:value_distance_px",
         "mean attention distance, weights times the norm of what they bring",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         short="value dist. px",
@@ -151,12 +151,12 @@ _MORE: dict[str, Statistic] = {
 
 LAYER: dict[str, TableEntry] = {
     "cosine": TableEntry(
-        "attnviz.statistics.head_similarity:cosine",
+        "attnviz.statistics.heads:cosine",
         "cosine similarity of every two heads",
         "cosine of the flattened matrices",
     ),
     "jensen_shannon": TableEntry(
-        "attnviz.statistics.head_similarity:jensen_shannon",
+        "attnviz.statistics.heads:jensen_shannon",
         "Jensen-Shannon divergence of every two heads, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
     ),
