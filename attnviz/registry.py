@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -79,6 +79,14 @@ class Option:
         """Whether both options can share one flag of the command line."""
         one, two = ((o.kind, o.minimum, o.maximum) for o in (self, other))
         return one == two
+
+
+def complete(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options by name, with defaults for those that are not given, or None."""
+    return {
+        option.name: option.default if given.get(option.name) is None else given[option.name]
+        for option in options
+    }
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,11 @@ class Table(Mapping[str, E], Generic[E]):
         name = point.name
         if not _NAME.fullmatch(name) or (self._identifiers and not name.isidentifier()):
             raise ValueError(f"a name has small letters, digits and _, not {name!r}")
-        if name in found or name in self._reserved or name.startswith("model_"):
+        if self._identifiers and name.startswith("model_"):
+            raise ValueError(
+                f"{name!r} begins with model_, and pydantic keeps such names of a record for itself"
+            )
+        if name in found or name in self._reserved:
             raise ValueError(f"the name {name!r} is taken")
         entry = point.load()
         if not isinstance(entry, self.kind):

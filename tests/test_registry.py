@@ -140,7 +140,7 @@ def test_entries_of_other_packages_come_last(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("sqrt", "ROOT", "'sqrt' is taken"),
         ("map", "ROOT", "'map' is taken"),
-        ("model_name", "ROOT", "is taken"),
+        ("model_name", "ROOT", "'model_name' begins with model_, and pydantic"),
         ("Cube", "ROOT", "small letters"),
         ("a-b", "ROOT", "small letters"),
         ("cube", "HALF", "is no TableEntry"),

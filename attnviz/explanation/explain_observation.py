@@ -19,6 +19,8 @@ from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, Method, check_request, complete_settings
 from attnviz.models import targets
 from attnviz.models.targets import Target
+from attnviz.registry import complete
+from attnviz.statistics import check_options, options_of
 
 
 def explain(
@@ -51,8 +53,8 @@ def explain(
         statistics: `basic`, or `all`, which adds similarities of heads, sinks, tokens of high norm
             and, if a target is given, the importance of heads.
         progress: a function that is called with (query rows done, query rows in all).
-        options: options of the method, such as `fusion` and `discard` of `rollout`; None gives the
-            default.
+        options: options of the method, such as `fusion` and `discard` of `rollout`, and of
+            statistics; None gives the default.
 
     >>> explain(observation, query="120,80", heads="8").maps.shape
     (1, 8, 15, 22)
@@ -72,8 +74,11 @@ def explain(
         query=any(each != "auto" for each in asked),
         targets=["--text" if goal.kind == "text" else "--target" for goal in goals],
         importance=statistics == "all",
+        others=check_options(given, statistics),
     )
     entry, settings = METHODS[method], complete_settings(method, given)
+    if entry.merges == "nothing":
+        settings = complete(options_of(statistics).values(), given) | settings
     start = settings.get("start_layer", 0)
     chosen = observation.calls.choose(layers)
     observation.require(chosen)

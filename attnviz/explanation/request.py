@@ -24,6 +24,7 @@ from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
 from attnviz.models.targets import Head, Target
+from attnviz.statistics import check_options, options_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Questions:
         targets: scores, for methods that take gradients.
         layers, heads: which layers and heads have maps.
         start_layer: the first layer of methods that merge layers.
-        settings: options of the methods by name; None gives the default.
+        settings: options of methods and statistics by name; None gives the default.
         statistics: `basic`, or `all`.
 
     Raises:
@@ -59,6 +60,7 @@ class Questions:
             query=any(query != "auto" for query in self.queries),
             targets=["--text" if each.kind == "text" else "--target" for each in self.targets],
             importance=self.statistics == "all",
+            others=check_options(self.settings, self.statistics),
         )
 
     @property
@@ -220,9 +222,9 @@ def answer(
     """
     entry = METHODS[method]
     shared = any(METHODS[name].merges == "nothing" for name in questions.methods)
-    options: dict[str, Any] = {
-        option.name: questions.settings.get(option.name) for option in entry.options
-    }
+    taken = [option.name for option in entry.options]
+    taken += options_of(questions.statistics) if entry.merges == "nothing" else {}
+    options: dict[str, Any] = {name: questions.settings.get(name) for name in taken}
     return explain(
         observation,
         query=questions.queries if entry.asks else "auto",

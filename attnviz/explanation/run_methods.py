@@ -20,7 +20,8 @@ from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS, Method
 from attnviz.models.targets import Target
-from attnviz.statistics import MORE, measure, more
+from attnviz.registry import complete
+from attnviz.statistics import MORE, STATISTICS, measure, more
 
 Statistics = Literal["basic", "all"]
 
@@ -44,7 +45,7 @@ class LayerQuery:
     Attributes:
         observation: the observation.
         method: name of the method.
-        settings: all options of the method.
+        settings: all options of the method and of statistics.
         layers: for each requested layer, the layers that its map is made of.
         heads: for each requested layer, the head numbers; `(None,)` if heads are merged.
         queries: for each layer, its queries.
@@ -151,11 +152,16 @@ class LayerQuery:
         """The value of each statistic for every head; empty if heads are merged."""
         if self.entry.merges != "nothing":
             return {}
-        found = self.observation.numbers[layer]
+        found, computed = self.observation.numbers[layer], dict(STATISTICS)
         if self._all:
-            found = found | self.observation.more[layer].numbers
-            if reading.call.gradient is not None:
-                found |= {n: each.measure(reading) for n, each in MORE.items() if each.scored}
+            found, computed = found | self.observation.more[layer].numbers, computed | dict(MORE)
+        # The observation keeps numbers for the default options, and without a score.
+        found = found | {
+            name: entry.measure(reading, self.settings)
+            for name, entry in computed.items()
+            if (entry.scored and reading.call.gradient is not None)
+            or complete(entry.options, self.settings) != complete(entry.options, {})
+        }
         return {name: values.tolist() for name, values in found.items()}
 
     def _keys(self, layer: int) -> Layout:

@@ -11,6 +11,7 @@ from attnviz.batch import finalizers
 from attnviz.cli.options.panels import LOOK, OUTPUT
 from attnviz.methods import METHODS
 from attnviz.registry import Option, warn
+from attnviz.statistics import MORE, STATISTICS
 
 
 @dataclass(frozen=True)
@@ -84,5 +85,9 @@ def choices(names: Iterable[str]) -> Any:
 
 Settings = Annotated[dict[str, Any], TableOptions(lambda: METHODS.options)]
 """The given options of the methods, by name."""
+AllSettings = Annotated[
+    dict[str, Any], TableOptions(lambda: STATISTICS.options | MORE.options | METHODS.options)
+]
+"""The given options of the methods and of the statistics, by name."""
 Finalizers = Annotated[dict[str, Any], TableOptions(finalizers.options, OUTPUT)]
 """The finalizers of a batch that are requested: True by name."""
