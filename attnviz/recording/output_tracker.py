@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attnviz.recording import joining
 from attnviz.recording.axes import Axis, Dims, leaves, regroup
 from attnviz.recording.operation import After, Operation, by_names, first, order_of
 from attnviz.recording.output_nodes import (
@@ -104,16 +105,12 @@ class Outputs:
         for tensor in op.written:
             if op.name != "copy_":
                 self._nodes.forget(tensor)
-            elif self._nodes.has_storage(tensor):
-                self._forget_beside(tensor)
+            else:  # nodes of other slices stay
+                for place, _ in list(self._nodes.of_storage(tensor)):
+                    if not is_other_slice(place, tensor):
+                        self._nodes.drop(tensor, place)
             self._nodes.change_all(partial(secured, written=tensor))
         return after
-
-    def _forget_beside(self, written: Tensor) -> None:
-        """Forget nodes that a write to a slice makes wrong; nodes of other slices stay."""
-        for place, _ in list(self._nodes.of_storage(written)):
-            if not is_other_slice(place, written):
-                self._nodes.drop(written, place)
 
     # Handlers: each returns the function that puts the node of the result. None means that the
     # handler does not apply.
@@ -162,9 +159,7 @@ class Outputs:
         """`mm`, `addmm`, `bmm` or `linear`: a projection, if it is over heads and features."""
         left, right = op.args[1:3] if op.name == "addmm" else op.args[:2]
         node = self._node(left)
-        if not isinstance(node, Output) or self._nodes.get(right) is not None:
-            return None
-        if op.kwargs.get("alpha", 1) != 1:
+        if not isinstance(node, Output) or self._nodes.get(right) or op.kwargs.get("alpha", 1) != 1:
             return None
         matrix = right.t() if op.name == "linear" else one_matrix(right)
         found = None if matrix is None else projected(node, matrix.detach())
@@ -203,19 +198,16 @@ class Outputs:
 
     def _concatenated(self, op: Operation) -> After | None:
         """`cat`: outputs that are put side by side belong to one call."""
-        nodes = [self._node(each) for each in op.args[0]]
-        if len(nodes) < 2 or any(node is None for node in nodes):
+        nodes = [node for node in map(self._node, op.args[0]) if node is not None]
+        if not 1 < len(nodes) == len(op.args[0]):
             return None
-        found = self._joined([n for n in nodes if n is not None], op.get(1, "dim", 0))
-        return None if found is None else lambda result: self._put(result, found)
+        joined = self._joined(nodes, op.get(1, "dim", 0))
+        return None if joined is None else lambda result: self._put(result, joined)
 
     def _stacked(self, op: Operation) -> After | None:
         """`stack`: the new dimension is the heads or the windows."""
-        nodes = [node for node in map(self._node, op.args[0]) if node is not None]
-        first = nodes[0] if nodes else None
-        if first is None or not 1 < len(nodes) == len(op.args[0]):
-            return None
-        if not isinstance(first, Output) or not all(isinstance(n, Output) for n in nodes):
+        nodes = [node for node in map(self._node, op.args[0]) if isinstance(node, Output)]
+        if not 1 < len(nodes) == len(op.args[0]):
             return None
         numbers = [node.number for node in nodes]
         if len({sizes(n.dims) for n in nodes}) > 1 or len(set(numbers)) < len(numbers):
@@ -223,7 +215,7 @@ class Outputs:
         number = self._join(numbers, "stacked")
         if number is None:
             return None
-        found = stacked(first, op.get(1, "dim", 0), len(nodes), number)
+        found = stacked(nodes[0], op.get(1, "dim", 0), len(nodes), number)
         return lambda result: self._put(result, found)
 
     def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
