@@ -55,8 +55,7 @@ def check_filled(spec: str, model: nn.Module) -> None:
     if empty_names:
         raise ModelError(
             f"{spec}: its weights are on the meta device ({_first_of(empty_names)}); give "
-            "--weights "
-            "FILE, or have the factory load them"
+            "--weights FILE, or have the factory load them"
         )
     check_made(spec, model)
 
@@ -76,13 +75,26 @@ def check_made(spec: str, model: nn.Module) -> None:
         )
 
 
-def allocate(model: nn.Module) -> list[str]:
+def as_module(value: Any) -> nn.Module | None:
+    """The value if it is a module, the module of a program of `torch.export`, or None."""
+    if type(value).__name__ == "ExportedProgram" and hasattr(value, "graph_signature"):
+        value = value.module()
+    return value if isinstance(value, nn.Module) else None
+
+
+def allocate(spec: str, model: nn.Module) -> None:
     """Give tensors on the meta device memory, filled with NaN until weights are loaded.
 
-    Returns the names of buffers that are in no state dict, so that loading cannot fill them.
+    Raises:
+        ModelError: a buffer is in no state dict, so that loading cannot fill it.
     """
     state = set(model.state_dict())
-    empty_names = [n for n, each in model.named_buffers() if each.is_meta and n not in state]
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in state:
+            raise ModelError(
+                f"{spec}: its buffer {name} is on the meta device and in no state dict; "
+                "have the factory make it elsewhere"
+            )
     for owner in model.modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if parameter.is_meta:
@@ -90,7 +102,6 @@ def allocate(model: nn.Module) -> list[str]:
         for name, buffer in list(owner.named_buffers(recurse=False)):
             if buffer.is_meta:
                 setattr(owner, name, _unfilled(buffer))
-    return empty_names
 
 
 def _unfilled(tensor: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from attnviz.errors import ModelError, UsageError
-from attnviz.models.aliases import nearest
+from attnviz.errors import ModelError, UsageError, did_you_mean
 from attnviz.models.checkpoints import Filling, filling_of, loading
 from attnviz.models.failures import optional, tried
 from attnviz.models.model import (
@@ -143,8 +142,9 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
     names = [*library.list_models(), *library.list_pretrained()]
     if name not in names:
         raise ModelError(
-            f"timm:{name}: timm {library.__version__} has no such model{nearest(name, names)}; "
-            "give a name that timm.list_models() or timm.list_pretrained() has"
+            f"timm:{name}: timm {library.__version__} has no such model"
+            f"{did_you_mean(name, names)}; give a name that timm.list_models() or "
+            "timm.list_pretrained() has"
         )
     if pretrained and not library.is_model_pretrained(name):
         raise ModelError(

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from attnviz.errors import ModelError
-from attnviz.models.aliases import nearest
+from attnviz.errors import ModelError, did_you_mean
 from attnviz.models.failures import optional, tried
 from attnviz.models.model import (
     Model,
@@ -35,8 +34,9 @@ def load(request: ModelRequest) -> Model:
     names = models.list_models(module=models)
     if name not in names:
         raise ModelError(
-            f"{request.spec}: torchvision has no such classification model{nearest(name, names)}; "
-            "give one of torchvision.models.list_models(torchvision.models), such as vit_b_16"
+            f"{request.spec}: torchvision has no such classification model"
+            f"{did_you_mean(name, names)}; give one of "
+            "torchvision.models.list_models(torchvision.models), such as vit_b_16"
         )
     weights = models.get_model_weights(name).DEFAULT
     pretrained = request.weights is None and not request.random_weights

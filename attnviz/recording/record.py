@@ -19,7 +19,8 @@ from attnviz.recording.attention_tracker import AttentionTracker, CallListener
 from attnviz.recording.call_store import CallStore
 from attnviz.recording.model_blocks import Blocks
 from attnviz.recording.operation import Operation, first, node_of
-from attnviz.recording.output_tracker import OutputListener, Outputs
+from attnviz.recording.output_nodes import OutputListener
+from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
 from attnviz.recording.recorded import Recording
 

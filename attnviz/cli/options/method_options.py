@@ -9,8 +9,9 @@ import typer
 
 from attnviz.batch import finalizers
 from attnviz.cli.options.panels import LOOK, OUTPUT
+from attnviz.entry_points import warn
 from attnviz.methods import METHODS
-from attnviz.registry import Option, warn
+from attnviz.registry import Option
 from attnviz.statistics import MORE, STATISTICS
 
 
