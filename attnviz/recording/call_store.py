@@ -81,11 +81,8 @@ class CallStore:
             return
         if self.device is not None:
             call = _each(call, lambda tensor: tensor.to(self.device))
-        entry.call = call
-        for tensor in _tensors(call):
-            self._remember(tensor, number)
         entry.counts = entry.counts or self.where is None or self.where(call)
-        self._show()
+        self._set(number, call)
 
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
         """Replace a call and the layout of its output by the corrected ones."""
@@ -127,22 +124,21 @@ class CallStore:
             if other != number:
                 self._entries[other].piece, self._entries[other].call = True, None
         self._entries[number].trace = trace
-        self._entries[number].call = call
-        for tensor in _tensors(call):
-            self._remember(tensor, number)
-        self._show()
+        self._set(number, call)
         return number
 
     def _project(self, number: int, call: AttentionCall, weight: Tensor) -> None:
         if self.device is not None:
             weight = weight.to(self.device)
-        self._entries[number].call = replace(call, projection=weight)
-        self._remember(weight, number)
-        self._show()
+        self._set(number, replace(call, projection=weight))
 
-    def _remember(self, tensor: Tensor, number: int) -> None:
-        """Note that a call keeps something in this memory."""
-        self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+    def _set(self, number: int, call: AttentionCall) -> None:
+        """Set a call, and note the memory in which it keeps something."""
+        self._entries[number].call = call
+        for tensor in (call.query, call.key, call.value, call.bias, call.output, call.projection):
+            if tensor is not None:
+                self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+        self._show()
 
     def _counted(self) -> list[_Entry]:
         return [entry for entry in self._entries if entry.counts and not entry.piece]
@@ -209,11 +205,6 @@ _FIELDS = (
     *("query", "key", "value", "bias", "output"),
     *("query_positions", "key_positions", "gradient", "projection"),
 )
-
-
-def _tensors(call: AttentionCall) -> list[Tensor]:
-    found = (call.query, call.key, call.value, call.bias, call.output, call.projection)
-    return [tensor for tensor in found if tensor is not None]
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:

@@ -75,7 +75,7 @@ def record(
     try:
         with (
             nullcontext() if stack is None else stack.watching(),
-            _uncompiled(),
+            uncompiled(),
             _Watcher(store, recording.unread, positions, stack),
         ):
             yield recording
@@ -83,7 +83,7 @@ def record(
         store.close()
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[Any]:
     """Run compiled code uncompiled; if nothing was compiled yet, do not load the compiler."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
