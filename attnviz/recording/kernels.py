@@ -84,10 +84,8 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
         for what, names in _NAMES.items()
     }
     given_query, given_key, scale, bias = (found[n] for n in ("query", "key", "scale", "bias"))
-    tensors: list[Any] = [given_query, given_key, found["value"], first(result)]
-    tensors = [tensor.detach() for tensor in tensors]
-    tensors = [layout(op)(tensor) for tensor in tensors]
-    query, key, value, output = tensors
+    tensors = (given_query, given_key, found["value"], first(result))
+    query, key, value, output = (layout(op)(tensor.detach()) for tensor in tensors)
     kind = arguments.get("custom_mask_type") or 0
     call = AttentionCall(
         query=query,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import Lay
 from attnviz.recording import joining
-from attnviz.recording.axes import Axis, Dims, leaves
+from attnviz.recording.axes import Axis, Dims, leaves, sizes
 from attnviz.recording.score_graph import Axes, Weights, cloned_if_aliased
 from attnviz.recording.tensor_registry import clone_if_aliased
 
@@ -75,11 +75,6 @@ class OutputListener:
     projected: Callable[[int, Tensor], None]
     scaled: Callable[[int, Tensor], None]
     joined: Callable[[Sequence[int], joining.Axis], int | None]
-
-
-def sizes(dims: Dims) -> tuple[int, ...]:
-    """The shape of a tensor with these dimensions."""
-    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
 
 
 def by_hand(number: int, weighted: WeightedValues, ndim: int) -> Output:

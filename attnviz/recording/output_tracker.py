@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from attnviz.recording import joining
-from attnviz.recording.axes import Axis, Dims, leaves, regroup
+from attnviz.recording.axes import Axis, Dims, leaves, regroup, sizes
 from attnviz.recording.operation import After, Operation, by_names, first, order_of
 from attnviz.recording.output_nodes import (
     Output,
@@ -31,7 +31,6 @@ from attnviz.recording.output_nodes import (
     secured,
     shown_heads,
     side_by_side,
-    sizes,
     stacked,
     tiled,
 )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attnviz.recording.axes import leaves, regroup
+from attnviz.recording.axes import leaves, regroup, sizes
 from attnviz.recording.operation import After, Operation, by_names, first, order_of
 from attnviz.recording.score_graph import (
     Exponentials,
@@ -85,7 +85,7 @@ class ScoreTracker:
 
     def _put_if(self, result: Any, node: Scores | Weights) -> None:
         """Put the node of a result if it has the same shape."""
-        if isinstance(result, Tensor) and node.shape == tuple(result.shape):
+        if isinstance(result, Tensor) and sizes(node.dims) == tuple(result.shape):
             self._nodes.put(result, node)
 
     # Handlers: each takes the nodes of the arguments, and returns the function that puts the node
