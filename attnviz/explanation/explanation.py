@@ -1,5 +1,6 @@
 """The result of `explain`: maps, the numbers of their heads, and their names in words and files."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -276,12 +277,5 @@ def rows(explanation: Explanation) -> list[int]:
 
     A row shows one layer of one question; if heads are merged, all layers of one question.
     """
-    found: dict[tuple[int, int], int] = {}
-    for answer in explanation.answers:
-        row = _row(answer)
-        found[row] = found.get(row, 0) + 1
-    return list(found.values())
-
-
-def _row(answer: Answer) -> tuple[int, int]:
-    return answer.question, -1 if answer.head is None else answer.layer
+    answers = explanation.answers
+    return list(Counter((a.question, -1 if a.head is None else a.layer) for a in answers).values())

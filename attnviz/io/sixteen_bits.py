@@ -15,7 +15,7 @@ import re
 import struct
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +43,12 @@ def read_png(image: Image.Image, data: bytes, _: str) -> Opened | None:
     else:
         return None
     colours = 3 if values.shape[2] > 2 else 1
-    alpha = values[..., colours:]
+    alpha = np.rint(values[..., colours:] / 257).astype(np.uint8)
     samples = Samples(
         values[..., :colours],
         "unsigned",
         16,
-        alpha=_of_16(alpha[..., 0]) if alpha.size else _transparent(image, values),
+        alpha=alpha[..., 0] if alpha.size else _transparent(image, values),
         profile=image.info.get("icc_profile"),
         orientation=image.getexif().get(0x0112, 1),
     )
@@ -73,10 +73,6 @@ def both_bytes(high: Image.Image, low: Image.Image) -> NDArray[np.uint16]:
     """Join the high and low bytes of samples to 16 bits."""
     result: NDArray[np.uint16] = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
     return result
-
-
-def _of_16(alpha: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.rint(alpha / 257).astype(np.uint8)
 
 
 def _transparent(image: Image.Image, values: NDArray[Any]) -> NDArray[np.uint8] | None:
@@ -118,14 +114,14 @@ class _Header:
     Attributes:
         bands: number of bands.
         bits: bits per sample of the first band.
-        signed: whether a sample may be below 0.
+        kind: `signed` if a sample may be below 0.
         alpha: whether the last band is alpha.
         space: number of the colour space; None if there is a profile instead, or nothing.
     """
 
     bands: int
     bits: int
-    signed: bool
+    kind: Literal["signed", "unsigned"]
     alpha: bool
     space: int | None
 
@@ -164,10 +160,9 @@ def _grey(image: Image.Image, header: _Header) -> Samples:
     """Grey samples with the values of the file."""
     values = np.asarray(image).astype(np.int32) >> max(0, 16 - header.bits)
     bits = min(header.bits, 16)
-    if header.signed:
+    if header.kind == "signed":
         values -= 1 << (bits - 1)
-    kind = "signed" if header.signed else "unsigned"
-    return Samples(values[..., None], kind, bits)  # type: ignore[arg-type]  # one of the two
+    return Samples(values[..., None], header.kind, bits)
 
 
 def _exactly(values: NDArray[Any], header: _Header) -> Opened:
@@ -179,8 +174,7 @@ def _exactly(values: NDArray[Any], header: _Header) -> Opened:
         alpha = np.rint(bands[..., -1] / largest * 255).astype(np.uint8)
         bands = bands[..., :-1]
     colours = 3 if bands.shape[2] >= 3 else 1
-    kind = "signed" if header.signed else "unsigned"
-    samples = Samples(bands[..., :colours], kind, header.bits, alpha=alpha)  # type: ignore[arg-type]
+    samples = Samples(bands[..., :colours], header.kind, header.bits, alpha=alpha)
     return Opened(samples=samples, notes=of_bands(bands.shape[2], colours))
 
 
@@ -206,7 +200,7 @@ def _header(data: bytes) -> _Header:
     return _Header(
         bands,
         bits=(depth & 0x7F) + 1,
-        signed=bool(depth & 0x80),
+        kind="signed" if depth & 0x80 else "unsigned",
         alpha=_has_alpha(data[:start], bands),
         space=struct.unpack_from(">I", data, colour + 7)[0] if by_number else None,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,13 +96,20 @@ def allocate(spec: str, model: nn.Module) -> None:
                 f"{spec}: its buffer {name} is on the meta device and in no state dict; "
                 "have the factory make it elsewhere"
             )
+    _replace_tensors(model, lambda tensor: tensor.is_meta, _unfilled)
+
+
+def _replace_tensors(
+    model: nn.Module, applies: Callable[[Tensor], bool], make: Callable[[Tensor], Tensor]
+) -> None:
+    """Replace all parameters and buffers for which `applies` is True."""
     for owner in model.modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                setattr(owner, name, nn.Parameter(_unfilled(parameter), requires_grad=False))
+            if applies(parameter):
+                setattr(owner, name, nn.Parameter(make(parameter), requires_grad=False))
         for name, buffer in list(owner.named_buffers(recurse=False)):
-            if buffer.is_meta:
-                setattr(owner, name, _unfilled(buffer))
+            if applies(buffer):
+                setattr(owner, name, make(buffer))
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -121,7 +129,8 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
             "it after model.eval()"
         )
     try:
-        _own_tensors(model)
+        # No gradient can go through tensors that were made in inference mode.
+        _replace_tensors(model, Tensor.is_inference, Tensor.clone)
         model.to(device)
         _cast(model, dtype)
     except Exception as error:  # tensors may live elsewhere or have own methods
@@ -134,17 +143,6 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
-
-
-def _own_tensors(model: nn.Module) -> None:
-    """Replace tensors made in inference mode by copies: no gradient can go through them."""
-    for owner in model.modules():
-        for name, parameter in list(owner.named_parameters(recurse=False)):
-            if parameter.is_inference():
-                setattr(owner, name, nn.Parameter(parameter.clone(), requires_grad=False))
-        for name, buffer in list(owner.named_buffers(recurse=False)):
-            if buffer.is_inference():
-                setattr(owner, name, buffer.clone())
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:

@@ -3,6 +3,7 @@
 They view, pick, join, pad, sort, or write into a part of a tensor or of its copy.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -126,11 +127,11 @@ def _by_parts(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     positions = registry.get(op.args[0])
     if positions is None:
         return None
-    parts = [
-        op.func(part.contiguous(), *op.args[1:], **op.kwargs)
-        for part in (positions.real, positions.imag)
-    ]
-    return torch.complex(*parts)
+    return _of_parts(positions, lambda part: op.func(part, *op.args[1:], **op.kwargs))
+
+
+def _of_parts(positions: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.complex(*(move(part.contiguous()) for part in (positions.real, positions.imag)))
 
 
 def _unfolded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
@@ -142,11 +143,7 @@ def _unfolded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     for dim, each in ((-2, padding[0]), (-1, padding[-1])):
         if each:
             positions = extended(positions, positions.ndim + dim, each, each)
-    parts = [
-        op.func(part.contiguous(), kernel, dilation, [0, 0], stride)
-        for part in (positions.real, positions.imag)
-    ]
-    return torch.complex(*parts)
+    return _of_parts(positions, lambda part: op.func(part, kernel, dilation, [0, 0], stride))
 
 
 def _split_heads(registry: PositionRegistry, op: Operation, result: Any) -> Any:
