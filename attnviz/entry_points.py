@@ -21,16 +21,17 @@ def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
         return {}
     from importlib import metadata  # noqa: PLC0415 — only when a table is listed
 
-    found: dict[str, list[EntryPoint]] = {}
+    by_package: dict[str, list[EntryPoint]] = {}
     try:
         for package in metadata.distributions():
             # Only packages that have an attnviz entry point are parsed.
             if "[attnviz." in (package.read_text("entry_points.txt") or ""):
-                found.setdefault(package.name, list(package.entry_points))  # the first is imported
+                # Of two packages of one name, the first is imported.
+                by_package.setdefault(package.name, list(package.entry_points))
     except Exception as error:
         warn(f"installed packages cannot be read ({in_a_line(error)}); no entry points are used")
     groups: dict[str, tuple[EntryPoint, ...]] = {}
-    points = [point for name in sorted(found) for point in found[name]]
+    points = [point for name in sorted(by_package) for point in by_package[name]]
     for point in sorted(points, key=lambda point: (package_of(point), point.name)):
         groups[point.group] = (*groups.get(point.group, ()), point)
     return groups

@@ -222,19 +222,19 @@ class Table(Mapping[str, E], Generic[E]):
     @property
     def options(self) -> dict[str, Option]:
         """All options that entries declare, each once, by name."""
-        found: dict[str, Option] = {}
+        options: dict[str, Option] = {}
         for entry in self._all.values():
             for option in entry.declared_options:
-                found.setdefault(option.name, replace(option, package=entry.package))
-        return found
+                options.setdefault(option.name, replace(option, package=entry.package))
+        return options
 
     @cached_property
     def _all(self) -> dict[str, E]:
-        found = dict(self._own)
+        entries = dict(self._own)
         for point in entry_points(self.group):
             package = package_of(point)
             try:
-                entry = self._entry(point, found)
+                entry = self._entry(point, entries)
             except (Exception, SystemExit) as error:
                 warn(
                     f"{package}: {point.name!r} of {self.group} is left out "
@@ -243,10 +243,10 @@ class Table(Mapping[str, E], Generic[E]):
                 )
                 continue
             if self._accepts is None or self._accepts(entry):
-                found[point.name] = replace(entry, package=package)
-        return found
+                entries[point.name] = replace(entry, package=package)
+        return entries
 
-    def _entry(self, point: "EntryPoint", found: Mapping[str, E]) -> E:
+    def _entry(self, point: "EntryPoint", entries: Mapping[str, E]) -> E:
         """The entry that an entry point names.
 
         Raises:
@@ -259,12 +259,12 @@ class Table(Mapping[str, E], Generic[E]):
             raise ValueError(
                 f"{name!r} begins with model_, and pydantic keeps such names of a record for itself"
             )
-        if name in found or name in self._reserved:
+        if name in entries or name in self._reserved:
             raise ValueError(f"the name {name!r} is taken")
         entry = point.load()
         if not isinstance(entry, self.kind):
             raise TypeError(f"{point.value} is no {self.kind.__name__}")
-        known = {o.name: o for other in found.values() for o in other.declared_options}
+        known = {o.name: o for other in entries.values() for o in other.declared_options}
         for option in entry.declared_options:
             if not option.name.isidentifier() or not option.fits(known.get(option.name, option)):
                 raise ValueError(f"its option {option.name!r} differs from another entry's option")

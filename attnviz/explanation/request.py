@@ -192,11 +192,11 @@ def look_many(
 ) -> list[Observation]:
     """Run a model on several checked pictures; see `look` and `observe_many`."""
     sizes = [(picture.width, picture.height) for picture in pictures]
-    found = {
+    mask_of_size = {
         size: None if mask is None else load_mask(mask, width=size[0], height=size[1])
         for size in dict.fromkeys(sizes)  # frames of a clip share one size
     }
-    masks = [found[size] for size in sizes]
+    masks = [mask_of_size[size] for size in sizes]
     return observe_many(
         pictures,
         model,
@@ -222,9 +222,9 @@ def answer(
     """
     entry = METHODS[method]
     shared = any(METHODS[name].merges == "nothing" for name in questions.methods)
-    taken = [option.name for option in entry.options]
-    taken += options_of(questions.statistics) if entry.merges == "nothing" else {}
-    options: dict[str, Any] = {name: questions.settings.get(name) for name in taken}
+    names = [option.name for option in entry.options]
+    names += options_of(questions.statistics) if entry.merges == "nothing" else {}
+    options: dict[str, Any] = {name: questions.settings.get(name) for name in names}
     return explain(
         observation,
         query=questions.queries if entry.asks else "auto",

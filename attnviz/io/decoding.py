@@ -58,19 +58,19 @@ def _decode(data: bytes, path: str) -> Opened:
     try:
         image = _opened(data)
     except UnidentifiedImageError:
-        found = None
+        opened = None
         if tiff.is_tiff(data):
-            found = tiff.read(None, data, path)
+            opened = tiff.read(None, data, path)
         elif sixteen_bits.is_jpeg2000(data):
-            found = sixteen_bits.read(None, data, path)
-        if found is None:
+            opened = sixteen_bits.read(None, data, path)
+        if opened is None:
             raise
-        return found
+        return opened
     reader = _READERS.get(image.format)
     notes = _frames(data, path) if image.format in _MOVING else ()
-    found = None if reader is None else reader(image, data, path)
-    if found is not None:
-        return Opened(found.image, found.samples, (*found.notes, *notes))
+    opened = None if reader is None else reader(image, data, path)
+    if opened is not None:
+        return Opened(opened.image, opened.samples, (*opened.notes, *notes))
     notes = (*notes, *_halved(image))
     image = upright(image if reader is None else _opened(data))  # a reader may change the image
     if is_wide(image):

@@ -85,18 +85,18 @@ def _transparent(image: Image.Image, values: NDArray[Any]) -> NDArray[np.uint8] 
 
 def read_ppm(_: Image.Image, data: bytes, __: str) -> Opened | None:
     """Read a PGM or PPM of more than 8 bits per sample; None for others."""
-    found = _HEADER.match(data)
-    if found is None:
+    match = _HEADER.match(data)
+    if match is None:
         return None
-    kind, width, height, largest = map(int, found.groups())
+    kind, width, height, largest = map(int, match.groups())
     if largest < 256:
         return None
     colours = 3 if kind in (3, 6) else 1
     count = width * height * colours
     if kind in (2, 3):
-        values = np.array(data[found.end() :].split()[:count], dtype=np.uint16)
+        values = np.array(data[match.end() :].split()[:count], dtype=np.uint16)
     else:
-        values = np.frombuffer(data, ">u2", count, found.end())
+        values = np.frombuffer(data, ">u2", count, match.end())
     samples = Samples(values.reshape(height, width, colours), "unsigned", 16, largest=largest)
     return Opened(samples=samples)
 

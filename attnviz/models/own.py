@@ -71,10 +71,10 @@ def load(request: ModelRequest) -> Model:
     # The user's code may print; this must not mix with results.
     with _here(), contextlib.redirect_stdout(sys.stderr):
         with seeded(request.seed):
-            found = _found(request.spec, _module(request.spec, where), name)
+            value = _found(request.spec, _module(request.spec, where), name)
         # Draw again: a module that was imported before drew its numbers then.
         with seeded(request.seed):
-            model = unwrap(_made(request.spec, name, found))
+            model = unwrap(_made(request.spec, name, value))
     notes = _fill(request, model)
     module = takes_pixels(request.spec, ready(request.spec, model, device, dtype))
     try:
@@ -202,14 +202,14 @@ def _file(spec: str, path: Path) -> ModuleType:
     known = sys.modules.get(path.stem)  # a library may have the file's name already
     is_free = known is None or getattr(known, "__file__", None) in (str(path), str(path.resolve()))
     name = path.stem if is_free else f"attnviz_own_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
         raise ModelError(f"{spec}: {path} cannot be imported; give a Python file")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(module_spec)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and pickle look up their module
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         sys.modules.pop(name)
         if before is not None:

@@ -113,10 +113,10 @@ class CallStore:
         calls = [entry.call for entry in entries if entry.call is not None]
         if len(calls) < len(numbers) or not all(entry.counts for entry in entries):
             return None
-        found = join_summed(calls) if axis == "sum" else join_calls(calls, axis)
-        if found is None:
+        joined = join_summed(calls) if axis == "sum" else join_calls(calls, axis)
+        if joined is None:
             return None
-        call, dim = found
+        call, dim = joined
         number = min(numbers)
         sizes = tuple(piece.output.shape[dim] for piece in calls if piece.output is not None)
         trace = JoinedTrace(tuple(entry.trace for entry in entries), dim, sizes)
@@ -163,11 +163,11 @@ class CallStore:
 
     def written(self, tensor: Tensor) -> None:
         """Copy what calls keep in memory that the model is about to overwrite."""
-        numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
+        numbers = {n for _, users in self._memory.of_storage(tensor) for n in users}
         for number in numbers:
             call = self._entries[number].call
             if call is not None:
-                self.replace(number, _each(call, lambda kept: clone_if_aliased(kept, tensor)))
+                self.replace(number, _each(call, lambda each: clone_if_aliased(each, tensor)))
         if numbers:
             self._memory.forget(tensor)
 
@@ -208,11 +208,11 @@ _FIELDS = (
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:
-    found = {name: getattr(call, name) for name in _FIELDS}
+    tensors = {name: getattr(call, name) for name in _FIELDS}
     mixing = call.mixing
     if mixing is not None:
         mixing = do(mixing[0]), None if mixing[1] is None else do(mixing[1])
     done: dict[str, Any] = {
-        name: do(tensor) for name, tensor in found.items() if tensor is not None
+        name: do(tensor) for name, tensor in tensors.items() if tensor is not None
     }
     return replace(call, **done, mixing=mixing)

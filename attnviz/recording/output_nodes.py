@@ -106,9 +106,9 @@ def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
         "queries": [queries],
         "heads": [heads, heads + features] if isinstance(node, Output) else [],
     }
-    found = next((name for name, parts in parts_of.items() if of_dim in parts), None)
+    role = next((name for name, parts in parts_of.items() if of_dim in parts), None)
     beside = set(of_dim) & {*queries, *heads, *features}
-    return found or (None if beside else "items")
+    return role or (None if beside else "items")
 
 
 def shown_heads(node: Output, weighted: WeightedValues, dims: Dims) -> Axes | None:

@@ -161,10 +161,10 @@ class Outputs:
         if not isinstance(node, Output) or self._nodes.get(right) or op.kwargs.get("alpha", 1) != 1:
             return None
         matrix = right.t() if op.name == "linear" else one_matrix(right)
-        found = None if matrix is None else projected(node, matrix.detach())
-        if found is None:
+        projection = None if matrix is None else projected(node, matrix.detach())
+        if projection is None:
             return None
-        weight, result_node = found
+        weight, result_node = projection
 
         def after(result: Tensor) -> None:
             self._listener.projected(node.number, weight)
@@ -182,8 +182,8 @@ class Outputs:
             node = nodes[0] or nodes[1]
             if number == 0 and node is not None:  # Python's sum starts with 0
                 return lambda result: self._put(result, node)
-        found = self._over_features(op)
-        return None if found is None else lambda result: self._put(result, found[0])
+        biased = self._over_features(op)
+        return None if biased is None else lambda result: self._put(result, biased[0])
 
     def _summed(self, nodes: "list[Projected]") -> After | None:
         """Join heads that have a projection each."""
@@ -214,8 +214,8 @@ class Outputs:
         number = self._join(numbers, "stacked")
         if number is None:
             return None
-        found = stacked(nodes[0], op.get(1, "dim", 0), len(nodes), number)
-        return lambda result: self._put(result, found)
+        node = stacked(nodes[0], op.get(1, "dim", 0), len(nodes), number)
+        return lambda result: self._put(result, node)
 
     def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
         """The node of several nodes that are put side by side along a dimension."""
@@ -240,9 +240,9 @@ class Outputs:
 
     def _node(self, tensor: Any) -> "OutputNode | None":
         """The node of a tensor, or of the slices that fill its memory."""
-        found = self._nodes.get(tensor)
-        if found is not None or not isinstance(tensor, Tensor):
-            return found
+        known = self._nodes.get(tensor)
+        if known is not None or not isinstance(tensor, Tensor):
+            return known
         pieces = [
             (place, node)
             for place, node in self._nodes.of_storage(tensor)
@@ -266,9 +266,9 @@ class Outputs:
 
     def _multiplied(self, op: Operation) -> After | None:
         """A LayerScale (Touvron et al., 2103.17239)."""
-        found = self._over_features(op)
-        if found is not None:
-            node, tensor, factors = found
+        scaled = self._over_features(op)
+        if scaled is not None:
+            node, tensor, factors = scaled
             self._listener.scaled(node.number, factors.detach().flatten())
             self._nodes.forget(tensor)
         return None

@@ -193,8 +193,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> int:
         """Keep a fused call with the positions of its tokens."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
-        found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
-        call = replace(call, query_positions=found[0], key_positions=found[1])
+        positions = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
+        call = replace(call, query_positions=positions[0], key_positions=positions[1])
         return self._store.add(call, trace, self._outputs.may_be_joined)
 
     def _found(

@@ -51,8 +51,8 @@ class ScoreTracker:
         if after is None:
             node = next((node for node in nodes if node is not None), None)
             if node is None and len(op.flat) != len(op.args):  # in lists or keyword arguments
-                found = map(self._nodes.get, op.flat)
-                node = next((node for node in found if node is not None), None)
+                others = map(self._nodes.get, op.flat)
+                node = next((node for node in others if node is not None), None)
             after = None if node is None else self._unfollowed(op, node)
         for tensor in op.written:
             # If the handler knows the new content, it puts the right node after the operation.
@@ -142,8 +142,8 @@ class ScoreTracker:
         dim = dims[0] if isinstance(dims, list | tuple) and len(dims) == 1 else dims
         if not isinstance(dim, int) or not op.get(2, "keepdim", False):
             return None
-        found = replace(node, summed=dim % op.args[0].ndim)
-        return lambda result: self._nodes.put(result, found)
+        sums = replace(node, summed=dim % op.args[0].ndim)
+        return lambda result: self._nodes.put(result, sums)
 
     def _normalised(self, op: Operation, nodes: Nodes) -> After | None:
         """Exponentials divided by their sum: a softmax that the model computes itself."""
@@ -183,8 +183,8 @@ class ScoreTracker:
             return None
         if leaves(node.dims[-1:]) != leaves([mixing.heads]) or bias.ndim != 1:
             return None
-        found = replace(node, mixing=replace(mixing, bias=bias.detach()))
-        return lambda result: self._put(result, found)
+        biased = replace(node, mixing=replace(mixing, bias=bias.detach()))
+        return lambda result: self._put(result, biased)
 
     def _masked(self, op: Operation, nodes: Nodes) -> After | None:
         """`masked_fill` with −∞."""
@@ -219,8 +219,8 @@ class ScoreTracker:
 
     def _softmax_of(self, tensor: Tensor, node: Node | None, dim: int) -> After:
         weights = softmax_of(node, tensor, dim) if isinstance(node, Scores) else None
-        found = weights or NotAttention("a softmax over something else than products q·kᵀ")
-        return lambda result: self._put(result, found)
+        result_node = weights or NotAttention("a softmax over something else than products q·kᵀ")
+        return lambda result: self._put(result, result_node)
 
     def _masked_softmax(self, op: Operation, nodes: Nodes) -> After | None:
         """The fast paths' masked softmax: True masks out; mask type 1 is a mask of (B, Nk)."""
