@@ -16,7 +16,7 @@ from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import Picture, PictureHeader
-from attnviz.io.picture_notes import Note
+from attnviz.io.picture_files import Note
 from attnviz.io.ranges import FULL
 from attnviz.output import encoding
 from attnviz.output.records import Record

@@ -211,7 +211,7 @@ class _BatchPrinter:
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
         """Print the summary at the end."""
-        from attnviz.io.picture_notes import KINDS  # noqa: PLC0415 — numpy, once there are pictures
+        from attnviz.io.picture_files import KINDS  # noqa: PLC0415 — numpy, once there are pictures
 
         if self._unverified:
             console.say(

@@ -16,12 +16,13 @@ from attnviz.cli import console
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.results import Json
 from attnviz.comparison import AGREEMENTS
+from attnviz.entry_points import entry_points
 from attnviz.errors import ExitCode
 from attnviz.evaluation import METRICS
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES, cache
 from attnviz.output import FORMATS
-from attnviz.registry import Table, entry_points
+from attnviz.registry import Table
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 TABLES: tuple[Table[Any], ...] = (

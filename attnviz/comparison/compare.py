@@ -13,7 +13,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.geometry.placement import Placement, overlaps
 from attnviz.io.picture import Picture, with_pixels
-from attnviz.methods.mass import smallest_set
+from attnviz.methods.attention import smallest_set
 from attnviz.statistics.maps import KEEP
 
 _HALF = 0.5 - 1e-9

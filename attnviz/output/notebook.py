@@ -8,7 +8,7 @@ from attnviz.explanation.explanation import Explanation
 from attnviz.output import encoding
 from attnviz.output.make_record import make_record
 from attnviz.output.write_pictures import Drawing
-from attnviz.recording.html_tables import table
+from attnviz.recording.recorded import table
 
 LARGEST = 2000
 """Longest side of the sheet in pixels; a sheet of many layers is scaled down to it."""

@@ -15,8 +15,7 @@ from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, thumbnail
 from attnviz.errors import UsageError
-from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import stem, title
+from attnviz.explanation.explanation import Answer, Explanation, stem, title
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import make_record

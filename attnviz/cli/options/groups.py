@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from attnviz.batch import finalizers
+from attnviz.entry_points import warn
 from attnviz.methods import METHODS
-from attnviz.registry import Option, warn
+from attnviz.registry import Option
+from attnviz.statistics import MORE, STATISTICS
 
 LOOK, MODEL, WHERE = "What to look at", "Which model", "From where"
 PICTURES, OUTPUT, MACHINE = "Pictures", "Output", "Machine"
@@ -89,6 +91,10 @@ def choices(names: Iterable[str]) -> Any:
 
 Settings = Annotated[dict[str, Any], TableOptions(lambda: METHODS.options)]
 """The given options of the methods, by name."""
+AllSettings = Annotated[
+    dict[str, Any], TableOptions(lambda: STATISTICS.options | MORE.options | METHODS.options)
+]
+"""The given options of the methods and of the statistics, by name."""
 Finalizers = Annotated[dict[str, Any], TableOptions(finalizers.options, OUTPUT)]
 """The finalizers of a batch that are requested: True by name."""
 

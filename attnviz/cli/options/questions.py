@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attnviz import methods
 from attnviz.cli.options.completion import HEADS, LAYERS, QUERIES, TARGETS, method_names
-from attnviz.cli.options.groups import WHERE, Settings, option_field
+from attnviz.cli.options.groups import WHERE, AllSettings, Settings, option_field
 from attnviz.errors import UsageError
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
 from attnviz.models import targets
+from attnviz.statistics import check_options
 
 if TYPE_CHECKING:
     from attnviz.explanation.request import Questions
@@ -154,11 +155,11 @@ def _check(
     where: WhereOptions,
     setting: SettingOptions,
     *,
-    importance: bool = False,
+    stats: str | None = None,
 ) -> None:
     """Check that the methods exist, and that each given option belongs to one of them.
 
-    `importance` is True if the importance of heads is requested, which also needs a gradient.
+    `stats` names the statistics with options of their own; all need a gradient for one of them.
 
     Raises:
         UsageError: a method does not exist, or an option belongs to none of the methods.
@@ -168,7 +169,8 @@ def _check(
         setting.settings,
         query=any(query != "auto" for query in where.queries),
         targets=["--text" if each.kind == "text" else "--target" for each in setting.targets],
-        importance=importance,
+        importance=stats == "all",
+        others=check_options(setting.settings, stats) if stats else (),
     )
     merging = [name for name in names if methods.METHODS[name].merges != "nothing"]
     if where.heads != WhereOptions.heads and len(merging) == len(names):
@@ -189,7 +191,7 @@ class QuestionsOptions(WhereOptions, SettingOptions):
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
-        _check(self.methods, self, self, importance=self._importance)
+        _check(self.methods, self, self, stats=self._stats)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -197,9 +199,9 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
 
     @property
-    def _importance(self) -> bool:
-        """Whether the importance of heads is computed, which needs a gradient."""
-        return False
+    def _stats(self) -> str | None:
+        """Which statistics are computed, if their options can be given."""
+        return None
 
     def to_questions(self) -> Questions:
         """The questions for `look`."""
@@ -213,10 +215,11 @@ class QuestionOptions(QuestionsOptions):
     stats: Literal["basic", "all"] = option_field(
         "basic", "Statistics; all adds head similarity, sinks, importance and more."
     )
+    settings: AllSettings = field(default_factory=dict)
 
     @property
-    def _importance(self) -> bool:
-        return self.stats == "all"
+    def _stats(self) -> str:
+        return self.stats
 
     def to_questions(self, animate: str | None = None) -> Questions:
         """The questions for `look`, with enough layers or heads to `animate`.
