@@ -6,15 +6,14 @@ the entry's name, and the location of the entry object. If an entry point cannot
 logs one warning that names the package, and continues.
 """
 
-import os
 import pkgutil
 import re
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from attnviz.entry_points import entry_points, in_a_line, package_of, warn
 from attnviz.errors import AttnvizError, PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +80,14 @@ class Option:
         return one == two
 
 
+def complete(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options by name, with defaults for those that are not given, or None."""
+    return {
+        option.name: option.default if given.get(option.name) is None else given[option.name]
+        for option in options
+    }
+
+
 @dataclass(frozen=True)
 class TableEntry:
     """One choice of a table: where its code is, a one-line summary, and its reference.
@@ -141,7 +148,7 @@ class TableEntry:
             ) from error
 
     def _failure(self, error: BaseException) -> str:
-        return f"{self.package}: {self.code} fails ({_in_a_line(error)})"
+        return f"{self.package}: {self.code} fails ({in_a_line(error)})"
 
     def run_or(self, otherwise: T, do: Callable[[], T]) -> T:
         """Call `do` for an entry that the user did not choose by name.
@@ -215,31 +222,31 @@ class Table(Mapping[str, E], Generic[E]):
     @property
     def options(self) -> dict[str, Option]:
         """All options that entries declare, each once, by name."""
-        found: dict[str, Option] = {}
+        options: dict[str, Option] = {}
         for entry in self._all.values():
             for option in entry.declared_options:
-                found.setdefault(option.name, replace(option, package=entry.package))
-        return found
+                options.setdefault(option.name, replace(option, package=entry.package))
+        return options
 
     @cached_property
     def _all(self) -> dict[str, E]:
-        found = dict(self._own)
+        entries = dict(self._own)
         for point in entry_points(self.group):
-            package = _package(point)
+            package = package_of(point)
             try:
-                entry = self._entry(point, found)
+                entry = self._entry(point, entries)
             except (Exception, SystemExit) as error:
                 warn(
                     f"{package}: {point.name!r} of {self.group} is left out "
-                    f"({_in_a_line(error)}); correct or remove the package",
-                    once=f"{package} {_in_a_line(error)}",
+                    f"({in_a_line(error)}); correct or remove the package",
+                    once=f"{package} {in_a_line(error)}",
                 )
                 continue
             if self._accepts is None or self._accepts(entry):
-                found[point.name] = replace(entry, package=package)
-        return found
+                entries[point.name] = replace(entry, package=package)
+        return entries
 
-    def _entry(self, point: "EntryPoint", found: Mapping[str, E]) -> E:
+    def _entry(self, point: "EntryPoint", entries: Mapping[str, E]) -> E:
         """The entry that an entry point names.
 
         Raises:
@@ -248,12 +255,16 @@ class Table(Mapping[str, E], Generic[E]):
         name = point.name
         if not _NAME.fullmatch(name) or (self._identifiers and not name.isidentifier()):
             raise ValueError(f"a name has small letters, digits and _, not {name!r}")
-        if name in found or name in self._reserved or name.startswith("model_"):
+        if self._identifiers and name.startswith("model_"):
+            raise ValueError(
+                f"{name!r} begins with model_, and pydantic keeps such names of a record for itself"
+            )
+        if name in entries or name in self._reserved:
             raise ValueError(f"the name {name!r} is taken")
         entry = point.load()
         if not isinstance(entry, self.kind):
             raise TypeError(f"{point.value} is no {self.kind.__name__}")
-        known = {o.name: o for other in found.values() for o in other.declared_options}
+        known = {o.name: o for other in entries.values() for o in other.declared_options}
         for option in entry.declared_options:
             if not option.name.isidentifier() or not option.fits(known.get(option.name, option)):
                 raise ValueError(f"its option {option.name!r} differs from another entry's option")
@@ -268,77 +279,3 @@ def load(code: str) -> Any:
     3.0
     """
     return pkgutil.resolve_name(code)
-
-
-def entry_points(group: str) -> "tuple[EntryPoint, ...]":
-    """Entry points of a group, sorted by package and name; installed packages are read once."""
-    return _installed().get(group, ())
-
-
-@cache
-def _installed() -> "dict[str, tuple[EntryPoint, ...]]":
-    """The entry points of all groups that begin with `attnviz.`."""
-    if not any(map(_may_have_some, sys.path)):
-        return {}
-    from importlib import metadata  # noqa: PLC0415 — only when a table is listed
-
-    found: dict[str, list[EntryPoint]] = {}
-    try:
-        for package in metadata.distributions():
-            # Only packages that have an attnviz entry point are parsed.
-            if "[attnviz." in (package.read_text("entry_points.txt") or ""):
-                found.setdefault(package.name, list(package.entry_points))  # the first is imported
-    except Exception as error:
-        warn(f"installed packages cannot be read ({_in_a_line(error)}); no entry points are used")
-    groups: dict[str, tuple[EntryPoint, ...]] = {}
-    points = [point for name in sorted(found) for point in found[name]]
-    for point in sorted(points, key=lambda point: (_package(point), point.name)):
-        groups[point.group] = (*groups.get(point.group, ()), point)
-    return groups
-
-
-def _may_have_some(folder: str) -> bool:
-    """Whether a package in a folder of `sys.path` may have an attnviz entry point.
-
-    Reading all these files takes less time than importing `importlib.metadata`.
-    """
-    try:
-        with os.scandir(folder or ".") as entries:
-            infos = [e.path for e in entries if e.name.endswith((".dist-info", ".egg-info"))]
-    except OSError:
-        return os.path.isfile(folder)  # noqa: PTH113 — an archive; pathlib slows start-up
-    for info in infos:
-        try:
-            with open(f"{info}/entry_points.txt", "rb") as file:  # noqa: PTH123
-                if b"[attnviz." in file.read():
-                    return True
-        except OSError:
-            continue
-    return False
-
-
-def _package(point: "EntryPoint") -> str:
-    """Name and version of the package that has an entry point."""
-    return "unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
-
-
-_warned: set[str] = set()
-
-
-def warn(line: str, *, once: str | None = None) -> None:
-    """Log a warning once; without a logging configuration it is one line on standard error.
-
-    Args:
-        line: what is wrong and what to do.
-        once: a key; warnings with the same key are logged once. The default is the line itself.
-    """
-    if (once or line) not in _warned:
-        import logging  # noqa: PLC0415 — not for `--help`
-
-        _warned.add(once or line)
-        logging.getLogger("attnviz").warning("attnviz: warning: %s", line)
-
-
-def _in_a_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from attnviz import registry
+from attnviz import entry_points, registry
 from attnviz.errors import PluginError, UsageError
 from attnviz.methods import METHODS, check_request, complete_settings
 from attnviz.registry import Option, Table, TableEntry
@@ -122,7 +122,7 @@ def test_an_own_entry_that_fails_is_no_warning() -> None:
 def table(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str], **more: Any) -> Table[Any]:
     found = tuple(EntryPoint(name, value, "attnviz.tests") for name, value in points)
     monkeypatch.setattr(registry, "entry_points", lambda _: found)
-    monkeypatch.setattr(registry, "_warned", set())
+    monkeypatch.setattr(entry_points, "_warned", set())
     return Table("attnviz.tests", TableEntry, {"sqrt": ROOT}, **more)
 
 
@@ -140,7 +140,7 @@ def test_entries_of_other_packages_come_last(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("sqrt", "ROOT", "'sqrt' is taken"),
         ("map", "ROOT", "'map' is taken"),
-        ("model_name", "ROOT", "is taken"),
+        ("model_name", "ROOT", "'model_name' begins with model_, and pydantic"),
         ("Cube", "ROOT", "small letters"),
         ("a-b", "ROOT", "small letters"),
         ("cube", "HALF", "is no TableEntry"),

@@ -24,7 +24,7 @@ from scenes import Scenes
 from torch import nn
 from torch.utils.data import DataLoader
 
-from attnviz.evaluation import overlap
+from attnviz.evaluation import objects
 from attnviz.models.tiny import PATCH
 
 STEPS, RATE, WARMUP, DECAY = 4800, 2e-3, 200, 0.05
@@ -176,8 +176,8 @@ def measure(teacher: Teacher, device: str, side: int = 96) -> dict[str, float]:
     maps = attention.mean(1)[:, teacher.model.prefix :].cpu().double().numpy()
     inside = (truth.cover.flatten(1) >= 0.5).numpy()
     rows = [row for row, tokens in enumerate(inside) if tokens.any()]
-    hits = [overlap.pointing(maps[row], inside[row]) for row in rows]
-    shares = [overlap.jaccard_area(maps[row], inside[row]) for row in rows]
+    hits = [objects.pointing(maps[row], inside[row]) for row in rows]
+    shares = [objects.jaccard_area(maps[row], inside[row]) for row in rows]
     known = truth.label >= 0
     right = (scores.cpu().argmax(1) == truth.label)[known].float().mean()
     figures = torch.tensor([hits, shares]).mean(1).tolist()

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import FLOOR, LOG2E, scores
-from attnviz.attention.sweep import Progress, Sweep, SweepRequest
+from attnviz.attention.sweep import CallTensors, Progress, Sweep, SweepRequest
 
 BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Scores in a block: 16 MiB of float32 on a CPU, 256 MiB on CUDA."""

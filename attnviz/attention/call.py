@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import blocks, reference, streamed
-from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import float32_no_grad, rows, weight_gradients
-from attnviz.attention.sweep import Progress, Sweep, SweepRequest
+from attnviz.attention.sweep import CallTensors, Progress, Sweep, SweepRequest
 from attnviz.errors import MemoryLimitError, UsageError
 
 MATRIX_LIMIT = 2 << 30

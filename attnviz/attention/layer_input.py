@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attention.head_pairs import Pairs, pairs
+from attnviz.attention.scores import Pairs, pairs
 from attnviz.attention.sweep import Progress, Sweep, SweepRequest
 
 _FEW, _SMALL = 64, 1024

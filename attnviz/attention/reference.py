@@ -9,8 +9,7 @@ that is per head. The numbers in parentheses are arXiv numbers of papers.
 import torch
 from torch import Tensor
 
-from attnviz.attention.call_tensors import CallTensors
-from attnviz.attention.sweep import Progress, Sweep, SweepRequest
+from attnviz.attention.sweep import CallTensors, Progress, Sweep, SweepRequest
 
 
 def attention_matrix(

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attnviz.attention.call_tensors import CallTensors
 from attnviz.attention.scores import LOG2E
-from attnviz.attention.sweep import Progress, Sweep, SweepRequest
+from attnviz.attention.sweep import CallTensors, Progress, Sweep, SweepRequest
 from attnviz.attention.threads import Scratch, in_order
 from attnviz.attention.tiles import Tile, TileTask, block, cut
 

@@ -160,11 +160,7 @@ def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
 
     `ratio` computes y/x from a node's saved tensors.
     """
-
-    def rule(step: Step) -> list[BackwardRule]:
-        return [lambda gradient: gradient * ratio(step.node)]
-
-    return rule
+    return lambda step: [lambda gradient: gradient * ratio(step.node)]
 
 
 def _of_input(ratio: Callable[[Tensor], Tensor]) -> Rule:

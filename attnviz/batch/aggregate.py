@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnviz.batch.aggregate_record import AggregateRow, Spread
+from attnviz.batch.finalizers import STATS, each
 from attnviz.batch.matrix import NUMBERS, by_question, numbers
-from attnviz.batch.read_records import STATS, each
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 from attnviz.output import encoding, whole_files
+from attnviz.output.schema import AggregateRow, Spread
 
 NAME = "aggregate"
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attnviz.batch.aggregate_record import AggregateRow, Spread
+from attnviz.output.schema import AggregateRow, Spread
 
 _HEADS = {
     "distance_px": ("mean attention distance", "input pixels"),

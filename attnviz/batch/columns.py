@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from attnviz.batch.read_records import STATS, each
+from attnviz.batch.finalizers import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
-from attnviz.output.records import Head, Record, flat
+from attnviz.output.records import Head, Record
+from attnviz.output.schema import flat
 from attnviz.statistics import MORE, STATISTICS
 
 NAME = "stats.parquet"

@@ -1,4 +1,4 @@
-"""Connects to Ray, keeps it quiet, and disconnects."""
+"""Shares a Ray cluster out among workers, connects to it, keeps it quiet, and disconnects."""
 
 import contextlib
 import logging
@@ -6,13 +6,29 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
-from attnviz.errors import AttnvizError
+from attnviz.errors import AttnvizError, DeviceError, UsageError
 from attnviz.models.failures import optional
 
 _WAIT = 10.0  # seconds for a cluster to answer
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster that a batch runs on.
+
+    Attributes:
+        address: the address of a running cluster; None takes the one in the environment variable
+            `RAY_ADDRESS`, or starts a cluster on this machine's cores for the time of the run.
+        workers: the number of processes with a model each; None takes one per GPU, or one per
+            machine if there is no GPU.
+    """
+
+    address: str | None = None
+    workers: int | None = None
 
 
 def library() -> ModuleType:
@@ -100,3 +116,52 @@ def _hush() -> None:
     printer = sys.modules.get("ray._private.worker")
     if hasattr(printer, "print_to_stdstream"):
         setattr(printer, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 — not typed
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The number of workers, and the CPUs and GPUs of each."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def pool_of(nodes: Sequence[Mapping[str, float]], workers: int | None, *, device: str) -> Pool:
+    """How many workers there are, and the cores of each: the most with which all workers fit.
+
+    Args:
+        nodes: the resources of each node, by Ray's names: CPU, GPU and others.
+        workers: how many workers are requested; None chooses.
+        device: `auto`, `cpu` or `cuda`.
+
+    >>> pool_of([{"CPU": 8, "GPU": 2}, {"CPU": 16, "GPU": 2}], None, device="auto")
+    Pool(workers=4, cpus=4, gpus=1)
+
+    Raises:
+        DeviceError: a GPU is requested, and there is none.
+        UsageError: not all workers fit, or the device is one that Ray does not assign.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: Ray chooses among GPUs; give --device cuda, or cpu")
+    gpus = int(device == "cuda" or (device == "auto" and any(n.get("GPU", 0) >= 1 for n in nodes)))
+    most = _fit(nodes, 1, gpus)
+    if gpus and not most:
+        raise DeviceError("--device cuda: no node of the cluster has a GPU; give --device cpu")
+    if workers is None:
+        workers = most if gpus else sum(node.get("CPU", 0) >= 1 for node in nodes)
+    if not 0 < workers <= most:
+        what = "GPUs" if gpus else "cores"
+        raise UsageError(f"--workers {workers}: the cluster has {most} {what}; give at most {most}")
+    cpus = 1
+    while _fit(nodes, cpus + 1, gpus) >= workers:
+        cpus += 1
+    return Pool(workers, cpus, gpus)
+
+
+def _fit(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
+    """How many workers of that size fit on the nodes."""
+    by_cpus = (int(node.get("CPU", 0) // cpus) for node in nodes)
+    if not gpus:
+        return sum(by_cpus)
+    return sum(min(n, int(node.get("GPU", 0))) for n, node in zip(by_cpus, nodes, strict=True))

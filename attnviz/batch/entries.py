@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from attnviz.batch.finalizers import each
 from attnviz.batch.matrix import Matrix
-from attnviz.batch.read_records import each
 from attnviz.output import FORMATS
 from attnviz.output.whole_files import SHEET
 

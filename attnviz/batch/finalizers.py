@@ -6,12 +6,13 @@ calls it again; equal lines must give equal files. This module has no heavy impo
 options of `attnviz batch` come from the table.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from attnviz.batch.read_records import MANIFEST, STATS
+from attnviz.errors import OutputError
 from attnviz.registry import Option, Table, TableEntry, load
 
 
@@ -100,3 +101,33 @@ def close(out: Path, names: Sequence[str] = ()) -> list[Path]:
 
 def _files(entry: Finalizer, out: Path, stats: Path, manifest: Path) -> list[Path]:
     return entry.run_or([], lambda: list(entry(out, stats, manifest)))
+
+
+STATS, MANIFEST = "stats.jsonl", "manifest.jsonl"
+_Read = TypeVar("_Read")
+
+
+def each(path: Path, read: Callable[[dict[str, Any]], _Read]) -> Iterator[_Read]:
+    """The results of a function for every object of a JSONL file, in the file's order.
+
+    >>> next(each(Path("OUT/stats.jsonl"), lambda record: record["image"]["path"]))
+    'photos/cat.jpg'
+
+    Raises:
+        OutputError: the file cannot be read, or the function cannot read one of its lines.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _parsed(line, read, path, number)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be read ({error.strerror}); give the folder that attnviz batch wrote"
+        ) from error
+
+
+def _parsed(line: bytes, read: Callable[[dict[str, Any]], _Read], path: Path, number: int) -> _Read:
+    try:
+        return read(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path}: line {number} is no record; run attnviz batch again") from error

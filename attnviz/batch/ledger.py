@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from attnviz.batch.jobs import Job, Settings
-from attnviz.batch.ledger_entry import LedgerEntry, as_line, digest, read_line
-from attnviz.batch.read_records import MANIFEST, STATS
+from attnviz.batch.finalizers import MANIFEST, STATS
+from attnviz.batch.jobs import Job, LedgerEntry, Settings, as_line, digest, read_line
 from attnviz.batch.sources import RESERVED, Item
 from attnviz.errors import ImageError, OutputError
 from attnviz.io.picture_files import fingerprint
@@ -128,8 +127,8 @@ class Ledger:
             OutputError: a file cannot be written.
         """
         stats, manifest = self._out / STATS, self._out / MANIFEST
-        whole_files.write_lines(stats, self._lines_of_records(paths))
-        whole_files.write_lines(manifest, (as_line(one.public()) for one in self.entries(paths)))
+        line_files.write_lines(stats, self._lines_of_records(paths))
+        line_files.write_lines(manifest, (as_line(one.public()) for one in self.entries(paths)))
         return [stats, manifest]
 
     def tidy(self, paths: Sequence[str]) -> None:
@@ -138,7 +137,7 @@ class Ledger:
         Raises:
             OutputError: the journal cannot be written.
         """
-        whole_files.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
+        line_files.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
 
     def _lines_of_records(self, paths: Sequence[str]) -> Iterator[bytes]:
         stats = self._out / STATS

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -43,8 +44,8 @@ class Runner(Protocol):
     def run(self, windows: Windows) -> None: ...
 
 
-Start = Callable[[Callable[[Outcome], None]], Runner]
-"""Makes an engine that reports its outcomes to the given function, one at a time."""
+Start = Callable[..., Runner]
+"""Makes an engine that reports its outcomes to the function `on_outcome`, one at a time."""
 
 
 class Batch:
@@ -77,7 +78,7 @@ class Batch:
         return Count(len(self._items), self._finished, self._failed)
 
     def work(
-        self, model: Model, *, batch: int | None, stop: threading.Event, on_outcome: OnOutcome
+        self, model: Model, on_outcome: OnOutcome, *, batch: int | None, stop: threading.Event
     ) -> None:
         """Process the pending pictures on this machine.
 
@@ -87,12 +88,8 @@ class Batch:
             Unanswerable: the model cannot answer the question.
         """
         check_model(model, self._settings.questions)
-        self.work_by(
-            lambda note: LocalEngine(
-                model, self._settings, self._out, batch=batch, stop=stop, on_outcome=note
-            ),
-            on_outcome,
-        )
+        start = partial(LocalEngine, model, self._settings, self._out, batch=batch, stop=stop)
+        self.work_by(start, on_outcome)
 
     def work_by(self, start: Start, on_outcome: OnOutcome) -> None:
         """Process the pending pictures with any engine; only this process writes the journal.
@@ -110,7 +107,7 @@ class Batch:
             on_outcome(outcome, self.count)
             self._give_up(outcome)
 
-        start(note).run(self._windows())
+        start(on_outcome=note).run(self._windows())
 
     def _give_up(self, outcome: Outcome) -> None:
         """End a run without results: the first pictures all fail for the same question."""

@@ -18,10 +18,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch.jobs import Answered, Job, Outcome, Prepared, Settings, Unanswerable
-from attnviz.batch.ledger_entry import LedgerEntry, as_line, digests
-from attnviz.batch.thumbnails import write_thumbnail
-from attnviz.drawing.explained_sheet import small
+from attnviz.batch.gallery import write_thumbnail
+from attnviz.batch.jobs import (
+    Answered,
+    Job,
+    LedgerEntry,
+    Outcome,
+    Prepared,
+    Settings,
+    Unanswerable,
+    as_line,
+    digests,
+)
+from attnviz.drawing.sheet import small
 from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.observation import Observation

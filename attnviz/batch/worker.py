@@ -26,7 +26,7 @@ from attnviz.errors import AttnvizError, ExitCode, ModelError, OutputError, Usag
 from attnviz.explanation.request import check_model
 from attnviz.models import load_model
 from attnviz.models.model import Model
-from attnviz.output import whole_files
+from attnviz.output import line_files
 
 RUN_TOKEN = "sign"
 """A file in the folder for notes; it shows that a worker sees the same folder as the driver."""
@@ -140,9 +140,9 @@ class Worker:
             return [self._fatal or Fatal("no model")]
         note = self._task.out / FOLDER / NOTES / str(number)
         try:
-            if len(whole_files.whole_lines(note)) >= ATTEMPTS:
+            if len(line_files.whole_lines(note)) >= ATTEMPTS:
                 return [Lost()]
-            whole_files.append(note, socket.gethostname())
+            line_files.append(note, socket.gethostname())
             found = self._run_window(self._model, window)
             note.unlink(missing_ok=True)
         except Exception as error:

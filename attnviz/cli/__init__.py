@@ -16,12 +16,10 @@ from attnviz.cli.compare import compare
 from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
 from attnviz.cli.explore import explore
-from attnviz.cli.lists import methods, models, statistics
-from attnviz.cli.options import Help
-from attnviz.cli.schemas import schema
-from attnviz.cli.shells import Install, ShowScript, prepare_completion
-from attnviz.cli.show import show
-from attnviz.cli.stats import stats
+from attnviz.cli.lists import methods, models, schema, statistics
+from attnviz.cli.options.completion import Install, ShowScript, prepare_completion
+from attnviz.cli.options.groups import Help
+from attnviz.cli.show import show, stats
 from attnviz.cli.video import video
 from attnviz.errors import AttnvizError, ExitCode, unknown
 from attnviz.models import memory

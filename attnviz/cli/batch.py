@@ -5,27 +5,21 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 import attnviz
 from attnviz.batch.finalizers import FINALIZERS
-from attnviz.cli import console, run
-from attnviz.cli.check_notes import check_notes
-from attnviz.cli.options import (
-    BatchOptions,
-    DrawingOptions,
-    EngineOptions,
-    ModelOptions,
-    Out,
-    QuestionOptions,
-    ReadingOptions,
-    Sources,
-    StreamOptions,
-    with_groups,
-)
+from attnviz.cli import console, loading, run
+from attnviz.cli.options.batching import BatchOptions, EngineOptions, Sources
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import ModelOptions, ReadingOptions
+from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.results import DrawingOptions, Out, StreamOptions
+from attnviz.cli.run import check_notes
 from attnviz.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -74,17 +68,15 @@ def batch(
         teller = _BatchPrinter(streams, settings, out)
 
         def begin() -> Callable[[OnOutcome], None]:
-            if cluster is not None:
-                asked = run.arguments(
-                    model.model, model, question, head=question.to_questions().head
-                )
-                return lambda on_outcome: cluster.work(
-                    todo, asked, settings, out, batch=many.batch, stop=stop, on_outcome=on_outcome
-                )
-            loaded = run.load(model, question)
-            return lambda on_outcome: todo.work(
-                loaded, batch=many.batch, stop=stop, on_outcome=on_outcome
-            )
+            if cluster is None:
+                loaded = loading.load(model, question)
+                return partial(todo.work, loaded, batch=many.batch, stop=stop)
+            from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
+
+            head = question.to_questions().head
+            asked = loading.arguments(model.model, model, question, head=head)
+            how: dict[str, Any] = {"batch": many.batch, "stop": stop, "cluster": cluster}
+            return partial(todo.work_by, partial(RayEngine, asked, settings, out, **how))
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)
         if todo.count.left:
@@ -103,8 +95,8 @@ def batch(
 def _show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
-    from attnviz.batch.read_records import STATS  # noqa: PLC0415
-    from attnviz.cli.aggregates import aggregate_tables  # noqa: PLC0415
+    from attnviz.batch.finalizers import STATS  # noqa: PLC0415
+    from attnviz.cli.summary_tables import aggregate_tables  # noqa: PLC0415
 
     console.show(*aggregate_tables(aggregate(out / STATS)))
 
@@ -118,7 +110,7 @@ def _settings(
 ) -> Settings:
     """The settings for every picture, with the digest of everything that changes the output."""
     from attnviz.batch.jobs import Settings  # noqa: PLC0415
-    from attnviz.cli.identity import key_of  # noqa: PLC0415
+    from attnviz.cli.loading import key_of  # noqa: PLC0415
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
     style, asked = Drawing(**drawing.values()), question.to_questions(drawing.animate)
@@ -134,7 +126,7 @@ def _settings(
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
-    digest = key_of(settings_of_run, run.identities(model.model, model, question.queries))
+    digest = key_of(settings_of_run, loading.identities(model.model, model, question.queries))
     return Settings(
         asked, style, digest, model.fit, model.mask, many.pictures, many.npz, reading.range
     )
@@ -144,7 +136,7 @@ def _work(
     todo: Batch, begin: Callable[[], Callable[[OnOutcome], None]], teller: _BatchPrinter
 ) -> None:
     """Process the pending pictures, and show the progress."""
-    from attnviz.cli.tally import tally  # noqa: PLC0415
+    from attnviz.cli.console import tally  # noqa: PLC0415
 
     if not todo.count.left:
         return
@@ -219,7 +211,7 @@ class _BatchPrinter:
 
     def end(self, plan: Plan, count: Count, before: int) -> None:
         """Print the summary at the end."""
-        from attnviz.io.picture_notes import KINDS  # noqa: PLC0415 — numpy, once there are pictures
+        from attnviz.io.picture_files import KINDS  # noqa: PLC0415 — numpy, once there are pictures
 
         if self._unverified:
             console.say(

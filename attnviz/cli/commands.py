@@ -1,20 +1,26 @@
-"""The base of all commands: help in panels, suggestions for wrong names, one use per option."""
+"""The base of all commands: help in panels, checks of typed values, one use per option."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from attnviz.cli.options.panels import PANELS
-from attnviz.cli.value_checks import check_values
-from attnviz.errors import UsageError, closest
+from attnviz import methods, models
+from attnviz.cli.options.groups import PANELS
+from attnviz.drawing.scale import parse_scale
+from attnviz.errors import UsageError, closest, did_you_mean
+from attnviz.explanation.selection import parse_heads, parse_layers
+from attnviz.geometry import queries
+from attnviz.io.ranges import parse_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
 
 _REST = "Help"
 """The panel of options without a panel of their own."""
@@ -116,3 +122,59 @@ def option_error(name: str, command: str, commands: Mapping[str, Any]) -> str:
 
 def _options(command: Any) -> list[str]:
     return [name for param in command.params for name in param.opts if name[0] == "-"]
+
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "method": methods.find_method,
+    "model": models.find_source,
+    "heads": parse_heads,
+    "layers": parse_layers,
+    "query": queries.parse,
+    "scale": parse_scale,
+    "range": parse_range,
+}
+"""For each option name, the function that checks its values."""
+
+
+def check_values(params: Iterable[Any], given: Mapping[str, Any]) -> None:
+    """Refuse impossible values: unknown words, bad numbers, and names that no table has.
+
+    Args:
+        params: the options of a command, as Typer has them.
+        given: the typed values by option name.
+
+    Raises:
+        UsageError: a value is an unknown word or name, not a number, or out of bounds.
+    """
+    for param in params:
+        if param.param_type_name != "option" or param.is_flag:
+            continue
+        value = given.get(param.name)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                _check(param, text)
+
+
+def _check(param: Any, text: str) -> None:
+    flag, kind = param.opts[0], param.type_descriptor.annotation
+    choices = param.type_descriptor.choices
+    if choices is not None and text not in choices:
+        hint = did_you_mean(text, choices) or f"; choose from {', '.join(choices)}"
+        raise UsageError(f"{flag}: unknown value {text!r}{hint}")
+    if kind in (int, float):
+        _check_number(flag, kind, text, param.min, param.max)
+    if param.name in CHECKS:
+        CHECKS[param.name](text)
+
+
+def _check_number(
+    flag: str, kind: Callable[[str], float], text: str, low: float | None, high: float | None
+) -> None:
+    bounds = [f"from {low}" * (low is not None), f"to {high}" * (high is not None)]
+    wanted = " ".join(["a whole number" if kind is int else "a number", *filter(None, bounds)])
+    try:
+        value = kind(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no number; give {wanted}") from None
+    if not ((low is None or value >= low) and (high is None or value <= high)):
+        raise UsageError(f"{flag} {text}: give {wanted}")

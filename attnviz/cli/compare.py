@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import console, run
-from attnviz.cli.options import (
+from attnviz.cli import console, loading, run
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import Images, InputOptions, ReadingOptions, RivalOptions
+from attnviz.cli.options.questions import QuestionsOptions
+from attnviz.cli.options.results import (
     ComparedNpz,
     DifferenceOptions,
-    Images,
-    InputOptions,
     NoPreview,
     Out,
-    QuestionsOptions,
-    ReadingOptions,
-    RivalOptions,
     StreamOptions,
-    with_groups,
 )
 from attnviz.comparison import check_count
-from attnviz.errors import AttnvizError, ExitCode, ModelError
+from attnviz.errors import AttnvizError, ModelError
 from attnviz.explanation.selection import parse_layers
 from attnviz.methods import METHODS
 
@@ -57,15 +54,14 @@ def compare(
 
     folders = [out / name for name in whole_files.folder_names(images)]
     work = _Comparing(images, rivals, reading, where, streams)
-    work.each(
-        lambda _, number: whole_files.check_folder(folders[number])
-    )  # before any model is loaded
+    # Before any model is loaded.
+    work.each(lambda _, number: whole_files.check_folder(folders[number]))
     if work.left:
         preview = not no_preview
         finish = _finishing(work, folders, drawing, streams, npz=npz, preview=preview)
         work.look()
         work.each(finish)
-    raise typer.Exit(work.exit_code())
+    raise typer.Exit(work.failures.exit_code(some_done=bool(work.left)))
 
 
 def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
@@ -94,7 +90,7 @@ def _finishing(
     preview: bool,
 ) -> Callable[[Picture, int], None]:
     """The function that compares and writes a picture after every model has seen it."""
-    from attnviz.cli.comparison_tables import pair_tables  # noqa: PLC0415
+    from attnviz.cli.summary_tables import pair_tables  # noqa: PLC0415
     from attnviz.comparison.compare import Comparison  # noqa: PLC0415
     from attnviz.comparison.comparison_pictures import (  # noqa: PLC0415
         ComparisonDrawing,
@@ -109,10 +105,9 @@ def _finishing(
     def finish(picture: Picture, number: int) -> None:
         sides = work.sides[number]
         check_count(len(sides))
-        found = Comparison(picture, tuple(sides))
-        record, paths, sheet = write_comparison(found, folders[number], style)
-        if npz:
-            paths.append(write_arrays(found, folders[number]))
+        comparison = Comparison(picture, tuple(sides))
+        record, paths, sheet = write_comparison(comparison, folders[number], style)
+        paths += [write_arrays(comparison, folders[number])] if npz else []
         teller.tell(run.Result(record, paths, sheet if preview else None))
 
     return finish
@@ -138,7 +133,7 @@ class _Comparing:
         self._rivals, self._where, self._streams = rivals, where, streams
         self._reading = reading
         self._noted: set[int] = set()
-        self._failed: list[ExitCode] = []
+        self.failures = run.Failures(streams)
         self._read_once: dict[int, Picture] = {}
 
     def each(self, do: Callable[[Picture, int], None]) -> None:
@@ -149,8 +144,7 @@ class _Comparing:
             except ModelError:  # all other pictures would fail too
                 raise
             except AttnvizError as error:
-                run.tell_error(error, path, self._streams)
-                self._failed.append(error.exit_code)
+                self.failures.add(error, path)
                 del self.left[number]
 
     def _picture(self, number: int, path: str) -> Picture:
@@ -179,11 +173,11 @@ class _Comparing:
         if not self.left:
             return None
         questions = self._where.to_questions()
-        model = run.load_spec(spec, inputs, self._where, head=questions.head)
+        model = loading.load_spec(spec, inputs, self._where, head=questions.head)
         self.each(lambda picture, number: self._one(model, inputs, picture, number))
-        why = run.uncontrolled(model)
+        why = loading.uncontrolled(model)
         if why is None:
-            return run.controlled(inputs, model)
+            return loading.controlled(inputs, model)
         if self._rivals.random_weights and not inputs.random_weights:
             console.say(f"note: {spec}: no side of random weights, since {why}")
         return None
@@ -196,9 +190,3 @@ class _Comparing:
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)
         check_count(max(2, len(self.sides[number])))  # fail before the next model is loaded
-
-    def exit_code(self) -> ExitCode:
-        """The exit code of the command."""
-        if not self._failed:
-            return ExitCode.DONE
-        return ExitCode.SOME_FAILED if self.left else self._failed[0]

@@ -1,8 +1,11 @@
-"""Prints results on stdout and everything else on stderr."""
+"""Prints results on stdout and everything else, with progress bars, on stderr."""
+
+from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -11,10 +14,14 @@ import typer
 from attnviz.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from threading import Event
 
     from PIL import Image
     from rich.console import Console, RenderableType
+
+    from attnviz.batch.run import Count
+
 
 T = TypeVar("T")
 _WIDTH = 100  # width of tables that are not printed on a terminal
@@ -55,7 +62,7 @@ def put(text: str) -> None:
         sys.stdout.buffer.flush()
 
 
-def show(*parts: "RenderableType") -> None:
+def show(*parts: RenderableType) -> None:
     """Print tables and pictures on stdout, in colour only on a terminal and without NO_COLOR."""
     console = _stdout()
     with _reader_may_leave():
@@ -63,20 +70,35 @@ def show(*parts: "RenderableType") -> None:
             console.print(part)
 
 
-def preview(sheet: "Image.Image", *, below: int) -> "list[RenderableType]":
+def preview(sheet: Image.Image, *, below: int) -> list[RenderableType]:
     """The sheet for the terminal; empty if stdout is not a terminal that can show it.
 
     `below` lines of the window stay free for the text that follows, if there is room.
     """
     console = _stdout()
-    if not _can_draw(console):
+    colours = console.is_terminal and console.color_system not in (None, "standard", "windows")
+    if not colours or console.no_color or not console.encoding.lower().startswith("utf"):
         return []
-    from attnviz.drawing.terminal import for_terminal  # noqa: PLC0415 — terminals only
-
     return [for_terminal(sheet, columns=console.width, lines=max(16, console.height - below))]
 
 
-def _stdout() -> "Console":
+def for_terminal(image: Image.Image, *, columns: int, lines: int) -> RenderableType:
+    """A picture as half blocks, as large as fits into `columns` × `lines` characters.
+
+    Every character shows two pixels, one above the other. A terminal's character is about twice as
+    high as wide, so these pixels are square.
+    """
+    from PIL.Image import Resampling  # noqa: PLC0415 — terminals only
+    from rich_pixels import Pixels  # noqa: PLC0415
+
+    factor = min(1.0, columns / image.width, 2 * lines / image.height)
+    width = max(1, round(image.width * factor))
+    height = max(2, 2 * round(image.height * factor / 2))
+    pixels: RenderableType = Pixels.from_image(image.resize((width, height), Resampling.LANCZOS))
+    return pixels
+
+
+def _stdout() -> Console:
     from rich.console import Console  # noqa: PLC0415 — `--help` does without
 
     terminal = sys.stdout.isatty()
@@ -86,12 +108,6 @@ def _stdout() -> "Console":
         force_terminal=None if terminal else False,
         highlight=False,
     )
-
-
-def _can_draw(console: "Console") -> bool:
-    """Whether stdout is a terminal that shows colours and half blocks."""
-    colours = console.is_terminal and console.color_system not in (None, "standard", "windows")
-    return colours and not console.no_color and console.encoding.lower().startswith("utf")
 
 
 def interruptible(do: Callable[[], T]) -> T:
@@ -106,7 +122,7 @@ def interruptible(do: Callable[[], T]) -> T:
         _leave()
 
 
-def stoppable(do: Callable[[], T], stop: "Event") -> T:
+def stoppable(do: Callable[[], T], stop: Event) -> T:
     """Call a function that ends early when `stop` is set; Ctrl-C sets it, a second one exits.
 
     Another thread calls it, since this thread handles the signals.
@@ -172,7 +188,7 @@ def _reader_may_leave() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(label: str, *, quiet: bool = False) -> "Iterator[Callable[[int, int], None] | None]":
+def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on stderr, called with (done, total); None if stderr is not a terminal.
 
     Before its first call, the bar only shows that work goes on.
@@ -180,23 +196,88 @@ def progress(label: str, *, quiet: bool = False) -> "Iterator[Callable[[int, int
     if quiet or not sys.stderr.isatty():
         yield None
         return
+    from rich import progress as bars  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+EVERY = 30.0
+"""Seconds between two lines if stderr is not a terminal."""
+
+
+@contextlib.contextmanager
+def tally(start: Count, *, quiet: bool = False) -> Iterator[Callable[[Count], None]]:
+    """A function that shows the current count on stderr; the progress begins at `start`."""
+    if quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(start) as tell:
+            yield tell
+    else:
+        yield _lines(start)
+
+
+@contextlib.contextmanager
+def _bar(start: Count) -> Iterator[Callable[[Count], None]]:
+    from rich import progress as bars  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 — terminals only
+
+    columns = (
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[failed]} failed  {task.fields[rate]} pictures/s"),
+        bars.TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(
+            "", total=start.all, completed=start.all - start.left, failed=start.failed, rate="–"
+        )
+
+        def tell(now: Count) -> None:
+            rate = _rate(start, now, began)
+            bar.update(task, completed=now.all - now.left, failed=now.failed, rate=f"{rate:.3g}")
+
+        yield tell
+
+
+def _lines(start: Count) -> Callable[[Count], None]:
+    began = last = time.monotonic()
+
+    def tell(now: Count) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            rate = _rate(start, now, began)
+            say(
+                f"{now.done} of {now.all} done, {now.failed} failed, {rate:.3g} pictures/s, "
+                f"{_span(now.left / rate)} left"
+            )
+
+    return tell
+
+
+def _rate(start: Count, now: Count, began: float) -> float:
+    """Pictures a second."""
+    return (start.left - now.left) / max(time.monotonic() - began, 1e-9)
+
+
+def _span(seconds: float) -> str:
+    """A duration in readable units.
+
+    >>> _span(40), _span(600), _span(10000)
+    ('40 s', '10 min', '2.8 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -4,17 +4,33 @@ import json as _json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 import attnviz
+from attnviz.batch.finalizers import FINALIZERS
 from attnviz.cli import console
-from attnviz.cli.options import Json, with_groups
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.results import Json
+from attnviz.comparison import AGREEMENTS
+from attnviz.entry_points import entry_points
 from attnviz.errors import ExitCode
-from attnviz.models import cache
+from attnviz.evaluation import METRICS
+from attnviz.methods import METHODS
+from attnviz.models import SOURCES, cache
+from attnviz.output import FORMATS
+from attnviz.registry import Table
+from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
+
+TABLES: tuple[Table[Any], ...] = (
+    SOURCES, METHODS, STATISTICS, MORE, MAP_NUMBERS, FORMATS, METRICS, AGREEMENTS, FINALIZERS,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 # The module of each optional part, and the extra that installs it.
 EXTRAS = {
@@ -42,9 +58,18 @@ class Finding:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class PluginFinding(Finding):
+    """The entries that a package adds to a table, or one that is left out."""
+
+    package: str = ""
+    group: str = ""
+    names: tuple[str, ...] = ()
+
+
 @with_groups
 def doctor(json: Json = False) -> None:
-    """Print versions, devices and optional parts.
+    """Print versions, devices, optional parts and plugins.
 
     Says how to get what is missing.
     """
@@ -77,6 +102,7 @@ def _findings() -> Iterator[Finding]:
         yield from _devices(torch)
     for name, extra in EXTRAS.items():
         yield _extra(name, extra)
+    yield from _plugins()
     yield from _hub()
 
 
@@ -95,8 +121,12 @@ def _import(name: str) -> tuple[Any, str]:
         root: BaseException = error
         while root.__cause__ or root.__context__:
             root = root.__cause__ or root.__context__ or root
-        return None, f"{type(root).__name__}: {' '.join(str(root).split())[:200]}"
+        return None, _in_a_line(root)
     return library, ""
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _extra(name: str, extra: str) -> Finding:
@@ -170,3 +200,44 @@ def _hub() -> Iterator[Finding]:
     switch = cache.offline()
     text = f"{switch} is set: nothing is downloaded" if switch else "downloads are allowed"
     yield Finding("network", "ok", text)
+
+
+def _plugins() -> Iterator[Finding]:
+    """The entries of other packages by package and group, each broken one by itself."""
+    tables: dict[str, list[Table[Any]]] = {}
+    for table in TABLES:
+        tables.setdefault(table.group, []).append(table)
+    plugins = False
+    for group, members in tables.items():
+        packages = {n: entry.package for table in members for n, entry in table.added.items()}
+        usable: dict[str, list[str]] = {}
+        for point in entry_points(group):
+            plugins = True
+            package = "unknown" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+            if packages.get(point.name) == package:
+                usable.setdefault(package, []).append(point.name)
+                continue
+            yield PluginFinding(
+                "plugin",
+                "broken",
+                f"{package}: {group} {point.name} ({_fault(point, members)})",
+                "correct or remove the package",
+                *(package, group, (point.name,)),
+            )
+        for package, names in usable.items():
+            value = f"{package}: {group} {', '.join(names)}"
+            yield PluginFinding("plugin", "ok", value, "", package, group, tuple(names))
+    if not plugins:
+        yield Finding("plugins", "ok", "none")
+
+
+def _fault(point: "EntryPoint", tables: Sequence[Table[Any]]) -> str:
+    """Why an entry point is in none of its tables."""
+    try:
+        entry = point.load()
+    except (Exception, SystemExit) as error:
+        return _in_a_line(error)
+    kinds = dict.fromkeys(table.kind for table in tables)
+    if not isinstance(entry, tuple(kinds)):
+        return f"{point.value} is no {' or '.join(kind.__name__ for kind in kinds)}"
+    return "its name or one of its options is taken or not possible"

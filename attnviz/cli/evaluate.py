@@ -8,35 +8,30 @@ from typing import TYPE_CHECKING
 import typer
 
 import attnviz
-from attnviz.cli import console, run
-from attnviz.cli.options import (
+from attnviz.cli import console, loading, run
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import InputOptions, ModelsOptions, ReadingOptions
+from attnviz.cli.options.questions import QuestionsOptions, WhereOptions
+from attnviz.cli.options.results import (
     EvaluationOut,
-    InputOptions,
     Limit,
     Masks,
     Metrics,
-    ModelsOptions,
     Pictures,
-    QuestionsOptions,
-    ReadingOptions,
     StreamOptions,
-    WhereOptions,
-    with_groups,
 )
-from attnviz.errors import AttnvizError, ExitCode, ModelError, UsageError
+from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from attnviz.evaluation.masked_pictures import Pair
-    from attnviz.evaluation.rows import EvaluationRow
-    from attnviz.evaluation.run import EvaluationRequest
-    from attnviz.evaluation.store import Store
+    from attnviz.evaluation.run import EvaluationRequest, Pair, Store
     from attnviz.evaluation.summary import SummaryEntry
     from attnviz.explanation.observation import Observation
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
+    from attnviz.output.schema import EvaluationRow
 
 
 @with_groups
@@ -64,8 +59,7 @@ def evaluate(
         raise UsageError("--weights belongs to one model; give one --model")
     if len(where.queries) > 1 or len(where.targets) > 1:
         raise UsageError("evaluate takes one --query, and one --target or --text")
-    from attnviz.evaluation.run import EvaluationRequest  # noqa: PLC0415 — not for `--help`
-    from attnviz.evaluation.store import Store  # noqa: PLC0415
+    from attnviz.evaluation.run import EvaluationRequest, Store  # noqa: PLC0415 — not for `--help`
 
     question = EvaluationRequest(
         where.to_questions(),
@@ -81,7 +75,7 @@ def evaluate(
         work.do(spec, pairs)
     if work.done:
         _tell(work, streams, out)
-    raise typer.Exit(work.exit_code())
+    raise typer.Exit(work.failures.exit_code(some_done=bool(work.done)))
 
 
 class _Evaluating:
@@ -98,13 +92,13 @@ class _Evaluating:
         self.question, self.store = question, store
         self.done: dict[str, SummaryEntry] = {}
         self._inputs, self._where, self._streams = inputs, where, streams
-        self._failed: list[ExitCode] = []
+        self.failures = run.Failures(streams)
         self._reported: set[str] = set()
         self._noted: set[str] = set()
 
     def pairs(self, images: list[str], masks: str | None, limit: int | None) -> list[Pair]:
         """The pictures to evaluate, with their masks; reports the pictures without a mask."""
-        from attnviz.evaluation.masked_pictures import Pair, find_masks, find_pictures  # noqa: PLC0415
+        from attnviz.evaluation.run import Pair, find_masks, find_pictures  # noqa: PLC0415
 
         pictures, failed = find_pictures(images)
         pairs = [Pair(path, None) for path in pictures[:limit]]
@@ -165,16 +159,9 @@ class _Evaluating:
             console.say(less)
 
     def _fail(self, error: AttnvizError, path: str) -> None:
-        self._failed.append(error.exit_code)
-        if str(error) not in self._reported:  # other models give the same error
-            self._reported.add(str(error))
-            run.tell_error(error, path, self._streams)
-
-    def exit_code(self) -> ExitCode:
-        """The exit code of the command."""
-        if not self._failed:
-            return ExitCode.DONE
-        return ExitCode.SOME_FAILED if self.done else self._failed[0]
+        # Other models give the same error.
+        self.failures.add(error, path, printed=str(error) not in self._reported)
+        self._reported.add(str(error))
 
 
 class _ModelEvaluation:
@@ -190,7 +177,7 @@ class _ModelEvaluation:
             "model": spec,
             "question": asdict(question),
             "input": asdict(inputs),
-            "files": run.identities(spec, inputs, where.queries),
+            "files": loading.identities(spec, inputs, where.queries),
         }
         if METRICS.added:  # old entries lack other packages' metrics
             added = {name: entry.package for name, entry in METRICS.added.items()}
@@ -198,7 +185,7 @@ class _ModelEvaluation:
 
     def key(self, pair: Pair, *, content: bool) -> str:
         """The key of a picture's entry: from its name, and with `content` from its content."""
-        from attnviz.cli.identity import key_of  # noqa: PLC0415
+        from attnviz.cli.loading import key_of  # noqa: PLC0415
         from attnviz.io.picture_files import fingerprint  # noqa: PLC0415
         from attnviz.output.make_record import readable  # noqa: PLC0415
 
@@ -209,7 +196,7 @@ class _ModelEvaluation:
     def models(self) -> tuple[Model, Model | None]:
         """The model, and the same architecture with random weights if that is possible."""
         if self._loaded is None:
-            model = run.load_spec(self._spec, self._inputs, self._where, head=self._head())
+            model = loading.load_spec(self._spec, self._inputs, self._where, head=self._head())
             self._loaded = model, self._control(model)
         return self._loaded
 
@@ -223,12 +210,14 @@ class _ModelEvaluation:
         return "class"
 
     def _control(self, model: Model) -> Model | None:
-        why = run.uncontrolled(model)
+        why = loading.uncontrolled(model)
         if why is not None:
             console.say(f"note: {self._spec}: no baseline of random weights, since {why}")
             return None
-        inputs = run.controlled(self._inputs, model)
-        return run.load_spec(self._spec, inputs, self._where, head=self._question.questions.head)
+        inputs = loading.controlled(self._inputs, model)
+        return loading.load_spec(
+            self._spec, inputs, self._where, head=self._question.questions.head
+        )
 
 
 def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
@@ -247,7 +236,7 @@ def _tell(work: _Evaluating, streams: StreamOptions, out: Path | None) -> None:
     elif streams.quiet:
         console.put("\n".join(map(str, paths)))
     else:
-        from attnviz.cli.evaluation_tables import score_tables  # noqa: PLC0415
+        from attnviz.cli.summary_tables import score_tables  # noqa: PLC0415
 
         console.show(*score_tables(rows))
     if paths and not streams.quiet:

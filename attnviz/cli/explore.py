@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from attnviz.cli import console, run
-from attnviz.cli.options import (
-    ModelOptions,
-    OneImage,
-    PageOptions,
-    PageOut,
-    ReadingOptions,
-    StartOptions,
-    ToldOptions,
-    with_groups,
-)
+from attnviz.cli import console, loading, run
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import ModelOptions, OneImage, ReadingOptions
+from attnviz.cli.options.questions import StartOptions
+from attnviz.cli.options.results import PageOptions, PageOut, ToldOptions
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +54,7 @@ def explore(
 
         style = Drawing(**asdict(drawing))
         style.style()  # an unknown colour map is wrong usage, before anything runs
-        loaded = run.load(model, start)
+        loaded = loading.load(model, start)
 
         def one(picture: Picture, _: int) -> None:
             observation = run.look(picture, loaded, model, start.to_questions(), streams)

@@ -1,15 +1,17 @@
-"""`attnviz models`, `attnviz methods` and `attnviz statistics`: lists of the tables' entries."""
+"""`attnviz models`, `methods`, `statistics` and `schema`: entries of tables, schemas of records."""
 
 import json as _json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from attnviz.cli.options import Json, with_groups
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.results import Json
+from attnviz.errors import unknown
 from attnviz.methods import METHODS
 from attnviz.models import SOURCES
-from attnviz.registry import TableEntry
+from attnviz.registry import TableEntry, load
 from attnviz.statistics import MORE, STATISTICS
 
 _HEADINGS = ("name", "family", "layers x heads", "patch", "reg.", "licence", "MB", "cached")
@@ -81,3 +83,46 @@ def _row(name: str, fact: dict[str, Any]) -> tuple[str, ...]:
         str(fact["megabytes"]),
         "yes" if fact["cached"] else "no",
     )
+
+
+RECORDS = {
+    "record": "attnviz.output.records:Record",
+    "compare": "attnviz.comparison.comparison_record:ComparisonRecord",
+    "evaluate": "attnviz.output.schema:EvaluationRow",
+    "aggregate": "attnviz.output.schema:AggregateRow",
+}
+"""The class of each record: of a picture, a comparison, an evaluation, a whole batch."""
+
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="[RECORD]",
+        autocompletion=lambda incomplete: list(RECORDS),  # noqa: ARG005 — Typer filters
+        help="record (of show, stats, batch and video), compare, evaluate or aggregate.",
+    ),
+]
+
+
+@with_groups
+def schema(which: Which = "record", json: Json = False) -> None:
+    """Print the JSON schema of a record.
+
+    With --json it is one line.
+    """
+    if which not in RECORDS:
+        raise unknown("record", which, RECORDS, see="attnviz schema --help")
+    typer.echo(_json.dumps(schema_of(which), ensure_ascii=False, indent=None if json else 2))
+
+
+def schema_of(which: str) -> dict[str, Any]:
+    """The JSON schema of a record in the form that `--json` prints.
+
+    >>> schema_of("record")["properties"]["schema"]["const"]
+    'attnviz/1'
+    """
+    found: dict[str, Any] = load(RECORDS[which]).model_json_schema()
+    properties: dict[str, Any] = found["properties"]
+    # The field is `schema_` in Python, since pydantic's classes have a `schema` of their own.
+    found["properties"] = {"schema": {**properties.pop("schema_"), "title": "Schema"}, **properties}
+    found["required"] = ["schema", *found["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import traceback
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from attnviz.cli import console
-from attnviz.cli.check_notes import check_notes
-from attnviz.errors import AttnvizError, ExitCode, ModelError
-from attnviz.explanation.selection import parse_heads
-from attnviz.methods import without_score
+from attnviz.errors import AttnvizError, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,103 +18,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-    from attnviz.cli.options import (
-        InputOptions,
-        ModelOptions,
-        QuestionOptions,
-        ReadingOptions,
-        ShownOptions,
-        StartOptions,
-        StreamOptions,
-        ToldOptions,
-        WhereOptions,
-    )
+    from attnviz.cli.options.inputs import ReadingOptions, ShownOptions
+    from attnviz.cli.options.results import StreamOptions, ToldOptions
     from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.request import Questions
     from attnviz.io.picture import Picture, PictureLike
     from attnviz.models.model import Model
-    from attnviz.models.targets import Head
-
-
-def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Model:
-    """Load the requested model."""
-    head = question.to_questions().head
-    try:
-        model = load_spec(options.model, options, question, head=head)
-    except ModelError as error:
-        if head not in ("class", "text"):
-            raise
-        line = f"{error}; or a method that takes no score: {without_score()}"
-        raise ModelError(line) from error
-    if model.weights == "random":
-        console.note("note: random weights: maps show architecture and seed, nothing learnt")
-    return model
-
-
-def load_spec(
-    spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
-) -> Model:
-    """Load a model by its spec, and print the notes about its checkpoint.
-
-    The model `random` gets as many heads as `--heads` requests.
-    """
-    from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
-
-    model = load_model(**arguments(spec, options, question, head=head))
-    for note in model.notes:
-        console.say(f"note: {spec}: {note}")
-    return model
-
-
-def arguments(
-    spec: str, options: InputOptions, question: WhereOptions, *, head: Head = "none"
-) -> dict[str, Any]:
-    """The arguments of `load_model`, in a form that can be sent to other machines."""
-    heads = parse_heads(question.heads)
-    return {
-        "spec": spec,
-        "heads": heads if isinstance(heads, int) else None,
-        "features": options.features,
-        "tokens": options.tokens,
-        "patch": options.patch,
-        "size": options.size,
-        "weights": options.weights,
-        "random_weights": options.random_weights,
-        "seed": options.seed,
-        "device": options.device,
-        "dtype": options.dtype,
-        "head": head,
-    }
-
-
-def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:
-    """The identities of files on this machine that may change: weights, code, masks."""
-    from attnviz.cli.identity import identity  # noqa: PLC0415
-    from attnviz.models import find_path  # noqa: PLC0415
-    from attnviz.output.make_record import readable  # noqa: PLC0415
-
-    named = [find_path(spec), inputs.weights, inputs.mask, *queries]
-    return {readable(path): identity(path) for path in named if path is not None}
-
-
-def uncontrolled(model: Model) -> str | None:
-    """The reason why a model has no control with random weights; None if it has one."""
-    from attnviz.models import SOURCES, find_source  # noqa: PLC0415
-
-    if model.weights == "random":
-        return "it has them"
-    return SOURCES[find_source(model.spec)].no_control or None
-
-
-def controlled(inputs: InputOptions, model: Model) -> InputOptions:
-    """The options that load the control of a model."""
-    from attnviz.models import find_source  # noqa: PLC0415
-
-    control = replace(inputs, weights=None, random_weights=True)
-    if find_source(model.spec) == "random":  # as wide as the loaded weights
-        control = replace(control, features=model.features)
-    return control
+    from attnviz.output.records import Check
+    from attnviz.output.write_pictures import Tabular
 
 
 def look(
@@ -149,8 +59,7 @@ def shown_less(observation: Observation) -> str:
     grid = observation.placement.grid
     return (
         f"note: {observation.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: "
-        "it is "
-        "shown the centre of the picture; --fit pad or --fit squash show it all"
+        "it is shown the centre of the picture; --fit pad or --fit squash show it all"
     )
 
 
@@ -158,21 +67,16 @@ def explain_all(
     observation: Observation, questions: Questions, streams: StreamOptions
 ) -> list[Explanation]:
     """The explanation by each method from one run of the model, with a progress bar for each."""
-    found = [_explain(observation, questions, method, streams) for method in questions.methods]
-    warn(observation)
-    return found
-
-
-def _explain(
-    observation: Observation, questions: Questions, method: str, streams: StreamOptions
-) -> Explanation:
     from attnviz.explanation.request import answer  # noqa: PLC0415
 
-    label = method if len(questions.methods) > 1 else "attention"
-    with console.progress(label, quiet=streams.quiet) as progress:
-        return console.interruptible(
-            lambda: answer(observation, questions, method, progress=progress)
-        )
+    explanations = []
+    for method in questions.methods:
+        label = method if len(questions.methods) > 1 else "attention"
+        with console.progress(label, quiet=streams.quiet) as progress:
+            ask = partial(answer, observation, questions, method, progress=progress)
+            explanations.append(console.interruptible(ask))
+    warn(observation)
+    return explanations
 
 
 def warn(observation: Observation) -> None:
@@ -186,21 +90,11 @@ def warn(observation: Observation) -> None:
         )
 
 
-class Printable(Protocol):
-    """A record of one picture."""
-
-    def data(self) -> dict[str, Any]:
-        """As plain data."""
-
-    def rows(self) -> list[dict[str, Any]]:
-        """As flat rows of the same columns."""
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
     """The result of one method for one picture: its record, the written files, and the sheet."""
 
-    record: Printable
+    record: Tabular
     paths: Sequence[Path] = ()
     sheet: Image | None = None
 
@@ -280,7 +174,7 @@ def each(
     from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
     do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
-    failed: list[ExitCode] = []
+    failures = Failures(streams)
     for number, path in enumerate(images):
         try:
             picture = load_image(path, reading.range)
@@ -288,11 +182,8 @@ def each(
             if do is not None:
                 do(picture, number)
         except AttnvizError as error:
-            tell_error(error, path, streams)
-            failed.append(error.exit_code)
-    if not failed:
-        return ExitCode.DONE
-    return failed[0] if len(failed) == len(images) else ExitCode.SOME_FAILED
+            failures.add(error, path)
+    return failures.exit_code(some_done=failures.count < len(images))
 
 
 def say_notes(picture: PictureLike) -> None:
@@ -302,9 +193,72 @@ def say_notes(picture: PictureLike) -> None:
         console.say(f"note: {where}: {note}")
 
 
-def tell_error(error: AttnvizError, path: str, streams: ToldOptions) -> None:
-    """Print the error of one picture of several."""
-    if streams.debug:
-        traceback.print_exception(error)
-    where = "" if str(error).startswith(path) else f"{path}: "
-    console.say(f"error: {where}{error}")
+class Failures:
+    """The errors of single pictures, which do not stop the others."""
+
+    def __init__(self, streams: ToldOptions) -> None:
+        self._debug = streams.debug
+        self._codes: list[ExitCode] = []
+
+    @property
+    def count(self) -> int:
+        """The number of errors."""
+        return len(self._codes)
+
+    def add(self, error: AttnvizError, path: str, *, printed: bool = True) -> None:
+        """Count the error of a picture, and print it unless it was printed before."""
+        self._codes.append(error.exit_code)
+        if not printed:
+            return
+        if self._debug:
+            traceback.print_exception(error)
+        where = "" if str(error).startswith(path) else f"{path}: "
+        console.say(f"error: {where}{error}")
+
+    def exit_code(self, *, some_done: bool) -> ExitCode:
+        """The exit code of the command; `some_done` is True if a picture had no error."""
+        if not self._codes:
+            return ExitCode.DONE
+        return ExitCode.SOME_FAILED if some_done else self._codes[0]
+
+
+_REASONS = 3
+"""At most this many different reasons are named; the record has all."""
+
+
+def check_notes(check: Check, layers: int, last: int) -> list[str]:
+    """Notes about a check that the table of numbers does not show.
+
+    Args:
+        check: the check of a record.
+        layers: the number of attention calls of the model.
+        last: the last layer that is drawn.
+    """
+    notes = []
+    if check.places == "assumed":
+        notes.append(
+            f"note: places of tokens are assumed from their number ({check.places_reason}), not "
+            "measured: maps may lie wrong"
+        )
+    if check.not_drawn:
+        missing = layers - 1 in {one.layer for one in check.not_drawn}
+        instead = f"; the last layer that is drawn is {last}" if missing else ""
+        notes.append(f"note: not drawn: {_not_drawn(check, layers)}{instead}")
+    return notes
+
+
+def _not_drawn(check: Check, layers: int) -> str:
+    """The layers that are not drawn, grouped by the reason."""
+    reasons: dict[str, list[int]] = {}
+    for one in check.not_drawn:
+        numbers = reasons.setdefault(one.reason, [])
+        if one.layer is not None:
+            numbers.append(one.layer)
+    parts = []
+    for reason, numbers in list(reasons.items())[:_REASONS]:
+        where = f"layer {', '.join(map(str, numbers))} of 0 to {layers - 1}: " if numbers else ""
+        parts.append(f"{where}{reason}")
+    more = len(reasons) - _REASONS
+    return "; ".join(parts) + (
+        f"; and for {more} more reasons, see check.not_drawn" if more > 0 else ""
+    )

@@ -1,4 +1,4 @@
-"""`attnviz show`."""
+"""`attnviz show` and `attnviz stats`: pictures with their numbers, and numbers alone."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import run
-from attnviz.cli.options import (
+from attnviz.cli import loading, run
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import Images, ModelOptions, ReadingOptions
+from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.results import (
     DrawingOptions,
-    Images,
-    ModelOptions,
     NoPreview,
     Npz,
+    OptionalOut,
     Out,
-    QuestionOptions,
-    ReadingOptions,
     StreamOptions,
-    with_groups,
 )
+from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def show(
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
         questions = question.to_questions(drawing.animate)
-        loaded = run.load(model, question)
+        loaded = loading.load(model, question)
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
@@ -66,9 +66,58 @@ def show(
                     out / names[number], answer.method, questions.methods
                 )
                 record, paths, sheet = write_pictures(answer, folder, style)
-                if npz:
-                    paths.append(write_maps(answer, folder))
+                paths += [write_maps(answer, folder)] if npz else []
                 results.append(run.Result(record, paths, None if no_preview else sheet))
+            teller.tell(*results)
+
+        return one
+
+    raise typer.Exit(run.each(images, reading, streams, begin))
+
+
+@with_groups
+def stats(
+    *,
+    images: Images,
+    model: ModelOptions,
+    reading: ReadingOptions,
+    question: QuestionOptions,
+    streams: StreamOptions,
+    out: OptionalOut = None,
+    npz: Npz = False,
+) -> None:
+    """Print the numbers of `show`, without pictures.
+
+    Writes files only with --out.
+    """
+    if out is None and npz:
+        raise UsageError("--npz writes a file; say where with --out FOLDER")
+    if out is None and streams.quiet:
+        raise UsageError("--quiet prints the paths of files, and none is written; add --out FOLDER")
+    from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
+
+    names = whole_files.folder_names(images)
+
+    def begin() -> Callable[[Picture, int], None]:
+        from attnviz.output.make_record import make_record  # noqa: PLC0415
+        from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
+
+        questions = question.to_questions()
+        loaded = loading.load(model, question)
+        teller = run.ResultPrinter(streams)
+
+        def one(picture: Picture, number: int) -> None:
+            observation = run.look(picture, loaded, model, questions, streams)
+            results = []
+            for answer in run.explain_all(observation, questions, streams):
+                record, paths = make_record(answer), []
+                if out is not None:
+                    folder = whole_files.method_folder(
+                        out / names[number], answer.method, questions.methods
+                    )
+                    paths = write_numbers(record, folder)
+                    paths += [write_maps(answer, folder)] if npz else []
+                results.append(run.Result(record, paths))
             teller.tell(*results)
 
         return one

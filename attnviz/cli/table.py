@@ -1,5 +1,6 @@
 """Makes the tables of statistics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -30,9 +31,8 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
     rows, places = record.rows(), _places(record)
     known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
-    table = _table(
-        _title(record).append(ending), _caption(record), [*places, *(COLUMNS[n] for n in known)]
-    )
+    headings = [*places, *(COLUMNS[name] for name in known)]
+    table = new_table(f"{_title(record)}{ending}", _caption(record), headings)
     table.add_column("peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]
@@ -48,7 +48,7 @@ def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Tab
         return []
     headings = [*places, *(ADDED_COLUMNS[name] for name in known)]
     packages = sorted({_ALL[name][0].package for name in known})
-    table = _table(Text("numbers of other packages", style="bold"), ", ".join(packages), headings)
+    table = new_table("numbers of other packages", ", ".join(packages), headings)
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]
@@ -56,11 +56,12 @@ def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Tab
     return [table]
 
 
-def _table(title: Text, caption: str, headings: list[str]) -> Table:
+def new_table(title: str, caption: str | None, headings: Sequence[str] = ()) -> Table:
+    """A table with a column of numbers under each heading."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=title,
-        caption=escape(caption),
+        title=Text(title, style="bold"),
+        caption=None if caption is None else escape(caption),
         title_justify="left",
         caption_justify="left",
         collapse_padding=True,
@@ -69,6 +70,11 @@ def _table(title: Text, caption: str, headings: list[str]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def undefined() -> Text:
+    """The cell of a number that is not defined."""
+    return Text("–", style="dim")
 
 
 def _places(record: Record) -> dict[str, list[str]]:
@@ -91,8 +97,8 @@ def _of_heads(record: Record) -> list[Table]:
     known = [name for name in MORE_COLUMNS if any(head[name] is not None for head in heads)]
     if not known:
         return []
-    table = _table(
-        Text("beside other heads of the layer", style="bold"),
+    table = new_table(
+        "beside other heads of the layer",
         "cosine, J-S: of the weights with those of other heads, mean; sinks: a count",
         ["layer", "head", *(MORE_COLUMNS[name] for name in known)],
     )
@@ -108,8 +114,8 @@ def _of_heads(record: Record) -> list[Table]:
 
 def _of_layers(record: Record) -> list[Table]:
     """Tables of the tokens that stand out in each layer, if there are any."""
-    table = _table(
-        Text("tokens that stand out", style="bold"),
+    table = new_table(
+        "tokens that stand out",
         "received: share of a head's attention, mean over queries; norm: of the token after the "
         "layer's block",
         ["layer", "head", "token", "x,y", "received", "norm"],
@@ -146,7 +152,7 @@ def _printed(value: float) -> str:
 
 def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
     if value is None:
-        return Text("–", style="dim")
+        return undefined()
     if extremes and value == extremes[1]:
         return Text(f"▲{_printed(value)}", style="bold green")
     if extremes and value == extremes[0]:
@@ -154,16 +160,15 @@ def _cell(value: float | None, extremes: tuple[float, float] | None) -> Text:
     return Text(_printed(value))
 
 
-def _title(record: Record) -> Text:
+def _title(record: Record) -> str:
     image, kind = record.image, record.tokens.kind
     grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
     queries = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
     scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
     of = ", ".join(filter(None, scored))
-    return Text(
+    return (
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
-        f"{grids} {kind}  {record.method} from {', '.join(queries)}{f' for {of}' if of else ''}",
-        style="bold",
+        f"{grids} {kind}  {record.method} from {', '.join(queries)}{f' for {of}' if of else ''}"
     )
 
 

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attnviz.cli import console, run
-from attnviz.cli.check_notes import check_notes
-from attnviz.cli.options import (
-    FILMS,
-    ClipFile,
-    ClipOptions,
-    FilmOut,
-    ModelOptions,
-    QuestionOptions,
-    StreamOptions,
-    with_groups,
-)
+from attnviz.cli import console, loading
+from attnviz.cli.options.groups import with_groups
+from attnviz.cli.options.inputs import ClipFile, ModelOptions
+from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, StreamOptions
+from attnviz.cli.run import check_notes
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,25 +56,25 @@ def video(
     whole_files.make_folder(paths[0].parent)
 
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
-    from attnviz.video.clip_request import ClipRequest  # noqa: PLC0415
-    from attnviz.video.film import make_film, make_films  # noqa: PLC0415
+    from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
+    from attnviz.video.film import make_films  # noqa: PLC0415
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
     questions = question.to_questions()
-    request = ClipRequest(shot, run.load(model, question), questions, model.fit, model.mask)
+    request = ClipRequest(shot, loading.load(model, question), questions, model.fit, model.mask)
     teller, stop = _FramePrinter(streams, model, len(paths)), Event()
 
     def work() -> list[Made]:
         with console.progress("frames", quiet=streams.quiet) as progress:
-            how: dict[str, Any] = {
-                "on_record": teller.tell,
-                "stopped": stop.is_set,
-                "progress": progress,
-            }
-            if len(paths) > 1:
-                return make_films(request, paths, style, **how)
-            return [make_film(request, paths[0], style, **how)]
+            return make_films(
+                request,
+                paths,
+                style,
+                on_record=teller.tell,
+                stopped=stop.is_set,
+                progress=progress,
+            )
 
     teller.end(shot, console.stoppable(work, stop))
 

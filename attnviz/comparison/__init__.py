@@ -25,16 +25,16 @@ class Agreement(TableEntry):
 
 _AGREEMENTS: dict[str, Agreement] = {
     "spearman": Agreement(
-        "attnviz.comparison.agreement:spearman",
+        "attnviz.comparison.compare:spearman",
         "whether they order the cells alike: correlation of ranks",
         "Spearman 1904", "ρ",
     ),
     "pearson": Agreement(
-        "attnviz.comparison.agreement:pearson",
+        "attnviz.comparison.compare:pearson",
         "whether one is the other times a factor, plus a number", "Pearson 1895", "r",
     ),
     "jaccard60": Agreement(
-        "attnviz.comparison.agreement:jaccard60",
+        "attnviz.comparison.compare:jaccard60",
         "Jaccard index of the smallest sets of cells with 60 % of the mass",
         "Jaccard 1912; Caron et al. 2021, arXiv 2104.14294", "jaccard60",
     ),

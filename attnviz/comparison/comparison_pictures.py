@@ -16,6 +16,7 @@ from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, whole_files
 from attnviz.output.make_record import image_info
+from attnviz.output.write_pictures import write_numbers
 
 DIVERGING = "RdBu_r"
 FULL = Range("fixed", -1.0, 1.0)
@@ -64,7 +65,8 @@ def differences(
     that one of the two sides did not see are hatched.
     """
     _, style = (drawing or ComparisonDrawing()).styles()
-    picture = _grey(comparison.picture)
+    grey = comparison.picture.image().convert("L").convert("RGB")
+    picture = Picture(comparison.picture.path, np.asarray(grey))
     return {
         number: overlay(
             picture,
@@ -76,10 +78,6 @@ def differences(
         )
         for number in range(1, len(comparison.sides))
     }
-
-
-def _grey(picture: Picture) -> Picture:
-    return Picture(picture.path, np.asarray(picture.image().convert("L").convert("RGB")))
 
 
 def _side(picture: Picture, side: ComparisonSide, style: Style) -> Image.Image:
@@ -119,21 +117,12 @@ def write_comparison(
         for name, image in images.items()
     ]
     record = make_record(comparison, files=files, differences=of_differences)
-    paths += _write_numbers(record, folder)
+    paths += write_numbers(record, folder, whole_files.COMPARE)
     sheet = _sheet(comparison, sides, less, drawing)
     name = f"{whole_files.COMPARE}.{drawing.format}"
     paths.append(whole_files.write_whole(folder / name, encoding.as_image(sheet, drawing.format)))
     whole_files.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
-
-
-def _write_numbers(record: ComparisonRecord, folder: Path) -> list[Path]:
-    text = encoding.as_json(record.data(), indent=1) + "\n"
-    table = encoding.as_csv(record.rows())
-    return [
-        whole_files.write_whole(folder / f"{whole_files.COMPARE}.json", text.encode()),
-        whole_files.write_whole(folder / f"{whole_files.COMPARE}.csv", table.encode()),
-    ]
 
 
 def write_arrays(comparison: Comparison, folder: Path) -> Path:

@@ -45,24 +45,24 @@ class Metric(TableEntry):
 
 _METRICS: dict[str, Metric] = {
     "pointing": Metric(
-        "attnviz.evaluation.overlap:pointing",
+        "attnviz.evaluation.objects:pointing",
         "whether the heaviest token is an object's",
         "Zhang et al. 2016, arXiv 1608.00507",
     ),
     "jaccard60": Metric(
-        "attnviz.evaluation.overlap:jaccard60",
+        "attnviz.evaluation.objects:jaccard60",
         "Jaccard index of an object and the smallest set of tokens with 60 % of the mass",
         "Caron et al. 2021, arXiv 2104.14294",
         per_object=True,
     ),
     "jaccard_area": Metric(
-        "attnviz.evaluation.overlap:jaccard_area",
+        "attnviz.evaluation.objects:jaccard_area",
         "Jaccard index of all objects and as many of the heaviest tokens",
         "Jaccard 1912",
         short="jac. area",
     ),
     "auc": Metric(
-        "attnviz.evaluation.overlap:auc",
+        "attnviz.evaluation.objects:auc",
         "chance that a token of an object outweighs one of the background",
         "Mann & Whitney 1947; Hanley & McNeil 1982",
     ),

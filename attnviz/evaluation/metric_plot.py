@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attnviz.evaluation import BEST, GAUSSIAN, GROUPS, MEAN, METRICS, RANDOM, SALIENCY
-from attnviz.evaluation.rows import EvaluationRow, Interval
+from attnviz.output.schema import EvaluationRow, Interval
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008
 _RANDOM, _TRIVIAL = "#444444", {GAUSSIAN: "#b07a00", SALIENCY: "#7b4fa0"}

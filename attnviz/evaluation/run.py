@@ -1,19 +1,101 @@
-"""Evaluates one picture with one model, and returns an entry of scores."""
+"""Evaluates pictures: finds them and their masks, scores each one, and stores finished scores."""
 
+import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from attnviz.errors import ImageError, UsageError
 from attnviz.evaluation import MASKS, PERTURBATION, RANDOM
 from attnviz.evaluation.map_scorer import MapScorer, Score
-from attnviz.evaluation.masked_pictures import Pair
 from attnviz.evaluation.objects import load_objects
-from attnviz.evaluation.summary import SummaryEntry
+from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, look
 from attnviz.geometry.placement import Fit
 from attnviz.io.picture import Picture, load_image
+from attnviz.io.picture_files import SUFFIXES, pictures_in
 from attnviz.io.ranges import FULL
 from attnviz.models.model import Model
+from attnviz.output import encoding, line_files, whole_files
 from attnviz.output.make_record import readable
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The paths of a picture and of its mask; the mask is None if no masks are needed."""
+
+    image: str
+    mask: str | None
+
+
+def find_pictures(named: Sequence[str]) -> tuple[list[str], list[ImageError]]:
+    """The named pictures and those in the named folders, and errors for names that fail.
+
+    Raises:
+        UsageError: a picture is named twice, or a name is standard input.
+    """
+    found: list[str] = []
+    failed = []
+    for path in named:
+        if path == "-":
+            raise UsageError(
+                "evaluate compares files with masks of their names; name a file, not -"
+            )
+        try:
+            found += pictures_in(path) if os.path.isdir(path) else [_there(path)]  # noqa: PTH112
+        except ImageError as error:
+            failed.append(error)
+    whole_files.folder_names(found)
+    return found, failed
+
+
+def _there(path: str) -> str:
+    if not os.path.exists(path):  # noqa: PTH110 — any bytes
+        raise ImageError(f"{path}: no such file; check the path")
+    return path
+
+
+def find_masks(pictures: Sequence[str], masks: str) -> tuple[list[Pair], list[ImageError]]:
+    """Each picture with its mask, and errors for the pictures without one.
+
+    `masks` is a folder, or the mask of the only picture. In a folder the mask of `cat.jpg` is
+    `cat.png`, or `cat` with the ending of any other picture format. If several folders have
+    pictures of the same name, their masks lie in folders with the same names.
+
+    Raises:
+        UsageError: there is one mask for several pictures.
+    """
+    if not os.path.isdir(masks):  # noqa: PTH112 — any bytes
+        if len(pictures) > 1:
+            raise UsageError(
+                f"--masks {masks}: one file for {len(pictures)} pictures; give a folder "
+                "with a mask of each"
+            )
+        return [Pair(path, masks) for path in pictures], []
+    pairs: list[Pair] = []
+    missing = []
+    for path, name in zip(pictures, whole_files.folder_names(pictures), strict=True):
+        if (mask := _mask(path, Path(masks) / name)) is not None:
+            pairs.append(Pair(path, str(mask)))
+        else:
+            expected = (Path(masks) / name).with_suffix(".png")
+            message = f"{path}: no mask {expected}, nor one with another ending; add it"
+            missing.append(ImageError(message))
+    return pairs, missing
+
+
+def _mask(picture: str, name: Path) -> Path | None:
+    """The file `name` with the ending of any picture format, .png first; not the picture itself."""
+    stems = dict.fromkeys([name.with_suffix(""), name])  # `cat.v2` has no ending: `cat.v2.png`
+    for stem in stems:
+        for suffix in SUFFIXES:
+            for ending in (suffix, suffix.upper()):
+                path = stem.with_name(stem.name + ending)
+                if path.is_file() and not os.path.samefile(path, picture):  # noqa: PTH121
+                    return path
+    return None
 
 
 @dataclass(frozen=True)
@@ -77,3 +159,74 @@ def _control(
         for method in request.questions.methods
         for score in scorer.maps(answer(observation, request.questions, method), RANDOM)
     ]
+
+
+NAME = "pictures.jsonl"
+
+
+class Store:
+    """The entries of a folder, by key; without a folder, the entries of this run.
+
+    Each finished picture adds a line to `pictures.jsonl`. `close` rewrites the file in the order of
+    this run, with the entries of this run only.
+
+    >>> store = Store(Path("out"))
+    >>> store.get("the digest of settings and files") is None         # nothing was done yet
+    True
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / NAME
+        self._lines: dict[str, str] = {}
+        if folder is not None and self._path is not None:
+            whole_files.check_folder(folder)
+            lines = line_files.whole_lines(self._path)
+            self._lines = {key: line for line in lines if (key := _key(line)) is not None}
+            if lines:  # drops an unfinished last line
+                self._write(self._lines)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the entries are kept in a file."""
+        return self._path is not None
+
+    def get(self, key: str) -> SummaryEntry | None:
+        """The entry of a key, or None."""
+        line = self._lines.get(key)
+        return None if line is None else from_data(json.loads(line))
+
+    def add(self, key: str, entry: SummaryEntry) -> None:
+        """Add an entry.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        line = encoding.as_json({"key": key, **as_data(entry)})
+        self._lines[key] = line
+        if self._path is not None:
+            line_files.append(whole_files.make_folder(self._path.parent) / NAME, line)
+
+    def close(self, keys: Sequence[str]) -> list[Path]:
+        """Write exactly the entries of these keys, in their order.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        if self._path is None:
+            return []
+        return [self._write({key: self._lines[key] for key in keys})]
+
+    def _write(self, lines: Mapping[str, str]) -> Path:
+        assert self._path is not None
+        return line_files.write_lines(self._path, (f"{line}\n".encode() for line in lines.values()))
+
+
+def _key(line: str) -> str | None:
+    """The key of a line; None if the line is incomplete or unusable."""
+    try:
+        data = json.loads(line)
+        from_data(data)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    key = data.get("key")
+    return key if isinstance(key, str) else None

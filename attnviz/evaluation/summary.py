@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from attnviz.evaluation import GAUSSIAN, SALIENCY
 from attnviz.evaluation.map_scorer import Score
-from attnviz.evaluation.rows import EvaluationRow, Interval
+from attnviz.output.schema import EvaluationRow, Interval, tidy
 
 Place = tuple[str | None, str | None, int | None, int | str | None]
 """Baseline, method, layer and head."""
+_PLACE = ("baseline", "method", "layer", "head")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _of_model(
             {
                 "model": entries[0].model,
                 "weights": entries[0].weights,
-                **dict(zip(("baseline", "method", "layer", "head"), place, strict=True)),
+                **dict(zip(_PLACE, place, strict=True)),
                 "pictures": int((~np.isnan(values[:, i]).all(1)).sum()),
                 "metrics": {
                     name: _interval(values[:, i, k], ends[:, i, k])
@@ -114,22 +115,14 @@ def _interval(values: NDArray[np.float64], ends: NDArray[np.float64]) -> Interva
 
 def as_data(entry: SummaryEntry) -> dict[str, Any]:
     """An entry as plain data, its numbers to eight significant digits."""
-    return {
-        "image": entry.image,
-        "mask": entry.mask,
-        "model": entry.model,
-        "weights": entry.weights,
-        "scores": [
-            {
-                "baseline": score.baseline,
-                "method": score.method,
-                "layer": score.layer,
-                "head": score.head,
-                **{name: _tidy(value) for name, value in score.numbers.items()},
-            }
-            for score in entry.scores
-        ],
-    }
+    scores = [
+        {
+            **{name: getattr(score, name) for name in _PLACE},
+            **{name: tidy(value) for name, value in score.numbers.items()},
+        }
+        for score in entry.scores
+    ]
+    return {**vars(entry), "scores": scores}
 
 
 def from_data(data: dict[str, Any]) -> SummaryEntry:
@@ -141,13 +134,9 @@ def from_data(data: dict[str, Any]) -> SummaryEntry:
 
 
 def _score(data: dict[str, Any]) -> Score:
-    place = {name: data.pop(name) for name in ("baseline", "method", "layer", "head")}
+    place = {name: data.pop(name) for name in _PLACE}
     numbers = {name: math.nan if value is None else float(value) for name, value in data.items()}
     return Score(**place, numbers=numbers)
-
-
-def _tidy(value: float) -> float | None:
-    return float(f"{value:.8g}") if math.isfinite(value) else None
 
 
 RESAMPLES, LEVEL = 2000, 0.95
@@ -155,26 +144,25 @@ _AT_ONCE = 4_000_000  # number of counts in memory at a time, 32 MB
 
 
 def intervals(
-    values: NDArray[np.float64], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+    values: NDArray[np.float64], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
-    """Percentile bootstrap intervals of means, (2, columns): lower ends, then upper ones.
+    """Percentile bootstrap intervals of 95 % of means, (2, columns): lower ends, then upper ones.
 
     Each of `resamples` samples draws as many pictures as there are, with replacement. The ends are
-    the (1 − level)/2 and (1 + level)/2 quantiles of the means (Efron 1979). All columns use the
+    the 0.025 and 0.975 quantiles of the means (Efron 1979). All columns use the
     same draws. Means ignore NaN.
 
     Args:
         values: (pictures, columns), the numbers of each picture.
         seed: seed of the draws; it gives the same draws on every machine.
         resamples: number of samples.
-        level: share of the means between the ends.
 
     >>> intervals(np.full((10, 1), 0.3)).ravel()
     array([0.3, 0.3])
     """
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
-    low, high = ((1 + sign * level) / 2 for sign in (-1, 1))
+    low, high = ((1 + sign * LEVEL) / 2 for sign in (-1, 1))
     result = np.full((2, values.shape[1]), np.nan)
     some = known.any(0)
     if not some.any():

@@ -3,11 +3,8 @@
 import copy
 import math
 import re
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from attnviz.models import memory
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
+from attnviz.recording.record import uncompiled
 
 _DEVICE = re.compile(
     r"same device|expected device|at least two devices|compiled with CUDA|CUDA GPUs are available"
@@ -150,9 +148,8 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
     if channels > 12:
         makes = f"pixels[:, torch.arange({channels}) % 3]"
     return (
-        f"it wants pictures of {channels} channel{'s' * (channels > 1)} and is given 3: "
-        "red, green and "
-        f"blue; give py:FILE.py:FACTORY, whose module calls it with {makes}"
+        f"it wants pictures of {channels} channel{'s' * (channels > 1)} and is given 3: red, green "
+        f"and blue; give py:FILE.py:FACTORY, whose module calls it with {makes}"
     )
 
 
@@ -244,7 +241,7 @@ def _blank(model: Model, shape: Shape, channels: int = 3) -> Tensor:
 def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
     """Run a model without recording and return its exception, if any."""
     try:
-        with torch.set_grad_enabled(gradients), _uncompiled():
+        with torch.set_grad_enabled(gradients), uncompiled():
             _copy(model.module)(pixels.requires_grad_(gradients))
     except (Exception, SystemExit) as error:
         return error
@@ -257,14 +254,6 @@ def _copy(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module, {id(each): each for each in module.parameters()})
     except Exception:  # a lock, file or handle in it cannot be copied
         return module
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Switch compilation off for a trial, as for a recording."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _size(shape: Shape) -> str:

@@ -18,7 +18,7 @@ from attnviz.geometry.placement import Placement
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
 from attnviz.recording import Recording
-from attnviz.recording.html_tables import call_table
+from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
 
 

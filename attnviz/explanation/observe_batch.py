@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attnviz.explanation.forward_errors import ForwardError
-from attnviz.explanation.input_shapes import first_placement
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.running import ModelInputs
+from attnviz.explanation.running import ModelInputs, first_placement
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import PictureLike

@@ -24,6 +24,7 @@ from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import Model
 from attnviz.models.targets import Head, Target
+from attnviz.statistics import check_options, options_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Questions:
         targets: scores, for methods that take gradients.
         layers, heads: which layers and heads have maps.
         start_layer: the first layer of methods that merge layers.
-        settings: options of the methods by name; None gives the default.
+        settings: options of methods and statistics by name; None gives the default.
         statistics: `basic`, or `all`.
 
     Raises:
@@ -59,6 +60,7 @@ class Questions:
             query=any(query != "auto" for query in self.queries),
             targets=["--text" if each.kind == "text" else "--target" for each in self.targets],
             importance=self.statistics == "all",
+            others=check_options(self.settings, self.statistics),
         )
 
     @property
@@ -190,11 +192,11 @@ def look_many(
 ) -> list[Observation]:
     """Run a model on several checked pictures; see `look` and `observe_many`."""
     sizes = [(picture.width, picture.height) for picture in pictures]
-    found = {
+    mask_of_size = {
         size: None if mask is None else load_mask(mask, width=size[0], height=size[1])
         for size in dict.fromkeys(sizes)  # frames of a clip share one size
     }
-    masks = [found[size] for size in sizes]
+    masks = [mask_of_size[size] for size in sizes]
     return observe_many(
         pictures,
         model,
@@ -220,9 +222,9 @@ def answer(
     """
     entry = METHODS[method]
     shared = any(METHODS[name].merges == "nothing" for name in questions.methods)
-    options: dict[str, Any] = {
-        option.name: questions.settings.get(option.name) for option in entry.options
-    }
+    names = [option.name for option in entry.options]
+    names += options_of(questions.statistics) if entry.merges == "nothing" else {}
+    options: dict[str, Any] = {name: questions.settings.get(name) for name in names}
     return explain(
         observation,
         query=questions.queries if entry.asks else "auto",

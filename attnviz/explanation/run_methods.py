@@ -20,7 +20,8 @@ from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS, Method
 from attnviz.models.targets import Target
-from attnviz.statistics import MORE, measure, more
+from attnviz.registry import complete
+from attnviz.statistics import MORE, STATISTICS, measure, more
 
 Statistics = Literal["basic", "all"]
 
@@ -44,7 +45,7 @@ class LayerQuery:
     Attributes:
         observation: the observation.
         method: name of the method.
-        settings: all options of the method.
+        settings: all options of the method and of statistics.
         layers: for each requested layer, the layers that its map is made of.
         heads: for each requested layer, the head numbers; `(None,)` if heads are merged.
         queries: for each layer, its queries.
@@ -70,11 +71,11 @@ class LayerQuery:
         # Numbers first: they sweep layer by layer, and progress is reported in this order.
         self._measure(readings)
         scores = self._scores(targets)
-        found = [self._found(readings, score) for score in scores]
+        results = [self._found(readings, score) for score in scores]
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
         for number in range(len(next(iter(self.queries.values())))):
-            for score, of_layers in zip(scores, found, strict=True):
+            for score, of_layers in zip(scores, results, strict=True):
                 for layer in self.layers:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
@@ -108,8 +109,8 @@ class LayerQuery:
 
     def _scores(self, targets: Sequence[Target]) -> list[Backward | None]:
         """The backward pass of each score; targets that resolve to the same score share one."""
-        found = [self._backward(each) for each in targets]
-        different = {each.scored.target: each for each in found}
+        passes = [self._backward(each) for each in targets]
+        different = {each.scored.target: each for each in passes}
         return list(different.values()) or [None]
 
     def _backward(self, target: Target) -> Backward:
@@ -151,18 +152,24 @@ class LayerQuery:
         """The value of each statistic for every head; empty if heads are merged."""
         if self.entry.merges != "nothing":
             return {}
-        found = self.observation.numbers[layer]
+        numbers, computed = self.observation.numbers[layer], dict(STATISTICS)
         if self._all:
-            found = found | self.observation.more[layer].numbers
-            if reading.call.gradient is not None:
-                found |= {n: each.measure(reading) for n, each in MORE.items() if each.scored}
-        return {name: values.tolist() for name, values in found.items()}
+            numbers = numbers | self.observation.more[layer].numbers
+            computed |= dict(MORE)
+        # The observation keeps numbers for the default options, and without a score.
+        numbers = numbers | {
+            name: entry.measure(reading, self.settings)
+            for name, entry in computed.items()
+            if (entry.scored and reading.call.gradient is not None)
+            or complete(entry.options, self.settings) != complete(entry.options, {})
+        }
+        return {name: values.tolist() for name, values in numbers.items()}
 
     def _keys(self, layer: int) -> Layout:
         """The layout of a layer's map: that of the keys of the first layer in it."""
         return self.observation.layers[self.layers[layer][0]].keys
 
-    def _answers(self, layer: int, number: int, found: _Found, question: int) -> list[Answer]:
+    def _answers(self, layer: int, number: int, results: _Found, question: int) -> list[Answer]:
         """The answers of the chosen heads of one layer to one query."""
         keys = self._keys(layer)
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
@@ -171,8 +178,8 @@ class LayerQuery:
                 layer=layer,
                 head=head,
                 query=self.queries[layer][number],
-                values=found.maps[number, head or 0],
-                numbers={name: values[head or 0] for name, values in found.numbers.items()},
+                values=results.maps[number, head or 0],
+                numbers={name: values[head or 0] for name, values in results.numbers.items()},
                 placement=placement,
                 drawn=drawn,
                 question=question,

@@ -118,7 +118,7 @@ def open_clip(path: str | Path) -> Clip:
             width=0,
             height=0,
             rate=rate,
-            time_base=exact or _base(stream),
+            time_base=exact or stream.time_base or 1 / _RATE,
             steady=exact is not None,
             expected=_expected(container, stream),
             sounds=tuple(one.codec_context.name for one in container.streams.audio),
@@ -143,7 +143,7 @@ def frames(clip: Clip) -> Iterator[Frame]:
     """
     with opened(clip.path) as container:
         stream = _moving(container, clip.path)
-        clock = _Clock(clip, _base(stream))
+        clock = _Clock(clip, stream.time_base or 1 / _RATE)
         held: Frame | None = None  # the next frame gives its duration
         for number, frame in enumerate(_decoded(container, stream, clip.path)):
             pts = clock.shown(frame.pts, held)
@@ -252,16 +252,12 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).lower()
 
 
-def _base(stream: VideoStream) -> Fraction:
-    return stream.time_base or 1 / _RATE
-
-
 def _exact_base(stream: VideoStream, rate: Fraction) -> Fraction | None:
     """A time base in which the file's times and the times of frames at one rate are whole.
 
     None if frames come unevenly, or if such units would be finer than containers can store.
     """
-    parts = math.lcm(_base(stream).denominator, rate.numerator)
+    parts = math.lcm((stream.time_base or 1 / _RATE).denominator, rate.numerator)
     even = stream.average_rate is not None and stream.average_rate == stream.base_rate
     return Fraction(1, parts) if even and parts <= _FINEST else None
 
@@ -278,6 +274,8 @@ def _as_seen(
     frame: VideoFrame, stream: VideoStream, size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
     """A frame as a person sees it, (height, width, 3), resized if a (width, height) is given."""
+    from av.video.reformatter import Interpolation  # noqa: PLC0415 — PyAV, which is open
+
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 turns
     width, height = frame.width, frame.height
     aspect = stream.sample_aspect_ratio
@@ -287,22 +285,14 @@ def _as_seen(
         width, height = size[::-1] if turns % 2 else size
     see_through = any(one.is_alpha for one in frame.format.components)
     name = "rgba" if see_through else "rgb24"
+    # The colour matrix to assume if the file names none.
+    matrix = _BT709 if frame.colorspace == _UNNAMED and frame.height >= _HD else None
+    # Exact rounding, and full interpolation of subsampled colours.
+    how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     pixels: Any = frame.reformat(
-        width, height, name, src_colorspace=_colours(frame), interpolation=_interpolation()
+        width, height, name, src_colorspace=matrix, interpolation=int(how)
     ).to_ndarray()
     if see_through:
         alpha = pixels[..., 3:] / np.float32(255)
         pixels = np.rint(pixels[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return np.ascontiguousarray(np.rot90(pixels, turns))
-
-
-def _colours(frame: VideoFrame) -> int | None:
-    """The colour matrix to assume if the file names none."""
-    return _BT709 if frame.colorspace == _UNNAMED and frame.height >= _HD else None
-
-
-def _interpolation() -> int:
-    """Interpolation flags: exact rounding, and full interpolation of subsampled colours."""
-    from av.video.reformatter import Interpolation  # noqa: PLC0415 — PyAV, which is open
-
-    return int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)

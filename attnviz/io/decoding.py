@@ -1,4 +1,4 @@
-"""Decodes bytes to an 8-bit Pillow image, or to samples of more bits."""
+"""Decodes bytes to an 8-bit sRGB image, or to samples of more bits."""
 
 import contextlib
 import io
@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from attnviz.errors import AttnvizError, ImageError, MissingExtraError
-from attnviz.io import jpeg2000, portable, tiff
-from attnviz.io.colours import is_wide
-from attnviz.io.opened import Opened, upright
-from attnviz.io.picture_files import STDIN
-from attnviz.io.picture_notes import Note
-from attnviz.io.values import Samples
+from attnviz.io import sixteen_bits, tiff
+from attnviz.io.picture_files import STDIN, Note
+from attnviz.io.values import Opened, Samples, to_8_bit, upright
 
 T = TypeVar("T")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -24,10 +21,10 @@ _CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _MOVING = {"GIF", "PNG", "WEBP", "AVIF"}
 """Formats whose further images are frames; in an MPO they are previews and depth maps."""
 _READERS: dict[str | None, Callable[[Image.Image, bytes, str], Opened | None]] = {
-    "PNG": portable.read_png,
-    "PPM": portable.read_ppm,
+    "PNG": sixteen_bits.read_png,
+    "PPM": sixteen_bits.read_ppm,
     "TIFF": tiff.read,
-    "JPEG2000": jpeg2000.read,
+    "JPEG2000": sixteen_bits.read,
 }
 """Readers for formats that Pillow may read in part; a reader returns None if Pillow reads all."""
 
@@ -61,19 +58,19 @@ def _decode(data: bytes, path: str) -> Opened:
     try:
         image = _opened(data)
     except UnidentifiedImageError:
-        found = None
+        opened = None
         if tiff.is_tiff(data):
-            found = tiff.read(None, data, path)
-        elif jpeg2000.is_jpeg2000(data):
-            found = jpeg2000.read(None, data, path)
-        if found is None:
+            opened = tiff.read(None, data, path)
+        elif sixteen_bits.is_jpeg2000(data):
+            opened = sixteen_bits.read(None, data, path)
+        if opened is None:
             raise
-        return found
+        return opened
     reader = _READERS.get(image.format)
     notes = _frames(data, path) if image.format in _MOVING else ()
-    found = None if reader is None else reader(image, data, path)
-    if found is not None:
-        return Opened(found.image, found.samples, (*found.notes, *notes))
+    opened = None if reader is None else reader(image, data, path)
+    if opened is not None:
+        return Opened(opened.image, opened.samples, (*opened.notes, *notes))
     notes = (*notes, *_halved(image))
     image = upright(image if reader is None else _opened(data))  # a reader may change the image
     if is_wide(image):
@@ -154,3 +151,55 @@ def _learn_heif(path: str) -> None:
     except ImportError as error:
         raise MissingExtraError(f"{path}: HEIC", "heic") from error
     pi_heif.register_heif_opener()
+
+
+_WIDE_MODES = {"I", "F"}  # and every I;16 variant: more than 8 bits a sample
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Whether a sample of the image has more than 8 bits."""
+    return image.mode in _WIDE_MODES or image.mode.startswith("I;16")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode of 8 bits to RGB, as a person sees it."""
+    profile = image.info.get("icc_profile")
+    if image.mode == "La":  # Pillow cannot convert this mode to RGB directly
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK"):
+        image = _to_srgb(image, profile)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def mask_to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a mask in any mode to RGB; its samples mean white or black, not measured values.
+
+    White is 65535 for 16-bit samples (also if stored in 32 bits). For floats it is 1, 255 or 65535:
+    the first of these that is not below the largest sample.
+    """
+    if not is_wide(image):
+        return to_rgb(image)
+    samples = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    full = next((limit for limit in ranges if samples.max() <= limit), samples.max())
+    return to_rgb(Image.fromarray(to_8_bit(samples, (0.0, full))))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert colours by their embedded ICC profile; an unusable profile is ignored."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        mode = "RGB" if image.mode == "CMYK" else image.mode
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    return converted if converted is not None else image

@@ -8,13 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import ImageError
-from attnviz.io.colours import mask_to_rgb, to_rgb
-from attnviz.io.decoding import as_pillow_sees_it, open_picture
-from attnviz.io.opened import upright
-from attnviz.io.picture_files import STDIN, read
-from attnviz.io.picture_notes import Note
+from attnviz.io.decoding import as_pillow_sees_it, mask_to_rgb, open_picture, to_rgb
+from attnviz.io.picture_files import STDIN, Note, read
 from attnviz.io.ranges import FULL, ValueRange, parse_range
-from attnviz.io.values import Samples, Span, take, to_8_bit
+from attnviz.io.values import Samples, Span, take, to_8_bit, upright
 
 
 @dataclass(frozen=True)

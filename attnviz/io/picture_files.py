@@ -1,9 +1,10 @@
-"""Reads picture files as bytes, and lists those in a folder."""
+"""Reads picture files as bytes, lists those in a folder, and holds notes on how one was read."""
 
 import hashlib
 import os
 import stat
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from attnviz.errors import ImageError
@@ -96,3 +97,26 @@ def _endless(number: int) -> bool:
     """Whether an open file is a device, such as /dev/zero: neither a file nor a pipe."""
     mode = os.fstat(number).st_mode
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+KINDS = {
+    "narrow": "their values use a small part of the range; add --range LO:HI or --range percentile",
+    "own": "their type says no range: each is drawn from its smallest value to its largest; add "
+    "--range LO:HI to draw all alike",
+    "missing": "they have values that are no numbers, which are drawn black",
+    "bands": "they have more bands than are drawn",
+    "frames": "they have more pages or frames than the first, which is drawn",
+    "bits": "only 8 bits of their samples are read",
+}
+"""Kinds of notes, each with a sentence for many pictures that have such a note."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence about one picture, without its name; `kind` is one of `KINDS`."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io.opened import Opened, of_bands, upright
-from attnviz.io.picture_notes import Note
-from attnviz.io.portable import both_bytes, in_raw_mode
-from attnviz.io.values import Samples
+from attnviz.io.picture_files import Note
+from attnviz.io.sixteen_bits import both_bytes, in_raw_mode
+from attnviz.io.values import Opened, Samples, of_bands, upright
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage

@@ -1,4 +1,7 @@
-"""Converts samples of any type to 8 bits: chooses black and white, and makes notes on it."""
+"""What a decoder returns, and the conversion of samples of any type to 8 bits.
+
+The conversion chooses black and white, and makes notes on it.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-from attnviz.io.picture_notes import Note
+from attnviz.io.picture_files import Note
 from attnviz.io.ranges import FULL, PERCENTS, ValueRange, number
 
 NARROW = 1 / 5
@@ -188,3 +192,35 @@ def to_8_bit(values: NDArray[Any], span: Span, *, white_is_zero: bool = False) -
             scaled = 255 - scaled
         result[row : row + step] = np.rint(np.nan_to_num(scaled, nan=0.0))
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A decoded picture: either an image of 8 bits per sample, or samples of any type.
+
+    Attributes:
+        image: Pillow image, the right way up.
+        samples: samples with the values of the file.
+        notes: notes on what was left out.
+    """
+
+    image: Image.Image | None = None
+    samples: Samples | None = None
+    notes: tuple[Note, ...] = ()
+
+
+def of_bands(count: int, drawn: int) -> tuple[Note, ...]:
+    """A note for a picture of `count` bands of which only the first `drawn` are drawn."""
+    if count <= drawn:
+        return ()
+    which = {1: "the first is drawn, in grey", 3: "the first three are drawn"}.get(
+        drawn, f"the first {drawn} are drawn"
+    )
+    return (Note("bands", f"{count} bands: {which}"),)
+
+
+def upright(image: Image.Image, orientation: int | None = None) -> Image.Image:
+    """An image turned by its own EXIF orientation, or by the given one."""
+    if orientation is not None:
+        image.getexif()[0x0112] = orientation
+    return ImageOps.exif_transpose(image)

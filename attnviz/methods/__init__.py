@@ -5,12 +5,12 @@ and of its options. It returns (windows, R, heads, key tokens): a weight of ever
 queries. If the method merges heads, their axis has length 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from attnviz.errors import UsageError, unknown
-from attnviz.registry import Option, Table, TableEntry, load
+from attnviz.registry import Option, Table, TableEntry, complete, load
 
 Need = Literal["gradient", "block gradient", "propagation", "projection", "tokens", "keys"]
 
@@ -118,13 +118,13 @@ _METHODS: dict[str, Method] = {
         asks=False,
     ),
     "value-norm": Method(
-        "attnviz.methods.value_weighting:value_norm",
+        "attnviz.methods.attention:value_norm",
         "the weights times the length of what they carry to the tokens",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         needs=("projection",),
     ),
     "value-norm-sum": Method(
-        "attnviz.methods.value_weighting:value_norm_sum",
+        "attnviz.methods.attention:value_norm_sum",
         "the length of what all heads together carry from a token",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         merges="heads",
@@ -137,24 +137,24 @@ _METHODS: dict[str, Method] = {
         asks=False,
     ),
     "similarity": Method(
-        "attnviz.methods.similarity:similarity",
+        "attnviz.methods.rollout:similarity",
         "cosine of each key with the query's key",
         "Amir et al. 2021, arXiv 2112.05814",
         needs=("keys",),
     ),
     "token-similarity": Method(
-        "attnviz.methods.similarity:token_similarity",
+        "attnviz.methods.rollout:token_similarity",
         "cosine of each token after the layer with the query's",
         "Amir et al. 2021, arXiv 2112.05814",
         merges="heads",
         needs=("tokens",),
     ),
     "mass": Method(
-        "attnviz.methods.mass:mass",
+        "attnviz.methods.attention:mass",
         "the smallest set of cells that holds 60 % of the attention, or --keep",
         "Caron et al. 2021, arXiv 2104.14294",
         options=(KEEP,),
-        then="attnviz.methods.mass:smallest_set",
+        then="attnviz.methods.attention:smallest_set",
     ),
 }
 METHODS = Table("attnviz.methods", Method, _METHODS)
@@ -185,15 +185,17 @@ def check_request(
     query: bool = False,
     targets: Sequence[str] = (),
     importance: bool = False,
+    others: Collection[str] = (),
 ) -> None:
     """Refuse a request that gives an option, score or query that no requested method takes.
 
     Args:
         names: names of the methods.
-        settings: options of the methods by name; None means that the option is not given.
+        settings: options by name; None means that the option is not given.
         query: whether a query is given.
         targets: for each score that is given, the option that gives it.
         importance: whether the importance of heads is requested, which also takes one score.
+        others: names of options that belong to statistics, which only methods that keep heads have.
 
     >>> check_request(["rollout"], {"fusion": "max"})
 
@@ -202,8 +204,10 @@ def check_request(
             a score is given and no method takes a gradient, or no method looks from the query.
     """
     chosen = [find_method(name) for name in names]
+    of_heads = any(method.merges == "nothing" for method in chosen)
     for key, value in settings.items():
-        if value is not None:
+        taken = any(key in method.settings for method in chosen)
+        if value is not None and (taken or key not in others or not of_heads):
             _find_option(key, names).check(value)
     unscored = [name for name, method in zip(names, chosen, strict=True) if not method.scored]
     if importance and unscored and len(targets) > 1:
@@ -240,7 +244,4 @@ def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     >>> complete_settings("rollout", {"fusion": "max", "discard": None})
     {'fusion': 'max', 'discard': 0.0, 'start_layer': 0}
     """
-    return {
-        option.name: option.default if given.get(option.name) is None else given[option.name]
-        for option in METHODS[name].declared_options
-    }
+    return complete(METHODS[name].declared_options, given)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
@@ -76,7 +75,7 @@ _SOURCES: dict[str, Source] = {
         "your own code, which is run",
         spec="py:MODULE:FACTORY",
         no_control="only its factory knows how they are drawn",
-        locate="attnviz.models.locations:python_file",
+        locate="attnviz.models:python_file",
     ),
 }
 SOURCES = Table("attnviz.sources", Source, _SOURCES)
@@ -123,6 +122,16 @@ def find_path(spec: str) -> str | None:
     """
     source, colon, rest = spec.partition(":")
     return SOURCES[source].path(rest) if colon and source in SOURCES else spec
+
+
+def python_file(rest: str) -> str | None:
+    """The file of `MODULE:FACTORY` or `FILE.py:FACTORY`, relative to the current folder.
+
+    >>> python_file("nets/vit.py:build"), python_file("nets.vit:build")
+    ('nets/vit.py', 'nets/vit.py')
+    """
+    where = rest.rpartition(":")[0]
+    return where if where.endswith(".py") else f"{where.replace('.', '/')}.py"
 
 
 def load_model(
@@ -177,6 +186,7 @@ def load_model(
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
+    from attnviz.models.model import ModelRequest  # noqa: PLC0415
 
     alias = ALIASES.get(spec)
     request = ModelRequest(

@@ -6,11 +6,10 @@ counted from their configs, and a test builds them. The input (side, mean and st
 one of each family's own preprocessing; `--random-weights` uses it without asking the hub.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from attnviz.errors import closest, did_you_mean
+from attnviz.errors import closest
 from attnviz.models import cache
 
 Statistics = Literal["half", "imagenet", "clip"]
@@ -286,16 +285,12 @@ ALIASES: dict[str, Alias] = {
 }
 
 
-def nearest(name: str, candidates: Iterable[str] = ()) -> str:
-    """`; did you mean …?` with the candidates closest to a name; by default these are the aliases.
-
-    An alias is also found by its name on the hub.
+def nearest(name: str) -> str:
+    """`; did you mean …?` with the aliases closest to a name, also to their names on the hub.
 
     >>> nearest("dinov2-smal")
     '; did you mean dinov2-small or dinov3-small or swinv2-small?'
     """
-    if candidates := list(candidates):
-        return did_you_mean(name, candidates)
     short = {alias.spec.partition(":")[2].lower(): each for each, alias in ALIASES.items()}
     found = closest(name, [*ALIASES, *short, *("tiny", "random")])
     names = dict.fromkeys(short.get(each, each) for each in found)

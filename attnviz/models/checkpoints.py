@@ -1,14 +1,20 @@
-"""The files of a checkpoint of transformers, in a folder or on the hub, as one state dict."""
+"""The files of a checkpoint of transformers as one state dict, and which tensors it filled."""
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from attnviz.errors import ModelError
 from attnviz.models.failures import tried
 from attnviz.models.state_dict_names import MERGE
-from attnviz.models.weights import read_state
+from attnviz.models.weights import FLOATS, few, is_finite, read_state
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 """Files with weights, or indexes of such files, in the order in which transformers looks."""
@@ -91,3 +97,106 @@ def _find(name: str, file: str, revision: str | None, *, required: bool = False)
         name, file, revision=revision, _raise_exceptions_for_missing_entries=required
     )
     return None if found is None else Path(found)
+
+
+MISSING = "is missing"
+NOT_FINITE = "holds NaN or infinity"
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What a checkpoint filled of a model.
+
+    Attributes:
+        unfilled: names of the model's tensors without usable numbers, each with the reason.
+        sources: names of the model's tensors that were filled, each with the checkpoint's names
+            that it was made of.
+        unused: names of the checkpoint that fill nothing, except tensors of whole numbers.
+        unexpected: the unused names as the model would name them, as far as that is known.
+        prefix: the prefix that was removed from the checkpoint's names.
+    """
+
+    unfilled: Mapping[str, str]
+    sources: Mapping[str, Sequence[str]]
+    unused: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user about a checkpoint that fills all that maps need."""
+        notes = []
+        if self.prefix:
+            notes.append(f"the names in its checkpoint are read without {self.prefix!r}")
+        missing = [name for name, why in self.unfilled.items() if why == MISSING]
+        faulty = [f"{name}, which {why}" for name, why in self.unfilled.items() if why != MISSING]
+        if missing:
+            notes.append(f"not in its checkpoint, and needed by no map: {few(missing)}")
+        if faulty:
+            notes.append(f"of no use in its checkpoint, and needed by no map: {few(faulty)}")
+        if self.unused:
+            notes.append(f"in its checkpoint, and not used: {few(self.unused)}")
+        return tuple(notes)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
+    """Collect the state dicts that new modules load inside this context, as tensors without data.
+
+    This serves libraries that do not report missing names. Only modules with submodules are seen.
+    """
+    loaded: list[tuple[nn.Module, dict[str, Tensor]]] = []
+    hooked: dict[int, nn.Module] = {}
+    hooks: list[Any] = []
+
+    def before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        if not prefix:
+            loaded.append((module, {name: value.to("meta") for name, value in state.items()}))
+
+    def watch(module: nn.Module, *_: Any) -> None:
+        if id(module) not in hooked:
+            hooked[id(module)] = module
+            register: Any = module.register_load_state_dict_pre_hook
+            hooks.append(register(before_loading))
+
+    hooks.append(register_module_module_registration_hook(watch))
+    try:
+        yield loaded
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def filling_of(module: nn.Module, state: Mapping[str, Tensor]) -> Filling:
+    """The filling of a module that loaded a state dict which `loading` collected."""
+    expected = module.state_dict()
+    whys = {
+        name: _why(tensor, state.get(name))
+        for name, tensor in expected.items()
+        if tensor.is_floating_point() or name not in state
+    }
+    unfilled = {name: why for name, why in whys.items() if why}
+    unused = tuple(n for n, t in state.items() if t.is_floating_point() and n not in expected)
+    sources = {name: [name] for name in expected if name not in unfilled}
+    return Filling(unfilled, sources, unused, unused)
+
+
+def _why(tensor: Tensor, state: Tensor | None) -> str:
+    """Why a tensor was not filled; empty if it was."""
+    if state is None:
+        return MISSING
+    if state.shape != tensor.shape:
+        return not_shaped(state.shape, tensor.shape)
+    if state.dtype not in FLOATS:
+        return not_floats(state.dtype)
+    return "" if is_finite(tensor) else NOT_FINITE
+
+
+def not_shaped(found: Sequence[int], needed: Sequence[int]) -> str:
+    """The reason why weights of another shape fill nothing."""
+    notes, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, needed))
+    return f"is {notes} where {wanted} is needed"
+
+
+def not_floats(kind: torch.dtype | torch.layout) -> str:
+    """The reason why weights other than dense floats fill nothing."""
+    return f"is {str(kind).removeprefix('torch.')} where dense floats are needed"

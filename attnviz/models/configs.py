@@ -1,7 +1,9 @@
 """What a config of transformers states about a model's input and its attention."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from attnviz.errors import ModelError
@@ -86,18 +88,10 @@ def _pooling(config: Any) -> int:
 
 def _reducing(config: Any) -> int:
     """PVT, SegFormer: every stage has a stride and pools its keys by a ratio."""
-    ratios = getattr(config, "sr_ratios", None) or getattr(
-        config, "sequence_reduction_ratios", None
-    )
-    strides = list(_cumulative(config.strides))
+    names = ("sr_ratios", "sequence_reduction_ratios")
+    ratios = next(filter(None, (getattr(config, name, None) for name in names)), None)
+    strides = list(accumulate(config.strides, mul))
     return math.lcm(*(s * r for s, r in zip(strides, ratios or [1] * len(strides), strict=True)))
-
-
-def _cumulative(strides: list[int]) -> Iterator[int]:
-    total = 1
-    for stride in strides:
-        total *= stride
-        yield total
 
 
 def _has(*names: str) -> Callable[[Any], bool]:

@@ -13,23 +13,22 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.aliases import Alias
-from attnviz.models.checkpoints import read_checkpoint
+from attnviz.models.checkpoints import Filling, read_checkpoint
 from attnviz.models.failures import optional, tried
-from attnviz.models.filling import Filling
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     CLASS_TOKENS,
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     is_of_head,
     no_class_head,
     refuse_options,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, STATISTICS, Triple, triple
 from attnviz.models.pretrained import load_pretrained
+from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
@@ -67,7 +66,9 @@ def load(request: ModelRequest) -> Model:
     if alias is not None:
         config, processing = _known_config(library, alias)
     else:
-        config = tried(request.spec, name, lambda: _config(library, name, revision))
+        known = {"revision": revision, "trust_remote_code": False}  # its code never runs
+        read = library.AutoConfig.from_pretrained
+        config = tried(request.spec, name, lambda: read(name, **known))
         processing = tried(request.spec, name, lambda: _processing(name, revision))
     _check_kind(library, request.spec, config)
     head = _head(request, config)
@@ -177,11 +178,6 @@ def _library(spec: str) -> Any:
     return library
 
 
-def _config(library: Any, name: str, revision: str | None) -> Any:
-    """The config of a checkpoint; code in the checkpoint never runs."""
-    return library.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-
-
 def _known_config(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
     """Config and preprocessing of an alias, without the hub."""
     mean, std = STATISTICS[alias.statistics]
@@ -194,18 +190,12 @@ def _known_config(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
     return getattr(library, alias.config)(**alias.arguments), statements
 
 
-def _as_timm(spec: str) -> str:
-    """The spec of a timm checkpoint, on the hub or in a folder."""
-    name = spec.removeprefix("hf:")
-    if Path(name).is_dir():
-        return f"timm:local-dir:{name}"
-    return f"timm:hf_hub:{name}"
-
-
 def _check_kind(library: Any, spec: str, config: Any) -> None:
     """Refuse a model that cannot be used, before its weights are downloaded."""
     if config.model_type in ("timm_wrapper", "timm_backbone"):
-        raise ModelError(f"{spec}: a model of timm; give {_as_timm(spec)}")
+        name = spec.removeprefix("hf:")
+        source = "local-dir" if Path(name).is_dir() else "hf_hub"
+        raise ModelError(f"{spec}: a model of timm; give timm:{source}:{name}")
     class_name = library.models.auto.modeling_auto.MODEL_MAPPING_NAMES.get(config.model_type)
     names = [class_name] if isinstance(class_name, str) else list(class_name or ())
     blind = names and not any(sees(getattr(library, name)) for name in names)

@@ -1,9 +1,9 @@
-"""A loaded model: its module, and all facts that are needed to lay a picture into its input."""
+"""A loaded model with all facts about its input, and the request to load one."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,36 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.picture import Picture, PictureLike, with_pixels
-from attnviz.models.model_request import ModelRequest
+from attnviz.models.targets import Head
+
+if TYPE_CHECKING:
+    from attnviz.models.aliases import Alias
+
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """Names of parameters that are a class token."""
 CLASSIFIER = "hf:google/vit-base-patch16-224"
 WITH_TEXT = ("clip-base-16", "siglip-base")
 """Models with a text tower that errors suggest."""
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """The arguments of `load_model`; None for an argument that was not given."""
+
+    spec: str
+    heads: int | None = None
+    features: int | None = None
+    tokens: Literal["patches", "pixels"] = "patches"
+    patch: int | None = None
+    size: int | None = None
+    weights: str | None = None
+    random_weights: bool = False
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    head: Head = "none"
+    alias: "Alias | None" = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,8 +56,7 @@ def check_filled(spec: str, model: nn.Module) -> None:
     if empty_names:
         raise ModelError(
             f"{spec}: its weights are on the meta device ({_first_of(empty_names)}); give "
-            "--weights "
-            "FILE, or have the factory load them"
+            "--weights FILE, or have the factory load them"
         )
     check_made(spec, model)
 
@@ -76,21 +76,40 @@ def check_made(spec: str, model: nn.Module) -> None:
         )
 
 
-def allocate(model: nn.Module) -> list[str]:
+def as_module(value: Any) -> nn.Module | None:
+    """The value if it is a module, the module of a program of `torch.export`, or None."""
+    if type(value).__name__ == "ExportedProgram" and hasattr(value, "graph_signature"):
+        value = value.module()
+    return value if isinstance(value, nn.Module) else None
+
+
+def allocate(spec: str, model: nn.Module) -> None:
     """Give tensors on the meta device memory, filled with NaN until weights are loaded.
 
-    Returns the names of buffers that are in no state dict, so that loading cannot fill them.
+    Raises:
+        ModelError: a buffer is in no state dict, so that loading cannot fill it.
     """
     state = set(model.state_dict())
-    empty_names = [n for n, each in model.named_buffers() if each.is_meta and n not in state]
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in state:
+            raise ModelError(
+                f"{spec}: its buffer {name} is on the meta device and in no state dict; "
+                "have the factory make it elsewhere"
+            )
+    _replace_tensors(model, lambda tensor: tensor.is_meta, _unfilled)
+
+
+def _replace_tensors(
+    model: nn.Module, applies: Callable[[Tensor], bool], make: Callable[[Tensor], Tensor]
+) -> None:
+    """Replace all parameters and buffers for which `applies` is True."""
     for owner in model.modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                setattr(owner, name, nn.Parameter(_unfilled(parameter), requires_grad=False))
+            if applies(parameter):
+                setattr(owner, name, nn.Parameter(make(parameter), requires_grad=False))
         for name, buffer in list(owner.named_buffers(recurse=False)):
-            if buffer.is_meta:
-                setattr(owner, name, _unfilled(buffer))
-    return empty_names
+            if applies(buffer):
+                setattr(owner, name, make(buffer))
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -110,7 +129,8 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
             "it after model.eval()"
         )
     try:
-        _own_tensors(model)
+        # No gradient can go through tensors that were made in inference mode.
+        _replace_tensors(model, Tensor.is_inference, Tensor.clone)
         model.to(device)
         _cast(model, dtype)
     except Exception as error:  # tensors may live elsewhere or have own methods
@@ -123,17 +143,6 @@ def ready(spec: str, model: nn.Module, device: torch.device, dtype: torch.dtype)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
-
-
-def _own_tensors(model: nn.Module) -> None:
-    """Replace tensors made in inference mode by copies: no gradient can go through them."""
-    for owner in model.modules():
-        for name, parameter in list(owner.named_parameters(recurse=False)):
-            if parameter.is_inference():
-                setattr(owner, name, nn.Parameter(parameter.clone(), requires_grad=False))
-        for name, buffer in list(owner.named_buffers(recurse=False)):
-            if buffer.is_inference():
-                setattr(owner, name, buffer.clone())
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnviz.attention.call import AttentionCall
 from attnviz.errors import ModelError
-from attnviz.models.checkpoints import FILES
-from attnviz.models.filling import MISSING, NOT_FINITE, Filling
+from attnviz.models.checkpoints import FILES, MISSING, NOT_FINITE, Filling
 from attnviz.models.model import Model
 from attnviz.models.state_dict_names import digitless, foreign
 from attnviz.models.vision import Pooled
@@ -204,11 +202,8 @@ def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
         with record() as recording:
             output = model.module(pixels)
         # Check now, since some are views of the model's weights.
-        return any(_has_nan(_parts(call)) for call in recording), output
-
-
-def _parts(call: AttentionCall) -> tuple[Tensor | None, ...]:
-    return call.query, call.key, call.value, call.bias, call.projection
+        parts = [(c.query, c.key, c.value, c.bias, c.projection) for c in recording]
+        return _has_nan(parts), output
 
 
 def _has_nan(value: Any) -> bool:

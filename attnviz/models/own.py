@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError, did_you_mean
-from attnviz.models.attributes import first, labels, may_classify, prefix_count, stated
 from attnviz.models.failures import describe
 from attnviz.models.input_size import (
     exported_shape,
@@ -27,14 +26,15 @@ from attnviz.models.input_size import (
 )
 from attnviz.models.model import (
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     no_text_tower,
     refuse_options,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.module_kinds import (
     allocate,
+    as_module,
     check_filled,
     check_made,
     ready,
@@ -42,7 +42,15 @@ from attnviz.models.module_kinds import (
     takes_pixels,
     unwrap,
 )
-from attnviz.models.preprocessing import FILTERS, normalisation
+from attnviz.models.preprocessing import (
+    FILTERS,
+    first,
+    labels,
+    may_classify,
+    normalisation,
+    prefix_count,
+    stated,
+)
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 SIZE = 224
@@ -63,10 +71,10 @@ def load(request: ModelRequest) -> Model:
     # The user's code may print; this must not mix with results.
     with _here(), contextlib.redirect_stdout(sys.stderr):
         with seeded(request.seed):
-            found = _found(request.spec, _module(request.spec, where), name)
+            value = _found(request.spec, _module(request.spec, where), name)
         # Draw again: a module that was imported before drew its numbers then.
         with seeded(request.seed):
-            model = unwrap(_made(request.spec, name, found))
+            model = unwrap(_made(request.spec, name, value))
     notes = _fill(request, model)
     module = takes_pixels(request.spec, ready(request.spec, model, device, dtype))
     try:
@@ -77,16 +85,10 @@ def load(request: ModelRequest) -> Model:
 
 def _fill(request: ModelRequest, model: nn.Module) -> tuple[str, ...]:
     """Load the requested weights, check that none is missing, and return notes for the user."""
-    notes: tuple[str, ...] = ()
     check_made(request.spec, model)
     if request.weights is not None:
-        left = allocate(model)
-        if left:
-            raise ModelError(
-                f"{request.spec}: its buffer {left[0]} is on the meta device and in no state dict; "
-                "have the factory make it elsewhere"
-            )
-        notes = load_weights(model, request.weights)
+        allocate(request.spec, model)
+    notes = () if request.weights is None else load_weights(model, request.weights)
     check_filled(request.spec, model)
     return notes
 
@@ -108,6 +110,7 @@ def _described(
     exported = exported_shape(model)
     stated_size = exported or stated_shape(statements)
     side = SIZE if stated_size is None else round(math.sqrt(math.prod(stated_size)))
+    shapes = [*([stated_size] if stated_size else ()), *fitting_shapes(model, patch, prefix)]
     fixed = exported is not None
     mean, std = normalisation(
         first(statements, "mean", "image_mean"), first(statements, "std", "image_std")
@@ -125,11 +128,7 @@ def _described(
         prefix=prefix,
         class_token=prefix > 0 and has_class_token(model),
         own_shape=None if request.size or stated_size == (side, side) else stated_size,
-        other_shapes=tuple(
-            dict.fromkeys(
-                [*([stated_size] if stated_size else ()), *fitting_shapes(model, patch, prefix)]
-            )
-        ),
+        other_shapes=tuple(dict.fromkeys(shapes)),
         position_shape=stated_size or position_shape(model, patch, prefix),
         position_table=position_count(model),
         fixed=fixed,
@@ -200,29 +199,23 @@ def _file(spec: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{spec}: no such file {path}; check the path")
     sys.path.insert(0, str(path.resolve().parent))
-    name = _free_name(path)
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    known = sys.modules.get(path.stem)  # a library may have the file's name already
+    is_free = known is None or getattr(known, "__file__", None) in (str(path), str(path.resolve()))
+    name = path.stem if is_free else f"attnviz_own_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
         raise ModelError(f"{spec}: {path} cannot be imported; give a Python file")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(module_spec)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and pickle look up their module
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         sys.modules.pop(name)
         if before is not None:
             sys.modules[name] = before
         raise _raised(spec, f"importing {path}", error) from error
     return module
-
-
-def _free_name(path: Path) -> str:
-    """The module name for a file: the file's name, unless a library has it already."""
-    before = sys.modules.get(path.stem)
-    if before is None or getattr(before, "__file__", None) in (str(path), str(path.resolve())):
-        return path.stem
-    return f"attnviz_own_{path.stem}"
 
 
 def _found(spec: str, module: ModuleType, name: str) -> Any:
@@ -243,10 +236,9 @@ def _found(spec: str, module: ModuleType, name: str) -> Any:
 
 def _made(spec: str, name: str, value: Any) -> nn.Module:
     """The module itself, or the module that the factory returns when called without arguments."""
-    if isinstance(value, nn.Module):
-        return value
-    if _is_exported(value):
-        return _exported(value)
+    module = as_module(value)
+    if module is not None:
+        return module
     if not callable(value):
         raise ModelError(
             f"{spec}: {name} is {_title(value)}, neither an nn.Module nor callable; give what is "
@@ -255,16 +247,15 @@ def _made(spec: str, name: str, value: Any) -> nn.Module:
     made = _called(spec, name, value)
     if isinstance(made, type) and issubclass(made, nn.Module):
         made = _called(spec, made.__name__, made)
-    if _is_exported(made):
-        return _exported(made)
-    if not isinstance(made, nn.Module):
+    module = as_module(made)
+    if module is None:
         if inspect.iscoroutine(made):
             made.close()
         raise ModelError(
             f"{spec}: {name}() returned {_title(made)}, not an nn.Module; have it return the model "
             "alone"
         )
-    return made
+    return module
 
 
 def _called(spec: str, name: str, factory: Any) -> Any:
@@ -281,16 +272,6 @@ def _called(spec: str, name: str, factory: Any) -> Any:
         raise
     except (Exception, SystemExit) as error:
         raise _raised(spec, f"calling {name}()", error) from error
-
-
-def _is_exported(value: Any) -> bool:
-    """Whether a value is a program of `torch.export`."""
-    return type(value).__name__ == "ExportedProgram" and hasattr(value, "graph_signature")
-
-
-def _exported(program: Any) -> nn.Module:
-    module: nn.Module = program.module()
-    return module
 
 
 def _title(value: Any) -> str:

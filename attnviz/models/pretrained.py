@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError
 from attnviz.models import state_dict_names
-from attnviz.models.filling import MISSING, NOT_FINITE, Filling, not_floats, not_shaped
+from attnviz.models.checkpoints import MISSING, NOT_FINITE, Filling, not_floats, not_shaped
 from attnviz.models.weights import FLOATS, is_finite
 
 MARK = 2**20

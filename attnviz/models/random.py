@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
 from attnviz.models import memory
-from attnviz.models.model import Model, no_class_head, no_text_tower
-from attnviz.models.model_request import ModelRequest
+from attnviz.models.model import Model, ModelRequest, no_class_head, no_text_tower
 from attnviz.models.weights import (
     DTYPES,
     check_state,

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.models.labels import find_label
 from attnviz.models.model import CLASSIFIER, WITH_TEXT, Model, no_class_head
-from attnviz.models.targets import Target
+from attnviz.models.targets import Target, find_label
 
 
 @dataclass(frozen=True, eq=False)

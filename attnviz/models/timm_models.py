@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from attnviz.errors import ModelError, UsageError
-from attnviz.models.aliases import nearest
+from attnviz.errors import ModelError, UsageError, did_you_mean
+from attnviz.models.checkpoints import Filling, filling_of, loading
 from attnviz.models.failures import optional, tried
-from attnviz.models.filling import Filling, filling_of, loading
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     no_class_head,
@@ -22,9 +21,9 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
 
 
@@ -143,8 +142,9 @@ def _check_name(library: Any, name: str, *, pretrained: bool) -> None:
     names = [*library.list_models(), *library.list_pretrained()]
     if name not in names:
         raise ModelError(
-            f"timm:{name}: timm {library.__version__} has no such model{nearest(name, names)}; "
-            "give a name that timm.list_models() or timm.list_pretrained() has"
+            f"timm:{name}: timm {library.__version__} has no such model"
+            f"{did_you_mean(name, names)}; give a name that timm.list_models() or "
+            "timm.list_pretrained() has"
         )
     if pretrained and not library.is_model_pretrained(name):
         raise ModelError(

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import ModelError
-from attnviz.models.model import Model, no_text_tower, refuse_options, token_bytes
-from attnviz.models.model_request import ModelRequest
+from attnviz.models.model import Model, ModelRequest, no_text_tower, refuse_options, token_bytes
 from attnviz.models.weights import (
     DTYPES,
     check_state,

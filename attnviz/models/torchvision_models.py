@@ -7,20 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from attnviz.errors import ModelError
-from attnviz.models.aliases import nearest
+from attnviz.errors import ModelError, did_you_mean
 from attnviz.models.failures import optional, tried
-from attnviz.models.labels import labels_of
 from attnviz.models.model import (
     Model,
+    ModelRequest,
     fixed_size,
     has_class_token,
     no_text_tower,
     refuse_options,
     token_bytes,
 )
-from attnviz.models.model_request import ModelRequest
 from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 
@@ -35,8 +34,9 @@ def load(request: ModelRequest) -> Model:
     names = models.list_models(module=models)
     if name not in names:
         raise ModelError(
-            f"{request.spec}: torchvision has no such classification model{nearest(name, names)}; "
-            "give one of torchvision.models.list_models(torchvision.models), such as vit_b_16"
+            f"{request.spec}: torchvision has no such classification model"
+            f"{did_you_mean(name, names)}; give one of "
+            "torchvision.models.list_models(torchvision.models), such as vit_b_16"
         )
     weights = models.get_model_weights(name).DEFAULT
     pretrained = request.weights is None and not request.random_weights

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attnviz.errors import DeviceError, ModelError, UsageError
@@ -36,7 +37,10 @@ def read_state(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):  # noqa: PTH113 — pathlib raises for a name that is too long
         raise ModelError(f"{path}: no such file; check --weights")
     try:
-        state = _read_safetensors(path) if suffix == ".safetensors" else _read_pickle(path)
+        if suffix == ".safetensors":
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: holds more than tensors and is not loaded, since pickled code could run; "
@@ -152,17 +156,6 @@ def _usable(tensor: Tensor, expected: Tensor) -> bool:
     if not expected.is_floating_point():
         kinds = (expected.dtype,)
     return not tensor.is_meta and tensor.layout == torch.strided and tensor.dtype in kinds
-
-
-def _read_safetensors(path: str) -> dict[str, Tensor]:
-    from safetensors.torch import load_file  # noqa: PLC0415 — only where such a file is given
-
-    return load_file(path)
-
-
-def _read_pickle(path: str) -> object:
-    state: object = torch.load(path, map_location="cpu", weights_only=True)
-    return state
 
 
 def _size(tensor: Tensor) -> str:

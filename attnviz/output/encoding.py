@@ -1,11 +1,15 @@
-"""Pictures, records, tables and arrays as the bytes and text of files."""
+"""Pictures, records, tables, arrays and HTML pages as the bytes and text of files."""
 
+import base64
 import csv
+import hashlib
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,3 +131,41 @@ def as_npz(**arrays: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def as_page(folder: Path, *, scripts: Sequence[str], images: str, **places: str) -> str:
+    """A page from `page.html`, `style.css` and the scripts of a folder, and the parts all share.
+
+    Each `{{name}}` of the template is replaced once, with `policy`, `style`, `script` or one of the
+    `places`. Inserted text is not searched again, so a picture's name may look like a place.
+
+    Args:
+        folder: where the parts lie.
+        scripts: names of files; they become one script, in this order.
+        images: the policy's source of pictures, such as `'self'`.
+        places: other text to insert: HTML, JSON of `as_script_data`, or escaped text.
+    """
+    style = page_part(Path(__file__).parent, "pages.css") + page_part(folder, "style.css")
+    script = "\n".join(page_part(folder, name) for name in scripts)
+    policy = (
+        f"default-src 'none'; img-src {images}; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    filled = {"policy": policy, "style": style, "script": script, **places}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], page_part(folder, "page.html"))
+
+
+def as_script_data(value: Any) -> str:
+    """JSON for a script element; it cannot end the element or begin a comment."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def page_part(folder: Path, name: str) -> str:
+    """The text of one file of a page."""
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

@@ -1,10 +1,13 @@
 """Files that grow line by line, and the lock of the folder that holds them."""
 
+import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from attnviz.errors import OutputError
+from attnviz.output.whole_files import writing
 
 _BLOCK = 1 << 16  # bytes that are read at once when searching for the end of a line
 
@@ -90,3 +93,44 @@ def _hold(file: IO[bytes]) -> None:
         import fcntl  # noqa: PLC0415
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def append(path: Path, text: str) -> None:
+    """Add a line to a file.
+
+    The line is in the file when this returns. A process that is killed may leave half of it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with contextlib.closing(Lines(path)) as lines:
+        lines.add(f"{text}\n".encode())
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that `append` wrote, without an unfinished last one.
+
+    There are no lines if there is no file.
+
+    Raises:
+        OutputError: the file exists and cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+    *lines, _ = data.decode("utf-8", "replace").split("\n")
+    return lines
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
+    """Write a file line by line; like `write_whole`, it never leaves half a file.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    with writing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(lines)
+    return path

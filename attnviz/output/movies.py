@@ -164,6 +164,7 @@ class Film:
         rate: Fraction,
         time_base: Fraction,
         sound: Sound | None = None,
+        temporary: Path | None = None,
     ) -> Iterator[Film]:
         """A film that gets its name only when it is complete.
 
@@ -176,21 +177,20 @@ class Film:
             rate: mean number of frames per second.
             time_base: seconds per unit of `pts`.
             sound: the sound of the film.
+            temporary: where to write instead; the caller then renames the file.
 
         Raises:
             OutputError: the film cannot be written; nothing is left behind.
             MissingExtraError: PyAV is not installed.
         """
         av = clips.library("writing a film")
-        with whole_files.writing(path) as temporary:
+        whole = (
+            whole_files.writing(path) if temporary is None else contextlib.nullcontext(temporary)
+        )
+        with whole as place:
             try:
                 film = cls(
-                    temporary,
-                    path.suffix.lower(),
-                    size,
-                    rate=rate,
-                    time_base=time_base,
-                    sound=sound,
+                    place, path.suffix.lower(), size, rate=rate, time_base=time_base, sound=sound
                 )
                 try:
                     yield film

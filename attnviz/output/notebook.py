@@ -3,12 +3,12 @@
 from base64 import b64encode
 from html import escape
 
-from attnviz.drawing.explained_sheet import cells_on, heading, sheet, small
+from attnviz.drawing.sheet import cells_on, heading, sheet, small
 from attnviz.explanation.explanation import Explanation
 from attnviz.output import encoding
 from attnviz.output.make_record import make_record
 from attnviz.output.write_pictures import Drawing
-from attnviz.recording.html_tables import table
+from attnviz.recording.recorded import table
 
 LARGEST = 2000
 """Longest side of the sheet in pixels; a sheet of many layers is scaled down to it."""

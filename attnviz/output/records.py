@@ -1,6 +1,5 @@
 """The record: one JSON object per picture, schema `attnviz/1`."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
@@ -9,7 +8,16 @@ from pydantic import (
     model_serializer,
 )
 
-from attnviz.output.schema import Count, Maybe, Number, RecordPart, with_numbers
+from attnviz.output.schema import (
+    Count,
+    Maybe,
+    Number,
+    RecordPart,
+    defined,
+    flat,
+    with_numbers,
+    without_missing,
+)
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 
@@ -130,7 +138,7 @@ class Check(RecordPart):
 
     def data(self) -> dict[str, Any]:
         """The check as plain data, without reasons and notes that do not exist."""
-        return _without(self.model_dump(), ("load_notes", "places_reason"))
+        return without_missing(self.model_dump(), ("load_notes", "places_reason"))
 
 
 @with_numbers(MAP_NUMBERS)
@@ -235,10 +243,10 @@ class LayerInfo(RecordPart):
 
     def data(self) -> dict[str, Any]:
         """As plain data; parts that do not apply are left out."""
-        data = _in_words(self.model_dump())
+        data = defined(self.model_dump())
         for name in ("sinks", "high_norm"):
             if name in data:
-                data[name] = [_in_words(token) for token in data[name]]
+                data[name] = [defined(token) for token in data[name]]
         return data
 
 
@@ -267,12 +275,12 @@ class Record(RecordPart):
         """As plain data, `schema` first; parts that do not apply are left out."""
         data = self.model_dump(exclude={"schema_", "layers"})
         heads = [
-            _without(head, ("query", "target", "scale", "file", *given.unsaid))
+            without_missing(head, ("query", "target", "scale", "file", *given.unsaid))
             for given, head in zip(self.heads, data["heads"], strict=True)
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
-        parts = _without(data, ("moment", "query", "options", "target", "animation"))
+        parts = without_missing(data, ("moment", "query", "options", "target", "animation"))
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -290,33 +298,3 @@ class Record(RecordPart):
         rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in columns} for row in rows]
-
-
-def _without(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Data without those parts in `names` that are null, and without null fields inside them."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in names and isinstance(value, dict):
-            flat[key] = _in_words(value) if key in ("query", "target") else value
-        elif key not in names or value is not None:
-            flat[key] = value
-    return flat
-
-
-def _in_words(part: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a query or a target that are not null."""
-    inner = {
-        key: _in_words(value) if isinstance(value, dict) else value for key, value in part.items()
-    }
-    return {key: value for key, value in inner.items() if value is not None}
-
-
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}_")
-        else:
-            found[prefix + key] = value
-    return found

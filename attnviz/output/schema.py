@@ -1,22 +1,25 @@
-"""The building blocks of records: numbers that JSON can hold, and classes of declared fields."""
+"""The building blocks of records, and the records about many pictures.
+
+These are `attnviz/aggregate/1`, of a batch, and `attnviz/evaluation/1`.
+"""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model
 
 from attnviz.registry import TableEntry
 
 
-def _tidy(value: float | None) -> float | None:
+def tidy(value: float | None) -> float | None:
     """A number to eight significant digits, more than float32 holds; NaN and ±∞ become null."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.8g}")
 
 
-Number = Annotated[float, BeforeValidator(_tidy)]
+Number = Annotated[float, BeforeValidator(tidy)]
 """A number that is always present."""
-Maybe = Annotated[float | None, BeforeValidator(_tidy)]
+Maybe = Annotated[float | None, BeforeValidator(tidy)]
 """A number that is null if it is not defined, such as 0/0."""
 
 Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]
@@ -60,6 +63,36 @@ def with_numbers(*tables: Mapping[str, TableEntry]) -> Callable[[type[Part]], ty
     return extend
 
 
+def without_missing(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Data without those parts in `names` that are null, and without null fields inside them."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in names and isinstance(value, dict):
+            flat[key] = defined(value) if key in ("query", "target") else value
+        elif key not in names or value is not None:
+            flat[key] = value
+    return flat
+
+
+def defined(part: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a query or a target that are not null."""
+    inner = {
+        key: defined(value) if isinstance(value, dict) else value for key, value in part.items()
+    }
+    return {key: value for key, value in inner.items() if value is not None}
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parts as columns of their own: `map.peak_x` becomes `map_peak_x`."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}_")
+        else:
+            found[prefix + key] = value
+    return found
+
+
 class SummaryRow(RecordPart):
     """A row about many pictures, with its own schema; each number has a mean and a spread."""
 
@@ -78,3 +111,71 @@ class SummaryRow(RecordPart):
                 column = name if part == "mean" else f"{name}_{part}"
                 data[column] = None if value is None else getattr(value, part)
         return data
+
+
+class Spread(RecordPart):
+    """One number over all pictures; `missing` counts the pictures where it is not defined."""
+
+    mean: Number
+    deviation: Number
+    q05: Number
+    q25: Number
+    q50: Number
+    q75: Number
+    q95: Number
+    missing: int
+
+
+class AggregateRow(SummaryRow):
+    """One head, or the merged heads of a method, over all pictures.
+
+    `question` is the number of the query or target, from 0. `pictures` is the number of pictures
+    that have this head. `statistics` has every number that any head has; a number is null if this
+    head has none.
+    """
+
+    schema_: Literal["attnviz/aggregate/1"] = "attnviz/aggregate/1"
+    model: str
+    weights: str
+    method: str
+    question: int
+    layer: int
+    head: int | None
+    pictures: int
+    statistics: dict[str, Spread | None]
+
+    def row(self) -> dict[str, Any]:
+        """The row as flat columns: `entropy` is the mean, `entropy_q05` the quantile, and so on."""
+        return self._flat("statistics", Spread)
+
+
+class Interval(RecordPart):
+    """A mean over pictures, and the ends of its 95 % bootstrap interval."""
+
+    mean: Number
+    low: Number
+    high: Number
+
+
+class EvaluationRow(SummaryRow):
+    """One map of one model, or one of its baselines, over all pictures.
+
+    `head` is the number of a head, `mean` for the mean of the heads, `best` for the best head of
+    each object, or null if the method merges heads. `layer` is null if the map is the same for all
+    layers. `method` and `head` are null if no model made the map. A metric is null if it is not
+    measured or not defined.
+    """
+
+    schema_: Literal["attnviz/evaluation/1"] = "attnviz/evaluation/1"
+    model: str
+    weights: str
+    baseline: Literal["random weights", "gaussian", "saliency"] | None
+    method: str | None
+    layer: int | None
+    head: int | Literal["mean", "best"] | None
+    pictures: int
+    metrics: dict[str, Interval | None]
+
+    def row(self) -> dict[str, Any]:
+        """The row as flat columns: `auc` is the mean, `auc_low` and `auc_high` are the ends."""
+        return self._flat("metrics", Interval)

@@ -12,7 +12,8 @@ from attnviz.errors import OutputError, UsageError
 from attnviz.methods import METHODS
 from attnviz.output import FORMATS
 
-SHEET, STATS_JSON, STATS_CSV, MAPS = "sheet", "stats.json", "stats.csv", "maps.npz"
+SHEET, STATS, MAPS = "sheet", "stats", "maps.npz"
+STATS_JSON = f"{STATS}.json"
 COMPARE, DIFFERENCE = "compare", "difference"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _ENDINGS = "|".join(FORMATS)
@@ -137,50 +138,6 @@ def write_whole(path: Path, data: bytes) -> Path:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def append(path: Path, text: str) -> None:
-    """Add a line to a file.
-
-    The line is in the file when this returns. A process that is killed may leave half of it.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    try:
-        with path.open("ab") as file:
-            file.write(f"{text}\n".encode())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that `append` wrote, without an unfinished last one.
-
-    There are no lines if there is no file.
-
-    Raises:
-        OutputError: the file exists and cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
-    *lines, _ = data.decode("utf-8", "replace").split("\n")
-    return lines
-
-
-def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
-    """Write a file line by line; like `write_whole`, it never leaves half a file.
-
-    Raises:
-        OutputError: the file cannot be written; nothing is left behind.
-    """
-    with writing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(lines)
-    return path
 
 
 def remove_parts(folder: Path) -> None:

@@ -5,24 +5,32 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnviz.drawing.explained_sheet import cells_on, draw, sheet
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, thumbnail
+from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, thumbnail
 from attnviz.errors import UsageError
-from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import stem, title
+from attnviz.explanation.explanation import Answer, Explanation, stem, title
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.records import AnimationInfo, Record
 from attnviz.output.write_animation import By, write_animation
+
+
+class Tabular(Protocol):
+    """A record that is written as JSON and as CSV."""
+
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As flat rows of the same columns."""
 
 
 @dataclass(frozen=True)
@@ -186,29 +194,27 @@ def write_sheet(
         explanation, folder, drawing, scales=scales, style=style, preview=preview
     )
     record = make_record(explanation, scales=scales, animation=animation)
-    text = encoding.as_json(record.data(), indent=1) + "\n"
     name = f"{whole_files.SHEET}.{drawing.format}"
     paths = [
-        whole_files.write_whole(folder / whole_files.STATS_JSON, text.encode()),
+        *write_numbers(record, folder, table=False),
         whole_files.write_whole(folder / name, encoding.as_image(whole, drawing.format)),
         *moving,
     ]
     return record, paths, whole
 
 
-def write_numbers(record: Record, folder: Path) -> list[Path]:
-    """Write `stats.json` and `stats.csv`.
+def write_numbers(
+    record: Tabular, folder: Path, stem: str = whole_files.STATS, *, table: bool = True
+) -> list[Path]:
+    """Write a record as `stats.json`, and with `table` also as `stats.csv`.
 
     Raises:
         OutputError: a file cannot be written.
     """
     whole_files.make_folder(folder)
-    text = encoding.as_json(record.data(), indent=1) + "\n"
-    table = encoding.as_csv(record.rows())
-    return [
-        whole_files.write_whole(folder / whole_files.STATS_JSON, text.encode()),
-        whole_files.write_whole(folder / whole_files.STATS_CSV, table.encode()),
-    ]
+    files = {f"{stem}.json": encoding.as_json(record.data(), indent=1) + "\n"}
+    files |= {f"{stem}.csv": encoding.as_csv(record.rows())} if table else {}
+    return [whole_files.write_whole(folder / name, text.encode()) for name, text in files.items()]
 
 
 def write_maps(explanation: Explanation, folder: Path) -> Path:

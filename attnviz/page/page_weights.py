@@ -1,10 +1,14 @@
-"""Encodes the weights of a layer for the page: as 8-bit weights, or as 16-bit queries and keys.
+"""Encodes weights for the page: as 8-bit weights, or as 16-bit queries and keys, packed as text.
 
 For N tokens, the weights take N² bytes per head. Queries and keys take 4·N·D bytes, and the browser
 computes the selected row from them. The smaller encoding is used; a bias that is more than a mask
 always needs the weights.
 """
 
+import base64
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
-from attnviz.page.pack import in_bytes
 from attnviz.page.page_tokens import PageTokens
 
 Encoding = Literal["weights8", "keys16"]
@@ -22,6 +25,7 @@ _ROWS = 1 << 24  # number of weights that are computed at once: 64 MiB
 _STEPS = 32767  # largest value of a signed 16-bit number
 _PRECISE = 5e-3
 """Largest relative error of weights from 16-bit queries and keys; above it, they have 32 bits."""
+_PROBES = 32  # rows on which the error is measured
 _SEEN = 1e-6  # share of a row's largest weight; smaller weights cannot be distinguished
 
 
@@ -151,10 +155,10 @@ def _in_16_bits(query: NDArray[np.float32], key: NDArray[np.float32]) -> Arrays:
     return {"query": whole[0], "key": whole[1], "unit": unit}
 
 
-def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -> float:
+def _error(exact: Arrays, rounded: Arrays, keys: PageTokens) -> float:
     """The largest relative error of a visible weight, on rows spread over the queries."""
     queries = exact["query"].shape[2]
-    chosen = np.linspace(0, queries - 1, min(probes, queries)).round().astype(np.intp)
+    chosen = np.linspace(0, queries - 1, min(_PROBES, queries)).round().astype(np.intp)
     logs = []
     for arrays in (exact, rounded):
         q = arrays["query"][:, :, chosen].astype(np.float32)
@@ -168,3 +172,61 @@ def _error(exact: Arrays, rounded: Arrays, keys: PageTokens, probes: int = 32) -
     with np.errstate(invalid="ignore"):  # −∞ − (−∞), for masked tokens
         difference = np.abs(logs[1] - logs[0])
     return float(difference.max(where=visible, initial=0))
+
+
+LEVEL = 6
+"""Level of gzip; it makes little difference, since weights and keys are mostly noise."""
+_ALIGNED = 4  # bytes: a typed array of a script starts at a multiple of this
+_LEAST = 1e-30  # smaller weights count as 0: 255 divided by them may overflow float32
+_TYPES = {"uint8": "u8", "int16": "i16", "int32": "i32", "float32": "f32"}
+
+
+@dataclass(frozen=True)
+class PackedBlock:
+    """Packed arrays.
+
+    Attributes:
+        parts: type, shape and offset of each array, by its name.
+        text: the bytes of the arrays, little-endian, compressed by gzip and encoded as base64.
+    """
+
+    parts: dict[str, dict[str, Any]]
+    text: str
+
+    def element(self, name: str) -> str:
+        """The block as an element of the page; browsers never execute it."""
+        return f'<script type="application/octet-stream" id="{name}">{self.text}</script>\n'
+
+
+def pack(arrays: Mapping[str, NDArray[Any]]) -> PackedBlock:
+    """Pack arrays one after the other; equal arrays give equal text."""
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)  # gzip without a date
+    parts: dict[str, dict[str, Any]] = {}
+    packed, offset = [], 0
+    for name, array in arrays.items():
+        parts[name] = {
+            "type": _TYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "offset": offset,
+        }
+        data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        data += bytes(-len(data) % _ALIGNED)
+        packed.append(packer.compress(data))
+        offset += len(data)
+    packed.append(packer.flush())
+    return PackedBlock(parts, base64.b64encode(b"".join(packed)).decode())
+
+
+def in_bytes(
+    values: NDArray[np.float32], drawn: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Rows of weights as fractions of the row's maximum in bytes (0…255), and the maxima.
+
+    The maximum is over the `drawn` tokens. Larger weights of other tokens are clipped, so that
+    they do not reduce the precision of the visible ones.
+    """
+    maximum = np.where(drawn, values, np.float32(0)).max(-1, initial=0)
+    maximum[maximum < _LEAST] = 0
+    factor = np.divide(255, maximum, out=np.zeros_like(maximum), where=maximum > 0)
+    scaled = np.rint(values * factor[..., None])
+    return np.minimum(scaled, 255).astype(np.uint8), maximum

@@ -4,7 +4,8 @@ record             the entry point, and the watcher in PyTorch's dispatcher
 operation          one operation, as the dispatcher shows it
 tensor_registry    facts about tensors, by the memory that the tensors use
 kernels            fused attention, read by the names of its arguments
-attention_tracker  attention that a model computes itself, followed from q·kᵀ to the output
+score_tracker      products q·kᵀ, followed to their softmax
+attention_tracker  attention that a model computes itself, followed from there to the output
 score_graph        nodes for tensors from q·kᵀ to the softmax
 to_call            turns these nodes into an attention call
 axes               which axes each dimension of a view contains
@@ -14,8 +15,7 @@ joining            joins calls that are pieces of one attention
 positions          where in the picture every token comes from
 call_store         which calls are kept
 model_blocks       the model's blocks, one for each call, and a run of the rest of the model
-recorded           Recording, which `record` returns
-html_tables        tables for notebooks
+recorded           Recording, which `record` returns, and its tables for notebooks
 """
 
 from attnviz.recording.model_blocks import Block, run_tail

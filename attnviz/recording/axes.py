@@ -37,6 +37,11 @@ def leaves(dims: Sequence[Sequence[Axis]]) -> list[Axis]:
     return [leaf for dim in dims for axis in dim for leaf in axis.leaves()]
 
 
+def sizes(dims: Dims) -> tuple[int, ...]:
+    """The shape of a tensor with these dimensions."""
+    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
+
+
 def regroup(dims: Dims, shape: Sequence[int]) -> Dims | None:
     """The dimensions after a view as `shape`; splits axes where needed. None if it is not a view.
 

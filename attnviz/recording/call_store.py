@@ -81,11 +81,8 @@ class CallStore:
             return
         if self.device is not None:
             call = _each(call, lambda tensor: tensor.to(self.device))
-        entry.call = call
-        for tensor in _tensors(call):
-            self._remember(tensor, number)
         entry.counts = entry.counts or self.where is None or self.where(call)
-        self._show()
+        self._set(number, call)
 
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
         """Replace a call and the layout of its output by the corrected ones."""
@@ -116,10 +113,10 @@ class CallStore:
         calls = [entry.call for entry in entries if entry.call is not None]
         if len(calls) < len(numbers) or not all(entry.counts for entry in entries):
             return None
-        found = join_summed(calls) if axis == "sum" else join_calls(calls, axis)
-        if found is None:
+        joined = join_summed(calls) if axis == "sum" else join_calls(calls, axis)
+        if joined is None:
             return None
-        call, dim = found
+        call, dim = joined
         number = min(numbers)
         sizes = tuple(piece.output.shape[dim] for piece in calls if piece.output is not None)
         trace = JoinedTrace(tuple(entry.trace for entry in entries), dim, sizes)
@@ -127,22 +124,21 @@ class CallStore:
             if other != number:
                 self._entries[other].piece, self._entries[other].call = True, None
         self._entries[number].trace = trace
-        self._entries[number].call = call
-        for tensor in _tensors(call):
-            self._remember(tensor, number)
-        self._show()
+        self._set(number, call)
         return number
 
     def _project(self, number: int, call: AttentionCall, weight: Tensor) -> None:
         if self.device is not None:
             weight = weight.to(self.device)
-        self._entries[number].call = replace(call, projection=weight)
-        self._remember(weight, number)
-        self._show()
+        self._set(number, replace(call, projection=weight))
 
-    def _remember(self, tensor: Tensor, number: int) -> None:
-        """Note that a call keeps something in this memory."""
-        self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+    def _set(self, number: int, call: AttentionCall) -> None:
+        """Set a call, and note the memory in which it keeps something."""
+        self._entries[number].call = call
+        for tensor in (call.query, call.key, call.value, call.bias, call.output, call.projection):
+            if tensor is not None:
+                self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
+        self._show()
 
     def _counted(self) -> list[_Entry]:
         return [entry for entry in self._entries if entry.counts and not entry.piece]
@@ -167,11 +163,11 @@ class CallStore:
 
     def written(self, tensor: Tensor) -> None:
         """Copy what calls keep in memory that the model is about to overwrite."""
-        numbers = {n for _, found in self._memory.of_storage(tensor) for n in found}
+        numbers = {n for _, users in self._memory.of_storage(tensor) for n in users}
         for number in numbers:
             call = self._entries[number].call
             if call is not None:
-                self.replace(number, _each(call, lambda kept: clone_if_aliased(kept, tensor)))
+                self.replace(number, _each(call, lambda each: clone_if_aliased(each, tensor)))
         if numbers:
             self._memory.forget(tensor)
 
@@ -211,17 +207,12 @@ _FIELDS = (
 )
 
 
-def _tensors(call: AttentionCall) -> list[Tensor]:
-    found = (call.query, call.key, call.value, call.bias, call.output, call.projection)
-    return [tensor for tensor in found if tensor is not None]
-
-
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:
-    found = {name: getattr(call, name) for name in _FIELDS}
+    tensors = {name: getattr(call, name) for name in _FIELDS}
     mixing = call.mixing
     if mixing is not None:
         mixing = do(mixing[0]), None if mixing[1] is None else do(mixing[1])
     done: dict[str, Any] = {
-        name: do(tensor) for name, tensor in found.items() if tensor is not None
+        name: do(tensor) for name, tensor in tensors.items() if tensor is not None
     }
     return replace(call, **done, mixing=mixing)

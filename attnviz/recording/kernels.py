@@ -79,15 +79,13 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
         refused.append("a sliding window")
     if refused:
         raise NotImplementedError(f"{op.name} with {refused[0]}")
-    found: dict[str, Any] = {
+    options: dict[str, Any] = {
         what: next((arguments[n] for n in names if arguments.get(n) is not None), None)
         for what, names in _NAMES.items()
     }
-    given_query, given_key, scale, bias = (found[n] for n in ("query", "key", "scale", "bias"))
-    tensors: list[Any] = [given_query, given_key, found["value"], first(result)]
-    tensors = [tensor.detach() for tensor in tensors]
-    tensors = [layout(op)(tensor) for tensor in tensors]
-    query, key, value, output = tensors
+    given_query, given_key, scale, bias = (options[n] for n in ("query", "key", "scale", "bias"))
+    tensors = (given_query, given_key, options["value"], first(result))
+    query, key, value, output = (layout(op)(tensor.detach()) for tensor in tensors)
     kind = arguments.get("custom_mask_type") or 0
     call = AttentionCall(
         query=query,
@@ -95,7 +93,7 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
         value=value,
         scale=1 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
         bias=None if bias is None else bias.detach(),
-        causal=bool(found["causal"]) or kind == 1 or right == 0,
+        causal=bool(options["causal"]) or kind == 1 or right == 0,
         output=output,
     )
     if kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST):
@@ -138,8 +136,8 @@ def is_kernel(name: str) -> bool:
 
 def is_unknown(name: str) -> bool:
     """Whether another package's operator has attention in its name, but is not a known one."""
-    found = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
-    return found and not is_kernel(name)
+    named = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
+    return named and not is_kernel(name)
 
 
 def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
@@ -155,7 +153,7 @@ def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
     grouped = key.float().repeat_interleave(shape[1] // key.shape[1], dim=1)
     scores = scale * (query.float() @ grouped.transpose(-2, -1))
     bias = _everywhere(score_mod, scores, buffers[0]) - scores
-    visible = _everywhere(lambda _, *rest: mask_mod(*rest), scores, buffers[1])
+    visible = _everywhere(lambda _, *others: mask_mod(*others), scores, buffers[1])
     bias = bias.masked_fill(~visible, -torch.inf)
     return AttentionCall(
         query=query,
@@ -169,13 +167,13 @@ def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:
 
 def _everywhere(function: Any, scores: Tensor, buffers: Sequence[Any]) -> Tensor:
     """Evaluate a function of (score, batch, head, query, key) everywhere, (B, H, Nq, Nk)."""
-    rest = (None,) * len(buffers)
+    others = (None,) * len(buffers)
     for where in (4, 3, 2, 1):
         each = [0 if number in (0, where) else None for number in range(5)]
-        function = torch.vmap(function, in_dims=(*each, *rest))
+        function = torch.vmap(function, in_dims=(*each, *others))
     places = [torch.arange(size, device=scores.device) for size in scores.shape]
-    found: Tensor = function(scores, *places, *buffers)
-    return found
+    values: Tensor = function(scores, *places, *buffers)
+    return values
 
 
 def _used(value: Any) -> bool:

@@ -1,14 +1,16 @@
 """Nodes for tensors that are computed from a call's output, and functions on these nodes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from attnviz.attention.call import AttentionCall
+from attnviz.attribution.call_gradients import Lay
 from attnviz.recording import joining
-from attnviz.recording.axes import Axis, Dims, leaves
+from attnviz.recording.axes import Axis, Dims, leaves, sizes
 from attnviz.recording.score_graph import Axes, Weights, cloned_if_aliased
 from attnviz.recording.tensor_registry import clone_if_aliased
 
@@ -56,9 +58,37 @@ OutputNode = Output | Projected
 """The node of a tensor that is computed from a call's output."""
 
 
-def sizes(dims: Dims) -> tuple[int, ...]:
-    """The shape of a tensor with these dimensions."""
-    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
+@dataclass(frozen=True)
+class OutputListener:
+    """The callbacks of `Outputs`.
+
+    Attributes:
+        corrected: receives a call's number, the corrected call, and its output's layout.
+        projected: receives a call's number and its projection, (Hv, Dv, F).
+        scaled: receives a call's number and the factors of the projection's features.
+        joined: receives the numbers of calls that are pieces of one, in the order of their outputs,
+            and the axis along which these are put side by side; returns the joined call's number,
+            or None.
+    """
+
+    corrected: Callable[[int, AttentionCall, Lay], None]
+    projected: Callable[[int, Tensor], None]
+    scaled: Callable[[int, Tensor], None]
+    joined: Callable[[Sequence[int], joining.Axis], int | None]
+
+
+def by_hand(number: int, weighted: WeightedValues, ndim: int) -> Output:
+    """The node of an output that the model computes itself, with that many dimensions.
+
+    The output is (b, n, Dv), or its transpose, or either without a batch.
+    """
+    weights, features = weighted.weights, (Axis(weighted.value.shape[2]),)
+    b, n = weights.dims[:2]
+    dims = ((b, features, n) if weighted.turned else (b, n, features))[-ndim:]
+    queries, heads, mixing = weights.order.queries, weights.order.heads, weights.mixing
+    if mixing is None:
+        return Output(number, dims, queries, heads, features, weighted)
+    return Output(number, dims, queries, mixing.heads, features)
 
 
 def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
@@ -76,9 +106,20 @@ def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
         "queries": [queries],
         "heads": [heads, heads + features] if isinstance(node, Output) else [],
     }
-    found = next((name for name, parts in parts_of.items() if of_dim in parts), None)
+    role = next((name for name, parts in parts_of.items() if of_dim in parts), None)
     beside = set(of_dim) & {*queries, *heads, *features}
-    return found or (None if beside else "items")
+    return role or (None if beside else "items")
+
+
+def shown_heads(node: Output, weighted: WeightedValues, dims: Dims) -> Axes | None:
+    """The axes that a view puts side by side with the features; None if it puts none there."""
+    features, role = set(leaves([node.features])), weighted.weights.scores.product.role
+    for dim in (leaves([each]) for each in dims):
+        others = [leaf for leaf in dim if leaf not in features]
+        heads = tuple(leaf for leaf in others if role(leaf) == "batch")
+        if len(others) < len(dim) and (heads or len(dims) <= 3):
+            return heads
+    return None
 
 
 def side_by_side(
@@ -99,6 +140,39 @@ def side_by_side(
     if isinstance(first, Output):
         changes["weighted"] = None
     return replace(first, dims=(*first.dims[:dim], axes, *first.dims[dim + 1 :]), **changes)
+
+
+def stacked(first: Output, dim: int, count: int, number: int) -> Output:
+    """The node of `count` outputs that were stacked along a new dimension."""
+    dim %= len(first.dims) + 1
+    axes = (Axis(count),)
+    dims = (*first.dims[:dim], axes, *first.dims[dim:])
+    return replace(first, number=number, dims=dims, heads=axes + first.heads, weighted=None)
+
+
+def projected(node: Output, matrix: Tensor) -> tuple[Tensor, Projected] | None:
+    """The projection of each head, (Hv, Dv, F), and the result's node; None if it is no projection.
+
+    A projection is a linear map over heads and features.
+    """
+    heads = leaves([node.heads])
+    if leaves(node.dims[-1:]) != heads + leaves([node.features]):
+        return None
+    count, axes = math.prod(head.size for head in heads), Axis(matrix.shape[1])
+    result = Projected(node.number, (*node.dims[:-1], (axes,)), node.queries, axes)
+    return matrix.view(count, -1, axes.size), result
+
+
+def is_other_slice(place: Any, written: Tensor) -> bool:
+    """Whether a place in memory is a slice beside a slice that is written."""
+    offset, shape, stride, _ = place
+    differing = sum(a != b for a, b in zip(written.shape, shape, strict=False))
+    return (
+        stride == tuple(written.stride())
+        and len(shape) == written.ndim
+        and differing <= 1
+        and offset != written.storage_offset()
+    )
 
 
 def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:

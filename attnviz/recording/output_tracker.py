@@ -6,30 +6,32 @@ the model puts side by side, or sums after their projections, are pieces of one 
 calls are joined. The tracker stops following at any other operation.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall
-from attnviz.attribution.call_gradients import Lay
 from attnviz.recording import joining
-from attnviz.recording.axes import Axis, Dims, leaves, regroup
+from attnviz.recording.axes import Axis, Dims, leaves, regroup, sizes
 from attnviz.recording.operation import After, Operation, by_names, first, order_of
 from attnviz.recording.output_nodes import (
     Output,
+    OutputListener,
     OutputNode,
     Projected,
     WeightedValues,
     axis_of,
+    by_hand,
+    is_other_slice,
     is_over_features,
     one_matrix,
+    projected,
     secured,
+    shown_heads,
     side_by_side,
-    sizes,
+    stacked,
     tiled,
 )
 from attnviz.recording.tensor_registry import TensorRegistry
@@ -40,25 +42,6 @@ _PATIENCE = 64
 
 Between two heads of a loop there are linear layers, norms and rotations.
 """
-
-
-@dataclass(frozen=True)
-class OutputListener:
-    """The callbacks of `Outputs`.
-
-    Attributes:
-        corrected: receives a call's number, the corrected call, and its output's layout.
-        projected: receives a call's number and its projection, (Hv, Dv, F).
-        scaled: receives a call's number and the factors of the projection's features.
-        joined: receives the numbers of calls that are pieces of one, in the order of their outputs,
-            and the axis along which these are put side by side; returns the joined call's number,
-            or None.
-    """
-
-    corrected: Callable[[int, AttentionCall, Lay], None]
-    projected: Callable[[int, Tensor], None]
-    scaled: Callable[[int, Tensor], None]
-    joined: Callable[[Sequence[int], joining.Axis], int | None]
 
 
 class Outputs:
@@ -72,24 +55,14 @@ class Outputs:
         self._last_seen: dict[int, int] = {}
 
     def by_hand(self, tensor: Tensor, number: int, weighted: WeightedValues) -> None:
-        """Follow the output of a call that the model computes itself.
-
-        The output is (b, n, Dv), or its transpose, or either without a batch.
-        """
-        b, n = weighted.weights.dims[:2]
-        features, mixing = (Axis(weighted.value.shape[2]),), weighted.weights.mixing
-        dims = ((b, features, n) if weighted.turned else (b, n, features))[-tensor.ndim :]
-        order = weighted.weights.order
-        heads = order.heads if mixing is None else mixing.heads
-        still_open = weighted if mixing is None else None
-        self._add(tensor, Output(number, dims, order.queries, heads, features, still_open))
+        """Follow the output of a call that the model computes itself."""
+        self._add(tensor, by_hand(number, weighted, tensor.ndim))
 
     def fused(self, tensor: Tensor, number: int, heads: int = 1) -> None:
         """Follow the output of a fused kernel: four dimensions; `heads` is the heads' dimension."""
-        if tensor.ndim != 4:
-            return
-        dims = tuple((Axis(size),) for size in tensor.shape)
-        self._add(tensor, Output(number, dims, dims[3 - heads], dims[heads], dims[3]))
+        if tensor.ndim == 4:
+            dims = tuple((Axis(size),) for size in tensor.shape)
+            self._add(tensor, Output(number, dims, dims[3 - heads], dims[heads], dims[3]))
 
     def may_be_joined(self, number: int, *, piece: bool) -> bool:
         """Whether the model may still put a call's output side by side with others.
@@ -131,24 +104,12 @@ class Outputs:
         for tensor in op.written:
             if op.name != "copy_":
                 self._nodes.forget(tensor)
-            elif self._nodes.has_storage(tensor):
-                self._forget_beside(tensor)
+            else:  # nodes of other slices stay
+                for place, _ in list(self._nodes.of_storage(tensor)):
+                    if not is_other_slice(place, tensor):
+                        self._nodes.drop(tensor, place)
             self._nodes.change_all(partial(secured, written=tensor))
         return after
-
-    def _forget_beside(self, written: Tensor) -> None:
-        """Forget nodes that a write to a slice makes wrong; nodes of other slices stay."""
-        shape, stride = tuple(written.shape), tuple(written.stride())
-        for place, _ in list(self._nodes.of_storage(written)):
-            offset, other, steps, _ = place
-            differ = sum(a != b for a, b in zip(shape, other, strict=False))
-            if (
-                steps != stride
-                or len(other) != len(shape)
-                or differ > 1
-                or (offset == written.storage_offset())
-            ):
-                self._nodes.drop(written, place)
 
     # Handlers: each returns the function that puts the node of the result. None means that the
     # handler does not apply.
@@ -172,20 +133,15 @@ class Outputs:
 
     def _find_heads(self, node: Output, weighted: WeightedValues, dims: Dims) -> Output:
         """Find the heads: the axes that the model first puts side by side with the features."""
-        weights = weighted.weights
-        for dim in map(leaves, ([dim] for dim in dims)):
-            features = set(leaves([node.features]))
-            rest = [leaf for leaf in dim if leaf not in features]
-            heads = tuple(leaf for leaf in rest if weights.scores.product.role(leaf) == "batch")
-            if len(rest) == len(dim) or (not heads and len(dims) > 3):
-                continue
-            if set(heads) != set(leaves([node.heads])):
-                call = attention_call(weights, weighted.value, weighted.output, heads)
-                self._listener.corrected(
-                    node.number, call, OutputLayout.of(weights, weighted.turned, heads)
-                )
-            return replace(node, heads=heads, weighted=None if heads else weighted)
-        return node
+        heads = shown_heads(node, weighted, dims)
+        if heads is None:
+            return node
+        if set(heads) != set(leaves([node.heads])):
+            weights = weighted.weights
+            call = attention_call(weights, weighted.value, weighted.output, heads)
+            layout = OutputLayout.of(weights, weighted.turned, heads)
+            self._listener.corrected(node.number, call, layout)
+        return replace(node, heads=heads, weighted=None if heads else weighted)
 
     def _permuted(self, op: Operation) -> After | None:
         node = self._node(op.args[0])
@@ -202,23 +158,17 @@ class Outputs:
         """`mm`, `addmm`, `bmm` or `linear`: a projection, if it is over heads and features."""
         left, right = op.args[1:3] if op.name == "addmm" else op.args[:2]
         node = self._node(left)
-        if not isinstance(node, Output) or self._nodes.get(right) is not None:
-            return None
-        if op.kwargs.get("alpha", 1) != 1:
-            return None
-        heads = leaves([node.heads])
-        if leaves(node.dims[-1:]) != heads + leaves([node.features]):
+        if not isinstance(node, Output) or self._nodes.get(right) or op.kwargs.get("alpha", 1) != 1:
             return None
         matrix = right.t() if op.name == "linear" else one_matrix(right)
-        if matrix is None:
+        projection = None if matrix is None else projected(node, matrix.detach())
+        if projection is None:
             return None
-        count, axes = math.prod(head.size for head in heads), Axis(matrix.shape[1])
-        weight = matrix.detach().view(count, -1, axes.size)
-        found = Projected(node.number, (*node.dims[:-1], (axes,)), node.queries, axes)
+        weight, result_node = projection
 
         def after(result: Tensor) -> None:
             self._listener.projected(node.number, weight)
-            self._put(result, found)
+            self._put(result, result_node)
 
         return after
 
@@ -232,48 +182,40 @@ class Outputs:
             node = nodes[0] or nodes[1]
             if number == 0 and node is not None:  # Python's sum starts with 0
                 return lambda result: self._put(result, node)
-        found = self._over_features(op)
-        return None if found is None else lambda result: self._put(result, found[0])
+        biased = self._over_features(op)
+        return None if biased is None else lambda result: self._put(result, biased[0])
 
     def _summed(self, nodes: "list[Projected]") -> After | None:
         """Join heads that have a projection each."""
         one, other = nodes
         if one.number == other.number or sizes(one.dims) != sizes(other.dims):
             return None
-        number = self._listener.joined([one.number, other.number], "sum")
+        number = self._join([one.number, other.number], "sum")
         if number is None:
             return None
-        self._forget_pieces([one.number, other.number])
         return lambda result: self._put(result, replace(one, number=number))
 
     def _concatenated(self, op: Operation) -> After | None:
         """`cat`: outputs that are put side by side belong to one call."""
-        nodes = [self._node(each) for each in op.args[0]]
-        if len(nodes) < 2 or any(node is None for node in nodes):
+        nodes = [node for node in map(self._node, op.args[0]) if node is not None]
+        if not 1 < len(nodes) == len(op.args[0]):
             return None
-        found = self._joined([n for n in nodes if n is not None], op.get(1, "dim", 0))
-        return None if found is None else lambda result: self._put(result, found)
+        joined = self._joined(nodes, op.get(1, "dim", 0))
+        return None if joined is None else lambda result: self._put(result, joined)
 
     def _stacked(self, op: Operation) -> After | None:
         """`stack`: the new dimension is the heads or the windows."""
-        nodes = [node for node in map(self._node, op.args[0]) if node is not None]
-        first = nodes[0] if nodes else None
-        if first is None or not 1 < len(nodes) == len(op.args[0]):
-            return None
-        if not isinstance(first, Output) or not all(isinstance(n, Output) for n in nodes):
+        nodes = [node for node in map(self._node, op.args[0]) if isinstance(node, Output)]
+        if not 1 < len(nodes) == len(op.args[0]):
             return None
         numbers = [node.number for node in nodes]
         if len({sizes(n.dims) for n in nodes}) > 1 or len(set(numbers)) < len(numbers):
             return None
-        number = self._listener.joined(numbers, "stacked")
+        number = self._join(numbers, "stacked")
         if number is None:
             return None
-        self._forget_pieces(numbers)
-        dim = op.get(1, "dim", 0) % (len(first.dims) + 1)
-        axes = (Axis(len(nodes)),)
-        dims = (*first.dims[:dim], axes, *first.dims[dim:])
-        found = replace(first, number=number, dims=dims, heads=axes + first.heads, weighted=None)
-        return lambda result: self._put(result, found)
+        node = stacked(nodes[0], op.get(1, "dim", 0), len(nodes), number)
+        return lambda result: self._put(result, node)
 
     def _joined(self, nodes: "Sequence[OutputNode]", dim: int) -> "OutputNode | None":
         """The node of several nodes that are put side by side along a dimension."""
@@ -286,21 +228,21 @@ class Outputs:
         numbers = [node.number for node in nodes]
         if axis is None or len(others) > 1 or len(set(numbers)) < len(numbers):
             return None
-        number = self._listener.joined(numbers, axis)
-        if number is None:
-            return None
-        self._forget_pieces(numbers)
-        return side_by_side(nodes, dim, axis, number)
+        number = self._join(numbers, axis)
+        return None if number is None else side_by_side(nodes, dim, axis, number)
 
-    def _forget_pieces(self, numbers: Sequence[int]) -> None:
-        """Forget the nodes of pieces after they are joined."""
-        self._nodes.discard(lambda node: node.number in numbers)
+    def _join(self, numbers: Sequence[int], axis: joining.Axis) -> int | None:
+        """Join calls, and forget the nodes of these pieces."""
+        number = self._listener.joined(numbers, axis)
+        if number is not None:
+            self._nodes.discard(lambda node: node.number in numbers)
+        return number
 
     def _node(self, tensor: Any) -> "OutputNode | None":
         """The node of a tensor, or of the slices that fill its memory."""
-        found = self._nodes.get(tensor)
-        if found is not None or not isinstance(tensor, Tensor):
-            return found
+        known = self._nodes.get(tensor)
+        if known is not None or not isinstance(tensor, Tensor):
+            return known
         pieces = [
             (place, node)
             for place, node in self._nodes.of_storage(tensor)
@@ -324,9 +266,9 @@ class Outputs:
 
     def _multiplied(self, op: Operation) -> After | None:
         """A LayerScale (Touvron et al., 2103.17239)."""
-        found = self._over_features(op)
-        if found is not None:
-            node, tensor, factors = found
+        scaled = self._over_features(op)
+        if scaled is not None:
+            node, tensor, factors = scaled
             self._listener.scaled(node.number, factors.detach().flatten())
             self._nodes.forget(tensor)
         return None

@@ -19,7 +19,8 @@ from attnviz.recording.attention_tracker import AttentionTracker, CallListener
 from attnviz.recording.call_store import CallStore
 from attnviz.recording.model_blocks import Blocks
 from attnviz.recording.operation import Operation, first, node_of
-from attnviz.recording.output_tracker import OutputListener, Outputs
+from attnviz.recording.output_nodes import OutputListener
+from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
 from attnviz.recording.recorded import Recording
 
@@ -74,7 +75,7 @@ def record(
     try:
         with (
             nullcontext() if stack is None else stack.watching(),
-            _uncompiled(),
+            uncompiled(),
             _Watcher(store, recording.unread, positions, stack),
         ):
             yield recording
@@ -82,7 +83,7 @@ def record(
         store.close()
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[Any]:
     """Run compiled code uncompiled; if nothing was compiled yet, do not load the compiler."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
@@ -192,8 +193,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> int:
         """Keep a fused call with the positions of its tokens."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
-        found = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
-        call = replace(call, query_positions=found[0], key_positions=found[1])
+        positions = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
+        call = replace(call, query_positions=positions[0], key_positions=positions[1])
         return self._store.add(call, trace, self._outputs.may_be_joined)
 
     def _found(

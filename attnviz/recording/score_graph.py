@@ -4,7 +4,6 @@
 describe its softmax.
 """
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -65,11 +64,6 @@ class Scores:
     dims: Dims
     changes: tuple[Change, ...] = ()
     unfollowed: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-        return _shape(self.dims)
 
     def changed(self, kind: Literal["times", "plus"], operand: float | Tensor) -> "Scores":
         """The scores after a multiplication or an addition."""
@@ -161,11 +155,6 @@ class Weights:
     mixing: Mixing | None = None
     altered: str | None = None
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-        return _shape(self.dims)
-
 
 @dataclass(frozen=True)
 class Exponentials:
@@ -179,11 +168,6 @@ class Exponentials:
     dims: Dims
     mark: object
     summed: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-        return _shape(self.dims)
 
 
 @dataclass(frozen=True)
@@ -233,7 +217,3 @@ def _secured(part: Any, written: Tensor) -> Any:
         parts = {field.name: getattr(part, field.name) for field in fields(part)}
         return replace(part, **{name: _secured(each, written) for name, each in parts.items()})
     return part
-
-
-def _shape(dims: Dims) -> tuple[int, ...]:
-    return tuple(math.prod(leaf.size for leaf in leaves([dim])) for dim in dims)

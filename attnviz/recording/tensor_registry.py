@@ -79,10 +79,6 @@ class TensorRegistry(Generic[T]):
         if entries is not None:
             entries[place] = value
 
-    def has_storage(self, tensor: Tensor) -> bool:
-        """Whether there is any value for the tensor's memory."""
-        return bool(self._storage(tensor))
-
     def drop(self, tensor: Tensor, place: _Place) -> None:
         """Remove the value of a place in the tensor's storage."""
         (self._storage(tensor) or {}).pop(place, None)

@@ -29,12 +29,9 @@ def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
         bias = found - scale * (query.float() @ key.float().transpose(-2, -1))
         bias = torch.where(found.isneginf(), found, bias)
         change = Change("plus", bias, tuple(tuple(dim) for dim in _dims(order)))
-        scores = replace(scores, changes=(*_factors(scores.changes), change))
+        factors = (change for change in scores.changes if change.kind == "times")
+        scores = replace(scores, changes=(*factors, change))
     return Weights(scores, order, scores.dims)
-
-
-def _factors(changes: tuple[Change, ...]) -> tuple[Change, ...]:
-    return tuple(change for change in changes if change.kind == "times")
 
 
 def _swapped(scores: Scores) -> Scores:

@@ -6,10 +6,12 @@ entry is a function of one layer input. `MAP_NUMBERS` has numbers of a drawn map
 CSV, Parquet and gallery have a field for each entry.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from attnviz.registry import Table, TableEntry
+from attnviz.errors import UsageError
+from attnviz.registry import Option, Table, TableEntry, complete
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,24 +29,37 @@ class Statistic(TableEntry):
         basic: whether it is always computed; others need `--stats all`.
         whole: whether it is a whole number, because it counts something.
         scored: whether it needs the gradient of a score; without a score it is not defined.
+        options: its own options, keyword arguments of its function.
     """
 
     short: str = ""
     basic: bool = True
     whole: bool = False
     scored: bool = False
+    options: tuple[Option, ...] = ()
 
-    def measure(self, reading: "LayerInput") -> "Tensor":
-        """The number of every head, (heads,) float32 on the CPU; NaN if it is not defined."""
+    @property
+    def declared_options(self) -> tuple[Option, ...]:
+        """Its own options."""
+        return self.options
+
+    def measure(self, reading: "LayerInput", settings: Mapping[str, Any] | None = None) -> "Tensor":
+        """The number of every head, (heads,) float32 on the CPU; NaN if it is not defined.
+
+        Args:
+            reading: the layer.
+            settings: options by name, its own among them; defaults stand for missing ones.
+        """
+        options = complete(self.options, settings or {})
         if not self.package:
-            values: Tensor = self(reading)
+            values: Tensor = self(reading, **options)
             return values
         import torch  # noqa: PLC0415 — tables import no torch
 
         heads = reading.call.heads
 
         def measured() -> "Tensor":
-            values = torch.as_tensor(self(reading)).detach().float().cpu()
+            values = torch.as_tensor(self(reading, **options)).detach().float().cpu()
             if values.shape != (heads,):
                 raise ValueError(f"it returns {tuple(values.shape)}, not ({heads},)")
             return values
@@ -111,21 +126,21 @@ _STATISTICS: dict[str, Statistic] = {
 
 _MORE: dict[str, Statistic] = {
     "head_cosine": Statistic(
-        "attnviz.statistics.head_similarity:head_cosine",
+        "attnviz.statistics.heads:head_cosine",
         "cosine similarity of its weights with those of the other heads, mean",
         "cosine of the flattened matrices",
         short="cosine",
         basic=False,
     ),
     "head_jensen_shannon": Statistic(
-        "attnviz.statistics.head_similarity:head_jensen_shannon",
+        "attnviz.statistics.heads:head_jensen_shannon",
         "Jensen-Shannon divergence of its rows from those of the other heads, mean, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
         short="J-S",
         basic=False,
     ),
     "value_distance_px": Statistic(
-        "attnviz.statistics.value_distance:value_distance_px",
+        "attnviz.statistics.heads:value_distance_px",
         "mean attention distance, weights times the norm of what they bring",
         "Kobayashi et al. 2020, arXiv 2004.10102",
         short="value dist. px",
@@ -151,12 +166,12 @@ _MORE: dict[str, Statistic] = {
 
 LAYER: dict[str, TableEntry] = {
     "cosine": TableEntry(
-        "attnviz.statistics.head_similarity:cosine",
+        "attnviz.statistics.heads:cosine",
         "cosine similarity of every two heads",
         "cosine of the flattened matrices",
     ),
     "jensen_shannon": TableEntry(
-        "attnviz.statistics.head_similarity:jensen_shannon",
+        "attnviz.statistics.heads:jensen_shannon",
         "Jensen-Shannon divergence of every two heads, in nats",
         "Clark et al. 2019, arXiv 1906.04341; Lin 1991",
     ),
@@ -230,6 +245,26 @@ MAP_NUMBERS = Table(
     "attnviz.map_numbers", MapNumber, _MAP_NUMBERS, reserved=_FIELDS, identifiers=True
 )
 """Numbers of a drawn map, by name."""
+
+
+def options_of(statistics: str) -> dict[str, Option]:
+    """Options of the statistics that are computed, by name; `statistics` is `basic` or `all`."""
+    return STATISTICS.options | (MORE.options if statistics == "all" else {})
+
+
+def check_options(settings: Mapping[str, Any], statistics: str) -> dict[str, Option]:
+    """Check the values of options of statistics among all settings; return all these options.
+
+    Raises:
+        UsageError: a value is wrong, or the option belongs to a statistic that is not computed.
+    """
+    computed = options_of(statistics)
+    for name, value in settings.items():
+        if value is not None and name in computed:
+            computed[name].check(value)
+        elif value is not None and name in MORE.options:
+            raise UsageError(f"{MORE.options[name].flag} is for --stats all; add it")
+    return computed
 
 
 @dataclass(frozen=True, eq=False)

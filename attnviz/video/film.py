@@ -13,19 +13,19 @@ from typing import TypeVar
 
 from PIL import Image
 
-from attnviz.drawing.explained_sheet import cells_on, draw, sheet, small
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range, parse_scale
+from attnviz.drawing.sheet import cells_on, draw, sheet, small
 from attnviz.errors import ImageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.io.sound import Sound
+from attnviz.output import whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.movies import Film
 from attnviz.output.records import Moment, Record
 from attnviz.output.write_pictures import Drawing
-from attnviz.video.clip_request import ClipRequest
-from attnviz.video.map_spool import MapSpool, on
+from attnviz.video.clip_maps import ClipRequest, MapSpool, on
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -103,54 +103,6 @@ class _Screen:
         return _Drawn(frame, image, record)
 
 
-def make_film(
-    request: ClipRequest,
-    path: Path,
-    drawing: Drawing,
-    *,
-    on_record: Callable[[Record], None],
-    stopped: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
-) -> Made:
-    """Explain every frame of a clip by one method, and write a film of as many frames.
-
-    If the scale is not given as LO:HI, a first pass runs the model and finds it. The second pass
-    decodes the frames again. Neither the frames nor their maps are kept in memory.
-
-    Args:
-        request: the clip and the questions.
-        path: path of the film; its ending is one of `movies.FILMS`.
-        drawing: how maps are drawn.
-        on_record: is called with the record of every frame, in order.
-        stopped: returns True to end early; then nothing is left behind.
-        progress: is called with (frames explained plus frames drawn, the total of both).
-
-    Raises:
-        AttnvizError: an error of any kind; nothing is left behind.
-        KeyboardInterrupt: `stopped` returned True.
-    """
-    scale, clip = parse_scale(drawing.scale), request.clip
-    tell = progress or (lambda _, __: None)
-    with MapSpool.beside(path) as spool:
-        moments = ((frame, found) for frame, (found,) in request.answered(stopped))
-        total, ranges = clip.expected, None
-        if scale.kind != "fixed":
-            for _, found in moments:
-                spool.add(found)
-                tell(spool.count, 2 * max(clip.expected, spool.count))
-            total, ranges = 2 * spool.count, spool.ranges(scale)
-        before = spool.count
-
-        def each(drawn_frame: _Drawn) -> None:
-            _go_on(stopped)
-            on_record(drawn_frame.record)
-            so_far = before + drawn_frame.frame.number + 1
-            tell(so_far, max(total, so_far))
-
-        shown = _again(clip, spool) if before else moments
-        return _drawn(clip, path, drawing, shown, ranges, each)
-
-
 def make_films(
     request: ClipRequest,
     paths: Sequence[Path],
@@ -160,59 +112,81 @@ def make_films(
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> list[Made]:
-    """Write a film for each method of a request; the model sees every frame once.
+    """Explain every frame of a clip, and write a film of as many frames for each method.
 
-    `on_record` gets the records of all frames of the first method, then those of the next. Frames
-    are decoded again for each film. The other arguments and errors are those of `make_film`. Films
-    that are finished before an error stay.
+    The model sees every frame once. A first pass keeps the maps in files and finds the scale; each
+    film then decodes the frames again. One method with a scale of LO:HI needs no first pass.
+    Neither the frames nor their maps are kept in memory. All films get their names at the end:
+    after an error, or if `stopped` returns True, none of them is left behind.
+
+    Args:
+        request: the clip and the questions.
+        paths: path of the film of each method; the endings are of `movies.FILMS`.
+        drawing: how maps are drawn.
+        on_record: is called with the record of every frame in order, method by method.
+        stopped: returns True to end early.
+        progress: is called with (frames explained plus frames drawn, the total of both).
+
+    Raises:
+        AttnvizError: an error of any kind.
+        KeyboardInterrupt: `stopped` returned True.
     """
     scale, clip = parse_scale(drawing.scale), request.clip
-    tell = progress or (lambda _, __: None)
-    films = len(paths) + 1  # passes over the clip
-    with contextlib.ExitStack() as open_:
-        spools = [open_.enter_context(MapSpool.beside(path)) for path in paths]
-        for _, found in request.answered(stopped):
-            for spool, one in zip(spools, found, strict=True):
-                spool.add(one)
-            tell(spools[0].count, films * max(clip.expected, spools[0].count))
-        count, done, made = spools[0].count, itertools.count(spools[0].count + 1), []
+    report, done = progress or (lambda _, __: None), itertools.count(1)
+    total = clip.expected
+    spools: list[MapSpool] = []
 
-        def each(drawn: _Drawn) -> None:
-            _go_on(stopped)
-            on_record(drawn.record)
-            tell(next(done), films * count)
+    def each(drawn: _Drawn) -> None:
+        if stopped():
+            raise KeyboardInterrupt
+        on_record(drawn.record)
+        so_far = next(done)
+        report(so_far, max(total, so_far))
 
-        for path, spool in zip(paths, spools, strict=True):
-            ranges = None if scale.kind == "fixed" else spool.ranges(scale)
-            made.append(_drawn(clip, path, drawing, _again(clip, spool), ranges, each))
+    with contextlib.ExitStack() as stack:
+        if scale.kind != "fixed" or len(paths) > 1:
+            spools = [stack.enter_context(MapSpool.beside(path)) for path in paths]
+            passes = len(paths) + 1
+            for _, explanations in request.answered(stopped):
+                for spool, explanation in zip(spools, explanations, strict=True):
+                    spool.add(explanation)
+                report(next(done), passes * max(clip.expected, spools[0].count))
+            total = passes * spools[0].count
+        made = []
+        for number, path in enumerate(paths):
+            moments: Iterable[tuple[Frame, Explanation]] = (
+                _again(clip, spools[number])
+                if spools
+                else ((frame, explanation) for frame, (explanation,) in request.answered(stopped))
+            )
+            ranges = None if scale.kind == "fixed" else spools[number].ranges(scale)
+            temporary = stack.enter_context(whole_files.writing(path))
+            drawn = _drawn(_Screen(clip, path.name, drawing.style()), drawing, moments, ranges)
+            made.append(_write(path, temporary, clip, drawn, each))
         return made
 
 
-def _go_on(stopped: Callable[[], bool]) -> None:
-    if stopped():
-        raise KeyboardInterrupt
-
-
-def _drawn(  # noqa: PLR0917 — a film's parts, all of other kinds
-    clip: Clip,
-    path: Path,
+def _drawn(
+    screen: _Screen,
     drawing: Drawing,
     moments: Iterable[tuple[Frame, Explanation]],
     ranges: Sequence[Range] | None,
-    each: Callable[[_Drawn], None],
-) -> Made:
-    """Draw and write a film; without `ranges`, each frame has the ranges of the fixed scale."""
-    screen = _Screen(clip, path.name, drawing.style())
+) -> Generator[_Drawn, None, None]:
+    """The frames of a film; without `ranges`, each frame has the ranges of the fixed scale."""
 
     def one(moment: tuple[Frame, Explanation]) -> _Drawn:
         frame, explanation = moment[0], on(moment[1], moment[0])
         return screen.draw(frame, explanation, ranges or drawing.ranges(explanation))
 
-    return _write(path, clip, _ahead(one, moments), each)
+    return _ahead(one, moments)
 
 
 def _write(
-    path: Path, clip: Clip, drawn: Generator[_Drawn, None, None], each: Callable[[_Drawn], None]
+    path: Path,
+    temporary: Path,
+    clip: Clip,
+    drawn: Generator[_Drawn, None, None],
+    each: Callable[[_Drawn], None],
 ) -> Made:
     """Write frames as they arrive, with the clip's sound; the first frame sets the size."""
     first = next(drawn)
@@ -221,7 +195,12 @@ def _write(
         contextlib.closing(drawn),
         Sound.of(clip) as sound,
         Film.writing(
-            path, first.image.size, rate=clip.rate, time_base=clip.time_base, sound=sound
+            path,
+            first.image.size,
+            rate=clip.rate,
+            time_base=clip.time_base,
+            sound=sound,
+            temporary=temporary,
         ) as film,
     ):
         for one in chain([first], drawn):

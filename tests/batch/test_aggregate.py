@@ -19,11 +19,11 @@ from rich.console import Console
 from attnviz.batch import sketch as sketches
 from attnviz.batch.aggregate import Aggregate, aggregate, write_aggregate
 from attnviz.batch.aggregate_plot import draw
-from attnviz.batch.aggregate_record import Spread
 from attnviz.batch.sketch import QUANTILES, Sketch
-from attnviz.cli.aggregates import aggregate_tables
+from attnviz.cli.summary_tables import aggregate_tables
 from attnviz.errors import OutputError
 from attnviz.output.records import Record
+from attnviz.output.schema import Spread
 
 
 def fill(values: Any) -> Sketch:

@@ -90,6 +90,19 @@ def test_files_and_numbers_are_those_of_one_machine_also_where_pictures_are_host
     assert all(word in failed[name] for name, word in said.items())
 
 
+def test_several_methods_write_what_they_write_on_one_machine() -> None:
+    methods = ["--method", "attention", "--method", "rollout", "--pictures", "none", "--npz"]
+    there = driver("photos", *batches.SMALL[:-2], *methods, "-o", "there", "--parquet")
+    assert there.returncode == ExitCode.DONE, there.stderr
+    here = main(["batch", "photos", *batches.SMALL[:-2], *methods, "-o", "here", "--parquet"])
+    assert here == ExitCode.DONE
+    found, expected = batches.tree(Path("there")), batches.tree(Path("here"))
+    assert {"p0.png/attention/maps.npz", "p0.png/rollout/maps.npz"} <= found.keys()
+    records = [record["method"] for record in batches.lines(Path("there/stats.jsonl"))]
+    assert records == ["attention", "rollout"] * 30
+    assert found == expected
+
+
 def test_a_driver_that_is_killed_goes_on() -> None:
     assert batch("-o", "whole") == ExitCode.DONE
     command = [sys.executable, "driver.py", "batch", "photos", *batches.SMALL, "-o", "out", *RAY]

@@ -18,9 +18,8 @@ from PIL import Image
 
 from attnviz.batch import matrix
 from attnviz.batch.entries import readable
-from attnviz.batch.gallery import write_gallery
+from attnviz.batch.gallery import SIDE, write_gallery
 from attnviz.batch.matrix import NUMBERS
-from attnviz.batch.thumbnails import SIDE
 from attnviz.errors import OutputError
 from attnviz.output import records
 

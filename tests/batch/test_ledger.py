@@ -8,8 +8,8 @@ from typing import Any
 import batches
 import pytest
 
+from attnviz.batch.jobs import LedgerEntry, as_line, digest
 from attnviz.batch.ledger import Ledger
-from attnviz.batch.ledger_entry import LedgerEntry, as_line, digest
 from attnviz.errors import OutputError
 
 PATHS = ["a.png", "b\udcff.png", "c.png"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import batches
 import pytest
 
-from attnviz.batch.cluster import Pool, pool_of
+from attnviz.batch.connection import Pool, pool_of
 from attnviz.batch.jobs import Job
 from attnviz.batch.ledger import PendingPart
 from attnviz.batch.worker import pack, unpack

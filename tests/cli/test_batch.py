@@ -21,8 +21,7 @@ import pytest
 from PIL import Image
 
 from attnviz.batch import work
-from attnviz.batch.gallery import write_gallery
-from attnviz.batch.thumbnails import thumbnail_name
+from attnviz.batch.gallery import thumbnail_name, write_gallery
 from attnviz.cli import main
 from attnviz.errors import OutputError, UsageError
 from attnviz.output import whole_files
@@ -257,7 +256,7 @@ def test_thumbnails_are_drawn_with_the_sheets_as_they_would_be_from_them(
     shutil.copy("photos/p0.png", Path("photos") / odd)
     decoded: list[str] = []
     with monkeypatch.context() as patched:
-        patched.setattr("attnviz.batch.thumbnails.load_image", decoded.append)
+        patched.setattr("attnviz.batch.gallery.load_image", decoded.append)
         assert run("photos", "-o", "out")[0] == 0
     assert decoded == []
     drawn = batches.tree(Path("out/.attnviz/thumbnails"))

@@ -14,9 +14,9 @@ import pytest
 import typer
 
 from attnviz.cli import app, main
+from attnviz.cli.lists import RECORDS, schema_of
 from attnviz.cli.options.completion import colormap_names, model_names
-from attnviz.cli.options.panels import PANELS
-from attnviz.cli.schemas import RECORDS, schema_of
+from attnviz.cli.options.groups import PANELS
 from attnviz.methods import METHODS
 from attnviz.models.aliases import ALIASES
 from attnviz.statistics import MORE, STATISTICS

@@ -11,7 +11,7 @@ from PIL import Image
 
 import attnviz
 from attnviz.cli import main
-from attnviz.drawing.explained_sheet import heading
+from attnviz.drawing.sheet import heading
 
 MODELS = '''
 import torch

@@ -201,8 +201,8 @@ def test_a_broken_off_batch_goes_on_and_ends_with_the_same_bytes(
 
 def test_the_journal_keeps_all_records_until_the_end(photos: Path, tmp_path: Path) -> None:
     """What a killed run left: entries with their records in the journal, and no stats.jsonl."""
+    from attnviz.batch.jobs import read_line  # noqa: PLC0415
     from attnviz.batch.ledger import Ledger  # noqa: PLC0415
-    from attnviz.batch.ledger_entry import read_line  # noqa: PLC0415
 
     out = tmp_path / "out"
     line = ["batch", str(photos), *SIZE, "--method", "attention", "--method", "rollout", "--quiet"]

@@ -9,7 +9,7 @@ import batches
 import pytest
 
 from attnviz.batch.run import Count
-from attnviz.cli import tally as shown
+from attnviz.cli import console as shown
 
 
 def test_a_line_now_and_then_where_there_is_no_terminal(

@@ -123,7 +123,7 @@ def test_without_pyav_the_line_that_installs_it_is_printed_before_a_model_is_loa
     clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr("attnviz.cli.run.load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("attnviz.cli.loading.load", lambda *_: pytest.fail("a model was loaded"))
     assert main(["video", str(clip), *SMALL]) == 1
     assert "pip install 'attnviz[video]'" in capsys.readouterr().err
 

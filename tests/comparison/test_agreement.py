@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attnviz.comparison import AGREEMENTS, MOST, check_count
-from attnviz.comparison.agreement import jaccard60, pearson, ranks, spearman
+from attnviz.comparison.compare import jaccard60, pearson, ranks, spearman
 from attnviz.errors import UsageError
 
 Weights = NDArray[np.float64]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnviz.comparison.agreement import resample
+from attnviz.comparison.compare import resample
 from attnviz.geometry.placement import Fit, Placement, place
 
 SIDES = st.integers(1, 3000)

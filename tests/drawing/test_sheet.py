@@ -7,11 +7,10 @@ from PIL import Image
 from rich.console import Console
 
 import attnviz
-from attnviz.drawing.explained_sheet import shortened
+from attnviz.cli.console import for_terminal
 from attnviz.drawing.overlay import colour_table
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import Cell, bar_label, compose, thumbnail
-from attnviz.drawing.terminal import for_terminal
+from attnviz.drawing.sheet import Cell, bar_label, compose, shortened, thumbnail
 from attnviz.output.write_pictures import write_pictures
 
 

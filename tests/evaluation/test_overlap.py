@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnviz.evaluation import overlap
+from attnviz.evaluation import objects as overlap
 
 SIDE = 14
 FIRST = 49  # the object: of 196 tokens the first quarter

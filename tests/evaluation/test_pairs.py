@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from attnviz.errors import AttnvizError, UsageError
-from attnviz.evaluation.masked_pictures import Pair, find_masks, find_pictures
+from attnviz.evaluation.run import Pair, find_masks, find_pictures
 
 
 @pytest.fixture(autouse=True)

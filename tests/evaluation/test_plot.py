@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attnviz.evaluation.metric_plot import draw, plot
-from attnviz.evaluation.rows import EvaluationRow
+from attnviz.output.schema import EvaluationRow
 
 
 def row(metric: dict[str, float | None], **place: Any) -> EvaluationRow:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnviz.cli.identity import key_of
+from attnviz.cli.loading import key_of
 from attnviz.errors import AttnvizError
-from attnviz.evaluation import metrics_of, parse_groups, store
+from attnviz.evaluation import metrics_of, parse_groups
+from attnviz.evaluation import run as store
 from attnviz.evaluation.map_scorer import Score
-from attnviz.evaluation.store import Store
+from attnviz.evaluation.run import Store
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data, summarise
 
 

@@ -19,7 +19,7 @@ from attnviz import load_image, load_mask
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io.decoding import open_picture
 from attnviz.io.picture import Picture, load_mask_colours
-from attnviz.io.picture_notes import KINDS
+from attnviz.io.picture_files import KINDS
 
 HEIGHT, WIDTH = 24, 31
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from stored_pictures import as_stored, exchanged_profile, srgb_profile
 
 from attnviz.errors import AttnvizError, ImageError, MissingExtraError
-from attnviz.io.colours import to_rgb
+from attnviz.io.decoding import to_rgb
 from attnviz.io.picture import Picture, load_image, load_mask
 
 Pixels = NDArray[np.uint8]

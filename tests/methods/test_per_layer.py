@@ -13,11 +13,9 @@ from method_models import NAMES, close, readings, seen
 from attnviz.attention import AttentionCall
 from attnviz.attention.layer_input import LayerInput
 from attnviz.errors import RecordingError, UsageError
-from attnviz.methods import value_weighting
-from attnviz.methods.attention import received
-from attnviz.methods.mass import mass, smallest_set
-from attnviz.methods.similarity import similarity, token_similarity
-from attnviz.methods.value_weighting import value_norm, value_norm_sum
+from attnviz.methods import attention as per_layer
+from attnviz.methods.attention import mass, received, smallest_set, value_norm, value_norm_sum
+from attnviz.methods.rollout import similarity, token_similarity
 from attnviz.statistics.maps import smallest_count
 
 
@@ -28,8 +26,8 @@ def questions(tokens: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_value_norms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_weighting, "KEYS", 6)
-    monkeypatch.setattr(value_weighting, "PAIRS", 150)
+    monkeypatch.setattr(per_layer, "KEYS", 6)
+    monkeypatch.setattr(per_layer, "PAIRS", 150)
     model = seen(name)
     for number, reading in enumerate(readings(model, questions(model.calls[0].shape[3]))):
         call, weights = reading.call, reading.weights.double()

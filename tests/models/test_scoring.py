@@ -14,9 +14,8 @@ from torch import Tensor, nn
 import attnviz
 from attnviz.geometry.queries import Query
 from attnviz.models import scoring
-from attnviz.models.labels import find_label, labels_of
 from attnviz.models.model import Model
-from attnviz.models.targets import Target, of_text, parse
+from attnviz.models.targets import Target, find_label, labels_of, of_text, parse
 from attnviz.models.tiny import LABELS
 
 IMAGENET = (

@@ -218,7 +218,7 @@ def test_an_mp4_without_pyav_is_said_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr("attnviz.cli.run.load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("attnviz.cli.loading.load", lambda *_: pytest.fail("a model was loaded"))
     line = ["show", str(picture), "--animate", "layers", "--movie", "mp4", "-o", str(tmp_path)]
     assert main(line) == 1
     assert "pip install 'attnviz[video]'" in capsys.readouterr().err

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import attnviz
-from attnviz.drawing.explained_sheet import cells_on, sheet, small
+from attnviz.drawing.sheet import cells_on, sheet, small
 from attnviz.output.notebook import LARGEST
 from attnviz.output.write_pictures import Drawing
-from attnviz.recording import html_tables as markup
+from attnviz.recording import recorded as markup
 
 
 class _Page(HTMLParser):

@@ -12,7 +12,7 @@ from films import apart, make_clip, read_film, sound_packets, stripes
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnviz.cli.options import FILMS
+from attnviz.cli.options.results import FILMS
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import ImageError, MissingExtraError, OutputError
 from attnviz.io import clips

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from attnviz.errors import OutputError, UsageError
+from attnviz.output.line_files import append, whole_lines
 from attnviz.output.whole_files import (
-    append,
     earlier_comparison,
     earlier_files,
     folder_names,
     make_folder,
     remove,
-    whole_lines,
     write_whole,
 )
 

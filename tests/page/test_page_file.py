@@ -27,7 +27,8 @@ from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Layout
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.output.write_pictures import Drawing
-from attnviz.page import page_weights, size
+from attnviz.page import page_layers as size
+from attnviz.page import page_weights
 
 EVIL = '"><img src=x onerror=alert(1)>.jpg'
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from page_decoder import Decoded, Entry
 
 from attnviz.geometry.placement import Placement
-from attnviz.methods.mass import smallest_set
+from attnviz.methods.attention import smallest_set
 
 pytest_plugins = ["browsing"]
 ALL_WEIGHTS = """async ([layer, heads, queries]) => {

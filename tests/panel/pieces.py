@@ -14,22 +14,30 @@ from panel.spellings import PATCHES, WITH_CLASS, WITHOUT, stacked
 from panel.truth import attends, expects, windows
 
 
-class Chunked(nn.Module):
-    """Queries a chunk after the other, to save memory; 25 tokens by 8 leave a last one alone."""
-
-    chunk = 8
+class Joint(nn.Module):
+    """Queries, keys and values from one projection; the pieces below differ in how they attend."""
 
     def __init__(self, dim: int, heads: int = 2) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, _ = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         note(q, k)
+        return q, k, v
+
+
+class Chunked(Joint):
+    """Queries a chunk after the other, to save memory; 25 tokens by 8 leave a last one alone."""
+
+    chunk = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
         out = [self.attend(part, k, v) for part in q.split(self.chunk, dim=2)]
-        return self.proj(torch.cat(out, dim=2).transpose(1, 2).reshape(b, n, c))
+        return self.proj(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)
@@ -59,24 +67,17 @@ def chunks_that_do_not_divide() -> nn.Module:
     return stacked(ChunkedByHand, cls=True)
 
 
-class WrittenInSlices(nn.Module):
+class WrittenInSlices(Joint):
     """The output is there before, and every chunk of queries writes its slice (diffusers)."""
 
-    def __init__(self, dim: int, heads: int = 2) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-
     def forward(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        note(q, k)
+        q, k, v = self.split(x)
         out = torch.zeros_like(q)
-        for start in range(0, n, 6):
+        for start in range(0, q.shape[2], 6):
             part = q[:, :, start : start + 6]
             scores = part @ k.transpose(-2, -1) / part.shape[-1] ** 0.5
             out[:, :, start : start + 6] = scores.softmax(dim=-1) @ v
-        return self.proj(out.transpose(1, 2).reshape(b, n, c))
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 @expects(*WITHOUT)
@@ -117,13 +118,12 @@ def heads_as_modules() -> nn.Module:
     return stacked(HeadModules, cls=True)
 
 
-class SlicesOfHeads(nn.Module):
+class SlicesOfHeads(Joint):
     """Slices of one projection, head by head, stacked."""
 
     def __init__(self, dim: int, heads: int = 3) -> None:
-        super().__init__()
-        self.heads, self.size = heads, dim // heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        super().__init__(dim, heads)
+        self.size = dim // heads
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
@@ -158,13 +158,8 @@ def heads_by_the_fused_call() -> nn.Module:
     return stacked(FusedHeads, cls=True)
 
 
-class WindowsInALoop(nn.Module):
+class WindowsInALoop(Joint):
     """Windows of 2×3 patches attend apart, each in a call of its own."""
-
-    def __init__(self, dim: int, heads: int = 2) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, c = x.shape

@@ -120,7 +120,7 @@ def test_a_picture_is_shown_by_the_method_in_the_format(example: Run, tmp_path: 
     folder = tmp_path / "out" / "cat.jpg"
     record = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     assert record["method"] == "sharpened"
-    assert record["options"] == {"power": 3.0}
+    assert record["options"] == {"sharpness": 1.0, "power": 3.0}
     files = [head["file"] for head in record["heads"]]
     assert files == ["layer05-head00.bmp", "layer05-head01.bmp"]
     for name in (*files, "sheet.bmp"):
@@ -159,6 +159,53 @@ def test_the_option_changes_the_map_and_is_checked(example: Run) -> None:
     assert "--power" in example("stats", str(CAT), "--power", "0", code=2).stderr
 
 
+def test_the_option_of_a_statistic_changes_its_number_and_is_checked(example: Run) -> None:
+    def record(*arguments: str) -> Any:
+        text = example("stats", str(CAT), "--size", "32", "--json", *arguments).stdout
+        return json.loads(text)
+
+    cubed = record("--sharpness", "3")
+    assert cubed["options"] == {"sharpness": 3.0}
+    for head in cubed["heads"]:
+        assert head["concentration"] == pytest.approx((1 - head["entropy_ratio"]) ** 3, abs=1e-6)
+    one, two = (record("--stats", "all", "--share", share)["heads"] for share in ("1", "2"))
+    assert all(b["tokens_seen"] <= a["tokens_seen"] for a, b in zip(one, two, strict=True))
+    assert one != two
+    for words, arguments in (
+        ("--sharpness", ("--sharpness", "0")),
+        ("--share is for --stats all; add it", ("--share", "2")),
+        ("--sharpness is no option of rollout", ("--sharpness", "2", "--method", "rollout")),
+    ):
+        assert words in example("stats", str(CAT), *arguments, code=2).stderr
+    said = flat(example("show", "--help").stdout)
+    assert "Power of the concentration. [default: 1] [x>=0.1]" in said
+    assert "--sharpness" not in example("evaluate", "--help").stdout
+
+
+def test_options_of_a_statistic_are_asked_of_one_observation(tmp_path: Path) -> None:
+    install("example", tmp_path / "site")
+    code = (
+        "import attnviz\n"
+        f"seen = attnviz.observe(attnviz.load_image({str(CAT)!r}), attnviz.load_model(size=32))\n"
+        "for power in (None, 2.0, 1.0):\n"
+        "    found = attnviz.explain(seen, sharpness=power)\n"
+        "    print(found.settings, found.numbers['concentration'][0, 0])\n"
+        "try: attnviz.explain(seen, sharpness=0)\n"
+        "except attnviz.AttnvizError as error: print(error)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *numbers, error = found.stdout.splitlines()
+    plain, squared, again = (float(line.rpartition(" ")[2]) for line in numbers)
+    assert squared == pytest.approx(plain**2)
+    assert again == plain
+    assert numbers[0].startswith("{'sharpness': 1.0} ")
+    assert error == "--sharpness 0: give a value from 0.1"
+
+
 def test_the_python_interface_checks_the_option_too(tmp_path: Path) -> None:
     install("example", tmp_path / "site")
     code = (
@@ -178,7 +225,7 @@ def test_the_python_interface_checks_the_option_too(tmp_path: Path) -> None:
         "--power 0: give a value from 0.1",
         "--power 'two': give a value of type float",
         "--power nan: give a value from 0.1",
-        "{'power': 2.0}",
+        "{'sharpness': 1.0, 'power': 2.0}",
     ]
 
 
@@ -325,3 +372,26 @@ def test_the_page_about_extending_names_every_table() -> None:
     assert len(groups) == 8
     assert groups == set(project["project"]["entry-points"])
     assert all(f"`{group}`" in page for group in groups)
+
+
+def test_the_doctor_lists_plugins_by_package_and_table(example: Run) -> None:
+    text = example("doctor").stdout
+    assert "plugin        attnviz-example 1.0: attnviz.methods sharpened\n" in text
+    parts = [part for part in lines(example("doctor", "--json").stdout) if part["name"] == "plugin"]
+    assert {part["package"] for part in parts} == {"attnviz-example 1.0"}
+    assert {part["state"] for part in parts} == {"ok"}
+    found = {part["group"]: part["names"] for part in parts}
+    project = tomllib.loads((HERE / "example" / "pyproject.toml").read_text(encoding="utf-8"))
+    points = project["project"]["entry-points"]
+    assert found == {group: sorted(names) for group, names in points.items()}
+
+
+def test_the_doctor_names_what_is_broken_by_its_error(broken: Run) -> None:
+    parts = [part for part in lines(broken("doctor", "--json").stdout) if part["name"] == "plugin"]
+    faults = {part["names"][0]: part["value"] for part in parts if part["state"] == "broken"}
+    before = "attnviz-broken 0.1: attnviz."
+    assert faults["absent"].startswith(f"{before}methods absent (ModuleNotFoundError: ")
+    assert "NOT_AN_ENTRY is no Source" in faults["nothing"]
+    assert "is taken" in faults["attention"]
+    assert "fails" not in faults  # it can be loaded; its function fails when it is called
+    assert "broken: attnviz-broken 0.1: attnviz.methods absent" in broken("doctor").stdout

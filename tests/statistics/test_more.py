@@ -18,9 +18,9 @@ from torch import Tensor
 import attnviz
 from attnviz import statistics
 from attnviz.attention import call as calls
-from attnviz.attention import head_pairs as rowwise
+from attnviz.attention import scores
 from attnviz.attention.layer_input import LayerInput, LayerTokens
-from attnviz.statistics import value_distance
+from attnviz.statistics import heads
 from attnviz.statistics.tokens import Token
 
 ROWS, COLUMNS = 5, 6
@@ -160,8 +160,8 @@ class Brute:
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every way there is to the same numbers."""
     if request.param == "small blocks":
-        monkeypatch.setitem(rowwise.BLOCK, "cpu", 1 << 9)
-        monkeypatch.setattr(value_distance, "CHUNK", 200)
+        monkeypatch.setitem(scores.BLOCK, "cpu", 1 << 9)
+        monkeypatch.setattr(heads, "CHUNK", 200)
     if request.param == "streamed":
         monkeypatch.setattr(calls, "SMALL", 0)
 

@@ -16,12 +16,13 @@ from PIL import Image
 import attnviz
 from attnviz.cli import main
 from attnviz.drawing.overlay import colour_table
-from attnviz.errors import UsageError
+from attnviz.errors import OutputError, UsageError
 from attnviz.explanation.request import Questions
 from attnviz.io import clips
+from attnviz.output.records import Record
 from attnviz.output.write_pictures import Drawing
-from attnviz.video.clip_request import ClipRequest
-from attnviz.video.film import make_film
+from attnviz.video.clip_maps import ClipRequest
+from attnviz.video.film import make_films
 
 SIZE = 64
 PATCH = (16, 16, 32, 32)
@@ -114,9 +115,9 @@ def film(
     """The film of a clip by a small model, and each frame asked by itself."""
     model = attnviz.load_model("random", heads=3, size=48)
     asked = Questions(**questions)  # type: ignore[arg-type]
-    make_film(
+    make_films(
         ClipRequest(clips.open_clip(source), model, asked),
-        out,
+        [out],
         drawing or Drawing(),
         on_record=lambda _: None,
     )
@@ -169,9 +170,9 @@ def test_heads_have_a_scale_each_unless_one_is_asked_for(tmp_path: Path) -> None
     model, seen = attnviz.load_model("random", heads=3, size=48), {}
     for scale in ("head", "layer", "all", "log"):
         records: list[object] = []
-        make_film(
+        make_films(
             ClipRequest(clips.open_clip(source), model, Questions()),
-            tmp_path / "b.mp4",
+            [tmp_path / "b.mp4"],
             Drawing(scale=scale),
             on_record=records.append,
         )
@@ -195,7 +196,7 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
     records: list[object] = []
     asked = Questions(methods=("gradient-attention",))
     request = ClipRequest(clip, model, asked)
-    make_film(request, tmp_path / "b.mp4", Drawing(), on_record=records.append)
+    make_films(request, [tmp_path / "b.mp4"], Drawing(), on_record=records.append)
     alone = [
         attnviz.explain(
             attnviz.observe(frame.picture, model, gradients=True), method="gradient-attention"
@@ -216,7 +217,7 @@ def test_a_target_that_is_predicted_may_be_another_in_every_frame(tmp_path: Path
 def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnviz.video.clip_request.TOGETHER", 4)
+    monkeypatch.setattr("attnviz.video.clip_maps.TOGETHER", 4)
     alive: weakref.WeakSet[clips.Frame] = weakref.WeakSet()
     real, most = clips.Frame.__init__, {"count": 0}
 
@@ -232,7 +233,7 @@ def test_frames_that_are_held_at_once_do_not_grow_with_the_clip(
         film_of = make_clip(tmp_path / f"{count}.mp4", count)
         model = attnviz.load_model("random", heads=1, size=32)
         asked = ClipRequest(clips.open_clip(film_of), model, Questions())
-        make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=lambda _: None)
+        make_films(asked, [tmp_path / "b.mp4"], Drawing(), on_record=lambda _: None)
         counts.append(most["count"])
     assert max(counts) <= 40
     assert counts[1] <= counts[0] + 4
@@ -242,7 +243,7 @@ def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     model = attnviz.load_model("random", heads=1, size=32)
     asked = ClipRequest(clips.open_clip(make_clip(tmp_path / "a.mp4", 2)), model, Questions())
     with pytest.raises(attnviz.AttnvizError, match=r"b\.mp4: cannot be written"):
-        make_film(asked, tmp_path / "gone" / "b.mp4", Drawing(), on_record=lambda _: None)
+        make_films(asked, [tmp_path / "gone" / "b.mp4"], Drawing(), on_record=lambda _: None)
 
 
 def test_a_query_beside_the_frame_is_found_before_the_model_runs(
@@ -253,7 +254,7 @@ def test_a_query_beside_the_frame_is_found_before_the_model_runs(
     clip = clips.open_clip(make_clip(tmp_path / "a.mp4", 2))
     asked = ClipRequest(clip, model, Questions(queries=("500,500",)))
     with pytest.raises(UsageError, match="outside the picture, which is 64x48"):
-        make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=lambda _: None)
+        make_films(asked, [tmp_path / "b.mp4"], Drawing(), on_record=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -275,7 +276,9 @@ def test_a_clip_that_is_changed_meanwhile_is_an_error(tmp_path: Path, count: int
             make_clip(source, count)
 
     with pytest.raises(attnviz.AttnvizError, match="changed while it was looked at"):
-        make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=lambda _: None, progress=progress)
+        make_films(
+            asked, [tmp_path / "b.mp4"], Drawing(), on_record=lambda _: None, progress=progress
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -289,10 +292,39 @@ def test_what_is_masked_takes_no_part_in_any_frame(tmp_path: Path) -> None:
     asked = ClipRequest(
         clips.open_clip(source), model, Questions(), mask=str(tmp_path / "mask.png")
     )
-    make_film(asked, tmp_path / "b.mp4", Drawing(), on_record=records.append)
+    make_films(asked, [tmp_path / "b.mp4"], Drawing(), on_record=records.append)
     assert len({record.tokens.masked for record in records}) == 1  # type: ignore[attr-defined]
     for record, pixels in zip(records, read_film(tmp_path / "b.mp4").pictures, strict=True):
         assert record.tokens.masked > 0  # type: ignore[attr-defined]
         assert record.heads[0].map.peak_x > 32  # type: ignore[attr-defined]
         grey = pixels[:, :28].astype(int)
         assert np.abs(grey - grey.mean(-1, keepdims=True)).mean() < 6
+
+
+@pytest.mark.parametrize("end", ["stop", "error"])
+def test_an_end_during_a_later_method_leaves_no_film_of_this_run(tmp_path: Path, end: str) -> None:
+    source = make_clip(tmp_path / "a.mp4", 4, sound="aac")
+    paths = [tmp_path / "b-attention.mp4", tmp_path / "b-rollout.mp4"]
+    paths[0].write_bytes(b"a film of an earlier run")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    methods: list[str] = []
+
+    def on_record(record: Record) -> None:
+        methods.append(record.method)
+        if end == "error" and methods.count("rollout") == 2:
+            raise OutputError("the reader is gone")
+
+    request = ClipRequest(
+        clips.open_clip(source),
+        attnviz.load_model("random", heads=2, size=32),
+        Questions(methods=("attention", "rollout")),
+    )
+    with pytest.raises(KeyboardInterrupt if end == "stop" else OutputError):
+        make_films(
+            request, paths, Drawing(), on_record=on_record,
+            stopped=lambda: end == "stop" and "rollout" in methods,
+        )  # fmt: skip
+    assert methods[:5] == ["attention"] * 4 + ["rollout"]  # the first film was drawn whole
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    make_films(request, paths, Drawing(), on_record=lambda _: None)
+    assert [len(read_film(path).pictures) for path in paths] == [4, 4]

@@ -10,7 +10,7 @@ import pytest
 
 import attnviz
 from attnviz.drawing.scale import parse_scale
-from attnviz.video.map_spool import MapSpool
+from attnviz.video.clip_maps import MapSpool
 
 
 def explanations(count: int) -> list[attnviz.Explanation]:

@@ -1,14 +1,27 @@
 """Options of the model and its input."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 from attnviz import models
 from attnviz.cli.options.completion import DEVICES, RANGES, model_names
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.panels import MACHINE, MODEL, PICTURES
+from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option_field
 from attnviz.errors import UsageError
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
+
+Images = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE...", help="Picture files; `-` reads standard input."),
+]
+OneImage = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE", help="Picture file; `-` reads standard input."),
+]
+"""Several values, so that the commands can answer a second one with an error in words."""
+
+ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="Film: MP4, MOV, MKV, WebM, GIF …")]
 
 _WEIGHTS = "State dict for the model: .safetensors, or .pt, which is read without running code"
 
@@ -17,92 +30,60 @@ _WEIGHTS = "State dict for the model: .safetensors, or .pt, which is read withou
 class ShownOptions:
     """How a model is built and gets the picture, without the options of its weights."""
 
-    tokens: Annotated[
-        Literal["patches", "pixels"],
-        option("--tokens", panel=MODEL, help="What a token is; pixels for random only."),
-    ] = "patches"
-    patch: Annotated[
-        int | None,
-        option(
-            "--patch",
-            panel=MODEL,
-            help="Patch side in input pixels, of random or your own module.  [default: 16]",
-            min=1,
-            max=4096,
-        ),
-    ] = None
-    features: Annotated[
-        int | None,
-        option(
-            "--features",
-            panel=MODEL,
-            help="Width of the random model, a multiple of its heads.  [default: 64]",
-            min=1,
-            max=65536,
-        ),
-    ] = None
-    size: Annotated[
-        int | None,
-        option(
-            "--size",
-            panel=MODEL,
-            help="Input size S: the input covers about S×S pixels.  [default: the model's own]",
-            min=1,
-            max=16384,
-        ),
-    ] = None
-    fit: Annotated[
-        Literal["keep", "crop", "pad", "squash"],
-        option("--fit", panel=MODEL, help="How the picture is fitted into the model's input."),
-    ] = "keep"
-    mask: Annotated[
-        str | None,
-        option(
-            "--mask",
-            panel=MODEL,
-            help="Picture of the same size; its black part takes no part in attention.",
-            metavar="FILE",
-        ),
-    ] = None
-    device: Annotated[
-        str,
-        option(
-            "--device",
-            panel=MACHINE,
-            complete=lambda: DEVICES,
-            help="Device: auto, cpu, cuda, cuda:N or mps.",
-            metavar="NAME",
-        ),
-    ] = "auto"
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        option(
-            "--dtype",
-            panel=MACHINE,
-            help="Number type that the model computes in; statistics are always float32.",
-        ),
-    ] = "float32"
-    seed: Annotated[
-        int, option("--seed", panel=MACHINE, help="Random seed.", min=0, max=2**32 - 1)
-    ] = 0
+    tokens: Literal["patches", "pixels"] = option_field(
+        "patches", "What a token is; pixels for random only.", MODEL
+    )
+    patch: int | None = option_field(
+        None,
+        "Patch side in input pixels, of random or your own module.  [default: 16]",
+        MODEL,
+        min=1,
+        max=4096,
+    )
+    features: int | None = option_field(
+        None,
+        "Width of the random model, a multiple of its heads.  [default: 64]",
+        MODEL,
+        min=1,
+        max=65536,
+    )
+    size: int | None = option_field(
+        None,
+        "Input size S: the input covers about S×S pixels.  [default: the model's own]",
+        MODEL,
+        min=1,
+        max=16384,
+    )
+    fit: Literal["keep", "crop", "pad", "squash"] = option_field(
+        "keep", "How the picture is fitted into the model's input.", MODEL
+    )
+    mask: str | None = option_field(
+        None,
+        "Picture of the same size; its black part takes no part in attention.",
+        MODEL,
+        metavar="FILE",
+    )
+    device: str = option_field(
+        "auto",
+        "Device: auto, cpu, cuda, cuda:N or mps.",
+        MACHINE,
+        complete=lambda: DEVICES,
+        metavar="NAME",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = option_field(
+        "float32", "Number type that the model computes in; statistics are always float32.", MACHINE
+    )
+    seed: int = option_field(0, "Random seed.", MACHINE, min=0, max=2**32 - 1)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class InputOptions(ShownOptions):
     """How a model is loaded, and how it gets the picture."""
 
-    weights: Annotated[
-        str | None,
-        option("--weights", panel=MODEL, help=f"{_WEIGHTS}.", metavar="FILE"),
-    ] = None
-    random_weights: Annotated[
-        bool,
-        option(
-            "--random-weights",
-            panel=MODEL,
-            help="Use the same architecture with random weights from --seed, as a control.",
-        ),
-    ] = False
+    weights: str | None = option_field(None, f"{_WEIGHTS}.", MODEL, metavar="FILE")
+    random_weights: bool = option_field(
+        False, "Use the same architecture with random weights from --seed, as a control.", MODEL
+    )
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.random_weights:
@@ -113,45 +94,34 @@ class InputOptions(ShownOptions):
 class ReadingOptions:
     """How picture files are read."""
 
-    range: Annotated[
-        str,
-        option(
-            "--range",
-            panel=PICTURES,
-            complete=lambda: RANGES,
-            help="Values that become black and white, for pictures of more than 8 bits: full (the "
-            f"file type's range), percentile ({PERCENTS[0]} to {PERCENTS[1]}) or LO:HI.",
-            metavar="VALUES",
-        ),
-    ] = FULL
+    range: str = option_field(
+        FULL,
+        "Values that become black and white, for pictures of more than 8 bits: full (the "
+        f"file type's range), percentile ({PERCENTS[0]} to {PERCENTS[1]}) or LO:HI.",
+        PICTURES,
+        complete=lambda: RANGES,
+        metavar="VALUES",
+    )
 
     def __post_init__(self) -> None:
         parse_range(self.range)
 
 
-_MODEL = option(
-    "--model",
-    "-m",
-    panel=MODEL,
-    complete=model_names,
-    help="Model; `attnviz models` lists them.",
-    metavar="SPEC",
-)
-_MODELS = option(
-    "--model",
-    "-m",
-    panel=MODEL,
-    complete=model_names,
-    help=f"Model; `attnviz models` lists them. May be repeated.  [default: {models.DEFAULT}]",
-    metavar="SPEC",
-)
+_SPEC: dict[str, Any] = {
+    "panel": MODEL,
+    "names": "--model -m",
+    "complete": model_names,
+    "metavar": "SPEC",
+}
+_MODEL = "Model; `attnviz models` lists them."
+_MODELS = f"{_MODEL} May be repeated.  [default: {models.DEFAULT}]"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ModelOptions(InputOptions):
     """Which model, and how it gets the picture."""
 
-    model: Annotated[str, _MODEL] = models.DEFAULT
+    model: str = option_field(models.DEFAULT, _MODEL, **_SPEC)
 
     def __post_init__(self) -> None:
         models.find_source(self.model)
@@ -162,7 +132,7 @@ class ModelOptions(InputOptions):
 class ModelsOptions:
     """Which models to evaluate."""
 
-    model: Annotated[list[str] | None, _MODELS] = None
+    model: list[str] | None = option_field(None, _MODELS, **_SPEC)
 
     def __post_init__(self) -> None:
         for spec in self.models:
@@ -178,19 +148,13 @@ class ModelsOptions:
 class RivalOptions(ShownOptions):
     """Which models to compare, and with which weights."""
 
-    model: Annotated[list[str] | None, _MODELS] = None
-    weights: Annotated[
-        list[str] | None,
-        option("--weights", panel=MODEL, help=f"{_WEIGHTS}. May be repeated.", metavar="FILE"),
-    ] = None
-    random_weights: Annotated[
-        bool,
-        option(
-            "--random-weights",
-            panel=MODEL,
-            help="Also compare each model with its control: the same one with random weights.",
-        ),
-    ] = False
+    model: list[str] | None = option_field(None, _MODELS, **_SPEC)
+    weights: list[str] | None = option_field(
+        None, f"{_WEIGHTS}. May be repeated.", MODEL, metavar="FILE"
+    )
+    random_weights: bool = option_field(
+        False, "Also compare each model with its control: the same one with random weights.", MODEL
+    )
 
     def __post_init__(self) -> None:
         ModelsOptions(self.model)

@@ -3,56 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnviz import methods
 from attnviz.cli.options.completion import HEADS, LAYERS, QUERIES, TARGETS, method_names
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.method_options import Settings
-from attnviz.cli.options.panels import WHERE
+from attnviz.cli.options.groups import WHERE, AllSettings, Settings, option_field
 from attnviz.errors import UsageError
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
 from attnviz.models import targets
+from attnviz.statistics import check_options
 
 if TYPE_CHECKING:
     from attnviz.explanation.request import Questions
 
 
-_LAYERS = option(
-    "--layers",
-    complete=lambda: LAYERS,
-    help="Layers: -1 (the last), all, or a list (0,5-11).",
-    metavar="WHICH",
-)
+_LAYERS: dict[str, Any] = {
+    "help": "Layers: -1 (the last), all, or a list (0,5-11).",
+    "complete": lambda: LAYERS,
+    "metavar": "WHICH",
+}
+_QUERY: dict[str, Any] = {
+    "panel": WHERE,
+    "names": "--query -q",
+    "complete": lambda: QUERIES,
+    "metavar": "WHERE",
+}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WhereOptions:
     """Which maps: heads, layers and queries."""
 
-    heads: Annotated[
-        str,
-        option(
-            "--heads",
-            complete=lambda: HEADS,
-            help="Heads: all, a count (8, the first ones), or a list (0,3,5-7).",
-            metavar="WHICH",
-        ),
-    ] = "all"
-    layers: Annotated[str, _LAYERS] = "-1"
-    query: Annotated[
-        list[str] | None,
-        option(
-            "--query",
-            "-q",
-            panel=WHERE,
-            complete=lambda: QUERIES,
-            help="Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
-            "picture. May be repeated.  [default: auto]",
-            metavar="WHERE",
-        ),
-    ] = None
+    heads: str = option_field(
+        "all",
+        "Heads: all, a count (8, the first ones), or a list (0,3,5-7).",
+        complete=lambda: HEADS,
+        metavar="WHICH",
+    )
+    layers: str = option_field("-1", **_LAYERS)
+    query: list[str] | None = option_field(
+        None,
+        "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
+        "picture. May be repeated.  [default: auto]",
+        **_QUERY,
+    )
 
     def __post_init__(self) -> None:
         parse_heads(self.heads)
@@ -70,19 +65,13 @@ class WhereOptions:
 class StartOptions(WhereOptions):
     """The contents of a page, and its first query."""
 
-    layers: Annotated[str, _LAYERS] = "all"
-    query: Annotated[
-        list[str] | None,
-        option(
-            "--query",
-            "-q",
-            panel=WHERE,
-            complete=lambda: QUERIES,
-            help="Query that the page shows first: auto, cls, registerN, mean, pool or X,Y.  "
-            "[default: auto]",
-            metavar="WHERE",
-        ),
-    ] = None
+    layers: str = option_field("all", **_LAYERS)
+    query: list[str] | None = option_field(
+        None,
+        "Query that the page shows first: auto, cls, registerN, mean, pool or X,Y.  "
+        "[default: auto]",
+        **_QUERY,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,28 +100,22 @@ class StartOptions(WhereOptions):
 class SettingOptions:
     """The target of the gradient, and the methods' own options."""
 
-    target: Annotated[
-        list[str] | None,
-        option(
-            "--target",
-            panel=WHERE,
-            complete=lambda: TARGETS,
-            help="Score for methods that take gradients: auto (the predicted class, else the "
-            "norm), a class number or label, norm, or norm:QUERY. May be repeated.  "
-            "[default: auto]",
-            metavar="SCORE",
-        ),
-    ] = None
-    text: Annotated[
-        list[str] | None,
-        option(
-            "--text",
-            panel=WHERE,
-            help="Score for models of pictures and texts: how well the picture matches this text. "
-            "May be repeated.",
-            metavar="TEXT",
-        ),
-    ] = None
+    target: list[str] | None = option_field(
+        None,
+        "Score for methods that take gradients: auto (the predicted class, else the "
+        "norm), a class number or label, norm, or norm:QUERY. May be repeated.  "
+        "[default: auto]",
+        WHERE,
+        complete=lambda: TARGETS,
+        metavar="SCORE",
+    )
+    text: list[str] | None = option_field(
+        None,
+        "Score for models of pictures and texts: how well the picture matches this text. "
+        "May be repeated.",
+        WHERE,
+        metavar="TEXT",
+    )
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,11 +155,11 @@ def _check(
     where: WhereOptions,
     setting: SettingOptions,
     *,
-    importance: bool = False,
+    stats: str | None = None,
 ) -> None:
     """Check that the methods exist, and that each given option belongs to one of them.
 
-    `importance` is True if the importance of heads is requested, which also needs a gradient.
+    `stats` names the statistics with options of their own; all need a gradient for one of them.
 
     Raises:
         UsageError: a method does not exist, or an option belongs to none of the methods.
@@ -186,7 +169,8 @@ def _check(
         setting.settings,
         query=any(query != "auto" for query in where.queries),
         targets=["--text" if each.kind == "text" else "--target" for each in setting.targets],
-        importance=importance,
+        importance=stats == "all",
+        others=check_options(setting.settings, stats) if stats else (),
     )
     merging = [name for name in names if methods.METHODS[name].merges != "nothing"]
     if where.heads != WhereOptions.heads and len(merging) == len(names):
@@ -197,21 +181,17 @@ def _check(
 class QuestionsOptions(WhereOptions, SettingOptions):
     """What is computed, with one or several methods."""
 
-    method: Annotated[
-        list[str] | None,
-        option(
-            "--method",
-            complete=method_names,
-            help="Method; `attnviz methods` lists them. May be repeated.  "
-            f"[default: {methods.DEFAULT}]",
-            metavar="NAME",
-        ),
-    ] = None
+    method: list[str] | None = option_field(
+        None,
+        f"Method; `attnviz methods` lists them. May be repeated.  [default: {methods.DEFAULT}]",
+        complete=method_names,
+        metavar="NAME",
+    )
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
-        _check(self.methods, self, self, importance=self._importance)
+        _check(self.methods, self, self, stats=self._stats)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -219,9 +199,9 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
 
     @property
-    def _importance(self) -> bool:
-        """Whether the importance of heads is computed, which needs a gradient."""
-        return False
+    def _stats(self) -> str | None:
+        """Which statistics are computed, if their options can be given."""
+        return None
 
     def to_questions(self) -> Questions:
         """The questions for `look`."""
@@ -232,14 +212,14 @@ class QuestionsOptions(WhereOptions, SettingOptions):
 class QuestionOptions(QuestionsOptions):
     """What is computed, and which statistics with it."""
 
-    stats: Annotated[
-        Literal["basic", "all"],
-        option("--stats", help="Statistics; all adds head similarity, sinks, importance and more."),
-    ] = "basic"
+    stats: Literal["basic", "all"] = option_field(
+        "basic", "Statistics; all adds head similarity, sinks, importance and more."
+    )
+    settings: AllSettings = field(default_factory=dict)
 
     @property
-    def _importance(self) -> bool:
-        return self.stats == "all"
+    def _stats(self) -> str:
+        return self.stats
 
     def to_questions(self, animate: str | None = None) -> Questions:
         """The questions for `look`, with enough layers or heads to `animate`.

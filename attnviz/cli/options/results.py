@@ -1,15 +1,13 @@
 """Options that choose what is drawn, written and printed."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attnviz.cli.options.completion import METRICS, SCALES, colormap_names
-from attnviz.cli.options.groups import option
-from attnviz.cli.options.method_options import Finalizers, choices
-from attnviz.cli.options.panels import LOOK, MACHINE, OUTPUT, PICTURES
+from attnviz.cli.options.groups import OUTPUT, PICTURES, choices, option, option_field
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
 from attnviz.output import FORMATS
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 else:
     FormatName = choices(FORMATS)
 
-Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print one JSON object per line.")]
+Json = Annotated[bool, option("--json", "Print one JSON object per line.", OUTPUT)]
 """The option `--json` of the commands that list something."""
 
 
@@ -27,59 +25,35 @@ Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print one JSON objec
 class LookOptions:
     """How maps look over the picture."""
 
-    colormap: Annotated[
-        str,
-        option(
-            "--colormap",
-            panel=PICTURES,
-            complete=colormap_names,
-            help="Matplotlib colour map.",
-            metavar="NAME",
-        ),
-    ] = "viridis"
-    alpha: Annotated[
-        float,
-        option(
-            "--alpha",
-            panel=PICTURES,
-            help="Share of the map's colour in the overlay.",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = 0.5
-    interpolation: Annotated[
-        Literal["bicubic", "nearest"],
-        option(
-            "--interpolation",
-            panel=PICTURES,
-            help="Draw maps smoothly, or each token as a block (nearest).",
-        ),
-    ] = "bicubic"
+    colormap: str = option_field(
+        "viridis", "Matplotlib colour map.", PICTURES, complete=colormap_names, metavar="NAME"
+    )
+    alpha: float = option_field(
+        0.5, "Share of the map's colour in the overlay.", PICTURES, min=0.0, max=1.0
+    )
+    interpolation: Literal["bicubic", "nearest"] = option_field(
+        "bicubic", "Draw maps smoothly, or each token as a block (nearest).", PICTURES
+    )
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StyleOptions(LookOptions):
     """How maps look over the picture, and the format of the files."""
 
-    format: Annotated[
-        FormatName, option("--format", panel=PICTURES, help="Format of the picture files.")
-    ] = "png"
+    format: FormatName = option_field("png", "Format of the picture files.", PICTURES)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ScaleOptions:
     """The range of weights that the colours span."""
 
-    scale: Annotated[
-        str,
-        option(
-            "--scale",
-            panel=PICTURES,
-            complete=lambda: SCALES,
-            help="Weights that the colours span: head (each map), layer, all, LO:HI or log.",
-            metavar="RANGE",
-        ),
-    ] = "head"
+    scale: str = option_field(
+        "head",
+        "Weights that the colours span: head (each map), layer, all, LO:HI or log.",
+        PICTURES,
+        complete=lambda: SCALES,
+        metavar="RANGE",
+    )
 
     def __post_init__(self) -> None:
         parse_scale(self.scale)
@@ -89,28 +63,15 @@ class ScaleOptions:
 class DrawingOptions(ScaleOptions, StyleOptions):
     """How maps are drawn."""
 
-    animate: Annotated[
-        Literal["layers", "heads"] | None,
-        option(
-            "--animate",
-            panel=PICTURES,
-            help="Also write a moving picture with one frame per layer, or per head.",
-        ),
-    ] = None
-    movie: Annotated[
-        Literal["webp", "gif", "apng", "mp4"] | None,
-        option(
-            "--movie",
-            panel=PICTURES,
-            help="Format of the moving picture; mp4 needs the extra video.  [default: webp]",
-        ),
-    ] = None
-    fps: Annotated[
-        float | None,
-        option(
-            "--fps", panel=PICTURES, help="Frames per second.  [default: 2]", min=0.05, max=50.0
-        ),
-    ] = None
+    animate: Literal["layers", "heads"] | None = option_field(
+        None, "Also write a moving picture with one frame per layer, or per head.", PICTURES
+    )
+    movie: Literal["webp", "gif", "apng", "mp4"] | None = option_field(
+        None, "Format of the moving picture; mp4 needs the extra video.  [default: webp]", PICTURES
+    )
+    fps: float | None = option_field(
+        None, "Frames per second.  [default: 2]", PICTURES, min=0.05, max=50.0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,31 +99,22 @@ class ClipOptions(ScaleOptions, LookOptions):
 class DifferenceOptions(StyleOptions):
     """How maps and their differences are drawn."""
 
-    diverging: Annotated[
-        str,
-        option(
-            "--diverging",
-            panel=PICTURES,
-            complete=colormap_names,
-            help="Matplotlib colour map for differences; its middle is 0.",
-            metavar="NAME",
-        ),
-    ] = "RdBu_r"
+    diverging: str = option_field(
+        "RdBu_r",
+        "Matplotlib colour map for differences; its middle is 0.",
+        PICTURES,
+        complete=colormap_names,
+        metavar="NAME",
+    )
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ToldOptions:
     """What goes to standard output, for commands without tables."""
 
-    json: Annotated[
-        bool, option("--json", panel=OUTPUT, help="Print JSON, one object per line.")
-    ] = False
-    quiet: Annotated[
-        bool, option("--quiet", panel=OUTPUT, help="Print only the paths of the files written.")
-    ] = False
-    debug: Annotated[
-        bool, option("--debug", panel=OUTPUT, help="Show the traceback of an error.")
-    ] = False
+    json: bool = option_field(False, "Print JSON, one object per line.", OUTPUT)
+    quiet: bool = option_field(False, "Print only the paths of the files written.", OUTPUT)
+    debug: bool = option_field(False, "Show the traceback of an error.", OUTPUT)
 
     def __post_init__(self) -> None:
         if self.json and self.quiet:
@@ -173,110 +125,46 @@ class ToldOptions:
 class StreamOptions(ToldOptions):
     """What goes to standard output."""
 
-    csv: Annotated[bool, option("--csv", panel=OUTPUT, help="Print CSV.")] = False
+    csv: bool = option_field(False, "Print CSV.", OUTPUT)
 
     def __post_init__(self) -> None:
         if self.json + self.csv + self.quiet > 1:
             raise UsageError("--json, --csv and --quiet exclude one another; give one of them")
 
 
-Npz = Annotated[
-    bool, option("--npz", panel=OUTPUT, help="Also write the maps as arrays: maps.npz.")
-]
+Npz = Annotated[bool, option("--npz", "Also write the maps as arrays: maps.npz.", OUTPUT)]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class BatchOptions:
-    """How a batch processes many pictures."""
-
-    pictures: Annotated[
-        Literal["sheet", "heads", "none"],
-        option(
-            "--pictures",
-            panel=PICTURES,
-            help="Draw the sheet of each picture, every file that show draws, or nothing.",
-        ),
-    ] = "sheet"
-    batch_size: Annotated[
-        str,
-        option(
-            "--batch-size",
-            panel=MACHINE,
-            help="Pictures per run of the model, or auto.",
-            metavar="N",
-        ),
-    ] = "auto"
-    recursive: Annotated[
-        bool, option("--recursive/--no-recursive", help="Search subfolders for pictures, too.")
-    ] = True
-    force: Annotated[bool, option("--force", panel=OUTPUT, help="Do finished pictures again.")] = (
-        False
-    )
-    npz: Npz = False
-    finalizers: Finalizers = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _ = self.batch
-
-    @property
-    def batch(self) -> int | None:
-        """The number of pictures per run of the model; None finds out how many fit."""
-        text = self.batch_size
-        if text == "auto":
-            return None
-        if not (text.isascii() and text.isdigit() and int(text)):
-            raise UsageError(
-                f"--batch-size {text!r} cannot be read; give auto, or a number from 1 on"
-            )
-        return int(text)
-
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
-    ),
-]
 ComparedNpz = Annotated[
-    bool, option("--npz", panel=OUTPUT, help="Also write the compared maps as arrays: compare.npz.")
+    bool, option("--npz", "Also write the compared maps as arrays: compare.npz.", OUTPUT)
 ]
 NoPreview = Annotated[
-    bool,
-    option("--no-preview", panel=PICTURES, help="Do not draw the sheet in the terminal."),
+    bool, option("--no-preview", "Do not draw the sheet in the terminal.", PICTURES)
 ]
-Out = Annotated[
-    Path, option("--out", "-o", panel=OUTPUT, help="Folder for the files.", metavar="FOLDER")
-]
+Out = Annotated[Path, option("--out -o", "Folder for the files.", OUTPUT, metavar="FOLDER")]
 FILMS = (".mp4", ".mov", ".mkv", ".webm")
 """The endings of films that attnviz can write."""
 FilmOut = Annotated[
     Path,
     option(
-        "--out",
-        "-o",
-        panel=OUTPUT,
-        help=f"Film file ({', '.join(FILMS)}), or a folder for it.",
-        metavar="FILE",
+        "--out -o", f"Film file ({', '.join(FILMS)}), or a folder for it.", OUTPUT, metavar="FILE"
     ),
 ]
 PageOut = Annotated[
     Path | None,
     option(
-        "--out",
-        "-o",
-        panel=OUTPUT,
-        help="Page file, or a folder for it.  [default: attnviz-out/IMAGE.html]",
+        "--out -o",
+        "Page file, or a folder for it.  [default: attnviz-out/IMAGE.html]",
+        OUTPUT,
         metavar="FILE",
     ),
 ]
 OptionalOut = Annotated[
     Path | None,
     option(
-        "--out",
-        "-o",
-        panel=OUTPUT,
-        help="Also write stats.json and stats.csv into this folder.",
+        "--out -o",
+        "Also write stats.json and stats.csv into this folder.",
+        OUTPUT,
         metavar="FOLDER",
     ),
 ]
@@ -285,11 +173,10 @@ OptionalOut = Annotated[
 EvaluationOut = Annotated[
     Path | None,
     option(
-        "--out",
-        "-o",
-        panel=OUTPUT,
-        help="Also write evaluation.jsonl, .csv and .png into this folder. A second run continues "
+        "--out -o",
+        "Also write evaluation.jsonl, .csv and .png into this folder. A second run continues "
         "there.",
+        OUTPUT,
         metavar="FOLDER",
     ),
 ]
@@ -301,8 +188,7 @@ Masks = Annotated[
     str | None,
     option(
         "--masks",
-        panel=LOOK,
-        help="Folder with one mask per picture, or the mask of a single picture.",
+        "Folder with one mask per picture, or the mask of a single picture.",
         metavar="PATH",
     ),
 ]
@@ -310,13 +196,12 @@ Metrics = Annotated[
     str | None,
     option(
         "--metrics",
-        panel=LOOK,
-        complete=lambda: METRICS,
-        help="Groups of numbers: masks, perturbation or masks,perturbation.  [default: masks with "
+        "Groups of numbers: masks, perturbation or masks,perturbation.  [default: masks with "
         "--masks, else perturbation]",
+        complete=lambda: METRICS,
         metavar="WHICH",
     ),
 ]
 Limit = Annotated[
-    int | None, option("--limit", help="Use only the first N pictures.", metavar="N", min=1)
+    int | None, option("--limit", "Use only the first N pictures.", metavar="N", min=1)
 ]

@@ -17,8 +17,7 @@ from attnviz.recording.positions.position_math import (
     mean_over,
     varies,
 )
-from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import lies_nowhere
+from attnviz.recording.positions.position_registry import PositionRegistry, lies_nowhere
 
 
 def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:

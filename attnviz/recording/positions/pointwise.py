@@ -13,8 +13,7 @@ from attnviz.recording.positions.position_math import (
     same_memory,
     varying,
 )
-from attnviz.recording.positions.position_registry import PositionRegistry
-from attnviz.recording.positions.position_rule import or_nowhere
+from attnviz.recording.positions.position_registry import PositionRegistry, or_nowhere
 
 
 def pointwise(registry: PositionRegistry, op: Operation, result: Any) -> Tensor | None:

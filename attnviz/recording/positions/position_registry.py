@@ -1,11 +1,12 @@
 """Keeps the positions of tensors while a model runs, and where the picture's content ends."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnviz.recording.operation import Operation, first
 from attnviz.recording.positions.position_math import (
     NOWHERE,
     Memo,
@@ -228,3 +229,21 @@ def _dense(stride: tuple[int, ...], shape: tuple[int, ...]) -> bool:
             return False
         expected *= size
     return True
+
+
+Rule = Callable[[PositionRegistry, Operation, Any], Any]
+"""A function from the registry, an operation and its result to the result's positions."""
+
+
+def or_nowhere(registry: PositionRegistry, value: Any, like: Tensor) -> Tensor:
+    """Positions of a value, expanded; constants lie nowhere."""
+    found = registry.get(value)
+    if found is None:
+        found = torch.full((), NOWHERE, device=like.device)
+    return found.expand(like.shape)
+
+
+def lies_nowhere(_: PositionRegistry, __: Operation, result: Any) -> Any:
+    """A rule for results that are constants, or that depend on the whole picture."""
+    result = first(result)
+    return (torch.full((), NOWHERE, device=result.device).expand(result.shape),)

@@ -19,6 +19,7 @@ CONCENTRATION = Statistic(
     "how far a row is from uniform, 0 to 1",
     "https://example.org/concentration",
     short="conc.",
+    options=(Option("sharpness", float, 1.0, "Power of the concentration.", minimum=0.1),),
 )
 TOKENS_SEEN = Statistic(
     "attnviz_example.statistics:tokens_seen",
@@ -26,6 +27,7 @@ TOKENS_SEEN = Statistic(
     "https://example.org/tokens-seen",
     basic=False,
     whole=True,
+    options=(Option("share", float, 1.0, "Uniform shares that tokens_seen counts from."),),
 )
 CONTRAST = MapNumber(
     "attnviz_example.maps:contrast",
