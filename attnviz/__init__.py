@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attnviz.io.picture import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
+    from attnviz.monitoring.log import log
     from attnviz.output.write_pictures import Drawing, render
     from attnviz.page.explore import Page, explore
     from attnviz.recording import Recording, record
@@ -50,6 +51,7 @@ __all__ = [
     "load_image",
     "load_mask",
     "load_model",
+    "log",
     "observe",
     "record",
     "render",
@@ -75,6 +77,7 @@ _HOMES = {
     "load_image": "attnviz.io.picture",
     "load_mask": "attnviz.io.picture",
     "load_model": "attnviz.models",
+    "log": "attnviz.monitoring.log",
     "observe": "attnviz.explanation.running",
     "record": "attnviz.recording",
     "render": "attnviz.output.write_pictures",

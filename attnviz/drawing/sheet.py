@@ -219,6 +219,7 @@ def sheet(
     *,
     preview: Picture | None = None,
     caption: str | None = None,
+    side: int = CELL,
 ) -> Image.Image:
     """The contact sheet; each of several layers has its own row, even if layers differ in heads.
 
@@ -228,6 +229,7 @@ def sheet(
         style: how the maps were drawn.
         preview: a smaller picture to show instead of the explanation's own.
         caption: the text above the original; by default its size.
+        side: longest side of the original in the sheet, in pixels.
     """
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
@@ -236,7 +238,7 @@ def sheet(
     for length in lengths:
         placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
     return compose(
-        original(explanation, preview, caption=caption),
+        original(explanation, preview, side=side, caption=caption),
         placed,
         style.colours,
         title=heading(explanation),

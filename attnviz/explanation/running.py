@@ -80,6 +80,8 @@ class ModelInputs:
         masks: for each picture its mask, or None.
         lay: a function from a picture's number and a placement to the laid picture; see
             `Model.lay`.
+        tensor: (pictures, channels, height, width), inputs to use as they are; else the pictures
+            are laid in and normalised.
     """
 
     pictures: Sequence[PictureLike] = field(kw_only=False)
@@ -90,6 +92,7 @@ class ModelInputs:
     gradients: bool
     tokens: bool
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
+    tensor: torch.Tensor | None = None
 
     def alone(self, number: int) -> Observation:
         """Run the model on one picture; if it refuses the input shape, try other shapes.
@@ -129,8 +132,7 @@ class ModelInputs:
         if any(self.masks[number] is not None for number in placements):
             mask = np.stack(list(parts.values()))
             arguments = (torch.from_numpy(mask).to(self.model.device),)
-        lay = self.lay or (lambda n, placement: self.model.lay(self.pictures[n], placement))
-        pixels = self.model.normalised([lay(*each) for each in placements.items()])
+        pixels = self._pixels(placements)
         request = RunRequest(
             model=self.model,
             inputs=(pixels.requires_grad_(self.gradients), *arguments),
@@ -146,6 +148,13 @@ class ModelInputs:
             )
             for i, (number, placement) in enumerate(placements.items())
         }
+
+    def _pixels(self, placements: Mapping[int, Placement]) -> torch.Tensor:
+        """The model's input for some of the pictures, (pictures, channels, height, width)."""
+        if self.tensor is not None:
+            return self.tensor[list(placements)]
+        lay = self.lay or (lambda n, placement: self.model.lay(self.pictures[n], placement))
+        return self.model.normalised([lay(*each) for each in placements.items()])
 
     def _observation(  # noqa: PLR0917
         self,

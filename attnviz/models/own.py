@@ -7,6 +7,7 @@ import inspect
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +82,30 @@ def load(request: ModelRequest) -> Model:
         return _described(request, model, module, notes, device=device, dtype=dtype)
     except ModelError as error:
         raise ModelError(f"{request.spec}: {error}") from error
+
+
+def describe_in_training(module: nn.Module, *, shape: tuple[int, int]) -> Model:
+    """Describe a module in the middle of its training; the module itself does not change.
+
+    Args:
+        module: the module; its parameters stay where and what they are.
+        shape: (height, width) of the inputs that it takes.
+
+    >>> describe_in_training(model.module, shape=(120, 176)).own_shape
+    (120, 176)
+
+    Raises:
+        ModelError: it cannot be recorded; the line says why.
+    """
+    inner = unwrap(module)
+    tensor = next(inner.parameters(), torch.empty(0))
+    spec = type(inner).__name__
+    model = _described(
+        ModelRequest(spec), inner, takes_pixels(spec, inner), (),
+        device=tensor.device, dtype=tensor.dtype,
+    )  # fmt: skip
+    patch = math.gcd(model.patch, *shape)
+    return replace(model, patch=patch, own_shape=shape, fixed=True, position_shape=shape)
 
 
 def _fill(request: ModelRequest, model: nn.Module) -> tuple[str, ...]:
