@@ -89,6 +89,8 @@ def app(desk: Path) -> dict[str, Any]:  # noqa: ARG001 — it is the working fol
 def test_the_examples_of_a_module_run(
     name: str, core: dict[str, Any], app: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name == "attnviz.monitoring.lightning":
+        pytest.importorskip("lightning")
     module = importlib.import_module(name)
     always = {"attnviz": attnviz, "torch": torch, "np": np, "math": math, "replace": replace}
     names = always | (core if name.startswith(CORE) else app) | {"Path": Path}

@@ -175,7 +175,7 @@ def test_the_page_of_architecture_names_every_package_on_its_floor() -> None:
     floors = settings["tool"]["importlinter"]["contracts"][0]["layers"]
     names = [name for floor in reversed(floors) for name in floor.split(" | ")]
     rows = re.findall(r"^\| `(\w+)(?:\.py)?`", ARCHITECTURE, re.MULTILINE)
-    assert [name for name in rows if name in names] == [n for n in names if n != "registry"]
+    assert [name for name in rows if name in names] == names
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
@@ -183,6 +183,8 @@ def test_modules_that_pages_name_are_there(page: Path) -> None:
     """`attnviz.x.y`, and imports in examples."""
     text = page.read_text(encoding="utf-8")
     for module, names in re.findall(r"from (attnviz[\w.]*) import ([\w, ]+)", text):
+        if module == "attnviz.monitoring.lightning":
+            pytest.importorskip("lightning")
         imported = __import__(module, fromlist=["_"])
         for name in names.split(","):
             assert hasattr(imported, name.strip()), f"{module}.{name}"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Interval:
+class LogInterval:
     """When to log: every so many steps, or as often as a share of the time allows.
 
-    >>> interval = Interval(every=500)
+    >>> interval = LogInterval(every=500)
     >>> [step for step in range(2000) if interval.due(step)]
     [0, 500, 1000, 1500]
 

@@ -6,12 +6,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from attnviz.monitoring.interval import Interval
+from attnviz.monitoring.interval import LogInterval
 from attnviz.monitoring.log import log
 from attnviz.monitoring.writers import loggers_of
 
 
-class AttentionLogger(Callback):
+class AttentionLogger(Callback):  # type: ignore[misc]  # the library has no types here
     """Log where a model looks, to all loggers of a Lightning `Trainer`.
 
         trainer = Trainer(callbacks=[AttentionLogger(batch[:4])])
@@ -34,7 +34,7 @@ class AttentionLogger(Callback):
         **options: str,
     ) -> None:
         self.pictures, self.part, self.to, self.options = pictures, part, to, options
-        self.interval = Interval(every)
+        self.interval = LogInterval(every)
 
     def on_train_batch_end(
         self,

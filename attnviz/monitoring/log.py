@@ -17,7 +17,7 @@ from attnviz.errors import AttnvizError, UsageError
 from attnviz.explanation.explain_observation import explain
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.running import ModelInputs
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 from attnviz.models.module_kinds import unwrap
 from attnviz.models.own import describe_in_training
 from attnviz.monitoring.writers import Entry, write
@@ -107,7 +107,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             np.random.set_state(states[1])  # noqa: NPY002
 
 
-def explained(model: nn.Module, pictures: Tensor, **question: str) -> list[Explanation]:
+def explained(model: nn.Module, pictures: Tensor, **question: Any) -> list[Explanation]:
     """Run a model on inputs (pictures, channels, height, width) and explain each of them.
 
     >>> [each.maps.shape for each in explained(model.module, torch.rand(2, 3, 64, 64))]
@@ -153,7 +153,9 @@ def sheets(explanations: Sequence[Explanation]) -> NDArray[np.uint8]:
     style = drawing.style()
     images = []
     for each in explanations:
-        cells = cells_on(each, each.observation.picture, drawing.ranges(each), style, SIDE)
+        cells = cells_on(
+            each, with_pixels(each.observation.picture), drawing.ranges(each), style, SIDE
+        )
         images.append(sheet(each, cells, style, side=SIDE))
     whole = Image.new(
         "RGB", (max(i.width for i in images), sum(i.height for i in images)), "#ffffff"

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback
 
-from attnviz.monitoring.interval import Interval
+from attnviz.monitoring.interval import LogInterval
 from attnviz.monitoring.log import log
 
 
@@ -26,7 +26,7 @@ class AttentionCallback(TrainerCallback):
         self, pictures: Tensor, *, to: Any, every: int | None = None, **options: str
     ) -> None:
         self.pictures, self.to, self.options = pictures, to, options
-        self.interval = Interval(every)
+        self.interval = LogInterval(every)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log if it is due, in the first process alone."""

@@ -43,8 +43,8 @@ def write(to: Any, entry: Entry) -> None:
     """Write an entry to a logger, which is known by its methods, or to a folder.
 
     >>> entry = Entry("attention", 7, np.zeros((4, 4, 3), np.uint8), {"layer00/entropy": 1.5})
-    >>> write("attention-log", entry)
-    >>> sorted(path.name for path in Path("attention-log").iterdir())
+    >>> write("log", entry)
+    >>> sorted(path.name for path in Path("log").iterdir())
     ['attention-00000007.png', 'attention.jsonl']
 
     Raises:

@@ -12,7 +12,7 @@ from torch import nn
 
 import attnviz
 from attnviz.models.tiny import VisionTransformer
-from attnviz.monitoring.interval import Interval
+from attnviz.monitoring.interval import LogInterval
 from attnviz.monitoring.log import stretched, undisturbed
 from attnviz.monitoring.writers import loggers_of
 
@@ -172,8 +172,10 @@ def test_an_error_is_a_warning_and_the_training_goes_on(
 
 
 def test_what_the_logger_raises_is_a_warning_too(model: Classifier, batch: torch.Tensor) -> None:
-    broken = Board()
-    broken.add_image = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    broken = SimpleNamespace(add_image=fail, add_scalar=fail)
     with pytest.warns(RuntimeWarning, match="step 3: ZeroDivisionError"):
         assert not attnviz.log(model, batch, step=3, to=broken)
 
@@ -239,7 +241,7 @@ def test_an_error_within_leaves_the_model_as_it_was(model: Classifier) -> None:
 def test_logging_takes_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    interval = Interval(share=0.01)
+    interval = LogInterval(share=0.01)
     assert interval.due(5)
     interval.took(2.0)
     now += 199

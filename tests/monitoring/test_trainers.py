@@ -73,7 +73,8 @@ def test_lightning_trains_to_the_same_bits(tmp_path: Path) -> None:
             logger=lightning.loggers.TensorBoardLogger(folder), enable_progress_bar=False,
             enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
-        trainer.fit(module, DataLoader(torch.randn(STEPS * 2, 3, 32, 32), batch_size=2))
+        examples: Any = torch.randn(STEPS * 2, 3, 32, 32)
+        trainer.fit(module, DataLoader(examples, batch_size=2))
         return dict(module.state_dict())
 
     plain = trained(tmp_path / "plain")
