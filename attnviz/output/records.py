@@ -151,6 +151,9 @@ class MapInfo(RecordPart):
     peak_x: Number
     peak_y: Number
     area60: Number
+    spatial_entropy: Maybe = None
+    border_mass: Maybe = None
+    border_ratio: Maybe = None
 
 
 class ScaleInfo(RecordPart):

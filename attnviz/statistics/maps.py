@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from attnviz.geometry.placement import Placement
 from attnviz.statistics import MAP_NUMBERS, MapNumber
+from attnviz.statistics.localization import border_masses, spatial_entropies, uniform_border
 
 KEEP = 0.6
 
@@ -102,6 +103,22 @@ def peak_y(drawn: DrawnMap) -> float:
 def area60(drawn: DrawnMap) -> float:
     """`smallest_count(…, 0.6)` as a share of the drawn tokens (Caron et al., 2104.14294)."""
     return smallest_count(drawn.mass, KEEP) / len(drawn.weights)
+
+
+def spatial_entropy(drawn: DrawnMap) -> float:
+    """Spatial entropy of the map, in nats; see `localization.spatial_entropies`."""
+    return float(spatial_entropies(drawn.values[None].astype(np.float64), drawn.drawn)[0])
+
+
+def border_mass(drawn: DrawnMap) -> float:
+    """Share of the mass on the outermost ring of cells; all cells where there is no inside."""
+    return float(border_masses(drawn.values[None].astype(np.float64), drawn.drawn)[0])
+
+
+def border_ratio(drawn: DrawnMap) -> float:
+    """`border_mass` over that of a uniform map; NaN if no drawn cell is on the ring."""
+    uniform = uniform_border(drawn.drawn)
+    return border_mass(drawn) / uniform if uniform > 0 else float("nan")
 
 
 def smallest_count(weights: NDArray[np.float64], share: float) -> int:
