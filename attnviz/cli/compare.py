@@ -21,7 +21,7 @@ from attnviz.cli.options.results import (
 )
 from attnviz.comparison import check_count
 from attnviz.errors import AttnvizError, ModelError
-from attnviz.explanation.selection import parse_layers
+from attnviz.explanation.selection import parse_layers, requested_layers
 from attnviz.methods import METHODS
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
     Raises:
         UsageError: there are too few or too many.
     """
-    layers = parse_layers(where.layers)
+    layers = parse_layers(requested_layers(where.layers, where.heads))
     of_model = 0
     for name in where.methods:
         queries = len(where.queries) if METHODS[name].asks else 1

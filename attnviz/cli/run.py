@@ -54,6 +54,23 @@ def look(
     return observation
 
 
+def suggest(observation: Observation, questions: Questions) -> Observation:
+    """Say which heads are most localized; the observation without the layers kept for this."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from attnviz.explanation.explain_observation import suggest_heads  # noqa: PLC0415
+
+    heads = console.interruptible(lambda: suggest_heads(observation, questions.queries[0]))
+    if heads:
+        names = ", ".join(f"{each.layer}.{each.head}" for each in heads)
+        console.say(
+            f"note: the three most localized heads are {names} (layer.head); draw them with "
+            "--heads localized"
+        )
+    last = observation.calls.choose("-1")
+    return replace(observation, layers={n: observation.layers[n] for n in last})
+
+
 def shown_less(observation: Observation) -> str:
     """The note for a model that saw a smaller part of the picture than requested."""
     grid = observation.placement.grid

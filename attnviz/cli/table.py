@@ -38,7 +38,27 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
-    return [table, *_added(rows, places), *_of_heads(record), *_of_layers(record)]
+    tables = [table, *_localized(record), *_added(rows, places), *_of_heads(record)]
+    return [*tables, *_of_layers(record)]
+
+
+def _localized(record: Record) -> list[Table]:
+    """The table of the most localized heads, if these were requested."""
+    if not record.localized:
+        return []
+    caption = "score: spatial entropy + 2 x border mass; the lower, the more localized"
+    table = new_table(
+        "the most localized heads", caption,
+        ["layer", "head", "score", "spatial entropy", "border mass", "over uniform"],
+    )  # fmt: skip
+    for head in record.heads:
+        numbers = (head.map.spatial_entropy, head.map.border_mass, head.map.border_ratio)
+        score = None
+        if head.head is not None and None not in numbers[:2]:
+            score = (numbers[0] or 0) + 2 * (numbers[1] or 0)
+        cells = [undefined() if each is None else Text(f"{each:.4f}") for each in (score, *numbers)]
+        table.add_row(str(head.layer), "mean" if head.head is None else str(head.head), *cells)
+    return [table]
 
 
 def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Table]:
@@ -80,9 +100,10 @@ def undefined() -> Text:
 def _places(record: Record) -> dict[str, list[str]]:
     """The columns that identify the map of a row: layer, head, and question if it differs."""
     heads = record.heads
+    merged = "mean" if record.localized else "all"
     columns = {
         "layer": [str(head.layer) for head in heads],
-        "head": ["all" if head.head is None else str(head.head) for head in heads],
+        "head": [merged if head.head is None else str(head.head) for head in heads],
         "from": [_query(head.query or record.query) for head in heads],
         "for": [_target(head.target or record.target) or "" for head in heads],
     }

@@ -11,7 +11,7 @@ from attnviz.comparison import AGREEMENTS, Agreement, check_count
 from attnviz.comparison.sides import ComparisonSide, sides_of, span
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
-from attnviz.geometry.placement import Placement, overlaps
+from attnviz.geometry.placement import resample
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.methods.attention import smallest_set
 from attnviz.statistics.maps import KEEP
@@ -189,36 +189,3 @@ def jaccard60(first: Weights, second: Weights) -> float:
         for weights in (first, second)
     )
     return float((a & b).sum() / (a | b).sum()) if a.any() and b.any() else float("nan")
-
-
-def resample(
-    values: NDArray[np.generic], drawn: NDArray[np.bool_], origin: Placement, cells: Placement
-) -> tuple[Weights, Weights]:
-    """A map of one grid as means over the cells of another grid of the same picture.
-
-        mean_t = Σ_s |s ∩ t|·values_s / Σ_s |s ∩ t|
-
-    The sum is over the `drawn` cells s of the map's own grid; |s ∩ t| is the area of the picture
-    that s shares with cell t and that both models saw. A map is constant on each of its cells, so
-    this is its exact mean over t; on its own grid the map does not change.
-
-    Args:
-        values: (rows, columns) on `origin`.
-        drawn: (rows, columns), False for cells that are ignored.
-        origin: the grid of the map on the picture.
-        cells: the grid of the result on the picture.
-
-    Returns:
-        The means, 0 where no drawn cell overlaps; and for each cell the share, 0…1, of its seen
-        part that was drawn. Both are (rows, columns) of `cells`.
-    """
-    columns, rows = origin.seen_edges()
-    to_columns, to_rows = cells.seen_edges()
-    across, down = overlaps(to_columns, columns), overlaps(to_rows, rows)
-    area = down @ drawn.astype(np.float64) @ across.T
-    total = down @ np.where(drawn, values, 0).astype(np.float64) @ across.T
-    whole = np.outer(np.diff(to_rows), np.diff(to_columns))
-    shared = area > 0
-    mean = np.divide(total, area, out=np.zeros_like(area), where=shared)
-    share = np.divide(area, whole, out=np.zeros_like(area), where=shared)
-    return mean, share.clip(0, 1)

@@ -1,5 +1,6 @@
 """The cheap step: computes maps and numbers from an observation, for one query or several."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,12 +8,12 @@ import numpy as np
 
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
-from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import ALL, resolve
 from attnviz.explanation.run_methods import LayerQuery, Statistics
-from attnviz.explanation.selection import choose_heads, parse_heads
+from attnviz.explanation.selection import Localized, choose_heads, parse_heads, requested_layers
 from attnviz.geometry import queries
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
@@ -30,7 +31,7 @@ def explain(
     method: str = DEFAULT,
     target: str | Sequence[str | Target] = (),
     text: str | Sequence[str] = (),
-    layers: str = "-1",
+    layers: str = "auto",
     heads: str = "all",
     start_layer: int | None = None,
     statistics: Statistics = "basic",
@@ -47,8 +48,10 @@ def explain(
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
             `norm`, `norm:QUERY`; or several.
         text: one or more texts that the picture is compared with, instead of a target.
-        layers: `-1`, `all`, `0,5-11`; methods that merge layers end with each of these.
-        heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`.
+        layers: `-1`, `all`, `upper` (the upper half), `0,5-11`; methods that merge layers end with
+            each of these. `auto` is `upper` with localized heads, else `-1`.
+        heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`, or `localized:3`, the
+            3 most localized heads of all these layers for each question, and their mean.
         start_layer: the first layer of methods that merge layers, 0 unless given.
         statistics: `basic`, or `all`, which adds similarities of heads, sinks, tokens of high norm
             and, if a target is given, the importance of heads.
@@ -80,7 +83,7 @@ def explain(
     if entry.merges == "nothing":
         settings = complete(options_of(statistics).values(), given) | settings
     start = settings.get("start_layer", 0)
-    chosen = observation.calls.choose(layers)
+    chosen = observation.calls.choose(requested_layers(layers, heads))
     observation.require(chosen)
     if start > min(chosen):
         raise UsageError(
@@ -96,6 +99,7 @@ def explain(
         heads=_heads(observation, heads, chosen, method),
         queries=_resolve_queries(observation, asked, chosen, method),
         statistics=statistics,
+        localized=_localized(observation, heads, chosen),
     )
     if entry.scored and not goals:
         goals = [Target("auto")]
@@ -127,6 +131,61 @@ def _resolve_queries(
     return dict(zip(layers, of_layers, strict=True))
 
 
+def suggest_heads(
+    observation: Observation, query: str = "auto", *, count: int = 3
+) -> tuple[LocalizedHead, ...]:
+    """The most localized heads of the upper half of the layers; empty if there is no choice.
+
+    There is none with fewer than two drawn layers or four heads in them, or if all maps are flat.
+
+    >>> [(each.layer, each.head) for each in suggest_heads(observation)]
+    [(5, 2), (5, 0), (5, 7)]
+
+    Args:
+        observation: the result of `observe`, which has kept these layers.
+        query: as for `explain`.
+        count: how many.
+
+    Raises:
+        UsageError: the query cannot be read, or a layer was not kept.
+        RecordingError: the weights are not finite, or a layer's cells are not square.
+    """
+    layers = observation.calls.choose("upper")
+    observation.require(layers)
+    heads = {n: tuple(range(observation.layers[n].call.heads)) for n in layers}
+    if len(observation.calls.drawn) < 2 or sum(map(len, heads.values())) < max(4, count):
+        return ()
+    request = LayerQuery(
+        observation=observation,
+        method=DEFAULT,
+        settings=complete_settings(DEFAULT, {}),
+        layers={layer: (layer,) for layer in layers},
+        heads=heads,
+        queries=_resolve_queries(observation, [query], layers, DEFAULT),
+        localized=count,
+    )
+    chosen = request.suggested()
+    return () if any(math.isinf(head.score) for head in chosen) else chosen
+
+
+def _localized(observation: Observation, text: str, layers: Sequence[int]) -> int | None:
+    """How many localized heads were requested; None if heads were requested otherwise.
+
+    Raises:
+        UsageError: more than these layers have.
+    """
+    wanted = parse_heads(text)
+    if not isinstance(wanted, Localized):
+        return None
+    available = sum(observation.layers[number].call.heads for number in layers)
+    if wanted.count > available:
+        raise UsageError(
+            f"--heads {text}: layers {', '.join(map(str, layers))} have {available} heads; give at "
+            f"most localized:{available}"
+        )
+    return wanted.count
+
+
 def _heads(
     observation: Observation, text: str, layers: Sequence[int], name: str
 ) -> dict[int, tuple[int | None, ...]]:
@@ -140,7 +199,9 @@ def _heads(
     }
     if METHODS[name].merges == "nothing":
         return found
-    if any(len(found[number]) < counts[number] for number in layers):
+    if isinstance(wanted, Localized) or any(
+        len(found[number]) < counts[number] for number in layers
+    ):
         raise UsageError(f"--heads {text}: {name} merges all heads; leave it out")
     return dict.fromkeys(layers, (None,))
 

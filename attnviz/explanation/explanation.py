@@ -48,6 +48,20 @@ class Answer:
     question: int = 0
 
 
+@dataclass(frozen=True)
+class LocalizedHead:
+    """A head that was chosen because its map is localized.
+
+    Attributes:
+        layer, head: its numbers.
+        score: spatial entropy plus twice the border mass of its map; the lower, the more localized.
+    """
+
+    layer: int
+    head: int
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class ResolvedQuestion:
     """One question: a query and, for methods that take gradients, a target.
@@ -55,10 +69,12 @@ class ResolvedQuestion:
     Attributes:
         query: the query as resolved for the last layer.
         target: the score whose gradient was taken, and its value; None without a gradient.
+        localized: the chosen heads, the most localized first; empty unless these were requested.
     """
 
     query: Query
     target: Scored | None = None
+    localized: tuple[LocalizedHead, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +145,15 @@ class Explanation:
         return tuple(dict.fromkeys(answer.head for answer in self.answers))
 
     @property
+    def localized(self) -> bool:
+        """Whether the most localized heads were chosen: then the last map of each is their mean."""
+        return bool(self.questions[0].localized)
+
+    @property
     def alike(self) -> bool:
         """Whether all layers have the same heads and the same grid of cells."""
+        if self.localized:
+            return False
         count = len(self.questions) * len(self.layers) * len(self.heads)
         return len(self.answers) == count and all(
             np.array_equal(answer.drawn, self.answers[0].drawn) for answer in self.answers
@@ -160,6 +183,10 @@ class Explanation:
         Raises:
             UsageError: heads differ from layer to layer.
         """
+        if self.localized:
+            raise UsageError(
+                "localized heads have no common shape; take the numbers from `answers`"
+            )
         shape = len(self.layers), len(self.heads)
         first = [answer for answer in self.answers if answer.question == 0]
         if len(first) != shape[0] * shape[1]:
@@ -198,12 +225,15 @@ class Explanation:
 def stem(explanation: Explanation, answer: Answer) -> str:
     """The name of an answer's file, without its ending.
 
-    It is `layer11-head03`, or `layer11` if the method merges heads. For a method that merges layers
+    It is `layer11-head03`, or `layer11` if the method merges heads. The mean of localized heads is
+    `localized`. For a method that merges layers
     it is the method's name, unless maps end with several layers. If there are several queries,
     targets or texts, their numbers follow: `layer11-head03-query0`.
     """
     if answer.head is not None:
         name = f"layer{answer.layer:02d}-head{answer.head:02d}"
+    elif explanation.localized:
+        name = "localized"
     elif merges_layers(explanation) and len(explanation.layers) == 1:
         name = explanation.method
     else:
@@ -215,6 +245,9 @@ def title(explanation: Explanation, answer: Answer) -> str:
     """The title over a map on the sheet."""
     if answer.head is not None:
         name = f"layer {answer.layer}  head {answer.head}"
+    elif explanation.localized:
+        count = len(explanation.questions[answer.question].localized)
+        name = f"mean of {count} localized heads"
     elif merges_layers(explanation):
         first = explanation.settings["start_layer"]
         name = f"layers {first} to {answer.layer}" if answer.layer > first else f"layer {first}"
@@ -275,7 +308,10 @@ def _numbers(explanation: Explanation, number: int) -> list[str]:
 def rows(explanation: Explanation) -> list[int]:
     """The number of maps in each row of the sheet.
 
-    A row shows one layer of one question; if heads are merged, all layers of one question.
+    A row shows one layer of one question; if heads are merged or localized, all maps of one
+    question.
     """
+    if explanation.localized:
+        return list(Counter(answer.question for answer in explanation.answers).values())
     answers = explanation.answers
     return list(Counter((a.question, -1 if a.head is None else a.layer) for a in answers).values())

@@ -112,16 +112,16 @@ class Calls:
         return tuple(number for number in range(self.count) if number not in self.not_drawn)
 
     def choose(self, layers: str) -> tuple[int, ...]:
-        """Numbers of the requested layers: `-1`, `all`, `0,5-11`.
+        """Numbers of the requested layers: `-1`, `all`, `upper`, `0,5-11`.
 
-        `all` means all drawn layers, and `-1` is the last of these.
+        `all` means all drawn layers, `-1` the last, and `upper` the upper half of these.
 
         Raises:
             UsageError: the model has no such layer, or it is not drawn.
         """
         numbers = parse_layers(layers)
         if numbers is None:
-            return self.drawn
+            return self.drawn[len(self.drawn) // 2 :] if layers.strip() == "upper" else self.drawn
         last = self.count - 1
         if last in self.not_drawn and self.drawn:
             numbers = tuple(self.drawn[-1] if number == -1 else number for number in numbers)

@@ -16,7 +16,13 @@ from attnviz.explanation.observe_batch import observe_many
 from attnviz.explanation.query_weights import mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
-from attnviz.explanation.selection import choose_heads, choose_layers, parse_heads, parse_layers
+from attnviz.explanation.selection import (
+    choose_heads,
+    choose_layers,
+    parse_heads,
+    parse_layers,
+    requested_layers,
+)
 from attnviz.geometry import queries
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import Picture, PictureLike, load_mask
@@ -39,6 +45,7 @@ class Questions:
         start_layer: the first layer of methods that merge layers.
         settings: options of methods and statistics by name; None gives the default.
         statistics: `basic`, or `all`.
+        suggest: whether heads are suggested too, for which more layers must be kept.
 
     Raises:
         UsageError: a method is unknown, or no method takes an option; see `check_request`.
@@ -47,11 +54,12 @@ class Questions:
     methods: tuple[str, ...] = (DEFAULT,)
     queries: tuple[str, ...] = ("auto",)
     targets: tuple[Target, ...] = ()
-    layers: str = "-1"
+    layers: str = "auto"
     heads: str = "all"
     start_layer: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     statistics: Statistics = "basic"
+    suggest: bool = False
 
     def __post_init__(self) -> None:
         check_request(
@@ -85,7 +93,11 @@ class Questions:
     @property
     def needed_layers(self) -> str:
         """The layers that a run must keep."""
-        return "all" if any(METHODS[n].merges == "layers" for n in self.methods) else self.layers
+        if any(METHODS[n].merges == "layers" for n in self.methods):
+            return "all"
+        if self.suggest:  # the last layer is one of them
+            return "upper"
+        return requested_layers(self.layers, self.heads)
 
 
 def check(picture: PictureLike, model: Model, questions: Questions, *, fit: Fit = "keep") -> None:
@@ -105,7 +117,8 @@ def check_model(model: Model, questions: Questions) -> None:
     Raises:
         UsageError: the model lacks a head, a layer or a score.
     """
-    chosen_layers, chosen_heads = parse_layers(questions.layers), parse_heads(questions.heads)
+    chosen_heads = parse_heads(questions.heads)
+    chosen_layers = parse_layers(requested_layers(questions.layers, questions.heads))
     if model.plain and model.layers is not None:  # other models may have a pool beside their layers
         choose_layers(chosen_layers, model.layers)
     if model.heads is not None:
@@ -230,7 +243,7 @@ def answer(
         query=questions.queries if entry.asks else "auto",
         method=method,
         target=questions.targets if entry.scored or questions.statistics == "all" else (),
-        layers=questions.layers,
+        layers=requested_layers(questions.layers, questions.heads),
         heads=questions.heads if entry.merges == "nothing" or not shared else "all",
         start_layer=questions.start_layer if entry.merges == "layers" else None,
         statistics=questions.statistics,

@@ -1,7 +1,7 @@
 """Runs methods and statistics on the layers of an observation, and collects the answers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,13 @@ from torch import Tensor
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
 from attnviz.errors import RecordingError
-from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.explanation import (
+    Answer,
+    Explanation,
+    LocalizedHead,
+    ResolvedQuestion,
+)
+from attnviz.explanation.localized_heads import choose_localized, mean_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read
 from attnviz.explanation.score_gradients import Backward, gradients, relevances
@@ -50,6 +56,7 @@ class LayerQuery:
         heads: for each requested layer, the head numbers; `(None,)` if heads are merged.
         queries: for each layer, its queries.
         statistics: `basic`, or `all`.
+        localized: how many of these heads to choose for each question; None takes all.
     """
 
     observation: Observation
@@ -59,6 +66,7 @@ class LayerQuery:
     heads: Mapping[int, tuple[int | None, ...]]
     queries: Mapping[int, tuple[Query, ...]]
     statistics: Statistics = "basic"
+    localized: int | None = None
 
     @property
     def entry(self) -> Method:
@@ -68,6 +76,8 @@ class LayerQuery:
     def answered(self, targets: Sequence[Target], progress: Progress | None) -> Explanation:
         """The explanation of every query with every target."""
         readings = self._readings(progress)
+        if self.localized is not None:
+            return self._answered_localized(readings, self._scores(targets))
         # Numbers first: they sweep layer by layer, and progress is reported in this order.
         self._measure(readings)
         scores = self._scores(targets)
@@ -80,14 +90,67 @@ class LayerQuery:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
                 questions.append(ResolvedQuestion(last, None if score is None else score.scored))
+        return self._explanation(questions, answers, self.layers)
+
+    def _explanation(
+        self,
+        questions: Sequence[ResolvedQuestion],
+        answers: Sequence[Answer],
+        layers: Iterable[int],
+    ) -> Explanation:
         return Explanation(
             self.observation,
             tuple(questions),
             self.method,
             tuple(answers),
             self.settings,
-            {layer: self.observation.more[layer] for layer in self.layers} if self._all else {},
+            {layer: self.observation.more[layer] for layer in layers} if self._all else {},
         )
+
+    def _answered_localized(
+        self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
+    ) -> Explanation:
+        """The explanation of each question by its most localized heads and their mean.
+
+        Maps first: statistics are computed only of the layers that a chosen head lies in.
+        """
+        questions: list[ResolvedQuestion] = []
+        answers: list[Answer] = []
+        for number in range(len(next(iter(self.queries.values())))):
+            for score in scores:
+                given = _with_score(readings, score)
+                chosen = self._chosen(given, number, len(questions))
+                self._measure(readings, {answer.layer for answer, _ in chosen})
+                answers += [self._with_numbers(answer, given) for answer, _ in chosen]
+                answers.append(mean_of([answer for answer, _ in chosen]))
+                questions.append(
+                    ResolvedQuestion(
+                        self.queries[max(self.layers)][number],
+                        None if score is None else score.scored,
+                        tuple(LocalizedHead(a.layer, a.head or 0, value) for a, value in chosen),
+                    )
+                )
+        return self._explanation(questions, answers, sorted({a.layer for a in answers}))
+
+    def _chosen(
+        self, readings: Mapping[int, LayerInput], number: int, question: int
+    ) -> list[tuple[Answer, float]]:
+        """The most localized heads for one query, each with its score."""
+        candidates: list[Answer] = []
+        for layer in self.layers:
+            maps = _Found(self._maps(layer, readings), {})
+            candidates += self._answers(layer, number, maps, question)
+        return choose_localized(candidates, self.localized or 1)
+
+    def suggested(self) -> tuple[LocalizedHead, ...]:
+        """The most localized heads for the first query, without any statistics."""
+        chosen = self._chosen(self._readings(None), 0, 0)
+        return tuple(LocalizedHead(a.layer, a.head or 0, value) for a, value in chosen)
+
+    def _with_numbers(self, answer: Answer, readings: Mapping[int, LayerInput]) -> Answer:
+        numbers = self._numbers(readings[answer.layer], answer.layer)
+        of_head = {name: values[answer.head or 0] for name, values in numbers.items()}
+        return replace(answer, numbers=of_head)
 
     @property
     def _all(self) -> bool:
@@ -98,10 +161,12 @@ class LayerQuery:
         needed = sorted({number for numbers in self.layers.values() for number in numbers})
         return read(self.observation, needed, self.queries, progress)
 
-    def _measure(self, readings: Mapping[int, LayerInput]) -> None:
-        """Compute the statistics once: they do not depend on queries."""
+    def _measure(
+        self, readings: Mapping[int, LayerInput], layers: Iterable[int] | None = None
+    ) -> None:
+        """Compute the statistics of layers once: they do not depend on queries."""
         observation = self.observation
-        for layer in self.layers:
+        for layer in self.layers if layers is None else sorted(layers):
             if self.entry.merges == "nothing" and layer not in observation.numbers:
                 observation.numbers[layer] = measure(readings[layer])
             if self._all and layer not in observation.more:
@@ -123,10 +188,7 @@ class LayerQuery:
         self, readings: Mapping[int, LayerInput], score: Backward | None
     ) -> dict[int, _Found]:
         """The results of each layer, given the backward pass of one score."""
-        if score is not None:
-            readings = {
-                number: score.given_to(number, reading) for number, reading in readings.items()
-            }
+        readings = _with_score(readings, score)
         return {
             layer: _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
             for layer in self.layers
@@ -186,6 +248,15 @@ class LayerQuery:
             )
             for head in self.heads[layer]
         ]
+
+
+def _with_score(
+    readings: Mapping[int, LayerInput], score: Backward | None
+) -> Mapping[int, LayerInput]:
+    """Layer inputs with the gradients of a score, if there is one."""
+    if score is None:
+        return readings
+    return {number: score.given_to(number, reading) for number, reading in readings.items()}
 
 
 def _check_finite(observation: Observation, layer: int, maps: Tensor) -> None:

@@ -4,33 +4,69 @@ This file has no heavy imports, so that a usage error shows at once.
 """
 
 import re
+from dataclasses import dataclass
 
 from attnviz.errors import UsageError
 
 _ITEM = re.compile(r"(-?\d{1,9})(?:-(\d{1,9}))?")
 
 
-def parse_heads(text: str) -> int | tuple[int, ...] | None:
+@dataclass(frozen=True)
+class Localized:
+    """The most localized heads of all requested layers, `count` of them."""
+
+    count: int = 3
+
+
+Heads = int | tuple[int, ...] | Localized | None
+
+
+def parse_heads(text: str) -> Heads:
     """`all` → None, a count `8` → 8, a list `0,3,5-7` or `3,` → its head numbers.
+
+    `localized` and `localized:5` → `Localized`.
 
     >>> parse_heads("0,3,5-7")
     (0, 3, 5, 6, 7)
+    >>> parse_heads("localized:5")
+    Localized(count=5)
 
     Raises:
         UsageError: anything else.
     """
     text = text.strip()
+    name, colon, count = text.partition(":")
+    if name == "localized":
+        if not colon:
+            return Localized()
+        if not (count.isdecimal() and 0 < int(count[:9]) < 1000):
+            raise UsageError(f"--heads {text!r} cannot be read; give localized, or localized:3")
+        return Localized(int(count))
     if text == "all":
         return None
     if text.isdecimal() and len(text) < 10:
         if int(text) == 0:
             raise UsageError("--heads 0 leaves nothing to show; head number 0 alone is --heads 0,")
         return int(text)
-    return _numbers("--heads", text, "all, a count like 8, or a list like 0,3,5-7")
+    return _numbers("--heads", text, "all, a count like 8, a list like 0,3,5-7, or localized")
+
+
+def requested_layers(layers: str, heads: str) -> str:
+    """The layers that `auto` stands for: `upper` with localized heads, else `-1`.
+
+    >>> requested_layers("auto", "all"), requested_layers("auto", "localized:5")
+    ('-1', 'upper')
+    """
+    if layers.strip() != "auto":
+        return layers
+    return "upper" if isinstance(parse_heads(heads), Localized) else "-1"
 
 
 def parse_layers(text: str) -> tuple[int, ...] | None:
     """`all` → None, a list `-1` or `0,5-11` → its layer numbers, negative from the end.
+
+    `upper`, the upper half, is None too: which layers it is depends on how many are drawn. `auto`
+    is −1, unless `requested_layers` replaces it.
 
     >>> parse_layers("0,5-7,-1")
     (0, 5, 6, 7, -1)
@@ -38,26 +74,28 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     Raises:
         UsageError: anything else.
     """
-    if text.strip() == "all":
+    if text.strip() in ("all", "upper"):
         return None
-    return _numbers("--layers", text, "all, -1 for the last, or a list like 0,5-11")
+    if text.strip() == "auto":
+        return (-1,)
+    return _numbers("--layers", text, "all, upper, -1 for the last, or a list like 0,5-11")
 
 
 def choose_heads(
-    chosen: int | tuple[int, ...] | None,
+    chosen: Heads,
     available: int,
     *,
     layer: int | None = None,
     model: str = "the model",
 ) -> tuple[int, ...]:
-    """Head numbers out of `available`; a count takes the first ones.
+    """Head numbers out of `available`; a count takes the first ones, `Localized` all of them.
 
     The error names `model`, and `layer` if layers differ in their number of heads.
 
     Raises:
         UsageError: more than the model, or that layer, has.
     """
-    if chosen is None:
+    if chosen is None or isinstance(chosen, Localized):
         return tuple(range(available))
     where = model if layer is None else f"layer {layer}"
     if isinstance(chosen, int):

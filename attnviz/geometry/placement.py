@@ -134,6 +134,39 @@ def overlaps(a: Array, b: Array) -> Array:
     return np.asarray(np.maximum(right - left, 0.0))
 
 
+def resample(
+    values: NDArray[np.generic], drawn: NDArray[np.bool_], origin: Placement, cells: Placement
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A map of one grid as means over the cells of another grid of the same picture.
+
+        mean_t = Σ_s |s ∩ t|·values_s / Σ_s |s ∩ t|
+
+    The sum is over the `drawn` cells s of the map's own grid; |s ∩ t| is the area of the picture
+    that s shares with cell t and that both models saw. A map is constant on each of its cells, so
+    this is its exact mean over t; on its own grid the map does not change.
+
+    Args:
+        values: (rows, columns) on `origin`.
+        drawn: (rows, columns), False for cells that are ignored.
+        origin: the grid of the map on the picture.
+        cells: the grid of the result on the picture.
+
+    Returns:
+        The means, 0 where no drawn cell overlaps; and for each cell the share, 0…1, of its seen
+        part that was drawn. Both are (rows, columns) of `cells`.
+    """
+    columns, rows = origin.seen_edges()
+    to_columns, to_rows = cells.seen_edges()
+    across, down = overlaps(to_columns, columns), overlaps(to_rows, rows)
+    area = down @ drawn.astype(np.float64) @ across.T
+    total = down @ np.where(drawn, values, 0).astype(np.float64) @ across.T
+    whole = np.outer(np.diff(to_rows), np.diff(to_columns))
+    shared = area > 0
+    mean = np.divide(total, area, out=np.zeros_like(area), where=shared)
+    share = np.divide(area, whole, out=np.zeros_like(area), where=shared)
+    return mean, share.clip(0, 1)
+
+
 def place(
     width: int,
     height: int,

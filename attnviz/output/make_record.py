@@ -49,6 +49,12 @@ def make_record(
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
         check=check_info(observation, explanation.layers),
+        localized=[
+            records.LocalizedHeadInfo(question=number, **asdict(head))
+            for number, question in enumerate(explanation.questions)
+            for head in question.localized
+        ]
+        or None,
         heads=[
             _head(explanation, answer, scale, file)
             for answer, scale, file in zip(

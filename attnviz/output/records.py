@@ -156,6 +156,19 @@ class MapInfo(RecordPart):
     border_ratio: Maybe = None
 
 
+class LocalizedHeadInfo(RecordPart):
+    """A head that was chosen because its map is localized; the lower the score, the more it is.
+
+    `score` is `map.spatial_entropy` + 2·`map.border_mass`; null if the map is flat. `question` is
+    its number if there are several: queries first, then targets.
+    """
+
+    question: int
+    layer: int
+    head: int
+    score: Maybe
+
+
 class ScaleInfo(RecordPart):
     """The range of weights that the colours span."""
 
@@ -257,7 +270,8 @@ class Record(RecordPart):
     """Everything about one picture.
 
     `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
-    `layers` if more statistics were requested (`--stats all`).
+    `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
+    heads were (`--heads localized`): then the last map of each question is their mean.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -270,6 +284,7 @@ class Record(RecordPart):
     options: dict[str, Any] | None = None
     target: TargetInfo | None = None
     check: Check
+    localized: list[LocalizedHeadInfo] | None = None
     heads: list[Head]
     animation: AnimationInfo | None = None
     layers: list[LayerInfo] | None = None
@@ -283,7 +298,9 @@ class Record(RecordPart):
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
-        parts = without_missing(data, ("moment", "query", "options", "target", "animation"))
+        parts = without_missing(
+            data, ("moment", "query", "options", "target", "localized", "animation")
+        )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, resolve, token_weights
-from attnviz.explanation.selection import choose_heads, parse_heads
+from attnviz.explanation.selection import Localized, choose_heads, parse_heads
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, with_pixels
@@ -167,6 +167,8 @@ def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Pack
 
 def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
     """Numbers of the heads of a layer; an error names the layer if layers differ."""
+    if isinstance(parse_heads(text), Localized):
+        raise UsageError(f"--heads {text}: a page shows the same heads of each layer; give all")
     counts = {n: layer.call.heads for n, layer in observation.layers.items()}
     differ = len(set(counts.values())) > 1
     return choose_heads(parse_heads(text), counts[number], layer=number if differ else None)

@@ -225,13 +225,11 @@ _MAP_NUMBERS: dict[str, MapNumber] = {
         "attnviz.statistics.maps:spatial_entropy",
         "into how many separate parts the map falls, in nats; 0 for one part",
         "Batra et al. 2021; Kang et al. 2025, arXiv 2503.06287",
-        short="spatial",
     ),
     "border_mass": MapNumber(
         "attnviz.statistics.maps:border_mass",
         "share of the map's mass on the outermost ring of cells",
         "docs/formulas.md",
-        short="border",
     ),
     "border_ratio": MapNumber(
         "attnviz.statistics.maps:border_ratio",

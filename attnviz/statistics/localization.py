@@ -54,7 +54,8 @@ def border_masses(maps: Maps, drawn: Cells | None = None) -> NDArray[np.float64]
     total = mass.sum((1, 2))
     inside = mass[:, 1:-1, 1:-1].sum((1, 2))
     shares = np.divide(inside, total, out=np.ones_like(total), where=total > 0)
-    return np.clip(1 - shares, 0.0, 1.0)
+    result: NDArray[np.float64] = np.clip(1 - shares, 0.0, 1.0)
+    return result
 
 
 def uniform_border(drawn: Cells) -> float:

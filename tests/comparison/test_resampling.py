@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnviz.comparison.compare import resample
-from attnviz.geometry.placement import Fit, Placement, place
+from attnviz.geometry.placement import Fit, Placement, place, resample
 
 SIDES = st.integers(1, 3000)
 FITS: st.SearchStrategy[Fit] = st.sampled_from(get_args(Fit))

@@ -15,7 +15,7 @@ from attnviz.registry import load
 DEVICES = ("auto", "cpu", "cuda", "mps")
 RANGES = ("full", "percentile")
 SCALES = ("head", "layer", "all", "log")
-HEADS, LAYERS = ("all",), ("-1", "all")
+HEADS, LAYERS = ("all", "localized"), ("-1", "all", "upper")
 QUERIES = ("auto", "cls", "mean", "pool", "register0")
 TARGETS = ("auto", "norm")
 METRICS = ("masks", "perturbation", "masks,perturbation")

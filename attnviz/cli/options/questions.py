@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 _LAYERS: dict[str, Any] = {
-    "help": "Layers: -1 (the last), all, or a list (0,5-11).",
+    "help": "Layers: -1 (the last), upper (the upper half), all, or a list (0,5-11). auto is -1, "
+    "with localized heads upper.",
     "complete": lambda: LAYERS,
     "metavar": "WHICH",
 }
@@ -37,11 +38,12 @@ class WhereOptions:
 
     heads: str = option_field(
         "all",
-        "Heads: all, a count (8, the first ones), or a list (0,3,5-7).",
+        "Heads: all, a count (8, the first ones), a list (0,3,5-7), or localized:3, the most "
+        "localized of all the layers, and their mean.",
         complete=lambda: HEADS,
         metavar="WHICH",
     )
-    layers: str = option_field("-1", **_LAYERS)
+    layers: str = option_field("auto", **_LAYERS)
     query: list[str] | None = option_field(
         None,
         "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
@@ -221,10 +223,11 @@ class QuestionOptions(QuestionsOptions):
     def _stats(self) -> str:
         return self.stats
 
-    def to_questions(self, animate: str | None = None) -> Questions:
+    def to_questions(self, animate: str | None = None, *, suggest: bool = False) -> Questions:
         """The questions for `look`, with enough layers or heads to `animate`.
 
-        An animation by layers takes all layers instead of the default, the last layer alone.
+        An animation by layers takes all layers instead of the default, the last layer alone. Heads
+        are suggested if nothing but the query was chosen.
 
         Raises:
             UsageError: the animation is by heads, and a method merges them.
@@ -235,5 +238,8 @@ class QuestionOptions(QuestionsOptions):
                 f"--animate heads: {merging[0]} merges all heads; use --animate layers"
             )
         to_questions = _questions(self, self, self.methods, statistics=self.stats)
-        every = animate == "layers" and self.layers == WhereOptions.layers
-        return replace(to_questions, layers="all") if every else to_questions
+        default = (self.layers, self.heads) == (WhereOptions.layers, WhereOptions.heads)
+        if animate == "layers" and self.layers == WhereOptions.layers:
+            return replace(to_questions, layers="all")
+        plain = default and self.methods == (methods.DEFAULT,) and self.stats == "basic"
+        return replace(to_questions, suggest=suggest and plain and len(self.queries) == 1)

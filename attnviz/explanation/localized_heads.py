@@ -1,0 +1,58 @@
+"""Chooses the heads whose maps are most localized, and takes the mean of their maps."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from attnviz.explanation.explanation import Answer
+from attnviz.geometry.placement import resample
+from attnviz.statistics.localization import scores
+
+
+def choose_localized(answers: Sequence[Answer], count: int) -> list[tuple[Answer, float]]:
+    """The `count` answers with the lowest scores, the lowest first, each with its score.
+
+    The score is `statistics.localization.scores` of the drawn map. Of equal ones the lower layer
+    comes first, then the lower head; flat maps come last, with score infinity.
+
+    >>> [(a.layer, a.head) for a, score in choose_localized(explanation.answers, 2)]
+    [(5, 2), (5, 0)]
+    """
+    values = np.empty(len(answers))
+    groups: dict[tuple[int, bytes], list[int]] = {}
+    for number, answer in enumerate(answers):
+        key = answer.values.shape[1], answer.drawn.tobytes()
+        groups.setdefault(key, []).append(number)
+    for numbers in groups.values():
+        maps = np.stack([answers[n].values for n in numbers]).astype(np.float64)
+        values[numbers] = scores(maps, answers[numbers[0]].drawn)
+    order = sorted(
+        range(len(answers)),
+        key=lambda n: (values[n], answers[n].layer, answers[n].head or 0),
+    )
+    return [(answers[n], float(values[n])) for n in order[:count]]
+
+
+def mean_of(answers: Sequence[Answer]) -> Answer:
+    """The mean of several maps as one answer without a head, on the finest of their grids.
+
+    Maps of coarser grids are brought to it by area. Its layer is the last of theirs.
+
+    >>> mean = mean_of(explanation.answers)
+    >>> bool(np.allclose(mean.values, explanation.maps[0].mean(0))), mean.head
+    (True, None)
+    """
+    finest = max(answers, key=lambda answer: answer.values.size)
+    maps = [
+        answer.values
+        if answer.placement == finest.placement
+        else resample(answer.values, answer.drawn, answer.placement, finest.placement)[0]
+        * (answer.values.size / finest.values.size)
+        for answer in answers
+    ]
+    mean = np.mean(maps, 0).astype(np.float32)
+    last = max(answer.layer for answer in answers)
+    return replace(
+        finest, layer=last, head=None, numbers={}, values=np.where(finest.drawn, mean, 0)
+    )
