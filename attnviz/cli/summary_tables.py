@@ -153,6 +153,8 @@ def _shared(record: ComparisonRecord) -> str:
 def _heads(side: SideInfo) -> str:
     if side.heads is not None:
         return f"mean of {len(side.heads)} heads"
+    if side.head == "localized":
+        return "localized heads"
     return "merged heads" if side.head is None else f"head {side.head}"
 
 

@@ -20,7 +20,7 @@ class SideInfo(RecordPart):
     method: str
     options: dict[str, Any] | None = None
     layer: int
-    head: int | Literal["mean"] | None
+    head: int | Literal["mean", "localized"] | None
     heads: list[int] | None = None
     query: QueryInfo
     target: TargetInfo | None = None

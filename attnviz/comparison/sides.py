@@ -51,7 +51,7 @@ def span(weights: NDArray[np.float32]) -> Range:
 
 
 def sides_of(explanation: Explanation) -> list[ComparisonSide]:
-    """A side for each question and layer: the mean of the requested heads.
+    """A side for each question and layer: the mean of the requested heads, or of localized ones.
 
     The mean of the float32 weights is computed in float64. If there is only one head, or the method
     merges heads, the side is that map itself.
@@ -59,6 +59,8 @@ def sides_of(explanation: Explanation) -> list[ComparisonSide]:
     record = make_record(explanation)
     groups: dict[tuple[int, int], list[int]] = {}
     for index, answer in enumerate(explanation.answers):
+        if explanation.localized and answer.head is not None:
+            continue  # the mean of the chosen heads follows them
         groups.setdefault((answer.question, answer.layer), []).append(index)
     return [
         _side(
@@ -66,6 +68,7 @@ def sides_of(explanation: Explanation) -> list[ComparisonSide]:
             record,
             [explanation.answers[index] for index in group],
             record.heads[group[0]],
+            localized=explanation.localized,
         )
         for (question, _), group in groups.items()
     ]
@@ -76,6 +79,8 @@ def _side(
     record: records.Record,
     answers: Sequence[Answer],
     head: records.Head,
+    *,
+    localized: bool,
 ) -> ComparisonSide:
     """The mean of some answers; `head` is a record entry with what they share."""
     first = answers[0]
@@ -87,7 +92,7 @@ def _side(
         method=record.method,
         options=record.options,
         layer=first.layer,
-        head="mean" if several else first.head,
+        head="localized" if localized else "mean" if several else first.head,
         heads=[answer.head for answer in answers if answer.head is not None] if several else None,
         query=head.query or record.query,
         target=head.target or record.target,
@@ -163,6 +168,8 @@ def heads(side: ComparisonSide) -> str:
     info = side.info
     if info.head == "mean":
         return f"mean of {len(info.heads or ())} heads"
+    if info.head == "localized":
+        return "localized heads"
     return "merged heads" if info.head is None else f"head {info.head}"
 
 

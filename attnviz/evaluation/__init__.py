@@ -10,7 +10,7 @@ from attnviz.registry import Table, TableEntry
 
 MASKS, PERTURBATION = GROUPS = ("masks", "perturbation")
 RANDOM, GAUSSIAN, SALIENCY = BASELINES = ("random weights", "gaussian", "saliency")
-MEAN, BEST = "mean", "best"
+MEAN, BEST, LOCALIZED = "mean", "best", "localized"
 """Values in place of a head's number: the mean map of the heads, the best head of each object."""
 
 

@@ -8,10 +8,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.evaluation import BEST, GAUSSIAN, MASKS, MEAN, METRICS, RANDOM, SALIENCY, Metric
+from attnviz.evaluation import (
+    BEST,
+    GAUSSIAN,
+    LOCALIZED,
+    MASKS,
+    MEAN,
+    METRICS,
+    RANDOM,
+    SALIENCY,
+    Metric,
+)
 from attnviz.evaluation import perturbation as perturbing
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
 from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.localized_heads import choose_localized, mean_of
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.placement import Placement
 from attnviz.io.picture import Picture, with_pixels
@@ -19,6 +30,8 @@ from attnviz.io.picture import Picture, with_pixels
 Values = NDArray[np.float64]
 Drawn = NDArray[np.bool_]
 Grid = tuple[str, bytes]
+KEPT_HEADS = 3
+"""How many of the most localized heads have a row of their mean."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,8 @@ class Score:
         method: the method that made the map; None if no model made it.
         layer: the layer whose grid the map has.
         head: the number of the head, `mean` for the mean of the heads, `best` for the best head of
-            each object; None if no model made the map, or if the method merges heads.
+            each object, `localized` for the mean of the three most localized heads of the upper
+            half of several layers; None if no model made the map, or if the method merges heads.
         numbers: the values by the names of `METRICS`; NaN if a metric is not defined.
     """
 
@@ -103,12 +117,23 @@ class MapScorer:
     _truths: dict[Grid, Drawn] = field(default_factory=dict)
 
     def maps(self, explanation: Explanation, baseline: str | None = None) -> list[Score]:
-        """Scores of every head, of the mean of the heads, and of the best head, layer by layer."""
-        return [
+        """Scores of every head, of the mean of the heads, and of the best head, layer by layer.
+
+        Of several layers also of the most localized heads, under the last layer.
+        """
+        scores = [
             Score(baseline, explanation.method, layer, head, numbers)
             for layer, answers in explanation.by_layer.items()
             for head, numbers in self._layer(answers)
         ]
+        layers = explanation.layers
+        upper = [a for a in explanation.answers if a.layer in layers[len(layers) // 2 :]]
+        if len(layers) > 1 and upper[0].head is not None and len(upper) > KEPT_HEADS:
+            chosen = [answer for answer, _ in choose_localized(upper, KEPT_HEADS)]
+            mean = mean_of(chosen, layers[-1])
+            numbers = self._numbers(mean.values.astype(np.float64), mean)
+            scores.append(Score(baseline, explanation.method, mean.layer, LOCALIZED, numbers))
+        return scores
 
     def trivial(self, explanation: Explanation) -> list[Score]:
         """Scores of the baselines without a model, on the grid of each layer."""

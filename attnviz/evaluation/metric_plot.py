@@ -8,13 +8,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attnviz.evaluation import BEST, GAUSSIAN, GROUPS, MEAN, METRICS, RANDOM, SALIENCY
+from attnviz.evaluation import BEST, GAUSSIAN, GROUPS, LOCALIZED, MEAN, METRICS, RANDOM, SALIENCY
 from attnviz.output.schema import EvaluationRow, Interval
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008
 _RANDOM, _TRIVIAL = "#444444", {GAUSSIAN: "#b07a00", SALIENCY: "#7b4fa0"}
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 _WIDTH, _HEIGHT = 3.3, 2.7  # size of a panel in inches
+_OF_SEVERAL = (MEAN, BEST, LOCALIZED)
+_MARKERS = {BEST: "^", LOCALIZED: "*"}
 _ASIDE = 0.1  # distance between lines, in layers
 _ROW = 0.19  # height of a row in a list of maps, in inches
 Panel = tuple[str, str, str]
@@ -108,7 +110,7 @@ def _list(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
         value = row.metrics[name]
         if value is None:
             continue
-        solid = row.head in (MEAN, BEST) or row.method is None
+        solid = row.head in _OF_SEVERAL or row.method is None
         ax.errorbar(
             value.mean, y, xerr=_arms(value), fmt="o" if solid else ".", color=_colour(row, maps),
             markersize=4 if solid else 5, elinewidth=1, alpha=1 if solid else 0.65,
@@ -128,11 +130,11 @@ def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
             colour = _colour(row, maps)
             ax.axhspan(value.low, value.high, color=colour, alpha=0.07, linewidth=0)
             ax.axhline(value.mean, color=colour, linewidth=1, linestyle=":", label=_label(row))
-        elif row.baseline is None and row.head not in (MEAN, BEST):
+        elif row.baseline is None and row.head not in _OF_SEVERAL:
             ax.plot(row.layer, value.mean, ".", color=_colour(row, maps), markersize=4, alpha=0.5)
     lines: dict[str, list[tuple[EvaluationRow, Interval]]] = {}
     for row, value in defined:
-        if row.layer is not None and (row.head in (MEAN, BEST) or row.method is None):
+        if row.layer is not None and (row.head in _OF_SEVERAL or row.method is None):
             lines.setdefault(_label(row), []).append((row, value))
     for i, (label, line) in enumerate(lines.items()):
         aside = _ASIDE * (i - (len(lines) - 1) / 2)  # keeps intervals from overlapping
@@ -158,8 +160,9 @@ def _line(
     ax.errorbar(
         [(row.layer or 0) + aside for row, _ in line], [value.mean for _, value in line],
         yerr=[[arm[end][0] for arm in arms] for end in (0, 1)],
-        color=colour, linewidth=1.4 if plain else 1, elinewidth=0.8, capsize=1.5, markersize=3.2,
-        marker="^" if best else "o", linestyle="-" if plain else "--", label=label,
+        color=colour, linewidth=1.4 if plain else 1, elinewidth=0.8, capsize=1.5,
+        markersize=7 if row.head == LOCALIZED else 3.2,
+        marker=_MARKERS.get(str(row.head), "o"), linestyle="-" if plain else "--", label=label,
         alpha=0.6 if best else 1,
     )  # fmt: skip
 
@@ -173,7 +176,9 @@ def _label(row: EvaluationRow) -> str:
     if row.method is None:
         return str(row.baseline)
     who = row.method if row.baseline is None else f"{row.method}, {row.baseline}"
-    head = {MEAN: "mean of heads", BEST: "best head"}.get(str(row.head), f"head {row.head}")
+    head = {MEAN: "mean of heads", BEST: "best head", LOCALIZED: "localized heads"}.get(
+        str(row.head), f"head {row.head}"
+    )
     return f"{who}: {head}"
 
 

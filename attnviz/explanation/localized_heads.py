@@ -34,12 +34,12 @@ def choose_localized(answers: Sequence[Answer], count: int) -> list[tuple[Answer
     return [(answers[n], float(values[n])) for n in order[:count]]
 
 
-def mean_of(answers: Sequence[Answer]) -> Answer:
+def mean_of(answers: Sequence[Answer], layer: int) -> Answer:
     """The mean of several maps as one answer without a head, on the finest of their grids.
 
-    Maps of coarser grids are brought to it by area. Its layer is the last of theirs.
+    Maps of coarser grids are brought to it by area. `layer` is the layer that it is filed under.
 
-    >>> mean = mean_of(explanation.answers)
+    >>> mean = mean_of(explanation.answers, 5)
     >>> bool(np.allclose(mean.values, explanation.maps[0].mean(0))), mean.head
     (True, None)
     """
@@ -52,7 +52,5 @@ def mean_of(answers: Sequence[Answer]) -> Answer:
         for answer in answers
     ]
     mean = np.mean(maps, 0).astype(np.float32)
-    last = max(answer.layer for answer in answers)
-    return replace(
-        finest, layer=last, head=None, numbers={}, values=np.where(finest.drawn, mean, 0)
-    )
+    values = np.where(finest.drawn, mean, 0)
+    return replace(finest, layer=layer, head=None, numbers={}, values=values)

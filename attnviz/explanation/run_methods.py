@@ -122,7 +122,7 @@ class LayerQuery:
                 chosen = self._chosen(given, number, len(questions))
                 self._measure(readings, {answer.layer for answer, _ in chosen})
                 answers += [self._with_numbers(answer, given) for answer, _ in chosen]
-                answers.append(mean_of([answer for answer, _ in chosen]))
+                answers.append(mean_of([answer for answer, _ in chosen], max(self.layers)))
                 questions.append(
                     ResolvedQuestion(
                         self.queries[max(self.layers)][number],
@@ -130,7 +130,8 @@ class LayerQuery:
                         tuple(LocalizedHead(a.layer, a.head or 0, value) for a, value in chosen),
                     )
                 )
-        return self._explanation(questions, answers, sorted({a.layer for a in answers}))
+        layers = {head.layer for question in questions for head in question.localized}
+        return self._explanation(questions, answers, sorted(layers))
 
     def _chosen(
         self, readings: Mapping[int, LayerInput], number: int, question: int

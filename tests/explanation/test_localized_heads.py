@@ -1,0 +1,238 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import attnviz
+from attnviz.cli import main
+from attnviz.errors import UsageError
+from attnviz.explanation.explain_observation import suggest_heads
+from attnviz.explanation.explanation import Answer
+from attnviz.explanation.localized_heads import choose_localized, mean_of
+from attnviz.explanation.observation import Observation
+from attnviz.geometry import queries
+from attnviz.geometry.placement import place
+
+CAT = str(Path(__file__).parents[2] / "sample_images" / "cat.jpg")
+
+
+@pytest.fixture(scope="module")
+def seen() -> Observation:
+    model = attnviz.load_model("tiny", size=64)
+    return attnviz.observe(attnviz.load_image(CAT), model)
+
+
+def score(values: np.ndarray[Any, Any]) -> float:
+    """Spatial entropy + 2 · border mass, with a flood over the cells."""
+    rows, columns = values.shape
+    above = {c for c in np.ndindex(rows, columns) if values[c] > values.mean()}
+    masses = []
+    while above:
+        todo, mass = [above.pop()], 0.0
+        while todo:
+            y, x = todo.pop()
+            mass += float(values[y, x])
+            near = {(y + a, x + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & above
+            above -= near
+            todo += near
+        masses.append(mass)
+    p = np.array(masses) / sum(masses)
+    inner = values[1:-1, 1:-1].sum() / values.sum()
+    return float(-(p * np.log(p)).sum() + 2 * (1 - inner))
+
+
+def expected(seen: Observation, layers: str, count: int, **question: Any) -> list[tuple[int, int]]:
+    """The heads with the lowest scores among all maps of some layers."""
+    every = attnviz.explain(seen, layers=layers, **question)
+    scored = [(score(a.values.astype(np.float64)), a.layer, a.head or 0) for a in every.answers]
+    return [(layer, head) for _, layer, head in sorted(scored)[:count]]
+
+
+@pytest.mark.parametrize(
+    ("question", "layers", "count"),
+    [({}, "3-5", 3), ({"query": "120,80"}, "3-5", 5), ({"method": "value-norm"}, "3-5", 2)],
+)
+def test_the_most_localized_heads_of_the_upper_half_and_their_mean(
+    seen: Observation, question: dict[str, Any], layers: str, count: int
+) -> None:
+    chosen = attnviz.explain(seen, heads=f"localized:{count}", **question)
+    heads = expected(seen, layers, count, **question)
+    assert [(a.layer, a.head) for a in chosen.answers] == [*heads, (5, None)]
+    every = attnviz.explain(seen, layers=layers, **question)
+    maps = {(a.layer, a.head): a for a in every.answers}
+    for answer in chosen.answers[:-1]:
+        np.testing.assert_array_equal(answer.values, maps[answer.layer, answer.head].values)
+        assert answer.numbers == maps[answer.layer, answer.head].numbers
+    mean = np.mean([maps[head].values for head in heads], 0)
+    np.testing.assert_allclose(chosen.answers[-1].values, mean, rtol=1e-6)
+    scores = [head.score for head in chosen.questions[0].localized]
+    assert scores == pytest.approx([score(maps[h].values.astype(np.float64)) for h in heads])
+
+
+def test_other_layers_can_be_chosen_from(seen: Observation) -> None:
+    chosen = attnviz.explain(seen, heads="localized", layers="0,2")
+    heads = [(a.layer, a.head) for a in chosen.answers[:-1]]
+    assert heads == expected(seen, "0,2", 3)
+
+
+def test_each_question_has_heads_of_its_own(seen: Observation) -> None:
+    both = attnviz.explain(seen, heads="localized:2", query=["cls", "120,80"])
+    one, other = both.each()
+    for part, query in ((one, "cls"), (other, "120,80")):
+        alone = attnviz.explain(seen, heads="localized:2", query=query)
+        assert [(a.layer, a.head) for a in part.answers] == [
+            (a.layer, a.head) for a in alone.answers
+        ]
+        assert part.questions[0].localized == alone.questions[0].localized
+    with pytest.raises(UsageError, match="localized heads have no common shape"):
+        _ = both.numbers
+
+
+def answers(maps: np.ndarray[Any, Any]) -> list[Answer]:
+    """Answers of one layer with maps (heads, rows, columns)."""
+    placement = place(maps.shape[2] * 8, maps.shape[1] * 8, size=8 * maps.shape[1], patch=8)
+    return [
+        Answer(
+            3, n, queries.parse("cls"), values.astype(np.float32), {}, placement,
+            np.ones(values.shape, dtype=np.bool_),
+        )
+        for n, values in enumerate(maps)
+    ]  # fmt: skip
+
+
+def test_of_equal_scores_the_lower_head_comes_first_and_flat_maps_last() -> None:
+    maps = np.full((4, 5, 5), 0.01)
+    maps[1, 2, 2] = maps[3, 2, 2] = 1  # two equal maps, after a flat one
+    maps[2, 0, 0] = 1  # in a corner
+    chosen = choose_localized(answers(maps), 4)
+    assert [answer.head for answer, _ in chosen] == [1, 3, 2, 0]
+    assert chosen[-1][1] == np.inf
+
+
+def test_the_mean_of_maps_on_two_grids_lies_on_the_finer_one() -> None:
+    fine, coarse = np.zeros((1, 4, 4)), np.zeros((1, 2, 2))
+    fine[0, 0, 0], coarse[0, 0, 0] = 1, 1  # all the mass in one cell of each
+    (one,), (other,) = answers(fine), answers(coarse)
+    other = replace(other, layer=5, placement=place(32, 32, size=32, patch=16))
+    mean = mean_of([replace(one, placement=place(32, 32, size=32, patch=8)), other], 5)
+    expect = np.zeros((4, 4))
+    expect[:2, :2] = 0.125  # the coarse cell's half over four cells
+    expect[0, 0] += 0.5
+    np.testing.assert_allclose(mean.values, expect, atol=1e-6)
+    assert (mean.layer, mean.head) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"heads": "localized:25"}, "layers 3, 4, 5 have 24 heads; give at most localized:24"),
+        ({"heads": "localized:9", "layers": "2"}, "layers 2 have 8 heads"),
+        ({"heads": "localized:0"}, "cannot be read; give localized, or localized:3"),
+        ({"heads": "localized:x"}, "cannot be read; give localized, or localized:3"),
+        ({"heads": "localized", "method": "rollout"}, "rollout merges all heads; leave it out"),
+    ],
+)
+def test_what_cannot_be_chosen(seen: Observation, options: dict[str, str], line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        attnviz.explain(seen, **options)  # type: ignore[arg-type]  # strings
+
+
+def test_the_suggestion_is_what_localized_draws(seen: Observation) -> None:
+    drawn = attnviz.explain(seen, heads="localized")
+    assert suggest_heads(seen) == drawn.questions[0].localized
+    assert not suggest_heads(attnviz.observe(seen.picture, attnviz.load_model("random")))  # type: ignore[arg-type]
+
+
+def shown(tmp_path: Path, *options: str) -> Any:
+    assert main(["show", CAT, "--size", "64", "-o", str(tmp_path), "--no-preview", *options]) == 0
+    return json.loads((tmp_path / "cat.jpg" / "stats.json").read_text())
+
+
+def test_show_names_the_heads_and_draws_what_it_drew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = shown(tmp_path / "a")
+    note = "the three most localized heads are"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if note in line]
+    same = shown(tmp_path / "b", "--layers", "-1")
+    assert note not in capsys.readouterr().err
+    assert record == same
+    chosen = shown(tmp_path / "c", "--heads", "localized")
+    names = [f"{each['layer']}.{each['head']}" for each in chosen["localized"]]
+    assert f"{note} {', '.join(names)} (layer.head); draw them with --heads localized" in line
+    assert "localized" not in record
+    for quiet in (["--quiet"], ["--heads", "all", "--layers", "all"]):
+        capsys.readouterr()
+        shown(tmp_path / "d", *quiet)
+        assert note not in capsys.readouterr().err
+
+
+def test_show_writes_each_head_and_their_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = shown(tmp_path, "--heads", "localized:2")
+    files = [head["file"] for head in record["heads"]]
+    assert files[-1] == "localized.png"
+    assert len(files) == 3
+    assert all((tmp_path / "cat.jpg" / name).exists() for name in files)
+    for entry, head in zip(record["localized"], record["heads"], strict=False):
+        assert (entry["question"], entry["layer"], entry["head"]) == (
+            0, head["layer"], head["head"],
+        )  # fmt: skip
+        parts = head["map"]["spatial_entropy"], head["map"]["border_mass"]
+        assert entry["score"] == pytest.approx(parts[0] + 2 * parts[1], abs=1e-5)
+    assert record["heads"][-1]["head"] is None
+    out = capsys.readouterr().out
+    assert "the most localized heads" in out
+    assert "mean" in out
+    shown(tmp_path)  # again without: the earlier files go
+    assert not (tmp_path / "cat.jpg" / "localized.png").exists()
+
+
+def test_a_side_of_a_comparison_is_the_mean_of_its_localized_heads(tmp_path: Path) -> None:
+    options = ["--random-weights", "--size", "64", "--heads", "localized", "--npz"]
+    assert main(["compare", CAT, *options, "-o", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "cat.jpg" / "compare.json").read_text())
+    assert [side["head"] for side in record["sides"]] == ["localized", "localized"]
+    drawn = shown(tmp_path / "show", "--heads", "localized")
+    side, mean = record["sides"][0]["map"], drawn["heads"][-1]["map"]
+    assert side == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["evaluate", "pictures", "--masks", "masks"], "a row has the most localized heads"),
+        (
+            ["explore", CAT, "-o", "page.html"],
+            "a page shows the same heads of each layer; give all",
+        ),
+    ],
+)
+def test_commands_that_show_the_same_heads_of_each_picture_refuse(
+    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("pictures", "masks"):
+        (tmp_path / name).mkdir()
+        attnviz.load_image(CAT).image().save(tmp_path / name / "cat.png")
+    assert main([*arguments, "--heads", "localized"]) != 0
+    assert line in capsys.readouterr().err
+
+
+def test_an_evaluation_has_a_row_of_localized_heads() -> None:
+    masks = str(Path(CAT).parent / "masks" / "cat.png")
+    seen = attnviz.observe(attnviz.load_image(CAT), attnviz.load_model("tiny", size=64))
+    scores = attnviz.evaluate(attnviz.explain(seen, layers="all"), mask=masks)
+    (row,) = [score for score in scores if score.head == "localized"]
+    assert (row.layer, row.baseline) == (5, None)
+    mean = attnviz.explain(seen, heads="localized").answers[-1]
+    one = attnviz.explain(seen, heads="0,", layers="5")
+    alone = replace(one, answers=(replace(one.answers[0], values=mean.values),))
+    assert row.numbers == pytest.approx(attnviz.evaluate(alone, mask=masks)[0].numbers)
+    last = attnviz.evaluate(attnviz.explain(seen), mask=masks)
+    assert "localized" not in {score.head for score in last}
