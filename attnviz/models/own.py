@@ -18,6 +18,7 @@ from torch import nn
 from attnviz.errors import AttnvizError, ModelError, UsageError, did_you_mean
 from attnviz.models.failures import describe
 from attnviz.models.input_size import (
+    channel_count,
     exported_shape,
     fitting_shapes,
     multiple,
@@ -159,6 +160,7 @@ def _described(
         position_shape=stated_size or position_shape(model, patch, prefix),
         position_table=position_count(model),
         fixed=fixed,
+        channels=channel_count(model),
         mean=mean,
         std=std,
         resample=FILTERS.get(str(statements.get("interpolation")), FILTERS["bicubic"]),
