@@ -217,12 +217,18 @@ def load_model(
         alias=alias,
         settings=settings or {},
     )
-    statistics = {"mean": mean, "std": std}
-    given = {name: parse_statistic(name, text) for name, text in statistics.items() if text}
+    own_mean = None if mean is None else parse_statistic("mean", mean)
+    own_std = None if std is None else parse_statistic("std", std)
     source = find_source(spec)
     _check_settings(source, spec, request)
     model: Model = SOURCES[source](request)
-    return replace(model, spec=spec, size_given=size is not None, **given)
+    return replace(
+        model,
+        spec=spec,
+        size_given=size is not None,
+        mean=own_mean or model.mean,
+        std=own_std or model.std,
+    )
 
 
 def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
