@@ -365,6 +365,20 @@ class GivesDict(Net):
         return {"logits": super().forward(pixels)}
 
 
+class GivesPair(Net):
+    """Tokens before the logits."""
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.tokens(pixels), super().forward(pixels)
+
+
+class GivesNest(Net):
+    """Logits among the values of a dictionary, under a name of their own."""
+
+    def forward(self, pixels: Tensor) -> Any:
+        return {"tokens": self.tokens(pixels), "loss": None, "scores": super().forward(pixels)}
+
+
 class GivesNumber(Net):
     def forward(self, pixels: Tensor) -> Any:
         return float(super().forward(pixels).sum())

@@ -14,6 +14,7 @@ from attnviz.cli.options.inputs import InputOptions
 from attnviz.errors import ModelError, OutputError
 from attnviz.explanation.selection import parse_heads
 from attnviz.methods import without_score
+from attnviz.models.settings import parse_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,7 @@ def arguments(
     heads = parse_heads(question.heads)
     of_model = {each.name: getattr(options, each.name) for each in fields(InputOptions)}
     del of_model["fit"], of_model["mask"]  # of the picture
+    of_model["settings"] = parse_settings(options.settings or ())
     return {
         "spec": spec,
         "heads": heads if isinstance(heads, int) else None,

@@ -78,7 +78,8 @@ def shown(model: Model, pixels: Tensor, placement: Placement) -> PerturbationInp
     left, top = round(target.left), round(target.top)
     whole = pixels[0].float().cpu()
     picture = whole[:, top : round(target.bottom), left : round(target.right)]
-    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (model.mean, model.std))
+    statistics = (numbers[: len(whole)] for numbers in (model.mean, model.std))  # 1 if grey
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in statistics)
     return PerturbationInput(whole, left, top, picture, mean, std)
 
 

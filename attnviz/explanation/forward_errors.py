@@ -140,7 +140,7 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
     found = _CHANNELS.search(str(error))
     named = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
     channels = named or _channels_by_trial(model, shapes)
-    if channels is None:
+    if channels is None or model.channels == 1:
         return None
     makes = "pixels.mean(1, keepdim=True)"
     if channels > 1:
@@ -228,14 +228,16 @@ def takes_more(model: Model, shape: Shape) -> bool:
 
 
 def _trial(
-    model: Model, shape: Shape, *, channels: int = 3, gradients: bool = False
+    model: Model, shape: Shape, *, channels: int | None = None, gradients: bool = False
 ) -> BaseException | None:
     """Run a model on a blank picture and return its exception, if any."""
     return _run(model, _blank(model, shape, channels), gradients=gradients)
 
 
-def _blank(model: Model, shape: Shape, channels: int = 3) -> Tensor:
-    return torch.zeros(1, channels, *shape, device=model.device, dtype=model.dtype)
+def _blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
+    """A blank picture as the model is given one, or of another number of channels."""
+    count = channels or (1 if model.channels == 1 else 3)
+    return torch.zeros(1, count, *shape, device=model.device, dtype=model.dtype)
 
 
 def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:

@@ -1,15 +1,17 @@
 """Where models come from: `SOURCES` is the table, `load_model` loads from it."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attnviz.errors import UsageError
+from attnviz.models.settings import parse_statistic
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
 if TYPE_CHECKING:
-    from attnviz.models.model import Model
+    from attnviz.models.model import Model, ModelRequest
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Source(TableEntry):
         spec: how its models are named in messages; the entry's name unless given.
         alone: whether the name alone is the spec, because the source makes one model only.
         no_control: why its models have no control with random weights; empty if they have one.
+        takes_settings: whether its models take `--set NAME=VALUE`.
         locate: a function as `package.module:name` that imports no torch. It takes the text after
             the colon of a spec and returns the path that is read on this machine, or None. Empty
             if the source reads no path.
@@ -28,6 +31,7 @@ class Source(TableEntry):
     spec: str = ""
     alone: bool = False
     no_control: str = ""
+    takes_settings: bool = False
     locate: str = ""
 
     def path(self, rest: str) -> str | None:
@@ -75,6 +79,7 @@ _SOURCES: dict[str, Source] = {
         "your own code, which is run",
         spec="py:MODULE:FACTORY",
         no_control="only its factory knows how they are drawn",
+        takes_settings=True,
         locate="attnviz.models:python_file",
     ),
 }
@@ -148,6 +153,9 @@ def load_model(
     device: str = "auto",
     dtype: str = "float32",
     head: Head = "none",
+    settings: Mapping[str, Any] | None = None,
+    mean: str | None = None,
+    std: str | None = None,
 ) -> "Model":
     """Load a model by its spec, ready to be observed.
 
@@ -171,6 +179,10 @@ def load_model(
             (batch, classes). `any` is `class` if the checkpoint has a class head, else `none`.
             With `text` the module returns the embedding of the picture, (batch, features), and
             the model can embed texts. A module of `py:` has the head that its factory gives it.
+        settings: for `py:`, arguments of the factory, or of the module's forward beside pixels.
+        mean: mean of pixel values 0 to 1: a number, `R,G,B`, `imagenet`, `half` or `none`, in place
+            of what the model states.
+        std: standard deviation of pixel values, as `mean`.
 
     >>> load_model("random", heads=8).heads
     8
@@ -203,6 +215,26 @@ def load_model(
         dtype=dtype,
         head=head,
         alias=alias,
+        settings=settings or {},
     )
-    model: Model = SOURCES[find_source(spec)](request)
-    return replace(model, spec=spec, size_given=size is not None)
+    own_mean = None if mean is None else parse_statistic("mean", mean)
+    own_std = None if std is None else parse_statistic("std", std)
+    source = find_source(spec)
+    _check_settings(source, spec, request)
+    model: Model = SOURCES[source](request)
+    return replace(
+        model,
+        spec=spec,
+        size_given=size is not None,
+        mean=own_mean or model.mean,
+        std=own_std or model.std,
+    )
+
+
+def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
+    """Refuse settings where the source takes none."""
+    if request.settings and not SOURCES[source].takes_settings:
+        raise UsageError(
+            f"--set {next(iter(request.settings))}: {spec} takes no settings; give it with py: "
+            "alone, or leave it out"
+        )

@@ -60,6 +60,22 @@ def multiple(model: nn.Module, statements: dict[str, Any]) -> int:
     return math.lcm(*first.stride) if first.kernel == first.stride else MULTIPLE
 
 
+def channel_count(model: nn.Module) -> int:
+    """Channels of the input: those of a convolution that is the first to have weights, else 3.
+
+    >>> channel_count(nn.Sequential(nn.Conv2d(1, 8, 4, 4), nn.Linear(8, 8)))
+    1
+    """
+    layers = (
+        part for part in model.modules() if next(part.parameters(recurse=False), None) is not None
+    )
+    weighted = [part for part in layers if isinstance(part, nn.Conv2d | nn.Linear)]
+    first = weighted[0] if weighted else None
+    if not isinstance(first, nn.Conv2d) or any(each.channels == 3 for each in _convolutions(model)):
+        return 3
+    return first.in_channels
+
+
 def exported_shape(model: nn.Module) -> Shape | None:
     """The input shape that a `torch.export` program was made for; None for other modules."""
     for node in graph_nodes(model):

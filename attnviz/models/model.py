@@ -1,9 +1,9 @@
 """A loaded model with all facts about its input, and the request to load one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """Names of parameters that are a class token."""
 CLASSIFIER = "hf:google/vit-base-patch16-224"
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey: ITU-R BT.601, as Pillow's mode L."""
 WITH_TEXT = ("clip-base-16", "siglip-base")
 """Models with a text tower that errors suggest."""
 
@@ -44,6 +46,7 @@ class ModelRequest:
     dtype: str = "float32"
     head: Head = "none"
     alias: "Alias | None" = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Model:
     Attributes:
         spec: the spec that it was loaded by.
         weights: `pretrained`, `random`, or the file that they came from.
-        module: takes (batch, 3, height, width) pixels and, if `takes_mask`, a mask of 0/1 over
-            all tokens, (batch, prefix + rows·columns).
+        module: takes (batch, channels, height, width) pixels and, if `takes_mask`, a mask of 0/1
+            over all tokens, (batch, prefix + rows·columns).
         layers, heads, features: sizes of its attention. None if there is no single number, as in a
             pyramid whose stages differ, or if it is not known; a run shows the true numbers.
         tokens: what a grid token stands for: a patch or a pixel.
@@ -80,6 +83,8 @@ class Model:
             a shape when they run.
         plain: whether the model makes `layers` attention calls, each over the prefix and then the
             grid, so that positions need no tracing.
+        channels: number of channels of the input: 3, or 1 for grey. A module of `py:` may have
+            another number, and then refuses pictures.
         mean, std: of the pixel values 0…1, per channel.
         resample: Pillow's number of the resampling filter for pictures.
         seed: random seed of the weights; None if nothing is random.
@@ -115,6 +120,7 @@ class Model:
     fixed: bool = False
     takes_mask: bool = False
     plain: bool = False
+    channels: int = 3
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     resample: int = int(Image.Resampling.BICUBIC)
@@ -161,7 +167,7 @@ class Model:
         )
 
     def pixels(self, picture: PictureLike, placement: Placement) -> Tensor:
-        """The model's input, (1, 3, input_height, input_width), normalised.
+        """The model's input, (1, channels, input_height, input_width), normalised.
 
         Pillow resizes the picture (antialiased). Padding has the mean colour: 0 to within half
         a level.
@@ -173,9 +179,16 @@ class Model:
         return lay_in(with_pixels(picture), placement, self.mean, self.resample)
 
     def normalised(self, laid: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Laid pictures of one shape as the normalised input of the model, (batch, 3, h, w)."""
+        """Laid pictures of one shape as the normalised input, (batch, channels, h, w).
+
+        A model of one channel gets luma (ITU-R BT.601), and the first numbers of mean and std.
+        """
         values = torch.from_numpy(np.stack(laid)).float() / 255
-        normalised = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
+        count = 1 if self.channels == 1 else 3
+        if count == 1:
+            values = (values @ torch.tensor(LUMA))[..., None]
+        mean, std = torch.tensor(self.mean[:count]), torch.tensor(self.std[:count])
+        normalised = (values - mean) / std
         return normalised.permute(0, 3, 1, 2).to(self.device, self.dtype)
 
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from attnviz.errors import ModelError
+from attnviz.errors import ModelError, UsageError
 from attnviz.models.failures import message
 from attnviz.models.input_size import graph_nodes
 
@@ -18,15 +18,20 @@ PIXELS = "pixel_values"
 
 
 class ByName(nn.Module):
-    """A module that takes its pixels by name."""
+    """A module that takes its pixels by name, or other arguments beside them.
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    `name` is None if the pixels come first, without a name; `others` are arguments by name.
+    """
+
+    def __init__(self, model: nn.Module, name: str | None, others: Mapping[str, Any]) -> None:
         super().__init__()
-        self.model, self.name = model, name
+        self.model, self.name, self.others = model, name, dict(others)
 
     def forward(self, pixels: Tensor) -> Any:
         """(B, 3, h, w) → what the module gives."""
-        return self.model(**{self.name: pixels})
+        if self.name is None:
+            return self.model(pixels, **self.others)
+        return self.model(**{self.name: pixels}, **self.others)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -166,34 +171,73 @@ def _is_training(model: nn.Module) -> bool:
     return False
 
 
-def takes_pixels(spec: str, model: nn.Module) -> nn.Module:
+def takes_pixels(spec: str, model: nn.Module, others: Mapping[str, Any]) -> nn.Module:
     """The module, callable with pixels alone; pixels are passed by name if it needs that.
 
+    Args:
+        spec: the model's spec, for errors.
+        model: the module.
+        others: arguments of its forward beside pixels, which it gets at each call.
+
     Raises:
-        ModelError: its forward needs more than pixels, or takes no argument.
+        ModelError: its forward needs more than pixels and `others`, or takes no argument.
+        UsageError: its forward takes no argument of the name of one of `others`.
     """
     try:
         parameters = inspect.signature(model.forward).parameters
         parameters_needed = _required(parameters)
     except (TypeError, ValueError):  # a scripted module has no signature
+        _check_others(spec, others, {})
         return model
     name = PIXELS if PIXELS in parameters else None
     by_place = [p for p in parameters.values() if p.kind in _BY_PLACE]
     if name is None and not by_place:
-        name = next((p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY), None)
+        names = (p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY)
+        name = next((each for each in names if each not in others), None)
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         if name is None and not anything:
             raise ModelError(
                 f"{spec}: its forward takes no argument; give a module whose forward takes pixels"
             )
     first = name or (by_place[0].name if by_place else None)
-    others = [each for each in parameters_needed if each != first]
-    if others:
+    missing = [each for each in parameters_needed if each != first and each not in others]
+    if missing:
         raise ModelError(
-            f"{spec}: its forward needs more than pixels ({', '.join(others)}); give a factory "
-            "whose module's forward takes pixels alone and gives it the rest"
+            f"{spec}: its forward needs more than pixels ({', '.join(missing)}); give a factory "
+            "whose module's forward takes pixels alone and gives it the rest, or numbers by --set "
+            f"{missing[0]}=VALUE"
         )
-    return model if name is None or by_place[:1] == [parameters[name]] else ByName(model, name)
+    _check_others(spec, others, {each: p for each, p in parameters.items() if each != first})
+    if name is not None and by_place[:1] == [parameters[name]]:
+        name = None
+    return model if name is None and not others else ByName(model, name, others)
+
+
+def accepted(function: Any, names: Iterable[str]) -> list[str]:
+    """Those of some names that a function takes as arguments by name."""
+    try:
+        return _accepted(inspect.signature(function).parameters, names)
+    except (TypeError, ValueError):
+        return []
+
+
+def _accepted(parameters: Mapping[str, inspect.Parameter], names: Iterable[str]) -> list[str]:
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return list(names)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each for each in names if each in parameters and parameters[each].kind in kinds]
+
+
+def _check_others(
+    spec: str, others: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    taken = _accepted(parameters, others)
+    wrong = next((each for each in others if each not in taken), None)
+    if wrong is not None:
+        raise UsageError(
+            f"--set {wrong}: neither the factory of {spec} nor the forward of its module takes an "
+            "argument of that name; check its spelling"
+        )
 
 
 _BY_PLACE = (

@@ -18,6 +18,7 @@ from torch import nn
 from attnviz.errors import AttnvizError, ModelError, UsageError, did_you_mean
 from attnviz.models.failures import describe
 from attnviz.models.input_size import (
+    channel_count,
     exported_shape,
     fitting_shapes,
     multiple,
@@ -34,6 +35,7 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.module_kinds import (
+    accepted,
     allocate,
     as_module,
     check_filled,
@@ -75,9 +77,10 @@ def load(request: ModelRequest) -> Model:
             value = _found(request.spec, _module(request.spec, where), name)
         # Draw again: a module that was imported before drew its numbers then.
         with seeded(request.seed):
-            model = unwrap(_made(request.spec, name, value))
+            made, others = _made(request, name, value)
+            model = unwrap(made)
     notes = _fill(request, model)
-    module = takes_pixels(request.spec, ready(request.spec, model, device, dtype))
+    module = takes_pixels(request.spec, ready(request.spec, model, device, dtype), others)
     try:
         return _described(request, model, module, notes, device=device, dtype=dtype)
     except ModelError as error:
@@ -101,7 +104,7 @@ def describe_in_training(module: nn.Module, *, shape: tuple[int, int]) -> Model:
     tensor = next(inner.parameters(), torch.empty(0))
     spec = type(inner).__name__
     model = _described(
-        ModelRequest(spec), inner, takes_pixels(spec, inner), (),
+        ModelRequest(spec), inner, takes_pixels(spec, inner, {}), (),
         device=tensor.device, dtype=tensor.dtype,
     )  # fmt: skip
     patch = math.gcd(model.patch, *shape)
@@ -157,6 +160,7 @@ def _described(
         position_shape=stated_size or position_shape(model, patch, prefix),
         position_table=position_count(model),
         fixed=fixed,
+        channels=channel_count(model),
         mean=mean,
         std=std,
         resample=FILTERS.get(str(statements.get("interpolation")), FILTERS["bicubic"]),
@@ -181,7 +185,7 @@ def _parts(spec: str) -> tuple[str, str]:
         )
     if name.endswith(")"):
         raise UsageError(
-            f"--model {spec!r} calls it; give the name alone, which is called with nothing: "
+            f"--model {spec!r} calls it; give the name alone, and arguments by --set: "
             f"py:{where}:{name.partition('(')[0]}"
         )
     return where, name
@@ -259,19 +263,20 @@ def _found(spec: str, module: ModuleType, name: str) -> Any:
     return value
 
 
-def _made(spec: str, name: str, value: Any) -> nn.Module:
-    """The module itself, or the module that the factory returns when called without arguments."""
+def _made(request: ModelRequest, name: str, value: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The module, or what the factory returns, and the settings that the factory does not take."""
+    spec, others = request.spec, dict(request.settings)
     module = as_module(value)
     if module is not None:
-        return module
+        return module, others
     if not callable(value):
         raise ModelError(
             f"{spec}: {name} is {_title(value)}, neither an nn.Module nor callable; give what is "
             "one, or returns one"
         )
-    made = _called(spec, name, value)
+    made = _called(spec, name, value, others)
     if isinstance(made, type) and issubclass(made, nn.Module):
-        made = _called(spec, made.__name__, made)
+        made = _called(spec, made.__name__, made, others)
     module = as_module(made)
     if module is None:
         if inspect.iscoroutine(made):
@@ -280,19 +285,21 @@ def _made(spec: str, name: str, value: Any) -> nn.Module:
             f"{spec}: {name}() returned {_title(made)}, not an nn.Module; have it return the model "
             "alone"
         )
-    return module
+    return module, others
 
 
-def _called(spec: str, name: str, factory: Any) -> Any:
-    """The result of a factory."""
-    needed = required(factory)
+def _called(spec: str, name: str, factory: Any, settings: dict[str, Any]) -> Any:
+    """The result of a factory; the settings that it takes are removed from `settings`."""
+    taken = {each: settings.pop(each) for each in accepted(factory, settings)}
+    needed = [each for each in required(factory) if each not in taken]
     if needed:
         raise ModelError(
-            f"{spec}: {name} needs arguments ({', '.join(needed)}), and is called with none; give "
-            f"a function that calls it, such as `def build(): return {name}(...)`"
+            f"{spec}: {name} needs arguments ({', '.join(needed)}); give "
+            f"{' '.join(f'--set {each}=VALUE' for each in needed)}, or a function that calls it, "
+            f"such as `def build(): return {name}(...)`"
         )
     try:
-        return factory()
+        return factory(**taken)
     except AttnvizError:
         raise
     except (Exception, SystemExit) as error:

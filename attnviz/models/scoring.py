@@ -1,5 +1,6 @@
 """Computes the score of a target: the scalar of a model's output that gradients are taken of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,7 +97,7 @@ def score(
     classes = find_logits(output) if _predicts(model, output) else None
     if target.kind == "class" or (target.kind == "auto" and classes is not None):
         return _score_class(model, logits(model, output)[0], target)
-    pooled = getattr(output, "pooler_output", None)
+    pooled = part(output, "pooler_output")
     vector = (
         pooled[0].float()
         if target.query is None and isinstance(pooled, Tensor) and not model.class_token
@@ -109,14 +110,15 @@ def score(
 def logits(model: Model, output: Any) -> Tensor:
     """Logits in an output, (B, classes) float32.
 
-    They are the output itself, or its `logits`.
+    They are the output itself, its `logits`, or the first (B, classes) tensor in a dict or tuple.
 
     Raises:
         ModelError: there are no logits, or they are not finite.
     """
     found = find_logits(output)
     if found is None:
-        what = getattr(output, "logits", output)
+        named = part(output, "logits")
+        what = output if named is None else named
         shape = getattr(what, "shape", None)
         got = type(what).__name__ if shape is None else "x".join(map(str, shape))
         raise no_class_head(model.spec, f"its output is {got}, not pictures x classes")
@@ -124,15 +126,36 @@ def logits(model: Model, output: Any) -> Tensor:
 
 
 def find_logits(output: Any) -> Tensor | None:
-    """A tensor in an output that looks like logits: (B, classes), at least two classes; or None."""
-    found = getattr(output, "logits", output)
-    if isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] >= 2:
-        return found
-    return None
+    """A tensor in an output that looks like logits: (B, classes), at least two classes; or None.
+
+    An output is a tensor, or holds `logits`. Of another dict, tuple or list it is the first such
+    tensor, unless the output names its tokens `last_hidden_state`: others are features then.
+
+    >>> find_logits({"tokens": torch.zeros(1, 9, 4), "scores": torch.zeros(1, 5)}).shape
+    torch.Size([1, 5])
+    """
+    named = part(output, "logits")
+    candidates = [output if named is None else named]
+    if named is None and part(output, "last_hidden_state") is None:
+        if isinstance(output, Mapping):
+            candidates = list(output.values())
+        elif isinstance(output, tuple | list):
+            candidates = list(output)
+    return next((each for each in candidates if _are_logits(each)), None)
+
+
+def part(output: Any, name: str) -> Any:
+    """The part of an output that has a name, as an attribute or a key; None if there is none."""
+    found = getattr(output, name, None)
+    return output.get(name) if found is None and isinstance(output, Mapping) else found
+
+
+def _are_logits(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] >= 2
 
 
 def _predicts(model: Model, output: Any) -> bool:
-    return model.head == "class" or hasattr(output, "logits")
+    return model.head == "class" or part(output, "logits") is not None
 
 
 def _resolve_text(model: Model, target: Target) -> Target:
@@ -198,10 +221,10 @@ def _score_class(model: Model, of_classes: Tensor, target: Target) -> Scored:
 def _state(model: Model, output: Any) -> Tensor:
     """The tensor of an output, (1, …), whose norm is taken."""
     for name in ("last_hidden_state", "logits"):
-        if isinstance(getattr(output, name, None), Tensor):
-            state: Tensor = getattr(output, name)
+        if isinstance(state := part(output, name), Tensor):
             return state
-    first = output[0] if isinstance(output, tuple | list) and output else output
+    parts = list(output.values()) if isinstance(output, Mapping) else output
+    first = parts[0] if isinstance(parts, tuple | list) and parts else output
     if not isinstance(first, Tensor) or first.ndim not in (2, 3, 4):
         raise ModelError(
             f"{model.spec}: its output is a {type(first).__name__}, and no tensor of 2 to 4 "

@@ -153,7 +153,7 @@ def test_weights_come_from_a_file(nets: Path) -> None:
         ("py:nets:broken", r"calling broken\(\) raised ZeroDivisionError: .*\(nets.py, line \d+\)"),
         (
             "py:nets:hungry",
-            r"hungry needs arguments \(size\), and is called with none; give a function",
+            r"hungry needs arguments \(size\); give --set size=VALUE, or a function",
         ),
         ("py:wrong:Net", "importing wrong raised ModuleNotFoundError: .*does_not_exist_at_all"),
         ("py:slip:Net", "importing slip raised SyntaxError"),

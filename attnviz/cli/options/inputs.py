@@ -10,6 +10,7 @@ from attnviz.cli.options.completion import DEVICES, RANGES, model_names
 from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option_field
 from attnviz.errors import UsageError
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
+from attnviz.models.settings import NAMED, parse_settings, parse_statistic
 
 Images = Annotated[
     list[str],
@@ -54,6 +55,28 @@ class ShownOptions:
         min=1,
         max=16384,
     )
+    mean: str | None = option_field(
+        None,
+        "Mean of pixel values 0 to 1: a number, R,G,B, imagenet, half or none.  "
+        "[default: what the model states]",
+        MODEL,
+        complete=lambda: NAMED["mean"],
+        metavar="VALUES",
+    )
+    std: str | None = option_field(
+        None,
+        "Standard deviation of pixel values, as --mean.",
+        MODEL,
+        complete=lambda: NAMED["std"],
+        metavar="VALUES",
+    )
+    settings: list[str] | None = option_field(
+        None,
+        "Argument of the factory of py:, or of the forward of its module. May be repeated.",
+        MODEL,
+        names="--set",
+        metavar="NAME=VALUE",
+    )
     fit: Literal["keep", "crop", "pad", "squash"] = option_field(
         "keep", "How the picture is fitted into the model's input.", MODEL
     )
@@ -75,6 +98,12 @@ class ShownOptions:
     )
     seed: int = option_field(0, "Random seed.", MACHINE, min=0, max=2**32 - 1)
 
+    def __post_init__(self) -> None:
+        parse_settings(self.settings or ())
+        for name, text in (("mean", self.mean), ("std", self.std)):
+            if text is not None:
+                parse_statistic(name, text)
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class InputOptions(ShownOptions):
@@ -86,6 +115,7 @@ class InputOptions(ShownOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weights is not None and self.random_weights:
             raise UsageError("--weights and --random-weights exclude one another; give one")
 
@@ -157,6 +187,7 @@ class RivalOptions(ShownOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ModelsOptions(self.model)
         if self.weights and len(self.model or ()) > 1:
             raise UsageError("--weights belongs to one model; give one --model")
