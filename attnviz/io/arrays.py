@@ -100,8 +100,8 @@ def _values(file: IO[bytes], size: int, path: str) -> NDArray[Any]:
     data = file.read(wanted)
     if len(data) < wanted:
         raise ImageError(f"{path}: truncated or damaged; save it again")
-    order = "F" if by_columns else "C"
-    return np.frombuffer(data, dtype=kind).reshape(shape, order=order)
+    values: NDArray[Any] = np.frombuffer(data, dtype=kind)
+    return values.reshape(shape[::-1]).T if by_columns else values.reshape(shape)
 
 
 def _drawn(values: NDArray[Any], named: ArrayPath, path: str, part: Part) -> Opened:

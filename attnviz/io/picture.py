@@ -1,5 +1,6 @@
 """Reads a picture from a file, from bytes, or as a mask."""
 
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def load_part(path: str | Path, range: str, part: Part) -> Picture:  # noqa: A00
     if part.region is not None and path != STDIN and Path(path).is_file():
         with Path(path).open("rb") as file:
             start = file.read(4)
-        found = tiff_regions.read(path, part) if tiff.is_tiff(start) else None
+        found = tiff_regions.read(path, path, part) if tiff.is_tiff(start) else None
         if found is not None:
             return _developed_picture(found, path, value_range, part)
     return decode(read(split_path(path).file), path, range, part)
@@ -175,7 +176,11 @@ def decode(data: bytes, path: str, range: str = FULL, part: Part = WHOLE) -> Pic
         MissingExtraError: a HEIC file without `attnviz[heic]`, or a codec of `attnviz[codecs]`.
         UsageError: no such range.
     """
-    opened = open_picture(data, path, part)
+    opened = None
+    if part.region is not None and tiff.is_tiff(data):
+        opened = tiff_regions.read(io.BytesIO(data), path, part)
+    if opened is None:
+        opened = open_picture(data, path, part)
     return _developed_picture(opened, path, parse_range(range), part)
 
 

@@ -108,8 +108,8 @@ def page_of(file: "TiffFile", number: int, path: str) -> "TiffPage":
         if not index or not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
     ]
     place = pages[check_slice(number, len(pages), path)]
-    page: TiffPage = file.pages.first if place == 0 else file.pages.get(place, aspage=True)
-    return page
+    page: Any = file.pages.first if place == 0 else file.pages.get(place, aspage=True)
+    return page  # type: ignore[no-any-return]  # with `aspage` it is a page
 
 
 def _first_by_tifffile(page: "TiffPage", path: str) -> Opened:

@@ -1,6 +1,6 @@
 """Reads a region of a TIFF: only the tiles or strips that it touches are decoded."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,10 @@ _JPEG = (6, 7, 33007, 34892)
 _YCBCR = 6
 
 
-def read(path: str, part: Part) -> Opened | None:
+def read(source: "str | BinaryIO", path: str, part: Part) -> Opened | None:
     """Read the region of a TIFF file; None if another reader must read the whole picture.
+
+    `source` is the file's path or its bytes; `path` is its name for messages.
 
     Raises:
         ImageError: the region leaves the picture, is too large, or the file is damaged.
@@ -31,7 +33,7 @@ def read(path: str, part: Part) -> Opened | None:
 
     tiff.hush()
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(source) as file:
             page = tiff.page_of(file, part.slice or 0, path)
             return _read(file, page, path, part)
     except tifffile.TiffFileError:

@@ -120,6 +120,7 @@ def read_nifti(data: bytes, path: str, part: Part) -> Opened:
     """
     try:
         import nibabel  # noqa: PLC0415 — the optional part attnviz[nifti]
+        from nibabel.filebasedimages import ImageFileError  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(f"{path}: NIfTI", "nifti") from error
     packed = data[:2] == b"\x1f\x8b"
@@ -130,7 +131,7 @@ def read_nifti(data: bytes, path: str, part: Part) -> Opened:
         kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
         volume = kind.from_stream(file)
         return _slice(nibabel, volume, path, part)
-    except (nibabel.filebasedimages.ImageFileError, EOFError, zlib.error, OSError) as error:
+    except (ImageFileError, EOFError, zlib.error, OSError) as error:
         reason = " ".join(str(error).split())[:100]
         raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attnviz.errors import AttnvizError, ImageError, UsageError
 from attnviz.io import tiff_regions
 from attnviz.io.parts import parse_part, split_path
-from attnviz.io.picture import load_image
+from attnviz.io.picture import decode, load_image
 
 RNG = np.random.default_rng(0)
 
@@ -233,15 +233,17 @@ def test_only_the_tiles_of_a_region_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "huge.tif"
-    tifffile.imwrite(path, shape=(20000, 20000, 3), dtype="u1", photometric="rgb", tile=(256, 256))
+    tifffile.imwrite(path, shape=(14000, 20000, 3), dtype="u1", photometric="rgb", tile=(256, 256))
     monkeypatch.setattr("attnviz.io.picture.read", None)  # the whole file is never read
     picture = load_image(path, region="19000,500,300,200")
     assert picture.pixels.shape == (200, 300, 3)
     with tifffile.TiffFile(path) as file:
         assert len(tiff_regions.segments(file.pages.first, (19000, 500, 300, 200))) == 4
     monkeypatch.undo()
+    given = decode(path.read_bytes(), str(path), part=parse_part(region="19000,500,300,200"))
+    assert given.pixels.shape == (200, 300, 3)  # as batch reads it
     assert "--region x,y,w,h" in refused(path)
-    assert "a region of more than" in refused(path, region="0,0,20000,20000")
+    assert "a region of more than" in refused(path, region="0,0,20000,14000")
 
 
 @pytest.mark.parametrize("colours", ["ycbcr", "rgb"])
