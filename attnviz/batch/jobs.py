@@ -15,6 +15,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions
 from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, PictureHeader
 from attnviz.io.picture_files import Note
 from attnviz.io.ranges import FULL
@@ -144,6 +145,7 @@ class Settings:
     pictures: Pictures = "sheet"
     npz: bool = False
     range: str = FULL
+    part: Part = WHOLE
 
 
 @dataclass(frozen=True)

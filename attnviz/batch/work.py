@@ -72,7 +72,7 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
-        picture = decode(data, job.path, settings.range)
+        picture = decode(data, job.path, settings.range, settings.part)
         placement = model.place(picture, fit=settings.fit)
         return Prepared(
             replace(entry, size=(picture.width, picture.height)),
@@ -176,7 +176,7 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
     data, _ = read_file(path)
     if hashlib.sha256(data).hexdigest() != prepared.entry.file:
         raise ImageError(f"{path}: was changed while it was looked at; run again")
-    return decode(data, path, settings.range)
+    return decode(data, path, settings.range, settings.part)
 
 
 def _answer(prepared: Prepared, observation: Observation, settings: Settings) -> Answered | Outcome:

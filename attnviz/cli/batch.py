@@ -126,9 +126,19 @@ def _settings(
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
+    if not reading.part.whole:
+        settings_of_run["part"] = asdict(reading.part)
     digest = key_of(settings_of_run, loading.identities(model.model, model, question.queries))
     return Settings(
-        asked, style, digest, model.fit, model.mask, many.pictures, many.npz, reading.range
+        asked,
+        style,
+        digest,
+        model.fit,
+        model.mask,
+        many.pictures,
+        many.npz,
+        reading.range,
+        reading.part,
     )
 
 

@@ -16,6 +16,7 @@ from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError, closest, did_you_mean
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
+from attnviz.io.parts import parse_channels, parse_region
 from attnviz.io.ranges import parse_range
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "query": queries.parse,
     "scale": parse_scale,
     "range": parse_range,
+    "channels": parse_channels,
+    "region": parse_region,
 }
 """For each option name, the function that checks its values."""
 

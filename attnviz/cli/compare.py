@@ -149,11 +149,11 @@ class _Comparing:
 
     def _picture(self, number: int, path: str) -> Picture:
         """The picture; it is kept if it cannot be read twice."""
-        from attnviz.io.picture import load_image  # noqa: PLC0415
+        from attnviz.io.picture import load_part  # noqa: PLC0415
 
         if number in self._read_once:
             return self._read_once[number]
-        picture = load_image(path, self._reading.range)
+        picture = load_part(path, self._reading.range, self._reading.part)
         if number not in self._noted:  # it is read again for every model
             self._noted.add(number)
             run.say_notes(picture)

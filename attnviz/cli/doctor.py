@@ -41,6 +41,8 @@ EXTRAS = {
     "pi_heif": "heic",
     "av": "video",
     "imagecodecs": "codecs",
+    "pydicom": "dicom",
+    "nibabel": "nifti",
     "pyarrow": "parquet",
     "ray": "ray",
 }

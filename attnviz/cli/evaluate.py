@@ -70,6 +70,7 @@ def evaluate(
         mask=inputs.mask,
         seed=inputs.seed,
         range=reading.range,
+        part=reading.part,
     )
     work = _Evaluating(question, inputs, where, streams, Store(out))
     pairs = work.pairs(images, masks, limit)

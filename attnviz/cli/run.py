@@ -187,14 +187,19 @@ def each(
     `begin` loads what is needed and returns a function of a picture and its number. It is not
     called if no picture can be read, so that a wrong name is reported at once.
     """
-    from attnviz.io.picture import load_image  # noqa: PLC0415
+    from attnviz.io.parts import split_path  # noqa: PLC0415
+    from attnviz.io.picture import load_part  # noqa: PLC0415
     from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
-    do = begin() if any(path == STDIN or os.path.lexists(path) for path in images) else None
+    do = (
+        begin()
+        if any(path == STDIN or os.path.lexists(split_path(path).file) for path in images)
+        else None
+    )
     failures = Failures(streams)
     for number, path in enumerate(images):
         try:
-            picture = load_image(path, reading.range)
+            picture = load_part(path, reading.range, reading.part)
             say_notes(picture)
             if do is not None:
                 do(picture, number)

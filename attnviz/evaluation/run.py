@@ -14,7 +14,8 @@ from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, look
 from attnviz.geometry.placement import Fit
-from attnviz.io.picture import Picture, load_image
+from attnviz.io.parts import WHOLE, Part
+from attnviz.io.picture import Picture, load_part
 from attnviz.io.picture_files import SUFFIXES, pictures_in
 from attnviz.io.ranges import FULL
 from attnviz.models.model import Model
@@ -108,6 +109,7 @@ class EvaluationRequest:
     mask: str | None = None
     seed: int = 0
     range: str = FULL
+    part: Part = WHOLE
 
 
 def examine(
@@ -124,7 +126,7 @@ def examine(
     Raises:
         AttnvizError: something is wrong with the picture, the mask or the question.
     """
-    picture = load_image(pair.image, request.range)
+    picture = load_part(pair.image, request.range, request.part)
     objects = None
     if MASKS in request.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from attnviz.errors import AttnvizError, ImageError, MissingExtraError
-from attnviz.io import sixteen_bits, tiff
+from attnviz.io import arrays, sixteen_bits, tiff, volumes
+from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture_files import STDIN, Note
 from attnviz.io.values import Opened, Samples, to_8_bit, upright
 
@@ -29,14 +30,14 @@ _READERS: dict[str | None, Callable[[Image.Image, bytes, str], Opened | None]] =
 """Readers for formats that Pillow may read in part; a reader returns None if Pillow reads all."""
 
 
-def open_picture(data: bytes, path: str) -> Opened:
-    """Decode a whole file.
+def open_picture(data: bytes, path: str, part: Part = WHOLE) -> Opened:
+    """Decode a whole file, or the chosen slice of it; `io.selecting` chooses bands and regions.
 
     Raises:
         ImageError: truncated, not a picture, or too large.
         MissingExtraError: it needs an optional part.
     """
-    return _in_words(lambda: _decode(data, path), data, path)
+    return _in_words(lambda: _decode(data, path, part), data, path)
 
 
 def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:
@@ -54,7 +55,23 @@ def _opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
-def _decode(data: bytes, path: str) -> Opened:
+def _decode(data: bytes, path: str, part: Part) -> Opened:
+    if arrays.is_array(data, path):
+        return arrays.read(data, path, part)
+    if volumes.is_dicom(data):
+        return volumes.read_dicom(data, path, part)
+    if volumes.is_nifti(data, path):
+        return volumes.read_nifti(data, path, part)
+    if tiff.is_tiff(data) and (part.slice is not None or part.channels is not None):
+        opened = tiff.read_page(data, path, part.slice or 0)
+        if opened is not None:
+            return opened
+    if part.slice is not None:
+        raise ImageError(f"{path}: --slice {part.slice}: one picture, no volume; leave out --slice")
+    return _by_format(data, path)
+
+
+def _by_format(data: bytes, path: str) -> Opened:
     try:
         image = _opened(data)
     except UnidentifiedImageError:
@@ -140,7 +157,8 @@ def _damaged(error: Exception, path: str) -> ImageError:
     """The error for a failed decoding; formats raise different exceptions."""
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        return ImageError(f"{path}: more than {limit} megapixels; scale it down first")
+        part = ", or add --region x,y,w,h" if path.lower().endswith((".tif", ".tiff")) else ""
+        return ImageError(f"{path}: more than {limit} megapixels; scale it down first{part}")
     reason = " ".join(str(error).split())  # libheif's message has line breaks
     return ImageError(f"{path}: truncated or damaged ({reason}); save it again")
 

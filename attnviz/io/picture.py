@@ -1,6 +1,7 @@
 """Reads a picture from a file, from bytes, or as a mask."""
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import ImageError
+from attnviz.io import tiff, tiff_regions
 from attnviz.io.decoding import as_pillow_sees_it, mask_to_rgb, open_picture, to_rgb
+from attnviz.io.parts import WHOLE, Part, parse_part, split_path
 from attnviz.io.picture_files import STDIN, Note, read
 from attnviz.io.ranges import FULL, ValueRange, parse_range
-from attnviz.io.values import Samples, Span, take, to_8_bit, upright
+from attnviz.io.selecting import select, turned
+from attnviz.io.values import Opened, Samples, Span, take, to_8_bit, upright
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,17 @@ class Picture:
         pixels: (height, width, 3) uint8 sRGB, 0 to 255.
         range: the file's values that become 0 and 255; None for an ordinary picture of 8 bits.
         notes: notes on what of the file is not shown, or is stretched.
+        bands: (height, width, N) uint8, all bands of a file that has others than the drawn ones,
+            scaled as those are; for models of N channels. None if the drawn ones are all.
+        part: the part of the file that this is.
     """
 
     path: str
     pixels: NDArray[np.uint8]
     range: tuple[float, float] | None = None
     notes: tuple[Note, ...] = ()
+    bands: NDArray[np.uint8] | None = field(default=None, repr=False)
+    part: Part = field(default=WHOLE, repr=False)
 
     @property
     def width(self) -> int:
@@ -51,7 +60,7 @@ class Picture:
 
     def header(self) -> "PictureHeader":
         """The picture without its pixels."""
-        return PictureHeader(self.path, self.width, self.height, self.range, self.notes)
+        return PictureHeader(self.path, self.width, self.height, self.range, self.notes, self.part)
 
     def image(self) -> Image.Image:
         """The picture as a Pillow image in mode RGB."""
@@ -66,7 +75,7 @@ class PictureHeader:
     PictureHeader(path='cat.jpg', width=480, height=320, range=None, notes=())
 
     Attributes:
-        path, width, height, range, notes: those of the `Picture`.
+        path, width, height, range, notes, part: those of the `Picture`.
     """
 
     path: str
@@ -74,6 +83,7 @@ class PictureHeader:
     height: int
     range: tuple[float, float] | None = None
     notes: tuple[Note, ...] = ()
+    part: Part = field(default=WHOLE, repr=False)
 
     @property
     def name(self) -> str:
@@ -103,11 +113,19 @@ def _name(path: str) -> str:
     return "stdin" if path == STDIN else Path(path).name
 
 
-def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 — the option's name
-    """Read a picture in any format that Pillow opens, TIFF of any type (and HEIC: `attnviz[heic]`).
+def load_image(
+    path: str | Path,
+    range: str = FULL,  # noqa: A002 — the option's name
+    *,
+    channels: str | None = None,
+    slice: int | None = None,  # noqa: A002
+    region: str | None = None,
+) -> Picture:
+    """Read a picture in any format that Pillow opens, TIFF of any type, or an array of NumPy.
 
-    EXIF orientation is applied and transparency is laid on white. Of several frames the first is
-    read. `-` reads standard input.
+    HEIC needs `attnviz[heic]`, DICOM `attnviz[dicom]`, NIfTI `attnviz[nifti]`. EXIF orientation is
+    applied and transparency is laid on white. Of several frames the first is read, of a volume the
+    middle slice. `-` reads standard input.
 
     >>> load_image("cat.jpg").pixels.shape                       # (height, width, 3)
     (320, 480, 3)
@@ -118,18 +136,39 @@ def load_image(path: str | Path, range: str = FULL) -> Picture:  # noqa: A002 �
         path: path of the file.
         range: the values that become black and white: `full` (the range of the file's type),
             `percentile` (0.5 to 99.5), or `LO:HI`. Values beyond are clipped; NaN is black.
+        channels: the bands to draw, from 0: three such as `3,2,1`, or one in grey.
+        slice: the slice of a volume, or the page of a TIFF, from 0.
+        region: `x,y,w,h`, the part of the picture to read; of a TIFF, no more is decoded.
 
     Raises:
-        ImageError: the file is missing, a folder, empty, truncated, not a picture, or too large.
-        MissingExtraError: HEIC needs `attnviz[heic]`, or a codec of `attnviz[codecs]` is needed.
-        UsageError: the range is not valid.
+        ImageError: the file is missing, a folder, empty, truncated, not a picture, or too large;
+            or it has no such band, slice or region.
+        MissingExtraError: the format or its compression needs an extra.
+        UsageError: an option is not valid.
     """
-    path = str(path)
-    value_range = parse_range(range)
-    return _decode(read(path), path, value_range)
+    return load_part(path, range, parse_part(channels, slice, region))
 
 
-def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
+def load_part(path: str | Path, range: str, part: Part) -> Picture:  # noqa: A002
+    """Read a part of a picture file as `load_image` does.
+
+    >>> load_part("cat.jpg", "full", Part(region=(0, 0, 100, 50))).pixels.shape
+    (50, 100, 3)
+
+    Raises:
+        ImageError, MissingExtraError, UsageError: as of `load_image`.
+    """
+    path, value_range = str(path), parse_range(range)
+    if part.region is not None and path != STDIN and Path(path).is_file():
+        with Path(path).open("rb") as file:
+            start = file.read(4)
+        found = tiff_regions.read(path, path, part) if tiff.is_tiff(start) else None
+        if found is not None:
+            return _developed_picture(found, path, value_range, part)
+    return decode(read(split_path(path).file), path, range, part)
+
+
+def decode(data: bytes, path: str, range: str = FULL, part: Part = WHOLE) -> Picture:  # noqa: A002
     """Decode the bytes of a file as `load_image` does; `path` is its name for messages.
 
     Raises:
@@ -137,22 +176,44 @@ def decode(data: bytes, path: str, range: str = FULL) -> Picture:  # noqa: A002
         MissingExtraError: a HEIC file without `attnviz[heic]`, or a codec of `attnviz[codecs]`.
         UsageError: no such range.
     """
-    return _decode(data, path, parse_range(range))
+    opened = None
+    if part.region is not None and tiff.is_tiff(data):
+        opened = tiff_regions.read(io.BytesIO(data), path, part)
+    if opened is None:
+        opened = open_picture(data, path, part)
+    return _developed_picture(opened, path, parse_range(range), part)
 
 
-def _decode(data: bytes, path: str, value_range: ValueRange) -> Picture:
-    opened = open_picture(data, path)
+def _developed_picture(opened: Opened, path: str, value_range: ValueRange, part: Part) -> Picture:
+    if not part.whole:
+        opened = select(opened, part, path)
     samples = opened.samples
     if samples is None:
         assert opened.image is not None  # one of the two is there
         pixels = np.asarray(to_rgb(opened.image))
         samples = Samples(pixels, "unsigned", 8)
         if value_range.kind == FULL:
-            return Picture(path, pixels, notes=opened.notes)
+            return Picture(path, pixels, notes=opened.notes, part=part)
     span, notes = take(samples, value_range)
     pixels = np.asarray(to_rgb(_developed(samples, span)))
     plain = samples.ordinary and value_range.kind == FULL
-    return Picture(path, pixels, None if plain else span, (*opened.notes, *notes))
+    return Picture(
+        path,
+        pixels,
+        None if plain else span,
+        (*opened.notes, *notes),
+        _all_bands(samples, span),
+        part,
+    )
+
+
+def _all_bands(samples: Samples, span: Span) -> NDArray[np.uint8] | None:
+    """All bands in 8 bits, the right way up; None if all of them are drawn."""
+    if samples.bands is None or samples.bands.shape[2] in (1, 3):
+        return None
+    bands = turned(samples).bands
+    assert bands is not None
+    return to_8_bit(bands, span, white_is_zero=samples.white_is_zero)
 
 
 def _developed(samples: Samples, span: Span) -> Image.Image:

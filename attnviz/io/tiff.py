@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from attnviz.errors import ImageError, MissingExtraError
+from attnviz.io.parts import check_slice
 from attnviz.io.picture_files import Note
 from attnviz.io.sixteen_bits import both_bytes, in_raw_mode
 from attnviz.io.values import Opened, Samples, of_bands, upright
@@ -60,7 +61,7 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
         return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
     import tifffile  # noqa: PLC0415 — plain pictures do not need it
 
-    _hush()
+    hush()
     try:
         file = tifffile.TiffFile(io.BytesIO(data))
     except tifffile.TiffFileError:
@@ -70,16 +71,88 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
         return Opened(found.image, found.samples, (*found.notes, *_further(file)))
 
 
-def _hush() -> None:
+def read_page(data: bytes, path: str, number: int) -> Opened | None:
+    """Read one page with all its bands; None if only Pillow reads its colours.
+
+    Raises:
+        ImageError: there is no such page, or it is of a kind that cannot be drawn.
+        MissingExtraError: its compression needs imagecodecs.
+    """
+    import tifffile  # noqa: PLC0415 — plain pictures do not need it
+
+    hush()
+    try:
+        file = tifffile.TiffFile(io.BytesIO(data))
+    except tifffile.TiffFileError:
+        return None
+    with file:
+        page = page_of(file, number, path)
+        _check(page, path)
+        if page.photometric in _DRAWN:
+            return _first_by_tifffile(page, path)
+        if number:
+            colours = getattr(page.photometric, "name", page.photometric)
+            raise ImageError(f"{path}: page {number} is in {colours}; save it as RGB")
+    return None
+
+
+def page_of(file: "TiffFile", number: int, path: str) -> "TiffPage":
+    """A page by its number among those that are no overviews or masks.
+
+    Raises:
+        ImageError: there is no such page.
+    """
+    pages = [
+        index
+        for index, page in enumerate(file.pages)
+        if not index or not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
+    ]
+    place = pages[check_slice(number, len(pages), path)]
+    page: Any = file.pages.first if place == 0 else file.pages.get(place, aspage=True)
+    return page  # type: ignore[no-any-return]  # with `aspage` it is a page
+
+
+def _first_by_tifffile(page: "TiffPage", path: str) -> Opened:
+    try:
+        return as_opened(page, _bands(page))
+    except (ValueError, KeyError, ImportError) as error:
+        if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
+            raise
+        compression = getattr(page.compression, "name", page.compression)
+        raise MissingExtraError(f"{path}: a TIFF compressed by {compression}", "codecs") from error
+
+
+def _bands(page: "TiffPage") -> NDArray[Any]:
+    """All samples of a page, (height, width, bands)."""
+    # (planes, depth, height, width, samples)
+    values = page.asarray(squeeze=False)
+    return np.moveaxis(values[:, 0], 0, -2).reshape(*values.shape[2:4], -1)
+
+
+def as_opened(page: "TiffPage", bands: NDArray[Any]) -> Opened:
+    """Interpret the bands of a page, (height, width, bands), as brightness or colours."""
+    return _opened(page, bands, bands.shape[2], orientation(page))
+
+
+def orientation(page: "TiffPage") -> int:
+    """EXIF's orientation number."""
+    return int(_tag(page, _ORIENTATION, 1))
+
+
+def hush() -> None:
     """Silence tifffile's log: attnviz reports what matters as errors."""
     logging.getLogger("tifffile").addHandler(_SILENT)
 
 
 def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether all samples are unsigned, of 8 bits at most."""
+    """Whether Pillow reads all: unsigned samples of 8 bits at most, and no further bands."""
     tags = image.tag_v2
     bits, kinds = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
-    return max(bits) <= 8 and all(_KINDS.get(kind) == "unsigned" for kind in kinds)
+    if max(bits) > 8 or any(_KINDS.get(kind) != "unsigned" for kind in kinds):
+        return False
+    # Of further bands that are no transparency, Pillow keeps nothing.
+    further = tags.get(_PHOTOMETRIC) in (0, 1, _RGB) and int(tags.get(_COUNT, 1)) > 4
+    return not further or any(one in (_ASSOCIATED, _UNASSOCIATED) for one in tags.get(_EXTRA, ()))
 
 
 def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
@@ -99,7 +172,7 @@ def _pages(data: bytes) -> tuple[Note, ...]:
     """Notes on further pages of a picture that Pillow reads, even if tifffile cannot."""
     import tifffile  # noqa: PLC0415 — pictures of one page do not need it
 
-    _hush()
+    hush()
     with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(data)) as file:
         return _further(file)
     return ()
@@ -120,14 +193,12 @@ def _first(file: "TiffFile", image: Image.Image | None, data: bytes, path: str) 
     _check(page, path)
     if page.photometric in _DRAWN:
         try:
-            # (planes, depth, height, width, samples)
-            values = page.asarray(squeeze=False)
+            bands = _bands(page)
         except (ValueError, KeyError, ImportError) as error:
             if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
                 raise
         else:
-            bands = np.moveaxis(values[:, 0], 0, -2).reshape(*values.shape[2:4], -1)
-            return _opened(page, bands, bands.shape[2], _tag(page, _ORIENTATION, 1))
+            return as_opened(page, bands)
     return _by_pillow(page, image, data, path)
 
 
@@ -139,7 +210,19 @@ def _check(page: "TiffPage", path: str) -> None:
     """
     limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     if limit and page.imagewidth * page.imagelength > limit:
-        raise ImageError(f"{path}: more than {limit // 1_000_000} megapixels; scale it down first")
+        raise ImageError(
+            f"{path}: more than {limit // 1_000_000} megapixels; scale it down first, or add "
+            "--region x,y,w,h"
+        )
+    check_numbers(page, path)
+
+
+def check_numbers(page: "TiffPage", path: str) -> None:
+    """Check that a page has numbers that can be drawn.
+
+    Raises:
+        ImageError: they are complex.
+    """
     if page.sampleformat not in _KINDS:
         raise ImageError(f"{path}: a TIFF of complex numbers; save their magnitude as float32")
 
@@ -149,7 +232,7 @@ def _tag(page: "TiffPage", code: int, default: Any = None) -> Any:
     return default if found is None else found.value
 
 
-def _opened(page: "TiffPage", bands: NDArray[Any], count: int, orientation: int) -> Opened:
+def _opened(page: "TiffPage", bands: NDArray[Any], count: int, turn: int) -> Opened:
     """Interpret bands, (height, width, bands), as brightness or colours; the file has `count`."""
     kind, bits = _KINDS[page.sampleformat], int(page.bitspersample)
     if page.photometric == _PALETTE and page.colormap is not None:
@@ -164,14 +247,16 @@ def _opened(page: "TiffPage", bands: NDArray[Any], count: int, orientation: int)
                 rest = rest / np.maximum(share, 1e-6)[..., None]
             break
     colours = 3 if rest.shape[2] >= 3 else 1
+    rest = _present(rest, _tag(page, _NODATA))
     samples = Samples(
-        _present(rest[..., :colours], _tag(page, _NODATA)),
+        rest[..., :colours],
         kind,
         bits,
         alpha=alpha,
         white_is_zero=page.photometric == _WHITE_IS_ZERO,
         profile=_tag(page, _PROFILE),
-        orientation=int(orientation),
+        orientation=int(turn),
+        bands=rest if rest.shape[2] > colours else None,
     )
     return Opened(samples=samples, notes=of_bands(count, colours))
 

@@ -39,6 +39,8 @@ class Samples:
         white_is_zero: whether small values are bright.
         profile: ICC profile.
         orientation: EXIF's orientation number.
+        bands: (height, width, N), all bands of the file but transparency; None for the drawn ones.
+        window: the values that the file names as black and white.
     """
 
     values: NDArray[Any]
@@ -49,6 +51,8 @@ class Samples:
     white_is_zero: bool = False
     profile: bytes | None = None
     orientation: int = 1
+    bands: NDArray[Any] | None = None
+    window: tuple[float, float] | None = None
 
     @property
     def ordinary(self) -> bool:
@@ -57,7 +61,9 @@ class Samples:
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """The range of the type; None if the type does not define what samples stand for."""
+        """The window, or the range of the type; None if neither says what samples stand for."""
+        if self.window is not None:
+            return self.window
         if self.kind == "float" or self.bits > 16:
             return None
         if self.kind == "signed":
@@ -202,11 +208,13 @@ class Opened:
         image: Pillow image, the right way up.
         samples: samples with the values of the file.
         notes: notes on what was left out.
+        cut: whether only the chosen region was read.
     """
 
     image: Image.Image | None = None
     samples: Samples | None = None
     notes: tuple[Note, ...] = ()
+    cut: bool = False
 
 
 def of_bands(count: int, drawn: int) -> tuple[Note, ...]:

@@ -161,6 +161,9 @@ def image_info(picture: PictureLike) -> records.Image:
         width=picture.width,
         height=picture.height,
         range=picture.range,
+        channels=picture.part.channels,
+        slice=picture.part.slice,
+        region=picture.part.region,
     )
 
 

@@ -25,19 +25,24 @@ class Image(RecordPart):
     """The picture as a person sees it: its path, and its size in pixels.
 
     `range` gives the values that are black and white. It is present if the file is not an ordinary
-    8-bit picture, or if the user gave a range.
+    8-bit picture, or if the user gave a range. `channels`, `slice` and `region` are present if the
+    user chose bands, a slice or page, or a region (x, y, width, height): the picture is that part.
     """
 
     path: str
     width: int
     height: int
     range: tuple[Number, Number] | None = None
+    channels: tuple[int, ...] | None = None
+    slice: int | None = None
+    region: tuple[int, int, int, int] | None = None
 
     @model_serializer(mode="wrap")
     def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = fields(self)
-        if self.range is None:
-            del data["range"]
+        for name in ("range", "channels", "slice", "region"):
+            if data[name] is None:
+                del data[name]
         return data
 
 

@@ -9,6 +9,7 @@ from attnviz import models
 from attnviz.cli.options.completion import DEVICES, RANGES, model_names
 from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option_field
 from attnviz.errors import UsageError
+from attnviz.io.parts import Part, parse_part
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
 from attnviz.models.settings import NAMED, parse_settings, parse_statistic
 
@@ -133,8 +134,36 @@ class ReadingOptions:
         metavar="VALUES",
     )
 
+    channels: str | None = option_field(
+        None,
+        "Bands of a picture to draw, from 0: three for red, green and blue, or one in grey.  "
+        "[default: the first three]",
+        PICTURES,
+        metavar="R,G,B",
+    )
+    slice: int | None = option_field(
+        None,
+        "Slice of a volume, or page of a TIFF, from 0.  [default: middle slice, first page]",
+        PICTURES,
+        min=0,
+        max=2**31 - 1,
+        metavar="N",
+    )
+    region: str | None = option_field(
+        None,
+        "Part of each picture to read, in pixels; of a TIFF no more is decoded.",
+        PICTURES,
+        metavar="X,Y,W,H",
+    )
+
     def __post_init__(self) -> None:
         parse_range(self.range)
+        _ = self.part
+
+    @property
+    def part(self) -> Part:
+        """The part of each file that is the picture."""
+        return parse_part(self.channels, self.slice, self.region)
 
 
 _SPEC: dict[str, Any] = {
