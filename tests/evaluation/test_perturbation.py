@@ -181,10 +181,15 @@ class Gives(nn.Module):
         return self.output
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_predictions_are_a_tensor_or_logits(wrapped: bool) -> None:
-    logits = torch.tensor([[0.0, np.log(3.0)]])
-    output = SimpleNamespace(logits=logits) if wrapped else logits
+LOGITS = torch.tensor([[0.0, np.log(3.0)]])
+
+
+@pytest.mark.parametrize(
+    "output",
+    [LOGITS, SimpleNamespace(logits=LOGITS), (torch.zeros(1, 9, 2), LOGITS), {"scores": LOGITS}],
+    ids=["tensor", "attribute", "tuple", "dict"],
+)
+def test_predictions_are_a_tensor_or_logits(output: object) -> None:
     model = replace(attnviz.load_model("random"), module=Gives(output))
     np.testing.assert_allclose(predictor(model)(torch.zeros(1, 3, 8, 8)), [[0.25, 0.75]])
 
@@ -194,7 +199,7 @@ def test_predictions_are_a_tensor_or_logits(wrapped: bool) -> None:
     [
         (torch.zeros(1, 197, 768), r"no class head \(its output is 1x197x768, not pictures x cla"),
         (torch.zeros(1, 1), r"no class head \(its output is 1x1"),
-        ((torch.zeros(1, 5),), r"no class head \(its output is tuple"),
+        ((torch.zeros(1, 9, 5),), r"no class head \(its output is tuple"),
         (torch.tensor([[0.0, torch.nan]]), "predictions are not finite"),
     ],
 )
