@@ -35,7 +35,7 @@ class Mortal(torch.nn.Module):
         patches = torch.nn.functional.unfold(pixels, size, stride=size).transpose(1, 2)
         return self.attention(patches)[0]
 """
-TIME = 300  # seconds: a run takes ten
+TIME = 560  # seconds: a run takes ten
 DRIVER = """
 import sys
 from attnviz.batch import run
