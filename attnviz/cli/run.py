@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from attnviz.cli.options.inputs import ReadingOptions, ShownOptions
     from attnviz.cli.options.results import StreamOptions, ToldOptions
-    from attnviz.explanation.explanation import Explanation
+    from attnviz.explanation.explanation import Explanation, LocalizedHead
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.request import Questions
     from attnviz.io.picture import Picture, PictureLike
@@ -47,6 +48,8 @@ def look(
         observation = console.interruptible(
             lambda: look(picture, model, questions, fit=options.fit, mask=options.mask)
         )
+    if questions.suggest:
+        observation = _suggest(observation, questions)
     if observation.placement.fit != options.fit:
         console.say(shown_less(observation))
     for line in check_notes(check_info(observation), observation.count, max(observation.layers)):
@@ -54,13 +57,16 @@ def look(
     return observation
 
 
-def suggest(observation: Observation, questions: Questions) -> Observation:
-    """Say which heads are most localized; the observation without the layers kept for this."""
-    from dataclasses import replace  # noqa: PLC0415
+def _suggest(observation: Observation, questions: Questions) -> Observation:
+    """Say which heads are most localized; the observation without the layers kept for this.
 
+    A query or a map that an upper layer does not have leaves nothing to suggest.
+    """
     from attnviz.explanation.explain_observation import suggest_heads  # noqa: PLC0415
 
-    heads = console.interruptible(lambda: suggest_heads(observation, questions.queries[0]))
+    heads: tuple[LocalizedHead, ...] = ()
+    with suppress(AttnvizError):
+        heads = console.interruptible(lambda: suggest_heads(observation, questions.queries[0]))
     if heads:
         names = ", ".join(f"{each.layer}.{each.head}" for each in heads)
         console.say(

@@ -60,8 +60,6 @@ def show(
         def one(picture: Picture, number: int) -> None:
             whole_files.check_folder(out / names[number])
             observation = run.look(picture, loaded, model, questions, streams)
-            if questions.suggest:
-                observation = run.suggest(observation, questions)
             results = []
             for answer in run.explain_all(observation, questions, streams):
                 folder = whole_files.method_folder(

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from attnviz.comparison.comparison_record import SideInfo
 from attnviz.drawing.scale import Range
-from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion, in_words
+from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.naming import in_words
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.methods import METHODS

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attnviz.drawing.overlay import Style, mark, overlay
 from attnviz.drawing.scale import Range
-from attnviz.explanation.explanation import Answer, Explanation, question_in_words, rows, title
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.naming import question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 CELL = 256  # longest side of a picture in the sheet

@@ -1,7 +1,6 @@
 """The result of `explain`: maps, the numbers of their heads, and their names in words and files."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -9,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz import methods
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
-from attnviz.models import targets
 from attnviz.models.scoring import Scored
 from attnviz.registry import load
 from attnviz.statistics import More
@@ -220,98 +217,3 @@ class Explanation:
     def _questions(self) -> tuple[int, ...]:
         """The shape of the axis of questions; empty if there is one question."""
         return (len(self.questions),) if len(self.questions) > 1 else ()
-
-
-def stem(explanation: Explanation, answer: Answer) -> str:
-    """The name of an answer's file, without its ending.
-
-    It is `layer11-head03`, or `layer11` if the method merges heads. The mean of localized heads is
-    `localized`. For a method that merges layers
-    it is the method's name, unless maps end with several layers. If there are several queries,
-    targets or texts, their numbers follow: `layer11-head03-query0`.
-    """
-    if answer.head is not None:
-        name = f"layer{answer.layer:02d}-head{answer.head:02d}"
-    elif explanation.localized:
-        name = "localized"
-    elif merges_layers(explanation) and len(explanation.layers) == 1:
-        name = explanation.method
-    else:
-        name = f"layer{answer.layer:02d}"
-    return "-".join([name, *_numbers(explanation, answer.question)])
-
-
-def title(explanation: Explanation, answer: Answer) -> str:
-    """The title over a map on the sheet."""
-    if answer.head is not None:
-        name = f"layer {answer.layer}  head {answer.head}"
-    elif explanation.localized:
-        count = len(explanation.questions[answer.question].localized)
-        name = f"mean of {count} localized heads"
-    elif merges_layers(explanation):
-        first = explanation.settings["start_layer"]
-        name = f"layers {first} to {answer.layer}" if answer.layer > first else f"layer {first}"
-    else:
-        name = f"layer {answer.layer}"
-    question = explanation.questions[answer.question]
-    parts = []
-    if len({one.query for one in explanation.questions}) > 1:
-        parts.append(f"from {answer.query}")
-    if question.target is not None and len(set(_targets(explanation))) > 1:
-        parts.append(in_words(question.target.target))
-    return "  ".join([name, *parts])
-
-
-def question_in_words(explanation: Explanation) -> str:
-    """The method, its queries and, for gradients, its targets, in words."""
-    answers = explanation.answers
-    starts = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
-    scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
-    parts = f"{explanation.method} from {', '.join(starts)}"
-    return f"{parts} for {scored}" if scored else parts
-
-
-def in_words(target: targets.Target) -> str:
-    """A resolved target in words.
-
-    >>> in_words(targets.Target("class", index=281, label="tabby, tabby cat"))
-    'tabby, tabby cat (281)'
-    """
-    if target.kind == "class" and target.label is not None:
-        return f"{target.label} ({target.index})"
-    return f"class {target}" if target.kind == "class" else str(target)
-
-
-def merges_layers(explanation: Explanation) -> bool:
-    """Whether a map merges several layers."""
-    return methods.METHODS[explanation.method].merges == "layers"
-
-
-def _targets(explanation: Explanation) -> Iterator[targets.Target]:
-    return (q.target.target for q in explanation.questions if q.target is not None)
-
-
-def _numbers(explanation: Explanation, number: int) -> list[str]:
-    """The numbers of a question's query and target, if there are several."""
-    found = []
-    question = explanation.questions[number]
-    queries = list(dict.fromkeys(one.query for one in explanation.questions))
-    if len(queries) > 1:
-        found.append(f"query{queries.index(question.query)}")
-    scored = list(dict.fromkeys(_targets(explanation)))
-    if question.target is not None and len(scored) > 1:
-        kind = "text" if question.target.target.kind == "text" else "target"
-        found.append(f"{kind}{scored.index(question.target.target)}")
-    return found
-
-
-def rows(explanation: Explanation) -> list[int]:
-    """The number of maps in each row of the sheet.
-
-    A row shows one layer of one question; if heads are merged or localized, all maps of one
-    question.
-    """
-    if explanation.localized:
-        return list(Counter(answer.question for answer in explanation.answers).values())
-    answers = explanation.answers
-    return list(Counter((a.question, -1 if a.head is None else a.layer) for a in answers).values())

@@ -114,12 +114,13 @@ class LayerQuery:
 
         Maps first: statistics are computed only of the layers that a chosen head lies in.
         """
+        given_scores = [_with_score(readings, score) for score in scores]
+        maps = [self._all_maps(given) for given in given_scores]
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
         for number in range(len(next(iter(self.queries.values())))):
-            for score in scores:
-                given = _with_score(readings, score)
-                chosen = self._chosen(given, number, len(questions))
+            for score, given, of_layers in zip(scores, given_scores, maps, strict=True):
+                chosen = self._chosen(of_layers, number, len(questions))
                 self._measure(readings, {answer.layer for answer, _ in chosen})
                 answers += [self._with_numbers(answer, given) for answer, _ in chosen]
                 answers.append(mean_of([answer for answer, _ in chosen], max(self.layers)))
@@ -133,19 +134,25 @@ class LayerQuery:
         layers = {head.layer for question in questions for head in question.localized}
         return self._explanation(questions, answers, sorted(layers))
 
+    def _all_maps(self, readings: Mapping[int, LayerInput]) -> dict[int, _Found]:
+        """The maps of all queries in each layer, without numbers."""
+        return {layer: _Found(self._maps(layer, readings), {}) for layer in self.layers}
+
     def _chosen(
-        self, readings: Mapping[int, LayerInput], number: int, question: int
+        self, maps: Mapping[int, _Found], number: int, question: int
     ) -> list[tuple[Answer, float]]:
         """The most localized heads for one query, each with its score."""
-        candidates: list[Answer] = []
-        for layer in self.layers:
-            maps = _Found(self._maps(layer, readings), {})
-            candidates += self._answers(layer, number, maps, question)
-        return choose_localized(candidates, self.localized or 1)
+        candidates = [
+            answer
+            for layer, of_layer in maps.items()
+            for answer in self._answers(layer, number, of_layer, question)
+        ]
+        assert self.localized is not None  # else nothing is chosen
+        return choose_localized(candidates, self.localized)
 
     def suggested(self) -> tuple[LocalizedHead, ...]:
         """The most localized heads for the first query, without any statistics."""
-        chosen = self._chosen(self._readings(None), 0, 0)
+        chosen = self._chosen(self._all_maps(self._readings(None)), 0, 0)
         return tuple(LocalizedHead(a.layer, a.head or 0, value) for a, value in chosen)
 
     def _with_numbers(self, answer: Answer, readings: Mapping[int, LayerInput]) -> Answer:

@@ -59,12 +59,8 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image):
         pages = _pages(data) if image.tag_v2.next else ()
         return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
-    import tifffile  # noqa: PLC0415 — plain pictures do not need it
-
-    hush()
-    try:
-        file = tifffile.TiffFile(io.BytesIO(data))
-    except tifffile.TiffFileError:
+    file = _open(data)
+    if file is None:
         return None
     with file:
         found = _first(file, image, data, path)
@@ -78,12 +74,8 @@ def read_page(data: bytes, path: str, number: int) -> Opened | None:
         ImageError: there is no such page, or it is of a kind that cannot be drawn.
         MissingExtraError: its compression needs imagecodecs.
     """
-    import tifffile  # noqa: PLC0415 — plain pictures do not need it
-
-    hush()
-    try:
-        file = tifffile.TiffFile(io.BytesIO(data))
-    except tifffile.TiffFileError:
+    file = _open(data)
+    if file is None:
         return None
     with file:
         page = page_of(file, number, path)
@@ -94,6 +86,17 @@ def read_page(data: bytes, path: str, number: int) -> Opened | None:
             colours = getattr(page.photometric, "name", page.photometric)
             raise ImageError(f"{path}: page {number} is in {colours}; save it as RGB")
     return None
+
+
+def _open(data: bytes) -> "TiffFile | None":
+    """The file as tifffile reads it; None if it cannot."""
+    import tifffile  # noqa: PLC0415 — plain pictures do not need it
+
+    hush()
+    try:
+        return tifffile.TiffFile(io.BytesIO(data))
+    except tifffile.TiffFileError:
+        return None
 
 
 def page_of(file: "TiffFile", number: int, path: str) -> "TiffPage":

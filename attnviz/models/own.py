@@ -1,22 +1,16 @@
 """Loads `py:MODULE:FACTORY`: the user's own nn.Module, or a function that makes one."""
 
 import contextlib
-import importlib
-import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from attnviz.errors import AttnvizError, ModelError, UsageError, did_you_mean
-from attnviz.models.failures import describe
+from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.models.input_size import (
     channel_count,
     exported_shape,
@@ -54,6 +48,14 @@ from attnviz.models.preprocessing import (
     prefix_count,
     stated,
 )
+from attnviz.models.python_code import (
+    find_attribute,
+    here,
+    import_module,
+    raised,
+    split_spec,
+    title_of,
+)
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 
 SIZE = 224
@@ -70,11 +72,11 @@ def load(request: ModelRequest) -> Model:
     if request.head == "text":
         raise no_text_tower(request.spec, "a module of yours is shown pictures alone")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
-    where, name = _parts(request.spec)
+    where, name = split_spec(request.spec)
     # The user's code may print; this must not mix with results.
-    with _here(), contextlib.redirect_stdout(sys.stderr):
+    with here(), contextlib.redirect_stdout(sys.stderr):
         with seeded(request.seed):
-            value = _found(request.spec, _module(request.spec, where), name)
+            value = find_attribute(request.spec, import_module(request.spec, where), name)
         # Draw again: a module that was imported before drew its numbers then.
         with seeded(request.seed):
             made, others = _made(request, name, value)
@@ -175,94 +177,6 @@ def _described(
     )
 
 
-def _parts(spec: str) -> tuple[str, str]:
-    """`py:MODULE:FACTORY` → module or file, and the factory's name."""
-    where, _, name = spec.removeprefix("py:").rpartition(":")
-    if not where or not name:
-        raise UsageError(
-            f"--model {spec!r} is not complete; give py:MODULE:FACTORY, such as py:nets.vit:build, "
-            "or py:FILE.py:FACTORY"
-        )
-    if name.endswith(")"):
-        raise UsageError(
-            f"--model {spec!r} calls it; give the name alone, and arguments by --set: "
-            f"py:{where}:{name.partition('(')[0]}"
-        )
-    return where, name
-
-
-@contextlib.contextmanager
-def _here() -> Iterator[None]:
-    """Search the current folder for modules too, as `python -m` does."""
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _module(spec: str, where: str) -> ModuleType:
-    """Import a module by its name or its file."""
-    if where.endswith(".py"):
-        return _file(spec, Path(where).expanduser())
-    if not where.isidentifier() and Path(where).expanduser().exists():
-        raise ModelError(f"{spec}: {where} is no Python file; give py:FILE.py:FACTORY")
-    try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{where}.".startswith(f"{error.name}."):
-            raise ModelError(
-                f"{spec}: no module {where!r} here or among what is installed; go to the folder "
-                "that holds it, or give its file: py:FILE.py:FACTORY"
-            ) from error
-        raise _raised(spec, f"importing {where}", error) from error
-    except AttnvizError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _raised(spec, f"importing {where}", error) from error
-
-
-def _file(spec: str, path: Path) -> ModuleType:
-    """Import a file; its own folder is searched too, as when Python runs the file."""
-    if not path.is_file():
-        raise ModelError(f"{spec}: no such file {path}; check the path")
-    sys.path.insert(0, str(path.resolve().parent))
-    known = sys.modules.get(path.stem)  # a library may have the file's name already
-    is_free = known is None or getattr(known, "__file__", None) in (str(path), str(path.resolve()))
-    name = path.stem if is_free else f"attnviz_own_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    if module_spec is None or module_spec.loader is None:
-        raise ModelError(f"{spec}: {path} cannot be imported; give a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses and pickle look up their module
-    try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(name)
-        if before is not None:
-            sys.modules[name] = before
-        raise _raised(spec, f"importing {path}", error) from error
-    return module
-
-
-def _found(spec: str, module: ModuleType, name: str) -> Any:
-    """The attribute of that name, which may have dots."""
-    value: Any = module
-    for part in name.split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError as error:
-            names = [known for known in dir(value) if not known.startswith("_")]
-            close = did_you_mean(part, names or [part])
-            raise ModelError(
-                f"{spec}: {_title(value)} has no {part!r}{close}; give the name of a module or of "
-                "a function that returns one"
-            ) from error
-    return value
-
-
 def _made(request: ModelRequest, name: str, value: Any) -> tuple[nn.Module, dict[str, Any]]:
     """The module, or what the factory returns, and the settings that the factory does not take."""
     spec, others = request.spec, dict(request.settings)
@@ -271,7 +185,7 @@ def _made(request: ModelRequest, name: str, value: Any) -> tuple[nn.Module, dict
         return module, others
     if not callable(value):
         raise ModelError(
-            f"{spec}: {name} is {_title(value)}, neither an nn.Module nor callable; give what is "
+            f"{spec}: {name} is {title_of(value)}, neither an nn.Module nor callable; give what is "
             "one, or returns one"
         )
     made = _called(spec, name, value, others)
@@ -282,8 +196,8 @@ def _made(request: ModelRequest, name: str, value: Any) -> tuple[nn.Module, dict
         if inspect.iscoroutine(made):
             made.close()
         raise ModelError(
-            f"{spec}: {name}() returned {_title(made)}, not an nn.Module; have it return the model "
-            "alone"
+            f"{spec}: {name}() returned {title_of(made)}, not an nn.Module; have it return the "
+            "model alone"
         )
     return module, others
 
@@ -303,26 +217,4 @@ def _called(spec: str, name: str, factory: Any, settings: dict[str, Any]) -> Any
     except AttnvizError:
         raise
     except (Exception, SystemExit) as error:
-        raise _raised(spec, f"calling {name}()", error) from error
-
-
-def _title(value: Any) -> str:
-    if isinstance(value, ModuleType | type):
-        return value.__name__
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {', '.join(type(each).__name__ for each in value)}"
-    if isinstance(value, Mapping) and value and all(torch.is_tensor(v) for v in value.values()):
-        return "a state dict (save it and give it as --weights FILE)"
-    return f"a value of type {type(value).__name__}"
-
-
-def _raised(spec: str, what: str, error: BaseException) -> ModelError:
-    """The error for an exception in the user's own code, with the line that raised it."""
-    advice = "mend it, or see the traceback with --debug"
-    if isinstance(error, SystemExit):
-        advice = "put what a script does under `if __name__ == '__main__':`"
-    elif isinstance(error, ModuleNotFoundError) and error.name:
-        advice = f"install what has {error.name} where attnviz is installed, or correct the import"
-    elif "relative import" in str(error):
-        advice = "give the module by its name: py:PACKAGE.MODULE:FACTORY, from the package's folder"
-    return ModelError(f"{spec}: {what} raised {describe(error)}; {advice}")
+        raise raised(spec, f"calling {name}()", error) from error

@@ -76,6 +76,8 @@ def _value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
+    if "_" in text:  # Python would read 1_2 as 12
+        return text
     for kind in (int, float):
         try:
             return kind(text)

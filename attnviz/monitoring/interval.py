@@ -19,11 +19,20 @@ class LogInterval:
 
     every: int | None = None
     share: float = 0.005
+    _step: int | None = field(default=None, init=False)
     _ended: float | None = field(default=None, init=False)
     _took: float = field(default=0.0, init=False)
 
     def due(self, step: int) -> bool:
-        """Whether a step is logged; the first one always is."""
+        """Whether a step is logged, once; the first one always is unless `every` says otherwise."""
+        if step == self._step:  # several batches may make one step
+            return False
+        if self._due(step):
+            self._step = step
+            return True
+        return False
+
+    def _due(self, step: int) -> bool:
         if self.every is not None:
             return step % self.every == 0
         if self._ended is None:

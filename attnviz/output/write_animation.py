@@ -10,7 +10,8 @@ from PIL import Image
 from attnviz.drawing.overlay import Style
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import CELL, cells_on, compose, heading, original, small
-from attnviz.explanation.explanation import Answer, Explanation, merges_layers
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.naming import merges_layers
 from attnviz.io.picture import Picture
 from attnviz.output import movies, whole_files
 from attnviz.output.records import AnimationInfo

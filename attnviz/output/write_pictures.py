@@ -15,7 +15,8 @@ from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
 from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, thumbnail
 from attnviz.errors import UsageError
-from attnviz.explanation.explanation import Answer, Explanation, stem, title
+from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.naming import stem, title
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import make_record
@@ -224,7 +225,9 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     merges heads, there is one head with the number −1. With several questions, the first axis of
     the maps is the question; `queries`, and `targets` if there are any, name the questions. If
     layers differ in their grids or heads, each has its own arrays instead of `maps`, `heads` and
-    `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`.
+    `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`. Of localized heads
+    each map has its own array, `map00` (rows, columns) and `map00_drawn`; `layers`, `heads` and,
+    with several questions, `questions` have a number for each map.
 
     Raises:
         OutputError: the file cannot be written.
@@ -234,6 +237,8 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
         arrays["maps"] = explanation.maps
         arrays["heads"] = _head_numbers(explanation.heads)
         arrays["drawn"] = explanation.answers[0].drawn
+    elif explanation.localized:
+        arrays |= _single_maps(explanation.answers)
     else:
         for layer, answers in explanation.by_layer.items():
             name = f"layer{layer:02d}"
@@ -250,6 +255,20 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
         arrays |= {"targets": np.array(scored)} if scored else {}
     data = encoding.as_npz(**arrays)
     return whole_files.write_whole(whole_files.make_folder(folder) / whole_files.MAPS, data)
+
+
+def _single_maps(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
+    """An array for each map, and the layer, head and question of each."""
+    arrays: dict[str, NDArray[Any]] = {
+        "layers": np.array([answer.layer for answer in answers]),
+        "heads": _head_numbers(answer.head for answer in answers),
+    }
+    if answers[-1].question:
+        arrays["questions"] = np.array([answer.question for answer in answers])
+    for number, answer in enumerate(answers):
+        arrays[f"map{number:02d}"] = answer.values
+        arrays[f"map{number:02d}_drawn"] = answer.drawn
+    return arrays
 
 
 def _head_numbers(heads: Iterable[int | None]) -> NDArray[np.int64]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution.vector_products import whole
 from attnviz.errors import OutputError, RecordingError
-from attnviz.explanation.explain_observation import reason_against
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import ALL
+from attnviz.explanation.requirements import reason_against
 from attnviz.geometry.queries import Query
 from attnviz.methods.rollout import fuse, of_itself
 from attnviz.output.schema import tidy

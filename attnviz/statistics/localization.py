@@ -28,18 +28,15 @@ def spatial_entropies(maps: Maps, drawn: Cells | None = None) -> NDArray[np.floa
         drawn: (rows, columns), the cells that count; by default all.
     """
     mass, drawn = _mass(maps, drawn)
-    mean = mass.sum((1, 2)) / drawn.sum()
-    above = (mass > mean[:, None, None]) & ~flat(maps, drawn)[:, None, None]
-    mass = np.where(above, mass, 0)
-    labels = _components(above)
-    entropy = np.zeros(len(maps))
-    for number, (of_cells, weights) in enumerate(zip(labels, mass, strict=True)):
-        if not above[number].any():
-            continue
-        parts = np.bincount(of_cells[above[number]], weights[above[number]])
-        shares = parts[parts > 0] / parts.sum()
-        entropy[number] = max(0.0, float(-(shares * np.log(shares)).sum()))
-    return entropy
+    means = mass.sum((1, 2)) / drawn.sum()
+    above = (mass > means[:, None, None]) & ~flat(maps, drawn)[:, None, None]
+    entropies = np.zeros(len(maps))
+    for number, (weights, cells) in enumerate(zip(mass, above, strict=True)):
+        if cells.any():
+            parts = _part_masses(weights, cells)
+            shares = parts / parts.sum()
+            entropies[number] = max(0.0, float(-(shares * np.log(shares)).sum()))
+    return entropies
 
 
 def border_masses(maps: Maps, drawn: Cells | None = None) -> NDArray[np.float64]:
@@ -86,25 +83,34 @@ def _mass(maps: Maps, drawn: Cells | None) -> tuple[Maps, Cells]:
     return np.where(drawn, np.asarray(maps, dtype=np.float64).clip(0), 0), drawn
 
 
-def _components(cells: Cells) -> NDArray[np.int64]:
-    """Numbers of the connected parts (8 neighbours) of each of several grids of cells.
+def _part_masses(mass: Maps, cells: Cells) -> NDArray[np.float64]:
+    """The mass of each connected part (8 neighbours) of the cells of one map, (parts,).
 
-    Each cell begins with its own number and takes the least among its neighbours; between these
-    steps numbers jump to the number of the cell that they name, so that few steps suffice.
+    Runs of cells in a row are joined with the runs of the row above that they touch.
     """
-    count, rows, columns = cells.shape
-    size = rows * columns
-    labels = np.where(cells, np.arange(size).reshape(rows, columns), size)
-    while True:
-        padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)), constant_values=size)
-        least = labels
-        for down in range(3):
-            for across in range(3):
-                near = padded[:, down : down + rows, across : across + columns]
-                least = np.minimum(least, near)
-        least = np.where(cells, least, size)
-        table = np.concatenate([least.reshape(count, size), np.full((count, 1), size)], 1)
-        jumped = np.take_along_axis(table, least.reshape(count, size), 1).reshape(cells.shape)
-        if np.array_equal(jumped, labels):
-            return labels
-        labels = jumped
+    rows, columns = cells.shape
+    edges = np.diff(cells.astype(np.int8), axis=1, prepend=0, append=0)  # (rows, columns + 1)
+    of_row, starts = np.nonzero(edges == 1)
+    stops = np.nonzero(edges == -1)[1]  # the cell behind a run
+    sums = np.zeros((rows, columns + 1))
+    np.cumsum(mass, axis=1, out=sums[:, 1:])
+    masses = sums[of_row, stops] - sums[of_row, starts]
+    runs = list(zip(of_row.tolist(), starts.tolist(), stops.tolist(), strict=True))
+    part = list(range(len(runs)))
+
+    def root(run: int) -> int:
+        while part[run] != run:
+            part[run] = run = part[part[run]]
+        return run
+
+    above = 0
+    for run, (row, start, stop) in enumerate(runs):
+        while runs[above][0] < row - 1 or (runs[above][0] == row - 1 and runs[above][2] < start):
+            above += 1
+        other = above
+        while runs[other][0] == row - 1 and runs[other][1] <= stop:
+            part[root(other)] = root(run)
+            other += 1
+    roots = np.array([root(run) for run in range(len(runs))])
+    of_parts: NDArray[np.float64] = np.bincount(roots, masses)[np.unique(roots)]
+    return of_parts

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from attnviz.evaluation.map_scorer import gaussian, saliency
+from attnviz.evaluation.baselines import gaussian, saliency
 from attnviz.geometry.placement import Fit, place
 from attnviz.io.picture import Picture
 

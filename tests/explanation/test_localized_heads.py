@@ -236,3 +236,29 @@ def test_an_evaluation_has_a_row_of_localized_heads() -> None:
     assert row.numbers == pytest.approx(attnviz.evaluate(alone, mask=masks)[0].numbers)
     last = attnviz.evaluate(attnviz.explain(seen), mask=masks)
     assert "localized" not in {score.head for score in last}
+
+
+def test_arrays_of_several_questions_have_each_map(tmp_path: Path) -> None:
+    points = ["-q", "cls", "-q", "120,80", "-q", "300,200"]
+    record = shown(tmp_path, "--heads", "localized:2", "--npz", *points)
+    with np.load(tmp_path / "cat.jpg" / "maps.npz") as arrays:
+        assert arrays["questions"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        heads = [-1 if head["head"] is None else head["head"] for head in record["heads"]]
+        assert arrays["heads"].tolist() == heads
+        assert arrays["layers"].tolist() == [head["layer"] for head in record["heads"]]
+        for number, head in enumerate(record["heads"]):
+            assert arrays[f"map{number:02d}"].shape == (head["rows"], head["columns"])
+            assert arrays[f"map{number:02d}"].max() == pytest.approx(head["map"]["maximum"])
+
+
+def test_show_draws_where_nothing_can_be_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise UsageError("layer 3 has no such query")
+
+    expected_record = shown(tmp_path / "a")
+    monkeypatch.setattr("attnviz.explanation.explain_observation.suggest_heads", fail)
+    capsys.readouterr()
+    assert shown(tmp_path / "b") == expected_record
+    assert "localized" not in capsys.readouterr().err

@@ -248,3 +248,10 @@ def test_logging_takes_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -
     assert not interval.due(6)
     now += 1
     assert interval.due(7)
+
+
+def test_a_step_of_several_batches_is_logged_once() -> None:
+    interval = LogInterval(every=2)
+    assert [interval.due(step) for step in (1, 1, 2, 2, 3, 3, 4, 4)] == [
+        False, False, True, False, False, False, True, False,
+    ]  # fmt: skip
