@@ -5,6 +5,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,7 @@ def explain(
         gradients: whether the run was to keep its graph.
     """
     first = failures[0]
+    model = replace(model, channels=first.pixels.shape[1])  # trials get as many
     error, shapes = first.error, [each.shape for each in failures]
     if _run(model, first.pixels, gradients=gradients) is None:
         return RecordingError(
@@ -140,7 +142,7 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
     found = _CHANNELS.search(str(error))
     named = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
     channels = named or _channels_by_trial(model, shapes)
-    if channels is None or model.channels == 1:
+    if channels is None or model.channels != 3:
         return None
     makes = "pixels.mean(1, keepdim=True)"
     if channels > 1:
@@ -149,7 +151,8 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
         makes = f"pixels[:, torch.arange({channels}) % 3]"
     return (
         f"it wants pictures of {channels} channel{'s' * (channels > 1)} and is given 3: red, green "
-        f"and blue; give py:FILE.py:FACTORY, whose module calls it with {makes}"
+        f"and blue; give a TIFF or an array of {channels} bands, or py:FILE.py:FACTORY, whose "
+        f"module calls it with {makes}"
     )
 
 
@@ -223,6 +226,8 @@ def takes_more(model: Model, shape: Shape) -> bool:
     results = _TAKES_MORE.setdefault(model.module, {})
     if shape not in results:
         error = _trial(model, (2 * shape[0], shape[1]))
+        if error is not None and model.channels != 3:  # a module may only seem to take others
+            error = _trial(model, (2 * shape[0], shape[1]), channels=3)
         results[shape] = error is None or memory.is_exhausted(error)
     return results[shape]
 
@@ -236,8 +241,9 @@ def _trial(
 
 def _blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
     """A blank picture as the model is given one, or of another number of channels."""
-    count = channels or (1 if model.channels == 1 else 3)
-    return torch.zeros(1, count, *shape, device=model.device, dtype=model.dtype)
+    return torch.zeros(
+        1, channels or model.channels, *shape, device=model.device, dtype=model.dtype
+    )
 
 
 def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:

@@ -217,17 +217,34 @@ def load_model(
         alias=alias,
         settings=settings or {},
     )
-    own_mean = None if mean is None else parse_statistic("mean", mean)
-    own_std = None if std is None else parse_statistic("std", std)
     source = find_source(spec)
     _check_settings(source, spec, request)
     model: Model = SOURCES[source](request)
+    model = replace(model, spec=spec, size_given=size is not None)
+    return _normalised_by(model, {"mean": mean, "std": std})
+
+
+def _normalised_by(model: "Model", statistics: Mapping[str, str | None]) -> "Model":
+    """The model with its number of channels, and with a given mean and standard deviation.
+
+    Raises:
+        UsageError: there are neither three numbers nor one for each channel.
+    """
+    from attnviz.models.input_size import channel_count  # noqa: PLC0415
+
+    channels = channel_count(model.module) if model.channels == 3 else model.channels
+    given = {name: parse_statistic(name, text) for name, text in statistics.items() if text}
+    for name, numbers in given.items():
+        if len(numbers) not in (3, channels):
+            raise UsageError(
+                f"--{name} has {len(numbers)} numbers, and {model.spec} takes {channels} channels; "
+                f"give one, or {channels}"
+            )
     return replace(
         model,
-        spec=spec,
-        size_given=size is not None,
-        mean=own_mean or model.mean,
-        std=own_std or model.std,
+        channels=channels,
+        mean=given.get("mean", model.mean),
+        std=given.get("std", model.std),
     )
 
 

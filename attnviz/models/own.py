@@ -142,8 +142,11 @@ def _described(
     side = SIZE if stated_size is None else round(math.sqrt(math.prod(stated_size)))
     shapes = [*([stated_size] if stated_size else ()), *fitting_shapes(model, patch, prefix)]
     fixed = exported is not None
+    channels = channel_count(model)
     mean, std = normalisation(
-        first(statements, "mean", "image_mean"), first(statements, "std", "image_std")
+        first(statements, "mean", "image_mean"),
+        first(statements, "std", "image_std"),
+        channels=channels,
     )
     return Model(
         spec=request.spec,
@@ -162,7 +165,7 @@ def _described(
         position_shape=stated_size or position_shape(model, patch, prefix),
         position_table=position_count(model),
         fixed=fixed,
-        channels=channel_count(model),
+        channels=channels,
         mean=mean,
         std=std,
         resample=FILTERS.get(str(statements.get("interpolation")), FILTERS["bicubic"]),

@@ -6,7 +6,7 @@ from typing import Any
 
 from attnviz.errors import UsageError
 
-NAMED: dict[str, dict[str, tuple[float, float, float]]] = {
+NAMED: dict[str, dict[str, tuple[float, ...]]] = {
     "mean": {
         "imagenet": (0.485, 0.456, 0.406),
         "half": (0.5, 0.5, 0.5),
@@ -41,8 +41,10 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def parse_statistic(option: str, text: str) -> tuple[float, float, float]:
-    """The three numbers of `--mean` or `--std`: one for all channels, three, or a name.
+def parse_statistic(option: str, text: str) -> tuple[float, ...]:
+    """The numbers of `--mean` or `--std`: one for all channels, one for each, or a name.
+
+    One number is given three times; names have three.
 
     >>> parse_statistic("mean", "0.5"), parse_statistic("std", "none")
     ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
@@ -56,10 +58,11 @@ def parse_statistic(option: str, text: str) -> tuple[float, float, float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+    if not numbers or not all(map(math.isfinite, numbers)):
         names = ", ".join(NAMED[option])
         raise UsageError(
-            f"--{option} {text!r}: give one number or three, such as 0.5,0.5,0.5, or {names}"
+            f"--{option} {text!r}: give one number, or one for each channel, such as 0.5,0.5,0.5, "
+            f"or {names}"
         )
     if max(map(abs, numbers)) > 1:
         raise UsageError(
@@ -67,8 +70,7 @@ def parse_statistic(option: str, text: str) -> tuple[float, float, float]:
         )
     if option == "std" and min(numbers) <= 0:
         raise UsageError(f"--std {text}: give numbers over 0")
-    red, green, blue = numbers * (3 // len(numbers))
-    return red, green, blue
+    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
 
 
 def _value(text: str) -> Any:

@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import own_models
 import pictures
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import attnviz
 from attnviz.cli import main
+from attnviz.errors import UsageError
 
 pytestmark = [  # torch's own words about what it no longer likes
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -268,6 +272,49 @@ def test_a_module_of_several_channels_says_how_many() -> None:
     assert attnviz.load_model("py:own_models.py:Net").channels == 3
 
 
+def test_a_model_of_six_channels_gets_six_bands(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its input is each band resized alone and normalised by its own numbers."""
+    bands = np.random.default_rng(0).integers(0, 256, (64, 64, 6), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "six.tif", bands, photometric="minisblack", planarconfig="contig")
+    means = ",".join(str(band / 10) for band in range(6))
+    model = attnviz.load_model("py:own_models.py:Six", mean=means, std="0.25", size=32)
+    picture = attnviz.load_image(tmp_path / "six.tif", channels="5,4,3")
+    assert (picture.pixels == bands[..., [5, 4, 3]]).all()
+    pixels = model.pixels(picture, model.place(picture))
+    assert pixels.shape == (1, 6, 32, 32)
+    for band in range(6):
+        small = Image.fromarray(bands[..., band]).resize((32, 32), Image.Resampling.BICUBIC)
+        expected = (torch.from_numpy(np.asarray(small).copy()) / 255 - band / 10) / 0.25
+        assert torch.allclose(pixels[0, band], expected, atol=1e-6)
+    file, out = str(tmp_path / "six.tif"), str(tmp_path / "out")
+    assert main(["show", file, "-m", "py:own_models.py:Six", "-o", out]) == 0
+    capfd.readouterr()
+    assert main(["stats", file, "-m", "py:own_models.py:Six", "--json"]) == 0
+    heads = json.loads(capfd.readouterr().out)["heads"]
+    one = ["batch", file, "-m", "py:own_models.py:Six", "-o", out, "--pictures", "none"]
+    assert main(one) == 0, capfd.readouterr().err
+    stats = json.loads((tmp_path / "out" / "stats.jsonl").read_text())
+    assert [head["map"] for head in stats["heads"]] == [
+        pytest.approx(head["map"], rel=1e-4) for head in heads
+    ]
+
+
+def test_padding_of_six_bands_is_their_mean(tmp_path: Path) -> None:
+    np.save(tmp_path / "six.npy", np.zeros((40, 64, 6), np.uint8))
+    model = attnviz.load_model("py:own_models.py:Six", mean="0,.2,.4,.6,.8,1", size=32)
+    picture = attnviz.load_image(tmp_path / "six.npy")
+    laid = model.lay(picture, model.place(picture, fit="pad"))
+    assert laid[0, 0].tolist() == [0, 51, 102, 153, 204, 255]
+    assert not laid[16].any()
+
+
+def test_statistics_fit_the_channels() -> None:
+    with pytest.raises(UsageError, match=r"--mean has 2 numbers, and .* takes 6 channels"):
+        attnviz.load_model("py:own_models.py:Six", mean="0.1,0.2")
+
+
 # Settings and statistics.
 
 
@@ -340,9 +387,9 @@ def test_given_statistics_replace_those_of_the_module(capfd: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["--mean", "0.5,0.5"], "--mean '0.5,0.5': give one number or three"),
-        (["--mean", "nan"], "--mean 'nan': give one number or three"),
-        (["--std", "imagnet"], "--std 'imagnet': give one number or three"),
+        (["--mean", "0.5,0.5"], "--mean has 2 numbers, and .* takes 3 channels; give one, or 3"),
+        (["--mean", "nan"], "--mean 'nan': give one number, or one for each channel"),
+        (["--std", "imagnet"], "--std 'imagnet': give one number, or one for each channel"),
         (["--std", "0,1,1"], "--std 0,1,1: give numbers over 0"),
         (["--mean", "127.5"], "--mean 127.5: pixel values are from 0 to 1; divide by 255"),
     ],
