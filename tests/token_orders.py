@@ -13,12 +13,13 @@ class Block(nn.Module):
         self.qkv = nn.Linear(16, 48)
 
     def parts(self, x: Tensor) -> Tensor:
-        return self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        of_heads: Tensor = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return of_heads
 
     def weights(self, x: Tensor) -> Tensor:
         """(batch, heads, tokens, tokens), by the formula."""
         q, k, _ = self.parts(x)
-        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.parts(x)
@@ -43,7 +44,7 @@ class Ordered(nn.Module):
 
     def tokens(self, pixels: Tensor) -> Tensor:
         grid = self.embed(pixels).flatten(2).mT
-        registers = iter(self.register_tokens.expand(len(grid), -1, -1).split(1, 1))
+        registers = iter(torch.split(self.register_tokens.expand(len(grid), -1, -1), 1, 1))
         sides = [
             [self.cls_token.expand(len(grid), -1, -1) if each == "c" else next(registers)
              for each in side]

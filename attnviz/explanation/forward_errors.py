@@ -6,6 +6,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
 }
 """Other orders of axes that models take, as code."""
+_KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs", "pixels")
+"""Keys of the pixels in a dict that trials use."""
 _STATE_IT = "the module an attribute image_size = (height, width)"
 _TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
 """For each model and shape, whether the model takes more tokens than the shape has."""
@@ -165,7 +168,13 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 
 
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
-    """The line for another order or number of axes, found by a trial; or None."""
+    """The line for a dict, a list, or other axes, found by a trial; or None."""
+    for key in ("", *_KEYS):
+        pixels = _blank(model, shapes[0])
+        given = {key: pixels} if key else list(pixels)
+        if _run(model, given, gradients=False) is None:
+            what = "a dict" if key else "a list of pictures"
+            return f"it takes {what}, not one tensor; give --input [{key}]"
     for code, layout in _LAYOUTS.items():
         for shape in shapes:
             if _run(model, layout(_blank(model, shape)), gradients=False) is None:
@@ -246,11 +255,13 @@ def _blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
     )
 
 
-def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
+def _run(model: Model, pixels: Any, *, gradients: bool) -> BaseException | None:
     """Run a model without recording and return its exception, if any."""
     try:
+        if isinstance(pixels, Tensor):
+            pixels.requires_grad_(gradients)
         with torch.set_grad_enabled(gradients), uncompiled():
-            _copy(model.module)(pixels.requires_grad_(gradients))
+            _copy(model.module)(pixels)
     except (Exception, SystemExit) as error:
         return error
     return None

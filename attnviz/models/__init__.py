@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.settings import parse_statistic
+from attnviz.models.settings import FILTERS, parse_filter, parse_statistic
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
@@ -22,7 +22,7 @@ class Source(TableEntry):
         spec: how its models are named in messages; the entry's name unless given.
         alone: whether the name alone is the spec, because the source makes one model only.
         no_control: why its models have no control with random weights; empty if they have one.
-        takes_settings: whether its models take `--set NAME=VALUE`.
+        takes_settings: whether its models take `--set NAME=VALUE`, `--input` and `--output`.
         locate: a function as `package.module:name` that imports no torch. It takes the text after
             the colon of a spec and returns the path that is read on this machine, or None. Empty
             if the source reads no path.
@@ -154,8 +154,11 @@ def load_model(
     dtype: str = "float32",
     head: Head = "none",
     settings: Mapping[str, Any] | None = None,
+    input: str | None = None,  # noqa: A002 — the option's name
+    output: str | None = None,
     mean: str | None = None,
     std: str | None = None,
+    resize: str | None = None,
 ) -> "Model":
     """Load a model by its spec, ready to be observed.
 
@@ -180,9 +183,15 @@ def load_model(
             With `text` the module returns the embedding of the picture, (batch, features), and
             the model can embed texts. A module of `py:` has the head that its factory gives it.
         settings: for `py:`, arguments of the factory, or of the module's forward beside pixels.
+        input: for `py:`, the argument of the module's forward that takes the pixels: `NAME`;
+            `NAME[KEY]` or `[KEY]` for a dict, `NAME[]` or `[]` for a list of pictures.
+        output: for `py:`, the part of the module's output that holds logits or features: keys,
+            attributes or numbers with dots between them.
         mean: mean of pixel values 0 to 1: a number, `R,G,B`, `imagenet`, `half` or `none`, in place
             of what the model states.
         std: standard deviation of pixel values, as `mean`.
+        resize: the filter that resizes pictures, in place of the model's own: `nearest`,
+            `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
 
     >>> load_model("random", heads=8).heads
     8
@@ -216,11 +225,14 @@ def load_model(
         head=head,
         alias=alias,
         settings=settings or {},
+        input=input,
+        output=output,
     )
     source = find_source(spec)
     _check_settings(source, spec, request)
     model: Model = SOURCES[source](request)
-    model = replace(model, spec=spec, size_given=size is not None)
+    resample = model.resample if resize is None else FILTERS[parse_filter(resize)]
+    model = replace(model, spec=spec, size_given=size is not None, resample=resample)
     return _normalised_by(model, {"mean": mean, "std": std})
 
 
@@ -249,9 +261,13 @@ def _normalised_by(model: "Model", statistics: Mapping[str, str | None]) -> "Mod
 
 
 def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
-    """Refuse settings where the source takes none."""
-    if request.settings and not SOURCES[source].takes_settings:
+    """Refuse options that only `py:` takes where the source takes none of them."""
+    given = {"input": request.input, "output": request.output}
+    options = [f"--set {name}" for name in request.settings]
+    options += [f"--{name} {value}" for name, value in given.items() if value is not None]
+    if options and not SOURCES[source].takes_settings:
+        where = " (the folder of files is --out)" if request.output is not None else ""
         raise UsageError(
-            f"--set {next(iter(request.settings))}: {spec} takes no settings; give it with py: "
-            "alone, or leave it out"
+            f"{options[0]}: {spec} takes no settings; give it with py: alone, or leave it "
+            f"out{where}"
         )

@@ -26,8 +26,9 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
-from attnviz.models.preprocessing import FILTERS, STATISTICS, per_channel
+from attnviz.models.preprocessing import STATISTICS, per_channel
 from attnviz.models.pretrained import load_pretrained
+from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
@@ -141,12 +142,17 @@ def _described(
         fixed=fixed,
         mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
         std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
-        resample=int(processing.get("resample") or FILTERS["bicubic"]),
+        resample=_filter(processing.get("resample")),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
     )
+
+
+def _filter(number: Any) -> int:
+    """Pillow's number of a filter; 0, nearest, is one, and None stands for bicubic."""
+    return FILTERS["bicubic"] if number is None else int(number)
 
 
 def _statistic(

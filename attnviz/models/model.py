@@ -47,6 +47,8 @@ class ModelRequest:
     head: Head = "none"
     alias: "Alias | None" = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    input: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     ),
 }
 """Mean and standard deviation of pixel values 0…1, per channel."""
-FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""Pillow's numbers."""
 
 
 def per_channel(

@@ -1,7 +1,9 @@
-"""Parses `--set NAME=VALUE`, and `--mean` and `--std`, without torch."""
+"""Parses `--set NAME=VALUE`, `--input`, `--output`, `--mean` and `--std`, without torch."""
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attnviz.errors import UsageError
@@ -19,6 +21,69 @@ NAMED: dict[str, dict[str, tuple[float, ...]]] = {
     },
 }
 """Values of `--mean` and `--std` that have names; `none` leaves pixel values from 0 to 1."""
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+"""Pillow's numbers of the resampling filters."""
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """How a module takes its pixels.
+
+    Attributes:
+        name: the argument of `forward`; None for the first.
+        key: the key of the pixels if the argument is a dict.
+        listed: whether the argument is a list of pictures, (channels, height, width) each.
+    """
+
+    name: str | None = None
+    key: str | None = None
+    listed: bool = False
+
+
+FIRST = InputForm()
+_INPUT = re.compile(r"(?P<name>[^\W\d]\w*)?(?P<brackets>\[(?P<key>[^\]]*)\])?")
+
+
+def parse_input(text: str | None) -> InputForm:
+    """The form of `--input`: `NAME`, `NAME[KEY]` or `[KEY]` of a dict, `NAME[]` or `[]` of a list.
+
+    >>> parse_input("batch[image]")
+    InputForm(name='batch', key='image', listed=False)
+    >>> parse_input("[]").listed
+    True
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return FIRST
+    found = _INPUT.fullmatch(text)
+    if not text or found is None:
+        raise UsageError(
+            f"--input {text!r}: give the argument of forward that takes the pixels, such as "
+            "pixel_values; batch[image] or [image] for a dict; [] for a list of pictures"
+        )
+    return InputForm(found["name"], found["key"] or None, found["key"] == "")
+
+
+def parse_output(text: str | None) -> tuple[str | int, ...]:
+    """The steps of `--output`, from the outside: names or keys, and numbers of tuples and lists.
+
+    >>> parse_output("heads.0.logits")
+    ('heads', 0, 'logits')
+
+    Raises:
+        UsageError: a step is empty.
+    """
+    if text is None:
+        return ()
+    steps = text.split(".")
+    if not all(steps):
+        raise UsageError(
+            f"--output {text!r}: give the part of the model's output that holds the logits, such "
+            "as logits, 1 or heads.species (the folder of files is --out)"
+        )
+    return tuple(int(step) if step.removeprefix("-").isdecimal() else step for step in steps)
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, Any]:
@@ -71,6 +136,17 @@ def parse_statistic(option: str, text: str) -> tuple[float, ...]:
     if option == "std" and min(numbers) <= 0:
         raise UsageError(f"--std {text}: give numbers over 0")
     return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def parse_filter(name: str) -> str:
+    """The name of a resampling filter.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if name not in FILTERS:
+        raise UsageError(f"unknown --resize {name!r}; choose from {', '.join(FILTERS)}")
+    return name
 
 
 def _value(text: str) -> Any:

@@ -22,7 +22,8 @@ from attnviz.models.model import (
     token_bytes,
 )
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
-from attnviz.models.preprocessing import FILTERS, per_channel
+from attnviz.models.preprocessing import per_channel
+from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
 

@@ -18,7 +18,8 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
-from attnviz.models.preprocessing import FILTERS, per_channel
+from attnviz.models.preprocessing import per_channel
+from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
 

@@ -87,8 +87,11 @@ REFUSED = {
     "ChannelsLast": "but other axes; give .* calls it with pixels.permute(0, 2, 3, 1)",
     "Unbatched": "but other axes; give .* calls it with pixels[0]",
     "Frames": "but other axes; give .* calls it with pixels[:, None]",
-    "NeedsText": "its forward needs more than pixels (text, mask); give a factory",
-    "NeedsKeyword": "its forward needs more than pixels (text); give a factory",
+    "TakesDict": "it takes a dict, not one tensor; give --input [image]",
+    "TakesList": "it takes a list of pictures, not one tensor; give --input []",
+    "Ages": "its forward needs more than pixels (image); say which argument .* by --input NAME",
+    "NeedsText": "its forward needs more than pixels (text, mask); say .* by --input NAME",
+    "NeedsKeyword": "its forward needs more than pixels (text); say .* by --input NAME",
     "Nothing": "its forward takes no argument; give a module",
     "InnerArguments": "TypeError: InnerArguments.attend() missing 1 .* 'mask' FILE; mend it",
     "OtherDevice": "uses another device than cpu: .*meta.* FILE; have it .*device=pixels.device",
@@ -249,6 +252,69 @@ def test_logits_inside_of_an_output_serve_targets(
     assert record(out)["heads"][0]["map"] == pytest.approx(plain["heads"][0]["map"], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("TakesDict", ["--input", "[image]"]),
+        ("TakesDict", ["--input", "batch[image]"]),
+        ("TakesList", ["--input", "[]"]),
+        ("Ages", ["--input", "image", "--set", "age=1"]),
+        ("OnlyKeyword", ["--input", "image"]),
+    ],
+)
+def test_input_says_where_pixels_go(
+    capfd: pytest.CaptureFixture[str], name: str, line: list[str]
+) -> None:
+    code, out, err = run(capfd, name, *line)
+    assert code == 0, err
+    plain = record(run(capfd, "Net")[1])
+    assert record(out)["heads"][0]["map"] == pytest.approx(plain["heads"][0]["map"], rel=1e-5)
+
+
+def test_output_says_where_logits_are(capfd: pytest.CaptureFixture[str]) -> None:
+    line = ["--method", "gradient-rollout", "--target", "2", "--layers", "all"]
+    plain = record(run(capfd, "Net", *line)[1])
+    code, out, err = run(capfd, "GivesDeep", "--output", "heads.1.species", *line)
+    assert code == 0, err
+    assert record(out)["target"] == plain["target"]
+    assert record(out)["heads"][0]["map"] == pytest.approx(plain["heads"][0]["map"], rel=1e-5)
+    code, out, err = run(capfd, "GivesDeep", "--output", "heads.-1.genus", *line)
+    assert (code, out) == (1, "")
+    refused(err, "--output heads.-1.genus: no 'genus': a dict of the model has species")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--input", "img"], "--input img: the forward of .* takes no argument of that name; "),
+        (["--input", "[image"], "--input '[image': give the argument of forward"),
+        (["--output", "a..b"], "--output 'a..b': give the part"),
+        (["--resize", "cubic"], "unknown --resize 'cubic'; choose from nearest"),
+    ],
+)
+def test_wrong_forms_are_refused(
+    capfd: pytest.CaptureFixture[str], line: list[str], words: str
+) -> None:
+    assert main(["stats", "photo.png", "-m", "py:own_models.py:Net", *line]) == 2
+    refused(capfd.readouterr().err, words)
+
+
+def test_forms_are_for_own_modules(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", "photo.png", "--output", "out"]) == 2
+    refused(capfd.readouterr().err, "--output out: tiny takes no settings; .* is --out")
+
+
+@pytest.mark.parametrize("name", ["nearest", "lanczos"])
+def test_resize_is_the_filter(name: str) -> None:
+    model = attnviz.load_model("tiny", resize=name)
+    picture = attnviz.load_image("photo.png")
+    placement = model.place(picture)
+    size = placement.grid.input_width, placement.grid.input_height
+    filters = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+    expected = picture.image().resize(size, filters[name], box=placement.source)
+    assert (model.lay(picture, placement) == np.asarray(expected)).all()
+
+
 def test_a_model_of_one_channel_gets_the_picture_in_grey() -> None:
     model = attnviz.load_model("py:own_models.py:Grey", mean="0.25", std="half")
     assert model.channels == 1
@@ -404,7 +470,7 @@ def test_wrong_statistics_are_refused(
 
 def test_all_models_of_the_file_are_in_a_table() -> None:
     """No model is there that no test runs."""
-    others = {"Scripted", "Square", "traced", "quantised"}
+    others = {"GivesDeep", "Scripted", "Square", "traced", "quantised"}
     statistics = {name for name in vars(own_models) if name.startswith("mean_")}
     made = {
         name

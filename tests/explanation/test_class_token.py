@@ -1,6 +1,7 @@
 """The class token is the one that its parameter fills, wherever it stands."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pictures
@@ -40,9 +41,10 @@ def test_the_map_is_the_class_tokens_row(name: str) -> None:
     model = loaded(name)
     observation = observe(PICTURE, model)
     explanation = explain(observation, query="auto", layers="0")
-    x = model.module.tokens(model.pixels(PICTURE, observation.placement))
-    rows = model.module.blocks[0].weights(x)[0, :, model.module.place]  # (heads, tokens)
-    at = model.module.grid_at
+    module: Any = model.module
+    x = module.tokens(model.pixels(PICTURE, observation.placement))
+    rows = module.blocks[0].weights(x)[0, :, module.place]  # (heads, tokens)
+    at = module.grid_at
     expected = rows[:, at : at + 24].reshape(-1, 4, 6)
     maps = torch.as_tensor(explanation.maps[0])
     torch.testing.assert_close(maps.float(), expected.float(), atol=1e-6, rtol=1e-4)
