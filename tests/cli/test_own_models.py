@@ -235,6 +235,13 @@ def test_modules_whose_operators_are_their_own_are_shown_or_refused_by_name(
         refused(err, f"py:own_models.py:{name} made no attention call over the picture, but")
 
 
+def test_places_are_measured_through_quantised_layers(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capfd, "quantised")
+    assert code == 0, err
+    assert record(out)["check"]["places"] == "measured"
+    assert (record(out)["tokens"]["rows"], record(out)["tokens"]["columns"]) == (22, 36)
+
+
 # Outputs and channels.
 
 
