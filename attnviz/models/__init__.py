@@ -148,6 +148,7 @@ def load_model(
     patch: int | None = None,
     size: int | None = None,
     weights: str | None = None,
+    key: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -169,7 +170,9 @@ def load_model(
             that the sides of the input are made multiples of, if the module does not state it.
         size: input size S: the input covers about S×S pixels. The default is 224 for patches, 64
             for pixels, and for a pretrained model its own size.
-        weights: a `.safetensors` or `.pt` state dict for the model.
+        weights: a file of weights for the model: `.pt`, `.pth`, `.bin`, `.ckpt`, `.safetensors` or
+            `.npz`. Pickles in it are read and never executed.
+        key: which of several models in a file of weights, such as `teacher` or `model_ema`.
         random_weights: build the same architecture, randomly initialised from `seed`.
         seed: random seed of the weights; `random` gets the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -197,6 +200,8 @@ def load_model(
         raise UsageError(f"unknown head={head!r}; choose from {', '.join(get_args(Head))}")
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
+    if key is not None and weights is None:
+        raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
     from attnviz.models.model import ModelRequest  # noqa: PLC0415
 
@@ -216,6 +221,7 @@ def load_model(
         head=head,
         alias=alias,
         settings=settings or {},
+        key=key,
     )
     own_mean = None if mean is None else parse_statistic("mean", mean)
     own_std = None if std is None else parse_statistic("std", std)

@@ -25,7 +25,7 @@ OneImage = Annotated[
 
 ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="Film: MP4, MOV, MKV, WebM, GIF …")]
 
-_WEIGHTS = "State dict for the model: .safetensors, or .pt, which is read without running code"
+_WEIGHTS = "Weights: .pt .pth .bin .ckpt .safetensors .npz; pickles in them are never executed"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -77,6 +77,12 @@ class ShownOptions:
         MODEL,
         names="--set",
         metavar="NAME=VALUE",
+    )
+    key: str | None = option_field(
+        None,
+        "Which of several models in a file of weights: teacher, model_ema …  [default: the usual]",
+        MODEL,
+        metavar="NAME",
     )
     fit: Literal["keep", "crop", "pad", "squash"] = option_field(
         "keep", "How the picture is fitted into the model's input.", MODEL
