@@ -1,9 +1,9 @@
-"""Fits the weights of a file to a module: names, positions of another grid, heads of other classes."""
+"""Fits the weights of a file to a module: names, positions of another grid, other heads."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -84,8 +84,10 @@ def fit(
     found, resized = fit_positions(expected, found, antialias=antialias)
     extra = {own: given for own, given in names.items() if own not in expected}
     _check(expected, found, dropped, extra, path)
-    outside = state.keys() - names.values()
-    return Fitted(found, heads, tuple(_notes(path, names, prefix, heads, resized, extra, outside)))
+    unused = [given for own, given in extra.items() if not _counts(own)]
+    unused += sorted(state.keys() - names.values())
+    fitted = Fitted(found, heads, (f"{resized} ({Path(path).name})",) if resized else ())
+    return replace(fitted, notes=tuple(_notes(path, names, prefix, unused, fitted)))
 
 
 def _names(
@@ -271,28 +273,20 @@ def _unusable(name: str, found: Mapping[str, Tensor], expected: Mapping[str, Ten
 
 
 def _notes(
-    path: str,
-    names: Mapping[str, str],
-    prefix: str,
-    heads: Sequence[str],
-    resized: str,
-    extra: Mapping[str, str],
-    outside: Iterable[str],
-) -> Iterable[str]:
+    path: str, names: Mapping[str, str], prefix: str, unused: Sequence[str], fitted: Fitted
+) -> Iterator[str]:
     """Sentences for the user on how a file was read."""
     file = Path(path).name
+    yield from fitted.notes
     changed = next(((own, given) for own, given in names.items() if own != given), None)
     if changed is not None:
         how = "without a prefix" if prefix else "with other names"
         yield f"the names in {file} are read {how}: {changed[1]} as {changed[0]}"
-    if heads:
+    if fitted.heads:
         yield (
-            f"no class head ({file} has no {few(heads)} of its size): left out; -m {path} alone "
-            "keeps the head of a plain vision transformer"
+            f"no class head ({file} has no {few(fitted.heads)} of its size): left out; -m {path} "
+            "alone keeps the head of a plain vision transformer"
         )
-    if resized:
-        yield f"{resized} ({file})"
-    unused = [given for own, given in extra.items() if not _counts(own)] + sorted(outside)
     if unused:
         yield f"in {file}, and not used: {few(unused)}"
 

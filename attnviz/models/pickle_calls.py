@@ -54,23 +54,24 @@ class Storage:
     numbers: Tensor
 
 
-_FORBIDDEN = {
-    "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "importlib", "runpy", "ctypes",
-    "pty", "pickle", "_pickle", "marshal", "webbrowser", "code", "codeop", "pdb", "bdb", "timeit",
-    "profile", "cProfile", "multiprocessing", "signal", "platform", "pip", "pydoc", "_posixsubprocess",
-}  # fmt: skip
+_FORBIDDEN = """
+os posix nt subprocess sys shutil socket importlib runpy ctypes pty pickle _pickle marshal
+webbrowser code codeop pdb bdb timeit profile cProfile multiprocessing signal platform pip pydoc
+_posixsubprocess
+"""
 """Modules that no checkpoint needs. Their names are not imported anyway; a file that has them is
 refused as a whole."""
-_PLAIN = {
-    "list", "dict", "tuple", "int", "float", "str", "bytes", "bool", "complex", "object", "range",
-    "slice", "bytearray", "type", "getattr", "print",
-}  # fmt: skip
+_PLAIN = """
+list dict tuple int float str bytes bool complex object range slice bytearray type getattr print
+set frozenset
+"""
 """Names of Python's own that a pickle may have; those that are no classes are never called."""
-_LOWER_CASE_CLASSES = (
-    "datetime.", "collections.", "numpy.dtype", "numpy.ndarray", "numpy.core.", "numpy._core.",
-    "numpy.random.", "_codecs.encode", "functools.partial", "copyreg._reconstructor", "copy_reg._reconstructor", "uuid.",
-    "builtins.getattr", "torch.device", "torch.Size", "torch.Generator", "re._compile", "torch.jit._pickle.",
-)  # fmt: skip
+_LOWER_CASE_CLASSES = """
+datetime. collections. numpy.dtype numpy.ndarray numpy.core. numpy._core. numpy.random. uuid.
+_codecs.encode functools.partial copyreg._reconstructor builtins.getattr builtins.complex
+builtins.bytearray builtins.range builtins.slice torch.device torch.Generator re._compile
+torch.jit._pickle.
+"""
 """Classes, and functions that make plain values, whose names do not begin with a capital. They are
 not called either: a stand-in takes the place of the value."""
 
@@ -82,10 +83,8 @@ def check_name(named: Named) -> Named:
         CallRefused: no checkpoint has reason to name it.
     """
     module, _, last = named.name.rpartition(".")
-    known = last in _PLAIN or last in ("set", "frozenset") or last[:1].isupper()
-    if module.partition(".")[0] in _FORBIDDEN or (
-        module in ("builtins", "__builtin__") and not known
-    ):
+    known = last in _PLAIN.split() or last[:1].isupper()
+    if module.partition(".")[0] in _FORBIDDEN.split() or (module == "builtins" and not known):
         raise CallRefused(named.name)
     return named
 
@@ -98,11 +97,15 @@ def call(function: Any, arguments: Any, *, is_class: bool = False) -> Any:
     """
     if not isinstance(function, Named) or not isinstance(arguments, tuple):
         raise CallRefused(getattr(function, "kind", "something that it made itself"))
-    name = function.name.replace("__builtin__.", "builtins.")
+    name = function.name
     if (known := _CALLS.get(name)) is not None:
         return known(*arguments)
     last = name.rpartition(".")[2]
-    if is_class or last.lstrip("_")[:1].isupper() or name.startswith(_LOWER_CASE_CLASSES):
+    if (
+        is_class
+        or last.lstrip("_")[:1].isupper()
+        or name.startswith(tuple(_LOWER_CASE_CLASSES.split()))
+    ):
         return StandIn(name, arguments)
     if last.startswith("_rebuild") and name.startswith(("torch.", "torchao.")):
         return StandIn(f"a tensor of torch ({last})", arguments)
@@ -182,5 +185,5 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._tensor._rebuild_from_type_v2": _subclass,
     "torch.serialization._get_layout": lambda name: Named(str(name)),
-    "torch.Size": lambda *sides: torch.Size(*sides),
+    "torch.Size": torch.Size,
 }

@@ -1,9 +1,9 @@
 """Reads pickles without running them: plain data, and stand-ins for everything else."""
 
-import io
+import _compat_pickle
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 from attnviz.models.pickle_calls import Named, StandIn, call, check_name
 
@@ -11,12 +11,12 @@ _UNUSED = (
     pickle.EXT1, pickle.EXT2, pickle.EXT4,  # look names up in a registry of the running program
     pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,  # take memory before they read
 )  # fmt: skip
-Opcodes = dict[int, Callable[[Any], None]]
-
-
 # Python's own unpickler in Python: its table of opcodes can be replaced, and its memo grows with
 # what is stored, while that of the C version grows with any number that a file names.
-class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF001
+_Unpickler: Any = vars(pickle)["_Unpickler"]
+
+
+class InertUnpickler(_Unpickler):  # type: ignore[misc]
     """An unpickler that imports nothing and calls nothing but a few functions of ours.
 
     A name (GLOBAL) becomes a `Named`, an object of a class a `StandIn`. Nothing of a file is looked
@@ -26,18 +26,20 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # n
         CallRefused: the pickle wants to call something that is no class.
     """
 
-    dispatch: Opcodes = {
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: do
-        for code, do in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]  # noqa: SLF001
+        for code, do in _Unpickler.dispatch.items()
         if code not in {each[0] for each in _UNUSED}
     }
 
-    def __init__(self, file: io.BufferedIOBase, storage: Callable[[Any], Any]) -> None:
+    def __init__(self, file: BinaryIO, storage: Callable[[Any], Any]) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")
         self._storage = storage
 
     def find_class(self, module: Any, name: Any) -> Named:
-        """A name, which is not looked up."""
+        """A name, which is not looked up; old pickles have names of Python 2."""
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
         return check_name(Named(f"{module}.{name}"))
 
     def persistent_load(self, identity: Any) -> Any:
@@ -83,7 +85,7 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # n
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def read_pickle(file: io.BufferedIOBase, storage: Callable[[Any], Any] = lambda _: None) -> Any:
+def read_pickle(file: BinaryIO, storage: Callable[[Any], Any] = lambda _: None) -> Any:
     """The next pickle of a file, as plain data, tensors and stand-ins.
 
     Args:

@@ -72,7 +72,8 @@ def read_state_dict(path: str, key: str | None = None) -> StateDict:
         return StateDict(found[""], facts)
     if not known and len(found) > 1:
         raise ModelError(
-            f"{path}: holds several models ({', '.join(found)}); choose one: --key {next(iter(found))}"
+            f"{path}: holds several models ({', '.join(found)}); choose one, such as "
+            f"--key {next(iter(found))}"
         )
     name, *others = known or list(found)
     others = [other for other in others if other and not other.startswith(f"{name}.")]
@@ -147,11 +148,8 @@ _GROUPS = ("_parameters", "_buffers", "_modules")
 
 def _facts(value: Any, depth: int = 0) -> dict[str, Any]:
     """Plain values of what a file says about its model; those further outside come first."""
-    facts: dict[str, Any] = {}
-    items = _items(value)
-    for key, item in items.items():
-        if isinstance(item, str | int | float | list | tuple) and isinstance(key, str):
-            facts[key] = item
+    items, plain = _items(value), str | int | float | list | tuple
+    facts = {str(key): item for key, item in items.items() if isinstance(item, plain)}
     if isinstance(items.get("id2label"), dict):
         facts["id2label"] = items["id2label"]
     if depth < DEPTH:
