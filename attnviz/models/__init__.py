@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.settings import parse_statistic
+from attnviz.models.settings import SUFFIXES, parse_statistic
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
@@ -73,6 +73,14 @@ _SOURCES: dict[str, Source] = {
         "TorchVision maintainers 2016, github.com/pytorch/vision",
         spec="torchvision:NAME",
     ),
+    "file": Source(
+        "attnviz.models.file_models:load",
+        "FILE.pt .pth .bin .ckpt .safetensors .npz: your checkpoint of a plain vision transformer",
+        "its architecture is read off the shapes of its tensors: docs/checkpoint.md",
+        spec="FILE",
+        takes_settings=True,
+        locate="attnviz.models:plain_path",
+    ),
     "py": Source(
         "attnviz.models.own:load",
         "py:MODULE:FACTORY or py:FILE.py:FACTORY: your own nn.Module, or what makes one",
@@ -108,6 +116,8 @@ def find_source(spec: str) -> str:
         return find_source(ALIASES[spec].spec)
     if os.path.isdir(spec):  # noqa: PTH112 — pathlib costs start-up
         return "hf"
+    if spec.lower().endswith(SUFFIXES):
+        return "file"
     hint = nearest(spec)
     if hint:
         raise UsageError(f"unknown model {spec!r}{hint} Else see `attnviz models`")
@@ -127,6 +137,11 @@ def find_path(spec: str) -> str | None:
     """
     source, colon, rest = spec.partition(":")
     return SOURCES[source].path(rest) if colon and source in SOURCES else spec
+
+
+def plain_path(rest: str) -> str:
+    """The path of `file:PATH`."""
+    return rest
 
 
 def python_file(rest: str) -> str | None:
@@ -162,7 +177,7 @@ def load_model(
 
     Args:
         spec: `tiny`, `random`, an alias that `attnviz models` lists, `hf:ORG/NAME[@REV]`, a
-            checkpoint folder, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
+            checkpoint folder or file, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
         heads: number of heads that `random` is built with, 8 unless given.
         features: width of `random`, a multiple of `heads`.
         tokens: what a token stands for: a patch, or (`random` only) a single pixel.
@@ -182,7 +197,8 @@ def load_model(
             (batch, classes). `any` is `class` if the checkpoint has a class head, else `none`.
             With `text` the module returns the embedding of the picture, (batch, features), and
             the model can embed texts. A module of `py:` has the head that its factory gives it.
-        settings: for `py:`, arguments of the factory, or of the module's forward beside pixels.
+        settings: for `py:`, arguments of the factory, or of the module's forward beside pixels; for
+            a file what its shapes do not tell: `heads`, `act`, `eps`, `pool`.
         mean: mean of pixel values 0 to 1: a number, `R,G,B`, `imagenet`, `half` or `none`, in place
             of what the model states.
         std: standard deviation of pixel values, as `mean`.
@@ -200,8 +216,6 @@ def load_model(
         raise UsageError(f"unknown head={head!r}; choose from {', '.join(get_args(Head))}")
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
-    if key is not None and weights is None:
-        raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
     from attnviz.models.model import ModelRequest  # noqa: PLC0415
 
@@ -227,6 +241,8 @@ def load_model(
     own_std = None if std is None else parse_statistic("std", std)
     source = find_source(spec)
     _check_settings(source, spec, request)
+    if key is not None and weights is None and source != "file":
+        raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     model: Model = SOURCES[source](request)
     return replace(
         model,
@@ -241,6 +257,6 @@ def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
     """Refuse settings where the source takes none."""
     if request.settings and not SOURCES[source].takes_settings:
         raise UsageError(
-            f"--set {next(iter(request.settings))}: {spec} takes no settings; give it with py: "
-            "alone, or leave it out"
+            f"--set {next(iter(request.settings))}: {spec} takes no settings; give it with py: or "
+            "with a checkpoint file, or leave it out"
         )

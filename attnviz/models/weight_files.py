@@ -17,10 +17,8 @@ from torch import Tensor
 from attnviz.errors import ModelError
 from attnviz.models.pickle_calls import CallRefused, Storage, dtype_of
 from attnviz.models.pickles import read_pickle
+from attnviz.models.settings import SUFFIXES
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-SUFFIXES = (*PICKLED, ".safetensors", ".npz")
-"""Endings of the names of files of weights."""
 RATIO, SPARE = 20, 2**20
 """Packed arrays may take so many times the bytes of their file, and so many more."""
 PART = 2**30
@@ -47,12 +45,12 @@ def read_file(path: str) -> Any:
     name = Path(path)
     if name.suffix.lower() not in SUFFIXES:
         raise ModelError(
-            f"{path}: weights must be a {' '.join(SUFFIXES[:4])} {SUFFIXES[5]} or .npz"
+            f"{path}: weights must be a file of weights: {', '.join(SUFFIXES)}"
         )
     if os.path.isdir(path):  # noqa: PTH112 — pathlib raises for a name that is too long
         raise ModelError(f"{path}: is a folder, where a file of weights is needed; give the file")
     if not os.path.isfile(path):  # noqa: PTH113
-        raise ModelError(f"{path}: no such file; check --weights")
+        raise ModelError(f"{path}: no such file; check the path")
     try:
         return _read(name)
     except ModelError:

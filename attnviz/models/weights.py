@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ def initial_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
     stream = np.random.RandomState(seed)
     state = {}
     for name, parameter in module.state_dict().items():
-        drawn = np.full(parameter.shape, float(name.endswith("norm.weight")))
+        drawn = np.full(parameter.shape, float(bool(_SCALE.search(name))))
         if parameter.ndim > 1:
             limit = math.sqrt(3 / math.prod(parameter.shape[1:]))
             drawn = stream.uniform(-limit, limit, size=tuple(parameter.shape))
@@ -55,6 +56,8 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
+_SCALE = re.compile(r"(norm\w*\.weight|\.gamma)$")
+"""Names of the scales of norms, and of those of whole layers."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
