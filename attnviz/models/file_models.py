@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ _STATED_LABELS = ("id2label", "class_names", "classes", "labels", "label_names")
 _SETTINGS = {"heads": int, "act": str, "eps": float, "pool": str}
 _CHOICES = {"act": ("gelu", "quick_gelu", "relu", "silu"), "pool": ("token", "mean", "both")}
 _BESIDE = re.compile(
-    r"^(mask_token|decoder|pooler|.*num_batches_tracked|.*position_ids|input_resolution|"
+    r"^((.*\.)?mask_token$|decoder|pooler|.*num_batches_tracked|.*position_ids|input_resolution|"
     r"context_length|vocab_size|logit_scale|dino_head|ibot_head|contrastive_head|head\.(mlp|last_layer))"
 )
 """Names inside of a transformer that no map needs: tokens and decoders of its training."""
@@ -42,7 +41,7 @@ _BESIDE = re.compile(
 _OTHERS = (
     (r"layers\.\d+\.blocks\.\d+\..*relative_position_bias_table", "Swin",
      "-m timm:swin_tiny_patch4_window7_224"),
-    (r"(relative_position_bias_table|attn\.q_bias|\.lambda_1|rel_pos_bias)", "BEiT",
+    (r"(relative_position_bias_table|attn\.q_bias|\.lambda_1|rel_pos_bias)", "BEiT, or one of its kind",
      "-m timm:beit_base_patch16_224"),
     (r"(rope|storage_tokens|periods)", "one of rotary positions, as DINOv3 and EVA-02",
      "-m timm:vit_small_patch16_dinov3"),
@@ -78,6 +77,7 @@ def load(request: ModelRequest) -> Model:
     missing = [name for name in module.state_dict() if name not in state]
     if alien or missing:
         raise _unknown(path, reading, alien, missing, module)
+    _check_order(path, state)
     _check_shapes(path, module)
     used = {name: tensor for name, tensor in state.items() if name in module.state_dict()}
     if request.random_weights:
@@ -139,8 +139,8 @@ def _reading(path: str, found: StateDict) -> Translation:
         name = next((n for n in found.tensors if re.search(pattern, n)), None)
         if name is not None:
             raise ModelError(
-                f"{path}: {title}, not a plain vision transformer ({name}); name its model: "
-                f"{spec} --weights {path}"
+                f"{path}: {title}, not a plain vision transformer ({name}); name its model, such as "
+                f"{spec} --weights {path}, or -m FOLDER of its config"
             )
     try:
         readings = translate(found.tensors)
@@ -171,7 +171,9 @@ def _design(
     width = reading.state["patch_embed.proj.weight"].shape[0]
     heads, notes = _heads(path, reading, facts, settings, width)
     scaled = any(name.endswith(".ls1.gamma") for name in state)
-    eps = float(settings.get("eps") or facts.get("layer_norm_eps") or _epsilon(reading, scaled=scaled))
+    eps = float(
+        settings.get("eps") or facts.get("layer_norm_eps") or _epsilon(reading, scaled=scaled)
+    )
     act = settings.get("act")
     if act is None:
         act = layout.act
@@ -179,10 +181,14 @@ def _design(
         if isinstance(stated, str) and stated in _CHOICES["act"]:
             act = stated
         elif "norm_pre.weight" in state:
-            openai = {"input_resolution", "context_length"} & {n.rpartition(".")[2] for n in found.tensors}
+            openai = {"input_resolution", "context_length"} & {
+                n.rpartition(".")[2] for n in found.tensors
+            }
             act = "quick_gelu" if openai else act
             other = "gelu" if act == "quick_gelu" else "quick_gelu"
-            notes.append(f"activation {act} is assumed; --set act={other} takes the other of CLIP's")
+            notes.append(
+                f"activation {act} is assumed; --set act={other} takes the other of CLIP's"
+            )
     antialias = layout.antialias or "reg_token" in state
     grid = _grid(path, state)
     design = Design(heads, grid, act, eps, _pool(state, facts, settings), antialias)
@@ -212,7 +218,7 @@ def _heads(
     if asked is not None or (stated is not None and stated > 0 and inner % stated == 0):
         return asked or int(stated or 1), []
     heads = HEADS.get(inner, inner // 64)
-    if not heads or inner % heads:
+    if not heads or (inner % 64 and inner not in HEADS):
         raise ModelError(
             f"{path}: does not say how many heads its {inner} features have; give --set heads=N"
         )
@@ -269,7 +275,7 @@ def _pool(
 
 
 def _check_numbers(path: str, reading: Translation) -> None:
-    """Refuse weights that are no dense, finite floats, and post-norm blocks."""
+    """Refuse weights that are no dense, finite floats, and patches that are no squares."""
     state = reading.state
     for name, tensor in state.items():
         if _BESIDE.match(name):
@@ -285,15 +291,6 @@ def _check_numbers(path: str, reading: Translation) -> None:
                 f"{path}: {reading.original.get(name, name)} holds NaN or infinity; give a "
                 "checkpoint of finite numbers"
             )
-    if (
-        "cls_token" not in state
-        and "blocks.0.attn.qkv.bias" not in state
-        and "fc_norm.weight" in state
-    ):
-        raise ModelError(
-            f"{path}: its norms may stand behind its layers, as in timm's vit_*_rpn_*, which no "
-            f"shape tells; name its model: -m timm:NAME --weights {path}"
-        )
     sides = state["patch_embed.proj.weight"].shape
     if len(sides) != 4 or sides[2] != sides[3]:
         raise ModelError(
@@ -316,6 +313,19 @@ def _unknown(
          [f"{name} has no place in a plain vision transformer" for name in original]),
         f"{_NAME} --weights {path}",
     )  # fmt: skip
+
+
+def _check_order(path: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse what may have its norms behind its layers: a mean of the grid, and no bias of q, k, v."""
+    if (
+        "cls_token" not in state
+        and "blocks.0.attn.qkv.bias" not in state
+        and "fc_norm.weight" in state
+    ):
+        raise ModelError(
+            f"{path}: its norms may stand behind its layers, as in timm's vit_*_rpn_*, which no "
+            f"shape tells; name its model: -m timm:NAME --weights {path}"
+        )
 
 
 def _check_shapes(path: str, module: PlainViT) -> None:

@@ -75,7 +75,9 @@ def _vit_pytorch(state: State) -> State:
     if name.startswith("to_patch_embedding.2"):
         for leaf in ("weight", "bias"):
             before = changed.pop(f"to_patch_embedding.1.{leaf}")
-            changed[f"patch_embed.norm_pre.{leaf}"] = before.view(side, side, 3).permute(2, 0, 1).flatten()
+            changed[f"patch_embed.norm_pre.{leaf}"] = (
+                before.view(side, side, 3).permute(2, 0, 1).flatten()
+            )
             changed[f"patch_embed.norm.{leaf}"] = changed.pop(f"to_patch_embedding.3.{leaf}")
     return changed
 
@@ -251,8 +253,7 @@ def _translate(
     return Translation(translated, original, layout, tuple(outside))
 
 
-_HEADS = {name: "head" for name in ("head", "fc", "classifier", "cls_classifier", "heads.head",
-          "linear", "visual_projection")} | {"head_dist": "head_dist",
+_HEADS = dict.fromkeys(("head", "fc", "classifier", "cls_classifier", "heads.head", "linear", "visual_projection"), "head") | {"head_dist": "head_dist",
           "distillation_classifier": "head_dist"}  # fmt: skip
 """Names of linear layers beside a transformer that are its class head."""
 _HEAD_NAMES = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")

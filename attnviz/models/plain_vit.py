@@ -180,14 +180,17 @@ class PlainViT(nn.Module):
         self.patch_embed = PatchEmbedding(shapes)
         self.norm_pre = shapes.norm("norm_pre")
         depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-        self.blocks = nn.ModuleList(PreNormBlock(shapes, f"blocks.{i}", design) for i in range(depth))
+        self.blocks = nn.ModuleList(
+            PreNormBlock(shapes, f"blocks.{i}", design) for i in range(depth)
+        )
         self.norm, self.fc_norm = shapes.norm("norm"), shapes.norm("fc_norm")
         self.head, self.head_dist = shapes.linear("head"), shapes.linear("head_dist")
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, C, h, w) → (B, prefix + rows·columns, F): what the last block gives, normed."""
         rows, columns = (
-            n // side for n, side in zip(pixels.shape[2:], self.patch_embed.proj.kernel_size, strict=True)
+            n // side
+            for n, side in zip(pixels.shape[2:], self.patch_embed.proj.kernel_size, strict=True)
         )
         grid = self.patch_embed(pixels)
         given = [token for name in PREFIX if (token := getattr(self, name)) is not None]

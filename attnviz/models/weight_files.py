@@ -44,9 +44,7 @@ def read_file(path: str) -> Any:
     """
     name = Path(path)
     if name.suffix.lower() not in SUFFIXES:
-        raise ModelError(
-            f"{path}: weights must be a file of weights: {', '.join(SUFFIXES)}"
-        )
+        raise ModelError(f"{path}: weights must be a file of weights: {', '.join(SUFFIXES)}")
     if os.path.isdir(path):  # noqa: PTH112 — pathlib raises for a name that is too long
         raise ModelError(f"{path}: is a folder, where a file of weights is needed; give the file")
     if not os.path.isfile(path):  # noqa: PTH113
