@@ -202,7 +202,7 @@ def resize_positions(
     if tuple(old) == tuple(new):
         return table
     flat = table.reshape(-1, *table.shape[-2:])
-    grid = flat[:, prefix:].unflatten(1, tuple(old)).permute(0, 3, 1, 2)
+    grid = flat[:, prefix:].reshape(len(flat), *old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(
         grid, size=tuple(new), mode="bicubic", align_corners=False, antialias=antialias
     )

@@ -79,7 +79,8 @@ def load(request: ModelRequest) -> Model:
     _check_kind(library, request.spec, config)
     head = _head(request, config)
     tokenizer = find_tokenizer(library, request.spec, name, revision) if head == "text" else None
-    state, notes = None, ()
+    state: dict[str, Tensor] | None = None
+    notes: tuple[str, ...] = ()
     if request.weights is not None:
         found = read_state_dict(request.weights, request.key)
         state, note = _resized(library, config, found.tensors)

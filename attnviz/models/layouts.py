@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
+class NamingLayout:
     """How a library names and shapes the parts of a plain vision transformer.
 
     Attributes:
@@ -75,9 +75,8 @@ def _vit_pytorch(state: State) -> State:
     if name.startswith("to_patch_embedding.2"):
         for leaf in ("weight", "bias"):
             before = changed.pop(f"to_patch_embedding.1.{leaf}")
-            changed[f"patch_embed.norm_pre.{leaf}"] = (
-                before.view(side, side, 3).permute(2, 0, 1).flatten()
-            )
+            turned = before.view(side, side, 3).permute(2, 0, 1).flatten()
+            changed[f"patch_embed.norm_pre.{leaf}"] = turned
             changed[f"patch_embed.norm.{leaf}"] = changed.pop(f"to_patch_embedding.3.{leaf}")
     return changed
 
@@ -85,7 +84,7 @@ def _vit_pytorch(state: State) -> State:
 def _clip(state: State) -> State:
     """The projection is a matrix (width, features), tokens lack the axis of the batch."""
     changed = dict(state)
-    for name in [n for n in state if n.endswith(("class_embedding", "positional_embedding"))]:
+    for name in [n for n in state if re.search(r"(class|position(al)?)_embedding(\.|$)", n)]:
         changed[name] = state[name].reshape(1, -1, state[name].shape[-1])
     if "proj" in changed:
         changed["head.weight"] = changed.pop("proj").mT
@@ -93,7 +92,7 @@ def _clip(state: State) -> State:
 
 
 _LAYOUTS = (
-    Layout(
+    NamingLayout(
         "timm, DeiT, DINO, DINOv2, MAE", "patch_embed.proj.weight",
         rules=(
             (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 trains blocks in chunks
@@ -102,7 +101,7 @@ _LAYOUTS = (
             (r"\.gamma_([12])$", r".ls\1.gamma"),
         ),
     ),
-    Layout(
+    NamingLayout(
         "transformers", "embeddings.patch_embeddings.projection.weight",
         rules=(
             (r"^embeddings\.cls_token$", "cls_token"),
@@ -117,13 +116,14 @@ _LAYOUTS = (
             (r"\.attn\.([qkv])(uery|ey|alue)\.", r".attn.\1."),
             (r"\.layernorm_before\.", ".norm1."), (r"\.layernorm_after\.", ".norm2."),
             (r"\.intermediate\.dense\.", ".mlp.fc1."), (r"\.output\.dense\.", ".mlp.fc2."),
-            (r"\.mlp\.weights_in\.", ".mlp.fc1."), (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
+            (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+            (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
             (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
             (r"^layernorm\.", "norm."),
         ),
         eps=1e-12, statistics="half", antialias=False,
     ),
-    Layout(
+    NamingLayout(
         "CLIP of transformers", "embeddings.patch_embedding.weight", "embeddings.class_embedding",
         rules=(
             (r"^embeddings\.class_embedding$", "cls_token"),
@@ -131,16 +131,13 @@ _LAYOUTS = (
             (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
             (r"^pre_layrnorm\.", "norm_pre."), (r"^post_layernorm\.", "norm."),
             (r"^encoder\.layers\.(\d+)\.", r"blocks.\1."),
-            (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."), (r"\.self_attn\.out_proj\.", ".attn.proj."),
+            (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+            (r"\.self_attn\.out_proj\.", ".attn.proj."),
             (r"\.layer_norm([12])\.", r".norm\1."),
         ),
-        reshape=lambda state: {
-            name: tensor.reshape(1, -1, tensor.shape[-1]) if re.search(r"(class|position)_embedding", name)
-            else tensor for name, tensor in state.items()
-        },
-        eps=1e-5, statistics="clip", act="quick_gelu", antialias=False,
+        reshape=_clip, eps=1e-5, statistics="clip", act="quick_gelu", antialias=False,
     ),
-    Layout(
+    NamingLayout(
         "torchvision", "conv_proj.weight", "encoder.pos_embedding",
         rules=(
             (r"^class_token$", "cls_token"), (r"^conv_proj\.", "patch_embed.proj."),
@@ -152,11 +149,12 @@ _LAYOUTS = (
         ),
         antialias=False,
     ),
-    Layout(
+    NamingLayout(
         "OpenAI's CLIP and open_clip", "conv1.weight", "transformer.resblocks.0.ln_1.weight",
         rules=(
             (r"^class_embedding$", "cls_token"), (r"^positional_embedding$", "pos_embed"),
-            (r"^conv1\.", "patch_embed.proj."), (r"^ln_pre\.", "norm_pre."), (r"^ln_post\.", "norm."),
+            (r"^conv1\.", "patch_embed.proj."),
+            (r"^ln_pre\.", "norm_pre."), (r"^ln_post\.", "norm."),
             (r"^transformer\.resblocks\.(\d+)\.", r"blocks.\1."),
             (r"\.ln_([12])\.", r".norm\1."), (r"\.attn\.in_proj_", ".attn.qkv."),
             (r"\.attn\.out_proj\.", ".attn.proj."), (r"\.mlp\.c_fc\.", ".mlp.fc1."),
@@ -164,7 +162,7 @@ _LAYOUTS = (
         ),
         reshape=_clip, eps=1e-5, statistics="clip",
     ),
-    Layout(
+    NamingLayout(
         "Google's JAX", "embedding/kernel",
         rules=(
             (r"^cls$", "cls_token"), (r"^embedding\.", "patch_embed.proj."),
@@ -179,7 +177,7 @@ _LAYOUTS = (
         ),
         reshape=_google, statistics="half",
     ),
-    Layout(
+    NamingLayout(
         "vit-pytorch", "to_patch_embedding.1.weight", "transformer.layers.0.0.to_qkv.weight",
         rules=(
             (r"^pos_embedding$", "pos_embed"),
@@ -210,7 +208,7 @@ class Translation:
 
     state: State
     original: dict[str, str]
-    layout: Layout
+    layout: NamingLayout
     outside: tuple[str, ...]
 
 
@@ -232,7 +230,7 @@ def _ends(name: str, anchor: str) -> bool:
 
 
 def _translate(
-    state: Mapping[str, Tensor], bare: Mapping[str, str], layout: Layout, prefix: str
+    state: Mapping[str, Tensor], bare: Mapping[str, str], layout: NamingLayout, prefix: str
 ) -> Translation:
     """The transformer behind a prefix; a head may lie behind a shorter one."""
     parents = [prefix[: m.start()] for m in re.finditer(r"[^./]+[./]$", prefix)] or [""]
@@ -253,8 +251,10 @@ def _translate(
     return Translation(translated, original, layout, tuple(outside))
 
 
-_HEADS = dict.fromkeys(("head", "fc", "classifier", "cls_classifier", "heads.head", "linear", "visual_projection"), "head") | {"head_dist": "head_dist",
-          "distillation_classifier": "head_dist"}  # fmt: skip
+_HEADS = dict.fromkeys(
+    ("head", "fc", "classifier", "cls_classifier", "heads.head", "linear", "visual_projection"),
+    "head",
+) | {"head_dist": "head_dist", "distillation_classifier": "head_dist"}
 """Names of linear layers beside a transformer that are its class head."""
 _HEAD_NAMES = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 
@@ -265,7 +265,7 @@ def _head(name: str) -> str:
     return f"{_HEADS[module]}.{leaf}" if module in _HEADS else name
 
 
-def _renamed(name: str, layout: Layout) -> str:
+def _renamed(name: str, layout: NamingLayout) -> str:
     for pattern, replacement in layout.rules:
         name = re.sub(pattern, replacement, name)
     return name

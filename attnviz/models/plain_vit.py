@@ -1,6 +1,6 @@
 """A plain vision transformer whose parts are those of a state dict, for inputs of any shape."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,8 +103,10 @@ def activate(x: Tensor, name: str) -> Tensor:
     """An activation by its name."""
     if name == "quick_gelu":
         return x * torch.sigmoid(1.702 * x)
-    result: Tensor = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}[name](x)
-    return result
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu, "relu": F.relu, "silu": F.silu,
+    }  # fmt: skip
+    return functions[name](x)
 
 
 class LayerScale(nn.Module):
@@ -143,7 +145,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
         weight = shapes.state["patch_embed.proj.weight"]
-        side = weight.shape[2:]
+        side = (weight.shape[2], weight.shape[3])
         bias = "patch_embed.proj.bias" in shapes.state
         self.proj = nn.Conv2d(weight.shape[1], weight.shape[0], side, side, bias=bias)
         self.norm_pre, self.norm = (shapes.norm(f"patch_embed.{n}") for n in ("norm_pre", "norm"))
@@ -153,7 +155,7 @@ class PatchEmbedding(nn.Module):
         if isinstance(self.norm_pre, nn.Identity):
             patches = self.proj(pixels).flatten(2).mT
         else:
-            side: tuple[int, int] = self.proj.kernel_size
+            side = self.proj.kernel_size[0]
             flat = F.unfold(pixels, side, stride=side).mT  # (B, N, C·side·side)
             patches = F.linear(self.norm_pre(flat), self.proj.weight.flatten(1), self.proj.bias)
         result: Tensor = self.norm(patches)
@@ -166,8 +168,9 @@ class PlainViT(nn.Module):
     Its names are those of timm. It has registers, a distillation token, a norm before the blocks,
     scales and heads exactly if the state dict has them.
 
-    >>> PlainViT(state, Design(heads=3, grid=(14, 14))).load_state_dict(state)
-    <All keys matched successfully>
+    >>> state = {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}
+    >>> PlainViT(state, Design(heads=2, grid=(4, 4)))(torch.zeros(1, 3, 16, 16)).shape
+    torch.Size([1, 16, 8])
     """
 
     def __init__(self, state: Mapping[str, Tensor], design: Design) -> None:
@@ -195,11 +198,12 @@ class PlainViT(nn.Module):
         grid = self.patch_embed(pixels)
         given = [token for name in PREFIX if (token := getattr(self, name)) is not None]
         prefix = torch.cat(given, 1) if given else grid.new_zeros(1, 0, grid.shape[2])
-        if self.pos_embed is not None:
+        table: Tensor | None = self.pos_embed  # type: ignore[assignment]  # a registered parameter
+        if table is not None:
             old = self.design.grid
-            count = self.pos_embed.shape[1] - old[0] * old[1]  # of the prefix, from its first on
+            count = table.shape[1] - old[0] * old[1]  # of the prefix, from its first on
             places = resize_positions(
-                self.pos_embed.float(), count, old, (rows, columns), antialias=self.design.antialias
+                table.float(), count, old, (rows, columns), antialias=self.design.antialias
             ).to(grid)
             grid = grid + places[:, count:]
             prefix = torch.cat([prefix[:, :count] + places[:, :count], prefix[:, count:]], 1)
@@ -221,5 +225,5 @@ class PlainViT(nn.Module):
             pooled = x[:, 0] if self.design.pool == "token" else mean
         logits: Tensor = self.head(self.fc_norm(pooled))
         if isinstance(self.head_dist, nn.Linear):
-            return (logits + self.head_dist(x[:, 1])) / 2
+            logits = (logits + self.head_dist(x[:, 1])) / 2
         return logits

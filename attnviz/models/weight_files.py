@@ -104,7 +104,9 @@ class Bytes:
             return torch.empty(0, dtype=dtype)
         part, place = self._part(offset, end)
         if place % dtype.itemsize:
-            part, place = bytearray(part[place : place + count * dtype.itemsize]), 0
+            return torch.frombuffer(
+                bytearray(part[place : place + count * dtype.itemsize]), dtype=dtype
+            )
         return torch.frombuffer(part, dtype=dtype, count=count, offset=place)
 
 
