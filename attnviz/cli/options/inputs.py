@@ -73,7 +73,7 @@ class ShownOptions:
     )
     settings: list[str] | None = option_field(
         None,
-        "Argument of the factory of py:, or of the forward of its module. May be repeated.",
+        "Argument of the factory of py: or its forward; of a file: heads, act, eps, pool. Repeatable.",
         MODEL,
         names="--set",
         metavar="NAME=VALUE",
@@ -178,7 +178,7 @@ _SPEC: dict[str, Any] = {
     "complete": model_names,
     "metavar": "SPEC",
 }
-_MODEL = "Model; `attnviz models` lists them."
+_MODEL = "Model, or a checkpoint folder or file; `attnviz models` lists models."
 _MODELS = f"{_MODEL} May be repeated.  [default: {models.DEFAULT}]"
 
 
