@@ -262,6 +262,33 @@ class OnlyKeyword(Net):
         return super().forward(image * scale)
 
 
+class TakesDict(Net):
+    def forward(self, batch: dict[str, Tensor]) -> Any:  # type: ignore[override]
+        assert isinstance(batch, dict)
+        return super().forward(batch["image"])
+
+
+class TakesList(Net):
+    def forward(self, images: list[Tensor]) -> Any:  # type: ignore[override]
+        assert isinstance(images, list)
+        return super().forward(torch.stack(images))
+
+
+class Ages(Net):
+    """Pixels are the second argument, and a number is the first."""
+
+    def forward(self, age: float, image: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(image) * age
+
+
+class GivesDeep(Net):
+    """Logits deep inside, behind another tensor that looks like logits."""
+
+    def forward(self, pixels: Tensor) -> Any:
+        scores = super().forward(pixels)
+        return {"first": scores.flip(1), "heads": (None, {"species": scores})}
+
+
 class Nothing(Net):
     def forward(self) -> Any:  # type: ignore[override]
         return None

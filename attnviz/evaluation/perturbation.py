@@ -37,7 +37,7 @@ class PerturbationInput:
     Attributes:
         input: (3, h, w) float32 on the CPU, normalised.
         left, top: where the picture begins in it.
-        picture: (3, height, width), the part that is the picture.
+        picture: (channels, height, width), the part that is the picture.
         mean, std: mean and standard deviation of the normalisation, (3, 1, 1).
     """
 
@@ -57,7 +57,7 @@ class PerturbationInput:
 
     @property
     def black(self) -> Tensor:
-        """A black picture, which is 0 before normalisation, (3, height, width)."""
+        """A black picture, which is 0 before normalisation, (channels, height, width)."""
         return (-self.mean / self.std).expand_as(self.picture)
 
     @property
@@ -78,8 +78,7 @@ def shown(model: Model, pixels: Tensor, placement: Placement) -> PerturbationInp
     left, top = round(target.left), round(target.top)
     whole = pixels[0].float().cpu()
     picture = whole[:, top : round(target.bottom), left : round(target.right)]
-    statistics = (numbers[: len(whole)] for numbers in (model.mean, model.std))  # 1 if grey
-    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in statistics)
+    mean, std = (numbers[:, None, None] for numbers in model.statistics(len(whole)))
     return PerturbationInput(whole, left, top, picture, mean, std)
 
 

@@ -5,6 +5,8 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,8 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
 }
 """Other orders of axes that models take, as code."""
+_KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs", "pixels")
+"""Keys of the pixels in a dict that trials use."""
 _STATE_IT = "the module an attribute image_size = (height, width)"
 _TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
 """For each model and shape, whether the model takes more tokens than the shape has."""
@@ -77,6 +81,7 @@ def explain(
         gradients: whether the run was to keep its graph.
     """
     first = failures[0]
+    model = replace(model, channels=first.pixels.shape[1])  # trials get as many
     error, shapes = first.error, [each.shape for each in failures]
     if _run(model, first.pixels, gradients=gradients) is None:
         return RecordingError(
@@ -140,7 +145,7 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
     found = _CHANNELS.search(str(error))
     named = int(found[3]) if found and (int(found[1]), int(found[2])) in shapes else None
     channels = named or _channels_by_trial(model, shapes)
-    if channels is None or model.channels == 1:
+    if channels is None or model.channels != 3:
         return None
     makes = "pixels.mean(1, keepdim=True)"
     if channels > 1:
@@ -149,7 +154,8 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
         makes = f"pixels[:, torch.arange({channels}) % 3]"
     return (
         f"it wants pictures of {channels} channel{'s' * (channels > 1)} and is given 3: red, green "
-        f"and blue; give py:FILE.py:FACTORY, whose module calls it with {makes}"
+        f"and blue; give a TIFF or an array of {channels} bands, or py:FILE.py:FACTORY, whose "
+        f"module calls it with {makes}"
     )
 
 
@@ -162,7 +168,13 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 
 
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
-    """The line for another order or number of axes, found by a trial; or None."""
+    """The line for a dict, a list, or other axes, found by a trial; or None."""
+    for key in ("", *_KEYS):
+        pixels = _blank(model, shapes[0])
+        given = {key: pixels} if key else list(pixels)
+        if _run(model, given, gradients=False) is None:
+            what = "a dict" if key else "a list of pictures"
+            return f"it takes {what}, not one tensor; give --input [{key}]"
     for code, layout in _LAYOUTS.items():
         for shape in shapes:
             if _run(model, layout(_blank(model, shape)), gradients=False) is None:
@@ -223,6 +235,8 @@ def takes_more(model: Model, shape: Shape) -> bool:
     results = _TAKES_MORE.setdefault(model.module, {})
     if shape not in results:
         error = _trial(model, (2 * shape[0], shape[1]))
+        if error is not None and model.channels != 3:  # a module may only seem to take others
+            error = _trial(model, (2 * shape[0], shape[1]), channels=3)
         results[shape] = error is None or memory.is_exhausted(error)
     return results[shape]
 
@@ -236,15 +250,18 @@ def _trial(
 
 def _blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
     """A blank picture as the model is given one, or of another number of channels."""
-    count = channels or (1 if model.channels == 1 else 3)
-    return torch.zeros(1, count, *shape, device=model.device, dtype=model.dtype)
+    return torch.zeros(
+        1, channels or model.channels, *shape, device=model.device, dtype=model.dtype
+    )
 
 
-def _run(model: Model, pixels: Tensor, *, gradients: bool) -> BaseException | None:
+def _run(model: Model, pixels: Any, *, gradients: bool) -> BaseException | None:
     """Run a model without recording and return its exception, if any."""
     try:
+        if isinstance(pixels, Tensor):
+            pixels.requires_grad_(gradients)
         with torch.set_grad_enabled(gradients), uncompiled():
-            _copy(model.module)(pixels.requires_grad_(gradients))
+            _copy(model.module)(pixels)
     except (Exception, SystemExit) as error:
         return error
     return None

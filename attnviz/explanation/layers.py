@@ -28,6 +28,7 @@ class Layer:
             they were not kept, or the block returns something else.
         assumed: why the tokens' places follow from their number alone, in a few words; None if
             they were measured.
+        class_rank: place of the class token among the tokens outside of the grid.
     """
 
     call: AttentionCall
@@ -35,27 +36,37 @@ class Layer:
     keys: Layout
     tokens: Tensor | None = None
     assumed: str | None = None
+    class_rank: int = 0
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """Numbers of the tokens before the grid that are queries and keys: class token, registers.
+        """Numbers of the tokens beside the grid that are queries and keys; the class token first.
 
-        If there are none before it, those after the grid. The class token is the first of them.
+        The others are registers, in their order.
         """
+        outside = self.outside
+        if self.class_rank >= len(outside):
+            return outside
+        of_class = outside[self.class_rank]
+        return (of_class, *(number for number in outside if number != of_class))
+
+    @property
+    def outside(self) -> tuple[int, ...]:
+        """Numbers of the tokens before and behind the grid that are queries and keys."""
         count = min(self.queries.cells.shape[1], self.keys.cells.shape[1])
-        outside = [side.cells[:, :count] < 0 for side in (self.queries, self.keys)]
-        if any(side.all() for side in outside):  # an attention pool, or class attention
+        beside = [side.cells[:, :count] < 0 for side in (self.queries, self.keys)]
+        if any(side.all() for side in beside):  # an attention pool, or class attention
             alone = [~side.on_picture.any() for side in (self.queries, self.keys)]
-            outside = [side for side, none in zip(outside, alone, strict=True) if not none]
-            if not outside:
+            beside = [side for side, none in zip(beside, alone, strict=True) if not none]
+            if not beside:
                 return ()
-        in_both = np.all([side.all(0) for side in outside], axis=0)
-        before = int(in_both.argmin()) if not in_both.all() else count
-        if before:
-            return tuple(range(before))
-        behind = int(in_both[::-1].argmin())
-        same = self.queries.cells.shape == self.keys.cells.shape
-        return tuple(range(count - behind, count)) if same else ()
+        in_both = np.all([side.all(0) for side in beside], axis=0)
+        if in_both.all():
+            return tuple(range(count))
+        before = tuple(range(int(in_both.argmin())))
+        if self.queries.cells.shape != self.keys.cells.shape:
+            return before
+        return *before, *range(count - int(in_both[::-1].argmin()), count)
 
     def without_tensors(self) -> "Layer":
         """The layer with an empty call, which keeps only the number of heads."""

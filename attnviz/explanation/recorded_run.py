@@ -71,7 +71,8 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
             run, reports = _run(request, parse_layers(request.layers))
     calls = Calls.of(reports, _depend(request, reports))
     if not calls.drawn:
-        raise RecordingError(f"{request.model.spec} {_nothing_drawn(calls, run.recording)}")
+        reason = _nothing_drawn(request.model, calls, run.recording)
+        raise RecordingError(f"{request.model.spec} {reason}")
     chosen = calls.choose(request.layers)
     if any(run.recording.is_kept(number) is False for number in chosen):
         # The last call is not drawn, so another one must be kept.
@@ -176,9 +177,16 @@ def _without_fast_paths(without: bool) -> AbstractContextManager[None]:
     return _FAST_PATHS.off() if without else nullcontext()
 
 
-def _nothing_drawn(calls: Calls, recording: Recording) -> str:
+def _nothing_drawn(model: Model, calls: Calls, recording: Recording) -> str:
     """The error text for a model that made no attention call over the picture."""
     reasons = list(dict.fromkeys([*calls.not_drawn.values(), *recording.unread]))[:3]
+    scripted = any(isinstance(part, torch.jit.ScriptModule) for part in model.module.modules())
+    if not reasons and scripted:
+        return (
+            "made no attention call that is seen: it is TorchScript, which runs its own fused "
+            "code, or it is convolutional; give the Python module that it was made of: "
+            "py:FILE.py:FACTORY"
+        )
     if not reasons:
         return "made no attention call: it is convolutional, or its attention has no softmax"
     return f"made no attention call over the picture, but {'; '.join(reasons)}"

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz.errors import AttnvizError, UsageError
+from attnviz.explanation.class_token import class_token_rank
 from attnviz.explanation.forward_errors import (
     ForwardError,
     explain,
@@ -142,12 +143,13 @@ class ModelInputs:
             blocks=self.tokens or self.gradients,
         )
         run, calls = run_recorded(request)
-        return {
+        observations = {
             number: self._observation(
                 placement, parts[number], number, run, calls, (i, len(placements))
             )
             for i, (number, placement) in enumerate(placements.items())
         }
+        return {number: _with_class_token(each, request) for number, each in observations.items()}
 
     def _pixels(self, placements: Mapping[int, Placement]) -> torch.Tensor:
         """The model's input for some of the pictures, (pictures, channels, height, width)."""
@@ -192,6 +194,19 @@ class ModelInputs:
         if mask is None:
             return np.ones(placement.grid.tokens, dtype=np.bool_)
         return _unmasked(placement, mask, takes_mask=self.model.takes_mask)
+
+
+def _with_class_token(observation: Observation, request: RunRequest) -> Observation:
+    """The observation, whose layers know which token beside the grid is the class token."""
+    layers, drawn = observation.layers, observation.calls.drawn
+    ranks = {
+        number: class_token_rank(request.model, request.inputs, number, layer, drawn)
+        for number, layer in layers.items()
+    }
+    if not any(ranks.values()):
+        return observation
+    ranked = {n: replace(layer, class_rank=ranks[n]) for n, layer in layers.items()}
+    return replace(observation, layers=ranked)
 
 
 def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> Layer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.settings import SUFFIXES, parse_statistic
+from attnviz.models.settings import FILTERS, SUFFIXES, parse_filter, parse_statistic
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
@@ -22,7 +22,7 @@ class Source(TableEntry):
         spec: how its models are named in messages; the entry's name unless given.
         alone: whether the name alone is the spec, because the source makes one model only.
         no_control: why its models have no control with random weights; empty if they have one.
-        takes_settings: whether its models take `--set NAME=VALUE`.
+        takes_settings: whether its models take `--set NAME=VALUE`, `--input` and `--output`.
         locate: a function as `package.module:name` that imports no torch. It takes the text after
             the colon of a spec and returns the path that is read on this machine, or None. Empty
             if the source reads no path.
@@ -170,8 +170,11 @@ def load_model(
     dtype: str = "float32",
     head: Head = "none",
     settings: Mapping[str, Any] | None = None,
+    input: str | None = None,  # noqa: A002 — the option's name
+    output: str | None = None,
     mean: str | None = None,
     std: str | None = None,
+    resize: str | None = None,
 ) -> "Model":
     """Load a model by its spec, ready to be observed.
 
@@ -199,9 +202,15 @@ def load_model(
             the model can embed texts. A module of `py:` has the head that its factory gives it.
         settings: for `py:`, arguments of the factory, or of the module's forward beside pixels; for
             a file what its shapes do not tell: `heads`, `act`, `eps`, `pool`.
+        input: for `py:`, the argument of the module's forward that takes the pixels: `NAME`;
+            `NAME[KEY]` or `[KEY]` for a dict, `NAME[]` or `[]` for a list of pictures.
+        output: for `py:`, the part of the module's output that holds logits or features: keys,
+            attributes or numbers with dots between them.
         mean: mean of pixel values 0 to 1: a number, `R,G,B`, `imagenet`, `half` or `none`, in place
             of what the model states.
         std: standard deviation of pixel values, as `mean`.
+        resize: the filter that resizes pictures, in place of the model's own: `nearest`,
+            `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
 
     >>> load_model("random", heads=8).heads
     8
@@ -236,27 +245,51 @@ def load_model(
         alias=alias,
         settings=settings or {},
         key=key,
+        input=input,
+        output=output,
     )
-    own_mean = None if mean is None else parse_statistic("mean", mean)
-    own_std = None if std is None else parse_statistic("std", std)
     source = find_source(spec)
     _check_settings(source, spec, request)
     if key is not None and weights is None and source != "file":
         raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     model: Model = SOURCES[source](request)
+    resample = model.resample if resize is None else FILTERS[parse_filter(resize)]
+    model = replace(model, spec=spec, size_given=size is not None, resample=resample)
+    return _normalised_by(model, {"mean": mean, "std": std})
+
+
+def _normalised_by(model: "Model", statistics: Mapping[str, str | None]) -> "Model":
+    """The model with its number of channels, and with a given mean and standard deviation.
+
+    Raises:
+        UsageError: there are neither three numbers nor one for each channel.
+    """
+    from attnviz.models.input_size import channel_count  # noqa: PLC0415
+
+    channels = channel_count(model.module) if model.channels == 3 else model.channels
+    given = {name: parse_statistic(name, text) for name, text in statistics.items() if text}
+    for name, numbers in given.items():
+        if len(numbers) not in (3, channels):
+            raise UsageError(
+                f"--{name} has {len(numbers)} numbers, and {model.spec} takes {channels} channels; "
+                f"give one, or {channels}"
+            )
     return replace(
         model,
-        spec=spec,
-        size_given=size is not None,
-        mean=own_mean or model.mean,
-        std=own_std or model.std,
+        channels=channels,
+        mean=given.get("mean", model.mean),
+        std=given.get("std", model.std),
     )
 
 
 def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
-    """Refuse settings where the source takes none."""
-    if request.settings and not SOURCES[source].takes_settings:
+    """Refuse options that only `py:` takes where the source takes none of them."""
+    given = {"input": request.input, "output": request.output}
+    options = [f"--set {name}" for name in request.settings]
+    options += [f"--{name} {value}" for name, value in given.items() if value is not None]
+    if options and not SOURCES[source].takes_settings:
+        where = " (the folder of files is --out)" if request.output is not None else ""
         raise UsageError(
-            f"--set {next(iter(request.settings))}: {spec} takes no settings; give it with py: or "
-            "with a checkpoint file, or leave it out"
+            f"{options[0]}: {spec} takes no settings; give it with py: or with a checkpoint file, "
+            f"or leave it out{where}"
         )

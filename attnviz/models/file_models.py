@@ -58,6 +58,9 @@ def load(request: ModelRequest) -> Model:
         )
     if request.head == "text":
         raise no_text_tower(path, "the image encoder alone is read from a file")
+    for name, value in (("input", request.input), ("output", request.output)):
+        if value is not None:
+            raise UsageError(f"--{name} {value} is for your own module, by py:; leave it out")
     check_settings(request.settings)
     found = read_state_dict(path, request.key)
     reading = _reading(path, found)

@@ -28,8 +28,9 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
-from attnviz.models.preprocessing import FILTERS, STATISTICS, Triple, triple
+from attnviz.models.preprocessing import STATISTICS, per_channel
 from attnviz.models.pretrained import load_pretrained
+from attnviz.models.settings import FILTERS
 from attnviz.models.state_dict_names import foreign
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
@@ -186,9 +187,9 @@ def _described(
         class_token=has_class_token(vision),
         least=configs.least(config),
         fixed=fixed,
-        mean=_triple(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
-        std=_triple(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
-        resample=int(processing.get("resample") or FILTERS["bicubic"]),
+        mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
+        std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
+        resample=_filter(processing.get("resample")),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
         head=head,
@@ -196,10 +197,17 @@ def _described(
     )
 
 
-def _triple(request: ModelRequest, processing: Mapping[str, Any], name: str) -> Triple:
+def _filter(number: Any) -> int:
+    """Pillow's number of a filter; 0, nearest, is one, and None stands for bicubic."""
+    return FILTERS["bicubic"] if number is None else int(number)
+
+
+def _statistic(
+    request: ModelRequest, processing: Mapping[str, Any], name: str
+) -> tuple[float, ...]:
     """Mean or std from a checkpoint's preprocessing."""
     try:
-        return triple(processing.get(f"image_{name}"), 0.5, name)
+        return per_channel(processing.get(f"image_{name}"), 0.5, name)
     except ModelError as error:
         raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.placement import Fit, Placement, place
-from attnviz.io.picture import Picture, PictureLike, with_pixels
+from attnviz.io.picture import PictureLike, with_pixels
 from attnviz.models.targets import Head
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class ModelRequest:
     alias: "Alias | None" = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     key: str | None = None
+    input: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Model:
             a shape when they run.
         plain: whether the model makes `layers` attention calls, each over the prefix and then the
             grid, so that positions need no tracing.
-        channels: number of channels of the input: 3, or 1 for grey. A module of `py:` may have
-            another number, and then refuses pictures.
-        mean, std: of the pixel values 0…1, per channel.
+        channels: number of channels of the input: 3, 1 for grey, or the bands of a picture of
+            so many.
+        mean, std: of the pixel values 0…1, per channel; see `statistics`.
         resample: Pillow's number of the resampling filter for pictures.
         seed: random seed of the weights; None if nothing is random.
         token_bytes: bytes that a run and its statistics take for each patch² input pixels, beside
@@ -122,8 +124,8 @@ class Model:
     takes_mask: bool = False
     plain: bool = False
     channels: int = 3
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
     resample: int = int(Image.Resampling.BICUBIC)
     seed: int | None = None
     token_bytes: int = 0
@@ -176,8 +178,15 @@ class Model:
         return self.normalised([self.lay(picture, placement)])
 
     def lay(self, picture: PictureLike, placement: Placement) -> NDArray[np.uint8]:
-        """The picture laid as its placement says, (input_height, input_width, 3)."""
-        return lay_in(with_pixels(picture), placement, self.mean, self.resample)
+        """The picture laid as its placement says, (input_height, input_width, 3 or channels).
+
+        A model of other channels than one or three gets all bands of a picture of so many.
+        """
+        seen = with_pixels(picture)
+        bands = seen.bands
+        values = seen.pixels if bands is None or bands.shape[2] != self.channels else bands
+        mean, _ = self.statistics(values.shape[2])
+        return lay_in(values, placement, mean.tolist(), self.resample)
 
     def normalised(self, laid: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Laid pictures of one shape as the normalised input, (batch, channels, h, w).
@@ -185,12 +194,26 @@ class Model:
         A model of one channel gets luma (ITU-R BT.601), and the first numbers of mean and std.
         """
         values = torch.from_numpy(np.stack(laid)).float() / 255
-        count = 1 if self.channels == 1 else 3
-        if count == 1:
+        if self.channels == 1:
             values = (values @ torch.tensor(LUMA))[..., None]
-        mean, std = torch.tensor(self.mean[:count]), torch.tensor(self.std[:count])
+        mean, std = self.statistics(values.shape[3])
         normalised = (values - mean) / std
         return normalised.permute(0, 3, 1, 2).to(self.device, self.dtype)
+
+    def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation for each channel of an input, (channels,) each.
+
+        Of three numbers, grey gets the first, and an input of more channels gets their average.
+        """
+        mean, std = (_per_channel(each, channels) for each in (self.mean, self.std))
+        return mean, std
+
+
+def _per_channel(numbers: Sequence[float], channels: int) -> Tensor:
+    values = torch.tensor(numbers)
+    if len(values) == channels:
+        return values
+    return values[:1] if channels == 1 else values.mean().expand(channels)
 
 
 def has_class_token(module: nn.Module) -> bool:
@@ -200,10 +223,14 @@ def has_class_token(module: nn.Module) -> bool:
     >>> has_class_token(vit_b_16())  # doctest: +SKIP
     True
     """
-    return any(
-        is_class_token(name, parameter) and not is_of_head(name)
-        for name, parameter in module.named_parameters()
-    )
+    return class_token_name(module) is not None
+
+
+def class_token_name(module: nn.Module) -> str | None:
+    """The name of the parameter that is a model's class token; None if there is none."""
+    parameters = module.named_parameters()
+    names = (name for name, each in parameters if is_class_token(name, each))
+    return next((name for name in names if not is_of_head(name)), None)
 
 
 def is_class_token(name: str, parameter: Tensor) -> bool:
@@ -292,18 +319,42 @@ def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:
 
 
 def lay_in(
-    picture: Picture,
+    pixels: NDArray[np.uint8],
     placement: Placement,
-    padding: tuple[float, float, float],
+    padding: Sequence[float],
     resample: int = int(Image.Resampling.BICUBIC),
 ) -> NDArray[np.uint8]:
-    """The picture laid as its placement says, (input_height, input_width, 3) uint8."""
+    """Pixels laid as the placement says.
+
+    Args:
+        pixels: (height, width, bands).
+        placement: where they come to lie.
+        padding: values 0…1 around them, one for each band.
+        resample: Pillow's number of the resampling filter.
+
+    Returns:
+        (input_height, input_width, bands).
+    """
+    if pixels.shape[2] != 3:
+        parts = [
+            _lay_in(
+                Image.fromarray(pixels[..., band]), placement, padding[band : band + 1], resample
+            )
+            for band in range(pixels.shape[2])
+        ]
+        return np.stack(parts, 2)
+    return _lay_in(Image.fromarray(pixels), placement, padding, resample)
+
+
+def _lay_in(
+    image: Image.Image, placement: Placement, padding: Sequence[float], resample: int
+) -> NDArray[np.uint8]:
     target, grid = placement.target, placement.grid
     size = (round(target.width), round(target.height))
-    part = picture.image().resize(size, Image.Resampling(resample), box=placement.source)
+    part = image.resize(size, Image.Resampling(resample), box=placement.source)
     if size == (grid.input_width, grid.input_height):
         return np.asarray(part)
     colour = tuple(round(255 * value) for value in padding)
-    canvas = Image.new("RGB", (grid.input_width, grid.input_height), colour)
+    canvas = Image.new(image.mode, (grid.input_width, grid.input_height), colour)
     canvas.paste(part, (round(target.left), round(target.top)))
     return np.asarray(canvas)

@@ -2,7 +2,8 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,26 +13,72 @@ from torch.nn.parallel import DistributedDataParallel
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.failures import message
 from attnviz.models.input_size import graph_nodes
+from attnviz.models.settings import FIRST, InputForm
 
 PIXELS = "pixel_values"
 """The name of the pixels' argument in transformers."""
 
 
-class ByName(nn.Module):
-    """A module that takes its pixels by name, or other arguments beside them.
+class Adapted(nn.Module):
+    """A module that takes pixels alone, in front of one that takes them otherwise.
 
-    `name` is None if the pixels come first, without a name; `others` are arguments by name.
+    Args:
+        model: the module.
+        form: how it takes its pixels; a name only if it needs one.
+        others: further arguments by name.
+        output: the part of its output that is returned; empty for the whole.
     """
 
-    def __init__(self, model: nn.Module, name: str | None, others: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        form: InputForm,
+        others: Mapping[str, Any],
+        output: Sequence[str | int] = (),
+    ) -> None:
         super().__init__()
-        self.model, self.name, self.others = model, name, dict(others)
+        self.model, self.form, self.others, self.output = model, form, dict(others), output
 
     def forward(self, pixels: Tensor) -> Any:
-        """(B, 3, h, w) → what the module gives."""
-        if self.name is None:
-            return self.model(pixels, **self.others)
-        return self.model(**{self.name: pixels}, **self.others)
+        """(B, channels, h, w) → what the module gives, or the chosen part of it."""
+        form = self.form
+        given: Any = list(pixels) if form.listed else pixels
+        if form.key is not None:
+            given = {form.key: given}
+        if form.name is None:
+            return self._part(self.model(given, **self.others))
+        return self._part(self.model(**{form.name: given}, **self.others))
+
+    def _part(self, output: Any) -> Any:
+        """The chosen part of an output.
+
+        Raises:
+            ModelError: there is no such part.
+        """
+        for step in self.output:
+            try:
+                held = isinstance(output, Mapping | tuple | list) and step in _steps(output)
+                output = output[step] if held else getattr(output, str(step))
+            except AttributeError:
+                raise ModelError(_no_part(self.output, step, output)) from None
+        return output
+
+
+def _steps(output: Mapping[Any, Any] | Sequence[Any]) -> list[Any]:
+    """The keys of a dict, or the numbers of a tuple or list, from either end."""
+    if isinstance(output, Mapping):
+        return list(output)
+    return list(range(-len(output), len(output)))
+
+
+def _no_part(steps: Sequence[str | int], step: str | int, output: Any) -> str:
+    """The error for an output without the requested part."""
+    names = list(output) if isinstance(output, Mapping) else []
+    if isinstance(output, tuple | list):
+        names = list(range(len(output)))
+    has = f"has {', '.join(map(str, names))}" if names else "has no parts"
+    whole = ".".join(map(str, steps))
+    return f"--output {whole}: no {step!r}: a {type(output).__name__} of the model {has}"
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -171,26 +218,51 @@ def _is_training(model: nn.Module) -> bool:
     return False
 
 
-def takes_pixels(spec: str, model: nn.Module, others: Mapping[str, Any]) -> nn.Module:
+def takes_pixels(
+    spec: str,
+    model: nn.Module,
+    others: Mapping[str, Any],
+    form: InputForm = FIRST,
+    output: Sequence[str | int] = (),
+) -> nn.Module:
     """The module, callable with pixels alone; pixels are passed by name if it needs that.
 
     Args:
         spec: the model's spec, for errors.
         model: the module.
         others: arguments of its forward beside pixels, which it gets at each call.
+        form: how it takes its pixels, as far as the user says so.
+        output: the part of its output that is wanted.
 
     Raises:
         ModelError: its forward needs more than pixels and `others`, or takes no argument.
-        UsageError: its forward takes no argument of the name of one of `others`.
+        UsageError: its forward takes no argument of the name of one of `others`, or of the pixels.
     """
     try:
         parameters = inspect.signature(model.forward).parameters
-        parameters_needed = _required(parameters)
     except (TypeError, ValueError):  # a scripted module has no signature
         _check_others(spec, others, {})
+    else:
+        form = replace(form, name=_argument(spec, parameters, others, form.name))
+    if form == FIRST and not others and not output:
         return model
-    name = PIXELS if PIXELS in parameters else None
+    return Adapted(model, form, others, output)
+
+
+def _argument(
+    spec: str,
+    parameters: Mapping[str, inspect.Parameter],
+    others: Mapping[str, Any],
+    named: str | None,
+) -> str | None:
+    """The name by which the pixels are passed; None if they come first, without a name."""
+    if named is not None and not _accepted(parameters, [named]):
+        raise UsageError(
+            f"--input {named}: the forward of {spec} takes no argument of that name; it takes "
+            f"{', '.join(parameters) or 'none'}"
+        )
     by_place = [p for p in parameters.values() if p.kind in _BY_PLACE]
+    name = named or (PIXELS if PIXELS in parameters else None)
     if name is None and not by_place:
         names = (p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY)
         name = next((each for each in names if each not in others), None)
@@ -200,17 +272,15 @@ def takes_pixels(spec: str, model: nn.Module, others: Mapping[str, Any]) -> nn.M
                 f"{spec}: its forward takes no argument; give a module whose forward takes pixels"
             )
     first = name or (by_place[0].name if by_place else None)
-    missing = [each for each in parameters_needed if each != first and each not in others]
+    missing = [p for p in _required(parameters) if p != first and p not in others]
     if missing:
         raise ModelError(
-            f"{spec}: its forward needs more than pixels ({', '.join(missing)}); give a factory "
-            "whose module's forward takes pixels alone and gives it the rest, or numbers by --set "
-            f"{missing[0]}=VALUE"
+            f"{spec}: its forward needs more than pixels ({', '.join(missing)}); say which "
+            f"argument takes the pixels by --input NAME, and give numbers by --set "
+            f"{missing[0]}=VALUE, or a factory whose module's forward takes pixels alone"
         )
     _check_others(spec, others, {each: p for each, p in parameters.items() if each != first})
-    if name is not None and by_place[:1] == [parameters[name]]:
-        name = None
-    return model if name is None and not others else ByName(model, name, others)
+    return None if by_place[:1] == [parameters.get(name or "")] else name
 
 
 def accepted(function: Any, names: Iterable[str]) -> list[str]:

@@ -41,7 +41,6 @@ from attnviz.models.module_kinds import (
     unwrap,
 )
 from attnviz.models.preprocessing import (
-    FILTERS,
     first,
     labels,
     may_classify,
@@ -57,9 +56,20 @@ from attnviz.models.python_code import (
     split_spec,
     title_of,
 )
+from attnviz.models.settings import FILTERS, parse_input, parse_output
 from attnviz.models.weights import DTYPES, find_device, seeded
 
 SIZE = 224
+_OUTSIDE = (
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "tensorrt",
+    "coremltools",
+    "tensorflow",
+)
+"""Packages that run a model outside of PyTorch."""
 
 
 def load(request: ModelRequest) -> Model:
@@ -83,7 +93,13 @@ def load(request: ModelRequest) -> Model:
             made, others = _made(request, name, value)
             model = unwrap(made)
     notes = _fill(request, model)
-    module = takes_pixels(request.spec, ready(request.spec, model, device, dtype), others)
+    module = takes_pixels(
+        request.spec,
+        ready(request.spec, model, device, dtype),
+        others,
+        parse_input(request.input),
+        parse_output(request.output),
+    )
     try:
         return _described(request, model, module, notes, device=device, dtype=dtype)
     except ModelError as error:
@@ -143,8 +159,11 @@ def _described(
     side = SIZE if stated_size is None else round(math.sqrt(math.prod(stated_size)))
     shapes = [*([stated_size] if stated_size else ()), *fitting_shapes(model, patch, prefix)]
     fixed = exported is not None
+    channels = channel_count(model)
     mean, std = normalisation(
-        first(statements, "mean", "image_mean"), first(statements, "std", "image_std")
+        first(statements, "mean", "image_mean"),
+        first(statements, "std", "image_std"),
+        channels=channels,
     )
     return Model(
         spec=request.spec,
@@ -163,7 +182,7 @@ def _described(
         position_shape=stated_size or position_shape(model, patch, prefix),
         position_table=position_count(model),
         fixed=fixed,
-        channels=channel_count(model),
+        channels=channels,
         mean=mean,
         std=std,
         resample=FILTERS.get(str(statements.get("interpolation")), FILTERS["bicubic"]),
@@ -196,10 +215,13 @@ def _made(request: ModelRequest, name: str, value: Any) -> tuple[nn.Module, dict
     if module is None:
         if inspect.iscoroutine(made):
             made.close()
-        raise ModelError(
-            f"{spec}: {name}() returned {title_of(made)}, not an nn.Module; have it return the "
-            "model alone"
-        )
+        advice = "have it return the model alone"
+        if type(made).__module__.partition(".")[0] in _OUTSIDE:
+            advice = (
+                "it runs outside of PyTorch, where attention cannot be watched: have it return the "
+                "PyTorch module that was exported"
+            )
+        raise ModelError(f"{spec}: {name}() returned {title_of(made)}, not an nn.Module; {advice}")
     return module, others
 
 

@@ -10,9 +10,8 @@ from attnviz.errors import ModelError
 from attnviz.models.model import has_class_token
 from attnviz.models.targets import labels_of
 
-Triple = tuple[float, float, float]
-IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-STATISTICS: dict[str, tuple[Triple, Triple]] = {
+IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": IMAGENET,
     "clip": (
@@ -21,27 +20,30 @@ STATISTICS: dict[str, tuple[Triple, Triple]] = {
     ),
 }
 """Mean and standard deviation of pixel values 0…1, per channel."""
-FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""Pillow's numbers."""
 
 
-def triple(values: Any, default: float, name: str = "mean") -> Triple:
-    """Three numbers, one per channel, from what a config states: three, one for all, or none.
+def per_channel(
+    values: Any, default: float, name: str = "mean", *, channels: int = 3
+) -> tuple[float, ...]:
+    """One number for each channel, from what a config states: so many, one for all, or none.
+
+    Three numbers are taken for any model; see `Model.statistics`.
 
     Args:
         values: a number, a list, an array or a tensor of any shape, or None.
         default: value for None.
         name: name of the numbers in an error.
+        channels: channels of the model's input.
 
-    >>> triple(None, 0.5)
+    >>> per_channel(None, 0.5)
     (0.5, 0.5, 0.5)
-    >>> triple([[[0.1]], [[0.2]], [[0.3]]], 0.5)
+    >>> per_channel([[[0.1]], [[0.2]], [[0.3]]], 0.5)
     (0.1, 0.2, 0.3)
-    >>> triple([0.25], 0.5)
+    >>> per_channel([0.25], 0.5)
     (0.25, 0.25, 0.25)
 
     Raises:
-        ModelError: something is not a number or not finite, or there are not one or three numbers.
+        ModelError: something is not a number or not finite, or their number is another.
     """
     if values is None:
         return default, default, default
@@ -50,15 +52,15 @@ def triple(values: Any, default: float, name: str = "mean") -> Triple:
         raise ModelError(
             f"its {name} is {shown(values)}; make it one number, or three, of pixel values 0 to 1"
         )
-    if len(numbers) not in (1, 3):
-        raise ModelError(
-            f"its {name} has {len(numbers)} numbers; give one, or three: of red, green and blue"
-        )
-    red, green, blue = numbers * (3 // len(numbers))
-    return red, green, blue
+    if len(numbers) not in (1, 3, channels):
+        each = "three: of red, green and blue" if channels == 3 else f"{channels}: of each channel"
+        raise ModelError(f"its {name} has {len(numbers)} numbers; give one, or {each}")
+    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
 
 
-def normalisation(mean: Any, std: Any, default: float = 0.5) -> tuple[Triple, Triple]:
+def normalisation(
+    mean: Any, std: Any, default: float = 0.5, *, channels: int = 3
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of pixel values 0…1, from what a module states.
 
     Numbers over 1 must refer to pixel values 0…255 and are divided by 255.
@@ -69,7 +71,8 @@ def normalisation(mean: Any, std: Any, default: float = 0.5) -> tuple[Triple, Tr
     Raises:
         ModelError: they are not such numbers, or a deviation is not over 0.
     """
-    means, deviations = triple(mean, default, "mean"), triple(std, default, "std")
+    means = per_channel(mean, default, "mean", channels=channels)
+    deviations = per_channel(std, default, "std", channels=channels)
     if min(deviations) <= 0:
         raise ModelError(f"its std is {shown(std)}; give numbers over 0")
     if max(*means, *deviations) <= 1:
@@ -79,8 +82,7 @@ def normalisation(mean: Any, std: Any, default: float = 0.5) -> tuple[Triple, Tr
             f"its mean is {shown(mean)} and its std {shown(std)}: one of them is of pixel values 0 "
             "to 255, and the other is not; give both of values 0 to 1"
         )
-    scaled = [tuple(value / 255 for value in values) for values in (means, deviations)]
-    return triple(scaled[0], default), triple(scaled[1], default)
+    return tuple(value / 255 for value in means), tuple(value / 255 for value in deviations)
 
 
 def flatten(values: Any, kind: Callable[[Any], Any]) -> list[Any] | None:

@@ -1,14 +1,16 @@
-"""What options of models accept, without torch: `--set`, `--mean`, `--std`, files of weights."""
+"""What options of models accept, without torch: `--set`, `--input`, `--mean` …, weight files."""
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attnviz.errors import UsageError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors", ".npz")
 """Endings of the names of files of weights; `.pth.tar` is one."""
-NAMED: dict[str, dict[str, tuple[float, float, float]]] = {
+NAMED: dict[str, dict[str, tuple[float, ...]]] = {
     "mean": {
         "imagenet": (0.485, 0.456, 0.406),
         "half": (0.5, 0.5, 0.5),
@@ -21,6 +23,69 @@ NAMED: dict[str, dict[str, tuple[float, float, float]]] = {
     },
 }
 """Values of `--mean` and `--std` that have names; `none` leaves pixel values from 0 to 1."""
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+"""Pillow's numbers of the resampling filters."""
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """How a module takes its pixels.
+
+    Attributes:
+        name: the argument of `forward`; None for the first.
+        key: the key of the pixels if the argument is a dict.
+        listed: whether the argument is a list of pictures, (channels, height, width) each.
+    """
+
+    name: str | None = None
+    key: str | None = None
+    listed: bool = False
+
+
+FIRST = InputForm()
+_INPUT = re.compile(r"(?P<name>[^\W\d]\w*)?(?P<brackets>\[(?P<key>[^\]]*)\])?")
+
+
+def parse_input(text: str | None) -> InputForm:
+    """The form of `--input`: `NAME`, `NAME[KEY]` or `[KEY]` of a dict, `NAME[]` or `[]` of a list.
+
+    >>> parse_input("batch[image]")
+    InputForm(name='batch', key='image', listed=False)
+    >>> parse_input("[]").listed
+    True
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return FIRST
+    found = _INPUT.fullmatch(text)
+    if not text or found is None:
+        raise UsageError(
+            f"--input {text!r}: give the argument of forward that takes the pixels, such as "
+            "pixel_values; batch[image] or [image] for a dict; [] for a list of pictures"
+        )
+    return InputForm(found["name"], found["key"] or None, found["key"] == "")
+
+
+def parse_output(text: str | None) -> tuple[str | int, ...]:
+    """The steps of `--output`, from the outside: names or keys, and numbers of tuples and lists.
+
+    >>> parse_output("heads.0.logits")
+    ('heads', 0, 'logits')
+
+    Raises:
+        UsageError: a step is empty.
+    """
+    if text is None:
+        return ()
+    steps = text.split(".")
+    if not all(steps):
+        raise UsageError(
+            f"--output {text!r}: give the part of the model's output that holds the logits, such "
+            "as logits, 1 or heads.species (the folder of files is --out)"
+        )
+    return tuple(int(step) if step.removeprefix("-").isdecimal() else step for step in steps)
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, Any]:
@@ -43,8 +108,10 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def parse_statistic(option: str, text: str) -> tuple[float, float, float]:
-    """The three numbers of `--mean` or `--std`: one for all channels, three, or a name.
+def parse_statistic(option: str, text: str) -> tuple[float, ...]:
+    """The numbers of `--mean` or `--std`: one for all channels, one for each, or a name.
+
+    One number is given three times; names have three.
 
     >>> parse_statistic("mean", "0.5"), parse_statistic("std", "none")
     ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
@@ -58,10 +125,11 @@ def parse_statistic(option: str, text: str) -> tuple[float, float, float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+    if not numbers or not all(map(math.isfinite, numbers)):
         names = ", ".join(NAMED[option])
         raise UsageError(
-            f"--{option} {text!r}: give one number or three, such as 0.5,0.5,0.5, or {names}"
+            f"--{option} {text!r}: give one number, or one for each channel, such as 0.5,0.5,0.5, "
+            f"or {names}"
         )
     if max(map(abs, numbers)) > 1:
         raise UsageError(
@@ -69,8 +137,18 @@ def parse_statistic(option: str, text: str) -> tuple[float, float, float]:
         )
     if option == "std" and min(numbers) <= 0:
         raise UsageError(f"--std {text}: give numbers over 0")
-    red, green, blue = numbers * (3 // len(numbers))
-    return red, green, blue
+    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def parse_filter(name: str) -> str:
+    """The name of a resampling filter.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if name not in FILTERS:
+        raise UsageError(f"unknown --resize {name!r}; choose from {', '.join(FILTERS)}")
+    return name
 
 
 def _value(text: str) -> Any:

@@ -23,7 +23,8 @@ from attnviz.models.model import (
     token_bytes,
 )
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
-from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.preprocessing import per_channel
+from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
@@ -112,8 +113,8 @@ def _described(library: Any, request: ModelRequest, model: nn.Module) -> Model:
         class_token=prefix > 0 and has_class_token(model),
         own_shape=None if request.size or shape == (side, side) else shape,
         fixed=fixed,
-        mean=triple(config["mean"], 0.5),
-        std=triple(config["std"], 0.5),
+        mean=per_channel(config["mean"], 0.5),
+        std=per_channel(config["std"], 0.5),
         resample=FILTERS.get(config["interpolation"], FILTERS["bicubic"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(layers, features) if layers and features else 0,

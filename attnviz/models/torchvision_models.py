@@ -19,7 +19,8 @@ from attnviz.models.model import (
     refuse_options,
     token_bytes,
 )
-from attnviz.models.preprocessing import FILTERS, triple
+from attnviz.models.preprocessing import per_channel
+from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
 from attnviz.models.weights import DTYPES, find_device, seeded
 
@@ -78,8 +79,8 @@ def _described(
         prefix=int(has_class_token(model)),
         class_token=has_class_token(model),
         fixed=fixed,
-        mean=triple(transforms.mean, 0.5),
-        std=triple(transforms.std, 0.5),
+        mean=per_channel(transforms.mean, 0.5),
+        std=per_channel(transforms.std, 0.5),
         resample=FILTERS.get(transforms.interpolation.value, FILTERS["bilinear"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(layers, features) if layers and features else 0,

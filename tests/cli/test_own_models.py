@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import own_models
 import pictures
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import attnviz
 from attnviz.cli import main
+from attnviz.errors import UsageError
 
 pytestmark = [  # torch's own words about what it no longer likes
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -83,8 +87,11 @@ REFUSED = {
     "ChannelsLast": "but other axes; give .* calls it with pixels.permute(0, 2, 3, 1)",
     "Unbatched": "but other axes; give .* calls it with pixels[0]",
     "Frames": "but other axes; give .* calls it with pixels[:, None]",
-    "NeedsText": "its forward needs more than pixels (text, mask); give a factory",
-    "NeedsKeyword": "its forward needs more than pixels (text); give a factory",
+    "TakesDict": "it takes a dict, not one tensor; give --input [image]",
+    "TakesList": "it takes a list of pictures, not one tensor; give --input []",
+    "Ages": "its forward needs more than pixels (image); say which argument .* by --input NAME",
+    "NeedsText": "its forward needs more than pixels (text, mask); say .* by --input NAME",
+    "NeedsKeyword": "its forward needs more than pixels (text); say .* by --input NAME",
     "Nothing": "its forward takes no argument; give a module",
     "InnerArguments": "TypeError: InnerArguments.attend() missing 1 .* 'mask' FILE; mend it",
     "OtherDevice": "uses another device than cpu: .*meta.* FILE; have it .*device=pixels.device",
@@ -228,6 +235,13 @@ def test_modules_whose_operators_are_their_own_are_shown_or_refused_by_name(
         refused(err, f"py:own_models.py:{name} made no attention call over the picture, but")
 
 
+def test_places_are_measured_through_quantised_layers(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capfd, "quantised")
+    assert code == 0, err
+    assert record(out)["check"]["places"] == "measured"
+    assert (record(out)["tokens"]["rows"], record(out)["tokens"]["columns"]) == (22, 36)
+
+
 # Outputs and channels.
 
 
@@ -243,6 +257,69 @@ def test_logits_inside_of_an_output_serve_targets(
     assert record(out)["target"] == plain["target"]
     assert record(out)["target"]["index"] == 2
     assert record(out)["heads"][0]["map"] == pytest.approx(plain["heads"][0]["map"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("TakesDict", ["--input", "[image]"]),
+        ("TakesDict", ["--input", "batch[image]"]),
+        ("TakesList", ["--input", "[]"]),
+        ("Ages", ["--input", "image", "--set", "age=1"]),
+        ("OnlyKeyword", ["--input", "image"]),
+    ],
+)
+def test_input_says_where_pixels_go(
+    capfd: pytest.CaptureFixture[str], name: str, line: list[str]
+) -> None:
+    code, out, err = run(capfd, name, *line)
+    assert code == 0, err
+    plain = record(run(capfd, "Net")[1])
+    assert record(out)["heads"][0]["map"] == pytest.approx(plain["heads"][0]["map"], rel=1e-5)
+
+
+def test_output_says_where_logits_are(capfd: pytest.CaptureFixture[str]) -> None:
+    line = ["--method", "gradient-rollout", "--target", "2", "--layers", "all"]
+    plain = record(run(capfd, "Net", *line)[1])
+    code, out, err = run(capfd, "GivesDeep", "--output", "heads.1.species", *line)
+    assert code == 0, err
+    assert record(out)["target"] == plain["target"]
+    assert record(out)["heads"][0]["map"] == pytest.approx(plain["heads"][0]["map"], rel=1e-5)
+    code, out, err = run(capfd, "GivesDeep", "--output", "heads.-1.genus", *line)
+    assert (code, out) == (1, "")
+    refused(err, "--output heads.-1.genus: no 'genus': a dict of the model has species")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--input", "img"], "--input img: the forward of .* takes no argument of that name; "),
+        (["--input", "[image"], "--input '[image': give the argument of forward"),
+        (["--output", "a..b"], "--output 'a..b': give the part"),
+        (["--resize", "cubic"], "unknown --resize 'cubic'; choose from nearest"),
+    ],
+)
+def test_wrong_forms_are_refused(
+    capfd: pytest.CaptureFixture[str], line: list[str], words: str
+) -> None:
+    assert main(["stats", "photo.png", "-m", "py:own_models.py:Net", *line]) == 2
+    refused(capfd.readouterr().err, words)
+
+
+def test_forms_are_for_own_modules(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", "photo.png", "--output", "out"]) == 2
+    refused(capfd.readouterr().err, "--output out: tiny takes no settings; .* is --out")
+
+
+@pytest.mark.parametrize("name", ["nearest", "lanczos"])
+def test_resize_is_the_filter(name: str) -> None:
+    model = attnviz.load_model("tiny", resize=name)
+    picture = attnviz.load_image("photo.png")
+    placement = model.place(picture)
+    size = placement.grid.input_width, placement.grid.input_height
+    filters = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+    expected = picture.image().resize(size, filters[name], box=placement.source)
+    assert (model.lay(picture, placement) == np.asarray(expected)).all()
 
 
 def test_a_model_of_one_channel_gets_the_picture_in_grey() -> None:
@@ -266,6 +343,49 @@ def test_a_model_of_one_channel_is_evaluated(capfd: pytest.CaptureFixture[str]) 
 def test_a_module_of_several_channels_says_how_many() -> None:
     assert attnviz.load_model("py:own_models.py:Six").channels == 6
     assert attnviz.load_model("py:own_models.py:Net").channels == 3
+
+
+def test_a_model_of_six_channels_gets_six_bands(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its input is each band resized alone and normalised by its own numbers."""
+    bands = np.random.default_rng(0).integers(0, 256, (64, 64, 6), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "six.tif", bands, photometric="minisblack", planarconfig="contig")
+    means = ",".join(str(band / 10) for band in range(6))
+    model = attnviz.load_model("py:own_models.py:Six", mean=means, std="0.25", size=32)
+    picture = attnviz.load_image(tmp_path / "six.tif", channels="5,4,3")
+    assert (picture.pixels == bands[..., [5, 4, 3]]).all()
+    pixels = model.pixels(picture, model.place(picture))
+    assert pixels.shape == (1, 6, 32, 32)
+    for band in range(6):
+        small = Image.fromarray(bands[..., band]).resize((32, 32), Image.Resampling.BICUBIC)
+        expected = (torch.from_numpy(np.asarray(small).copy()) / 255 - band / 10) / 0.25
+        assert torch.allclose(pixels[0, band], expected, atol=1e-6)
+    file, out = str(tmp_path / "six.tif"), str(tmp_path / "out")
+    assert main(["show", file, "-m", "py:own_models.py:Six", "-o", out]) == 0
+    capfd.readouterr()
+    assert main(["stats", file, "-m", "py:own_models.py:Six", "--json"]) == 0
+    heads = json.loads(capfd.readouterr().out)["heads"]
+    one = ["batch", file, "-m", "py:own_models.py:Six", "-o", out, "--pictures", "none"]
+    assert main(one) == 0, capfd.readouterr().err
+    stats = json.loads((tmp_path / "out" / "stats.jsonl").read_text())
+    assert [head["map"] for head in stats["heads"]] == [
+        pytest.approx(head["map"], rel=1e-4) for head in heads
+    ]
+
+
+def test_padding_of_six_bands_is_their_mean(tmp_path: Path) -> None:
+    np.save(tmp_path / "six.npy", np.zeros((40, 64, 6), np.uint8))
+    model = attnviz.load_model("py:own_models.py:Six", mean="0,.2,.4,.6,.8,1", size=32)
+    picture = attnviz.load_image(tmp_path / "six.npy")
+    laid = model.lay(picture, model.place(picture, fit="pad"))
+    assert laid[0, 0].tolist() == [0, 51, 102, 153, 204, 255]
+    assert not laid[16].any()
+
+
+def test_statistics_fit_the_channels() -> None:
+    with pytest.raises(UsageError, match=r"--mean has 2 numbers, and .* takes 6 channels"):
+        attnviz.load_model("py:own_models.py:Six", mean="0.1,0.2")
 
 
 # Settings and statistics.
@@ -317,7 +437,7 @@ def test_settings_that_nothing_takes_are_refused(
 
 def test_other_models_take_no_settings(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", "photo.png", "-m", "tiny", "--set", "depth=6"]) == 2
-    refused(capfd.readouterr().err, "--set depth: tiny takes no settings; give it with py: alone")
+    refused(capfd.readouterr().err, "--set depth: tiny takes no settings; give it with py: or")
 
 
 def test_given_statistics_replace_those_of_the_module(capfd: pytest.CaptureFixture[str]) -> None:
@@ -340,9 +460,9 @@ def test_given_statistics_replace_those_of_the_module(capfd: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["--mean", "0.5,0.5"], "--mean '0.5,0.5': give one number or three"),
-        (["--mean", "nan"], "--mean 'nan': give one number or three"),
-        (["--std", "imagnet"], "--std 'imagnet': give one number or three"),
+        (["--mean", "0.5,0.5"], "--mean has 2 numbers, and .* takes 3 channels; give one, or 3"),
+        (["--mean", "nan"], "--mean 'nan': give one number, or one for each channel"),
+        (["--std", "imagnet"], "--std 'imagnet': give one number, or one for each channel"),
         (["--std", "0,1,1"], "--std 0,1,1: give numbers over 0"),
         (["--mean", "127.5"], "--mean 127.5: pixel values are from 0 to 1; divide by 255"),
     ],
@@ -357,7 +477,7 @@ def test_wrong_statistics_are_refused(
 
 def test_all_models_of_the_file_are_in_a_table() -> None:
     """No model is there that no test runs."""
-    others = {"Scripted", "Square", "traced", "quantised"}
+    others = {"GivesDeep", "Scripted", "Square", "traced", "quantised"}
     statistics = {name for name in vars(own_models) if name.startswith("mean_")}
     made = {
         name

@@ -11,7 +11,15 @@ from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option_field
 from attnviz.errors import UsageError
 from attnviz.io.parts import Part, parse_part
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
-from attnviz.models.settings import NAMED, parse_settings, parse_statistic
+from attnviz.models.settings import (
+    FILTERS,
+    NAMED,
+    parse_filter,
+    parse_input,
+    parse_output,
+    parse_settings,
+    parse_statistic,
+)
 
 Images = Annotated[
     list[str],
@@ -73,7 +81,7 @@ class ShownOptions:
     )
     settings: list[str] | None = option_field(
         None,
-        "Argument of the factory of py: or its forward; of a file: heads, act, eps, pool. Repeatable.",
+        "Argument of the factory or forward of py:; of a file heads, act, eps, pool. Repeatable.",
         MODEL,
         names="--set",
         metavar="NAME=VALUE",
@@ -83,6 +91,27 @@ class ShownOptions:
         "Which of several models in a file of weights: teacher, model_ema …  [default: the usual]",
         MODEL,
         metavar="NAME",
+    )
+    input: str | None = option_field(
+        None,
+        "Argument of the forward of py: that takes the pixels; NAME[KEY] or [KEY] for a dict, [] "
+        "for a list of pictures.  [default: pixel_values, else the first]",
+        MODEL,
+        metavar="NAME",
+    )
+    output: str | None = option_field(
+        None,
+        "Part of the output of py: that holds the logits, such as logits, 1 or heads.species.",
+        MODEL,
+        metavar="NAME",
+    )
+    resize: str | None = option_field(
+        None,
+        "Filter that resizes the picture: nearest, bilinear, bicubic, lanczos, box or hamming.  "
+        "[default: the model's own]",
+        MODEL,
+        complete=lambda: FILTERS,
+        metavar="FILTER",
     )
     fit: Literal["keep", "crop", "pad", "squash"] = option_field(
         "keep", "How the picture is fitted into the model's input.", MODEL
@@ -107,6 +136,10 @@ class ShownOptions:
 
     def __post_init__(self) -> None:
         parse_settings(self.settings or ())
+        parse_input(self.input)
+        parse_output(self.output)
+        if self.resize is not None:
+            parse_filter(self.resize)
         for name, text in (("mean", self.mean), ("std", self.std)):
             if text is not None:
                 parse_statistic(name, text)

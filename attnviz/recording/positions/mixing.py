@@ -70,6 +70,12 @@ def _product(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     return None
 
 
+def _packed(registry: PositionRegistry, op: Operation, result: Any) -> Any:
+    """A linear map with packed weights of quantised numbers: positions of its rows."""
+    rows = registry.get(op.args[0])
+    return None if rows is None else expanded(centre(registry, rows, [-1]), result)
+
+
 def _product_of_two(
     registry: PositionRegistry, rows: Tensor, columns: Tensor, result: Tensor
 ) -> Tensor | None:
@@ -209,7 +215,9 @@ RULES = by_names(
     {
         "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
         "median nanmedian": _averaged,
-        "mm bmm addmm baddbmm _addmm_activation linear matmul": _product,
+        "mm bmm addmm baddbmm _addmm_activation linear matmul _int_mm": _product,
+        "quantized::linear_dynamic quantized::linear_relu_dynamic "
+        "quantized::linear_dynamic_fp16": _packed,
         "cumsum cumprod logcumsumexp cummax cummin cumsum_": _along,
         "_fft_r2c _fft_c2c _fft_c2r": _transformed,
         " ".join(HEADS_FIRST | TOKENS_FIRST): _attention,
