@@ -4,6 +4,7 @@
     ├── UsageError          2   an option or argument is wrong
     ├── ImageError          1   a picture cannot be read
     ├── ModelError          1   a model or its weights cannot be used
+    │   └── MisfitError     1   weights do not fit a model; three lines say why
     ├── DeviceError         1   a device does not exist
     ├── RecordingError      1   nothing, or nothing usable, was recorded
     ├── MemoryLimitError    1   a request needs more memory than allowed
@@ -54,6 +55,14 @@ class ImageError(AttnvizError):
 
 class ModelError(AttnvizError):
     """A model or its weights cannot be used."""
+
+
+class MisfitError(ModelError):
+    """Weights do not fit a model: what, which weights, and what to try, each in a line."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 class DeviceError(AttnvizError):

@@ -104,7 +104,10 @@ def _report(error: Exception, line: str, arguments: Sequence[str]) -> int:
     """Print what is wrong and return the exit code."""
     if "--debug" in arguments:
         traceback.print_exception(error)
-    console.say(f"error: {line}")
+    first, *others = getattr(error, "lines", (line,))
+    console.say(f"error: {first}")
+    for other in others:
+        console.say(f"  {other}")
     return int(getattr(error, "exit_code", ExitCode.FAILED))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.settings import FILTERS, parse_filter, parse_statistic
+from attnviz.models.settings import FILTERS, SUFFIXES, parse_filter, parse_statistic
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
@@ -73,6 +73,14 @@ _SOURCES: dict[str, Source] = {
         "TorchVision maintainers 2016, github.com/pytorch/vision",
         spec="torchvision:NAME",
     ),
+    "file": Source(
+        "attnviz.models.file_models:load",
+        "FILE.pt .pth .bin .ckpt .safetensors .npz: your checkpoint of a plain vision transformer",
+        "its architecture is read off the shapes of its tensors: docs/checkpoint.md",
+        spec="FILE",
+        takes_settings=True,
+        locate="attnviz.models:plain_path",
+    ),
     "py": Source(
         "attnviz.models.own:load",
         "py:MODULE:FACTORY or py:FILE.py:FACTORY: your own nn.Module, or what makes one",
@@ -108,6 +116,8 @@ def find_source(spec: str) -> str:
         return find_source(ALIASES[spec].spec)
     if os.path.isdir(spec):  # noqa: PTH112 — pathlib costs start-up
         return "hf"
+    if spec.lower().endswith(SUFFIXES):
+        return "file"
     hint = nearest(spec)
     if hint:
         raise UsageError(f"unknown model {spec!r}{hint} Else see `attnviz models`")
@@ -129,6 +139,11 @@ def find_path(spec: str) -> str | None:
     return SOURCES[source].path(rest) if colon and source in SOURCES else spec
 
 
+def plain_path(rest: str) -> str:
+    """The path of `file:PATH`."""
+    return rest
+
+
 def python_file(rest: str) -> str | None:
     """The file of `MODULE:FACTORY` or `FILE.py:FACTORY`, relative to the current folder.
 
@@ -148,6 +163,7 @@ def load_model(
     patch: int | None = None,
     size: int | None = None,
     weights: str | None = None,
+    key: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -164,7 +180,7 @@ def load_model(
 
     Args:
         spec: `tiny`, `random`, an alias that `attnviz models` lists, `hf:ORG/NAME[@REV]`, a
-            checkpoint folder, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
+            checkpoint folder or file, `timm:NAME`, `torchvision:NAME` or `py:MODULE:FACTORY`.
         heads: number of heads that `random` is built with, 8 unless given.
         features: width of `random`, a multiple of `heads`.
         tokens: what a token stands for: a patch, or (`random` only) a single pixel.
@@ -172,7 +188,9 @@ def load_model(
             that the sides of the input are made multiples of, if the module does not state it.
         size: input size S: the input covers about S×S pixels. The default is 224 for patches, 64
             for pixels, and for a pretrained model its own size.
-        weights: a `.safetensors` or `.pt` state dict for the model.
+        weights: a file of weights for the model: `.pt`, `.pth`, `.bin`, `.ckpt`, `.safetensors` or
+            `.npz`. Pickles in it are read and never executed.
+        key: which of several models in a file of weights, such as `teacher` or `model_ema`.
         random_weights: build the same architecture, randomly initialised from `seed`.
         seed: random seed of the weights; `random` gets the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -182,7 +200,8 @@ def load_model(
             (batch, classes). `any` is `class` if the checkpoint has a class head, else `none`.
             With `text` the module returns the embedding of the picture, (batch, features), and
             the model can embed texts. A module of `py:` has the head that its factory gives it.
-        settings: for `py:`, arguments of the factory, or of the module's forward beside pixels.
+        settings: for `py:`, arguments of the factory, or of the module's forward beside pixels; for
+            a file what its shapes do not tell: `heads`, `act`, `eps`, `pool`.
         input: for `py:`, the argument of the module's forward that takes the pixels: `NAME`;
             `NAME[KEY]` or `[KEY]` for a dict, `NAME[]` or `[]` for a list of pictures.
         output: for `py:`, the part of the module's output that holds logits or features: keys,
@@ -225,11 +244,14 @@ def load_model(
         head=head,
         alias=alias,
         settings=settings or {},
+        key=key,
         input=input,
         output=output,
     )
     source = find_source(spec)
     _check_settings(source, spec, request)
+    if key is not None and weights is None and source != "file":
+        raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     model: Model = SOURCES[source](request)
     resample = model.resample if resize is None else FILTERS[parse_filter(resize)]
     model = replace(model, spec=spec, size_given=size is not None, resample=resample)
@@ -268,6 +290,6 @@ def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
     if options and not SOURCES[source].takes_settings:
         where = " (the folder of files is --out)" if request.output is not None else ""
         raise UsageError(
-            f"{options[0]}: {spec} takes no settings; give it with py: alone, or leave it "
-            f"out{where}"
+            f"{options[0]}: {spec} takes no settings; give it with py: or with a checkpoint file, "
+            f"or leave it out{where}"
         )

@@ -14,7 +14,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from attnviz.errors import ModelError
 from attnviz.models.failures import tried
 from attnviz.models.state_dict_names import MERGE
-from attnviz.models.weights import FLOATS, few, is_finite, read_state
+from attnviz.models.state_dicts import read_state
+from attnviz.models.weights import FLOATS, few, is_finite
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 """Files with weights, or indexes of such files, in the order in which transformers looks."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.aliases import Alias
-from attnviz.models.checkpoints import Filling, read_checkpoint
+from attnviz.models.checkpoints import MISSING, Filling, read_checkpoint
 from attnviz.models.failures import optional, tried
+from attnviz.models.fitting import match_positions, misfit
 from attnviz.models.model import (
     CLASS_TOKENS,
     Model,
@@ -25,14 +27,16 @@ from attnviz.models.model import (
     no_class_head,
     refuse_options,
 )
-from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
+from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
 from attnviz.models.preprocessing import STATISTICS, per_channel
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.settings import FILTERS
+from attnviz.models.state_dict_names import foreign
+from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
-from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
+from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
 PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
@@ -45,13 +49,15 @@ class Checkpoint:
     Attributes:
         config: config of transformers.
         processing: the checkpoint's preprocessing config.
-        state: its weights; None if weights are random or come from a separate file.
+        state: its weights, or those of a separate file; None if weights are random.
+        notes: sentences for the user on how the weights were read.
     """
 
     library: Any
     config: Any
     processing: dict[str, Any]
     state: dict[str, Tensor] | None
+    notes: tuple[str, ...] = ()
 
 
 def load(request: ModelRequest) -> Model:
@@ -74,12 +80,18 @@ def load(request: ModelRequest) -> Model:
     _check_kind(library, request.spec, config)
     head = _head(request, config)
     tokenizer = find_tokenizer(library, request.spec, name, revision) if head == "text" else None
-    drawn = request.random_weights or request.weights is not None
-    state = None if drawn else read_checkpoint(request.spec, name, revision)
+    state: dict[str, Tensor] | None = None
+    notes: tuple[str, ...] = ()
+    if request.weights is not None:
+        found = read_state_dict(request.weights, request.key)
+        state, note = _resized(library, config, found.tensors)
+        notes = (*found.notes, *([note] if note else []))
+    elif not request.random_weights:
+        state = read_checkpoint(request.spec, name, revision)
     if alias is None:
         tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # local files load at once
-    model, whole = _build(request, Checkpoint(library, config, processing, state), head)
+    model, whole = _build(request, Checkpoint(library, config, processing, state, notes), head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
     return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
@@ -90,14 +102,14 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
     name, _ = _name(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
     part = find_vision(request.spec, whole) if head == "none" else whole
-    notes: tuple[str, ...] = ()
-    if request.weights is not None:
-        notes = load_weights(part, request.weights)
     model = _described(request, head, part, checkpoint.processing)
     if filling is None:
-        return replace(model, loaded=None if request.random_weights else 1.0, notes=notes), whole
+        return model, whole
     unfilled = unfilled_tensors(model, whole, filling)
     reached = reach(model, list(unfilled.values()))
+    if request.weights is not None:
+        _check_fits(request.weights, model, whole, filling, reached)
+        model = replace(model, notes=checkpoint.notes)
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
     if head == "class" and reached == Reach.HEAD:
@@ -111,6 +123,41 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
         note = "it pools its tokens by weights that its checkpoint has not: its norm is their mean"
         model = replace(model, notes=(note,))
     return checked(model, whole, filling, reached), whole
+
+
+def _resized(library: Any, config: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """A state dict with positions of another grid interpolated, and a note about it."""
+    try:
+        with torch.device("meta"):
+            expected = library.AutoModel.from_config(config).state_dict()
+    except Exception:  # it needs numbers to be built; loading says what does not fit
+        return state, ""
+    return match_positions(expected, state)
+
+
+def _check_fits(
+    path: str, model: Model, whole: nn.Module, filling: Filling, reached: Reach
+) -> None:
+    """Refuse a separate file that leaves weights unfilled that maps need, or has others."""
+    alien = misplaced(model, whole, filling)
+    if reached != Reach.MAPS and not alien:
+        return
+    unfilled = unfilled_tensors(model, whole, filling)
+    whys = [f"{name} {filling.unfilled[name]}" for name in unfilled]
+    missing = [why for why in whys if why.endswith(MISSING)]
+    others = [why for why in whys if why not in missing]
+    count = len({id(tensor) for tensor in model.module.state_dict(keep_vars=True).values()})
+    found = foreign(filling.unused, path)
+    advice = (
+        found[1] if found else f"give the folder of the model that it was saved from, or -m {path}"
+    )
+    raise misfit(
+        path,
+        count - len(whys),
+        count,
+        (missing, others, [f"{n} has no place" for n in alien]),
+        advice,
+    )
 
 
 def _described(

@@ -47,6 +47,7 @@ class ModelRequest:
     head: Head = "none"
     alias: "Alias | None" = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
     input: str | None = None
     output: str | None = None
 

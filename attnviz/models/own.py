@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError
+from attnviz.models.fitting import load_weights
 from attnviz.models.input_size import (
     channel_count,
     exported_shape,
@@ -56,7 +57,7 @@ from attnviz.models.python_code import (
     title_of,
 )
 from attnviz.models.settings import FILTERS, parse_input, parse_output
-from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
+from attnviz.models.weights import DTYPES, find_device, seeded
 
 SIZE = 224
 _OUTSIDE = (
@@ -134,7 +135,7 @@ def _fill(request: ModelRequest, model: nn.Module) -> tuple[str, ...]:
     check_made(request.spec, model)
     if request.weights is not None:
         allocate(request.spec, model)
-    notes = () if request.weights is None else load_weights(model, request.weights)
+    notes = () if request.weights is None else load_weights(model, request.weights, request.key)
     check_filled(request.spec, model)
     return notes
 

@@ -9,15 +9,10 @@ from torch.nn import functional as F
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
 from attnviz.models import memory
+from attnviz.models.fitting import fit
 from attnviz.models.model import Model, ModelRequest, no_class_head, no_text_tower
-from attnviz.models.weights import (
-    DTYPES,
-    check_state,
-    find_device,
-    fit_names,
-    initial_state,
-    read_state,
-)
+from attnviz.models.state_dicts import read_state_dict
+from attnviz.models.weights import DTYPES, find_device, initial_state
 
 HEADS = 8
 FEATURES = 64
@@ -78,7 +73,8 @@ def load(request: ModelRequest) -> Model:
             f"--patch {request.patch} does not go with --tokens pixels; leave one of them out"
         )
     side = 1 if pixels else request.patch or PATCH
-    state = None if request.weights is None else read_state(request.weights)
+    found = None if request.weights is None else read_state_dict(request.weights, request.key)
+    state = None if found is None else found.tensors
     heads = request.heads or HEADS
     features = request.features or _width(state) or heads * math.ceil(FEATURES / heads)
     memory.require(
@@ -95,9 +91,10 @@ def load(request: ModelRequest) -> Model:
         module = EmbeddedAttention(heads, features, side)
     module.load_state_dict(initial_state(module, request.seed), assign=True)
     notes: tuple[str, ...] = ()
-    if state is not None and request.weights is not None:
-        state, notes = fit_names(module.attention, state, request.weights)
-        check_state(module.attention, state, request.weights)
+    if found is not None and request.weights is not None:
+        fitted = fit(module.attention, found.tensors, request.weights)
+        notes = (*found.notes, *fitted.notes)
+        state = {name: tensor.clone() for name, tensor in fitted.state.items()}
         module.attention.load_state_dict(state, assign=True)
     place, kind = find_device(request.device), DTYPES[request.dtype]
     return Model(

@@ -1,4 +1,4 @@
-"""Parses `--set NAME=VALUE`, `--input`, `--output`, `--mean` and `--std`, without torch."""
+"""What options of models accept, without torch: `--set`, `--input`, `--mean` …, weight files."""
 
 import math
 import re
@@ -8,6 +8,8 @@ from typing import Any
 
 from attnviz.errors import UsageError
 
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors", ".npz")
+"""Endings of the names of files of weights; `.pth.tar` is one."""
 NAMED: dict[str, dict[str, tuple[float, ...]]] = {
     "mean": {
         "imagenet": (0.485, 0.456, 0.406),

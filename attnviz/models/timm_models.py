@@ -11,6 +11,7 @@ from torch import nn
 from attnviz.errors import ModelError, UsageError, did_you_mean
 from attnviz.models.checkpoints import Filling, filling_of, loading
 from attnviz.models.failures import optional, tried
+from attnviz.models.fitting import load_weights
 from attnviz.models.model import (
     Model,
     ModelRequest,
@@ -25,7 +26,7 @@ from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, 
 from attnviz.models.preprocessing import per_channel
 from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
-from attnviz.models.weights import DTYPES, few, find_device, load_weights, seeded
+from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 
 def load(request: ModelRequest) -> Model:
@@ -44,9 +45,11 @@ def load(request: ModelRequest) -> Model:
     )
     if request.head == "class" and not _classifies(model):
         raise no_class_head(request.spec, "timm says that it has no classes")
+    notes: tuple[str, ...] = ()
+    if request.weights is not None:
+        notes = load_weights(model, request.weights, request.key, antialias=True)
     described = _described(library, request, model)
     if request.weights is not None:
-        notes = load_weights(model, request.weights)
         described = replace(described, loaded=1.0, notes=notes)
     if error is not None:
         raise _refused(described, filling) from error

@@ -8,15 +8,10 @@ from torch import Tensor, nn
 
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import ModelError
+from attnviz.models.fitting import fit
 from attnviz.models.model import Model, ModelRequest, no_text_tower, refuse_options, token_bytes
-from attnviz.models.weights import (
-    DTYPES,
-    check_state,
-    find_device,
-    fit_names,
-    initial_state,
-    read_state,
-)
+from attnviz.models.state_dicts import read_state_dict
+from attnviz.models.weights import DTYPES, find_device, initial_state
 
 FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 128, 6, 8, 8, 4
 SIZE = 144
@@ -153,16 +148,20 @@ def load(request: ModelRequest) -> Model:
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     with torch.device("meta"):
         module = VisionTransformer()
+    heads: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     if request.random_weights:
         state = initial_state(module, request.seed)
     else:
         path = request.weights or str(WEIGHTS)
-        state, notes = fit_names(module, read_state(path), path)
-        if "q_linear.weight" in state:
+        found = read_state_dict(path, request.key)
+        if "q_linear.weight" in found.tensors:
             raise ModelError(f"{path}: a single attention layer; add --model random")
-        check_state(module, state, path)
-        state = {name: value.float() for name, value in state.items()}
+        fitted = fit(module, found.tensors, path)
+        state = {name: value.float().clone() for name, value in fitted.state.items()}
+        heads, notes = fitted.heads, (*found.notes, *fitted.notes)
+    for name in heads:
+        module.set_submodule(name, nn.Identity())
     module.load_state_dict(state, assign=True)
     return Model(
         spec="tiny",
@@ -180,8 +179,8 @@ def load(request: ModelRequest) -> Model:
         plain=True,
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(LAYERS, FEATURES),
-        head="class",
-        labels=LABELS,
+        head="none" if heads else "class",
+        labels=None if heads else LABELS,
         loaded=None if request.random_weights else 1.0,
         notes=notes,
         device=device,

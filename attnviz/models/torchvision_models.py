@@ -9,6 +9,7 @@ from torch import nn
 
 from attnviz.errors import ModelError, did_you_mean
 from attnviz.models.failures import optional, tried
+from attnviz.models.fitting import load_weights
 from attnviz.models.model import (
     Model,
     ModelRequest,
@@ -21,7 +22,7 @@ from attnviz.models.model import (
 from attnviz.models.preprocessing import per_channel
 from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of
-from attnviz.models.weights import DTYPES, find_device, load_weights, seeded
+from attnviz.models.weights import DTYPES, find_device, seeded
 
 
 def load(request: ModelRequest) -> Model:
@@ -48,7 +49,7 @@ def load(request: ModelRequest) -> Model:
     )
     notes: tuple[str, ...] = ()
     if request.weights is not None:
-        notes = load_weights(model, request.weights)
+        notes = load_weights(model, request.weights, request.key)
     described = _described(request, model, weights, device=device, dtype=dtype)
     # torchvision requires every name and shape to fit, or it raises.
     return replace(described, loaded=None if request.random_weights else 1.0, notes=notes)
@@ -64,6 +65,7 @@ def _described(
     fixed = kind in ("VisionTransformer", "MaxVit")
     size = getattr(model, "image_size", transforms.crop_size[0])
     layers, heads, features = _shape(model)
+    classifies = getattr(model, "num_classes", 1) != 0
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
@@ -82,8 +84,8 @@ def _described(
         resample=FILTERS.get(transforms.interpolation.value, FILTERS["bilinear"]),
         seed=request.seed if request.random_weights else None,
         token_bytes=token_bytes(layers, features) if layers and features else 0,
-        head="class",
-        labels=labels_of(weights.meta.get("categories")),
+        head="class" if classifies else "none",
+        labels=labels_of(weights.meta.get("categories")) if classifies else None,
         device=device,
         dtype=dtype,
     )

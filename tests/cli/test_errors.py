@@ -108,11 +108,6 @@ FAILURES = [
     (["--weights", "empty.pt"], ["empty.pt"]),
     (["--weights", "nan.pt"], ["nan.pt", "out.bias holds NaN"]),
     (["--weights", "cut.safetensors"], ["cut.safetensors", "damaged"]),
-    (
-        ["--weights", "odd.pt"],
-        ["odd.pt", "out.bias is missing", "more is not of this layer", "k_linear.weight is 3x64"],
-    ),
-    (["--weights", "good.pt", "--features", "128"], ["good.pt", "64x64", "128x128"]),
     (["--mask", "small-mask.png"], ["small-mask.png", "8x8", "32x24"]),
     (["--mask", "no.png"], ["no.png: no such file"]),
     (["--query", "no.png"], ["no.png: no such file"]),
@@ -183,6 +178,33 @@ def test_what_cannot_be_done_fails_in_one_line(
     told(err, *words)
     assert only_whole_files(Path("attnviz-out"))
     assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["odd.pt"],
+            [
+                "odd.pt does not fit: 6 of 8 weights fit",
+                "out.bias is missing; k_linear.weight is 3x64 where 64x64 is needed; more has no",
+                "try: give the model",
+            ],
+        ),
+        (["good.pt", "--features", "128"], ["good.pt does not fit", "64x64", "128x128", "try:"]),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_in_three_lines(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    code, out, err = run(
+        capfd, "show", "photo.png", "-m", "random", "--size", "32", "--weights", *arguments
+    )
+    assert (code, out) == (1, "")
+    first, *others = err.splitlines()
+    assert first.startswith("attnviz: error: ")
+    assert len(others) == 2
+    assert all(word in err for word in words)
 
 
 @pytest.mark.parametrize(("arguments", "words"), SLIPS)

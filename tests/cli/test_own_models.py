@@ -437,7 +437,7 @@ def test_settings_that_nothing_takes_are_refused(
 
 def test_other_models_take_no_settings(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", "photo.png", "-m", "tiny", "--set", "depth=6"]) == 2
-    refused(capfd.readouterr().err, "--set depth: tiny takes no settings; give it with py: alone")
+    refused(capfd.readouterr().err, "--set depth: tiny takes no settings; give it with py: or")
 
 
 def test_given_statistics_replace_those_of_the_module(capfd: pytest.CaptureFixture[str]) -> None:

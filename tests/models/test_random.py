@@ -102,7 +102,7 @@ def test_weights_that_are_no_dense_finite_floats_are_named(
 ) -> None:
     state = attnviz.MultiHeadAttention(4, 32).state_dict()
     torch.save({**state, "k_linear.weight": value}, tmp_path / "odd.pt")
-    with pytest.raises(attnviz.AttnvizError, match=r"odd\.pt does not fit .*k_linear\.weight"):
+    with pytest.raises(attnviz.AttnvizError, match=r"(?s)odd\.pt.*k_linear\.weight "):
         attnviz.load_model("random", heads=4, weights=str(tmp_path / "odd.pt"))
 
 

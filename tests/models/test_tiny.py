@@ -16,8 +16,8 @@ from scenes import KINDS, UNSEEN
 import attnviz
 from attnviz.cli import main
 from attnviz.errors import ModelError, UsageError
+from attnviz.models.state_dicts import read_state
 from attnviz.models.tiny import HEADS, LABELS, LAYERS, PATCH, WEIGHTS, VisionTransformer
-from attnviz.models.weights import read_state
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 PINNED = Path(__file__).with_name("tiny_cat.npy")

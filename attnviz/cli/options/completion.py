@@ -3,6 +3,7 @@
 Nothing here imports torch, numpy or matplotlib.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from attnviz import methods, models
 from attnviz.errors import UsageError, unknown
+from attnviz.models.settings import SUFFIXES
 from attnviz.registry import load
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -40,7 +42,10 @@ def method_names() -> list[tuple[str, str]]:
 
 
 def model_names() -> Iterator[tuple[str, str]]:
-    """Short names of models, each with its description."""
+    """Short names of models, each with its description, and checkpoint files of this folder."""
+    for file in sorted(os.listdir()):  # noqa: PTH208 — pathlib costs start-up
+        if file.lower().endswith(SUFFIXES):
+            yield file, "a checkpoint file"
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — for completion only
 
     for name, source in models.SOURCES.items():

@@ -33,7 +33,7 @@ OneImage = Annotated[
 
 ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="Film: MP4, MOV, MKV, WebM, GIF …")]
 
-_WEIGHTS = "State dict for the model: .safetensors, or .pt, which is read without running code"
+_WEIGHTS = "Weights: .pt .pth .bin .ckpt .safetensors .npz; pickles in them are never executed"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -81,10 +81,16 @@ class ShownOptions:
     )
     settings: list[str] | None = option_field(
         None,
-        "Argument of the factory of py:, or of the forward of its module. May be repeated.",
+        "Argument of the factory or forward of py:; of a file heads, act, eps, pool. Repeatable.",
         MODEL,
         names="--set",
         metavar="NAME=VALUE",
+    )
+    key: str | None = option_field(
+        None,
+        "Which of several models in a file of weights: teacher, model_ema …  [default: the usual]",
+        MODEL,
+        metavar="NAME",
     )
     input: str | None = option_field(
         None,
@@ -205,7 +211,7 @@ _SPEC: dict[str, Any] = {
     "complete": model_names,
     "metavar": "SPEC",
 }
-_MODEL = "Model; `attnviz models` lists them."
+_MODEL = "Model, or a checkpoint folder or file; `attnviz models` lists models."
 _MODELS = f"{_MODEL} May be repeated.  [default: {models.DEFAULT}]"
 
 
