@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.explanation.layers import Layer
-from attnviz.models.model import Model, class_token_name
+from attnviz.models.class_token_names import class_token_name
+from attnviz.models.model import Model
 from attnviz.models.weights import seeded
 from attnviz.recording import record
 

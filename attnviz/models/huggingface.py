@@ -15,18 +15,10 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.aliases import Alias
 from attnviz.models.checkpoints import MISSING, Filling, read_checkpoint
+from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
 from attnviz.models.failures import optional, tried
 from attnviz.models.fitting import match_positions, misfit
-from attnviz.models.model import (
-    CLASS_TOKENS,
-    Model,
-    ModelRequest,
-    fixed_size,
-    has_class_token,
-    is_of_head,
-    no_class_head,
-    refuse_options,
-)
+from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
 from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
 from attnviz.models.preprocessing import STATISTICS, per_channel
 from attnviz.models.pretrained import load_pretrained

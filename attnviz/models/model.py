@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.picture import PictureLike, with_pixels
+from attnviz.models.laying import for_channels, lay_in
 from attnviz.models.targets import Head
 
 if TYPE_CHECKING:
     from attnviz.models.aliases import Alias
 
 
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
-"""Names of parameters that are a class token."""
 CLASSIFIER = "hf:google/vit-base-patch16-224"
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey: ITU-R BT.601, as Pillow's mode L."""
@@ -205,55 +204,8 @@ class Model:
 
         Of three numbers, grey gets the first, and an input of more channels gets their average.
         """
-        mean, std = (_per_channel(each, channels) for each in (self.mean, self.std))
+        mean, std = (for_channels(each, channels) for each in (self.mean, self.std))
         return mean, std
-
-
-def _per_channel(numbers: Sequence[float], channels: int) -> Tensor:
-    values = torch.tensor(numbers)
-    if len(values) == channels:
-        return values
-    return values[:1] if channels == 1 else values.mean().expand(channels)
-
-
-def has_class_token(module: nn.Module) -> bool:
-    """Whether a model has a class token, judged by the names of its parameters.
-
-    >>> from torchvision.models import vit_b_16  # doctest: +SKIP
-    >>> has_class_token(vit_b_16())  # doctest: +SKIP
-    True
-    """
-    return class_token_name(module) is not None
-
-
-def class_token_name(module: nn.Module) -> str | None:
-    """The name of the parameter that is a model's class token; None if there is none."""
-    parameters = module.named_parameters()
-    names = (name for name, each in parameters if is_class_token(name, each))
-    return next((name for name in names if not is_of_head(name)), None)
-
-
-def is_class_token(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a class token: a single vector with such a name.
-
-    >>> is_class_token("encoder.cls", torch.zeros(1, 1, 32))
-    True
-    """
-    last = name.rpartition(".")[2].lower()
-    if last in CLASS_TOKENS:
-        return True
-    named = "cls" in last.split("_") or "class" in last.split("_")
-    other = {"pos", "position", "positions", "weight", "bias", "head"} & set(last.split("_"))
-    return named and not other and parameter.numel() == parameter.shape[-1]
-
-
-def is_of_head(name: str) -> bool:
-    """Whether a parameter belongs to a pooling head, whose token is a query but never a key.
-
-    >>> is_of_head("head.cls_token")
-    True
-    """
-    return any(part in ("head", "pooler", "attn_pool") for part in name.split(".")[:-1])
 
 
 def token_bytes(layers: int, features: int) -> int:
@@ -316,45 +268,3 @@ def fixed_size(
 def takes_only(spec: str, size: int, shape: tuple[int, int]) -> str:
     """The error text for a size that a model does not take; `shape` is its own (height, width)."""
     return f"--size {size}: {spec} takes {shape[1]}x{shape[0]} pixels only; leave it out"
-
-
-def lay_in(
-    pixels: NDArray[np.uint8],
-    placement: Placement,
-    padding: Sequence[float],
-    resample: int = int(Image.Resampling.BICUBIC),
-) -> NDArray[np.uint8]:
-    """Pixels laid as the placement says.
-
-    Args:
-        pixels: (height, width, bands).
-        placement: where they come to lie.
-        padding: values 0…1 around them, one for each band.
-        resample: Pillow's number of the resampling filter.
-
-    Returns:
-        (input_height, input_width, bands).
-    """
-    if pixels.shape[2] != 3:
-        parts = [
-            _lay_in(
-                Image.fromarray(pixels[..., band]), placement, padding[band : band + 1], resample
-            )
-            for band in range(pixels.shape[2])
-        ]
-        return np.stack(parts, 2)
-    return _lay_in(Image.fromarray(pixels), placement, padding, resample)
-
-
-def _lay_in(
-    image: Image.Image, placement: Placement, padding: Sequence[float], resample: int
-) -> NDArray[np.uint8]:
-    target, grid = placement.target, placement.grid
-    size = (round(target.width), round(target.height))
-    part = image.resize(size, Image.Resampling(resample), box=placement.source)
-    if size == (grid.input_width, grid.input_height):
-        return np.asarray(part)
-    colour = tuple(round(255 * value) for value in padding)
-    canvas = Image.new(image.mode, (grid.input_width, grid.input_height), colour)
-    canvas.paste(part, (round(target.left), round(target.top)))
-    return np.asarray(canvas)

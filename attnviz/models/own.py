@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from attnviz.errors import AttnvizError, ModelError, UsageError
+from attnviz.models.class_token_names import has_class_token
 from attnviz.models.fitting import load_weights
+from attnviz.models.forward_arguments import accepted, required, takes_pixels
 from attnviz.models.input_size import (
     channel_count,
     exported_shape,
@@ -21,25 +23,8 @@ from attnviz.models.input_size import (
     position_shape,
     stated_shape,
 )
-from attnviz.models.model import (
-    Model,
-    ModelRequest,
-    fixed_size,
-    has_class_token,
-    no_text_tower,
-    refuse_options,
-)
-from attnviz.models.module_kinds import (
-    accepted,
-    allocate,
-    as_module,
-    check_filled,
-    check_made,
-    ready,
-    required,
-    takes_pixels,
-    unwrap,
-)
+from attnviz.models.model import Model, ModelRequest, fixed_size, no_text_tower, refuse_options
+from attnviz.models.module_kinds import allocate, as_module, check_filled, check_made, ready, unwrap
 from attnviz.models.preprocessing import (
     first,
     labels,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError
-from attnviz.models.model import has_class_token
+from attnviz.models.class_token_names import has_class_token
 from attnviz.models.targets import labels_of
 
 IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

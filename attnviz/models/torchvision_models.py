@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError, did_you_mean
+from attnviz.models.class_token_names import has_class_token
 from attnviz.models.failures import optional, tried
 from attnviz.models.fitting import load_weights
 from attnviz.models.model import (
     Model,
     ModelRequest,
     fixed_size,
-    has_class_token,
     no_text_tower,
     refuse_options,
     token_bytes,

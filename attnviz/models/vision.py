@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnviz.errors import ModelError
-from attnviz.models.model import has_class_token
+from attnviz.models.class_token_names import has_class_token
 
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
