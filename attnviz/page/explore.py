@@ -3,9 +3,10 @@
 import base64
 import html
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ from PIL import Image
 
 from attnviz.attention.sweep import Progress
 from attnviz.drawing.overlay import colour_table
-from attnviz.errors import UsageError
+from attnviz.errors import AttnvizError, UsageError
+from attnviz.explanation.explain_observation import rank_heads
+from attnviz.explanation.explanation import LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, resolve, token_weights
-from attnviz.explanation.selection import Localized, choose_heads, parse_heads
+from attnviz.explanation.selection import Heads, Localized, choose_heads, parse_heads
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.models import find_path
 from attnviz.output import encoding, whole_files
 from attnviz.output.make_record import check_info, image_info, model_info, readable
+from attnviz.output.schema import tidy
 from attnviz.output.write_pictures import Drawing
 from attnviz.page.page_layers import Packed, Size, ends, pack_layer, pack_rollouts, questions
 from attnviz.statistics import STATISTICS
@@ -105,6 +109,7 @@ def explore(
     layers: str = "all",
     heads: str = "all",
     query: str = "auto",
+    localized: int = 3,
     drawing: Drawing | None = None,
     progress: Progress | None = None,
 ) -> Page:
@@ -119,7 +124,10 @@ def explore(
     Args:
         observation: what `observe` returned; rollout needs all layers in it.
         layers: the layers of the page: `all`, `-1`, `0,5-11`.
-        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`.
+        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`; or `localized:3`, the 3
+            most localized heads of these layers, of all layers those of the upper half.
+        localized: how many of the most localized heads for the first query are marked; the page
+            opens on the first of them. 0 marks none.
         query: the first query: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
         drawing: the first settings of the view; its format is not used.
         progress: is called with (finished query rows, all query rows).
@@ -132,9 +140,19 @@ def explore(
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
-    of_layers = {n: _heads(observation, heads, n) for n in chosen}
+    wanted = parse_heads(heads)
+    if isinstance(wanted, Localized):
+        marked = _most_localized(observation, layers, query, wanted.count)
+        of_layers = _by_layer(marked)
+        chosen = list(of_layers)
+    else:
+        of_layers = {n: _heads(observation, wanted, n) for n in chosen}
+        marked = _marked(observation, layers, query, localized, of_layers)
     about = _about(observation, drawing)
-    about["start"] = start(observation, chosen[-1], of_layers[chosen[-1]], query, drawing)
+    last = chosen[-1]
+    first = (marked[0].layer, marked[0].head) if marked else (last, of_layers[last][0])
+    about["start"] = start(observation, *first, query, drawing)
+    about["localized"] = [{**asdict(each), "score": tidy(each.score)} for each in marked]
     rolled, why = ends(observation, chosen)
     size = Size(observation, of_layers, LIMIT)
     size.check()
@@ -165,13 +183,52 @@ def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Pack
     )
 
 
-def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
+def _most_localized(
+    observation: Observation, layers: str, query: str, count: int
+) -> list[LocalizedHead]:
+    """The most localized heads of some layers for a query; of `all` layers, of the upper half.
+
+    Raises:
+        UsageError: these layers have fewer heads, or not this query.
+    """
+    asked = {"query": query, "layers": _among(layers), "heads": f"localized:{count}"}
+    return list(rank_heads(observation, **asked)[0][:count])
+
+
+def _marked(
+    observation: Observation,
+    layers: str,
+    query: str,
+    count: int,
+    heads: Mapping[int, tuple[int, ...]],
+) -> list[LocalizedHead]:
+    """The most localized heads of the page; none if there is no choice, or a layer has no map."""
+    if not count or len(observation.calls.drawn) < 2:
+        return []
+    try:
+        ranked = rank_heads(observation, query=query, layers=_among(layers))[0]
+    except AttnvizError:  # such as a query that an upper layer does not have
+        return []
+    on_page = [e for e in ranked if e.head in heads[e.layer] and math.isfinite(e.score)]
+    return on_page[:count] if len(on_page) > count else []
+
+
+def _among(layers: str) -> str:
+    """The layers that heads are chosen from."""
+    return "upper" if layers.strip() == "all" else layers
+
+
+def _by_layer(marked: Sequence[LocalizedHead]) -> dict[int, tuple[int, ...]]:
+    """The heads of each layer, both in ascending order."""
+    places = sorted((each.layer, each.head) for each in marked)
+    return {n: tuple(head for layer, head in places if layer == n) for n, _ in places}
+
+
+def _heads(observation: Observation, wanted: Heads, number: int) -> tuple[int, ...]:
     """Numbers of the heads of a layer; an error names the layer if layers differ."""
-    if isinstance(parse_heads(text), Localized):
-        raise UsageError(f"--heads {text}: a page shows the same heads of each layer; give all")
     counts = {n: layer.call.heads for n, layer in observation.layers.items()}
     differ = len(set(counts.values())) > 1
-    return choose_heads(parse_heads(text), counts[number], layer=number if differ else None)
+    return choose_heads(wanted, counts[number], layer=number if differ else None)
 
 
 def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
@@ -202,13 +259,9 @@ def _photo(picture: Picture) -> str:
 
 
 def start(
-    observation: Observation,
-    number: int,
-    heads: tuple[int, ...],
-    query: str,
-    drawing: Drawing,
+    observation: Observation, number: int, head: int, query: str, drawing: Drawing
 ) -> dict[str, Any]:
-    """The first view: the first of the given heads of a layer, looking from a query.
+    """The first view: a head of a layer, looking from a query.
 
     Raises:
         UsageError: the query is not a single token, or the layer does not have it.
@@ -221,7 +274,7 @@ def start(
     (resolved,) = resolve(observation, parsed, [number])
     return {
         "layer": number,
-        "head": heads[0],
+        "head": head,
         "query": _place(observation, number, resolved),
         "scale": drawing.scale,
         "alpha": drawing.alpha,

@@ -206,10 +206,6 @@ def test_a_side_of_a_comparison_is_the_mean_of_its_localized_heads(tmp_path: Pat
     ("arguments", "line"),
     [
         (["evaluate", "pictures", "--masks", "masks"], "a row has the most localized heads"),
-        (
-            ["explore", CAT, "-o", "page.html"],
-            "a page shows the same heads of each layer; give all",
-        ),
     ],
 )
 def test_commands_that_show_the_same_heads_of_each_picture_refuse(
