@@ -8,6 +8,7 @@ import pytest
 
 import attnviz
 from attnviz.cli import main
+from attnviz.drawing import sheet
 from attnviz.errors import UsageError
 from attnviz.explanation.explain_observation import suggest_heads
 from attnviz.explanation.explanation import Answer
@@ -168,6 +169,33 @@ def test_show_names_the_heads_and_draws_what_it_drew(
         capsys.readouterr()
         shown(tmp_path / "d", *quiet)
         assert note not in capsys.readouterr().err
+
+
+def test_the_sheet_of_show_marks_the_most_localized_of_its_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[str]] = {}
+    real = sheet.compose
+
+    def watched(*args: Any, **more: Any) -> Any:
+        drawn["titles"] = [cell.title for cell in args[1] if cell is not None]
+        drawn["heading"] = [more["title"]]
+        return real(*args, **more)
+
+    monkeypatch.setattr(sheet, "compose", watched)
+    heads = [
+        (each["layer"], each["head"])
+        for each in shown(tmp_path, "--heads", "localized")["localized"]
+    ]
+    assert not any("★" in title for title in drawn["titles"])  # all of them are
+    for options, layers in (([], [5]), (["--quiet"], [5]), (["--layers", "all"], range(6))):
+        shown(tmp_path, *options)
+        stars = [f"★ layer {n}  head {h}" for n, h in sorted(heads) if n in layers]
+        assert [title for title in drawn["titles"] if "★" in title] == stars
+        assert drawn["heading"][0].endswith("★ most localized") == bool(stars)
+    for options in (["--layers", "1,2"], ["--method", "value-norm"]):
+        shown(tmp_path, *options)
+        assert not any("★" in title for title in drawn["titles"])
 
 
 def test_show_writes_each_head_and_their_mean(
