@@ -161,10 +161,11 @@ class EvaluationRow(SummaryRow):
     """One map of one model, or one of its baselines, over all pictures.
 
     `head` is the number of a head, `mean` for the mean of the heads, `best` for the best head of
-    each object, `localized` for the mean of the three most localized heads of the upper half of the
-    layers (under the last layer), or null if the method merges heads. `layer` is null if the map is
-    the same for all layers. `method` and `head` are null if no model made the map. A metric is null
-    if it is not measured or not defined.
+    each object, `localized` for the mean of the most localized heads, `oracle` for each picture's
+    best head by the metric, which only its mask can tell, or null if the method merges heads.
+    `layer` is null if the map is the same for all layers, or of heads of several; then `mean` is
+    the mean of the heads that localized ones are chosen from. `method` and `head` are null if no
+    model made the map. A metric is null if it is not measured or not defined.
     """
 
     schema_: Literal["attnviz/evaluation/1"] = "attnviz/evaluation/1"
@@ -173,7 +174,7 @@ class EvaluationRow(SummaryRow):
     baseline: Literal["random weights", "gaussian", "saliency"] | None
     method: str | None
     layer: int | None
-    head: int | Literal["mean", "best", "localized"] | None
+    head: int | Literal["mean", "best", "localized", "oracle"] | None
     pictures: int
     metrics: dict[str, Interval | None]
 

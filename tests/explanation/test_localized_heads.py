@@ -230,38 +230,6 @@ def test_a_side_of_a_comparison_is_the_mean_of_its_localized_heads(tmp_path: Pat
     assert side == pytest.approx(mean, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["evaluate", "pictures", "--masks", "masks"], "a row has the most localized heads"),
-    ],
-)
-def test_commands_that_show_the_same_heads_of_each_picture_refuse(
-    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    for name in ("pictures", "masks"):
-        (tmp_path / name).mkdir()
-        attnviz.load_image(CAT).image().save(tmp_path / name / "cat.png")
-    assert main([*arguments, "--heads", "localized"]) != 0
-    assert line in capsys.readouterr().err
-
-
-def test_an_evaluation_has_a_row_of_localized_heads() -> None:
-    masks = str(Path(CAT).parent / "masks" / "cat.png")
-    seen = attnviz.observe(attnviz.load_image(CAT), attnviz.load_model("tiny", size=64))
-    scores = attnviz.evaluate(attnviz.explain(seen, layers="all"), mask=masks)
-    (row,) = [score for score in scores if score.head == "localized"]
-    assert (row.layer, row.baseline) == (5, None)
-    mean = attnviz.explain(seen, heads="localized").answers[-1]
-    one = attnviz.explain(seen, heads="0,", layers="5")
-    alone = replace(one, answers=(replace(one.answers[0], values=mean.values),))
-    assert row.numbers == pytest.approx(attnviz.evaluate(alone, mask=masks)[0].numbers)
-    last = attnviz.evaluate(attnviz.explain(seen), mask=masks)
-    assert "localized" not in {score.head for score in last}
-
-
 def test_arrays_of_several_questions_have_each_map(tmp_path: Path) -> None:
     points = ["-q", "cls", "-q", "120,80", "-q", "300,200"]
     record = shown(tmp_path, "--heads", "localized:2", "--npz", *points)

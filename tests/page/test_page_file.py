@@ -149,7 +149,7 @@ def test_what_it_shows_first() -> None:
     ],
 )
 def test_the_first_query(name: str, query: str, place: dict[str, object]) -> None:
-    page = Decoded(attnviz.explore(explored.seen(name), query=query).html)
+    page = Decoded(attnviz.explore(explored.seen(name), query=query, localized=0).html)
     assert page.about["start"]["query"] == place
 
 
