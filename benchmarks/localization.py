@@ -12,7 +12,9 @@ those of a score are of its difference from the one that attnviz takes, picture 
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,7 @@ def choices(maps: Values) -> Rows:
         "spread": spread,
         "area60": area,
         "entropy + 2 border + 2 spread": entropy + 2 * border + 2 * spread,
+        **{f"entropy + {w} spread": entropy + w * spread for w in (10, 20, 40)},
         "ranks of entropy, border": ranks(entropy) + ranks(border),
         "ranks of entropy, spread": ranks(entropy) + ranks(spread),
         "ranks of entropy, border, spread, area60": sum(
@@ -186,6 +189,7 @@ class Judge:
 
     def __init__(self, observation: attnviz.Observation, mask: Cells) -> None:
         self.observation = observation
+        self.chosen: list[str] = []
         self._objects = Objects("mask", mask.astype(np.int64), 1)
 
     def one(self, values: Values, answer: Any) -> Values:
@@ -206,6 +210,8 @@ class Judge:
         upper = maps[half:].reshape(-1, *maps.shape[2:])
         rows["mean of the upper half"] = self.one(upper.mean(0), answer)
         rows |= self._chosen(upper, answer) | self._ranges(maps, answer)
+        kept = attnviz.explain(self.observation, heads="localized").questions[0].localized
+        self.chosen = [f"{each.layer}.{each.head}" for each in kept]
         rows |= self._methods()
         picture = self.observation.picture
         rows["Gaussian"] = self.one(gaussian(answer.placement), answer)
@@ -324,15 +330,21 @@ def main() -> None:
         composites = Composites(options.cutouts, options.grounds, options.seed)
         print(f"## {Path(spec).name}\n\n{options.number} composites twice, {composites}.")
         pictures = (each for _ in range(options.number) for each in composites.draw())
-        found: dict[str, list[Rows]] = {}
-        for kind, picture, mask in pictures:
-            found.setdefault(kind, []).append(_judged(model, picture, mask))
         if options.photographs:
-            for kind, picture, mask in photographs(options.photographs, options.masks):
-                found.setdefault(kind, []).append(_judged(model, picture, mask))
-        for kind, judged in found.items():
+            pictures = chain(pictures, photographs(options.photographs, options.masks))
+        chosen: dict[str, list[list[str]]] = {}
+        of_judges: dict[str, list[Rows]] = {}
+        for kind, picture, mask in pictures:
+            seen = attnviz.observe(picture, model, gradients=model.head == "class")
+            judge = Judge(seen, mask)
+            of_judges.setdefault(kind, []).append(judge.rows())
+            chosen.setdefault(kind, []).append(judge.chosen)
+        for kind, judged in of_judges.items():
             rows = {name: np.stack([each[name] for each in judged]) for name in judged[0]}
             print(f"\n### {kind}, {len(judged)} pictures\n")
+            counts = Counter(chain.from_iterable(chosen[kind])).most_common(6)
+            often = ", ".join(f"{head} in {n / len(judged):.0%}" for head, n in counts)
+            print(f"Chosen most often: {often}.\n")
             print("\n\n".join(report(rows, options.seed)), flush=True)
 
 
@@ -341,12 +353,6 @@ def _model(spec: str) -> attnviz.Model:
         return attnviz.load_model(spec, head="class")
     except ModelError:
         return attnviz.load_model(spec)
-
-
-def _judged(model: attnviz.Model, picture: Picture, mask: Cells) -> Rows:
-    gradients = model.head == "class"
-    seen = attnviz.observe(picture, model, gradients=gradients)
-    return Judge(seen, mask).rows()
 
 
 if __name__ == "__main__":
