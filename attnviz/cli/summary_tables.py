@@ -58,10 +58,16 @@ def _spreads(rows: Sequence[AggregateRow], columns: dict[str, str]) -> Table:
     for before, row in zip([first, *rows], rows, strict=False):
         if before.layer != row.layer:
             table.add_section()
-        head = "all" if row.head is None else str(row.head)
         cells = [_spread(row.statistics.get(name)) for name in columns]
-        table.add_row(str(row.layer), head, *cells)
+        table.add_row(*_place(row), *cells)
     return table
+
+
+def _place(row: AggregateRow) -> tuple[str, str]:
+    """The layer and the head of a row in words; of localized heads their rank."""
+    if row.rank is not None:
+        return "localized", f"no. {row.rank}" if row.rank else "mean"
+    return str(row.layer), "all" if row.head is None else str(row.head)
 
 
 def _spread(spread: Spread | None) -> Text:

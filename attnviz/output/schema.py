@@ -130,7 +130,8 @@ class AggregateRow(SummaryRow):
     """One head, or the merged heads of a method, over all pictures.
 
     `question` is the number of the query or target, from 0. `pictures` is the number of pictures
-    that have this head. `statistics` has every number that any head has; a number is null if this
+    that have this head. Localized heads differ from picture to picture: their rows have no `layer`
+    and `head` but a `rank`, 1 for each picture's most localized head, 0 for the mean map. `statistics` has every number that any head has; a number is null if this
     head has none.
     """
 
@@ -139,8 +140,9 @@ class AggregateRow(SummaryRow):
     weights: str
     method: str
     question: int
-    layer: int
+    layer: int | None
     head: int | None
+    rank: int | None = None
     pictures: int
     statistics: dict[str, Spread | None]
 

@@ -3,8 +3,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import explored
 import numpy as np
 import pytest
+import torch
 
 import attnviz
 from attnviz.cli import main
@@ -16,6 +18,7 @@ from attnviz.explanation.localized_heads import choose_localized, mean_of
 from attnviz.explanation.observation import Observation
 from attnviz.geometry import queries
 from attnviz.geometry.placement import place
+from attnviz.output.make_record import make_record
 
 CAT = str(Path(__file__).parents[2] / "sample_images" / "cat.jpg")
 
@@ -254,3 +257,39 @@ def test_show_draws_where_nothing_can_be_suggested(
     capsys.readouterr()
     assert shown(tmp_path / "b") == expected_record
     assert "localized" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("query", ["cls", "mean"])
+def test_the_heads_are_those_of_the_model_s_own_eager_attention(
+    tmp_path: Path, query: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = explored.save("vit", tmp_path / "vit", attn_implementation="eager")
+    picture = explored.picture(64, 64)
+    model = attnviz.load_model(str(folder))
+    seen = attnviz.observe(picture, model)
+    chosen = attnviz.explain(seen, heads="localized:4", query=query).questions[0].localized
+    theirs = transformers.ViTModel.from_pretrained(folder, attn_implementation="eager").eval()
+    pixels = model.pixels(picture, seen.placement)
+    with torch.no_grad():
+        out = theirs(pixels, output_attentions=True)
+    scored = []
+    for layer in (1, 2):  # the upper half of three
+        for head, weights in enumerate(out.attentions[layer][0].double().numpy()):
+            row = weights[0] if query == "cls" else weights[1:].mean(0)
+            scored.append((score(row[1:].reshape(8, 8)), layer, head))
+    assert [(each.layer, each.head) for each in chosen] == [s[1:] for s in sorted(scored)[:4]]
+    assert [each.score for each in chosen] == pytest.approx([s[0] for s in sorted(scored)[:4]])
+
+
+def test_where_all_maps_are_flat_the_first_heads_are_taken_and_none_is_suggested() -> None:
+    model = attnviz.load_model("tiny", size=64, random_weights=True)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.zero_()
+    seen = attnviz.observe(attnviz.load_image(CAT), model)
+    drawn = attnviz.explain(seen, heads="localized:2")
+    heads = [(each.layer, each.head, each.score) for each in drawn.questions[0].localized]
+    assert heads == [(3, 0, np.inf), (3, 1, np.inf)]
+    assert [each.score for each in make_record(drawn).localized or ()] == [None, None]
+    assert suggest_heads(seen) == ()
