@@ -137,7 +137,9 @@ class MapScorer:
             UsageError: there are fewer heads than localized ones were requested.
         """
         if explanation.localized:
-            return [self._of_chosen(explanation, answer, baseline) for answer in explanation.answers]
+            return [
+                self._of_chosen(explanation, answer, baseline) for answer in explanation.answers
+            ]
         scores = [
             Score(baseline, explanation.method, layer, head, numbers)
             for layer, answers in explanation.by_layer.items()

@@ -7,7 +7,6 @@ from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.models import targets
 
-
 STAR = "★"
 
 

@@ -80,7 +80,9 @@ def evaluated(out: Path, *options: str) -> list[EvaluationRow]:
     assert main([*line, "-o", str(out), *options]) == 0
     text = (out / "evaluation.jsonl").read_text(encoding="utf-8")
     data = [json.loads(line) for line in text.splitlines()]
-    return [EvaluationRow.model_validate({k: v for k, v in e.items() if k != "schema"}) for e in data]
+    return [
+        EvaluationRow.model_validate({k: v for k, v in e.items() if k != "schema"}) for e in data
+    ]
 
 
 def test_one_table_and_one_plot_have_layers_the_choice_methods_and_the_oracle(

@@ -260,9 +260,7 @@ def test_show_draws_where_nothing_can_be_suggested(
 
 
 @pytest.mark.parametrize("query", ["cls", "mean"])
-def test_the_heads_are_those_of_the_model_s_own_eager_attention(
-    tmp_path: Path, query: str
-) -> None:
+def test_the_heads_are_those_of_the_model_s_own_eager_attention(tmp_path: Path, query: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = explored.save("vit", tmp_path / "vit", attn_implementation="eager")
     picture = explored.picture(64, 64)
