@@ -171,10 +171,9 @@ def _sheet(out: Path, folder: str | None) -> str | None:
 
 def _overlay(out: Path, folder: str | None, heads: list[dict[str, Any]]) -> str | None:
     """The first overlay of the last layer that has one; of localized heads that of their mean."""
-    files = [(head["layer"], head["file"]) for head in heads if head.get("file")]
-    files = [
-        (h["layer"], h["file"]) for h in heads if h.get("file") and h.get("rank") == 0
-    ] or files
+    drawn = [head for head in heads if head.get("file")]
+    means = [head for head in drawn if head.get("rank") == 0]
+    files = [(head["layer"], head["file"]) for head in means or drawn]
     if folder is None or not files:
         return None
     last = max(layer for layer, _ in files)

@@ -188,10 +188,11 @@ class Head(RecordPart):
 
     If the method merges heads, `head` and the numbers of a head are null. If it merges layers,
     `layer` is the last of them. `rank` is present with localized heads: 1 for the most localized, 0
-    for their mean, whose `layer` is the last of those that they were chosen from. `query` and `target` are present if they differ from those of the
-    record: `auto` found another query in this layer, or there were several questions. The numbers
-    of the table `MORE` are present if they were computed (`--stats all`), and null if they are not
-    defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared fields.
+    for their mean, whose `layer` is the last of those that they were chosen from. `query` and
+    `target` are present if they differ from those of the record: `auto` found another query in this
+    layer, or there were several questions. The numbers of the table `MORE` are present if they were
+    computed (`--stats all`), and null if they are not defined. Numbers that other packages add to
+    `STATISTICS` and `MORE` follow the declared fields.
     """
 
     layer: int

@@ -131,8 +131,8 @@ class AggregateRow(SummaryRow):
 
     `question` is the number of the query or target, from 0. `pictures` is the number of pictures
     that have this head. Localized heads differ from picture to picture: their rows have no `layer`
-    and `head` but a `rank`, 1 for each picture's most localized head, 0 for the mean map. `statistics` has every number that any head has; a number is null if this
-    head has none.
+    and `head` but a `rank`, 1 for each picture's most localized head, 0 for the mean map.
+    `statistics` has every number that any head has; a number is null if this head has none.
     """
 
     schema_: Literal["attnviz/aggregate/1"] = "attnviz/aggregate/1"

@@ -124,8 +124,8 @@ def explore(
     Args:
         observation: what `observe` returned; rollout needs all layers in it.
         layers: the layers of the page: `all`, `-1`, `0,5-11`.
-        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`; or `localized:3`, the 3
-            most localized heads of these layers, of all layers those of the upper half.
+        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`; or `localized:3`, the
+            3 most localized heads of these layers, of all layers those of the upper half.
         localized: how many of the most localized heads for the first query are marked; the page
             opens on the first of them. 0 marks none.
         query: the first query: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.

@@ -80,8 +80,8 @@ class MapNumber(TableEntry):
 
 _FIELDS = (
     "layer", "head", "rank", "rows", "columns", "map", "query", "target", "scale", "file", "image",
-    "frame", "time", "model", "weights", "method", "unsaid", "data", "copy", "dict", "json", "schema",
-    "construct", "validate",
+    "frame", "time", "model", "weights", "method", "unsaid", "data", "copy", "dict", "json",
+    "schema", "construct", "validate",
 )  # fmt: skip
 """Field names of a record that no statistic may have."""
 

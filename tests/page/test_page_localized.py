@@ -21,7 +21,9 @@ def expected(name: str, layers: str, **question: Any) -> list[tuple[int, int]]:
     explanation = attnviz.explain(explored.seen(name), layers=layers, **question)
     scored = []
     for head in make_record(explanation).heads:
-        entropy, border = head.map.spatial_entropy, head.map.border_mass  # type: ignore[attr-defined]
+        entropy, border = head.map.spatial_entropy, head.map.border_mass
+        assert entropy is not None
+        assert border is not None
         scored.append((entropy + 2 * border, head.layer, head.head or 0))
     return [(layer, head) for _, layer, head in sorted(scored)]
 
@@ -45,8 +47,9 @@ def test_only_heads_of_the_page_are_marked() -> None:
     seen = explored.seen("tiny")
     page = Decoded(attnviz.explore(seen, layers="1,2", heads="0-4").html)
     assert marked(page.about) == [h for h in expected("tiny", "1,2") if h[1] < 5][:3]
-    for none in ({"localized": 0}, {"layers": "5", "heads": "2"}):
-        page = Decoded(attnviz.explore(seen, **none).html)  # type: ignore[arg-type]
+    nothing: list[dict[str, Any]] = [{"localized": 0}, {"layers": "5", "heads": "2"}]
+    for none in nothing:
+        page = Decoded(attnviz.explore(seen, **none).html)
         assert (marked(page.about), page.about["start"]["head"]) == ([], 0)
         assert page.about["start"]["layer"] == 5
 
