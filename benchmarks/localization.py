@@ -28,7 +28,8 @@ from attnviz.evaluation.baselines import gaussian, saliency
 from attnviz.evaluation.objects import Objects, auc, jaccard_area, load_objects, on_tokens, pointing
 from attnviz.evaluation.run import find_masks, find_pictures
 from attnviz.evaluation.summary import intervals
-from attnviz.io.picture import Picture
+from attnviz.explanation.explanation import Answer
+from attnviz.io.picture import Picture, with_pixels
 from attnviz.methods import METHODS
 from attnviz.statistics.localization import border_masses, flat, spatial_entropies
 
@@ -192,9 +193,9 @@ class Judge:
         self.chosen: list[str] = []
         self._objects = Objects("mask", mask.astype(np.int64), 1)
 
-    def one(self, values: Values, answer: Any) -> Values:
+    def one(self, values: NDArray[Any], answer: Answer) -> Values:
         """Pointing, Jaccard of as many tokens as the object has, and AUC."""
-        truth = on_tokens(self._objects, answer.placement, answer.drawn).any(0)
+        truth = np.asarray(on_tokens(self._objects, answer.placement, answer.drawn).any(0))
         weights = values[answer.drawn].astype(np.float64)
         return np.array([float(metric(weights, truth)) for metric in (pointing, jaccard_area, auc)])
 
@@ -213,12 +214,12 @@ class Judge:
         kept = attnviz.explain(self.observation, heads="localized").questions[0].localized
         self.chosen = [f"{each.layer}.{each.head}" for each in kept]
         rows |= self._methods()
-        picture = self.observation.picture
+        picture = with_pixels(self.observation.picture)
         rows["Gaussian"] = self.one(gaussian(answer.placement), answer)
         rows["saliency"] = self.one(saliency(picture, answer.placement, answer.drawn), answer)
         return rows
 
-    def _chosen(self, upper: Values, answer: Any) -> Rows:
+    def _chosen(self, upper: Values, answer: Answer) -> Rows:
         """The mean of the three heads that each score chooses, and of K heads by ours."""
         scores = choices(upper)
         away = flat(upper, answer.drawn)
@@ -227,7 +228,7 @@ class Judge:
         ours = orders["entropy + 2 border"]
         return rows | {f"K = {k}": self.one(upper[ours[:k]].mean(0), answer) for k in KEPT}
 
-    def _ranges(self, maps: Values, answer: Any) -> Rows:
+    def _ranges(self, maps: Values, answer: Answer) -> Rows:
         """Three heads by our score, chosen from other ranges of layers."""
         count = len(maps)
         starts = {"all layers": 0, "the upper two thirds": count // 3, "the upper half": count // 2,
@@ -329,7 +330,9 @@ def main() -> None:
         model = _model(spec)
         composites = Composites(options.cutouts, options.grounds, options.seed)
         print(f"## {Path(spec).name}\n\n{options.number} composites twice, {composites}.")
-        pictures = (each for _ in range(options.number) for each in composites.draw())
+        pictures: Iterator[tuple[str, Picture, Cells]] = (
+            each for _ in range(options.number) for each in composites.draw()
+        )
         if options.photographs:
             pictures = chain(pictures, photographs(options.photographs, options.masks))
         chosen: dict[str, list[list[str]]] = {}

@@ -33,8 +33,8 @@ def expected(source: Path, every: int, **question: Any) -> list[tuple[int, int]]
     for frame in list(clips.frames(clips.open_clip(source)))[::every]:
         seen = attnviz.observe(frame.picture, model)
         record = make_record(attnviz.explain(seen, layers="3-5", **question))
-        numbers = [(h.map.spatial_entropy, h.map.border_mass) for h in record.heads]
-        scores.append([entropy + 2 * border for entropy, border in numbers])
+        maps = [head.map for head in record.heads]
+        scores.append([(m.spatial_entropy or 0) + 2 * (m.border_mass or 0) for m in maps])
     order = np.argsort(np.mean(scores, 0), kind="stable")
     return [(3 + n // 8, n % 8) for n in order.tolist()]
 
