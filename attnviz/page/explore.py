@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,9 @@ from PIL import Image
 
 from attnviz.attention.sweep import Progress
 from attnviz.drawing.overlay import colour_table
-from attnviz.errors import AttnvizError, UsageError
-from attnviz.explanation.explain_observation import rank_heads
-from attnviz.explanation.explanation import LocalizedHead
+from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, resolve, token_weights
-from attnviz.explanation.selection import Heads, Localized, choose_heads, parse_heads
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, with_pixels
@@ -29,6 +25,7 @@ from attnviz.output import encoding, whole_files
 from attnviz.output.make_record import check_info, image_info, model_info, readable
 from attnviz.output.schema import tidy
 from attnviz.output.write_pictures import Drawing
+from attnviz.page.page_heads import choose
 from attnviz.page.page_layers import Packed, Size, ends, pack_layer, pack_rollouts, questions
 from attnviz.statistics import STATISTICS
 
@@ -140,14 +137,10 @@ def explore(
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
-    wanted = parse_heads(heads)
-    if isinstance(wanted, Localized):
-        marked = _most_localized(observation, layers, query, wanted.count)
-        of_layers = _by_layer(marked)
-        chosen = list(of_layers)
-    else:
-        of_layers = {n: _heads(observation, wanted, n) for n in chosen}
-        marked = _marked(observation, layers, query, localized, of_layers)
+    of_layers, marked = choose(
+        observation, chosen, layers=layers, heads=heads, query=query, count=localized
+    )
+    chosen = list(of_layers)
     about = _about(observation, drawing)
     last = chosen[-1]
     first = (marked[0].layer, marked[0].head) if marked else (last, of_layers[last][0])
@@ -181,54 +174,6 @@ def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Pack
         about=encoding.as_script_data(about),
         blocks="".join(each.block.element(each.name) for each in packed),
     )
-
-
-def _most_localized(
-    observation: Observation, layers: str, query: str, count: int
-) -> list[LocalizedHead]:
-    """The most localized heads of some layers for a query; of `all` layers, of the upper half.
-
-    Raises:
-        UsageError: these layers have fewer heads, or not this query.
-    """
-    asked = {"query": query, "layers": _among(layers), "heads": f"localized:{count}"}
-    return list(rank_heads(observation, **asked)[0][:count])
-
-
-def _marked(
-    observation: Observation,
-    layers: str,
-    query: str,
-    count: int,
-    heads: Mapping[int, tuple[int, ...]],
-) -> list[LocalizedHead]:
-    """The most localized heads of the page; none if there is no choice, or a layer has no map."""
-    if not count or len(observation.calls.drawn) < 2:
-        return []
-    try:
-        ranked = rank_heads(observation, query=query, layers=_among(layers))[0]
-    except AttnvizError:  # such as a query that an upper layer does not have
-        return []
-    on_page = [e for e in ranked if e.head in heads[e.layer] and math.isfinite(e.score)]
-    return on_page[:count] if len(on_page) > count else []
-
-
-def _among(layers: str) -> str:
-    """The layers that heads are chosen from."""
-    return "upper" if layers.strip() == "all" else layers
-
-
-def _by_layer(marked: Sequence[LocalizedHead]) -> dict[int, tuple[int, ...]]:
-    """The heads of each layer, both in ascending order."""
-    places = sorted((each.layer, each.head) for each in marked)
-    return {n: tuple(head for layer, head in places if layer == n) for n, _ in places}
-
-
-def _heads(observation: Observation, wanted: Heads, number: int) -> tuple[int, ...]:
-    """Numbers of the heads of a layer; an error names the layer if layers differ."""
-    counts = {n: layer.call.heads for n, layer in observation.layers.items()}
-    differ = len(set(counts.values())) > 1
-    return choose_heads(wanted, counts[number], layer=number if differ else None)
 
 
 def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
