@@ -61,7 +61,7 @@ class _Scores:
     """The sum of each head's scores, and the number of frames in which its map is flat."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[int, int], _Sum] = defaultdict(_Sum)
+        self._sums: dict[tuple[int, int], _ScoreSum] = defaultdict(_ScoreSum)
 
     def add(self, heads: Iterable[LocalizedHead]) -> None:
         """Add the scores of one frame."""
@@ -75,7 +75,7 @@ class _Scores:
 
 
 @dataclass
-class _Sum:
+class _ScoreSum:
     sum: float = 0.0
     count: int = 0
     flat: int = 0
