@@ -112,7 +112,7 @@ def _refused(page: Any) -> list[str]:
 @cache
 def made(name: str, **more: Any) -> str:
     """The page of an observation of tests/explored.py."""
-    return explore(explored.seen(name), **more).html
+    return explore(explored.seen(name), **{"localized": 0, **more}).html
 
 
 @pytest.fixture

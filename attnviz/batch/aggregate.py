@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnviz.batch.finalizers import STATS, each
-from attnviz.batch.matrix import NUMBERS, by_question, numbers
+from attnviz.batch.matrix import LOCALIZED, NUMBERS, by_question, numbers, place_of
 from attnviz.batch.sketch import EXACT, Sketch, Summary
 from attnviz.output import encoding, whole_files
 from attnviz.output.schema import AggregateRow, Spread
@@ -17,7 +17,7 @@ NAME = "aggregate"
 
 
 Place = tuple[str, str, str, int, int, int | None]
-"""Model, weights, method, question, layer and head."""
+"""Model, weights, method, question, layer and head; see `matrix.place_of`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _found(record: dict[str, Any]) -> list[tuple[Place, "array[float]"]]:
     """The numbers of one record, each with its place."""
     run = record["model"]["spec"], record["model"]["weights"], record["method"]
     return [
-        ((*run, question, head["layer"], head["head"]), numbers(head))
+        ((*run, question, *place_of(head)), numbers(head))
         for question, head in by_question(record["heads"])
     ]
 
@@ -108,14 +108,22 @@ def _rows(sketches: dict[Place, Sketch]) -> tuple[AggregateRow, ...]:
     return tuple(
         AggregateRow.model_validate(
             {
-                **dict(zip(("model", "weights", "method", "question", "layer", "head"), place,
-                           strict=True)),
+                **_named(place),
                 "pictures": sketches[place].rows,
                 "statistics": {NUMBERS[i]: _spread(summaries[i]) for i in defined},
             }
         )
         for place, summaries in found.items()
     )  # fmt: skip
+
+
+def _named(place: Place) -> dict[str, Any]:
+    """The fields of a row that name its place."""
+    model, weights, method, question, layer, head = place
+    of_head = {"layer": layer, "head": head, "rank": None}
+    if layer == LOCALIZED:
+        of_head = {"layer": None, "head": None, "rank": head}
+    return {"model": model, "weights": weights, "method": method, "question": question} | of_head
 
 
 def _order(item: tuple[Place, Sketch]) -> tuple[object, ...]:

@@ -37,8 +37,8 @@ def draw(rows: Sequence[AggregateRow]) -> Figure:
 
     Points are means over pictures, thin bars span the middle half of the pictures, and the line is
     the mean of the heads. The points are those of figure 7 of Dosovitskiy et al. 2021
-    (2010.11929). If there is one layer, its heads lie side by side along the axis. For methods that
-    merge heads, the numbers are those of the maps.
+    (2010.11929). If there is one layer, its heads lie side by side along the axis, and so do
+    localized heads by their rank. For methods that merge heads, the numbers are those of the maps.
     """
     first = [row for row in rows if row.question == 0]
     runs = dict.fromkeys((row.model, row.weights, row.method) for row in first)
@@ -70,10 +70,11 @@ def _panel(ax: Any, spreads: Sequence[tuple[AggregateRow, Spread]]) -> None:
     if not spreads:
         ax.text(0.5, 0.5, "not defined", ha="center", color=_FAINT, transform=ax.transAxes)
         return
-    layers = sorted({row.layer for row, _ in spreads})
+    layers = sorted({_layer(row) for row, _ in spreads})
     alone = len(layers) == 1
     places = [
-        float(row.head or 0) if alone else row.layer + _aside(row, spreads) for row, _ in spreads
+        float(row.rank or row.head or 0) if alone else _layer(row) + _aside(row, spreads)
+        for row, _ in spreads
     ]
     means = [spread.mean for _, spread in spreads]
     ax.vlines(
@@ -83,11 +84,17 @@ def _panel(ax: Any, spreads: Sequence[tuple[AggregateRow, Spread]]) -> None:
     ax.plot(places, means, "o", color=_POINT, markersize=3.6, markeredgewidth=0, alpha=0.9)
     if alone:
         ax.axhline(sum(means) / len(means), color=_LINE, linewidth=1.2)
-        ax.set_xlabel(f"head of layer {layers[0]}", fontsize=7.5, color=_FAINT)
+        of = "rank of the localized head" if layers[0] < 0 else f"head of layer {layers[0]}"
+        ax.set_xlabel(of, fontsize=7.5, color=_FAINT)
     else:
         ax.plot(layers, [_mean_of(layer, spreads) for layer in layers], color=_LINE, linewidth=1.4)
         ax.set_xlabel("layer", fontsize=7.5, color=_FAINT)
     _bound(ax, spreads)
+
+
+def _layer(row: AggregateRow) -> int:
+    """The layer of a row, −1 for localized heads."""
+    return -1 if row.layer is None else row.layer
 
 
 def _aside(row: AggregateRow, spreads: Sequence[tuple[AggregateRow, Spread]]) -> float:
@@ -97,7 +104,7 @@ def _aside(row: AggregateRow, spreads: Sequence[tuple[AggregateRow, Spread]]) ->
 
 
 def _mean_of(layer: int, spreads: Sequence[tuple[AggregateRow, Spread]]) -> float:
-    means = [spread.mean for row, spread in spreads if row.layer == layer]
+    means = [spread.mean for row, spread in spreads if _layer(row) == layer]
     return sum(means) / len(means)
 
 

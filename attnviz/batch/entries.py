@@ -170,8 +170,10 @@ def _sheet(out: Path, folder: str | None) -> str | None:
 
 
 def _overlay(out: Path, folder: str | None, heads: list[dict[str, Any]]) -> str | None:
-    """The first overlay of the last layer that has one."""
-    files = [(head["layer"], head["file"]) for head in heads if head.get("file")]
+    """The first overlay of the last layer that has one; of localized heads that of their mean."""
+    drawn = [head for head in heads if head.get("file")]
+    means = [head for head in drawn if head.get("rank") == 0]
+    files = [(head["layer"], head["file"]) for head in means or drawn]
     if folder is None or not files:
         return None
     last = max(layer for layer, _ in files)
@@ -208,5 +210,6 @@ def _run(record: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
     where = query.get("path") or ",".join(numbers) or query["kind"]
     layers = sorted({head["layer"] for head in record["heads"]})
     which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
+    which = "localized heads" if record.get("localized") else which
     title = (model["spec"], *weights, named, f"from {where}", which)
     return [readable(text) for text in title]

@@ -13,7 +13,9 @@ from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 MOST = 2_000_000
 """How many numbers a page can hold; about 14 MB."""
 Place = tuple[int | None, int | None]
-"""Layer and head; None is the mean over all."""
+"""Layer and head; None is the mean over all. Localized heads have `LOCALIZED` and their rank."""
+LOCALIZED = -1
+"""In place of a layer: localized heads of several layers, which differ from picture to picture."""
 Key = tuple[int, int | None, int | None]
 """The index of a number in `NUMBERS`, and its place."""
 
@@ -65,12 +67,14 @@ def _places(heads: Sequence[Mapping[str, Any]], level: int) -> dict[Place, list[
     """
     layers: dict[int, dict[int | None, list[int]]] = {}
     for i, head in enumerate(heads):
-        layers.setdefault(head["layer"], {}).setdefault(head["head"], []).append(i)
+        layer, number = place_of(head)
+        layers.setdefault(layer, {}).setdefault(number, []).append(i)
     found: dict[Place, list[int]] = {}
     if level == 0 or len(layers) > 1:
         found[None, None] = list(range(len(heads)))
     for layer, of_heads in layers.items() if level else ():
-        found[layer, None] = [i for entries in of_heads.values() for i in entries]
+        rest = [n for n in of_heads if (layer, n) != (LOCALIZED, 0) or len(of_heads) == 1]
+        found[layer, None] = [i for n in rest for i in of_heads[n]]  # without the mean map
         if level == 2 and len(of_heads) > 1:
             found |= {(layer, head): entries for head, entries in of_heads.items()}
     return found
@@ -104,10 +108,16 @@ def numbers(head: Mapping[str, Any]) -> "array[float]":
     return array("d", [math.nan if value is None else value for value in found])
 
 
+def place_of(head: Mapping[str, Any]) -> tuple[int, int | None]:
+    """The layer and the head of an entry; of localized heads `LOCALIZED` and the rank."""
+    rank = head.get("rank")
+    return (head["layer"], head["head"]) if rank is None else (LOCALIZED, rank)
+
+
 def by_question(heads: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Entries with the number of their question: how often the same head came before."""
     seen: dict[tuple[int, int | None], int] = {}
     for head in heads:
-        place = head["layer"], head["head"]
+        place = place_of(head)
         seen[place] = seen.get(place, -1) + 1
         yield seen[place], head

@@ -22,7 +22,6 @@ from attnviz.cli.options.results import (
 )
 from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
-from attnviz.explanation.selection import refuse_localized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,12 +57,11 @@ def evaluate(
         raise UsageError("--quiet prints the paths of files, and none is written; add --out FOLDER")
     if inputs.weights is not None and len(many.models) > 1:
         raise UsageError("--weights belongs to one model; give one --model")
-    refuse_localized(where.heads, "with several --layers a row has the most localized heads")
     if len(where.queries) > 1 or len(where.targets) > 1:
         raise UsageError("evaluate takes one --query, and one --target or --text")
     from attnviz.evaluation.run import EvaluationRequest, Store  # noqa: PLC0415 — not for `--help`
 
-    question = EvaluationRequest(
+    question = EvaluationRequest.of(
         where.to_questions(),
         groups,
         fit=inputs.fit,

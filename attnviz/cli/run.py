@@ -49,7 +49,7 @@ def look(
             lambda: look(picture, model, questions, fit=options.fit, mask=options.mask)
         )
     if questions.suggest:
-        observation = _suggest(observation, questions)
+        observation = _suggest(observation, questions, quiet=streams.quiet)
     if observation.placement.fit != options.fit:
         console.say(shown_less(observation))
     for line in check_notes(check_info(observation), observation.count, max(observation.layers)):
@@ -57,24 +57,31 @@ def look(
     return observation
 
 
-def _suggest(observation: Observation, questions: Questions) -> Observation:
-    """Say which heads are most localized; the observation without the layers kept for this.
-
-    A query or a map that an upper layer does not have leaves nothing to suggest.
-    """
-    from attnviz.explanation.explain_observation import suggest_heads  # noqa: PLC0415
-
-    heads: tuple[LocalizedHead, ...] = ()
-    with suppress(AttnvizError):
-        heads = console.interruptible(lambda: suggest_heads(observation, questions.queries[0]))
-    if heads:
-        names = ", ".join(f"{each.layer}.{each.head}" for each in heads)
+def _suggest(observation: Observation, questions: Questions, *, quiet: bool) -> Observation:
+    """Say which heads are most localized; the observation without the layers kept for this."""
+    observation = marked(observation, questions)
+    if observation.suggested and not quiet:
+        names = ", ".join(f"{layer}.{head}" for layer, head in observation.suggested)
         console.say(
             f"note: the three most localized heads are {names} (layer.head); draw them with "
             "--heads localized"
         )
     last = observation.calls.choose("-1")
     return replace(observation, layers={n: observation.layers[n] for n in last})
+
+
+def marked(observation: Observation, questions: Questions) -> Observation:
+    """The observation with the most localized heads for the first query, for a sheet to mark them.
+
+    A query or a map that an upper layer does not have, or a layer that was not kept, leaves nothing
+    to mark.
+    """
+    from attnviz.explanation.explain_observation import suggest_heads  # noqa: PLC0415
+
+    heads: tuple[LocalizedHead, ...] = ()
+    with suppress(AttnvizError):
+        heads = console.interruptible(lambda: suggest_heads(observation, questions.queries[0]))
+    return replace(observation, suggested=tuple((each.layer, each.head) for each in heads))
 
 
 def shown_less(observation: Observation) -> str:

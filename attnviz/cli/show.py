@@ -53,13 +53,15 @@ def show(
 
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
-        questions = question.to_questions(drawing.animate, suggest=not streams.quiet)
+        questions = question.to_questions(drawing.animate, suggest=True)
         loaded = loading.load(model, question)
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture, number: int) -> None:
             whole_files.check_folder(out / names[number])
             observation = run.look(picture, loaded, model, questions, streams)
+            if not observation.suggested and len(questions.queries) == 1:
+                observation = run.marked(observation, questions)
             results = []
             for answer in run.explain_all(observation, questions, streams):
                 folder = whole_files.method_folder(

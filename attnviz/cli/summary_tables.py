@@ -10,7 +10,7 @@ from attnviz.cli import console
 from attnviz.cli.table import ADDED_COLUMNS, COLUMNS, MORE_COLUMNS, new_table, undefined
 from attnviz.comparison import AGREEMENTS
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo, SideInfo
-from attnviz.evaluation import GROUPS, MASKS, METRICS, RANDOM
+from attnviz.evaluation import GROUPS, MASKS, METRICS, ORACLE, RANDOM
 from attnviz.output.schema import AggregateRow, EvaluationRow, Interval, Spread
 
 _AGREEMENTS = {name: entry.short or name for name, entry in AGREEMENTS.items()}
@@ -58,10 +58,16 @@ def _spreads(rows: Sequence[AggregateRow], columns: dict[str, str]) -> Table:
     for before, row in zip([first, *rows], rows, strict=False):
         if before.layer != row.layer:
             table.add_section()
-        head = "all" if row.head is None else str(row.head)
         cells = [_spread(row.statistics.get(name)) for name in columns]
-        table.add_row(str(row.layer), head, *cells)
+        table.add_row(*_place(row), *cells)
     return table
+
+
+def _place(row: AggregateRow) -> tuple[str, str]:
+    """The layer and the head of a row in words; of localized heads their rank."""
+    if row.rank is not None:
+        return "localized", f"no. {row.rank}" if row.rank else "mean"
+    return str(row.layer), "all" if row.head is None else str(row.head)
 
 
 def _spread(spread: Spread | None) -> Text:
@@ -182,39 +188,44 @@ def score_tables(rows: Sequence[EvaluationRow]) -> list[Table]:
 
 def _scores(rows: Sequence[EvaluationRow], names: Sequence[str], group: str) -> Table:
     rows = [row for row in rows if any(row.metrics[name] for name in names)]
+    oracle = any(row.head == ORACLE for row in rows)
     table = new_table(
         f"{_model(rows[0])}  {_count(rows[0].pictures)}  {group}",
-        f"mean ± half of the bootstrap 95 % interval, {_GROUPS[group]}",
+        f"mean ± half of the bootstrap 95 % interval, {_GROUPS[group]}"
+        + "\noracle: each picture's best head by its mask, a bound and no choice" * oracle,
     )
     table.add_column("map", no_wrap=True)
     for heading in ("layer", "head", *(METRICS[name].short or name for name in names)):
         table.add_column(heading, justify="right", no_wrap=True)
     best = {name: _best(rows, name) for name in names}
+    by_layer = group == MASKS and any(isinstance(row.head, int) for row in rows)
     several = len({row.method for row in rows if row.method}) > 1
     for before, row in zip([None, *rows], rows, strict=False):
-        if before is not None and _part(before, group) != _part(row, group):
+        if before is not None and _part(before, by_layer) != _part(row, by_layer):
             table.add_section()
         places = ["" if place is None else str(place) for place in (row.layer, row.head)]
-        cells = [_score(row.metrics[name], best[name], METRICS[name].full) for name in names]
+        of_row = dict.fromkeys(names) if row.head == ORACLE else best
+        cells = [_score(row.metrics[name], of_row[name], METRICS[name].full) for name in names]
         table.add_row(_name(row, several=several), *places, *cells)
     return table
 
 
-def _part(row: EvaluationRow, group: str) -> tuple[object, ...]:
-    """A key of rows that belong together: heads of a layer, layers of a method, baselines."""
-    layer = row.layer if group == MASKS else None
+def _part(row: EvaluationRow, by_layer: bool) -> tuple[object, ...]:
+    """A key of rows that belong together: heads of a layer, maps of a method, baselines."""
+    layer = row.layer if by_layer else None
     return (row.baseline, row.method, layer) if row.method else ()
 
 
 def _name(row: EvaluationRow, *, several: bool) -> str:
     if row.baseline == RANDOM and several:
-        return f"{row.method}, random weights"
+        return f"{row.method}, random"
     return row.baseline or str(row.method)
 
 
 def _best(rows: Sequence[EvaluationRow], name: str) -> float | None:
-    """The best mean of a column; None if all are equal."""
-    means = [interval.mean for row in rows if (interval := row.metrics[name]) is not None]
+    """The best mean of a column, without the oracle, which sees masks; None if all are equal."""
+    honest = [row for row in rows if row.head != ORACLE]
+    means = [interval.mean for row in honest if (interval := row.metrics[name]) is not None]
     if not means or min(means) == max(means):
         return None
     return max(means) if METRICS[name].higher else min(means)

@@ -14,7 +14,6 @@ from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, StreamOptions
 from attnviz.cli.run import check_notes
 from attnviz.errors import UsageError
-from attnviz.explanation.selection import refuse_localized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +61,6 @@ def video(
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
-    refuse_localized(question.heads, "frames would show different heads")
     questions = question.to_questions()
     request = ClipRequest(shot, loading.load(model, question), questions, model.fit, model.mask)
     teller, stop = _FramePrinter(streams, model, len(paths)), Event()

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from attnviz.drawing.overlay import Style, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import question_in_words, rows, title
+from attnviz.explanation.naming import STAR, marked, question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 CELL = 256  # longest side of a picture in the sheet
@@ -273,10 +273,11 @@ def heading(explanation: Explanation) -> str:
     causes = (observation.assumed.get(number) for number in explanation.layers)
     assumed = next((cause for cause in causes if cause is not None), None)
     mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
+    starred = any(marked(explanation, answer) for answer in explanation.answers)
     return (
         f"{mark}{shortened(observation.picture.name)}  ·  {shortened(observation.model.spec)}  ·  "
         f"{question_in_words(explanation)}  ·  "
-        f"{sizes} {observation.model.tokens}"
+        f"{sizes} {observation.model.tokens}" + f"  ·  {STAR} most localized" * starred
     )
 
 

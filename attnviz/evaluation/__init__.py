@@ -10,8 +10,10 @@ from attnviz.registry import Table, TableEntry
 
 MASKS, PERTURBATION = GROUPS = ("masks", "perturbation")
 RANDOM, GAUSSIAN, SALIENCY = BASELINES = ("random weights", "gaussian", "saliency")
-MEAN, BEST, LOCALIZED = "mean", "best", "localized"
-"""Values in place of a head's number: the mean map of the heads, the best head of each object."""
+MEAN, BEST, LOCALIZED, ORACLE = "mean", "best", "localized", "oracle"
+"""Values in place of a head's number: the mean map of the heads, the best head of each object, the
+mean of the most localized heads, and the best head of each picture, which only its mask can tell.
+"""
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnviz.errors import UsageError
 from attnviz.evaluation import (
     BEST,
     GAUSSIAN,
@@ -15,6 +17,7 @@ from attnviz.evaluation import (
     MASKS,
     MEAN,
     METRICS,
+    ORACLE,
     RANDOM,
     SALIENCY,
     Metric,
@@ -30,6 +33,7 @@ from attnviz.io.picture import Picture, with_pixels
 Values = NDArray[np.float64]
 Drawn = NDArray[np.bool_]
 Grid = tuple[str, bytes]
+Among = Literal["upper", "all"]
 KEPT_HEADS = 3
 """How many of the most localized heads have a row of their mean."""
 
@@ -45,16 +49,16 @@ class Score:
     Attributes:
         baseline: the baseline that made the map; None for the model's own map.
         method: the method that made the map; None if no model made it.
-        layer: the layer whose grid the map has.
+        layer: the layer whose grid the map has; None if its heads lie in several layers.
         head: the number of the head, `mean` for the mean of the heads, `best` for the best head of
-            each object, `localized` for the mean of the three most localized heads of the upper
-            half of several layers; None if no model made the map, or if the method merges heads.
+            each object, `localized` for the mean of the most localized heads, `oracle` for the best
+            head by each metric; None if no model made the map, or if the method merges heads.
         numbers: the values by the names of `METRICS`; NaN if a metric is not defined.
     """
 
     baseline: str | None
     method: str | None
-    layer: int
+    layer: int | None
     head: int | str | None
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -108,32 +112,78 @@ class MapScorer:
         objects: the objects of its mask; None if no metric of `masks` is requested.
         perturbation: whether the metrics of `perturbation` are requested.
         seed: seed of the noise on imputed pixels.
+        localized: how many of the most localized heads have a row of their mean; then there are no
+            rows of single heads. None takes 3 of the heads of several layers.
+        among: the layers that these are chosen from: `upper`, the upper half of those that have
+            maps, or `all`.
     """
 
     observation: Observation
     objects: Objects | None
     perturbation: bool = False
     seed: int = 0
+    localized: int | None = None
+    among: Among = "upper"
     _truths: dict[Grid, Drawn] = field(default_factory=dict)
 
     def maps(self, explanation: Explanation, baseline: str | None = None) -> list[Score]:
         """Scores of every head, of the mean of the heads, and of the best head, layer by layer.
 
-        Of several layers also of the most localized heads, under the last layer.
+        Of several layers also of heads of all of them: the most localized, the mean of those that
+        these are chosen from, and the oracle. Localized heads that `explain` chose have a score
+        each, and one of their mean.
+
+        Raises:
+            UsageError: there are fewer heads than localized ones were requested.
         """
+        if explanation.localized:
+            return [
+                self._of_chosen(explanation, answer, baseline) for answer in explanation.answers
+            ]
         scores = [
             Score(baseline, explanation.method, layer, head, numbers)
             for layer, answers in explanation.by_layer.items()
             for head, numbers in self._layer(answers)
         ]
-        layers = explanation.layers
-        upper = [a for a in explanation.answers if a.layer in layers[len(layers) // 2 :]]
-        if len(layers) > 1 and upper[0].head is not None and len(upper) > KEPT_HEADS:
-            chosen = [answer for answer, _ in choose_localized(upper, KEPT_HEADS)]
-            mean = mean_of(chosen, layers[-1])
-            numbers = self._numbers(mean.values.astype(np.float64), mean)
-            scores.append(Score(baseline, explanation.method, mean.layer, LOCALIZED, numbers))
-        return scores
+        merged = explanation.answers[0].head is None
+        if merged or (self.localized is None and len(explanation.layers) == 1):
+            return scores
+        scores += [
+            Score(baseline, explanation.method, None, head, numbers)
+            for head, numbers in self._of_several(explanation, scores)
+        ]
+        if self.localized is None:
+            return scores
+        return [each for each in scores if each.head in (MEAN, LOCALIZED, ORACLE)]
+
+    def _of_chosen(self, explanation: Explanation, answer: Answer, baseline: str | None) -> Score:
+        """The score of a localized head, or of the mean of all of them."""
+        values, method = answer.values.astype(np.float64), explanation.method
+        if answer.head is None:
+            return Score(baseline, method, None, LOCALIZED, self._numbers(values, answer))
+        return Score(baseline, method, answer.layer, answer.head, self._of_masks(values, answer))
+
+    def _of_several(
+        self, explanation: Explanation, scores: Sequence[Score]
+    ) -> Iterable[tuple[str, dict[str, float]]]:
+        """Scores of heads of several layers together: localized ones, the mean, and the oracle."""
+        layers, count = explanation.layers, self.localized or KEPT_HEADS
+        among = layers[len(layers) // 2 :] if self.among == "upper" else layers
+        candidates = [answer for answer in explanation.answers if answer.layer in among]
+        if count > len(candidates):
+            if self.localized is None:
+                return
+            raise UsageError(
+                f"--heads localized:{count}: layers {', '.join(map(str, among))} have "
+                f"{len(candidates)} heads; give at most localized:{len(candidates)}"
+            )
+        chosen = [answer for answer, _ in choose_localized(candidates, count)]
+        for head, answers in ((MEAN, candidates), (LOCALIZED, chosen)):
+            mean = mean_of(answers, layers[-1])
+            yield head, self._numbers(mean.values.astype(np.float64), mean)
+        single = [each.numbers for each in scores if isinstance(each.head, int)]
+        if single:
+            yield ORACLE, {name: _best(name, [each[name] for each in single]) for name in single[0]}
 
     def trivial(self, explanation: Explanation) -> list[Score]:
         """Scores of the baselines without a model, on the grid of each layer."""
@@ -176,9 +226,7 @@ class MapScorer:
 
     def _numbers(self, values: Values, answer: Answer) -> dict[str, float]:
         """All requested metrics of a map on the grid of an answer."""
-        found: dict[str, float] = {}
-        if self.objects is not None:
-            found |= _means(_against(values[answer.drawn], self._truth(answer)))
+        found = self._of_masks(values, answer)
         if self.perturbation:
             found |= perturbing.perturb(
                 self._shown,
@@ -188,6 +236,12 @@ class MapScorer:
                 seed=self.seed,
             )
         return found
+
+    def _of_masks(self, values: Values, answer: Answer) -> dict[str, float]:
+        """The metrics of a map that need a mask; empty without one."""
+        if self.objects is None:
+            return {}
+        return _means(_against(values[answer.drawn], self._truth(answer)))
 
     def _truth(self, answer: Answer) -> Drawn:
         """Which drawn tokens belong to each object; computed once per grid."""
@@ -211,6 +265,12 @@ class MapScorer:
     def _label(self) -> int:
         """The class that the model predicts for the whole picture."""
         return int(self._predict(self._shown.input[None])[0].argmax())
+
+
+def _best(name: str, values: Sequence[float]) -> float:
+    """The best value of a metric; NaN if none is defined."""
+    best = np.fmax if METRICS[name].higher else np.fmin
+    return float(best.reduce(np.array(values)))
 
 
 def _grid(answer: Answer) -> Grid:

@@ -8,15 +8,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attnviz.evaluation import BEST, GAUSSIAN, GROUPS, LOCALIZED, MEAN, METRICS, RANDOM, SALIENCY
+from attnviz.evaluation import (
+    BEST,
+    GAUSSIAN,
+    GROUPS,
+    LOCALIZED,
+    MEAN,
+    METRICS,
+    ORACLE,
+    RANDOM,
+    SALIENCY,
+)
 from attnviz.output.schema import EvaluationRow, Interval
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008
 _RANDOM, _TRIVIAL = "#444444", {GAUSSIAN: "#b07a00", SALIENCY: "#7b4fa0"}
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 _WIDTH, _HEIGHT = 3.3, 2.7  # size of a panel in inches
-_OF_SEVERAL = (MEAN, BEST, LOCALIZED)
-_MARKERS = {BEST: "^", LOCALIZED: "*"}
+_OF_SEVERAL = (MEAN, BEST, LOCALIZED, ORACLE)
+_ACROSS = {LOCALIZED: ("-", 1.6), ORACLE: ("-.", 1.0), MEAN: ("--", 1.0)}
+"""The line style and width of heads of several layers."""
 _ASIDE = 0.1  # distance between lines, in layers
 _ROW = 0.19  # height of a row in a list of maps, in inches
 Panel = tuple[str, str, str]
@@ -35,10 +46,11 @@ def draw(rows: Sequence[EvaluationRow]) -> Figure:
     """A row of panels for each model and group of metrics, one panel per metric.
 
     With several layers, a panel shows the mean map of the heads by layer with its bootstrap
-    intervals, single heads as points, and baselines. With one layer, it lists every map.
+    intervals, single heads as points, and baselines. Maps without a layer, such as that of the most
+    localized heads, are level lines. With one layer, it lists every map.
     """
     lines = _lines(rows)
-    listed = len({row.layer for row in rows if row.method}) == 1
+    listed = len({row.layer for row in rows if row.method and row.layer is not None}) == 1
     columns = max(len(line) for line in lines)
     heights = [0.9 + _ROW * len(_maps(rows, line)) if listed else _HEIGHT for line in lines]
     size = _WIDTH * columns + 1.2 * listed, sum(heights) + (0 if listed else 0.5)
@@ -127,14 +139,16 @@ def _follow(ax: Any, maps: Sequence[EvaluationRow], name: str) -> None:
     defined = _defined(maps, name)
     for row, value in defined:
         if row.layer is None:
-            colour = _colour(row, maps)
+            colour, (style, width) = _colour(row, maps), _ACROSS.get(str(row.head), (":", 1))
             ax.axhspan(value.low, value.high, color=colour, alpha=0.07, linewidth=0)
-            ax.axhline(value.mean, color=colour, linewidth=1, linestyle=":", label=_label(row))
-        elif row.baseline is None and row.head not in _OF_SEVERAL:
+            ax.axhline(
+                value.mean, color=colour, linewidth=width, linestyle=style, label=_label(row)
+            )
+        elif row.baseline is None and isinstance(row.head, int):
             ax.plot(row.layer, value.mean, ".", color=_colour(row, maps), markersize=4, alpha=0.5)
     lines: dict[str, list[tuple[EvaluationRow, Interval]]] = {}
     for row, value in defined:
-        if row.layer is not None and (row.head in _OF_SEVERAL or row.method is None):
+        if row.layer is not None and not isinstance(row.head, int):
             lines.setdefault(_label(row), []).append((row, value))
     for i, (label, line) in enumerate(lines.items()):
         aside = _ASIDE * (i - (len(lines) - 1) / 2)  # keeps intervals from overlapping
@@ -161,9 +175,8 @@ def _line(
         [(row.layer or 0) + aside for row, _ in line], [value.mean for _, value in line],
         yerr=[[arm[end][0] for arm in arms] for end in (0, 1)],
         color=colour, linewidth=1.4 if plain else 1, elinewidth=0.8, capsize=1.5,
-        markersize=7 if row.head == LOCALIZED else 3.2,
-        marker=_MARKERS.get(str(row.head), "o"), linestyle="-" if plain else "--", label=label,
-        alpha=0.6 if best else 1,
+        markersize=3.2, marker="^" if best else "o", linestyle="-" if plain else "--",
+        label=label, alpha=0.6 if best else 1,
     )  # fmt: skip
 
 
@@ -176,9 +189,14 @@ def _label(row: EvaluationRow) -> str:
     if row.method is None:
         return str(row.baseline)
     who = row.method if row.baseline is None else f"{row.method}, {row.baseline}"
-    head = {MEAN: "mean of heads", BEST: "best head", LOCALIZED: "localized heads"}.get(
-        str(row.head), f"head {row.head}"
-    )
+    words = {
+        MEAN: "mean of heads" if row.layer is not None else "mean over layers",
+        BEST: "best head",
+        LOCALIZED: "localized heads",
+        ORACLE: "oracle, by the masks",
+        "None": "merged heads",
+    }
+    head = words.get(str(row.head), f"head {row.head}")
     return f"{who}: {head}"
 
 
@@ -205,6 +223,6 @@ def _legend(figure: Figure) -> None:
         found, labels = ax.get_legend_handles_labels()
         handles |= dict(zip(labels, found, strict=True))
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)),
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)),
         fontsize=7, frameon=False,
     )  # fmt: skip

@@ -3,16 +3,18 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from attnviz.errors import ImageError, UsageError
 from attnviz.evaluation import MASKS, PERTURBATION, RANDOM
-from attnviz.evaluation.map_scorer import MapScorer, Score
+from attnviz.evaluation.map_scorer import Among, MapScorer, Score
 from attnviz.evaluation.objects import load_objects
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, look
+from attnviz.explanation.selection import Localized, parse_heads
 from attnviz.geometry.placement import Fit
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, load_part
@@ -101,7 +103,11 @@ def _mask(picture: str, name: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What every picture is asked: fields take the values of the options of the same names."""
+    """What every picture is asked: fields take the values of the options of the same names.
+
+    Of the questions, localized heads are replaced by all heads: `localized` says how many of them,
+    and `among` of which layers, have a row; see `MapScorer`.
+    """
 
     questions: Questions
     groups: tuple[str, ...]
@@ -110,6 +116,19 @@ class EvaluationRequest:
     seed: int = 0
     range: str = FULL
     part: Part = WHOLE
+    localized: int | None = None
+    among: Among = "upper"
+
+    @classmethod
+    def of(cls, questions: Questions, groups: tuple[str, ...], **more: Any) -> "EvaluationRequest":
+        """The request of these options; with localized heads all layers unless some are given."""
+        wanted = parse_heads(questions.heads)
+        if not isinstance(wanted, Localized):
+            return cls(questions, groups, **more)
+        default = questions.layers.strip() == "auto"
+        every = replace(questions, heads="all", layers="all" if default else questions.layers)
+        among: Among = "upper" if default else "all"
+        return cls(every, groups, **more, localized=wanted.count, among=among)
 
 
 def examine(
@@ -132,7 +151,12 @@ def examine(
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
     observation = look(picture, model, request.questions, fit=request.fit, mask=request.mask)
     scorer = MapScorer(
-        observation, objects, perturbation=PERTURBATION in request.groups, seed=request.seed
+        observation,
+        objects,
+        perturbation=PERTURBATION in request.groups,
+        seed=request.seed,
+        localized=request.localized,
+        among=request.among,
     )
     answers = [
         answer(observation, request.questions, method) for method in request.questions.methods

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from attnviz.attention.sweep import Progress
@@ -32,6 +33,7 @@ def explain(
     heads: str = "all",
     start_layer: int | None = None,
     statistics: Statistics = "basic",
+    chosen: Sequence[Sequence[LocalizedHead]] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Explanation:
@@ -52,6 +54,8 @@ def explain(
         start_layer: the first layer of methods that merge layers, 0 unless given.
         statistics: `basic`, or `all`, which adds similarities of heads, sinks, tokens of high norm
             and, if a target is given, the importance of heads.
+        chosen: for each question the localized heads to draw instead of choosing some, such as
+            `localized` of the questions of another picture.
         progress: a function that is called with (query rows done, query rows in all).
         options: options of the method, such as `fusion` and `discard` of `rollout`, and of
             statistics; None gives the default.
@@ -66,6 +70,49 @@ def explain(
             support the method.
         RecordingError: the weights are not finite, or a layer's cells are not square.
     """
+    request, goals = _request(
+        observation,
+        query=query,
+        method=method,
+        target=target,
+        text=text,
+        layers=layers,
+        heads=heads,
+        start_layer=start_layer,
+        statistics=statistics,
+        **options,
+    )
+    return replace(request, given=chosen).answered(goals, progress)
+
+
+def rank_heads(observation: Observation, **question: Any) -> list[tuple[LocalizedHead, ...]]:
+    """All heads for each question, the most localized first; it takes the options of `explain`.
+
+    >>> [(each.layer, each.head) for each in rank_heads(observation, heads="localized")[0][:2]]
+    [(5, 2), (5, 0)]
+
+    Raises:
+        UsageError: an option cannot be read, or this model does not support the method.
+        RecordingError: the weights are not finite, or a layer's cells are not square.
+    """
+    request, goals = _request(observation, **question)
+    return request.ranked(goals)
+
+
+def _request(
+    observation: Observation,
+    *,
+    query: str | Sequence[str] = "auto",
+    method: str = DEFAULT,
+    target: str | Sequence[str | Target] = (),
+    text: str | Sequence[str] = (),
+    layers: str = "auto",
+    heads: str = "all",
+    start_layer: int | None = None,
+    statistics: Statistics = "basic",
+    **options: Any,
+) -> tuple[LayerQuery, list[Target]]:
+    """The resolved request of `explain`, and its targets."""
     goals, asked = _targets(target, text), [query] if isinstance(query, str) else query
     given = {**options, "start_layer": start_layer}
     check_request(
@@ -100,7 +147,7 @@ def explain(
     )
     if entry.scored and not goals:
         goals = [Target("auto")]
-    return request.answered(goals, progress)
+    return request, goals
 
 
 def _targets(target: str | Sequence[str | Target], text: str | Sequence[str]) -> list[Target]:
@@ -159,9 +206,8 @@ def suggest_heads(
         layers={layer: (layer,) for layer in layers},
         heads=heads,
         queries=_resolve_queries(observation, [query], layers, DEFAULT),
-        localized=count,
     )
-    chosen = request.suggested()
+    chosen = request.ranked([])[0][:count]
     return () if any(math.isinf(head.score) for head in chosen) else chosen
 
 

@@ -7,6 +7,8 @@ from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.models import targets
 
+STAR = "★"
+
 
 def stem(explanation: Explanation, answer: Answer) -> str:
     """The name of an answer's file, without its ending.
@@ -28,9 +30,10 @@ def stem(explanation: Explanation, answer: Answer) -> str:
 
 
 def title(explanation: Explanation, answer: Answer) -> str:
-    """The title over a map on the sheet."""
+    """The title over a map on the sheet; a star marks the most localized heads."""
     if answer.head is not None:
-        name = f"layer {answer.layer}  head {answer.head}"
+        star = f"{STAR} " if marked(explanation, answer) else ""
+        name = f"{star}layer {answer.layer}  head {answer.head}"
     elif explanation.localized:
         count = len(explanation.questions[answer.question].localized)
         name = f"mean of {count} localized heads"
@@ -46,6 +49,13 @@ def title(explanation: Explanation, answer: Answer) -> str:
     if question.target is not None and len(set(_targets(explanation))) > 1:
         parts.append(in_words(question.target.target))
     return "  ".join([name, *parts])
+
+
+def marked(explanation: Explanation, answer: Answer) -> bool:
+    """Whether a star marks a map: its head is among the most localized, and others are drawn."""
+    if explanation.method != methods.DEFAULT or explanation.localized:
+        return False
+    return (answer.layer, answer.head) in explanation.observation.suggested
 
 
 def question_in_words(explanation: Explanation) -> str:

@@ -56,6 +56,8 @@ class Observation:
         run: what is needed for gradients; None if the model ran without them.
         gradients, numbers, more: cached results, so that each is computed once.
         checked: errors of the self-check, kept if their tensors are released.
+        suggested: layer and head of the most localized heads, which sheets mark; empty unless
+            they were looked for.
     """
 
     picture: PictureLike
@@ -70,6 +72,7 @@ class Observation:
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
     checked: Mapping[int, float] | None = None
+    suggested: tuple[tuple[int, int], ...] = ()
 
     @property
     def count(self) -> int:

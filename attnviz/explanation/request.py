@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
-from attnviz.explanation.explain_observation import explain
-from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.explain_observation import explain, rank_heads
+from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
 from attnviz.explanation.query_weights import mask_of
@@ -46,6 +46,7 @@ class Questions:
         settings: options of methods and statistics by name; None gives the default.
         statistics: `basic`, or `all`.
         suggest: whether heads are suggested too, for which more layers must be kept.
+        chosen: by method, the localized heads of each question if they were chosen before.
 
     Raises:
         UsageError: a method is unknown, or no method takes an option; see `check_request`.
@@ -60,6 +61,7 @@ class Questions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     statistics: Statistics = "basic"
     suggest: bool = False
+    chosen: Mapping[str, Sequence[Sequence[LocalizedHead]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_request(
@@ -233,20 +235,35 @@ def answer(
 
     Each method gets only the queries, heads and settings that it takes.
     """
+    return explain(
+        observation,
+        **_arguments(questions, method),
+        chosen=questions.chosen.get(method),
+        progress=progress,
+    )
+
+
+def rank(
+    observation: Observation, questions: Questions, method: str = DEFAULT
+) -> list[tuple[LocalizedHead, ...]]:
+    """All heads for each question of one method, the most localized first; see `rank_heads`."""
+    return rank_heads(observation, **_arguments(questions, method))
+
+
+def _arguments(questions: Questions, method: str) -> dict[str, Any]:
+    """The arguments of `explain` for one method."""
     entry = METHODS[method]
     shared = any(METHODS[name].merges == "nothing" for name in questions.methods)
     names = [option.name for option in entry.options]
     names += options_of(questions.statistics) if entry.merges == "nothing" else {}
     options: dict[str, Any] = {name: questions.settings.get(name) for name in names}
-    return explain(
-        observation,
-        query=questions.queries if entry.asks else "auto",
-        method=method,
-        target=questions.targets if entry.scored or questions.statistics == "all" else (),
-        layers=requested_layers(questions.layers, questions.heads),
-        heads=questions.heads if entry.merges == "nothing" or not shared else "all",
-        start_layer=questions.start_layer if entry.merges == "layers" else None,
-        statistics=questions.statistics,
-        progress=progress,
+    return {
+        "query": questions.queries if entry.asks else "auto",
+        "method": method,
+        "target": questions.targets if entry.scored or questions.statistics == "all" else (),
+        "layers": requested_layers(questions.layers, questions.heads),
+        "heads": questions.heads if entry.merges == "nothing" or not shared else "all",
+        "start_layer": questions.start_layer if entry.merges == "layers" else None,
+        "statistics": questions.statistics,
         **options,
-    )
+    }

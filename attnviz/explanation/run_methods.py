@@ -1,7 +1,8 @@
 """Runs methods and statistics on the layers of an observation, and collects the answers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
-from attnviz.errors import RecordingError
+from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.explanation import (
     Answer,
     Explanation,
@@ -57,6 +58,7 @@ class LayerQuery:
         queries: for each layer, its queries.
         statistics: `basic`, or `all`.
         localized: how many of these heads to choose for each question; None takes all.
+        given: the heads of each question, if they were chosen before.
     """
 
     observation: Observation
@@ -67,6 +69,7 @@ class LayerQuery:
     queries: Mapping[int, tuple[Query, ...]]
     statistics: Statistics = "basic"
     localized: int | None = None
+    given: Sequence[Sequence[LocalizedHead]] | None = None
 
     @property
     def entry(self) -> Method:
@@ -114,46 +117,62 @@ class LayerQuery:
 
         Maps first: statistics are computed only of the layers that a chosen head lies in.
         """
-        given_scores = [_with_score(readings, score) for score in scores]
-        maps = [self._all_maps(given) for given in given_scores]
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
-        for number in range(len(next(iter(self.queries.values())))):
-            for score, given, of_layers in zip(scores, given_scores, maps, strict=True):
-                chosen = self._chosen(of_layers, number, len(questions))
-                self._measure(readings, {answer.layer for answer, _ in chosen})
-                answers += [self._with_numbers(answer, given) for answer, _ in chosen]
-                answers.append(mean_of([answer for answer, _ in chosen], max(self.layers)))
-                questions.append(
-                    ResolvedQuestion(
-                        self.queries[max(self.layers)][number],
-                        None if score is None else score.scored,
-                        tuple(LocalizedHead(a.layer, a.head or 0, value) for a, value in chosen),
-                    )
-                )
+        for score, given, candidates in self._candidates(readings, scores):
+            chosen = self._chosen(candidates, len(questions))
+            self._measure(readings, {answer.layer for answer, _ in chosen})
+            answers += [self._with_numbers(answer, given) for answer, _ in chosen]
+            answers.append(mean_of([answer for answer, _ in chosen], max(self.layers)))
+            query = candidates[-1].query  # of the last layer
+            scored = None if score is None else score.scored
+            questions.append(ResolvedQuestion(query, scored, _named(chosen)))
         layers = {head.layer for question in questions for head in question.localized}
         return self._explanation(questions, answers, sorted(layers))
 
-    def _all_maps(self, readings: Mapping[int, LayerInput]) -> dict[int, _Found]:
-        """The maps of all queries in each layer, without numbers."""
-        return {layer: _Found(self._maps(layer, readings), {}) for layer in self.layers}
-
-    def _chosen(
-        self, maps: Mapping[int, _Found], number: int, question: int
-    ) -> list[tuple[Answer, float]]:
-        """The most localized heads for one query, each with its score."""
-        candidates = [
-            answer
-            for layer, of_layer in maps.items()
-            for answer in self._answers(layer, number, of_layer, question)
+    def _candidates(
+        self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
+    ) -> Iterator[tuple[Backward | None, Mapping[int, LayerInput], list[Answer]]]:
+        """For each question its score, the readings with it, and all maps without numbers."""
+        given_scores = [_with_score(readings, score) for score in scores]
+        maps = [
+            {layer: _Found(self._maps(layer, given), {}) for layer in self.layers}
+            for given in given_scores
         ]
-        assert self.localized is not None  # else nothing is chosen
-        return choose_localized(candidates, self.localized)
+        question = count(0)
+        for number in range(len(next(iter(self.queries.values())))):
+            for score, given, of_layers in zip(scores, given_scores, maps, strict=True):
+                this = next(question)
+                yield (
+                    score,
+                    given,
+                    [
+                        answer
+                        for layer, of_layer in of_layers.items()
+                        for answer in self._answers(layer, number, of_layer, this)
+                    ],
+                )
 
-    def suggested(self) -> tuple[LocalizedHead, ...]:
-        """The most localized heads for the first query, without any statistics."""
-        chosen = self._chosen(self._all_maps(self._readings(None)), 0, 0)
-        return tuple(LocalizedHead(a.layer, a.head or 0, value) for a, value in chosen)
+    def _chosen(self, candidates: Sequence[Answer], question: int) -> list[tuple[Answer, float]]:
+        """The most localized heads for one question, each with its score; or the given ones."""
+        assert self.localized is not None  # else nothing is chosen
+        if self.given is None:
+            return choose_localized(candidates, self.localized)
+        if question >= len(self.given):
+            raise UsageError(
+                f"heads were chosen for {len(self.given)} questions, and here are more; give "
+                "--target auto alone, or targets by name"
+            )
+        by_place = {(answer.layer, answer.head): answer for answer in candidates}
+        return [(by_place[each.layer, each.head], each.score) for each in self.given[question]]
+
+    def ranked(self, targets: Sequence[Target]) -> list[tuple[LocalizedHead, ...]]:
+        """All heads for each question, the most localized first, without any statistics."""
+        readings = self._readings(None)
+        return [
+            _named(choose_localized(candidates, len(candidates)))
+            for _, _, candidates in self._candidates(readings, self._scores(targets))
+        ]
 
     def _with_numbers(self, answer: Answer, readings: Mapping[int, LayerInput]) -> Answer:
         numbers = self._numbers(readings[answer.layer], answer.layer)
@@ -256,6 +275,10 @@ class LayerQuery:
             )
             for head in self.heads[layer]
         ]
+
+
+def _named(chosen: Iterable[tuple[Answer, float]]) -> tuple[LocalizedHead, ...]:
+    return tuple(LocalizedHead(a.layer, a.head or 0, score) for a, score in chosen)
 
 
 def _with_score(

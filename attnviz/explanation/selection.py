@@ -51,16 +51,6 @@ def parse_heads(text: str) -> Heads:
     return _numbers("--heads", text, "all, a count like 8, a list like 0,3,5-7, or localized")
 
 
-def refuse_localized(heads: str, why: str) -> None:
-    """Refuse localized heads where they make no sense.
-
-    Raises:
-        UsageError: they are requested; the line ends with `why`.
-    """
-    if isinstance(parse_heads(heads), Localized):
-        raise UsageError(f"--heads {heads}: {why}; leave it out")
-
-
 def requested_layers(layers: str, heads: str) -> str:
     """The layers that `auto` stands for: `upper` with localized heads, else `-1`.
 

@@ -103,6 +103,7 @@ def _head(
     return records.Head(
         layer=answer.layer,
         head=answer.head,
+        rank=_rank(explanation, answer),
         **answer.numbers,
         rows=rows,
         columns=columns,
@@ -112,6 +113,14 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
     )
+
+
+def _rank(explanation: Explanation, answer: Answer) -> int | None:
+    """The rank of a localized head, from 1; 0 for their mean."""
+    if not explanation.localized:
+        return None
+    heads = [(each.layer, each.head) for each in explanation.questions[answer.question].localized]
+    return 0 if answer.head is None else 1 + heads.index((answer.layer, answer.head))
 
 
 def _layer(observation: Observation, number: int, more: More) -> records.LayerInfo:

@@ -203,10 +203,12 @@ class Head(RecordPart):
     """One map of rows × columns, and the numbers of its head.
 
     If the method merges heads, `head` and the numbers of a head are null. If it merges layers,
-    `layer` is the last of them. `query` and `target` are present if they differ from those of the
-    record: `auto` found another query in this layer, or there were several questions. The numbers
-    of the table `MORE` are present if they were computed (`--stats all`), and null if they are not
-    defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared fields.
+    `layer` is the last of them. `rank` is present with localized heads: 1 for the most localized, 0
+    for their mean, whose `layer` is the last of those that they were chosen from. `query` and
+    `target` are present if they differ from those of the record: `auto` found another query in this
+    layer, or there were several questions. The numbers of the table `MORE` are present if they were
+    computed (`--stats all`), and null if they are not defined. Numbers that other packages add to
+    `STATISTICS` and `MORE` follow the declared fields.
     """
 
     layer: int
@@ -224,6 +226,7 @@ class Head(RecordPart):
     importance: Maybe = None
     rows: int
     columns: int
+    rank: int | None = None
     map: MapInfo
     query: QueryInfo | None = None
     target: TargetInfo | None = None
@@ -315,7 +318,7 @@ class Record(RecordPart):
         """As plain data, `schema` first; parts that do not apply are left out."""
         data = self.model_dump(exclude={"schema_", "layers"})
         heads = [
-            without_missing(head, ("query", "target", "scale", "file", *given.unsaid))
+            without_missing(head, ("rank", "query", "target", "scale", "file", *given.unsaid))
             for given, head in zip(self.heads, data["heads"], strict=True)
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}

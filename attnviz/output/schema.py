@@ -130,8 +130,9 @@ class AggregateRow(SummaryRow):
     """One head, or the merged heads of a method, over all pictures.
 
     `question` is the number of the query or target, from 0. `pictures` is the number of pictures
-    that have this head. `statistics` has every number that any head has; a number is null if this
-    head has none.
+    that have this head. Localized heads differ from picture to picture: their rows have no `layer`
+    and `head` but a `rank`, 1 for each picture's most localized head, 0 for the mean map.
+    `statistics` has every number that any head has; a number is null if this head has none.
     """
 
     schema_: Literal["attnviz/aggregate/1"] = "attnviz/aggregate/1"
@@ -139,8 +140,9 @@ class AggregateRow(SummaryRow):
     weights: str
     method: str
     question: int
-    layer: int
+    layer: int | None
     head: int | None
+    rank: int | None = None
     pictures: int
     statistics: dict[str, Spread | None]
 
@@ -161,10 +163,11 @@ class EvaluationRow(SummaryRow):
     """One map of one model, or one of its baselines, over all pictures.
 
     `head` is the number of a head, `mean` for the mean of the heads, `best` for the best head of
-    each object, `localized` for the mean of the three most localized heads of the upper half of the
-    layers (under the last layer), or null if the method merges heads. `layer` is null if the map is
-    the same for all layers. `method` and `head` are null if no model made the map. A metric is null
-    if it is not measured or not defined.
+    each object, `localized` for the mean of the most localized heads, `oracle` for each picture's
+    best head by the metric, which only its mask can tell, or null if the method merges heads.
+    `layer` is null if the map is the same for all layers, or of heads of several; then `mean` is
+    the mean of the heads that localized ones are chosen from. `method` and `head` are null if no
+    model made the map. A metric is null if it is not measured or not defined.
     """
 
     schema_: Literal["attnviz/evaluation/1"] = "attnviz/evaluation/1"
@@ -173,7 +176,7 @@ class EvaluationRow(SummaryRow):
     baseline: Literal["random weights", "gaussian", "saliency"] | None
     method: str | None
     layer: int | None
-    head: int | Literal["mean", "best", "localized"] | None
+    head: int | Literal["mean", "best", "localized", "oracle"] | None
     pictures: int
     metrics: dict[str, Interval | None]
 

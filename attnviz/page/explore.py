@@ -5,7 +5,7 @@ import html
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, resolve, token_weights
-from attnviz.explanation.selection import Localized, choose_heads, parse_heads
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.models import find_path
 from attnviz.output import encoding, whole_files
 from attnviz.output.make_record import check_info, image_info, model_info, readable
+from attnviz.output.schema import tidy
 from attnviz.output.write_pictures import Drawing
+from attnviz.page.page_heads import choose
 from attnviz.page.page_layers import Packed, Size, ends, pack_layer, pack_rollouts, questions
 from attnviz.statistics import STATISTICS
 
@@ -105,6 +106,7 @@ def explore(
     layers: str = "all",
     heads: str = "all",
     query: str = "auto",
+    localized: int = 3,
     drawing: Drawing | None = None,
     progress: Progress | None = None,
 ) -> Page:
@@ -119,7 +121,10 @@ def explore(
     Args:
         observation: what `observe` returned; rollout needs all layers in it.
         layers: the layers of the page: `all`, `-1`, `0,5-11`.
-        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`.
+        heads: the heads of each layer: `all`, a count `8`, a list `0,3,5-7`; or `localized:3`, the
+            3 most localized heads of these layers, of all layers those of the upper half.
+        localized: how many of the most localized heads for the first query are marked; the page
+            opens on the first of them. 0 marks none.
         query: the first query: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
         drawing: the first settings of the view; its format is not used.
         progress: is called with (finished query rows, all query rows).
@@ -132,9 +137,15 @@ def explore(
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
-    of_layers = {n: _heads(observation, heads, n) for n in chosen}
+    of_layers, marked = choose(
+        observation, chosen, layers=layers, heads=heads, query=query, count=localized
+    )
+    chosen = list(of_layers)
     about = _about(observation, drawing)
-    about["start"] = start(observation, chosen[-1], of_layers[chosen[-1]], query, drawing)
+    last = chosen[-1]
+    first = (marked[0].layer, marked[0].head) if marked else (last, of_layers[last][0])
+    about["start"] = start(observation, *first, query, drawing)
+    about["localized"] = [{**asdict(each), "score": tidy(each.score)} for each in marked]
     rolled, why = ends(observation, chosen)
     size = Size(observation, of_layers, LIMIT)
     size.check()
@@ -165,15 +176,6 @@ def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Pack
     )
 
 
-def _heads(observation: Observation, text: str, number: int) -> tuple[int, ...]:
-    """Numbers of the heads of a layer; an error names the layer if layers differ."""
-    if isinstance(parse_heads(text), Localized):
-        raise UsageError(f"--heads {text}: a page shows the same heads of each layer; give all")
-    counts = {n: layer.call.heads for n, layer in observation.layers.items()}
-    differ = len(set(counts.values())) > 1
-    return choose_heads(parse_heads(text), counts[number], layer=number if differ else None)
-
-
 def _about(observation: Observation, drawing: Drawing) -> dict[str, Any]:
     """The page's data about the picture and the model."""
     names = dict.fromkeys([drawing.colormap, *COLORMAPS])
@@ -202,13 +204,9 @@ def _photo(picture: Picture) -> str:
 
 
 def start(
-    observation: Observation,
-    number: int,
-    heads: tuple[int, ...],
-    query: str,
-    drawing: Drawing,
+    observation: Observation, number: int, head: int, query: str, drawing: Drawing
 ) -> dict[str, Any]:
-    """The first view: the first of the given heads of a layer, looking from a query.
+    """The first view: a head of a layer, looking from a query.
 
     Raises:
         UsageError: the query is not a single token, or the layer does not have it.
@@ -221,7 +219,7 @@ def start(
     (resolved,) = resolve(observation, parsed, [number])
     return {
         "layer": number,
-        "head": heads[0],
+        "head": head,
         "query": _place(observation, number, resolved),
         "scale": drawing.scale,
         "alpha": drawing.alpha,

@@ -79,9 +79,9 @@ class MapNumber(TableEntry):
 
 
 _FIELDS = (
-    "layer", "head", "rows", "columns", "map", "query", "target", "scale", "file", "image", "frame",
-    "time", "model", "weights", "method", "unsaid", "data", "copy", "dict", "json", "schema",
-    "construct", "validate",
+    "layer", "head", "rank", "rows", "columns", "map", "query", "target", "scale", "file", "image",
+    "frame", "time", "model", "weights", "method", "unsaid", "data", "copy", "dict", "json",
+    "schema", "construct", "validate",
 )  # fmt: skip
 """Field names of a record that no statistic may have."""
 

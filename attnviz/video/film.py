@@ -25,6 +25,7 @@ from attnviz.output.make_record import make_record
 from attnviz.output.movies import Film
 from attnviz.output.records import Moment, Record
 from attnviz.output.write_pictures import Drawing
+from attnviz.video.clip_heads import choose_heads
 from attnviz.video.clip_maps import ClipRequest, MapSpool, on
 
 S = TypeVar("S")
@@ -116,7 +117,8 @@ def make_films(
 
     The model sees every frame once. A first pass keeps the maps in files and finds the scale; each
     film then decodes the frames again. One method with a scale of LO:HI needs no first pass.
-    Neither the frames nor their maps are kept in memory. All films get their names at the end:
+    Neither the frames nor their maps are kept in memory. Localized heads are chosen before, from
+    some of the frames, and are the same in all. All films get their names at the end:
     after an error, or if `stopped` returns True, none of them is left behind.
 
     Args:
@@ -132,6 +134,7 @@ def make_films(
         KeyboardInterrupt: `stopped` returned True.
     """
     scale, clip = parse_scale(drawing.scale), request.clip
+    request = choose_heads(request, stopped)
     report, done = progress or (lambda _, __: None), itertools.count(1)
     total = clip.expected
     spools: list[MapSpool] = []

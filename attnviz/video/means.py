@@ -62,7 +62,7 @@ class _Sum:
 def _numbers(head: Head) -> Iterable[tuple[str, float | None]]:
     """The numbers of a head and of its map; names of the map's numbers begin with `map.`."""
     for name, value in head:
-        if name not in ("layer", "head", "rows", "columns") and (
+        if name not in ("layer", "head", "rank", "rows", "columns") and (
             value is None or isinstance(value, (int, float))
         ):
             yield name, value

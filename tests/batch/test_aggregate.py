@@ -55,6 +55,7 @@ def test_every_number_of_every_head_is_numpys(tmp_path: Path) -> None:
     assert places == [(layer, head) for layer in folders.LAYERS for head in folders.HEADS]
     for row in found.rows:
         assert row.pictures == 57
+        assert row.layer is not None
         assert "sinks" not in row.statistics  # nobody gave it
         for name, spread in row.statistics.items():
             assert spread is not None

@@ -184,6 +184,8 @@ def test_tokens_are_those_that_counting_small_squares_gives(
         return
     expected = share[drawn]
     assert found[0].any()
-    sure = np.abs(expected - 0.5) > 0.06
+    # Of a thin strip too few small squares are seen to count its share.
+    seen = on.reshape(shape).sum((1, 3))[drawn]
+    sure = (np.abs(expected - 0.5) > 0.06) & (seen >= fine * fine / 4)
     if np.nanmax(expected) > 0.56:
         np.testing.assert_array_equal(found[0][sure], (expected >= 0.5)[sure])

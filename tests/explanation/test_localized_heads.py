@@ -3,11 +3,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import explored
 import numpy as np
 import pytest
+import torch
 
 import attnviz
 from attnviz.cli import main
+from attnviz.drawing import sheet
 from attnviz.errors import UsageError
 from attnviz.explanation.explain_observation import suggest_heads
 from attnviz.explanation.explanation import Answer
@@ -15,6 +18,7 @@ from attnviz.explanation.localized_heads import choose_localized, mean_of
 from attnviz.explanation.observation import Observation
 from attnviz.geometry import queries
 from attnviz.geometry.placement import place
+from attnviz.output.make_record import make_record
 
 CAT = str(Path(__file__).parents[2] / "sample_images" / "cat.jpg")
 
@@ -170,6 +174,33 @@ def test_show_names_the_heads_and_draws_what_it_drew(
         assert note not in capsys.readouterr().err
 
 
+def test_the_sheet_of_show_marks_the_most_localized_of_its_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[str]] = {}
+    real = sheet.compose
+
+    def watched(*args: Any, **more: Any) -> Any:
+        drawn["titles"] = [cell.title for cell in args[1] if cell is not None]
+        drawn["heading"] = [more["title"]]
+        return real(*args, **more)
+
+    monkeypatch.setattr(sheet, "compose", watched)
+    heads = [
+        (each["layer"], each["head"])
+        for each in shown(tmp_path, "--heads", "localized")["localized"]
+    ]
+    assert not any("★" in title for title in drawn["titles"])  # all of them are
+    for options, layers in (([], [5]), (["--quiet"], [5]), (["--layers", "all"], range(6))):
+        shown(tmp_path, *options)
+        stars = [f"★ layer {n}  head {h}" for n, h in sorted(heads) if n in layers]
+        assert [title for title in drawn["titles"] if "★" in title] == stars
+        assert drawn["heading"][0].endswith("★ most localized") == bool(stars)
+    for options in (["--layers", "1,2"], ["--method", "value-norm"]):
+        shown(tmp_path, *options)
+        assert not any("★" in title for title in drawn["titles"])
+
+
 def test_show_writes_each_head_and_their_mean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,42 +233,6 @@ def test_a_side_of_a_comparison_is_the_mean_of_its_localized_heads(tmp_path: Pat
     assert side == pytest.approx(mean, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["evaluate", "pictures", "--masks", "masks"], "a row has the most localized heads"),
-        (
-            ["explore", CAT, "-o", "page.html"],
-            "a page shows the same heads of each layer; give all",
-        ),
-    ],
-)
-def test_commands_that_show_the_same_heads_of_each_picture_refuse(
-    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    for name in ("pictures", "masks"):
-        (tmp_path / name).mkdir()
-        attnviz.load_image(CAT).image().save(tmp_path / name / "cat.png")
-    assert main([*arguments, "--heads", "localized"]) != 0
-    assert line in capsys.readouterr().err
-
-
-def test_an_evaluation_has_a_row_of_localized_heads() -> None:
-    masks = str(Path(CAT).parent / "masks" / "cat.png")
-    seen = attnviz.observe(attnviz.load_image(CAT), attnviz.load_model("tiny", size=64))
-    scores = attnviz.evaluate(attnviz.explain(seen, layers="all"), mask=masks)
-    (row,) = [score for score in scores if score.head == "localized"]
-    assert (row.layer, row.baseline) == (5, None)
-    mean = attnviz.explain(seen, heads="localized").answers[-1]
-    one = attnviz.explain(seen, heads="0,", layers="5")
-    alone = replace(one, answers=(replace(one.answers[0], values=mean.values),))
-    assert row.numbers == pytest.approx(attnviz.evaluate(alone, mask=masks)[0].numbers)
-    last = attnviz.evaluate(attnviz.explain(seen), mask=masks)
-    assert "localized" not in {score.head for score in last}
-
-
 def test_arrays_of_several_questions_have_each_map(tmp_path: Path) -> None:
     points = ["-q", "cls", "-q", "120,80", "-q", "300,200"]
     record = shown(tmp_path, "--heads", "localized:2", "--npz", *points)
@@ -262,3 +257,37 @@ def test_show_draws_where_nothing_can_be_suggested(
     capsys.readouterr()
     assert shown(tmp_path / "b") == expected_record
     assert "localized" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("query", ["cls", "mean"])
+def test_the_heads_are_those_of_the_model_s_own_eager_attention(tmp_path: Path, query: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = explored.save("vit", tmp_path / "vit", attn_implementation="eager")
+    picture = explored.picture(64, 64)
+    model = attnviz.load_model(str(folder))
+    seen = attnviz.observe(picture, model)
+    chosen = attnviz.explain(seen, heads="localized:4", query=query).questions[0].localized
+    theirs = transformers.ViTModel.from_pretrained(folder, attn_implementation="eager").eval()
+    pixels = model.pixels(picture, seen.placement)
+    with torch.no_grad():
+        out = theirs(pixels, output_attentions=True)
+    scored = []
+    for layer in (1, 2):  # the upper half of three
+        for head, weights in enumerate(out.attentions[layer][0].double().numpy()):
+            row = weights[0] if query == "cls" else weights[1:].mean(0)
+            scored.append((score(row[1:].reshape(8, 8)), layer, head))
+    assert [(each.layer, each.head) for each in chosen] == [s[1:] for s in sorted(scored)[:4]]
+    assert [each.score for each in chosen] == pytest.approx([s[0] for s in sorted(scored)[:4]])
+
+
+def test_where_all_maps_are_flat_the_first_heads_are_taken_and_none_is_suggested() -> None:
+    model = attnviz.load_model("tiny", size=64, random_weights=True)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.zero_()
+    seen = attnviz.observe(attnviz.load_image(CAT), model)
+    drawn = attnviz.explain(seen, heads="localized:2")
+    heads = [(each.layer, each.head, each.score) for each in drawn.questions[0].localized]
+    assert heads == [(3, 0, np.inf), (3, 1, np.inf)]
+    assert [each.score for each in make_record(drawn).localized or ()] == [None, None]
+    assert suggest_heads(seen) == ()

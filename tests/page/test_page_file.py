@@ -125,7 +125,9 @@ def test_equal_observations_give_equal_pages(tmp_path: Path) -> None:
 def test_what_it_shows_first() -> None:
     seen = explored.seen("registers")
     drawing = Drawing(scale="0:0.2", colormap="plasma", alpha=0.3, interpolation="nearest")
-    page = Decoded(attnviz.explore(seen, query="register2", heads="2,3", drawing=drawing).html)
+    page = Decoded(
+        attnviz.explore(seen, query="register2", heads="2,3", localized=0, drawing=drawing).html
+    )
     assert page.about["start"] == {
         "layer": 2, "head": 2, "query": {"kind": "prefix", "index": 3},
         "scale": "0:0.2", "alpha": 0.3, "interpolation": "nearest",
@@ -149,7 +151,7 @@ def test_what_it_shows_first() -> None:
     ],
 )
 def test_the_first_query(name: str, query: str, place: dict[str, object]) -> None:
-    page = Decoded(attnviz.explore(explored.seen(name), query=query).html)
+    page = Decoded(attnviz.explore(explored.seen(name), query=query, localized=0).html)
     assert page.about["start"]["query"] == place
 
 

@@ -5,6 +5,7 @@ const by = (id) => document.getElementById(id);
 const PAGE = 96;
 const BARS = 60;
 const NAME = 0, LINK = 1, THUMBNAIL = 2;
+const LOCALIZED = "-1"; // in place of a layer; its heads are ranks
 const state = { filter: "", order: "name", number: "", layer: "", head: "", page: 1 };
 
 // Numbers of pictures by "statistic|layer|head"; no layer or head is the mean over all.
@@ -43,10 +44,12 @@ function choose() {
   state.number = options(by("number"), fields, state.number);
   const layers = parts(1, ([name]) => name === state.number);
   state.layer = options(by("layer"),
-    layers.map((layer) => [layer, layer === "" ? "mean of layers" : `layer ${layer}`]), state.layer);
+    layers.map((layer) => [layer, layer === "" ? "mean of layers" : layer === LOCALIZED ? "localized heads"
+      : `layer ${layer}`]), state.layer);
   const heads = parts(2, ([name, layer]) => name === state.number && layer === state.layer);
   state.head = options(by("head"),
-    heads.map((head) => [head, head === "" ? "mean of heads" : `head ${head}`]), state.head);
+    heads.map((head) => [head, head === "" ? "mean of heads" : state.layer !== LOCALIZED ? `head ${head}`
+      : head === "0" ? "their mean map" : `no. ${head}`]), state.head);
 }
 
 function values() {

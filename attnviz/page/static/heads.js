@@ -25,7 +25,9 @@ function smallHead(head) {
   made.dataset.head = head;
   const sheet = element("span", "sheet");
   sheet.append(canvasOf(1, 1));
-  made.append(sheet, ...[["head ", "number", String(head)], [", largest weight ", "most", ""]].map(labelled));
+  const number = labelled(["head ", "number", String(head)]);
+  if (isLocalized(Number(multiples.dataset.layer), head)) number.append(...star());
+  made.append(sheet, number, labelled([", largest weight ", "most", ""]));
   made.addEventListener("click", () => change({ head, merge: "one" }));
   return made;
 }
@@ -35,6 +37,16 @@ function labelled([heard, className, text]) {
   const made = element("span");
   made.append(element("span", "unseen", heard), element("span", className, text));
   return made;
+}
+
+/** Whether a head is among the most localized ones for the first query. */
+const isLocalized = (layer, head) => about.localized.some((each) => each.layer === layer && each.head === head);
+
+/** A star that is seen, and the words that are heard. */
+function star() {
+  const seen = element("span", "star", "★");
+  seen.setAttribute("aria-hidden", "true");
+  return [seen, element("span", "unseen", ", most localized")];
 }
 
 /** Makes the buttons of a layer's heads, where they are not there yet. */
@@ -65,9 +77,9 @@ function drawHeads(layer, query) {
   });
   markQuery(multiples, layer.queries, asked(layer, query));
   say(by("heads-title"), `Heads of layer ${layer.layer}`);
-  const count = layer.heads.length;
-  say(by("heads-note"), layer.of === count ? "number and largest weight"
-    : `${count} of its ${layer.of} heads are in this file`);
+  const count = layer.heads.length, stars = about.localized.map((each) => `${each.layer} · ${each.head}`);
+  const note = layer.of === count ? "number and largest weight" : `${count} of its ${layer.of} heads are in this file`;
+  say(by("heads-note"), stars.length ? `${note}; ★ most localized: ${stars.join(", ")}` : note);
 }
 
 /** Where the query lies in small maps, for the style to mark it. */

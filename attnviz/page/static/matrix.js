@@ -21,11 +21,13 @@ function layMatrix() {
 
 function thumbnail(layer, head) {
   const cell = element("div", "thumb");
-  Object.assign(cell, { tabIndex: -1, title: `layer ${layer.layer}, head ${head}` });
+  const starred = isLocalized(layer.layer, head);
+  const name = `layer ${layer.layer}, head ${head}${starred ? ", most localized" : ""}`;
+  Object.assign(cell, { tabIndex: -1, title: name });
   cell.setAttribute("role", "gridcell");
-  cell.setAttribute("aria-label", `layer ${layer.layer}, head ${head}`);
+  cell.setAttribute("aria-label", name);
   Object.assign(cell.dataset, { layer: layer.layer, head });
-  cell.append(canvasOf(1, 1));
+  cell.append(canvasOf(1, 1), ...(starred ? [star()[0]] : []));
   return cell;
 }
 

@@ -33,6 +33,7 @@ function headCell(key, text, meaning) {
 
 function tableRow([layer, head, numbers], scales) {
   const row = element("tr"), first = element("th"), button = element("button", "", `${layer} · ${head}`);
+  if (isLocalized(layer, head)) button.append(...star());
   first.scope = "row";
   Object.assign(button, { type: "button", tabIndex: -1 });
   Object.assign(row.dataset, { layer, head });

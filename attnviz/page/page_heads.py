@@ -1,0 +1,72 @@
+"""Chooses the heads of a page, and the most localized of them, which the page marks."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from attnviz.errors import AttnvizError
+from attnviz.explanation.explain_observation import rank_heads
+from attnviz.explanation.explanation import LocalizedHead
+from attnviz.explanation.observation import Observation
+from attnviz.explanation.selection import Heads, Localized, choose_heads, parse_heads
+
+OfLayers = dict[int, tuple[int, ...]]
+
+
+def choose(
+    observation: Observation,
+    numbers: Sequence[int],
+    *,
+    layers: str,
+    heads: str,
+    query: str,
+    count: int,
+) -> tuple[OfLayers, list[LocalizedHead]]:
+    """The heads of each layer of a page, and the marked ones, the most localized first.
+
+    They are chosen from the given layers; if these are `all`, from the upper half.
+
+    Args:
+        observation: what the page shows.
+        numbers: the layers of the page in ascending order.
+        layers: the option that they were requested by.
+        heads: the option `heads`.
+        query: the first query of the page.
+        count: how many heads are marked, if localized heads were not requested.
+
+    Raises:
+        UsageError: there are fewer heads, or localized ones are requested and there is no such
+            query.
+    """
+    wanted, among = parse_heads(heads), "upper" if layers.strip() == "all" else layers
+    if not isinstance(wanted, Localized):
+        of_layers = {number: _heads(observation, wanted, number) for number in numbers}
+        return of_layers, _marked(observation, among, query, count, of_layers)
+    ranked = rank_heads(observation, query=query, layers=among, heads=heads)[0]
+    marked = list(ranked[: wanted.count])
+    places = sorted((each.layer, each.head) for each in marked)
+    return {n: tuple(head for layer, head in places if layer == n) for n, _ in places}, marked
+
+
+def _heads(observation: Observation, wanted: Heads, number: int) -> tuple[int, ...]:
+    """Numbers of the heads of a layer; an error names the layer if layers differ."""
+    counts = {n: layer.call.heads for n, layer in observation.layers.items()}
+    differ = len(set(counts.values())) > 1
+    return choose_heads(wanted, counts[number], layer=number if differ else None)
+
+
+def _marked(
+    observation: Observation,
+    among: str,
+    query: str,
+    count: int,
+    heads: Mapping[int, tuple[int, ...]],
+) -> list[LocalizedHead]:
+    """The most localized heads of the page; none if there is no choice, or a layer has no map."""
+    if not count or len(observation.calls.drawn) < 2:
+        return []
+    try:
+        ranked = rank_heads(observation, query=query, layers=among)[0]
+    except AttnvizError:  # such as a query that an upper layer does not have
+        return []
+    on_page = [e for e in ranked if e.head in heads[e.layer] and math.isfinite(e.score)]
+    return on_page[:count] if len(on_page) > count else []
