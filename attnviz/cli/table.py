@@ -216,7 +216,12 @@ def _caption(record: Record) -> str:
     worst = record.check.max_error
     error = "no number" if worst is None else f"{worst:.1e}"
     state = "verified" if record.check.verified else "NOT VERIFIED"
-    return (
+    caption = (
         f"check: {state}, the weights explain the model's output to {error}; "
         "entropy in nats, distance in input pixels"
     )
+    if record.preprocessing is None:
+        return caption
+    tokens = record.tokens
+    size = f"{tokens.input_width}x{tokens.input_height}"
+    return f"{caption}\ninput: {size} pixels, {tokens.fit}, {record.preprocessing}"

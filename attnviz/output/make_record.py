@@ -14,7 +14,9 @@ from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import PictureLike
+from attnviz.models.model import Model
 from attnviz.models.scoring import Scored
+from attnviz.models.settings import FILTERS
 from attnviz.output import records
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
@@ -44,6 +46,7 @@ def make_record(
         moment=moment,
         model=model_info(observation),
         tokens=_tokens(observation, answers[-1]),
+        preprocessing=_preprocessing(observation.model),
         query=_query(explanation.query),
         method=explanation.method,
         options=dict(explanation.settings) or None,
@@ -195,6 +198,15 @@ def _tokens(observation: Observation, answer: Answer) -> records.Tokens:
         input_height=grid.input_height,
         fit=answer.placement.fit,
         masked=observation.masked,
+    )
+
+
+def _preprocessing(model: Model) -> records.Preprocessing:
+    """How the model's input is made of the picture."""
+    mean, std = (numbers.tolist() for numbers in model.statistics(model.channels))
+    names = {number: name for name, number in FILTERS.items()}
+    return records.Preprocessing(
+        channels=model.channels, mean=mean, std=std, resize=names[model.resample]
     )
 
 

@@ -90,6 +90,22 @@ class Tokens(RecordPart):
     masked: int
 
 
+class Preprocessing(RecordPart):
+    """How pixel values 0 to 1 become the model's input: resized, then (value - mean) / std."""
+
+    channels: int
+    mean: list[Number]
+    std: list[Number]
+    resize: str
+
+    def __str__(self) -> str:
+        numbers = [
+            "/".join(f"{each:.4g}" for each in dict.fromkeys(side))
+            for side in (self.mean, self.std)
+        ]
+        return f"{self.resize}, mean {numbers[0]}, std {numbers[1]}"
+
+
 class QueryInfo(RecordPart):
     """The query: the token, region or average that the map looks from, in picture pixels."""
 
@@ -284,6 +300,7 @@ class Record(RecordPart):
     moment: Moment | None = None
     model: ModelInfo
     tokens: Tokens
+    preprocessing: Preprocessing | None = None
     query: QueryInfo
     method: str
     options: dict[str, Any] | None = None
@@ -304,7 +321,8 @@ class Record(RecordPart):
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
         parts = without_missing(
-            data, ("moment", "query", "options", "target", "localized", "animation")
+            data,
+            ("moment", "preprocessing", "query", "options", "target", "localized", "animation"),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
