@@ -75,7 +75,7 @@ _SOURCES: dict[str, Source] = {
     ),
     "file": Source(
         "attnviz.models.file_models:load",
-        "FILE.pt .pth .bin .ckpt .safetensors .npz: your checkpoint of a plain vision transformer",
+        "FILE.pt .pth .bin .ckpt .safetensors .npz: a checkpoint of a plain vision transformer",
         "its architecture is read off the shapes of its tensors: docs/checkpoint.md",
         spec="FILE",
         takes_settings=True,
