@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,16 @@ from attnviz.cli.options.questions import QuestionsOptions
 from attnviz.cli.options.results import (
     ComparedNpz,
     DifferenceOptions,
+    MorePictures,
     NoPreview,
     Out,
     StreamOptions,
 )
-from attnviz.comparison import check_count
-from attnviz.errors import AttnvizError, ModelError
+from attnviz.comparison import MOST, MOST_FRAMES, check_count
+from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.explanation.selection import parse_layers, requested_layers
 from attnviz.methods import METHODS
+from attnviz.models.settings import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,7 @@ def compare(
     *,
     images: Images,
     rivals: RivalOptions,
+    image: MorePictures = None,
     reading: ReadingOptions,
     where: QuestionsOptions,
     drawing: DifferenceOptions,
@@ -47,13 +50,16 @@ def compare(
 ) -> None:
     """Compare models, methods, layers or queries.
 
-    Draws maps side by side with their differences, and prints rank correlations.
+    Draws maps side by side with their differences, and prints rank correlations. IMAGE may also be
+    a checkpoint file, or a pattern of such: 'run/epoch*.ckpt' -i cat.jpg --animate checkpoints.
     """
-    _check(rivals, where)
+    images, rivals = _sorted_out(images, image or [], rivals)
+    most = MOST if drawing.animate is None else MOST_FRAMES
+    _check(rivals, where, most)
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
     folders = [out / name for name in whole_files.folder_names(images)]
-    work = _Comparing(images, rivals, reading, where, streams)
+    work = _Comparing(images, rivals, reading, where, streams, most=most)
     # Before any model is loaded.
     work.each(lambda _, number: whole_files.check_folder(folders[number]))
     if work.left:
@@ -64,7 +70,22 @@ def compare(
     raise typer.Exit(work.failures.exit_code(some_done=bool(work.left)))
 
 
-def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
+def _sorted_out(
+    given: list[str], more: list[str], rivals: RivalOptions
+) -> tuple[list[str], RivalOptions]:
+    """The pictures, and the options with checkpoint files among them as models.
+
+    Raises:
+        UsageError: there is no picture.
+    """
+    files = [name for name in given if name.lower().endswith(CHECKPOINTS)]
+    pictures = [name for name in given if name not in files] + more
+    if not pictures:
+        raise UsageError(f"{files[0]} is a checkpoint; give a picture too: -i cat.jpg")
+    return pictures, replace(rivals, model=[*(rivals.model or []), *files]) if files else rivals
+
+
+def _check(rivals: RivalOptions, where: QuestionsOptions, most: int) -> None:
     """Check the number of sides, as far as it is known before a model is loaded.
 
     Raises:
@@ -77,7 +98,7 @@ def _check(rivals: RivalOptions, where: QuestionsOptions) -> None:
         targets = len(where.targets) if METHODS[name].scored and where.targets else 1
         of_model += queries * targets * len(layers or (0,))
     count = of_model * (len(rivals.rivals) + rivals.controls)
-    check_count(max(2, count) if layers is None else count)  # `all` may be several layers
+    check_count(max(2, count) if layers is None else count, most=most)  # `all` may be several
 
 
 def _finishing(
@@ -98,13 +119,13 @@ def _finishing(
         write_comparison,
     )
 
-    style = ComparisonDrawing(**asdict(drawing))
+    style = ComparisonDrawing(**drawing.values())
     style.styles()  # an unknown colour map is wrong usage, before anything runs
     teller = run.ResultPrinter(streams, pair_tables, lines=16)
 
     def finish(picture: Picture, number: int) -> None:
         sides = work.sides[number]
-        check_count(len(sides))
+        check_count(len(sides), most=work.most)
         comparison = Comparison(picture, tuple(sides))
         record, paths, sheet = write_comparison(comparison, folders[number], style)
         paths += [write_arrays(comparison, folders[number])] if npz else []
@@ -117,7 +138,7 @@ class _Comparing:
     """Runs all models on all pictures; an error with one picture does not stop the others.
 
     A model sees all pictures before the next model is loaded, so that memory holds one model at a
-    time. Only its maps are kept.
+    time. Only its maps are kept. `most` is the largest number of sides.
     """
 
     def __init__(
@@ -127,7 +148,10 @@ class _Comparing:
         reading: ReadingOptions,
         where: QuestionsOptions,
         streams: StreamOptions,
+        *,
+        most: int,
     ) -> None:
+        self.most = most
         self.left = dict(enumerate(images))
         self.sides: dict[int, list[ComparisonSide]] = {number: [] for number in self.left}
         self._rivals, self._where, self._streams = rivals, where, streams
@@ -189,4 +213,5 @@ class _Comparing:
         observation = run.look(picture, model, inputs, questions, self._streams)
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)
-        check_count(max(2, len(self.sides[number])))  # fail before the next model is loaded
+        # Fail before the next model is loaded.
+        check_count(max(2, len(self.sides[number])), most=self.most)

@@ -10,6 +10,8 @@ from attnviz.registry import Table, TableEntry
 
 MOST = 12
 """The most sides of one comparison: a sheet or table of more would be unreadable."""
+MOST_FRAMES = 200
+"""The most sides of a moving picture: every pair of them is compared."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from attnviz.comparison import MOST
 from attnviz.comparison.compare import Comparison
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo
 from attnviz.comparison.sides import ComparisonSide, heads, names, shared
@@ -14,8 +16,9 @@ from attnviz.drawing.overlay import Interpolation, Style, colour_table, mark, ov
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
 from attnviz.io.picture import Picture
-from attnviz.output import encoding, whole_files
+from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import image_info
+from attnviz.output.records import AnimationInfo
 from attnviz.output.write_pictures import write_numbers
 
 DIVERGING = "RdBu_r"
@@ -34,13 +37,19 @@ class ComparisonDrawing:
     alpha: float = 0.5
     interpolation: Interpolation = "bicubic"
     format: str = "png"
+    animate: Literal["checkpoints"] | None = None
+    movie: movies.Kind = "webp"
+    fps: float = 2.0
 
     def styles(self) -> tuple[Style, Style]:
         """The styles of sides and of differences, with the tables of their colour maps.
 
         Raises:
             UsageError: there is no such colour map.
+            MissingExtraError: the library that writes the moving picture is not installed.
         """
+        if self.animate is not None:
+            movies.check(self.movie)
         diverging = colour_table(
             self.diverging, option="--diverging", such="RdBu_r, coolwarm, PuOr_r"
         )
@@ -94,8 +103,9 @@ def _side(picture: Picture, side: ComparisonSide, style: Style) -> Image.Image:
 def write_comparison(
     comparison: Comparison, folder: Path, drawing: ComparisonDrawing
 ) -> tuple[ComparisonRecord, list[Path], Image.Image]:
-    """Write overlays, differences, sheet and numbers of one picture.
+    """Write overlays, differences, sheet, movie and numbers of one picture.
 
+    More sides than a sheet shows have neither differences nor a sheet; the last stands for it.
     Files of an earlier comparison that this one does not replace are removed; nothing else is
     touched.
 
@@ -106,7 +116,9 @@ def write_comparison(
         OutputError: a file cannot be written.
     """
     before = whole_files.earlier_comparison(whole_files.make_folder(folder))
-    sides, less = overlays(comparison, drawing), differences(comparison, drawing)
+    few = len(comparison.sides) <= MOST
+    sides = overlays(comparison, drawing)
+    less = differences(comparison, drawing) if few else {}
     files = [f"{whole_files.COMPARE}-{number}.{drawing.format}" for number in range(len(sides))]
     of_differences = {
         number: f"{whole_files.DIFFERENCE}-{number}.{drawing.format}" for number in less
@@ -117,12 +129,46 @@ def write_comparison(
         for name, image in images.items()
     ]
     record = make_record(comparison, files=files, differences=of_differences)
+    if drawing.animate is not None:
+        moving = _write_movie(comparison, sides, folder, drawing)
+        record = record.model_copy(update={"animation": moving})
+        paths.append(folder / moving.file)
     paths += write_numbers(record, folder, whole_files.COMPARE)
-    sheet = _sheet(comparison, sides, less, drawing)
-    name = f"{whole_files.COMPARE}.{drawing.format}"
-    paths.append(whole_files.write_whole(folder / name, encoding.as_image(sheet, drawing.format)))
+    sheet = _sheet(comparison, sides, less, drawing) if few else sides[-1]
+    if few:
+        name = f"{whole_files.COMPARE}.{drawing.format}"
+        data = encoding.as_image(sheet, drawing.format)
+        paths.append(whole_files.write_whole(folder / name, data))
     whole_files.remove(folder, before - {path.name for path in paths})
     return record, paths, sheet
+
+
+def _write_movie(
+    comparison: Comparison,
+    sides: Sequence[Image.Image],
+    folder: Path,
+    drawing: ComparisonDrawing,
+) -> AnimationInfo:
+    """Write a moving picture with a frame for each side, beside the original."""
+    style, _ = drawing.styles()
+    first = Cell(thumbnail(_original(comparison)), f"original, {comparison.picture.name}")
+    titles = [f"{n}  {name}" for n, name in enumerate(names(comparison.sides))]
+    least = max(map(text_width, (*titles, _title(comparison))))
+    frames = [
+        compose(
+            first,
+            [Cell(thumbnail(image), title, side.scale)],
+            style.colours,
+            title=_title(comparison),
+            columns=2,
+            beside=True,
+            least=least,
+        )
+        for image, title, side in zip(sides, titles, comparison.sides, strict=True)
+    ]
+    name = f"{whole_files.CHECKPOINTS}.{movies.SUFFIXES[drawing.movie]}"
+    movies.write(folder / name, frames, drawing.movie, drawing.fps, colours=style.colours)
+    return AnimationInfo(by="checkpoints", frames=len(frames), rate=drawing.fps, file=name)
 
 
 def write_arrays(comparison: Comparison, folder: Path) -> Path:

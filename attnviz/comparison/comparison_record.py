@@ -3,7 +3,15 @@
 from typing import Any, Literal
 
 from attnviz.comparison import AGREEMENTS
-from attnviz.output.records import Check, Image, MapInfo, ModelInfo, QueryInfo, TargetInfo
+from attnviz.output.records import (
+    AnimationInfo,
+    Check,
+    Image,
+    MapInfo,
+    ModelInfo,
+    QueryInfo,
+    TargetInfo,
+)
 from attnviz.output.schema import Maybe, RecordPart, with_numbers
 
 
@@ -67,14 +75,17 @@ class ComparisonRecord(RecordPart):
     image: Image
     sides: list[SideInfo]
     pairs: list[PairInfo]
+    animation: AnimationInfo | None = None
 
     def data(self) -> dict[str, Any]:
-        """As plain data, `schema` first."""
+        """As plain data, `schema` first; without an animation there is no such part."""
+        moving = {} if self.animation is None else {"animation": self.animation.model_dump()}
         return {
             "schema": self.schema_,
             "image": self.image.model_dump(),
             "sides": [side.data() for side in self.sides],
             "pairs": [pair.data() for pair in self.pairs],
+            **moving,
         }
 
     def rows(self) -> list[dict[str, Any]]:

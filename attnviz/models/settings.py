@@ -10,6 +10,8 @@ from attnviz.errors import UsageError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors", ".npz")
 """Endings of the names of files of weights; `.pth.tar` is one."""
+CHECKPOINTS = tuple(ending for ending in SUFFIXES if ending not in (".tar", ".npz"))
+"""Those that no picture has."""
 NAMED: dict[str, dict[str, tuple[float, ...]]] = {
     "mean": {
         "imagenet": (0.485, 0.456, 0.406),

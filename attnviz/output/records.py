@@ -55,9 +55,9 @@ class Moment(RecordPart):
 
 
 class AnimationInfo(RecordPart):
-    """An animation of the maps: one frame per layer or per head, `rate` frames per second."""
+    """An animation of the maps: a frame per layer, head or side, `rate` frames per second."""
 
-    by: Literal["layers", "heads"]
+    by: Literal["layers", "heads", "checkpoints"]
     frames: int
     rate: Number
     file: str

@@ -14,7 +14,7 @@ from attnviz.output import FORMATS
 
 SHEET, STATS, MAPS = "sheet", "stats", "maps.npz"
 STATS_JSON = f"{STATS}.json"
-COMPARE, DIFFERENCE = "compare", "difference"
+COMPARE, DIFFERENCE, CHECKPOINTS = "compare", "difference", "checkpoints"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _ENDINGS = "|".join(FORMATS)
 _OVERLAY = re.compile(
@@ -167,6 +167,7 @@ def earlier_files(folder: Path) -> set[str]:
 def earlier_comparison(folder: Path) -> set[str]:
     """Names of the files of an earlier comparison in a folder, as its record lists them."""
     beside = [f"{COMPARE}.{kind}" for kind in (*FORMATS, "npz")]
+    beside += [f"{CHECKPOINTS}.{kind}" for kind in ("webp", "gif", "png", "mp4")]
     record, parts = folder / f"{COMPARE}.json", ("sides", "pairs")
     return _earlier(record, "attnviz/compare/", parts=parts, pattern=_COMPARED, beside=beside)
 

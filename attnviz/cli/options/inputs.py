@@ -1,5 +1,8 @@
 """Options of the model and its input."""
 
+import glob
+import os
+import re
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -14,6 +17,7 @@ from attnviz.io.ranges import FULL, PERCENTS, parse_range
 from attnviz.models.settings import (
     FILTERS,
     NAMED,
+    SUFFIXES,
     parse_filter,
     parse_input,
     parse_output,
@@ -226,6 +230,26 @@ class ModelOptions(InputOptions):
         super().__post_init__()
 
 
+def _files(spec: str) -> list[str]:
+    """The files of a pattern such as `run/epoch*.ckpt`, 2 before 10; another spec alone.
+
+    Raises:
+        UsageError: no file is named so.
+    """
+    if not spec.lower().endswith(SUFFIXES) or not glob.has_magic(spec) or os.path.isfile(spec):  # noqa: PTH113
+        return [spec]
+    files = sorted(glob.glob(spec), key=_by_number)  # noqa: PTH207 — pathlib costs start-up
+    if not files:
+        raise UsageError(f"no file is named {spec}; check the pattern")
+    return files
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names by the numbers in them."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class ModelsOptions:
     """Which models to evaluate."""
@@ -238,8 +262,9 @@ class ModelsOptions:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Specs of the models, each once."""
-        return tuple(dict.fromkeys(self.model or [models.DEFAULT]))
+        """Specs of the models, each once; a pattern of files stands for all of them, by number."""
+        specs = [each for spec in self.model or [models.DEFAULT] for each in _files(spec)]
+        return tuple(dict.fromkeys(specs))
 
 
 @dataclass(frozen=True, repr=False, eq=False)

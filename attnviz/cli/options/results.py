@@ -60,12 +60,10 @@ class ScaleOptions:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DrawingOptions(ScaleOptions, StyleOptions):
-    """How maps are drawn."""
+class MovieOptions:
+    """The form of a moving picture."""
 
-    animate: Literal["layers", "heads"] | None = option_field(
-        None, "Also write a moving picture with one frame per layer, or per head.", PICTURES
-    )
+    animate: str | None = None
     movie: Literal["webp", "gif", "apng", "mp4"] | None = option_field(
         None, "Format of the moving picture; mp4 needs the extra video.  [default: webp]", PICTURES
     )
@@ -74,15 +72,31 @@ class DrawingOptions(ScaleOptions, StyleOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, value in (("--movie", self.movie), ("--fps", self.fps)):
             if value is not None and self.animate is None:
-                raise UsageError(f"{name} needs a moving picture; add --animate layers, or heads")
+                raise UsageError(f"{name} needs a moving picture; add --animate {self.changes()}")
+
+    def changes(self) -> str:
+        """What may change from frame to frame, for an error."""
+        return "layers, or heads"
 
     def values(self) -> dict[str, Any]:
         """The given values by name, as arguments of `Drawing`."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DrawingOptions(MovieOptions, ScaleOptions, StyleOptions):
+    """How maps are drawn."""
+
+    animate: Literal["layers", "heads"] | None = option_field(
+        None, "Also write a moving picture with one frame per layer, or per head.", PICTURES
+    )
+
+    def __post_init__(self) -> None:
+        ScaleOptions.__post_init__(self)
+        MovieOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -96,9 +110,12 @@ class ClipOptions(ScaleOptions, LookOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DifferenceOptions(StyleOptions):
+class DifferenceOptions(MovieOptions, StyleOptions):
     """How maps and their differences are drawn."""
 
+    animate: Literal["checkpoints"] | None = option_field(
+        None, "Also write a moving picture with one frame per side.", PICTURES
+    )
     diverging: str = option_field(
         "RdBu_r",
         "Matplotlib colour map for differences; its middle is 0.",
@@ -106,6 +123,10 @@ class DifferenceOptions(StyleOptions):
         complete=colormap_names,
         metavar="NAME",
     )
+
+    def changes(self) -> str:
+        """What may change from frame to frame, for an error."""
+        return "checkpoints"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -137,6 +158,10 @@ Npz = Annotated[bool, option("--npz", "Also write the maps as arrays: maps.npz."
 
 ComparedNpz = Annotated[
     bool, option("--npz", "Also write the compared maps as arrays: compare.npz.", OUTPUT)
+]
+MorePictures = Annotated[
+    list[str] | None,
+    option("--image -i", "Picture file, as IMAGE. May be repeated.", metavar="IMAGE"),
 ]
 NoPreview = Annotated[
     bool, option("--no-preview", "Do not draw the sheet in the terminal.", PICTURES)
