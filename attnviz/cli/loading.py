@@ -100,7 +100,7 @@ def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[
     from attnviz.models import find_path  # noqa: PLC0415
     from attnviz.output.make_record import readable  # noqa: PLC0415
 
-    named = [find_path(spec), inputs.weights, inputs.mask, *queries]
+    named = [find_path(spec), inputs.weights, inputs.base, inputs.mask, *queries]
     return {readable(path): identity(path) for path in named if path is not None}
 
 

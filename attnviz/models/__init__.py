@@ -94,6 +94,8 @@ _SOURCES: dict[str, Source] = {
 SOURCES = Table("attnviz.sources", Source, _SOURCES)
 """Sources by name; other packages add theirs as entry points of the group `attnviz.sources`."""
 DEFAULT = "tiny"
+_OUTSIDE = (".onnx", ".tflite", ".mlmodel", ".mlpackage", ".engine", ".trt", ".h5", ".keras", ".pb")
+"""Endings of files of models that other programs run."""
 
 
 def find_source(spec: str) -> str:
@@ -118,6 +120,11 @@ def find_source(spec: str) -> str:
         return "hf"
     if spec.lower().endswith(SUFFIXES):
         return "file"
+    if spec.lower().endswith(_OUTSIDE):
+        raise UsageError(
+            f"{spec} runs outside of PyTorch, where attention cannot be watched; give the PyTorch "
+            "module that it was made of: -m py:FILE.py:FACTORY --weights FILE"
+        )
     hint = nearest(spec)
     if hint:
         raise UsageError(f"unknown model {spec!r}{hint} Else see `attnviz models`")
@@ -164,6 +171,7 @@ def load_model(
     size: int | None = None,
     weights: str | None = None,
     key: str | None = None,
+    base: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -191,6 +199,8 @@ def load_model(
         weights: a file of weights for the model: `.pt`, `.pth`, `.bin`, `.ckpt`, `.safetensors` or
             `.npz`. Pickles in it are read and never executed.
         key: which of several models in a file of weights, such as `teacher` or `model_ema`.
+        base: for an adapter of PEFT, the folder or hub name of the model that it was trained on,
+            in place of the one that its config names.
         random_weights: build the same architecture, randomly initialised from `seed`.
         seed: random seed of the weights; `random` gets the same numbers on every machine.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -245,6 +255,7 @@ def load_model(
         alias=alias,
         settings=settings or {},
         key=key,
+        base=base,
         input=input,
         output=output,
     )
@@ -252,6 +263,8 @@ def load_model(
     _check_settings(source, spec, request)
     if key is not None and weights is None and source != "file":
         raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
+    if base is not None and source != "hf":
+        raise UsageError(f"--base {base} belongs to an adapter of PEFT; leave it out")
     model: Model = SOURCES[source](request)
     resample = model.resample if resize is None else FILTERS[parse_filter(resize)]
     model = replace(model, spec=spec, size_given=size is not None, resample=resample)

@@ -13,13 +13,11 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from attnviz.errors import ModelError
 from attnviz.models.failures import tried
-from attnviz.models.state_dict_names import MERGE
 from attnviz.models.state_dicts import read_state
 from attnviz.models.weights import FLOATS, few, is_finite
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 """Files with weights, or indexes of such files, in the order in which transformers looks."""
-ADAPTER = "adapter_config.json"
 
 
 def read_checkpoint(spec: str, name: str, revision: str | None) -> dict[str, Tensor]:
@@ -31,12 +29,8 @@ def read_checkpoint(spec: str, name: str, revision: str | None) -> dict[str, Ten
         revision: revision on the hub.
 
     Raises:
-        ModelError: a file is missing, damaged or empty, or the weights are an adapter's.
+        ModelError: a file is missing, damaged or empty.
     """
-    if tried(spec, name, lambda: _find(name, ADAPTER, revision)) is not None:
-        raise ModelError(
-            f"{spec}: it is an adapter ({ADAPTER} is there) that is not merged; {MERGE}"
-        )
     state: dict[str, Tensor] = {}
     for path, promised in tried(spec, name, lambda: _files(spec, name, revision)).items():
         part = read_state(str(path))
@@ -59,10 +53,10 @@ def read_checkpoint(spec: str, name: str, revision: str | None) -> dict[str, Ten
 def _files(spec: str, name: str, revision: str | None) -> dict[Path, set[str]]:
     """The files with weights, downloaded if needed, and the tensors that an index lists in each."""
     for file in FILES:
-        whole = _find(name, file, revision)
+        whole = find_file(name, file, revision)
         if whole is not None:
             return {whole: set()}
-        index = _find(name, f"{file}.index.json", revision)
+        index = find_file(name, f"{file}.index.json", revision)
         if index is not None:
             return _shards(spec, name, revision, index)
     if Path(name).is_dir():
@@ -70,7 +64,7 @@ def _files(spec: str, name: str, revision: str | None) -> dict[Path, set[str]]:
             f"{spec}: there is no {' and no '.join(FILES)} in it; give a folder that "
             "transformers' save_pretrained wrote"
         )
-    _find(name, FILES[0], revision, required=True)  # raises what is wrong
+    find_file(name, FILES[0], revision, required=True)  # raises what is wrong
     raise ModelError(f"{spec}: there is no {' and no '.join(FILES)} in it; give another model")
 
 
@@ -82,7 +76,7 @@ def _shards(spec: str, name: str, revision: str | None, index: Path) -> dict[Pat
             promised.setdefault(file, set()).add(key)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: not an index of weights; save the checkpoint again") from error
-    found = {file: _find(name, file, revision) for file in sorted(promised)}
+    found = {file: find_file(name, file, revision) for file in sorted(promised)}
     if absent := [file for file, path in found.items() if path is None]:
         raise ModelError(
             f"{spec}: {absent[0]}, which {index.name} names, is not there; put it beside the others"
@@ -90,7 +84,7 @@ def _shards(spec: str, name: str, revision: str | None, index: Path) -> dict[Pat
     return {path: promised[file] for file, path in found.items() if path is not None}
 
 
-def _find(name: str, file: str, revision: str | None, *, required: bool = False) -> Path | None:
+def find_file(name: str, file: str, revision: str | None, *, required: bool = False) -> Path | None:
     """A file of a checkpoint; None if there is none."""
     from transformers.utils.hub import cached_file  # noqa: PLC0415 — an optional library
 

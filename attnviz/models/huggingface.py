@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
+from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
 from attnviz.models.aliases import Alias
-from attnviz.models.checkpoints import MISSING, Filling, read_checkpoint
+from attnviz.models.checkpoints import MISSING, Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
 from attnviz.models.failures import optional, tried
 from attnviz.models.fitting import match_positions, misfit
@@ -43,6 +44,7 @@ class Checkpoint:
         processing: the checkpoint's preprocessing config.
         state: its weights, or those of a separate file; None if weights are random.
         notes: sentences for the user on how the weights were read.
+        adapter: an adapter that is merged into the weights.
     """
 
     library: Any
@@ -50,6 +52,7 @@ class Checkpoint:
     processing: dict[str, Any]
     state: dict[str, Tensor] | None
     notes: tuple[str, ...] = ()
+    adapter: Adapter | None = None
 
 
 def load(request: ModelRequest) -> Model:
@@ -60,6 +63,7 @@ def load(request: ModelRequest) -> Model:
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     if request.head == "text" and request.alias is not None:
         check_family(request.spec, request.alias)
+    adapter, name, revision = _adapted(request, name, revision)
     # An alias describes the image encoder only; the tokenizer lies beside the weights.
     alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:
@@ -70,6 +74,8 @@ def load(request: ModelRequest) -> Model:
         config = tried(request.spec, name, lambda: read(name, **known))
         processing = tried(request.spec, name, lambda: _processing(name, revision))
     _check_kind(library, request.spec, config)
+    if adapter is not None and (of_classes := adapter.head.get("classifier.weight")) is not None:
+        config.num_labels = len(of_classes)
     head = _head(request, config)
     tokenizer = find_tokenizer(library, request.spec, name, revision) if head == "text" else None
     state: dict[str, Tensor] | None = None
@@ -80,19 +86,43 @@ def load(request: ModelRequest) -> Model:
         notes = (*found.notes, *([note] if note else []))
     elif not request.random_weights:
         state = read_checkpoint(request.spec, name, revision)
+        if adapter is not None:
+            state |= adapter.head
     if alias is None:
         tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # local files load at once
-    model, whole = _build(request, Checkpoint(library, config, processing, state, notes), head)
+    checkpoint = Checkpoint(library, config, processing, state, notes, adapter)
+    model, whole = _build(request, checkpoint, head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
     return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
+
+
+def _adapted(
+    request: ModelRequest, name: str, revision: str | None
+) -> tuple[Adapter | None, str, str | None]:
+    """The adapter that a spec names, if it is one, and name and revision of the model itself."""
+    spec = request.spec
+    adapter = None
+    if request.alias is None:
+        find = lambda file: tried(spec, name, lambda: find_file(name, file, revision))  # noqa: E731
+        adapter = read_adapter(spec, find)
+    if adapter is None:
+        if request.base is not None:
+            raise UsageError(f"--base {request.base}: {spec} is no adapter; leave it out")
+        return None, name, revision
+    if request.weights is not None:
+        raise UsageError(f"--weights {request.weights}: {spec} is an adapter; give --base FOLDER")
+    return adapter, *_name(find_base(name, adapter, request.base))
 
 
 def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
     """The model, with all weights filled that maps need, and the module that it is a part of."""
     name, _ = _name(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
+    merged: tuple[str, ...] = ()
+    if checkpoint.adapter is not None and checkpoint.state is not None:
+        merged = (merge(request.spec, checkpoint.adapter, whole),)
     part = find_vision(request.spec, whole) if head == "none" else whole
     model = _described(request, head, part, checkpoint.processing)
     if filling is None:
@@ -114,7 +144,8 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
         model.module.pools = False
         note = "it pools its tokens by weights that its checkpoint has not: its norm is their mean"
         model = replace(model, notes=(note,))
-    return checked(model, whole, filling, reached), whole
+    model = checked(model, whole, filling, reached)
+    return replace(model, notes=(*merged, *model.notes)), whole
 
 
 def _resized(library: Any, config: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:

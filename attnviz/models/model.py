@@ -49,6 +49,7 @@ class ModelRequest:
     key: str | None = None
     input: str | None = None
     output: str | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "config": (lambda f: (f / "config.json").write_text('{"a"'), ["not a valid JSON file"]),
     "adapter folder": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
-        ["adapter_config.json is there", "merge_and_unload()"],
+        ["an adapter of None, which PEFT alone merges", "merge_and_unload()"],
     ),
 }
 

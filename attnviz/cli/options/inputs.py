@@ -96,6 +96,12 @@ class ShownOptions:
         MODEL,
         metavar="NAME",
     )
+    base: str | None = option_field(
+        None,
+        "Model that an adapter folder of PEFT was trained on.  [default: as its config names it]",
+        MODEL,
+        metavar="FOLDER",
+    )
     input: str | None = option_field(
         None,
         "Argument of the forward of py: that takes the pixels; NAME[KEY] or [KEY] for a dict, [] "

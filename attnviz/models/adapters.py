@@ -1,0 +1,178 @@
+"""Reads adapters of PEFT, and merges LoRA's matrices into their model."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnviz.errors import ModelError
+from attnviz.models.fitting import is_head, size
+from attnviz.models.state_dict_names import MERGE
+from attnviz.models.state_dicts import read_state
+
+ADAPTER = "adapter_config.json"
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_WRAPPER = "base_model.model."
+_MATRIX = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+
+
+@dataclass(frozen=True)
+class LowRankChange:
+    """A change of a weight: scale · B·A, A (rank, in, …) and B (out, rank, …)."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def of(self, weight: Tensor, *, transposed: bool) -> Tensor:
+        """The change in the shape of a weight, (out, in, …), or (in, out) if it is transposed."""
+        change = self.scale * (self.b.flatten(1) @ self.a.flatten(1))
+        if transposed and weight.ndim == 2:
+            change = change.T
+        if change.numel() != weight.numel() or len(change) != len(weight):
+            raise ValueError(f"{size(change)} where {size(weight)} is needed")
+        return change.view(weight.shape)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter of LoRA (Hu et al. 2021, 2106.09685).
+
+    Attributes:
+        base: the model that it was trained on, as its config names it; None if it does not.
+        changes: changes of weights by the names of modules.
+        tensors: tensors by their names that take the place of the model's.
+        transposed: whether weights are (in, out).
+    """
+
+    base: str | None
+    changes: Mapping[str, LowRankChange]
+    tensors: Mapping[str, Tensor]
+    transposed: bool = False
+
+    @property
+    def head(self) -> dict[str, Tensor]:
+        """The tensors of its class head."""
+        return {name: tensor for name, tensor in self.tensors.items() if is_head(name)}
+
+
+def read_adapter(spec: str, find: Callable[[str], Path | None]) -> Adapter | None:
+    """The adapter of a model; None if it is none.
+
+    Args:
+        spec: the model's spec, for errors.
+        find: the path of one of its files by name; None if there is no such file.
+
+    Raises:
+        ModelError: it is no LoRA of linear layers and convolutions, or damaged.
+    """
+    path = find(ADAPTER)
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind, alpha = str(config.get("peft_type")), float(config.get("lora_alpha") or 8)
+        patterns = dict(config.get("alpha_pattern") or {})
+    except (ValueError, AttributeError, TypeError, OSError) as error:
+        raise ModelError(f"{path}: no config of an adapter; save it again") from error
+    if kind != "LORA" or config.get("use_dora"):
+        what = "DoRA" if config.get("use_dora") else kind
+        raise ModelError(f"{spec}: an adapter of {what}, which PEFT alone merges; {MERGE}")
+    file = next((found for name in _FILES if (found := find(name)) is not None), None)
+    if file is None:
+        raise ModelError(f"{spec}: there is no {' and no '.join(_FILES)} beside {ADAPTER}")
+    state = {name.removeprefix(_WRAPPER): each for name, each in read_state(str(file)).items()}
+    matrices = {name: match for name in state if (match := _MATRIX.fullmatch(name))}
+    if strange := [name for name in state if "lora_" in name and name not in matrices]:
+        raise ModelError(f"{file}: {strange[0]} is no matrix of a layer; {MERGE}")
+    changes = {}
+    for module in dict.fromkeys(match["module"] for match in matrices.values()):
+        sides = {m["side"]: state[n].float() for n, m in matrices.items() if m["module"] == module}
+        if len(sides) < 2:
+            raise ModelError(f"{file}: {module} has one of two matrices; save it again")
+        strength = next(
+            (a for p, a in patterns.items() if re.search(rf"(^|\.){p}$", module)), alpha
+        )
+        rank = len(sides["A"])
+        scale = strength / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        changes[module] = LowRankChange(sides["A"], sides["B"], scale)
+    return Adapter(
+        config.get("base_model_name_or_path") or None,
+        changes,
+        {name: each for name, each in state.items() if name not in matrices},
+        bool(config.get("fan_in_fan_out")),
+    )
+
+
+def find_base(spec: str, adapter: Adapter, given: str | None) -> str:
+    """The folder or the name on the hub of the model that an adapter was trained on.
+
+    Raises:
+        ModelError: its config does not name it, or names a folder that is not there.
+    """
+    if given is not None:
+        return given
+    if adapter.base is None:
+        raise ModelError(f"{spec}: its {ADAPTER} does not name its base; add --base FOLDER")
+    beside = Path(spec) / adapter.base
+    if Path(adapter.base).is_dir() or not beside.is_dir():
+        is_path = Path(adapter.base).is_absolute() or adapter.base.startswith(".")
+        if is_path and not Path(adapter.base).is_dir():
+            raise ModelError(f"{spec}: its base {adapter.base} is not there; add --base FOLDER")
+        return adapter.base
+    return str(beside)
+
+
+@torch.no_grad()
+def merge(spec: str, adapter: Adapter, whole: nn.Module) -> str:
+    """Merge an adapter into its model, in place; returns a note for the user.
+
+    Raises:
+        ModelError: something of it has no place in the model.
+    """
+    modules = dict(whole.named_modules())
+    for name, change in adapter.changes.items():
+        weight: Any = getattr(_module(spec, modules, name), "weight", None)
+        try:
+            weight += change.of(weight, transposed=adapter.transposed)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelError(f"{spec}: its matrices of {name} do not fit: {error}") from error
+    for name, tensor in adapter.tensors.items():
+        if name in adapter.head:
+            continue  # is loaded with the base's weights
+        owner, _, leaf = name.rpartition(".")
+        place: Any = getattr(_module(spec, modules, owner), leaf, None)
+        if not isinstance(place, Tensor) or place.shape != tensor.shape:
+            raise ModelError(f"{spec}: its {name}, {size(tensor)}, has no place in its base")
+        place.copy_(tensor)
+    return f"LoRA of {len(adapter.changes)} layers is merged"
+
+
+def _module(spec: str, modules: Mapping[str, nn.Module], name: str) -> nn.Module:
+    """The one module of a name; the model may lie deeper or less deep than in training.
+
+    Raises:
+        ModelError: there is none, or more than one.
+    """
+    if name in modules:
+        return modules[name]
+    alike = [
+        own
+        for own in modules
+        if own and (f".{name}".endswith(f".{own}") or own.endswith(f".{name}"))
+    ]
+    if len(alike) > 1:
+        longest = max(map(len, alike))
+        alike = [own for own in alike if len(own) == longest]
+    if len(alike) != 1:
+        raise ModelError(
+            f"{spec}: its {name} has no place in its base; give the base that it was trained on by "
+            f"--base FOLDER, or {MERGE}"
+        )
+    return modules[alike[0]]
