@@ -73,6 +73,10 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
     for number, layer in zip(numbers, layers, strict=True):
         if "projection" in method.needs and layer.call.projection is None:
             return f"no output projection was seen in layer {number}"
+        if "distribution" in method.needs and not layer.call.sums_to_one:
+            return f"the weights of layer {number} ({layer.call.kind}) do not sum to 1"
+        if "keys" in method.needs and layer.call.explicit:
+            return f"layer {number} has weights without keys ({layer.call.kind})"
         if "keys" in method.needs and not _same(layer.queries, layer.keys):
             return f"in layer {number} queries and keys are different tokens"
         in_a_block = "tokens" in method.needs or "block gradient" in method.needs

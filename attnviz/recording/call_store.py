@@ -84,6 +84,11 @@ class CallStore:
         entry.counts = entry.counts or self.where is None or self.where(call)
         self._set(number, call)
 
+    def drop(self, number: int) -> None:
+        """Take back a call that proved not to be attention."""
+        self._entries[number].call, self._entries[number].counts = None, False
+        self._show()
+
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
         """Replace a call and the layout of its output by the corrected ones."""
         entry = self._entries[number]
@@ -135,7 +140,8 @@ class CallStore:
     def _set(self, number: int, call: AttentionCall) -> None:
         """Set a call, and note the memory in which it keeps something."""
         self._entries[number].call = call
-        for tensor in (call.query, call.key, call.value, call.bias, call.output, call.projection):
+        for name in _KEPT:
+            tensor = getattr(call, name)
             if tensor is not None:
                 self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
         self._show()
@@ -201,10 +207,8 @@ class CallStore:
             entry.description, entry.described = self.describe(entry.call), True
 
 
-_FIELDS = (
-    *("query", "key", "value", "bias", "output"),
-    *("query_positions", "key_positions", "gradient", "projection"),
-)
+_KEPT = ("query", "key", "value", "bias", "output", "projection", "weights")
+_FIELDS = (*_KEPT, "query_positions", "key_positions", "gradient")
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:

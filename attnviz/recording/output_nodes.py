@@ -19,13 +19,15 @@ from attnviz.recording.tensor_registry import clone_if_aliased
 class WeightedValues:
     """Weights, the values they are multiplied with, (b, m, Dv), and the product, (b, n, Dv).
 
-    `turned` means that the model computed the product as (b, Dv, n).
+    `dims` are the dimensions of the product as the model computed it; `features` are those of its
+    axes that are features.
     """
 
     weights: Weights
     value: Tensor
     output: Tensor
-    turned: bool
+    dims: Dims
+    features: Axes
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,12 @@ class OutputListener:
     joined: Callable[[Sequence[int], joining.Axis], int | None]
 
 
-def by_hand(number: int, weighted: WeightedValues, ndim: int) -> Output:
-    """The node of an output that the model computes itself, with that many dimensions.
-
-    The output is (b, n, Dv), or its transpose, or either without a batch.
-    """
-    weights, features = weighted.weights, (Axis(weighted.value.shape[2]),)
-    b, n = weights.dims[:2]
-    dims = ((b, features, n) if weighted.turned else (b, n, features))[-ndim:]
-    queries, heads, mixing = weights.order.queries, weights.order.heads, weights.mixing
-    if mixing is None:
-        return Output(number, dims, queries, heads, features, weighted)
-    return Output(number, dims, queries, mixing.heads, features)
+def by_hand(number: int, weighted: WeightedValues) -> Output:
+    """The node of an output that the model computes itself."""
+    order, mixing = weighted.weights.order, weighted.weights.mixing
+    heads = order.heads if mixing is None else mixing.heads
+    kept = weighted if mixing is None else None
+    return Output(number, weighted.dims, order.queries, heads, weighted.features, kept)
 
 
 def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:

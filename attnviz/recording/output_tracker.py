@@ -56,13 +56,18 @@ class Outputs:
 
     def by_hand(self, tensor: Tensor, number: int, weighted: WeightedValues) -> None:
         """Follow the output of a call that the model computes itself."""
-        self._add(tensor, by_hand(number, weighted, tensor.ndim))
+        self._add(tensor, by_hand(number, weighted))
 
     def fused(self, tensor: Tensor, number: int, heads: int = 1) -> None:
         """Follow the output of a fused kernel: four dimensions; `heads` is the heads' dimension."""
         if tensor.ndim == 4:
             dims = tuple((Axis(size),) for size in tensor.shape)
             self._add(tensor, Output(number, dims, dims[3 - heads], dims[heads], dims[3]))
+
+    def find(self, tensor: Tensor) -> Output | None:
+        """The node of a view of a call's output; None if it is something else."""
+        node = self._nodes.get(tensor)
+        return node if isinstance(node, Output) else None
 
     def may_be_joined(self, number: int, *, piece: bool) -> bool:
         """Whether the model may still put a call's output side by side with others.
@@ -139,7 +144,7 @@ class Outputs:
         if set(heads) != set(leaves([node.heads])):
             weights = weighted.weights
             call = attention_call(weights, weighted.value, weighted.output, heads)
-            layout = OutputLayout.of(weights, weighted.turned, heads)
+            layout = OutputLayout.of(weights, weighted.dims, weighted.features, heads)
             self._listener.corrected(node.number, call, layout)
         return replace(node, heads=heads, weighted=None if heads else weighted)
 

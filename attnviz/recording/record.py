@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import JoinedTrace, Trace
 from attnviz.recording import kernels
-from attnviz.recording.attention_tracker import AttentionTracker, CallListener
+from attnviz.recording.attention_tracker import AttentionTracker
 from attnviz.recording.call_store import CallStore
 from attnviz.recording.model_blocks import Blocks
 from attnviz.recording.operation import Operation, first, node_of
@@ -23,6 +23,7 @@ from attnviz.recording.output_nodes import OutputListener
 from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
 from attnviz.recording.recorded import Recording
+from attnviz.recording.values_tracker import CallListener
 
 
 @contextmanager
@@ -118,7 +119,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._outputs = Outputs(
             OutputListener(store.correct, store.project, store.scale, store.join)
         )
-        listener = CallListener(self._found, self._note, self._places, self._of_channels)
+        listener = CallListener(
+            self._found, store.drop, self._note, self._places, self._of_channels, positions is not None
+        )
         self._follower = AttentionTracker(listener, self._outputs)
 
     def __torch_dispatch__(
@@ -212,8 +215,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _of_channels(self, tensor: Tensor) -> bool:
         return self._positions is not None and self._positions.of_channels(tensor)
 
-    def _places(self, tensor: Tensor, over: int) -> Tensor | None:
-        return None if self._positions is None else self._positions.tokens(tensor, over)
+    def _places(self, tensor: Tensor, over: int, **options: Any) -> Tensor | None:
+        return None if self._positions is None else self._positions.tokens(tensor, over, **options)
 
 
 def _is_attention(name: str) -> bool:

@@ -1,7 +1,6 @@
 """Position rules for operators that mix elements: reductions, products, attention, Fourier."""
 
 import cmath
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,11 @@ from attnviz.recording.positions.position_math import (
     mean_over,
     varies,
 )
-from attnviz.recording.positions.position_registry import PositionRegistry, lies_nowhere
+from attnviz.recording.positions.position_registry import (
+    PositionRegistry,
+    centre,
+    lies_nowhere,
+)
 
 
 def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
@@ -35,18 +38,6 @@ def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
         ]
         found = found.reshape(sizes)
     return (found,) if found.shape == result.shape else None
-
-
-def centre(registry: PositionRegistry, positions: Tensor, dims: Sequence[int]) -> Tensor:
-    """Mean over dimensions, with keepdim; nowhere if they extend over the whole picture."""
-    found = mean_over(positions, dims)
-    moving = [d for d in dims if varies(positions, d)]
-    if not moving:
-        return found
-    small = compact(positions)
-    nowhere = torch.full((), NOWHERE, device=positions.device)
-    everywhere = registry.spans_picture(small, moving)
-    return torch.where(everywhere, nowhere, compact(found)).expand(found.shape)
 
 
 def _product(registry: PositionRegistry, op: Operation, result: Any) -> Any:
@@ -122,6 +113,12 @@ def mixed(
         number = positions.imag[positions.real.isinf()].max()
         found = torch.where(some, torch.complex(torch.tensor(torch.inf), number.float()), found)
     return found
+
+
+def _paired(registry: PositionRegistry, op: Operation, result: Any) -> Any:
+    """Distances of all pairs of rows: positions of the first operand's rows, as for products."""
+    positions = registry.get(op.args[0])
+    return None if positions is None else expanded(centre(registry, positions, [-1]), result)
 
 
 def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
@@ -210,6 +207,7 @@ RULES = by_names(
         "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
         "median nanmedian": _averaged,
         "mm bmm addmm baddbmm _addmm_activation linear matmul": _product,
+        "_cdist_forward _euclidean_dist cdist": _paired,
         "cumsum cumprod logcumsumexp cummax cummin cumsum_": _along,
         "_fft_r2c _fft_c2c _fft_c2r": _transformed,
         " ".join(HEADS_FIRST | TOKENS_FIRST): _attention,
