@@ -70,9 +70,7 @@ def _products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tenso
     # The heads of a group share their keys, so one product computes all of their rows.
     into = None if out is None else out.view(batch * groups, -1, keys)
     of_keys = columns.float().flatten(0, 1).transpose(1, 2)
-    found = torch.bmm(
-        rows.reshape(batch * groups, heads // groups * count, dim), of_keys, out=into
-    )
+    found = torch.bmm(rows.reshape(batch * groups, heads // groups * count, dim), of_keys, out=into)
     return found.view(batch, heads, count, keys)
 
 

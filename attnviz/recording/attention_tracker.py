@@ -11,23 +11,23 @@ from typing import Any
 from torch import Tensor
 
 from attnviz.recording.axes import Axis, leaves
+from attnviz.recording.explicit_weights import ExplicitWeights
 from attnviz.recording.operation import After, Operation, by_names
+from attnviz.recording.output_nodes import Output
+from attnviz.recording.products import Axes, Product, Scores
 from attnviz.recording.score_graph import (
-    Axes,
     Elementwise,
     Exponentials,
     Mixing,
     Node,
     NotAttention,
-    OwnWeights,
-    Product,
-    Scores,
     Weights,
     batched,
 )
 from attnviz.recording.score_tracker import Nodes, nothing
 from attnviz.recording.to_call import mixed_scores
-from attnviz.recording.values_tracker import ValuesTracker, is_parameter, spread
+from attnviz.recording.value_sums import is_parameter, spread
+from attnviz.recording.values_tracker import ValuesTracker
 
 LINEAR = "linear attention, q·(kᵀ·v), which has no weights over tokens"
 
@@ -67,15 +67,15 @@ class AttentionTracker(ValuesTracker):
             return False
         if isinstance(right, Scores):
             product = right.product
-            if not product.batch or product.learned:
-                return False
             over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
-            return over_queries and not (self._listener.traced and spread(product.query_places) == "different")
+            if not over_queries or not product.batch or product.learned:
+                return False
+            return not self._listener.traced or spread(product.query_places) != "different"
         output = self._outputs.find(op.args[1])
-        own = None if output is None or output.weighted is None else output.weighted.weights
-        if output is None or own is None or own.own is None or not output.queries:
+        if not isinstance(output, Output) or output.weighted is None or not output.queries:
             return False
-        if leaves(output.dims[-2:-1]) != leaves([output.queries]):
+        explicit = output.weighted.weights.explicit is not None
+        if not explicit or leaves(output.dims[-2:-1]) != leaves([output.queries]):
             return False
         self._listener.dropped(output.number)
         return True
@@ -123,8 +123,8 @@ class AttentionTracker(ValuesTracker):
         `swapped` means that the last two dimensions of its result are in the other order.
         """
         turn = _swapped if swapped else _as_it_is
-        if isinstance(node, OwnWeights):
-            return self._mixed_own(node, right, turn)
+        if isinstance(node, ExplicitWeights):
+            return self._mixed_explicit(node, right, turn)
         if not isinstance(node, Scores | Weights):
             return None
         heads = tuple(leaves(node.dims[-1:]))
@@ -145,7 +145,7 @@ class AttentionTracker(ValuesTracker):
         mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], new_heads))
         return lambda result: self._put(result, turn(mixed))
 
-    def _mixed_own(self, node: OwnWeights, right: Tensor, turn: Any) -> After | None:
+    def _mixed_explicit(self, node: ExplicitWeights, right: Tensor, turn: Any) -> After | None:
         """The same of weights that are no softmax of q·kᵀ."""
         heads: Axes = (Axis(right.shape[1]),)
         if not node.tokens or leaves(node.dims[-1:]) not in map(_leaves, node.lead):
@@ -156,7 +156,7 @@ class AttentionTracker(ValuesTracker):
 
 def _swapped(node: Any) -> Any:
     """A node with its last two dimensions in the other order."""
-    if not isinstance(node, Scores | Weights | OwnWeights | Elementwise | Exponentials):
+    if not isinstance(node, Scores | Weights | ExplicitWeights | Elementwise | Exponentials):
         return node
     if len(node.dims) < 2:
         return None

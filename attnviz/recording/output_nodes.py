@@ -11,7 +11,8 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import Lay
 from attnviz.recording import joining
 from attnviz.recording.axes import Axis, Dims, leaves, sizes
-from attnviz.recording.score_graph import Axes, Weights, cloned_if_aliased
+from attnviz.recording.products import Axes
+from attnviz.recording.score_graph import Weights, cloned_if_aliased
 from attnviz.recording.tensor_registry import clone_if_aliased
 
 

@@ -64,10 +64,9 @@ class Outputs:
             dims = tuple((Axis(size),) for size in tensor.shape)
             self._add(tensor, Output(number, dims, dims[3 - heads], dims[heads], dims[3]))
 
-    def find(self, tensor: Tensor) -> Output | None:
-        """The node of a view of a call's output; None if it is something else."""
-        node = self._nodes.get(tensor)
-        return node if isinstance(node, Output) else None
+    def find(self, tensor: Tensor) -> OutputNode | None:
+        """The node of a tensor that is computed from a call's output."""
+        return self._nodes.get(tensor)
 
     def may_be_joined(self, number: int, *, piece: bool) -> bool:
         """Whether the model may still put a call's output side by side with others.

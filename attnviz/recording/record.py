@@ -23,7 +23,7 @@ from attnviz.recording.output_nodes import OutputListener
 from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
 from attnviz.recording.recorded import Recording
-from attnviz.recording.values_tracker import CallListener
+from attnviz.recording.value_sums import CallListener
 
 
 @contextmanager
@@ -120,7 +120,12 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             OutputListener(store.correct, store.project, store.scale, store.join)
         )
         listener = CallListener(
-            self._found, store.drop, self._note, self._places, self._of_channels, positions is not None
+            self._found,
+            store.drop,
+            self._note,
+            self._places,
+            self._of_channels,
+            positions is not None,
         )
         self._follower = AttentionTracker(listener, self._outputs)
 

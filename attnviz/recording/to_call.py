@@ -9,7 +9,9 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.axes import Axis, Dims, arrange, leaves
-from attnviz.recording.score_graph import Axes, Change, Order, OwnWeights, Product, Scores, Weights
+from attnviz.recording.explicit_weights import ExplicitWeights
+from attnviz.recording.products import Axes, Change, Order, Product, Scores
+from attnviz.recording.score_graph import Weights
 
 
 def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
@@ -37,8 +39,8 @@ def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
     return Weights(scores, order, scores.dims, kind=kind)
 
 
-def own_call_weights(
-    node: OwnWeights,
+def explicit_call_weights(
+    node: ExplicitWeights,
     tensor: Tensor,
     dims: Dims,
     places: tuple[Tensor | None, Tensor | None],
@@ -67,7 +69,12 @@ def own_call_weights(
     whole = bool(((off <= rounding) | empty).all()) and bool((tensor >= 0).all())
     scores = Scores(product, dims)
     return Weights(
-        scores, order, dims, kind=node.kind, own=tensor, sums_to_one=whole and not bool(empty.all())
+        scores,
+        order,
+        dims,
+        kind=node.kind,
+        explicit=tensor,
+        sums_to_one=whole and not bool(empty.all()),
     )
 
 
@@ -162,14 +169,14 @@ def attention_call(
     """
     order = weights.order if heads is None else weights.order.with_heads(heads)
     query, key, scale, bias = _terms(weights.scores, order)
-    mixing, own = weights.mixing, weights.own
+    mixing, explicit = weights.mixing, weights.explicit
     mixed_order = order if mixing is None else replace(order, heads=mixing.heads)
-    if own is not None:
+    if explicit is not None:
         query, key = query[..., :0], key[..., :0]
         sizes = (*query.shape[:3], key.shape[2])
-        own = arrange(own, weights.dims, _dims(order)).expand(sizes)
+        explicit = arrange(explicit, weights.dims, _dims(order)).expand(sizes)
         if weights.sums_to_one:
-            own, bias = None, own.float().log()
+            bias, explicit = explicit.float().log(), None
     return AttentionCall(
         query=query,
         key=key,
@@ -183,7 +190,7 @@ def attention_call(
         query_positions=_positions(weights, order, "query"),
         key_positions=_positions(weights, order, "key"),
         kind=weights.kind,
-        weights=own,
+        weights=explicit,
     )
 
 

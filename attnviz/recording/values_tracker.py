@@ -5,101 +5,46 @@ differences of softmaxes, pooling by a small network) give an explicit one: the 
 as the model multiplies them with its values.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnviz.attention.call import MATRIX_LIMIT, AttentionCall
+from attnviz.attention.call import MATRIX_LIMIT
 from attnviz.attribution.call_gradients import Trace
 from attnviz.recording.axes import Axis, Dims, arrange, leaves
+from attnviz.recording.explicit_weights import ExplicitWeights
 from attnviz.recording.operation import After, Operation, by_names, node_of
 from attnviz.recording.output_nodes import WeightedValues
 from attnviz.recording.output_tracker import Outputs
+from attnviz.recording.products import Axes, Product, Scores
 from attnviz.recording.score_graph import (
-    Axes,
     Elementwise,
     Exponentials,
     Node,
-    OwnWeights,
-    Product,
-    Scores,
     Weights,
-    altered,
-    own_weights,
-    varies_along,
 )
-from attnviz.recording.score_tracker import Nodes, ScoreTracker, nothing
+from attnviz.recording.score_tracker import Nodes, nothing
+from attnviz.recording.softmax_tracker import SoftmaxTracker
 from attnviz.recording.to_call import (
     OutputLayout,
     attention_call,
+    explicit_call_weights,
     output_places,
-    own_call_weights,
+)
+from attnviz.recording.value_sums import (
+    CallListener,
+    Pairing,
+    WeightedSum,
+    explicit_of,
+    is_parameter,
+    query_places,
+    spread,
 )
 
 MEMORY = "weights over a memory that is no part of the picture"
 
 
-class Places(Protocol):
-    """Positions of tokens; see `PositionRegistry.tokens`. None: unknown."""
-
-    def __call__(
-        self,
-        tensor: Tensor,
-        over: int,
-        *,
-        lay: Callable[[Tensor], Tensor] | None = None,
-        weights: bool = False,
-    ) -> Tensor | None:
-        """The positions of a tensor's tokens after averaging over one of its dimensions."""
-
-
-@dataclass(frozen=True)
-class CallListener:
-    """The callbacks of a `ValuesTracker`.
-
-    Attributes:
-        found: receives a call, its output, the output's positions, and the call's trace; returns
-            the call's number.
-        dropped: receives the number of a call that proved not to be attention.
-        unread: receives a description of something that looks like attention but cannot be read.
-        places: returns the positions of tokens.
-        of_channels: returns whether the features of a tensor are the tokens, as in attention over
-            channels.
-        traced: whether there is a picture, so that tensors without positions do not depend on it.
-    """
-
-    found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
-    dropped: Callable[[int], None]
-    unread: Callable[[str], None]
-    places: Places
-    of_channels: Callable[[Tensor], bool]
-    traced: bool
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """Weights, (b, n, m), that are multiplied with values, (b, m, Dv), and how.
-
-    Attributes:
-        weights, value: the tensors, laid out.
-        dims: dimensions of the weights, (b, n, m).
-        result: the dimensions of the sum as the model computes it.
-        features: those of its axes that are features.
-        places: positions of queries, (b, n), and of keys, (b, m).
-    """
-
-    weights: Tensor
-    value: Tensor
-    dims: Dims
-    result: Dims
-    features: Axes
-    places: tuple[Tensor | None, Tensor | None]
-
-
-class ValuesTracker(ScoreTracker):
+class ValuesTracker(SoftmaxTracker):
     """Finds the sums of values over tokens."""
 
     def __init__(self, listener: CallListener, outputs: Outputs) -> None:
@@ -110,11 +55,11 @@ class ValuesTracker(ScoreTracker):
         self, op: Operation, node: Node | None, weights: Tensor, value: Tensor, *, turned: bool
     ) -> After | None:
         """A matrix product of weights, (b, n, m), and values, (b, m, Dv), if it is one."""
-        if not isinstance(node, Weights | OwnWeights | Scores | Elementwise | Exponentials):
+        if not isinstance(node, Weights | ExplicitWeights | Scores | Elementwise | Exponentials):
             return None
         features: Axes = (Axis(value.shape[2]),)
         b, n, m = node.dims
-        result = (b, features, n) if turned else (b, n, features)
+        result: Dims = (b, features, n) if turned else (b, n, features)
         result = result[1:] if op.name == "mm" else result
         if isinstance(node, Weights):
             role = node.scores.product.role
@@ -123,18 +68,18 @@ class ValuesTracker(ScoreTracker):
                 return self._found(op, node, value, result, features)
             if leaves([m]) not in (leaves([node.order.keys]), leaves([node.order.queries])):
                 return None
-        own = _own(node)
-        if own is None:
+        explicit = explicit_of(node)
+        if explicit is None:
             return None
         of_weights, of_value = (op.args[1], op.args[0]) if turned else op.args[:2]
-        flat = op.name == "mm"
-        places = (
-            self._listener.places(of_weights, -2 if turned else -1, weights=True),
-            self._listener.places(of_value, -2 if turned else -1),
-        )
-        places = tuple(p[None] if flat and p is not None else p for p in places)
-        found = _Sum(weights, value, node.dims, result, features, places)
-        return self._found_own(op, node, own, found, learned=is_parameter(of_value))
+        queries = self._listener.places(of_weights, -2 if turned else -1, weights=True)
+        keys = self._listener.places(of_value, -2 if turned else -1)
+        if op.name == "mm":
+            queries = None if queries is None else queries[None]
+            keys = None if keys is None else keys[None]
+        places = queries, keys
+        found = WeightedSum(weights, value, node.dims, result, features, places)
+        return self._found_explicit(op, node, explicit, found, learned=is_parameter(of_value))
 
     def _found(
         self, op: Operation, weights: Weights, value: Tensor, dims: Dims, features: Axes
@@ -155,183 +100,103 @@ class ValuesTracker(ScoreTracker):
 
         return after
 
-    def _found_own(
-        self, op: Operation, node: Node, own: OwnWeights, found: _Sum, *, learned: bool
+    def _found_explicit(
+        self,
+        op: Operation,
+        node: Node,
+        explicit: ExplicitWeights,
+        found: WeightedSum,
+        *,
+        learned: bool,
     ) -> After | None:
         """Report a call of weights that are no softmax of q·kᵀ, unless they are not over tokens."""
-        if not own.are_tokens(found.dims[2:]):
-            return None
-        places, of_values = found.places, spread(found.places[1])
-        if isinstance(node, Scores):
-            fixed = not node.product.batch or node.product.learned or learned
-            over_tokens = of_values in ("different", "lost")
-            if fixed or not (over_tokens if self._listener.traced else node.unfollowed):
-                return None
-        elif not own.tokens and of_values != "different":
-            return None
-        elif learned or (self._listener.traced and of_values is None):
-            self._listener.unread(MEMORY)
-            return nothing
-        elif of_values == "one":
+        if not explicit.are_tokens(found.dims[2:]) or not self._over_tokens(
+            node, explicit, found, learned
+        ):
             return None
         size = found.weights.element_size() * found.weights.numel()
-        if size > MATRIX_LIMIT:
-            self._listener.unread(f"weights that take {size / 1e9:.1f} GB ({own.kind})")
+        if size > MATRIX_LIMIT or learned or (self._listener.traced and found.places[1] is None):
+            large = f"weights that take {size / 1e9:.1f} GB ({explicit.kind})"
+            self._listener.unread(large if size > MATRIX_LIMIT else MEMORY)
             return nothing
-        if own.kind == "softmax" and own.product is None:
-            one = not leaves(found.dims[1:2])
-            pools = one if places[0] is None else bool(places[0].real.isnan().all())
-            own = replace(own, kind="pooling" if pools else own.kind)
-        elif own.kind == "softmax" and leaves(found.dims[2:]) != leaves(own.tokens[:1]):
-            own = replace(own, kind="slots")
-        if own.product is not None:
-            queries = _places_of(own.product, found.dims)
+        explicit = replace(explicit, kind=found.kind(explicit))
+        places = found.places
+        if explicit.product is not None:
+            queries = query_places(explicit.product, found.dims)
             places = (places[0] if queries is None else queries, places[1])
-        weights = own_call_weights(own, found.weights, found.dims, places)
+        weights = explicit_call_weights(explicit, found.weights, found.dims, places)
         return self._found(op, weights, found.value, found.result, found.features)
 
+    def _over_tokens(
+        self, node: Node, explicit: ExplicitWeights, found: WeightedSum, learned: bool
+    ) -> bool:
+        """Whether weights are over tokens, and not over branches, classes or features."""
+        of_values = spread(found.places[1])
+        if not isinstance(node, Scores):
+            return of_values != "one" if explicit.tokens else of_values == "different"
+        if not node.product.batch or node.product.learned or learned:
+            return False
+        traced = self._listener.traced
+        return of_values in ("different", "lost") if traced else node.unfollowed > 0
+
     def _summed(self, op: Operation, nodes: Nodes) -> After | None:
-        """A sum of exponentials, or of an elementwise product: q·kᵀ, or weights times values."""
+        """A sum of an elementwise product: q·kᵀ, or weights times values."""
         node, over = nodes[0], op.get(1, "dim")
         if not isinstance(node, Elementwise) or not over:
-            return super()._summed(op, nodes)
+            return self._summed_exponentials(op, nodes)
         dims = {dim % len(node.dims) for dim in ([over] if isinstance(over, int) else over)}
-        summed = tuple(leaves([node.dims[dim] for dim in sorted(dims)]))
         kept = op.get(2, "keepdim", False)
+        summed = tuple(leaves([node.dims[dim] for dim in sorted(dims)]))
         result = tuple(
             () if dim in dims else axes
             for dim, axes in enumerate(node.dims)
             if kept or dim not in dims
         )
-        left, right = (_varying(each, node.whole) for each in (node.left, node.right))
-        if not summed or not {*summed} <= left & right:
+        pairing = Pairing.of(node, summed, result)
+        if pairing is None:
             return None
-        every = leaves(node.whole)
-        batch, of_left, of_right = (
-            tuple(leaf for leaf in every if leaf in some and leaf not in summed)
-            for some in (left & right, left - right, right - left)
-        )
-
-        def laid(groups: list[Axes], others: Axes) -> Callable[[Tensor], Tensor]:
-            rest = [leaf for leaf in every if leaf not in leaves([*groups])]
-            assert {*others} <= {*rest}
-            order = [*map(list, groups), rest]
-            return lambda tensor: arrange(tensor, node.whole, order)[..., 0]
-
-        lay = laid([batch, of_left, summed], of_right), laid([batch, summed, of_right], of_left)
-        if node.weights is None:
-            scores = self._product_of(node, lay, (batch, of_left, of_right), result)
-            return None if scores is None else lambda found: self._put(found, scores)
-        spread = [axes for axes in node.whole if {*leaves([axes])} & {*of_right}]
-        if not of_right or (not self._listener.traced and len(spread) > 1):
+        if node.weights is not None:
+            return self._weighed(op, node.weights, pairing)
+        if not pairing.of_left and not pairing.of_right:
             return None
-        return self._sum_of(op, node, lay, (batch, of_left, summed), result, of_right)
-
-    def _product_of(
-        self,
-        node: Elementwise,
-        lay: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
-        axes: tuple[Axes, Axes, Axes],
-        dims: Dims,
-    ) -> Scores | None:
-        """The sum over features of an elementwise product of queries and keys."""
-        batch, queries, keys = axes
-        if not queries and not keys:
-            return None
+        places = self._listener.places
         product = Product(
-            query=lay[0](node.left) * node.factor,
-            key=lay[1](node.right).mT,
-            batch=batch,
-            queries=queries,
-            keys=keys,
-            query_places=self._listener.places(node.left, -1, lay=lay[0]),
-            key_places=self._listener.places(node.right, -2, lay=lay[1]),
+            query=pairing.left(node.left) * node.factor,
+            key=pairing.right(node.right).mT,
+            batch=pairing.batch,
+            queries=pairing.of_left,
+            keys=pairing.of_right,
+            query_places=places(node.left, -1, lay=pairing.left),
+            key_places=places(node.right, -2, lay=pairing.right),
         )
-        return Scores(product, dims)
+        return lambda found: self._put(found, Scores(product, result))
 
-    def _sum_of(
-        self,
-        op: Operation,
-        node: Elementwise,
-        lay: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
-        dims: Dims,
-        result: Dims,
-        features: Axes,
+    def _weighed(
+        self, op: Operation, weights: Weights | ExplicitWeights | Scores, pairing: Pairing
     ) -> After | None:
         """The sum over keys of an elementwise product of weights and values."""
-        weights, value = node.weights, lay[1](node.right)
+        node, features = pairing.node, pairing.of_right
+        if not features or node.factor != 1 or not (self._listener.traced or pairing.is_plain):
+            return None
+        dims, value = (pairing.batch, pairing.of_left, pairing.summed), pairing.right(node.right)
         if isinstance(weights, Weights):
             role = weights.scores.product.role
             alike = not any(role(leaf) == "query" for leaf in leaves(dims[:1]))
-            exact = alike and node.factor == 1
-            if exact and leaves(dims[2:]) == leaves([weights.order.keys]):
-                return self._found(op, replace(weights, dims=dims), value, result, features)
-        own = None if weights is None else _own(weights)
-        if weights is None or own is None or node.factor != 1:
+            if alike and leaves(dims[2:]) == leaves([weights.order.keys]):
+                exact = replace(weights, dims=dims)
+                return self._found(op, exact, value, pairing.result, features)
+        explicit = explicit_of(weights)
+        if explicit is None:
             return None
         places = (
-            self._listener.places(node.left, -1, lay=lay[0], weights=True),
-            self._listener.places(node.right, -1, lay=lay[1]),
+            self._listener.places(node.left, -1, lay=pairing.left, weights=True),
+            self._listener.places(node.right, -1, lay=pairing.right),
         )
-        found = _Sum(lay[0](node.left), value, dims, result, features, places)
-        return self._found_own(op, weights, own, found, learned=False)
+        laid = pairing.left(node.left)
+        found = WeightedSum(laid, value, dims, pairing.result, features, places)
+        return self._found_explicit(op, weights, explicit, found, learned=False)
 
 
-def _own(node: Node) -> OwnWeights | None:
-    """The node of weights that are no softmax of q·kᵀ over the tokens of their values."""
-    if isinstance(node, Exponentials):
-        node = altered(node, "exp")
-    if isinstance(node, Elementwise) and node.weights is not None:
-        weights = own_weights(node.weights)
-        node = replace(weights, dims=node.dims).altered("mul")
-    return own_weights(node) if isinstance(node, Weights | OwnWeights | Scores) else None
-
-
-def _varying(tensor: Tensor, dims: Dims) -> set[Axis]:
-    """The axes along which a tensor, which broadcasts to `dims`, may differ."""
-    missing = len(dims) - tensor.ndim
-    return {
-        leaf
-        for dim in range(tensor.ndim)
-        if varies_along(tensor, dim)
-        for leaf in leaves([dims[dim + missing]])
-    }
-
-
-def _places_of(product: Product, dims: Dims) -> Tensor | None:
-    """Positions of the queries of weights with these dimensions, (b, n), from their product."""
-    b, n, _ = (leaves([each]) for each in dims)
-    for places, axes in (
-        (product.query_places, product.queries),
-        (product.key_places, product.keys),
-    ):
-        known = {*leaves([product.batch, axes])}
-        if places is not None and known == {*b, *n} and {*leaves([axes])} & {*n}:
-            return arrange(places, (product.batch, axes), [b, n])
-    return None
-
-
-def spread(places: Tensor | None) -> str | None:
-    """Where tokens (b, m) lie: at `different` places, all at `one`, `nowhere`, or `lost`."""
-    if places is None:
-        return None
-    if bool(places.real.isinf().any()):
-        return "lost"
-    if bool(places.real.isnan().all()):
-        return "nowhere"
-    parts = torch.view_as_real(places.resolve_conj())
-    low = torch.where(parts.isfinite(), parts, torch.inf).amin(1)
-    high = torch.where(parts.isfinite(), parts, -torch.inf).amax(1)
-    return "different" if bool((high - low > 0).any()) else "one"
-
-
-def is_parameter(tensor: Any) -> bool:
-    """Whether a tensor is a parameter, or a view of one."""
-    return isinstance(tensor, Tensor) and (
-        isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)  # noqa: SLF001
-    )
-
-
-ValuesTracker.handlers = ScoreTracker.handlers | by_names(
+ValuesTracker.handlers = SoftmaxTracker.handlers | by_names(
     {"sum": ValuesTracker._summed}  # noqa: SLF001
 )
