@@ -102,7 +102,7 @@ class CallTensors:
             the weights, ∇A = gradient·valueᵀ. None if there is no score.
         projection: the output projection of each head, W_O^h, (Hv, Dv, F), times the LayerScale
             after it if there is one, without biases. None if no projection was found.
-        kind: how the model made the weights; docs/recording.md lists the kinds.
+        kind: how the model made the weights; docs/formulas.md lists the kinds.
         weights: the weights of an explicit call whose rows do not sum to 1, (B, H, Nq, Nk).
     """
 

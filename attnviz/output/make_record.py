@@ -14,6 +14,7 @@ from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import PictureLike
+from attnviz.methods import METHODS
 from attnviz.models.scoring import Scored
 from attnviz.output import records
 from attnviz.statistics import More
@@ -97,10 +98,14 @@ def _head(
     target = explanation.questions[answer.question].target
     drawn = describe(answer.values, answer.drawn, answer.placement)
     rows, columns = answer.values.shape
+    one = METHODS[explanation.method].merges != "layers"
+    call = explanation.observation.layers[answer.layer].call if one else None
     return records.Head(
         layer=answer.layer,
         head=answer.head,
         **answer.numbers,
+        kind=None if call is None else call.kind,
+        sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
         columns=columns,
         map=records.MapInfo(**vars(drawn)),

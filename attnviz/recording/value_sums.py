@@ -144,6 +144,16 @@ class Pairing:
         return arrange(tensor, self.node.whole, [*order, others])[..., 0]
 
 
+def is_textbook(weights: Weights, dims: Dims) -> bool:
+    """Whether a sum over keys, with weights (b, n, m), is softmax(q·kᵀ)·v: n are its queries."""
+    role, (b, n, m) = weights.scores.product.role, dims
+    if any(role(leaf) == "query" for leaf in leaves([b])) or leaves([m]) != leaves(
+        [weights.order.keys]
+    ):
+        return False
+    return all(role(leaf) == "query" for leaf in leaves([n]))
+
+
 def explicit_of(node: Node) -> ExplicitWeights | None:
     """The node of weights that are no softmax of q·kᵀ over the tokens of their values."""
     if isinstance(node, Exponentials):

@@ -37,6 +37,7 @@ from attnviz.recording.value_sums import (
     WeightedSum,
     explicit_of,
     is_parameter,
+    is_textbook,
     query_places,
     spread,
 )
@@ -62,9 +63,7 @@ class ValuesTracker(SoftmaxTracker):
         result: Dims = (b, features, n) if turned else (b, n, features)
         result = result[1:] if op.name == "mm" else result
         if isinstance(node, Weights):
-            role = node.scores.product.role
-            alike = not any(role(leaf) == "query" for leaf in leaves([b]))
-            if alike and leaves([m]) == leaves([node.order.keys]):
+            if is_textbook(node, node.dims):
                 return self._found(op, node, value, result, features)
             if leaves([m]) not in (leaves([node.order.keys]), leaves([node.order.queries])):
                 return None
@@ -179,12 +178,9 @@ class ValuesTracker(SoftmaxTracker):
         if not features or node.factor != 1 or not (self._listener.traced or pairing.is_plain):
             return None
         dims, value = (pairing.batch, pairing.of_left, pairing.summed), pairing.right(node.right)
-        if isinstance(weights, Weights):
-            role = weights.scores.product.role
-            alike = not any(role(leaf) == "query" for leaf in leaves(dims[:1]))
-            if alike and leaves(dims[2:]) == leaves([weights.order.keys]):
-                exact = replace(weights, dims=dims)
-                return self._found(op, exact, value, pairing.result, features)
+        if isinstance(weights, Weights) and is_textbook(weights, dims):
+            exact = replace(weights, dims=dims)
+            return self._found(op, exact, value, pairing.result, features)
         explicit = explicit_of(weights)
         if explicit is None:
             return None
