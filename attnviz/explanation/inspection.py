@@ -65,6 +65,9 @@ class Inspector:
             traced = call.query_positions is not None or call.key_positions is not None
             return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
         except Unplaced as reason:
+            if call.kind == "sampled":
+                what = f"{call.shape[3]} points for each query and head, sampled between tokens"
+                return CallReport(f"{what} (deformable attention)")
             return CallReport(str(reason))
         return CallReport(fits=fits, alone=call.heads == 1 and call.projection is None)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -109,6 +110,13 @@ class CallStore:
             weight = call.projection
             self._project(number, call, weight * factors.to(weight.device))
 
+    def unpack(self, number: int) -> None:
+        """Make heads of a call's queries: one query, and groups of heads that share keys."""
+        entry = self._entries[number]
+        if entry.call is not None and isinstance(entry.trace, Trace):
+            entry.trace = replace(entry.trace, lay=partial(_unpacked_output, entry.trace.lay))
+            self.replace(number, _unpacked(entry.call))
+
     def join(self, numbers: Sequence[int], axis: Axis) -> int | None:
         """Join several calls whose outputs are put side by side; returns the number of the result.
 
@@ -205,6 +213,24 @@ class CallStore:
     def _describe(self, entry: _Entry) -> None:
         if self.describe is not None and not entry.described and entry.call is not None:
             entry.description, entry.described = self.describe(entry.call), True
+
+
+def _unpacked_output(lay: Lay, output: Tensor) -> Tensor:
+    return lay(output).flatten(1, 2).unsqueeze(2)
+
+
+def _unpacked(call: AttentionCall) -> AttentionCall:
+    """(B, H, N, D) → (B, H·N, 1, D)."""
+    bias, output, places = call.bias, call.output, call.query_positions
+    if bias is not None and bias.ndim == 4 and bias.shape[1:3] != (1, 1):
+        bias = bias.expand(-1, call.heads, call.shape[2], -1).flatten(1, 2).unsqueeze(2)
+    return replace(
+        call,
+        query=call.query.flatten(1, 2).unsqueeze(2),
+        bias=bias,
+        output=None if output is None else output.flatten(1, 2).unsqueeze(2),
+        query_positions=None if places is None else places[:, :1],
+    )
 
 
 _KEPT = ("query", "key", "value", "bias", "output", "projection", "weights")

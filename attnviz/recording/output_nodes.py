@@ -69,6 +69,7 @@ class OutputListener:
         corrected: receives a call's number, the corrected call, and its output's layout.
         projected: receives a call's number and its projection, (Hv, Dv, F).
         scaled: receives a call's number and the factors of the projection's features.
+        unpacked: receives the number of a call whose queries proved to be heads.
         joined: receives the numbers of calls that are pieces of one, in the order of their outputs,
             and the axis along which these are put side by side; returns the joined call's number,
             or None.
@@ -77,6 +78,7 @@ class OutputListener:
     corrected: Callable[[int, AttentionCall, Lay], None]
     projected: Callable[[int, Tensor], None]
     scaled: Callable[[int, Tensor], None]
+    unpacked: Callable[[int], None]
     joined: Callable[[Sequence[int], joining.Axis], int | None]
 
 
@@ -117,6 +119,17 @@ def shown_heads(node: Output, weighted: WeightedValues, dims: Dims) -> Axes | No
         if len(others) < len(dim) and (heads or len(dims) <= 3):
             return heads
     return None
+
+
+def is_unpacking(node: Output, dims: Dims) -> bool:
+    """Whether a view makes heads of a call's queries: (…, heads, queries, Dv) → (…, H, 1, Dv).
+
+    With grouped keys and one query, a model may pack the heads of a group as queries.
+    """
+    heads, queries = leaves([node.heads]), leaves([node.queries])
+    if not queries or len(dims) < 3 or leaves(dims[-2:-1]):
+        return False
+    return leaves(dims[-3:-2]) == heads + queries and leaves(dims[-1:]) == leaves([node.features])
 
 
 def side_by_side(

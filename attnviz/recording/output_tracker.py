@@ -26,6 +26,7 @@ from attnviz.recording.output_nodes import (
     by_hand,
     is_other_slice,
     is_over_features,
+    is_unpacking,
     one_matrix,
     projected,
     secured,
@@ -123,7 +124,7 @@ class Outputs:
         return None if node is None else lambda result: self._view_result(node, result)
 
     def _selected(self, op: Operation) -> After | None:
-        """`select` of the only element along a dimension."""
+        """Of the only element along a dimension."""
         return self._viewed(op) if op.args[0].shape[op.args[1]] == 1 else None
 
     def _view_result(self, node: OutputNode, result: Tensor) -> None:
@@ -133,6 +134,9 @@ class Outputs:
             return
         if isinstance(node, Output) and node.weighted is not None:
             node = self._find_heads(node, node.weighted, dims)
+        elif isinstance(node, Output) and is_unpacking(node, dims):
+            self._listener.unpacked(node.number)
+            node = replace(node, heads=node.heads + node.queries, queries=())
         self._put(result, replace(node, dims=dims))
 
     def _find_heads(self, node: Output, weighted: WeightedValues, dims: Dims) -> Output:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from attnviz.recording.operation import Operation, first, node_of
 from attnviz.recording.output_nodes import OutputListener
 from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
+from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.recorded import Recording
 from attnviz.recording.value_sums import CallListener
 
@@ -117,7 +118,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._store, self._unread, self._positions = store, unread, positions
         self._blocks = blocks
         self._outputs = Outputs(
-            OutputListener(store.correct, store.project, store.scale, store.join)
+            OutputListener(store.correct, store.project, store.scale, store.unpack, store.join)
         )
         listener = CallListener(
             self._found,
@@ -187,13 +188,20 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _kernel(self, op: Operation, result: Any, node: int | None) -> None:
         """Record the call of a fused attention kernel that has run."""
         try:
-            call, query, key = kernels.read(op, result)
+            found = kernels.read(op, result)
         except NotImplementedError as reason:
             self._note(str(reason))
             return
-        trace = Trace(op.name, node, kernels.layout(op))
+        trace = Trace(op.name, node, found.lay)
         heads = 2 if op.name in kernels.TOKENS_FIRST else 1
-        number = self._keep(call, trace, query, key, heads)
+        if found.packings is not None:
+            places = [
+                self._places(tensor, -1, lay=partial(packing, fill=NOWHERE))
+                for tensor, packing in zip((found.query, found.key), found.packings, strict=True)
+            ]
+            self._store.add(_placed(found.call, places, 1), trace, self._outputs.may_be_joined)
+            return
+        number = self._keep(found.call, trace, found.query, found.key, heads)
         self._outputs.fused(first(result), number, heads)
 
     def _keep(
@@ -201,9 +209,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> int:
         """Keep a fused call with the positions of its tokens."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
-        positions = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
-        call = replace(call, query_positions=positions[0], key_positions=positions[1])
-        return self._store.add(call, trace, self._outputs.may_be_joined)
+        return self._store.add(_placed(call, places, heads), trace, self._outputs.may_be_joined)
 
     def _found(
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
@@ -222,6 +228,14 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _places(self, tensor: Tensor, over: int, **options: Any) -> Tensor | None:
         return None if self._positions is None else self._positions.tokens(tensor, over, **options)
+
+
+def _placed(call: AttentionCall, places: Sequence[Tensor | None], heads: int) -> AttentionCall:
+    """A call with the positions of queries and keys; `heads` is their dimension of heads."""
+    positions = [
+        None if p is None else torch.view_as_real(p.select(heads, 0).resolve_conj()) for p in places
+    ]
+    return replace(call, query_positions=positions[0], key_positions=positions[1])
 
 
 def _is_attention(name: str) -> bool:

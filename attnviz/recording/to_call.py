@@ -243,7 +243,11 @@ def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) ->
     if found is None:
         return None
     laid = arrange(found, (product.batch, axes), [order.batch, order.heads, leaves([axes])])
-    return torch.view_as_real(laid[:, 0].resolve_conj())
+    places = torch.view_as_real(laid[:, 0].resolve_conj())
+    if weights.explicit is not None and laid.shape[1] > 1:  # sampled points may differ by head
+        apart = (laid != laid[:, :1]).any(1) & ~laid.real.isnan().all(1)
+        places = places.masked_fill(apart[..., None], torch.nan)
+    return places
 
 
 def output_places(weights: Weights, dims: Dims, features: Axes) -> Tensor | None:

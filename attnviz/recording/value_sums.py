@@ -87,7 +87,10 @@ class WeightedSum:
             return "slots"
         if explicit.product is not None:
             return "softmax"
-        queries = self.places[0]
+        queries, keys = self.places
+        windows = keys is not None and len(keys) > 1 and not leaves(self.dims[1:2])
+        if windows and len(explicit.lead) > 2:
+            return "sampled"
         one = not leaves(self.dims[1:2])
         pools = one if queries is None else bool(queries.real.isnan().all())
         return "pooling" if pools else "softmax"

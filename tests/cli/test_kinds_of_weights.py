@@ -53,7 +53,7 @@ def test_maps_are_rows_of_the_weights_that_the_module_computed(
             expected[0, number // 3, 1 + number % 3] = weight
     else:
         rows = module.weights.mean(2) if module.pools else module.weights[:, :, 8]
-        expected = rows[0].unflatten(-1, (ROWS, COLUMNS)).numpy()
+        expected = rows[0].reshape(-1, ROWS, COLUMNS).numpy()
     np.testing.assert_allclose(maps, expected, atol=1e-6)
     assert record["check"]["verified"]
     assert record["check"]["places"] == "measured"

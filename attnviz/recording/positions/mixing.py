@@ -129,9 +129,9 @@ def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
         for i, each in enumerate(names)
     )
     positions, of_values = registry.get(query), registry.get(value)
-    if positions is None:
-        return None
     shape = first(result).shape
+    if positions is None:  # queries that do not come from the picture, such as objects
+        return None if of_values is None else lies_nowhere(registry, op, result)
     if differs_by_feature(positions) and of_values is not None and op.name in HEADS_FIRST:
         return (centre(registry, of_values, [-2]).expand(shape),)
     queries = mean_over(positions, -1)
