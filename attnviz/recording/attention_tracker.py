@@ -71,7 +71,7 @@ class AttentionTracker(ValuesTracker):
             if not over_queries or not product.batch or product.learned:
                 return False
             return not self._listener.traced or spread(product.query_places) != "different"
-        output = self._outputs.find(op.args[1])
+        output = self._outputs.node_of(op.args[1])
         if not isinstance(output, Output) or output.weighted is None or not output.queries:
             return False
         explicit = output.weighted.weights.explicit is not None

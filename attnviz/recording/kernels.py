@@ -209,10 +209,19 @@ def is_kernel(name: str) -> bool:
     return name in HEADS_FIRST or name in TOKENS_FIRST
 
 
-def is_unknown(name: str) -> bool:
-    """Whether another package's operator has attention in its name, but is not a known one."""
-    named = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
-    return named and not is_kernel(name)
+_WORDS = ("attn", "attention", "natten", "retention", "delta_rule", "wkv")
+_SCANS = ("scan", "ssm", "mamba")
+
+
+def unknown(name: str) -> str | None:
+    """What another package's operator is, if its name says that it mixes tokens; else None."""
+    if "::" not in name or "backward" in name or is_kernel(name):
+        return None
+    if any(word in name for word in _WORDS):
+        return f"{name}, which is not known"
+    if any(word in name for word in _SCANS):
+        return f"{name}, a state-space scan, which has no weights over tokens"
+    return None
 
 
 def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:

@@ -1,7 +1,7 @@
 """Nodes for tensors that are computed from a call's output, and functions on these nodes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,6 +183,18 @@ def is_other_slice(place: Any, written: Tensor) -> bool:
         and differing <= 1
         and offset != written.storage_offset()
     )
+
+
+def slices(
+    entries: Iterable[tuple[Any, OutputNode]], tensor: Tensor
+) -> list[tuple[Any, OutputNode]]:
+    """Places in a tensor's memory that are slices of it, with their nodes, in memory order."""
+    found = [
+        (place, node)
+        for place, node in entries
+        if place[1] != tuple(tensor.shape) and len(place[1]) == tensor.ndim
+    ]
+    return sorted(found, key=lambda piece: piece[0][0])
 
 
 def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:

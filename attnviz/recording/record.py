@@ -181,8 +181,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 after(result)
         if kernels.is_kernel(op.name):
             self._kernel(op, result, node)
-        elif kernels.is_unknown(op.name):
-            self._note(f"{op.name}, which is not known")
+        elif (what := kernels.unknown(op.name)) is not None:
+            self._note(what)
         return result
 
     def _kernel(self, op: Operation, result: Any, node: int | None) -> None:

@@ -110,6 +110,7 @@ def _operators() -> Iterator[None]:
             ("xformers_flash", XFLASH, flash_of_xformers),
             ("xformers", CUTLASS, cutlass),
             ("of_somebody", "linear_attention(Tensor q) -> Tensor", lambda q: q.clone()),
+            ("of_somebody", "selective_scan_fwd(Tensor q) -> Tensor", lambda q: q.clone()),
             ("of_somebody", "rotate(Tensor q) -> Tensor", lambda q: q.clone()),
         ):
             library = stack.enter_context(torch.library._scoped_library(space, "FRAGMENT"))
@@ -253,6 +254,10 @@ def test_unknown_operators_that_call_themselves_attention_are_named(watch: Watch
         lambda: torch.ops.of_somebody.rotate(torch.ops.of_somebody.linear_attention(q))
     )
     assert recording.unread == ["of_somebody::linear_attention, which is not known"]
+    recording, _ = watch(lambda: torch.ops.of_somebody.selective_scan_fwd(q))
+    assert recording.unread == [
+        "of_somebody::selective_scan_fwd, a state-space scan, which has no weights over tokens"
+    ]
 
 
 @pytest.mark.parametrize("causal", [False, True])
