@@ -116,6 +116,16 @@ class PoolByEinsum(Pool):
 
 
 @form
+class PoolByVector(Pool):
+    """A matrix times a vector of weights."""
+
+    def attend(self, x: Tensor) -> Tensor:
+        a = self.scores(x[0])[:, 0].softmax(0)
+        self.weights = a[None, None, None]
+        return x[0].T @ a
+
+
+@form
 class PoolOfAMap(Pool):
     """Over a map of features, (B, C, H, W)."""
 

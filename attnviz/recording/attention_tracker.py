@@ -84,6 +84,9 @@ class AttentionTracker(ValuesTracker):
         """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same for matrices."""
         bias, left, right = op.args[:3]
         beta, alpha = op.kwargs.get("beta", 1), op.kwargs.get("alpha", 1)
+        if any(isinstance(node, Weights) for node in nodes[1:3]) and op.name == "baddbmm":
+            self._listener.unread("a softmax(q·kᵀ) whose product with values is added to a tensor")
+            return nothing
         if op.name == "addmm":  # perhaps a linear layer over heads
             return self._mixed(nodes[1], right, bias) if beta == alpha == 1 else None
         scores = self._scores(op, left, right).changed("times", float(alpha))

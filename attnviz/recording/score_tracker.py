@@ -163,6 +163,8 @@ class ScoreTracker:
                 if not op.written and is_spread(tensor, operand):
                     return self._spread(node, tensor, operand)
                 return self._scaled(op, nodes)
+            if isinstance(node, NotAttention) and node.reason:
+                return lambda result: self._put_each(result, node)
         pairs = left.ndim == right.ndim > 2 and left.shape != right.shape
         return self._spread(None, left, right) if pairs and not op.written else None
 

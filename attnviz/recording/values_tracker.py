@@ -21,7 +21,9 @@ from attnviz.recording.score_graph import (
     Elementwise,
     Exponentials,
     Node,
+    NotAttention,
     Weights,
+    explicit_weights,
 )
 from attnviz.recording.score_tracker import Nodes, nothing
 from attnviz.recording.softmax_tracker import SoftmaxTracker
@@ -141,6 +143,8 @@ class ValuesTracker(SoftmaxTracker):
     def _summed(self, op: Operation, nodes: Nodes) -> After | None:
         """A sum of an elementwise product: q·kᵀ, or weights times values."""
         node, over = nodes[0], op.get(1, "dim")
+        if isinstance(node, NotAttention) and node.reason:
+            self._listener.unread(node.reason)
         if not isinstance(node, Elementwise) or not over:
             return self._summed_exponentials(op, nodes)
         dims = {dim % len(node.dims) for dim in ([over] if isinstance(over, int) else over)}
@@ -170,6 +174,41 @@ class ValuesTracker(SoftmaxTracker):
         )
         return lambda found: self._put(found, Scores(product, result))
 
+    def _averaged(self, op: Operation, nodes: Nodes) -> None:
+        """A mean of weights times values: the sum divided by the number of tokens."""
+        node, over = nodes[0], op.get(1, "dim")
+        if isinstance(node, Elementwise) and isinstance(node.weights, Weights | ExplicitWeights):
+            dims = [over] if isinstance(over, int) else over or ()
+            explicit = explicit_weights(node.weights)
+            if explicit.tokens and explicit.are_tokens(tuple(node.dims[dim] for dim in dims)):
+                self._listener.unread("weights whose products with values are averaged, not summed")
+
+    def _matrix_times_vector(self, op: Operation, nodes: Nodes) -> After | None:
+        """`mv`: values, (Dv, m), times the weights of one query, (m,)."""
+        node, features = nodes[1], (Axis(op.args[0].shape[0]),)
+        if not isinstance(node, Weights | ExplicitWeights):
+            return None
+        node = replace(node, dims=((), (), *node.dims))
+        places = self._listener.places
+        of_keys = places(op.args[0], -2)
+        of_query = places(op.args[1], -1, weights=True)
+        found = WeightedSum(
+            weights=op.args[1][None, None],
+            value=op.args[0].mT[None],
+            dims=node.dims,
+            result=(features,),
+            features=features,
+            places=(
+                None if of_query is None else of_query.reshape(1, 1),
+                None if of_keys is None else of_keys[None],
+            ),
+        )
+        if isinstance(node, Weights) and is_textbook(node, node.dims):
+            return self._found(op, node, found.value, found.result, features)
+        explicit = explicit_weights(node)
+        learned = is_parameter(op.args[0])
+        return self._found_explicit(op, node, explicit, found, learned=learned)
+
     def _weighed(
         self, op: Operation, weights: Weights | ExplicitWeights | Scores, pairing: Pairing
     ) -> After | None:
@@ -194,5 +233,9 @@ class ValuesTracker(SoftmaxTracker):
 
 
 ValuesTracker.handlers = SoftmaxTracker.handlers | by_names(
-    {"sum": ValuesTracker._summed}  # noqa: SLF001
+    {
+        "sum": ValuesTracker._summed,  # noqa: SLF001
+        "mean": ValuesTracker._averaged,  # noqa: SLF001
+        "mv": ValuesTracker._matrix_times_vector,  # noqa: SLF001
+    }
 )

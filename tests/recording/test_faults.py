@@ -134,7 +134,7 @@ def test_gates_of_channels_and_branches_are_no_attention(watch: Watch) -> None:
     layer = torch.nn.Linear(12, 24)
 
     def run() -> Tensor:
-        x = patches(picture).mT.unflatten(2, (2, 3))
+        x = patches(picture).mT.reshape(1, 12, 2, 3)
         gates: Tensor = layer(x.mean((2, 3)))
         x = x * gates[:, :12].sigmoid()[:, :, None, None]  # squeeze and excite
         branches = torch.stack([x, x.relu()], 1)

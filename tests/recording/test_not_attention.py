@@ -148,6 +148,38 @@ def linear_attention_of_rectified_features(q: Tensor, k: Tensor, v: Tensor) -> T
     return output[..., :-1] / (output[..., -1:] + 1e-6)
 
 
+def averaged(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    a = (q @ k.mT).softmax(-1)
+    return (a[..., None] * v[:, :, None]).mean(3)
+
+
+def added(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (each.flatten(0, 1) for each in (q, k, v))
+    return torch.baddbmm(q, (q @ k.mT).softmax(-1), v)
+
+
+def sorted_before_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    a = (q @ k.mT).softmax(-1).sort(-1).values
+    return (a[..., None] * v[:, :, None]).sum(3)
+
+
+@pytest.mark.parametrize(
+    ("attention", "said"),
+    [
+        (averaged, "weights whose products with values are averaged, not summed"),
+        (added, "a softmax(q·kᵀ) whose product with values is added to a tensor"),
+        (sorted_before_values, "weights whose keys are moved by sort"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_said(
+    attention: Attention, said: str, watch: Watch
+) -> None:
+    q, k, v = torch.randn(3, 2, H, N, 4).unbind()
+    recording, _ = watch(lambda: attention(q, k, v))
+    assert len(recording) == 0
+    assert recording.unread == [said]
+
+
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize(
     "attention",
