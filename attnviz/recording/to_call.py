@@ -245,8 +245,8 @@ def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) ->
     laid = arrange(found, (product.batch, axes), [order.batch, order.heads, leaves([axes])])
     places = torch.view_as_real(laid[:, 0].resolve_conj())
     if weights.explicit is not None and laid.shape[1] > 1:  # sampled points may differ by head
-        apart = (laid != laid[:, :1]).any(1) & ~laid.real.isnan().all(1)
-        places = places.masked_fill(apart[..., None], torch.nan)
+        apart = (laid != laid[:, :1]) & ~(laid.real.isnan() & laid[:, :1].real.isnan())
+        places = torch.full_like(places, torch.nan) if bool(apart.any()) else places
     return places
 
 

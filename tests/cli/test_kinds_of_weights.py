@@ -61,7 +61,7 @@ def test_maps_are_rows_of_the_weights_that_the_module_computed(
     for head in record["heads"]:
         assert (head["kind"], head["sums_to_one"]) == (module.kind, module.sums_to_one)
         numbers = [head[key] for key in ("entropy", "entropy_ratio", "confidence", "sink_mass")]
-        assert (None in numbers) == (not module.sums_to_one)
+        assert numbers.count(None) == (0 if module.sums_to_one else 4)
 
 
 @pytest.mark.parametrize("method", ["rollout", "mass"])
@@ -102,3 +102,62 @@ def test_a_page_shows_weights_that_do_not_sum_to_one(
     run("Sink", tmp_path, capsys)
     words = ["explore", str(tmp_path / "picture.png"), "-m", f"py:{FILE}:Sink"]
     assert main([*words, "-o", str(tmp_path / "page.html")]) == 0
+
+
+def test_more_statistics_of_weights_that_do_not_sum_to_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors, record = run("Difference", tmp_path, capsys, "--stats", "all")
+    assert code == 0, errors
+    for head in record["heads"]:
+        assert head["sinks"] is None
+        assert head["head_jensen_shannon"] is None
+        assert head["value_distance_px"] is None
+        assert -1 <= head["head_cosine"] <= 1
+    assert record["layers"][0]["sinks"] == []
+
+
+DEFORMABLE = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Deformable(nn.Module):
+    """Zhu et al. (2010.04159), one level: points around each token, and their weights."""
+
+    patch_size, image_size = 8, (32, 48)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 16, 8, 8)
+        self.offsets, self.scores = nn.Linear(16, 2 * 4 * 2), nn.Linear(16, 2 * 4)
+        self.value, self.out = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, pixels):
+        maps = self.embed(pixels)
+        b, _, h, w = maps.shape
+        x = maps.flatten(2).mT
+        v = self.value(x).mT.reshape(b * 2, 8, h, w)
+        y, z = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+        at = torch.stack([z, y], -1).reshape(1, h * w, 1, 1, 2)
+        at = at + 0.1 * self.offsets(x).view(b, h * w, 2, 4, 2)
+        a = self.scores(x).view(b, h * w, 2, 4).softmax(-1)
+        at = at.transpose(1, 2).flatten(0, 1)  # (b * heads, tokens, points, 2)
+        found = F.grid_sample(v, at, align_corners=True)  # (b * heads, 8, tokens, points)
+        a = a.transpose(1, 2).reshape(b * 2, 1, h * w, 4)
+        output = (found * a).sum(-1).view(b, 16, h * w).mT
+        return self.out(output)
+'''
+
+
+def test_deformable_attention_is_recorded_and_its_points_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deformable.py").write_text(DEFORMABLE)
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    spec = f"py:{tmp_path / 'deformable.py'}:Deformable"
+    assert main(["stats", str(tmp_path / "a.png"), "-m", spec]) != 0
+    said = capsys.readouterr().err
+    assert "points for each query and head, sampled between tokens (deformable attention)" in said
