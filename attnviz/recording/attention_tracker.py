@@ -27,7 +27,7 @@ from attnviz.recording.score_graph import (
 from attnviz.recording.score_tracker import Nodes, nothing
 from attnviz.recording.to_call import mixed_scores
 from attnviz.recording.value_sums import is_parameter, spread
-from attnviz.recording.values_tracker import ValuesTracker
+from attnviz.recording.values_tracker import MEMORY, ValuesTracker
 
 LINEAR = "linear attention, q·(kᵀ·v), which has no weights over tokens"
 
@@ -153,6 +153,9 @@ class AttentionTracker(ValuesTracker):
         heads: Axes = (Axis(right.shape[1]),)
         if not node.tokens or leaves(node.dims[-1:]) not in map(_leaves, node.lead):
             return None
+        if node.product is None and len(node.lead) < 3:  # no heads: rows of a learned memory
+            self._listener.unread(MEMORY)
+            return nothing
         mixed = replace(node.renamed(node.dims[-1], heads), dims=(*node.dims[:-1], heads))
         return lambda result: self._put(result, turn(mixed.altered("bmm")))
 

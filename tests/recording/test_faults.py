@@ -129,6 +129,21 @@ def test_weights_over_a_memory_are_named(watch: Watch) -> None:
     assert recording.unread == ["weights over a memory that is no part of the picture"]
 
 
+def test_external_attention_is_named(watch: Watch) -> None:
+    """Guo et al. (2105.02358): keys and values are parameters; a softmax over tokens between."""
+    picture = torch.randn(2, 3, 16, 24)
+    keys, values = torch.nn.Linear(12, 5, bias=False), torch.nn.Linear(5, 12, bias=False)
+
+    def run() -> Tensor:
+        weights = keys(patches(picture)).softmax(1)
+        output: Tensor = values(weights / (1e-9 + weights.sum(2, keepdim=True)))
+        return output
+
+    recording, _ = watch(run, picture=picture)
+    assert len(recording) == 0
+    assert recording.unread == ["weights over a memory that is no part of the picture"]
+
+
 def test_gates_of_channels_and_branches_are_no_attention(watch: Watch) -> None:
     picture = torch.randn(1, 3, 16, 24)
     layer = torch.nn.Linear(12, 24)
