@@ -24,6 +24,7 @@ from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
 from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.recorded import Recording
+from attnviz.recording.recurrences import STEPS, Recurrences
 from attnviz.recording.value_sums import CallListener
 
 
@@ -128,6 +129,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._of_channels,
             positions is not None,
         )
+        self._recurrences = Recurrences(self._note)
         self._follower = AttentionTracker(listener, self._outputs)
 
     def __torch_dispatch__(
@@ -171,7 +173,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # backward pass, or a recomputed checkpoint
-        afters = self._follower.before(op), self._outputs.before(op)
+        afters = [self._follower.before(op), self._outputs.before(op)]
+        if op.name in STEPS:
+            afters.append(self._recurrences.before(op))
         node = node_of(op) if kernels.is_kernel(op.name) else None
         result = op.func(*op.args, **op.kwargs)
         if self._positions is not None:

@@ -250,3 +250,28 @@ def test_learned_memory_is_attention_with_keys_that_are_no_tokens(watch: Watch) 
     recording, _ = watch(lambda: (x @ keys.T).softmax(-1) @ values)
     (call,) = recording
     torch.testing.assert_close(call.matrix()[0, 0], (x @ keys.T).softmax(-1))
+
+
+def scanned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Mamba without its kernel."""
+    factors, state, found = k.sigmoid(), torch.zeros(2, H, 4), []
+    for i in range(N):
+        state = factors[:, :, i] * state + v[:, :, i]
+        found.append((state * q[:, :, i]).sum(-1))
+    return torch.stack(found, -1)
+
+
+def test_a_scan_of_the_tokens_is_said(watch: Watch) -> None:
+    q, k, v = torch.randn(3, 2, H, 2 * N, 4).unbind()
+    recording, _ = watch(lambda: (scanned(q, k, v), scanned(q[:, :, 6:], k[:, :, 6:], v[:, :, 6:])))
+    assert len(recording) == 0
+    assert recording.unread == []  # six steps are no scan
+    (recording, _) = watch(lambda: twelve_steps(k, v))
+    assert recording.unread == ["a recurrence over tokens, which has no weights over them (a scan)"]
+
+
+def twelve_steps(k: Tensor, v: Tensor) -> Tensor:
+    state = torch.zeros(2, H, 4)
+    for i in range(2 * N):
+        state = k[:, :, i] * state + v[:, :, i]
+    return state
