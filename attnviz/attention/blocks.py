@@ -5,6 +5,7 @@ block of rows, never the matrix. A block is some items of the batch with all of 
 example windows; or, if that is too large, some rows of one item.
 """
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -31,6 +32,27 @@ def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = 
         if progress is not None:
             progress(items.stop * queries, batch * queries)
     return _joined(parts)
+
+
+def explicit_sweep(call: CallTensors, request: SweepRequest) -> Sweep:
+    """The sweep of a call whose rows do not sum to 1: what needs a distribution is NaN."""
+    assert call.weights is not None  # the caller checks this
+    nothing = call.weights.new_full(call.shape[:3], math.nan, dtype=torch.float32)
+    received = None
+    if request.weights is not None:
+        shares = request.weights.float()
+        if request.query_mask is not None:
+            shares = shares * request.query_mask.unsqueeze(-2)
+        received = shares.unsqueeze(-3) @ call.weights.float()
+    return Sweep(
+        lse=nothing,
+        entropy=nothing,
+        confidence=nothing,
+        prefix_mass=None if request.prefix is None else nothing,
+        distance=None if request.positions is None else nothing,
+        sum_of_squares=call.weights.float().square().sum(-1) if request.squares else None,
+        received=received,
+    )
 
 
 def _joined(parts: list[Sweep]) -> Sweep:

@@ -36,9 +36,10 @@ class AttentionCall(CallTensors):
     def __repr__(self) -> str:
         batch, heads, queries, keys = self.shape
         kind = str(self.query.dtype).removeprefix("torch.")
+        made = f"kind={self.kind}" if self.explicit else f"features={self.query.shape[-1]}"
         return (
             f"AttentionCall(batch={batch}, heads={heads}, queries={queries}, keys={keys}, "
-            f"features={self.query.shape[-1]}, {kind} on {self.query.device})"
+            f"{made}, {kind} on {self.query.device})"
         )
 
     def rows(self, queries: Sequence[int]) -> Tensor:
@@ -103,6 +104,9 @@ class AttentionCall(CallTensors):
         if way == "auto":
             small = math.prod(self.shape[1:]) <= SMALL or self.query.device.type != "cpu"
             way = "blocks" if small else "streamed"
+        if self.weights is not None:
+            with float32_no_grad(self.weights):
+                return blocks.explicit_sweep(self, request or SweepRequest())
         if way == "reference":
             self._check_memory(self.shape[2], 8, MATRIX_LIMIT)
         with float32_no_grad(self.query):

@@ -70,12 +70,17 @@ def _products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tenso
     # The heads of a group share their keys, so one product computes all of their rows.
     into = None if out is None else out.view(batch * groups, -1, keys)
     of_keys = columns.float().flatten(0, 1).transpose(1, 2)
-    found = torch.bmm(rows.reshape(batch * groups, -1, dim), of_keys, out=into)
+    found = torch.bmm(rows.reshape(batch * groups, heads // groups * count, dim), of_keys, out=into)
     return found.view(batch, heads, count, keys)
 
 
 def rows(call: CallTensors, queries: Tensor) -> Tensor:
-    """The softmax of `scores`, (B, H, len(queries), Nk); a row without any key is 0."""
+    """The softmax of `scores`, (B, H, len(queries), Nk); a row without any key is 0.
+
+    Of an explicit call whose rows do not sum to 1, the weights themselves.
+    """
+    if call.weights is not None:
+        return call.weights[:, :, queries].float()
     s = scores(call, queries)
     return s.softmax(-1).masked_fill_(s <= FLOOR / 2, 0.0)
 
@@ -111,6 +116,8 @@ class Pairs:
 def pairs(call: CallTensors, weights: Tensor) -> Pairs:
     """Compare heads over the queries with a weight that is not 0.
 
+    The divergence is NaN if rows do not sum to 1.
+
     JS(p ‖ q) = H((p + q)/2) − (H(p) + H(q))/2, H the entropy in nats: from 0 to ln 2, for any two
     rows (Lin 1991).
 
@@ -125,7 +132,10 @@ def pairs(call: CallTensors, weights: Tensor) -> Pairs:
             whole = counted.transpose(0, 1).flatten(1)  # (H, B·n·Nk)
             # One block is float32, the sum of blocks float64 on the CPU: some devices lack it.
             products += (whole @ whole.T).double().cpu()
-            divergence += _divergence(block.weights, block.shares).double().cpu()
+            if call.sums_to_one:
+                divergence += _divergence(block.weights, block.shares).double().cpu()
+            else:
+                divergence.fill_(math.nan)
     products = (products + products.T) / 2  # the two halves may differ by rounding
     return Pairs(products.float(), (divergence + divergence.T).clamp_(min=0.0).float())
 

@@ -80,6 +80,9 @@ class Sweep:
 class CallTensors:
     """The tensors of one softmax(q·kᵀ·scale + bias)·v of a model.
 
+    A call whose weights the model made in another way is explicit: it has no features, D = 0. If
+    its rows sum to 1, `bias` is the logarithm of the weights; if not, `weights` holds them.
+
     Attributes:
         query: (B, H, Nq, D).
         key: (B, Hk, Nk, D); Hk divides H (grouped queries).
@@ -99,6 +102,8 @@ class CallTensors:
             the weights, ∇A = gradient·valueᵀ. None if there is no score.
         projection: the output projection of each head, W_O^h, (Hv, Dv, F), times the LayerScale
             after it if there is one, without biases. None if no projection was found.
+        kind: how the model made the weights; docs/formulas.md lists the kinds.
+        weights: the weights of an explicit call whose rows do not sum to 1, (B, H, Nq, Nk).
     """
 
     query: Tensor
@@ -113,6 +118,18 @@ class CallTensors:
     key_positions: Tensor | None = None
     gradient: Tensor | None = None
     projection: Tensor | None = None
+    kind: str = "softmax"
+    weights: Tensor | None = None
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the call holds weights that the model made in another way than from q and k."""
+        return self.query.shape[3] == 0
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether the rows are distributions: no weight is negative, and they sum to 1."""
+        return self.weights is None
 
     @property
     def heads(self) -> int:
@@ -138,6 +155,7 @@ class CallTensors:
             gradient=_some(self.gradient, items),
             query_positions=_some(self.query_positions, items),
             key_positions=_some(self.key_positions, items),
+            weights=_some(self.weights, items),
         )
 
 

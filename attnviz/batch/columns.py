@@ -73,7 +73,7 @@ def write_parquet(out: Path, stats: Path | None = None) -> Path:
     pa = require_pyarrow()
     from pyarrow import parquet  # noqa: PLC0415
 
-    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in columns().items()])
     path = out / NAME
     with (

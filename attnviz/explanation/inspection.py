@@ -60,13 +60,25 @@ class Inspector:
         if self.plain:
             return CallReport(None if fits else "its tokens are not those of the grid", fits=fits)
         try:
-            find_layer(first, self.grid, self.operators)
+            layer = find_layer(first, self.grid, self.operators)
         except PositionsLost as reason:
             traced = call.query_positions is not None or call.key_positions is not None
             return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
         except Unplaced as reason:
-            return CallReport(str(reason))
+            return CallReport(_sampled(call) or str(reason))
+        if (layer.keys.rows, layer.keys.columns) != (layer.queries.rows, layer.queries.columns):
+            sampled = _sampled(call)
+            if sampled is not None:
+                return CallReport(sampled)
         return CallReport(fits=fits, alone=call.heads == 1 and call.projection is None)
+
+
+def _sampled(call: AttentionCall) -> str | None:
+    """Why points that each query samples for itself are not drawn; None for other calls."""
+    if call.kind != "sampled":
+        return None
+    what = f"{call.shape[3]} points for each query and head, sampled between tokens"
+    return f"{what} (deformable attention)"
 
 
 @dataclass(frozen=True)

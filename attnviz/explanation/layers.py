@@ -75,7 +75,8 @@ class Layer:
             torch.empty((0, *each.shape[1:]), dtype=each.dtype)
             for each in (call.query, call.key, call.value)
         )
-        small = AttentionCall(query, key, value, call.scale)
+        weights = None if call.weights is None else call.weights[:0]
+        small = AttentionCall(query, key, value, call.scale, kind=call.kind, weights=weights)
         return replace(self, call=small, tokens=None)
 
 

@@ -71,17 +71,30 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
         if reason is not None:
             return reason
     for number, layer in zip(numbers, layers, strict=True):
-        if "projection" in method.needs and layer.call.projection is None:
-            return f"no output projection was seen in layer {number}"
-        if "keys" in method.needs and not _same(layer.queries, layer.keys):
-            return f"in layer {number} queries and keys are different tokens"
+        reason = _without(method, layer, number)
         in_a_block = "tokens" in method.needs or "block gradient" in method.needs
         begins = "propagation" in method.needs and number == numbers[0]
-        if (in_a_block or begins) and layer.tokens is None:
-            return (
+        if reason is None and (in_a_block or begins) and layer.tokens is None:
+            reason = (
                 f"the tokens after layer {number} are not known: it is no block of a plain stack "
                 "(in Python: or observe() ran without tokens=True)"
             )
+        if reason is not None:
+            return reason
+    return None
+
+
+def _without(method: Method, layer: Layer, number: int) -> str | None:
+    """What the method needs and the call of a layer lacks; None if nothing."""
+    call = layer.call
+    if "projection" in method.needs and call.projection is None:
+        return f"no output projection was seen in layer {number}"
+    if "distribution" in method.needs and not call.sums_to_one:
+        return f"the weights of layer {number} ({call.kind}) do not sum to 1"
+    if "keys" in method.needs and call.explicit:
+        return f"layer {number} has weights without keys ({call.kind})"
+    if "keys" in method.needs and not _same(layer.queries, layer.keys):
+        return f"in layer {number} queries and keys are different tokens"
     return None
 
 

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from attnviz.errors import UsageError, unknown
 from attnviz.registry import Option, Table, TableEntry, complete, load
 
-Need = Literal["gradient", "block gradient", "propagation", "projection", "tokens", "keys"]
+Need = Literal[
+    "gradient", "block gradient", "propagation", "projection", "tokens", "keys", "distribution"
+]
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Method(TableEntry):
         merges: what one map combines: one head, all heads of a layer, or all layers up to one.
         needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
             computed from every layer's own tokens), relevance propagated from a score, the output
-            projection, the tokens after each layer, or that queries and keys are the same tokens.
+            projection, the tokens after each layer, that queries and keys are the same tokens, or
+            that rows of weights are distributions.
         asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: a function that changes the map on cells; it takes values (…, cells), drawn cells
@@ -77,6 +80,7 @@ _METHODS: dict[str, Method] = {
         "attention multiplied through the layers, from the last one asked back to the first",
         "Abnar & Zuidema 2020, arXiv 2005.00928",
         merges="layers",
+        needs=("distribution",),
         options=(FUSION, DISCARD),
     ),
     "gradient-attention": Method(
@@ -84,14 +88,14 @@ _METHODS: dict[str, Method] = {
         "the weights that speak for a score: positive products with their gradients",
         "Chefer et al. 2021, arXiv 2103.15679, eq. 5",
         merges="heads",
-        needs=("gradient",),
+        needs=("gradient", "distribution"),
     ),
     "gradient-rollout": Method(
         "attnviz.methods.gradients:gradient_rollout",
         "rollout of the weights that speak for a score",
         "Gildenblat 2020, github.com/jacobgil/vit-explain",
         merges="layers",
-        needs=("gradient",),
+        needs=("gradient", "distribution"),
         options=(DISCARD,),
     ),
     "relevance": Method(
@@ -99,14 +103,14 @@ _METHODS: dict[str, Method] = {
         "how much each token matters to a score, summed up through the layers",
         "Chefer et al. 2021, arXiv 2103.15679, eqs. 5 to 11",
         merges="layers",
-        needs=("gradient",),
+        needs=("gradient", "distribution"),
     ),
     "legrad": Method(
         "attnviz.methods.gradients:legrad",
         "what every layer's own score would gain from more attention to a token",
         "Bousselham et al. 2024, arXiv 2404.03214",
         merges="layers",
-        needs=("block gradient",),
+        needs=("block gradient", "distribution"),
         asks=False,
     ),
     "attnlrp": Method(
@@ -153,6 +157,7 @@ _METHODS: dict[str, Method] = {
         "attnviz.methods.attention:mass",
         "the smallest set of cells that holds 60 % of the attention, or --keep",
         "Caron et al. 2021, arXiv 2104.14294",
+        needs=("distribution",),
         options=(KEEP,),
         then="attnviz.methods.attention:smallest_set",
     ),

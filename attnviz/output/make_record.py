@@ -14,6 +14,7 @@ from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import PictureLike
+from attnviz.methods import METHODS
 from attnviz.models.model import Model
 from attnviz.models.scoring import Scored
 from attnviz.models.settings import FILTERS
@@ -100,11 +101,15 @@ def _head(
     target = explanation.questions[answer.question].target
     drawn = describe(answer.values, answer.drawn, answer.placement)
     rows, columns = answer.values.shape
+    one = METHODS[explanation.method].merges != "layers"
+    call = explanation.observation.layers[answer.layer].call if one else None
     return records.Head(
         layer=answer.layer,
         head=answer.head,
         rank=_rank(explanation, answer),
         **answer.numbers,
+        kind=None if call is None else call.kind,
+        sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
         columns=columns,
         map=records.MapInfo(**vars(drawn)),

@@ -204,10 +204,13 @@ class Head(RecordPart):
 
     If the method merges heads, `head` and the numbers of a head are null. If it merges layers,
     `layer` is the last of them. `rank` is present with localized heads: 1 for the most localized, 0
-    for their mean, whose `layer` is the last of those that they were chosen from. `query` and
-    `target` are present if they differ from those of the record: `auto` found another query in this
-    layer, or there were several questions. The numbers of the table `MORE` are present if they were
-    computed (`--stats all`), and null if they are not defined. Numbers that other packages add to
+    for their mean, whose `layer` is the last of those that they were chosen from. `kind` says how
+    the model made the weights of the layer: `softmax` of q·kᵀ, or in another way
+    (docs/formulas.md); `sums_to_one` whether its rows are distributions. If they are not, the
+    numbers that need one are null. Both are null where layers are merged. `query` and `target` are
+    present if they differ from those of the record: `auto` found another query in this layer, or
+    there were several questions. The numbers of the table `MORE` are present if they were computed
+    (`--stats all`), and null if they are not defined. Numbers that other packages add to
     `STATISTICS` and `MORE` follow the declared fields.
     """
 
@@ -224,6 +227,8 @@ class Head(RecordPart):
     value_distance_px: Maybe = None
     sinks: Count = None
     importance: Maybe = None
+    kind: str | None = None
+    sums_to_one: bool | None = None
     rows: int
     columns: int
     rank: int | None = None

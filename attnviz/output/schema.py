@@ -22,7 +22,9 @@ Number = Annotated[float, BeforeValidator(tidy)]
 Maybe = Annotated[float | None, BeforeValidator(tidy)]
 """A number that is null if it is not defined, such as 0/0."""
 
-Count = Annotated[float | None, AfterValidator(lambda n: None if n is None else int(n))]
+Count = Annotated[
+    float | None, AfterValidator(lambda n: None if n is None or math.isnan(n) else int(n))
+]
 """A whole number; it is computed as a float among others."""
 
 

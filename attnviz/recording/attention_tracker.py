@@ -1,84 +1,55 @@
 """Finds attention that a model computes itself, softmax(q·kᵀ)·v, operation by operation.
 
-`score_tracker.py` follows every matrix product to a softmax; this tracker follows that to a product
-with values, and `output_tracker.py` to the view that puts heads side by side. If something changed
-the weights, the tracker reports the attention as unread.
+`score_tracker.py` follows every matrix product to a softmax, `values_tracker.py` follows that to a
+product with values, and `output_tracker.py` to the view that puts heads side by side. This tracker
+tells what a matrix product is: q·kᵀ, weights times values, or a mixing of heads.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall
-from attnviz.attribution.call_gradients import Trace
 from attnviz.recording.axes import Axis, leaves
-from attnviz.recording.operation import After, Operation, by_names, node_of
-from attnviz.recording.output_nodes import WeightedValues
-from attnviz.recording.output_tracker import Outputs
+from attnviz.recording.explicit_weights import ExplicitWeights
+from attnviz.recording.operation import After, Operation, by_names
+from attnviz.recording.output_nodes import Output
+from attnviz.recording.products import Axes, Product, Scores
 from attnviz.recording.score_graph import (
+    Elementwise,
+    Exponentials,
     Mixing,
     Node,
     NotAttention,
-    Product,
-    Scores,
     Weights,
     batched,
 )
-from attnviz.recording.score_tracker import Nodes, ScoreTracker, nothing
-from attnviz.recording.to_call import (
-    OutputLayout,
-    attention_call,
-    mixed_scores,
-    output_places,
-)
+from attnviz.recording.score_tracker import Nodes, nothing
+from attnviz.recording.to_call import mixed_scores
+from attnviz.recording.value_sums import is_parameter, spread
+from attnviz.recording.values_tracker import MEMORY, ValuesTracker
 
-Places = Callable[[Tensor, int], Tensor | None]
-"""Positions of a tensor's tokens after averaging over one of its dimensions; None: unknown."""
+LINEAR = "linear attention, q·(kᵀ·v), which has no weights over tokens"
 
 
-@dataclass(frozen=True)
-class CallListener:
-    """The callbacks of an `AttentionTracker`.
-
-    Attributes:
-        found: receives a call, its output, the output's positions, and the call's trace; returns
-            the call's number.
-        unread: receives a description of something that looks like attention but cannot be read.
-        places: returns the positions of tokens.
-        of_channels: returns whether the features of a tensor are the tokens, as in attention over
-            channels.
-    """
-
-    found: Callable[[AttentionCall, Tensor, Tensor | None, Trace], int]
-    unread: Callable[[str], None]
-    places: Places
-    of_channels: Callable[[Tensor], bool]
-
-
-class AttentionTracker(ScoreTracker):
+class AttentionTracker(ValuesTracker):
     """Finds attention in a stream of operations."""
-
-    def __init__(self, listener: CallListener, outputs: Outputs) -> None:
-        super().__init__()
-        self._listener, self._outputs = listener, outputs
 
     def _multiplied_matrices(self, op: Operation, nodes: Nodes) -> After | None:
         """`bmm` or `mm`."""
         left, right = (m if m.ndim == 3 else m[None] for m in op.args[:2])
         nodes = [node if op.name == "bmm" else batched(node) for node in nodes[:2]]
         foreign = next((node for node in nodes if isinstance(node, NotAttention)), None)
-        if foreign is not None:
+        if foreign is not None and foreign.reason:
             self._listener.unread(foreign.reason)
             return nothing
-        after = None
-        if isinstance(nodes[0], Weights):
-            after = self._weigh_values(op, nodes[0], right, turned=False)
-        elif isinstance(nodes[1], Weights):
-            b, m, n = nodes[1].dims
-            turned = replace(nodes[1], dims=(b, n, m))
-            after = self._weigh_values(op, turned, left.transpose(1, 2), turned=True)
+        if self._is_linear(op, nodes):
+            self._listener.unread(LINEAR)
+            return nothing
+        after = self._weigh(op, nodes[0], left, right, turned=False)
+        if after is None:
+            turned = _swapped(nodes[1])
+            after = self._weigh(op, turned, right.mT, left.mT, turned=True)
         if after is None and (len(right) == 1 or right.stride(0) == 0):  # one matrix for all
             after = self._mixed(nodes[0], right[0], None)
         if after is None and (len(left) == 1 or left.stride(0) == 0):
@@ -89,10 +60,33 @@ class AttentionTracker(ScoreTracker):
             )
         return after or self._product(op, left, right)
 
+    def _is_linear(self, op: Operation, nodes: Nodes) -> bool:
+        """Whether this is φ(q)·(φ(k)ᵀ·v): a product with one that was summed over tokens."""
+        left, right = nodes[:2]
+        if isinstance(left, Scores | Weights):
+            return False
+        if isinstance(right, Scores):
+            product = right.product
+            over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
+            if not over_queries or not product.batch or product.learned:
+                return False
+            return not self._listener.traced or spread(product.query_places) != "different"
+        output = self._outputs.node_of(op.args[1])
+        if not isinstance(output, Output) or output.weighted is None or not output.queries:
+            return False
+        explicit = output.weighted.weights.explicit is not None
+        if not explicit or leaves(output.dims[-2:-1]) != leaves([output.queries]):
+            return False
+        self._listener.dropped(output.number)
+        return True
+
     def _shifted_product(self, op: Operation, nodes: Nodes) -> After | None:
         """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same for matrices."""
         bias, left, right = op.args[:3]
         beta, alpha = op.kwargs.get("beta", 1), op.kwargs.get("alpha", 1)
+        if any(isinstance(node, Weights) for node in nodes[1:3]) and op.name == "baddbmm":
+            self._listener.unread("a softmax(q·kᵀ) whose product with values is added to a tensor")
+            return nothing
         if op.name == "addmm":  # perhaps a linear layer over heads
             return self._mixed(nodes[1], right, bias) if beta == alpha == 1 else None
         scores = self._scores(op, left, right).changed("times", float(alpha))
@@ -120,40 +114,9 @@ class AttentionTracker(ScoreTracker):
             query_places=places[0],
             key_places=places[1],
             of_channels=self._listener.of_channels(op.args[-2]),
+            learned=is_parameter(op.args[-1]) or is_parameter(op.args[-2]),
         )
         return Scores(product, product.dims)
-
-    def _weigh_values(
-        self, op: Operation, weights: Weights, value: Tensor, *, turned: bool
-    ) -> After | None:
-        """Weights, (b, n, m), are multiplied with their values, (b, m, Dv)."""
-        if leaves(weights.dims[2:]) != leaves([weights.order.keys]):
-            return None
-        role = weights.scores.product.role
-        if any(role(leaf) == "query" for leaf in leaves(weights.dims[:1])):
-            self._listener.unread("a softmax(q·kᵀ) with other values for each query")
-            return nothing
-        if weights.altered is not None:
-            self._listener.unread(f"a softmax(q·kᵀ) altered by {weights.altered} before its values")
-            return nothing
-        trace = Trace(op.name, node_of(op), OutputLayout.of(weights, turned))
-
-        def after(result: Tensor) -> None:
-            output = result.detach() if result.ndim == 3 else result.detach()[None]
-            values = WeightedValues(
-                weights, value.detach(), output.mT if turned else output, turned
-            )
-            call = attention_call(weights, values.value, values.output)
-            places = (
-                None
-                if weights.scores.product.of_channels
-                else output_places(weights, turned, result.ndim)
-            )
-            number = self._listener.found(call, result, places, trace)
-            self._nodes.forget(result)
-            self._outputs.by_hand(result, number, values)
-
-        return after
 
     def _mixed(
         self, node: Node | None, right: Tensor, bias: Tensor | None, *, swapped: bool = False
@@ -163,6 +126,8 @@ class AttentionTracker(ScoreTracker):
         `swapped` means that the last two dimensions of its result are in the other order.
         """
         turn = _swapped if swapped else _as_it_is
+        if isinstance(node, ExplicitWeights):
+            return self._mixed_explicit(node, right, turn)
         if not isinstance(node, Scores | Weights):
             return None
         heads = tuple(leaves(node.dims[-1:]))
@@ -183,20 +148,37 @@ class AttentionTracker(ScoreTracker):
         mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], new_heads))
         return lambda result: self._put(result, turn(mixed))
 
+    def _mixed_explicit(self, node: ExplicitWeights, right: Tensor, turn: Any) -> After | None:
+        """The same of weights that are no softmax of q·kᵀ."""
+        heads: Axes = (Axis(right.shape[1]),)
+        if not node.tokens or leaves(node.dims[-1:]) not in map(_leaves, node.lead):
+            return None
+        if node.product is None and len(node.lead) < 3:  # no heads: rows of a learned memory
+            self._listener.unread(MEMORY)
+            return nothing
+        mixed = replace(node.renamed(node.dims[-1], heads), dims=(*node.dims[:-1], heads))
+        return lambda result: self._put(result, turn(mixed.altered("bmm")))
+
 
 def _swapped(node: Any) -> Any:
     """A node with its last two dimensions in the other order."""
-    if not isinstance(node, Scores | Weights) or len(node.dims) < 2:
+    if not isinstance(node, Scores | Weights | ExplicitWeights | Elementwise | Exponentials):
+        return node
+    if len(node.dims) < 2:
         return None
     *rest, a, b = node.dims
     return replace(node, dims=(*rest, b, a))
+
+
+def _leaves(axes: Axes) -> list[Axis]:
+    return leaves([axes])
 
 
 def _as_it_is(node: Any) -> Any:
     return node
 
 
-AttentionTracker.handlers = ScoreTracker.handlers | by_names(
+AttentionTracker.handlers = ValuesTracker.handlers | by_names(
     {
         "bmm mm": AttentionTracker._multiplied_matrices,  # noqa: SLF001
         "baddbmm addmm": AttentionTracker._shifted_product,  # noqa: SLF001

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -84,6 +85,11 @@ class CallStore:
         entry.counts = entry.counts or self.where is None or self.where(call)
         self._set(number, call)
 
+    def drop(self, number: int) -> None:
+        """Take back a call that proved not to be attention."""
+        self._entries[number].call, self._entries[number].counts = None, False
+        self._show()
+
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
         """Replace a call and the layout of its output by the corrected ones."""
         entry = self._entries[number]
@@ -103,6 +109,13 @@ class CallStore:
         if call is not None and call.projection is not None:
             weight = call.projection
             self._project(number, call, weight * factors.to(weight.device))
+
+    def unpack(self, number: int) -> None:
+        """Make heads of a call's queries: one query, and groups of heads that share keys."""
+        entry = self._entries[number]
+        if entry.call is not None and isinstance(entry.trace, Trace):
+            entry.trace = replace(entry.trace, lay=partial(_unpacked_output, entry.trace.lay))
+            self.replace(number, _unpacked(entry.call))
 
     def join(self, numbers: Sequence[int], axis: Axis) -> int | None:
         """Join several calls whose outputs are put side by side; returns the number of the result.
@@ -135,7 +148,8 @@ class CallStore:
     def _set(self, number: int, call: AttentionCall) -> None:
         """Set a call, and note the memory in which it keeps something."""
         self._entries[number].call = call
-        for tensor in (call.query, call.key, call.value, call.bias, call.output, call.projection):
+        for name in _KEPT:
+            tensor = getattr(call, name)
             if tensor is not None:
                 self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
         self._show()
@@ -201,10 +215,26 @@ class CallStore:
             entry.description, entry.described = self.describe(entry.call), True
 
 
-_FIELDS = (
-    *("query", "key", "value", "bias", "output"),
-    *("query_positions", "key_positions", "gradient", "projection"),
-)
+def _unpacked_output(lay: Lay, output: Tensor) -> Tensor:
+    return lay(output).flatten(1, 2).unsqueeze(2)
+
+
+def _unpacked(call: AttentionCall) -> AttentionCall:
+    """(B, H, N, D) → (B, H·N, 1, D)."""
+    bias, output, places = call.bias, call.output, call.query_positions
+    if bias is not None and bias.ndim == 4 and bias.shape[1:3] != (1, 1):
+        bias = bias.expand(-1, call.heads, call.shape[2], -1).flatten(1, 2).unsqueeze(2)
+    return replace(
+        call,
+        query=call.query.flatten(1, 2).unsqueeze(2),
+        bias=bias,
+        output=None if output is None else output.flatten(1, 2).unsqueeze(2),
+        query_positions=None if places is None else places[:, :1],
+    )
+
+
+_KEPT = ("query", "key", "value", "bias", "output", "projection", "weights")
+_FIELDS = (*_KEPT, "query_positions", "key_positions", "gradient")
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:

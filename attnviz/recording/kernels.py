@@ -5,8 +5,8 @@ are operators too after those packages are imported; this file imports none of t
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,22 +49,67 @@ _NAMES = {
     "causal": ("is_causal", "causal"),
 }
 _REFUSED = {
-    "sequences of several lengths": (
-        *("cum_seq_q", "cu_seqlens_q", "cu_seqlens_k", "seqstart_q", "seqused_k", "seqlen_k"),
-        *("block_table", "block_tables"),
+    "sequences in pages or of unused length": (
+        *("seqused_k", "seqlen_k", "block_table", "block_tables"),
     ),
     "ALiBi": ("alibi_slopes",),
     "soft-capped scores": ("softcap",),
     "a sliding window": ("window_size",),
 }
+_OFFSETS = ("cum_seq_q", "cu_seqlens_q", "seqstart_q"), ("cum_seq_k", "cu_seqlens_k", "seqstart_k")
+"""Where each of several sequences of queries, or of keys, begins in the packed tensors."""
 _WINDOW = ("window_size_left", "window_left"), ("window_size_right", "window_right")
 """How many keys before and after itself a query sees; below 0 or None: all."""
 _LOWER_RIGHT = 2
 """xFormers' number for a causal mask that is aligned to the last query and the last key."""
 
 
-def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
-    """The call that a fused kernel made, with the query and key tensors that it received.
+@dataclass(frozen=True)
+class Packing:
+    """Sequences of several lengths that are packed one after the other, (T, H, D) or (1, T, H, D).
+
+    Attributes:
+        offsets: (sequences + 1,) where each begins, and the end.
+    """
+
+    offsets: Tensor
+
+    @property
+    def inside(self) -> Tensor:
+        """Which tokens of the longest sequence's length a sequence has, (sequences, N)."""
+        lengths = self.offsets.diff()
+        places = torch.arange(int(lengths.max()), device=lengths.device)
+        return places < lengths[:, None]
+
+    def __call__(self, packed: Tensor, fill: complex = 0.0) -> Tensor:
+        """The sequences as a batch, (sequences, H, N, D), with `fill` behind their ends."""
+        flat = packed.flatten(0, -3)
+        at = self.offsets[:-1, None] + torch.arange(self.inside.shape[1], device=flat.device)
+        found = flat[at.clamp(max=len(flat) - 1)]
+        found = found.masked_fill(~self.inside[..., None, None], fill)
+        return found.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """What a fused kernel computed.
+
+    Attributes:
+        call: the call.
+        query, key: the tensors that the kernel received.
+        lay: lays the kernel's tensors out as (B, H, N, D).
+        packings: those of queries and keys, if they are sequences of several lengths.
+    """
+
+    call: AttentionCall
+    query: Tensor
+    key: Tensor
+    lay: Lay
+    packings: tuple[Packing, Packing] | None = None
+
+
+def read(op: Operation, result: Any) -> KernelCall:
+    """The call that a fused kernel made.
 
     Raises:
         NotImplementedError: the kernel uses an option that an `AttentionCall` cannot express.
@@ -83,22 +128,52 @@ def read(op: Operation, result: Any) -> tuple[AttentionCall, Tensor, Tensor]:
         what: next((arguments[n] for n in names if arguments.get(n) is not None), None)
         for what, names in _NAMES.items()
     }
-    given_query, given_key, scale, bias = (options[n] for n in ("query", "key", "scale", "bias"))
-    tensors = (given_query, given_key, options["value"], first(result))
-    query, key, value, output = (layout(op)(tensor.detach()) for tensor in tensors)
+    query, key, scale, bias = (options[name] for name in ("query", "key", "scale", "bias"))
+    packings = _packings(arguments)
+    if packings is not None and bias is not None:
+        raise NotImplementedError(f"{op.name} with a bias over sequences of several lengths")
+    lay = layout(op)
+    lays = (lay, lay) if packings is None else packings
     kind = arguments.get("custom_mask_type") or 0
     call = AttentionCall(
-        query=query,
-        key=key,
-        value=value,
+        query=lays[0](query.detach()),
+        key=lays[1](key.detach()),
+        value=lays[1](options["value"].detach()),
         scale=1 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
         bias=None if bias is None else bias.detach(),
         causal=bool(options["causal"]) or kind == 1 or right == 0,
-        output=output,
+        output=lays[0](first(result).detach()),
     )
-    if kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST):
+    last = kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST)
+    if packings is not None:
+        call = _masked(call, packings, last=last)
+    elif last:
         call = _lower_right(call)
-    return call, given_query, given_key
+    return KernelCall(call, query, key, lays[0], packings)
+
+
+def _packings(arguments: Mapping[str, Any]) -> tuple[Packing, Packing] | None:
+    """How queries and keys are packed; None if they are a batch of one length."""
+    found = [
+        next((arguments[n] for n in names if arguments.get(n) is not None), None)
+        for names in _OFFSETS
+    ]
+    given = [offsets for offsets in found if offsets is not None]
+    if not given:
+        return None
+    queries, keys = ((given[0] if offsets is None else offsets).long() for offsets in found)
+    return Packing(queries), Packing(keys)
+
+
+def _masked(call: AttentionCall, packings: tuple[Packing, Packing], *, last: bool) -> AttentionCall:
+    """Mask what lies behind the ends of sequences; with `last`, causality ends at the last key."""
+    queries, keys = (packing.inside for packing in packings)
+    seen = queries[:, :, None] & keys[:, None]
+    if call.causal or last:
+        apart = keys.sum(1) - queries.sum(1) if last else queries.sum(1) * 0
+        i, j = (torch.arange(each.shape[1], device=seen.device) for each in (queries, keys))
+        seen = seen & (j <= i[:, None] + apart[:, None, None])
+    return replace(call, bias=None if bool(seen.all()) else seen[:, None], causal=False)
 
 
 def layout(op: Operation) -> Lay:
@@ -134,10 +209,19 @@ def is_kernel(name: str) -> bool:
     return name in HEADS_FIRST or name in TOKENS_FIRST
 
 
-def is_unknown(name: str) -> bool:
-    """Whether another package's operator has attention in its name, but is not a known one."""
-    named = "::" in name and ("attn" in name or "attention" in name) and "backward" not in name
-    return named and not is_kernel(name)
+_WORDS = ("attn", "attention", "natten", "retention", "delta_rule", "wkv")
+_SCANS = ("scan", "ssm", "mamba")
+
+
+def unknown(name: str) -> str | None:
+    """What another package's operator is, if its name says that it mixes tokens; else None."""
+    if "::" not in name or "backward" in name or is_kernel(name):
+        return None
+    if any(word in name for word in _WORDS):
+        return f"{name}, which is not known"
+    if any(word in name for word in _SCANS):
+        return f"{name}, a state-space scan, which has no weights over tokens"
+    return None
 
 
 def read_flex(args: Sequence[Any], result: Any) -> AttentionCall:

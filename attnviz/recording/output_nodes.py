@@ -1,7 +1,7 @@
 """Nodes for tensors that are computed from a call's output, and functions on these nodes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import Lay
 from attnviz.recording import joining
 from attnviz.recording.axes import Axis, Dims, leaves, sizes
-from attnviz.recording.score_graph import Axes, Weights, cloned_if_aliased
+from attnviz.recording.products import Axes
+from attnviz.recording.score_graph import Weights, cloned_if_aliased
 from attnviz.recording.tensor_registry import clone_if_aliased
 
 
@@ -19,13 +20,15 @@ from attnviz.recording.tensor_registry import clone_if_aliased
 class WeightedValues:
     """Weights, the values they are multiplied with, (b, m, Dv), and the product, (b, n, Dv).
 
-    `turned` means that the model computed the product as (b, Dv, n).
+    `dims` are the dimensions of the product as the model computed it; `features` are those of its
+    axes that are features.
     """
 
     weights: Weights
     value: Tensor
     output: Tensor
-    turned: bool
+    dims: Dims
+    features: Axes
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class OutputListener:
         corrected: receives a call's number, the corrected call, and its output's layout.
         projected: receives a call's number and its projection, (Hv, Dv, F).
         scaled: receives a call's number and the factors of the projection's features.
+        unpacked: receives the number of a call whose queries proved to be heads.
         joined: receives the numbers of calls that are pieces of one, in the order of their outputs,
             and the axis along which these are put side by side; returns the joined call's number,
             or None.
@@ -74,21 +78,16 @@ class OutputListener:
     corrected: Callable[[int, AttentionCall, Lay], None]
     projected: Callable[[int, Tensor], None]
     scaled: Callable[[int, Tensor], None]
+    unpacked: Callable[[int], None]
     joined: Callable[[Sequence[int], joining.Axis], int | None]
 
 
-def by_hand(number: int, weighted: WeightedValues, ndim: int) -> Output:
-    """The node of an output that the model computes itself, with that many dimensions.
-
-    The output is (b, n, Dv), or its transpose, or either without a batch.
-    """
-    weights, features = weighted.weights, (Axis(weighted.value.shape[2]),)
-    b, n = weights.dims[:2]
-    dims = ((b, features, n) if weighted.turned else (b, n, features))[-ndim:]
-    queries, heads, mixing = weights.order.queries, weights.order.heads, weights.mixing
-    if mixing is None:
-        return Output(number, dims, queries, heads, features, weighted)
-    return Output(number, dims, queries, mixing.heads, features)
+def by_hand(number: int, weighted: WeightedValues) -> Output:
+    """The node of an output that the model computes itself."""
+    order, mixing = weighted.weights.order, weighted.weights.mixing
+    heads = order.heads if mixing is None else mixing.heads
+    kept = weighted if mixing is None else None
+    return Output(number, weighted.dims, order.queries, heads, weighted.features, kept)
 
 
 def axis_of(node: OutputNode, dim: int) -> joining.Axis | None:
@@ -120,6 +119,17 @@ def shown_heads(node: Output, weighted: WeightedValues, dims: Dims) -> Axes | No
         if len(others) < len(dim) and (heads or len(dims) <= 3):
             return heads
     return None
+
+
+def is_unpacking(node: Output, dims: Dims) -> bool:
+    """Whether a view makes heads of a call's queries: (…, heads, queries, Dv) → (…, H, 1, Dv).
+
+    With grouped keys and one query, a model may pack the heads of a group as queries.
+    """
+    heads, queries = leaves([node.heads]), leaves([node.queries])
+    if not queries or len(dims) < 3 or leaves(dims[-2:-1]):
+        return False
+    return leaves(dims[-3:-2]) == heads + queries and leaves(dims[-1:]) == leaves([node.features])
 
 
 def side_by_side(
@@ -173,6 +183,18 @@ def is_other_slice(place: Any, written: Tensor) -> bool:
         and differing <= 1
         and offset != written.storage_offset()
     )
+
+
+def slices(
+    entries: Iterable[tuple[Any, OutputNode]], tensor: Tensor
+) -> list[tuple[Any, OutputNode]]:
+    """Places in a tensor's memory that are slices of it, with their nodes, in memory order."""
+    found = [
+        (place, node)
+        for place, node in entries
+        if place[1] != tuple(tensor.shape) and len(place[1]) == tensor.ndim
+    ]
+    return sorted(found, key=lambda piece: piece[0][0])
 
 
 def tiled(tensor: Tensor, places: Sequence[Any]) -> int | None:

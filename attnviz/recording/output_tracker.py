@@ -26,11 +26,13 @@ from attnviz.recording.output_nodes import (
     by_hand,
     is_other_slice,
     is_over_features,
+    is_unpacking,
     one_matrix,
     projected,
     secured,
     shown_heads,
     side_by_side,
+    slices,
     stacked,
     tiled,
 )
@@ -56,7 +58,7 @@ class Outputs:
 
     def by_hand(self, tensor: Tensor, number: int, weighted: WeightedValues) -> None:
         """Follow the output of a call that the model computes itself."""
-        self._add(tensor, by_hand(number, weighted, tensor.ndim))
+        self._add(tensor, by_hand(number, weighted))
 
     def fused(self, tensor: Tensor, number: int, heads: int = 1) -> None:
         """Follow the output of a fused kernel: four dimensions; `heads` is the heads' dimension."""
@@ -115,7 +117,7 @@ class Outputs:
     # handler does not apply.
 
     def _viewed(self, op: Operation) -> After | None:
-        node = self._node(op.args[0])
+        node = self.node_of(op.args[0])
         return None if node is None else lambda result: self._view_result(node, result)
 
     def _selected(self, op: Operation) -> After | None:
@@ -129,6 +131,9 @@ class Outputs:
             return
         if isinstance(node, Output) and node.weighted is not None:
             node = self._find_heads(node, node.weighted, dims)
+        elif isinstance(node, Output) and is_unpacking(node, dims):
+            self._listener.unpacked(node.number)
+            node = replace(node, heads=node.heads + node.queries, queries=())
         self._put(result, replace(node, dims=dims))
 
     def _find_heads(self, node: Output, weighted: WeightedValues, dims: Dims) -> Output:
@@ -139,25 +144,25 @@ class Outputs:
         if set(heads) != set(leaves([node.heads])):
             weights = weighted.weights
             call = attention_call(weights, weighted.value, weighted.output, heads)
-            layout = OutputLayout.of(weights, weighted.turned, heads)
+            layout = OutputLayout.of(weights, weighted.dims, weighted.features, heads)
             self._listener.corrected(node.number, call, layout)
         return replace(node, heads=heads, weighted=None if heads else weighted)
 
     def _permuted(self, op: Operation) -> After | None:
-        node = self._node(op.args[0])
+        node = self.node_of(op.args[0])
         if node is None:
             return None
         dims = tuple(node.dims[dim] for dim in order_of(op))
         return lambda result: self._put(result, replace(node, dims=dims))
 
     def _copied(self, op: Operation) -> After | None:
-        node = self._node(op.args[0])
+        node = self.node_of(op.args[0])
         return None if node is None else lambda result: self._put(first(result), node)
 
     def _multiplied_matrices(self, op: Operation) -> After | None:
         """`mm`, `addmm`, `bmm` or `linear`: a projection, if it is over heads and features."""
         left, right = op.args[1:3] if op.name == "addmm" else op.args[:2]
-        node = self._node(left)
+        node = self.node_of(left)
         if not isinstance(node, Output) or self._nodes.get(right) or op.kwargs.get("alpha", 1) != 1:
             return None
         matrix = right.t() if op.name == "linear" else one_matrix(right)
@@ -197,7 +202,7 @@ class Outputs:
 
     def _concatenated(self, op: Operation) -> After | None:
         """`cat`: outputs that are put side by side belong to one call."""
-        nodes = [node for node in map(self._node, op.args[0]) if node is not None]
+        nodes = [node for node in map(self.node_of, op.args[0]) if node is not None]
         if not 1 < len(nodes) == len(op.args[0]):
             return None
         joined = self._joined(nodes, op.get(1, "dim", 0))
@@ -205,7 +210,7 @@ class Outputs:
 
     def _stacked(self, op: Operation) -> After | None:
         """`stack`: the new dimension is the heads or the windows."""
-        nodes = [node for node in map(self._node, op.args[0]) if isinstance(node, Output)]
+        nodes = [node for node in map(self.node_of, op.args[0]) if isinstance(node, Output)]
         if not 1 < len(nodes) == len(op.args[0]):
             return None
         numbers = [node.number for node in nodes]
@@ -238,19 +243,14 @@ class Outputs:
             self._nodes.discard(lambda node: node.number in numbers)
         return number
 
-    def _node(self, tensor: Any) -> "OutputNode | None":
+    def node_of(self, tensor: Any) -> "OutputNode | None":
         """The node of a tensor, or of the slices that fill its memory."""
         known = self._nodes.get(tensor)
         if known is not None or not isinstance(tensor, Tensor):
             return known
-        pieces = [
-            (place, node)
-            for place, node in self._nodes.of_storage(tensor)
-            if place[1] != tuple(tensor.shape) and len(place[1]) == tensor.ndim
-        ]
+        pieces = slices(self._nodes.of_storage(tensor), tensor)
         if len(pieces) < 2:
             return None
-        pieces.sort(key=lambda piece: piece[0][0])
         dim = tiled(tensor, [place for place, _ in pieces])
         joined = None if dim is None else self._joined([node for _, node in pieces], dim)
         if joined is not None:

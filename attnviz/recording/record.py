@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,14 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import JoinedTrace, Trace
 from attnviz.recording import kernels
-from attnviz.recording.attention_tracker import AttentionTracker, CallListener
+from attnviz.recording.attention_tracker import AttentionTracker
 from attnviz.recording.call_store import CallStore
 from attnviz.recording.model_blocks import Blocks
 from attnviz.recording.operation import Operation, first, node_of
 from attnviz.recording.output_nodes import OutputListener
 from attnviz.recording.output_tracker import Outputs
 from attnviz.recording.positions import TokenPositions
+from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.recorded import Recording
+from attnviz.recording.recurrences import STEPS, Recurrences
+from attnviz.recording.value_sums import CallListener
 
 
 @contextmanager
@@ -116,9 +119,17 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._store, self._unread, self._positions = store, unread, positions
         self._blocks = blocks
         self._outputs = Outputs(
-            OutputListener(store.correct, store.project, store.scale, store.join)
+            OutputListener(store.correct, store.project, store.scale, store.unpack, store.join)
         )
-        listener = CallListener(self._found, self._note, self._places, self._of_channels)
+        listener = CallListener(
+            self._found,
+            store.drop,
+            self._note,
+            self._places,
+            self._of_channels,
+            positions is not None,
+        )
+        self._recurrences = Recurrences(self._note)
         self._follower = AttentionTracker(listener, self._outputs)
 
     def __torch_dispatch__(
@@ -162,7 +173,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # backward pass, or a recomputed checkpoint
-        afters = self._follower.before(op), self._outputs.before(op)
+        afters = [self._follower.before(op), self._outputs.before(op)]
+        if op.name in STEPS:
+            afters.append(self._recurrences.before(op))
         node = node_of(op) if kernels.is_kernel(op.name) else None
         result = op.func(*op.args, **op.kwargs)
         if self._positions is not None:
@@ -172,20 +185,27 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 after(result)
         if kernels.is_kernel(op.name):
             self._kernel(op, result, node)
-        elif kernels.is_unknown(op.name):
-            self._note(f"{op.name}, which is not known")
+        elif (what := kernels.unknown(op.name)) is not None:
+            self._note(what)
         return result
 
     def _kernel(self, op: Operation, result: Any, node: int | None) -> None:
         """Record the call of a fused attention kernel that has run."""
         try:
-            call, query, key = kernels.read(op, result)
+            found = kernels.read(op, result)
         except NotImplementedError as reason:
             self._note(str(reason))
             return
-        trace = Trace(op.name, node, kernels.layout(op))
+        trace = Trace(op.name, node, found.lay)
         heads = 2 if op.name in kernels.TOKENS_FIRST else 1
-        number = self._keep(call, trace, query, key, heads)
+        if found.packings is not None:
+            places = [
+                self._places(tensor, -1, lay=partial(packing, fill=NOWHERE))
+                for tensor, packing in zip((found.query, found.key), found.packings, strict=True)
+            ]
+            self._store.add(_placed(found.call, places, 1), trace, self._outputs.may_be_joined)
+            return
+        number = self._keep(found.call, trace, found.query, found.key, heads)
         self._outputs.fused(first(result), number, heads)
 
     def _keep(
@@ -193,9 +213,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> int:
         """Keep a fused call with the positions of its tokens."""
         places = [self._places(tensor, -1) for tensor in (query, key)]
-        positions = [None if p is None else torch.view_as_real(p.select(heads, 0)) for p in places]
-        call = replace(call, query_positions=positions[0], key_positions=positions[1])
-        return self._store.add(call, trace, self._outputs.may_be_joined)
+        return self._store.add(_placed(call, places, heads), trace, self._outputs.may_be_joined)
 
     def _found(
         self, call: AttentionCall, output: Tensor, places: Tensor | None, trace: Trace
@@ -212,8 +230,16 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _of_channels(self, tensor: Tensor) -> bool:
         return self._positions is not None and self._positions.of_channels(tensor)
 
-    def _places(self, tensor: Tensor, over: int) -> Tensor | None:
-        return None if self._positions is None else self._positions.tokens(tensor, over)
+    def _places(self, tensor: Tensor, over: int, **options: Any) -> Tensor | None:
+        return None if self._positions is None else self._positions.tokens(tensor, over, **options)
+
+
+def _placed(call: AttentionCall, places: Sequence[Tensor | None], heads: int) -> AttentionCall:
+    """A call with the positions of queries and keys; `heads` is their dimension of heads."""
+    positions = [
+        None if p is None else torch.view_as_real(p.select(heads, 0).resolve_conj()) for p in places
+    ]
+    return replace(call, query_positions=positions[0], key_positions=positions[1])
 
 
 def _is_attention(name: str) -> bool:

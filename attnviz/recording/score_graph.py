@@ -1,131 +1,18 @@
 """Nodes for tensors from a product q·kᵀ to the softmax and its product with values.
 
 `Scores` describe a tensor that holds such a product, scaled and with a bias added. `Weights`
-describe its softmax.
+describe its softmax, `ExplicitWeights` weights that are none.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from attnviz.recording.axes import Axis, Dims, leaves
+from attnviz.recording.axes import Dims, leaves
+from attnviz.recording.explicit_weights import KINDS, ExplicitWeights
+from attnviz.recording.products import Axes, Order, Scores
 from attnviz.recording.tensor_registry import clone_if_aliased
-
-Axes = tuple[Axis, ...]
-
-
-@dataclass(frozen=True)
-class Product:
-    """q·kᵀ as the model computed it: q (b, n, D), k (b, m, D), and token positions, (b, n, 1).
-
-    `of_channels` means that the features have different positions, so the features are the tokens.
-    """
-
-    query: Tensor
-    key: Tensor
-    batch: Axes
-    queries: Axes
-    keys: Axes
-    query_places: Tensor | None = None
-    key_places: Tensor | None = None
-    of_channels: bool = False
-
-    def role(self, leaf: Axis) -> Literal["batch", "query", "key"]:
-        """The role of a part of an axis in the product."""
-        if leaf in leaves([self.queries]):
-            return "query"
-        return "key" if leaf in leaves([self.keys]) else "batch"
-
-    @property
-    def dims(self) -> Dims:
-        """Dimensions of the product, (b, n, m)."""
-        return (self.batch, self.queries, self.keys)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A number or tensor that the model multiplied scores with or added to them."""
-
-    kind: Literal["times", "plus"]
-    operand: float | Tensor
-    dims: Dims
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A tensor of scores; `dims` are its dimensions.
-
-    `unfollowed` counts the operations on it that are not understood. If there are any, the softmax
-    step finds the bias by subtracting the product from the scores.
-    """
-
-    product: Product
-    dims: Dims
-    changes: tuple[Change, ...] = ()
-    unfollowed: int = 0
-
-    def changed(self, kind: Literal["times", "plus"], operand: float | Tensor) -> "Scores":
-        """The scores after a multiplication or an addition."""
-        if kind == "times" and isinstance(operand, Tensor) and self._differs_by_key(operand):
-            return self.lost()
-        return replace(self, changes=(*self.changes, Change(kind, operand, self.dims)))
-
-    def lost(self) -> "Scores":
-        """The scores after an operation that is not understood."""
-        return replace(self, unfollowed=self.unfollowed + 1)
-
-    def _differs_by_key(self, factor: Tensor) -> bool:
-        """Whether a factor differs by key, so that it cannot be multiplied into the query."""
-        shape = (1,) * (len(self.dims) - factor.ndim) + tuple(factor.shape)
-        return any(
-            size > 1 and any(self.product.role(leaf) == "key" for leaf in leaves([dim]))
-            for size, dim in zip(shape, self.dims, strict=True)
-        )
-
-
-@dataclass(frozen=True)
-class Order:
-    """Axes in the order of an `AttentionCall`: batch, heads, queries, keys."""
-
-    batch: Axes
-    heads: Axes
-    queries: Axes
-    keys: Axes
-
-    @staticmethod
-    def of(scores: Scores, softmax: int) -> "Order | None":
-        """The order for a softmax over dimension `softmax`; None if this is not the keys.
-
-        The last dimension other than queries and keys is the heads; those before it are the batch.
-        """
-        role = scores.product.role
-        roles = [set(map(role, leaves([dim]))) for dim in scores.dims]
-        keys = leaves(scores.dims[softmax : softmax + 1])
-        if keys != [leaf for leaf in leaves(scores.dims) if role(leaf) == "key"]:
-            return None
-        others = [i for i, found in enumerate(roles) if "query" in found]
-        if not others and len(roles) > 1:  # a single query, unless the model squeezed it
-            beside = len(roles) - (2 if softmax == len(roles) - 1 else 1)
-            others = [] if roles[beside] else [beside]
-        lead = []
-        for i, dim in enumerate(scores.dims):
-            part = [leaf for leaf in leaves([dim]) if role(leaf) == "batch"]
-            if i != softmax and (part or i not in others):
-                lead.append(part)
-        heads = lead.pop() if len(lead) > 1 else []
-        return Order(
-            batch=tuple(leaves(lead)),
-            heads=tuple(heads),
-            queries=tuple(leaf for leaf in leaves(scores.dims) if role(leaf) == "query"),
-            keys=tuple(keys),
-        )
-
-    def with_heads(self, heads: Axes) -> "Order":
-        """The same with other axes as the heads."""
-        lead = leaves([self.batch, self.heads])
-        rest = tuple(leaf for leaf in lead if leaf not in heads)
-        return replace(self, batch=rest, heads=tuple(leaf for leaf in lead if leaf in heads))
 
 
 @dataclass(frozen=True)
@@ -146,40 +33,73 @@ class Weights:
         order: its axes.
         dims: the dimensions of this tensor.
         mixing: the mixing of heads after the softmax.
-        altered: the name of an operator that changed them and is not understood.
+        kind: how the model made them.
+        explicit: the weights themselves, if they are no softmax of the product; the scores then
+            only tell the roles of the axes, and positions.
+        sums_to_one: whether the rows of `explicit` are distributions.
     """
 
     scores: Scores
     order: Order
     dims: Dims
     mixing: Mixing | None = None
-    altered: str | None = None
+    kind: str = "softmax"
+    explicit: Tensor | None = None
+    sums_to_one: bool = True
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """An elementwise product whose sum is q·kᵀ, or weights times values.
+
+    Attributes:
+        dims: the dimensions of this tensor.
+        whole: those of the product, before any view.
+        left, right: the factors, which broadcast to `whole`.
+        weights: the node of `left` if these are weights.
+        factor: what the product was multiplied with.
+    """
+
+    dims: Dims
+    whole: Dims
+    left: Tensor
+    right: Tensor
+    weights: "Weights | ExplicitWeights | Scores | None" = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Logarithm:
+    """The log-softmax, a step of a softmax that the model computes itself."""
+
+    weights: Weights | ExplicitWeights
+    dims: Dims
 
 
 @dataclass(frozen=True)
 class Exponentials:
     """exp of scores, a step of a softmax that the model computes itself; `dims` are its dimensions.
 
-    For the tensor of their sums, `summed` is the dimension that was summed. `mark` is the same
-    object for the exponentials and their sums.
+    For the tensor of their sums, `summed` are the axes that were summed. `mark` is the same object
+    for the exponentials and their sums. `scores` is None if the scores are no product.
     """
 
-    scores: Scores
+    scores: Scores | None
     dims: Dims
     mark: object
-    summed: int | None = None
+    summed: Axes | None = None
 
 
 @dataclass(frozen=True)
 class NotAttention:
-    """Weights that are not a softmax of q·kᵀ, and the reason."""
+    """Weights that cannot be read, and the reason; empty for what is not known to be weights."""
 
     reason: str
 
 
-Node = Scores | Weights | Exponentials | NotAttention
+Node = Scores | Weights | ExplicitWeights | Exponentials | Elementwise | Logarithm | NotAttention
 """The node of a tensor between q·kᵀ and the output of attention."""
-N = TypeVar("N", Scores, Weights, Exponentials, NotAttention, Node)
+N = TypeVar("N", Weights, Node)
 
 
 _UNFOLLOWED = 4
@@ -189,17 +109,62 @@ _UNFOLLOWED = 4
 def altered(node: Node, operator: str) -> Node:
     """The node after an operator that is not understood."""
     if isinstance(node, Scores) and node.product.batch and node.unfollowed < _UNFOLLOWED:
-        return node.lost()
+        return node.lost(operator)
     if isinstance(node, Weights):
-        return replace(node, altered=operator)
-    if isinstance(node, Exponentials):
-        return NotAttention("exponentials of scores that are no softmax of them")
-    return NotAttention("scores that many operations altered before their softmax")
+        return explicit_weights(node).altered(operator)
+    if isinstance(node, ExplicitWeights):
+        return node.altered(operator)
+    if isinstance(node, Exponentials) and node.scores is not None:
+        return explicit_weights(replace(node.scores, dims=node.dims, operator="exp"))
+    if isinstance(node, Scores) and node.product.batch:
+        return NotAttention("scores that many operations altered before their softmax")
+    return node if isinstance(node, NotAttention) else NotAttention("")
+
+
+def explicit_weights(weights: "Weights | ExplicitWeights | Scores") -> ExplicitWeights:
+    """The node of weights that are about to be altered, or of scores that serve as weights."""
+    if isinstance(weights, ExplicitWeights):
+        return weights
+    if isinstance(weights, Scores):
+        product = weights.product
+        lead = tuple(
+            axes
+            for axes in weights.seen or weights.dims
+            if all(product.role(leaf) == "batch" for leaf in leaves([axes]))
+        )
+        kind = KINDS.get(weights.operator, weights.operator) or "product"
+        return ExplicitWeights(kind, weights.dims, (product.keys,), lead, product)
+    order = weights.order
+    heads = order.heads if weights.mixing is None else weights.mixing.heads
+    return ExplicitWeights(
+        kind=weights.kind,
+        dims=weights.dims,
+        tokens=(order.keys, order.queries),
+        lead=(order.batch, heads),
+        product=weights.scores.product,
+    )
+
+
+def varies_along(tensor: Tensor, dim: int) -> bool:
+    """Whether a tensor may differ along a dimension: it is not 1 and not repeated."""
+    return tensor.shape[dim] > 1 and tensor.stride(dim) != 0
+
+
+def is_spread(weights: Tensor, values: Tensor) -> bool:
+    """Whether weights are the same along a dimension along which the values differ."""
+    return any(
+        varies_along(values, -dim) and (dim > weights.ndim or not varies_along(weights, -dim))
+        for dim in range(1, values.ndim + 1)
+    )
 
 
 def batched(node: Node | None) -> Node | None:
     """The node of a matrix as a batch of one."""
-    return replace(node, dims=((), *node.dims)) if isinstance(node, Scores | Weights) else node
+    return (
+        replace(node, dims=((), *node.dims))
+        if isinstance(node, Scores | Weights | ExplicitWeights)
+        else node
+    )
 
 
 def cloned_if_aliased(node: N, written: Tensor) -> N:
@@ -213,7 +178,7 @@ def _secured(part: Any, written: Tensor) -> Any:
         return clone_if_aliased(part, written)
     if isinstance(part, tuple):
         return tuple(_secured(each, written) for each in part)
-    if isinstance(part, Scores | Weights | Exponentials | Product | Change | Mixing):
+    if is_dataclass(part) and not isinstance(part, type):
         parts = {field.name: getattr(part, field.name) for field in fields(part)}
         return replace(part, **{name: _secured(each, written) for name, each in parts.items()})
     return part

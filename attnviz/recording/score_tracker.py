@@ -13,23 +13,31 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attnviz.recording.axes import leaves, regroup, sizes
+from attnviz.recording.axes import Axis, Dims, leaves, regroup, sizes
+from attnviz.recording.explicit_weights import ExplicitWeights
 from attnviz.recording.operation import After, Operation, by_names, first, order_of
+from attnviz.recording.products import Scores
 from attnviz.recording.score_graph import (
+    Elementwise,
     Exponentials,
     Node,
     NotAttention,
-    Scores,
     Weights,
     altered,
     cloned_if_aliased,
+    explicit_weights,
+    is_spread,
+    varies_along,
 )
 from attnviz.recording.tensor_registry import TensorRegistry
-from attnviz.recording.to_call import softmax_of
 
 Nodes = list[Node | None]
 _LONGEST = 12
 """If a product has more changes than this, it is not attention."""
+_REORDERING = frozenset(
+    ["sort", "topk", "flip", "roll", "gather", "index", "index_select", "scatter", "cumsum"]
+)
+"""Operators after which a weight is no longer at its key's place."""
 
 
 class ScoreTracker:
@@ -62,15 +70,39 @@ class ScoreTracker:
 
     def _unfollowed(self, op: Operation, node: Node) -> After | None:
         """For an operation without a handler: elements may change, but each keeps its place."""
+        if isinstance(node, Exponentials) and node.scores is not None and node.summed is None:
+            node = explicit_weights(replace(node.scores, dims=node.dims, operator="exp"))
+            return partial(self._put_explicit, op, replace(node, kind="exponential"), keep=True)
+        if isinstance(node, ExplicitWeights) and not node.tokens:
+            return None
+        if isinstance(node, Weights | ExplicitWeights):
+            node = explicit_weights(node)
+            return partial(self._put_explicit, op, node)
         changed = altered(node, op.name)
-        if isinstance(node, Weights) and not op.is_pointwise:
-            reason = f"a softmax(q·kᵀ) altered by {op.name} before its values"
-            return lambda result: self._put_each(result, NotAttention(reason))
         if isinstance(node, NotAttention) and op.func.is_view:
             return lambda result: self._put_each(result, node)
-        if not op.is_pointwise or not isinstance(changed, Scores | Weights):
+        if not op.is_pointwise or not isinstance(changed, Scores):
             return None
         return lambda result: self._put_if(first(result), changed)
+
+    def _put_explicit(
+        self, op: Operation, node: ExplicitWeights, result: Any, *, keep: bool = False
+    ) -> None:
+        """Put the nodes of results that were computed from weights; `keep` their kind."""
+        before = next((t.shape for t in op.flat if self._nodes.get(t) is not None), None)
+        if op.name in _REORDERING or before is None:
+            self._put_each(result, NotAttention(f"weights whose keys are moved by {op.name}"))
+            return
+        for each in result if isinstance(result, tuple | list) else (result,):
+            if not isinstance(each, Tensor) or not each.is_floating_point():
+                continue
+            if each.shape == before and not op.func.is_view:
+                self._nodes.put(each, node if keep else node.altered(op.name))
+            elif each.ndim == len(node.dims) == len(before):
+                self._nodes.put(each, node.moved(before, each.shape, op.name))
+            else:
+                reason = f"weights that {op.name} altered before their values"
+                self._nodes.put(each, NotAttention(reason))
 
     def _put_each(self, result: Any, node: NotAttention) -> None:
         """Put the same node for all results of an operation."""
@@ -83,7 +115,7 @@ class ScoreTracker:
         self._nodes.forget(first(result))
         self._nodes.put(first(result), node)
 
-    def _put_if(self, result: Any, node: Scores | Weights) -> None:
+    def _put_if(self, result: Any, node: Scores) -> None:
         """Put the node of a result if it has the same shape."""
         if isinstance(result, Tensor) and sizes(node.dims) == tuple(result.shape):
             self._nodes.put(result, node)
@@ -91,7 +123,7 @@ class ScoreTracker:
     # Handlers: each takes the nodes of the arguments, and returns the function that puts the node
     # of the result. None means that the handler does not apply.
 
-    def _viewed(self, _: Operation, nodes: Nodes) -> After | None:
+    def _viewed(self, op: Operation, nodes: Nodes) -> After | None:
         """A view that keeps the order of the elements."""
         node = nodes[0]
         if node is None:
@@ -102,9 +134,10 @@ class ScoreTracker:
                 self._nodes.put(result, node)
                 return
             dims = regroup(node.dims, result.shape)
-            if dims is None:
-                return
-            self._nodes.put(result, replace(node, dims=dims))
+            if dims is not None:
+                self._nodes.put(result, replace(node, dims=dims))
+            elif isinstance(node, Weights) or (isinstance(node, ExplicitWeights) and node.tokens):
+                self._put_explicit(op, explicit_weights(node), result)
 
         return after
 
@@ -122,47 +155,48 @@ class ScoreTracker:
         return None if node is None else lambda result: self._nodes.put(first(result), node)
 
     def _multiplied(self, op: Operation, nodes: Nodes) -> After | None:
+        left, right = op.args[:2]
+        if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+            return self._scaled(op, nodes)
+        for node, tensor, operand in ((nodes[0], left, right), (nodes[1], right, left)):
+            if isinstance(node, Scores | Weights | ExplicitWeights):
+                if not op.written and is_spread(tensor, operand):
+                    return self._spread(node, tensor, operand)
+                return self._scaled(op, nodes)
+            if isinstance(node, NotAttention) and node.reason:
+                return lambda result: self._put_each(result, node)
+        pairs = left.ndim == right.ndim > 2 and left.shape != right.shape
+        return self._spread(None, left, right) if pairs and not op.written else None
+
+    def _scaled(self, op: Operation, nodes: Nodes) -> After | None:
+        """Scores times an operand, or an elementwise product times a number."""
         for node, tensor, operand in zip(nodes, op.args, op.args[::-1], strict=False):
             if isinstance(node, Scores):
                 return self._changed(node, tensor, "times", operand)
+            if isinstance(node, Elementwise) and not isinstance(operand, Tensor):
+                scaled = replace(node, factor=node.factor * float(operand))
+                return lambda result: self._put(result, scaled)
         return None
 
-    def _exponentiated(self, _: Operation, nodes: Nodes) -> After | None:
-        """Exp of scores: this may be the start of a softmax that the model computes itself."""
-        node = nodes[0]
-        if not isinstance(node, Scores):
-            return None
-        return lambda result: self._put(result, Exponentials(node, node.dims, object()))
+    def _spread(
+        self, node: Scores | Weights | ExplicitWeights | None, left: Tensor, right: Tensor
+    ) -> After:
+        """An elementwise product of two tensors, one of which is repeated along some dimensions."""
 
-    def _summed(self, op: Operation, nodes: Nodes) -> After | None:
-        """The sum of exponentials along one dimension, with keepdim."""
-        node, dims = nodes[0], op.get(1, "dim")
-        if not isinstance(node, Exponentials) or node.summed is not None:
-            return None
-        dim = dims[0] if isinstance(dims, list | tuple) and len(dims) == 1 else dims
-        if not isinstance(dim, int) or not op.get(2, "keepdim", False):
-            return None
-        sums = replace(node, summed=dim % op.args[0].ndim)
-        return lambda result: self._nodes.put(result, sums)
+        def after(result: Tensor) -> None:
+            axes: Dims = tuple((Axis(size),) for size in result.shape)
+            missing = result.ndim - left.ndim
+            if node is not None:  # where the weights differ, the axes are theirs
+                known = node.dims
+                axes = tuple(
+                    known[dim - missing]
+                    if dim >= missing and varies_along(left, dim - missing)
+                    else each
+                    for dim, each in enumerate(axes)
+                )
+            self._put(result, Elementwise(axes, axes, left.detach(), right.detach(), node))
 
-    def _normalised(self, op: Operation, nodes: Nodes) -> After | None:
-        """Exponentials divided by their sum: a softmax that the model computes itself."""
-        above, below = nodes[:2]
-        if not isinstance(above, Exponentials) or above.summed is not None:
-            return None
-        if not isinstance(below, Exponentials) or below.summed is None:
-            return None
-        if above.mark is not below.mark:
-            return None
-        return self._softmax_of(op.args[0].log(), above.scores, below.summed)
-
-    def _divided(self, op: Operation, nodes: Nodes) -> After | None:
-        after = self._normalised(op, nodes)
-        if after is not None:
-            return after
-        if not isinstance(nodes[0], Scores) or op.kwargs.get("rounding_mode"):
-            return None
-        return self._changed(nodes[0], op.args[0], "times", 1 / op.args[1])
+        return after
 
     def _added(self, op: Operation, nodes: Nodes) -> After | None:
         by = op.kwargs.get("alpha", 1)
@@ -173,7 +207,13 @@ class ScoreTracker:
         if isinstance(nodes[1], Scores) and by == 1:
             return self._changed(nodes[1], op.args[1], "plus", op.args[0])
         if isinstance(nodes[0], Weights) and by == 1:
-            return self._mixing_bias(nodes[0], op.args[1])
+            biased = self._mixing_bias(nodes[0], op.args[1])
+            if biased is not None:
+                return biased
+        if isinstance(nodes[0], Weights | ExplicitWeights) and isinstance(
+            nodes[1], Weights | ExplicitWeights
+        ):
+            return partial(self._put_explicit, op, explicit_weights(nodes[0]))
         return None
 
     def _mixing_bias(self, node: Weights, bias: Any) -> After | None:
@@ -214,25 +254,6 @@ class ScoreTracker:
 
         return after
 
-    def _softmax(self, op: Operation, nodes: Nodes) -> After | None:
-        return self._softmax_of(op.args[0], nodes[0], op.args[1])
-
-    def _softmax_of(self, tensor: Tensor, node: Node | None, dim: int) -> After:
-        weights = softmax_of(node, tensor, dim) if isinstance(node, Scores) else None
-        result_node = weights or NotAttention("a softmax over something else than products q·kᵀ")
-        return lambda result: self._put(result, result_node)
-
-    def _masked_softmax(self, op: Operation, nodes: Nodes) -> After | None:
-        """The fast paths' masked softmax: True masks out; mask type 1 is a mask of (B, Nk)."""
-        node, mask = nodes[0], op.args[1]
-        if isinstance(node, Scores):
-            if op.get(3, "mask_type") == 1 and mask.ndim == 2:
-                mask = mask[:, None, None]
-            bias = torch.zeros_like(mask, dtype=torch.float32)
-            node = node.changed("plus", bias.masked_fill_(mask.bool(), -torch.inf))
-        dim = op.get(2, "dim")
-        return self._softmax_of(op.args[0], node, -1 if dim is None else dim)
-
 
 def nothing(_: Any) -> None:
     """Put no node for the result."""
@@ -244,12 +265,7 @@ ScoreTracker.handlers = by_names(
         "permute transpose t": ScoreTracker._permuted,  # noqa: SLF001
         "clone detach alias _to_copy native_dropout": ScoreTracker._copied,  # noqa: SLF001
         "mul mul_": ScoreTracker._multiplied,  # noqa: SLF001
-        "div div_": ScoreTracker._divided,  # noqa: SLF001
-        "exp exp_": ScoreTracker._exponentiated,  # noqa: SLF001
-        "sum": ScoreTracker._summed,  # noqa: SLF001
         "add add_ sub sub_": ScoreTracker._added,  # noqa: SLF001
         "masked_fill masked_fill_": ScoreTracker._masked,  # noqa: SLF001
-        "_softmax _safe_softmax softmax": ScoreTracker._softmax,  # noqa: SLF001
-        "_masked_softmax": ScoreTracker._masked_softmax,  # noqa: SLF001
     }
 )

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.axes import Axis, Dims, arrange, leaves
-from attnviz.recording.score_graph import Axes, Change, Order, Product, Scores, Weights
+from attnviz.recording.explicit_weights import ExplicitWeights
+from attnviz.recording.products import Axes, Change, Order, Product, Scores
+from attnviz.recording.score_graph import Weights
 
 
 def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
@@ -18,7 +20,10 @@ def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
     If it is over the queries, the product is k·qᵀ, and queries and keys swap roles.
     """
     dim %= tensor.ndim
+    kind = "softmax"
     if Order.of(scores, dim) is None:
+        if scores.product.learned and not scores.product.batch:  # a linear layer: one query for all
+            kind = "pooling"
         scores = _swapped(scores)
     order = Order.of(scores, dim)
     if order is None:
@@ -31,7 +36,46 @@ def softmax_of(scores: Scores, tensor: Tensor, dim: int) -> Weights | None:
         change = Change("plus", bias, tuple(tuple(dim) for dim in _dims(order)))
         factors = (change for change in scores.changes if change.kind == "times")
         scores = replace(scores, changes=(*factors, change))
-    return Weights(scores, order, scores.dims)
+    return Weights(scores, order, scores.dims, kind=kind)
+
+
+def explicit_call_weights(
+    node: ExplicitWeights,
+    tensor: Tensor,
+    dims: Dims,
+    places: tuple[Tensor | None, Tensor | None],
+) -> Weights:
+    """Weights that the model made itself, as they are multiplied with values.
+
+    Args:
+        node: how they were made.
+        tensor: the weights, (b, n, m).
+        dims: their dimensions.
+        places: positions of queries, (b, n), and of keys, (b, m).
+    """
+    tensor = tensor.detach()
+    b, n, m = tensor.shape
+    batch, queries, keys = (tuple(leaves([dim])) for dim in dims)
+    nothing = tensor.new_zeros(1, 1, 1)
+    product = Product(
+        nothing.expand(b, n, 1), nothing.expand(b, m, 1), batch, queries, keys, *places
+    )
+    lead = [axes for axes in node.lead if not {*leaves([axes])} & {*queries, *keys}]
+    heads = tuple(leaves(lead[-1:])) if len(lead) > 1 else ()
+    order = Order(batch, (), queries, keys).with_heads(heads)
+    off = (tensor.sum(-1, dtype=torch.float32) - 1).abs()
+    rounding = 1e-5 if tensor.dtype in (torch.float32, torch.float64) else 1e-2
+    empty = (tensor == 0).all(-1)
+    whole = bool(((off <= rounding) | empty).all()) and bool((tensor >= 0).all())
+    scores = Scores(product, dims)
+    return Weights(
+        scores,
+        order,
+        dims,
+        kind=node.kind,
+        explicit=tensor,
+        sums_to_one=whole and not bool(empty.all()),
+    )
 
 
 def _swapped(scores: Scores) -> Scores:
@@ -125,8 +169,14 @@ def attention_call(
     """
     order = weights.order if heads is None else weights.order.with_heads(heads)
     query, key, scale, bias = _terms(weights.scores, order)
-    mixing = weights.mixing
+    mixing, explicit = weights.mixing, weights.explicit
     mixed_order = order if mixing is None else replace(order, heads=mixing.heads)
+    if explicit is not None:
+        query, key = query[..., :0], key[..., :0]
+        sizes = (*query.shape[:3], key.shape[2])
+        explicit = arrange(explicit, weights.dims, _dims(order)).expand(sizes)
+        if weights.sums_to_one:
+            bias, explicit = explicit.float().log(), None
     return AttentionCall(
         query=query,
         key=key,
@@ -139,6 +189,8 @@ def attention_call(
         mixing=None if mixing is None else (mixing.weight, mixing.bias),
         query_positions=_positions(weights, order, "query"),
         key_positions=_positions(weights, order, "key"),
+        kind=weights.kind,
+        weights=explicit,
     )
 
 
@@ -154,28 +206,32 @@ class OutputLayout:
     """How the product of weights with their values is laid out as a call's output.
 
     Attributes:
-        dims: the product's dimensions, (b, n), without its features.
+        dims: the product's dimensions.
+        features: those of its axes that are features.
         order: the order of the output's axes.
-        turned: whether the product is (b, Dv, n).
     """
 
     dims: Dims
+    features: Axes
     order: Order
-    turned: bool
 
     @staticmethod
-    def of(weights: Weights, turned: bool, heads: Axes | None = None) -> "OutputLayout":
+    def of(
+        weights: Weights, dims: Dims, features: Axes, heads: Axes | None = None
+    ) -> "OutputLayout":
         """The layout that `attention_call` uses for the output."""
         order = weights.order if heads is None else weights.order.with_heads(heads)
         if weights.mixing is not None:
             order = replace(order, heads=weights.mixing.heads)
-        return OutputLayout(weights.dims[:2], order, turned)
+        return OutputLayout(dims, features, order)
 
     def __call__(self, product: Tensor) -> Tensor:
-        """(b, n, Dv) or (n, Dv) → (B, H, N, Dv)."""
-        product = product if product.ndim == 3 else product[None]
-        product = product.transpose(1, 2) if self.turned else product
-        return _laid_out(product, self.dims, self.order, self.order.queries)
+        """A tensor with `dims`, perhaps without the first one of size 1 → (B, H, N, Dv)."""
+        order = self.order
+        groups = [
+            leaves([axes]) for axes in (order.batch, order.heads, order.queries, self.features)
+        ]
+        return arrange(product, self.dims, groups)
 
 
 def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) -> Tensor | None:
@@ -187,22 +243,27 @@ def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) ->
     if found is None:
         return None
     laid = arrange(found, (product.batch, axes), [order.batch, order.heads, leaves([axes])])
-    return torch.view_as_real(laid[:, 0].resolve_conj())
+    places = torch.view_as_real(laid[:, 0].resolve_conj())
+    if weights.explicit is not None and laid.shape[1] > 1:  # sampled points may differ by head
+        apart = (laid != laid[:, :1]) & ~(laid.real.isnan() & laid[:, :1].real.isnan())
+        places = torch.full_like(places, torch.nan) if bool(apart.any()) else places
+    return places
 
 
-def output_places(weights: Weights, turned: bool, ndim: int) -> Tensor | None:
-    """Positions of the output, which broadcast to it: those of the queries."""
+def output_places(weights: Weights, dims: Dims, features: Axes) -> Tensor | None:
+    """Positions of the output, which has `dims`: those of the queries; they broadcast to it."""
     product = weights.scores.product
     if product.query_places is None:
         return None
     b, n = (leaves([dim]) for dim in weights.dims[:2])
-    dims = (product.batch, product.queries)
+    of_product = (product.batch, product.queries)
     if weights.mixing is None:
-        places = arrange(product.query_places, dims, [b, n])
+        places = arrange(product.query_places, of_product, [b, n])
     else:  # the new heads have the same positions as the heads before
         order = weights.order
-        places = arrange(product.query_places, dims, [order.batch, order.heads, n])[:, :1]
+        places = arrange(product.query_places, of_product, [order.batch, order.heads, n])[:, :1]
         count = math.prod(leaf.size for leaf in weights.mixing.heads)
         places = places.expand(-1, count, -1).flatten(0, 1)
-    places = places[:, None, :] if turned else places[:, :, None]
-    return places[0] if ndim == 2 else places
+    of_features = leaves([features])
+    groups = [[leaf for leaf in leaves([dim]) if leaf not in of_features] for dim in dims]
+    return arrange(places, weights.dims[:2], groups)

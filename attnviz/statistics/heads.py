@@ -62,11 +62,11 @@ def prefix_mass(reading: LayerInput) -> Tensor:
 def sink_mass(reading: LayerInput) -> Tensor:
     """max_j of α_j = mean over the queries i that take part of A_ij (Gu et al., 2410.10781).
 
-    The queries are those of all windows; j is a token of one of them.
+    The queries are those of all windows; j is a token of one of them. NaN if rows do not sum to 1.
     """
     received = reading.sweep().received
     assert received is not None  # every reading asks for it
-    return received[:, :, 0].amax((0, 2))
+    return received[:, :, 0].amax((0, 2)) + (0.0 if reading.call.sums_to_one else math.nan)
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Finds tokens that stand out in their layer: sinks, and tokens of high norm."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,8 +70,11 @@ def sinks(reading: LayerInput) -> tuple[Token, ...]:
 
     α_j, the mean over the queries i that take part of A_ij, exceeds both the median plus
     `DEVIATIONS` MADs and `SHARE` times the mean over the keys that take part, in all windows
-    (by a threshold on α: Gu et al., 2410.10781, whose threshold is one for all lengths).
+    (by a threshold on α: Gu et al., 2410.10781, whose threshold is one for all lengths). None of
+    them is a sink if rows do not sum to 1.
     """
+    if not reading.call.sums_to_one:
+        return ()
     received, found = _received(reading)
     tokens: list[Token] = []
     for head, values in enumerate(received):
@@ -80,9 +84,10 @@ def sinks(reading: LayerInput) -> tuple[Token, ...]:
 
 
 def sink_count(reading: LayerInput) -> Tensor:
-    """Number of `sinks` of each head, (heads,)."""
+    """Number of `sinks` of each head, (heads,); NaN if rows do not sum to 1."""
     received, limits = _received(reading)
-    return (received > limits[:, None]).sum(1).float()
+    found = (received > limits[:, None]).sum(1).float()
+    return found + (0.0 if reading.call.sums_to_one else math.nan)
 
 
 def high_norm(reading: LayerInput) -> HighNorm | None:

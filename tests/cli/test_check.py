@@ -18,8 +18,8 @@ def test_a_layer_that_fails_its_check_is_named(
     honest = kernels.read
 
     def wrong_scale(*args: Any) -> Any:
-        call, *rest = honest(*args)
-        return replace(call, scale=call.scale * 3), *rest
+        found = honest(*args)
+        return replace(found, call=replace(found.call, scale=found.call.scale * 3))
 
     monkeypatch.setattr(kernels, "read", wrong_scale)
     assert main(["stats", str(tmp_path / "a.png"), "-m", "random", "--size", "64"]) == 0

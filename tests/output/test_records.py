@@ -77,7 +77,8 @@ def test_the_record_declares_the_numbers_of_the_tables_in_their_order() -> None:
 def test_a_plain_record_has_none_of_the_further_parts() -> None:
     data = record(head()).data()
     assert "layers" not in data
-    assert set(data["heads"][0]) == {"layer", "head", "rows", "columns", "map", *NUMBERS}
+    fields = {"layer", "head", "kind", "sums_to_one", "rows", "columns", "map", *NUMBERS}
+    assert set(data["heads"][0]) == fields
 
 
 def test_further_numbers_are_there_where_given_and_null_where_not_defined() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ FLASH = (
     "bool causal, int window_size_left, int window_size_right, float softcap, "
     "Tensor? alibi_slopes, bool return_softmax) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-VARLEN = "_flash_attn_varlen_forward(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q) -> Tensor"
+VARLEN = (
+    "_flash_attn_varlen_forward(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, "
+    "Tensor cu_seqlens_k, float softmax_scale, bool causal) -> Tensor"
+)
 XFLASH = (
     "flash_fwd(Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, "
     "Tensor? cu_seqlens_k, Tensor? seqused_k, int max_seqlen_q, int max_seqlen_k, float p, "
@@ -65,6 +69,20 @@ def flash(  # noqa: PLR0917
     return torch.einsum("bhij,bjhd->bihd", a, v), nothing, nothing, nothing
 
 
+def flash_of_several_lengths(  # noqa: PLR0917
+    q: Tensor, k: Tensor, v: Tensor, of_q: Tensor, of_k: Tensor, scale: float, causal: bool
+) -> Tensor:
+    parts = [
+        flash(q[None, a:b], k[None, c:d], v[None, c:d], 0.0, scale, causal, -1, -1)[0][0]
+        for (a, b), (c, d) in zip(pairs(of_q), pairs(of_k), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def pairs(offsets: Tensor) -> list[tuple[int, int]]:
+    return list(pairwise(offsets.tolist()))
+
+
 def flash_of_xformers(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     _, scale, causal, left, right = rest[5:10]
     return flash(q, k, v, 0.0, scale, causal, left, right)[:3]
@@ -88,10 +106,11 @@ def _operators() -> Iterator[None]:
     with ExitStack() as stack:
         for space, schema, function in (
             ("flash_attn", FLASH, flash),
-            ("flash_attn", VARLEN, lambda q, *_: q.clone()),
+            ("flash_attn", VARLEN, flash_of_several_lengths),
             ("xformers_flash", XFLASH, flash_of_xformers),
             ("xformers", CUTLASS, cutlass),
             ("of_somebody", "linear_attention(Tensor q) -> Tensor", lambda q: q.clone()),
+            ("of_somebody", "selective_scan_fwd(Tensor q) -> Tensor", lambda q: q.clone()),
             ("of_somebody", "rotate(Tensor q) -> Tensor", lambda q: q.clone()),
         ):
             library = stack.enter_context(torch.library._scoped_library(space, "FRAGMENT"))
@@ -200,9 +219,22 @@ REFUSED: list[tuple[Callable[..., Tensor], dict[str, Any], str]] = [
     (call_flash, {"softcap": 30.0}, "soft-capped scores"),
     (call_flash, {"alibi_slopes": torch.ones(4)}, "ALiBi"),
     (call_xformers_flash, {"window_left": 1}, "a sliding window"),
-    (call_xformers_flash, {"cu_seqlens_q": torch.tensor([0, 6])}, "sequences of several lengths"),
+    (
+        call_xformers_flash,
+        {"seqused_k": torch.tensor([6])},
+        "sequences in pages or of unused length",
+    ),
     (call_cutlass, {"window_size": 2}, "a sliding window"),
-    (call_cutlass, {"seqstart_q": torch.tensor([0, 6])}, "sequences of several lengths"),
+    (
+        call_cutlass,
+        {"seqlen_k": torch.tensor([6])},
+        "sequences in pages or of unused length",
+    ),
+    (
+        call_cutlass,
+        {"seqstart_q": torch.tensor([0, 6]), "attn_bias": torch.zeros(2, 4, 6, 6)},
+        "a bias over sequences of several lengths",
+    ),
 ]
 
 
@@ -222,10 +254,51 @@ def test_unknown_operators_that_call_themselves_attention_are_named(watch: Watch
         lambda: torch.ops.of_somebody.rotate(torch.ops.of_somebody.linear_attention(q))
     )
     assert recording.unread == ["of_somebody::linear_attention, which is not known"]
-    recording, _ = watch(lambda: torch.ops.flash_attn._flash_attn_varlen_forward(q, q, q, q))
+    recording, _ = watch(lambda: torch.ops.of_somebody.selective_scan_fwd(q))
     assert recording.unread == [
-        "flash_attn::_flash_attn_varlen_forward with sequences of several lengths"
+        "of_somebody::selective_scan_fwd, a state-space scan, which has no weights over tokens"
     ]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("same", [False, True])
+def test_sequences_of_several_lengths_are_a_batch_with_masked_ends(
+    causal: bool, same: bool, watch: Watch
+) -> None:
+    of_q = torch.tensor([0, 5, 12, 15], dtype=torch.int32)
+    of_k = of_q if same else torch.tensor([0, 6, 14, 17], dtype=torch.int32)
+    q, k = torch.randn(15, 4, 8), torch.randn(int(of_k[-1]), 4, 8)
+    v = torch.randn(len(k), 4, 5)
+    kernel = torch.ops.flash_attn._flash_attn_varlen_forward
+    recording, _ = watch(lambda: kernel(q, k, v, of_q, of_k, 0.4, causal))
+    (call,) = recording
+    assert recording.unread == []
+    assert (call.check() or 0) < 1e-5
+    found = call.matrix()
+    for number, ((a, b), (c, d)) in enumerate(zip(pairs(of_q), pairs(of_k), strict=True)):
+        apart = (d - c) - (b - a)
+        right = 0 if causal else -1
+        wanted = weights_of(q[None, a:b], k[None, c:d], 0.4, -1, right, apart)[0]
+        torch.testing.assert_close(found[number, :, : b - a, : d - c], wanted, atol=1e-6, rtol=0)
+        assert found[number, :, b - a :].abs().sum() == found[number, :, :, d - c :].sum() == 0
+
+
+def test_places_of_packed_sequences_are_their_own(watch: Watch) -> None:
+    x = torch.randn(1, 8, 2, 3)
+    offsets = torch.tensor([0, 2, 6], dtype=torch.int32)
+    kernel = torch.ops.flash_attn._flash_attn_varlen_forward
+
+    def run() -> Tensor:
+        tokens = x.flatten(2).mT[0, :, None]  # (6, 1, 8)
+        found: Tensor = kernel(tokens, tokens, tokens, offsets, offsets, 0.4, False)
+        return found
+
+    (call,), _ = watch(run, picture=x)
+    assert call.key_positions is not None
+    expected = torch.tensor([[j + 0.5, i + 0.5] for i in range(2) for j in range(3)])
+    torch.testing.assert_close(call.key_positions[0, :2], expected[:2])
+    assert bool(call.key_positions[0, 2:].isnan().all())
+    torch.testing.assert_close(call.key_positions[1], expected[2:])
 
 
 @pytest.mark.parametrize("kernel", [call_flash, call_xformers_flash, call_cutlass])

@@ -97,42 +97,6 @@ def values_for_each_query(q: Tensor, _k: Tensor, _v: Tensor) -> Tensor:
     return scores.reshape(10, 1, N).softmax(-1) @ torch.randn(10, N, 4)
 
 
-ALTERED = "a softmax(q·kᵀ) altered by {} before its values"
-ELSE = "a softmax over something else than products q·kᵀ"
-SAID: list[tuple[Attention, str]] = [
-    (linear_attention, ELSE),
-    (linear_attention_behind_a_layer, ELSE),
-    (renormalised, ALTERED.format("div")),
-    (renormalised_in_place, ALTERED.format("div_")),
-    (slots_that_compete, "a softmax(q·kᵀ) over other tokens than its values are summed over"),
-    (gated, ALTERED.format("add")),
-    (difference, ALTERED.format("sub")),
-    (heads_switched_off, ALTERED.format("mul")),
-    (dropped, ALTERED.format("mul")),
-    (mixed_by_a_convolution_before, ELSE),
-    (mixed_by_a_convolution_after, ALTERED.format("convolution")),
-    (with_a_sink, ELSE),
-    (some_queries_of_the_softmax, ALTERED.format("slice")),
-    (distances, ELSE),
-    (products_by_broadcasting, ELSE),
-    (experts, ELSE),
-    (values_for_each_query, "a softmax(q·kᵀ) with other values for each query"),
-]
-
-
-@pytest.mark.parametrize("inference", [False, True])
-@pytest.mark.parametrize(("attention", "said"), SAID, ids=lambda p: getattr(p, "__name__", ""))
-def test_what_is_no_softmax_attention_is_said(
-    attention: Attention, said: str, inference: bool, watch: Watch
-) -> None:
-    torch.manual_seed(0)
-    with torch.inference_mode(inference):
-        q, k, v = torch.randn(3, 2, H, N, 4).unbind()
-        recording, _ = watch(lambda: attention(q, k, v))
-    assert len(recording) == 0
-    assert recording.unread == [said]
-
-
 def sigmoid(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT).sigmoid() @ v
 
@@ -141,9 +105,106 @@ def squared_relu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT).relu().square() @ v
 
 
+EXPLICIT: list[tuple[Attention, str, bool]] = [
+    (renormalised, "renormalised", False),
+    (renormalised_in_place, "renormalised", True),
+    (slots_that_compete, "slots", False),
+    (gated, "sum", True),
+    (difference, "difference", False),
+    (heads_switched_off, "gate", True),
+    (dropped, "gate", False),
+    (mixed_by_a_convolution_before, "softmax", True),
+    (mixed_by_a_convolution_after, "mixed", False),
+    (with_a_sink, "sink", False),
+    (some_queries_of_the_softmax, "softmax", True),
+    (distances, "softmax", True),
+    (experts, "softmax", True),
+    (values_for_each_query, "softmax", True),
+    (sigmoid, "sigmoid", False),
+    (squared_relu, "power", False),
+]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize(
+    ("attention", "kind", "sums"), EXPLICIT, ids=lambda p: getattr(p, "__name__", "")
+)
+def test_weights_that_are_no_softmax_of_products_are_kept(
+    attention: Attention, kind: str, sums: bool, inference: bool, watch: Watch
+) -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode(inference):
+        q, k, v = torch.randn(3, 2, H, N, 4).unbind()
+        recording, _ = watch(lambda: attention(q, k, v))
+    (call,) = recording
+    assert call.explicit
+    assert (call.kind, call.sums_to_one) == (kind, sums)
+    assert (call.check() or 0) < 1e-5
+    assert recording.unread == []
+
+
 def linear_attention_of_rectified_features(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     output = q.relu() @ (k.relu().mT @ F.pad(v, (0, 1), value=1.0))
     return output[..., :-1] / (output[..., -1:] + 1e-6)
+
+
+def averaged(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    a = (q @ k.mT).softmax(-1)
+    return (a[..., None] * v[:, :, None]).mean(3)
+
+
+def added(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (each.flatten(0, 1) for each in (q, k, v))
+    return torch.baddbmm(q, (q @ k.mT).softmax(-1), v)
+
+
+def sorted_before_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    a = (q @ k.mT).softmax(-1).sort(-1).values
+    return (a[..., None] * v[:, :, None]).sum(3)
+
+
+@pytest.mark.parametrize(
+    ("attention", "said"),
+    [
+        (averaged, "weights whose products with values are averaged, not summed"),
+        (added, "a softmax(q·kᵀ) whose product with values is added to a tensor"),
+        (sorted_before_values, "weights whose keys are moved by sort"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_said(
+    attention: Attention, said: str, watch: Watch
+) -> None:
+    q, k, v = torch.randn(3, 2, H, N, 4).unbind()
+    recording, _ = watch(lambda: attention(q, k, v))
+    assert len(recording) == 0
+    assert recording.unread == [said]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        linear_attention,
+        linear_attention_behind_a_layer,
+        linear_attention_of_rectified_features,
+    ],
+)
+def test_what_has_no_weights_over_tokens_is_said(
+    attention: Attention, inference: bool, watch: Watch
+) -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode(inference):
+        q, k, v = torch.randn(3, 2, H, N, 4).unbind()
+        recording, _ = watch(lambda: attention(q, k, v))
+    assert len(recording) == 0
+    assert recording.unread == ["linear attention, q·(kᵀ·v), which has no weights over tokens"]
+
+
+def test_products_by_broadcasting_are_exact(watch: Watch) -> None:
+    q, k, v = torch.randn(3, 2, H, N, 4).unbind()
+    (call,), _ = watch(lambda: products_by_broadcasting(q, k, v))
+    assert not call.explicit
+    torch.testing.assert_close(call.matrix(), (q @ k.mT).softmax(-1))
 
 
 def classification(q: Tensor, _k: Tensor, _v: Tensor) -> Tensor:
@@ -167,9 +228,6 @@ def selected_kernels(q: Tensor, _k: Tensor, _v: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "attention",
     [
-        sigmoid,
-        squared_relu,
-        linear_attention_of_rectified_features,
         classification,
         expectation,
         weights_that_are_only_looked_at,
@@ -192,3 +250,28 @@ def test_learned_memory_is_attention_with_keys_that_are_no_tokens(watch: Watch) 
     recording, _ = watch(lambda: (x @ keys.T).softmax(-1) @ values)
     (call,) = recording
     torch.testing.assert_close(call.matrix()[0, 0], (x @ keys.T).softmax(-1))
+
+
+def scanned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Mamba without its kernel."""
+    factors, state, found = k.sigmoid(), torch.zeros(2, H, 4), []
+    for i in range(N):
+        state = factors[:, :, i] * state + v[:, :, i]
+        found.append((state * q[:, :, i]).sum(-1))
+    return torch.stack(found, -1)
+
+
+def test_a_scan_of_the_tokens_is_said(watch: Watch) -> None:
+    q, k, v = torch.randn(3, 2, H, 2 * N, 4).unbind()
+    recording, _ = watch(lambda: (scanned(q, k, v), scanned(q[:, :, 6:], k[:, :, 6:], v[:, :, 6:])))
+    assert len(recording) == 0
+    assert recording.unread == []  # six steps are no scan
+    (recording, _) = watch(lambda: twelve_steps(k, v))
+    assert recording.unread == ["a recurrence over tokens, which has no weights over them (a scan)"]
+
+
+def twelve_steps(k: Tensor, v: Tensor) -> Tensor:
+    state = torch.zeros(2, H, 4)
+    for i in range(2 * N):
+        state = k[:, :, i] * state + v[:, :, i]
+    return state

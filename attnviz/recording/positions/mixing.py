@@ -1,7 +1,6 @@
 """Position rules for operators that mix elements: reductions, products, attention, Fourier."""
 
 import cmath
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,11 @@ from attnviz.recording.positions.position_math import (
     mean_over,
     varies,
 )
-from attnviz.recording.positions.position_registry import PositionRegistry, lies_nowhere
+from attnviz.recording.positions.position_registry import (
+    PositionRegistry,
+    centre,
+    lies_nowhere,
+)
 
 
 def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
@@ -35,18 +38,6 @@ def _averaged(registry: PositionRegistry, op: Operation, result: Any) -> Any:
         ]
         found = found.reshape(sizes)
     return (found,) if found.shape == result.shape else None
-
-
-def centre(registry: PositionRegistry, positions: Tensor, dims: Sequence[int]) -> Tensor:
-    """Mean over dimensions, with keepdim; nowhere if they extend over the whole picture."""
-    found = mean_over(positions, dims)
-    moving = [d for d in dims if varies(positions, d)]
-    if not moving:
-        return found
-    small = compact(positions)
-    nowhere = torch.full((), NOWHERE, device=positions.device)
-    everywhere = registry.spans_picture(small, moving)
-    return torch.where(everywhere, nowhere, compact(found)).expand(found.shape)
 
 
 def _product(registry: PositionRegistry, op: Operation, result: Any) -> Any:
@@ -130,6 +121,12 @@ def mixed(
     return found
 
 
+def _paired(registry: PositionRegistry, op: Operation, result: Any) -> Any:
+    """Distances of all pairs of rows: positions of the first operand's rows, as for products."""
+    positions = registry.get(op.args[0])
+    return None if positions is None else expanded(centre(registry, positions, [-1]), result)
+
+
 def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """Attention: the output has its queries' positions; over channels, its values' positions."""
     names = ("query", "q"), ("value", "v")
@@ -138,9 +135,9 @@ def _attention(registry: PositionRegistry, op: Operation, result: Any) -> Any:
         for i, each in enumerate(names)
     )
     positions, of_values = registry.get(query), registry.get(value)
-    if positions is None:
-        return None
     shape = first(result).shape
+    if positions is None:  # queries that do not come from the picture, such as objects
+        return None if of_values is None else lies_nowhere(registry, op, result)
     if differs_by_feature(positions) and of_values is not None and op.name in HEADS_FIRST:
         return (centre(registry, of_values, [-2]).expand(shape),)
     queries = mean_over(positions, -1)
@@ -218,6 +215,7 @@ RULES = by_names(
         "mm bmm addmm baddbmm _addmm_activation linear matmul _int_mm": _product,
         "quantized::linear_dynamic quantized::linear_relu_dynamic "
         "quantized::linear_dynamic_fp16": _packed,
+        "_cdist_forward _euclidean_dist cdist": _paired,
         "cumsum cumprod logcumsumexp cummax cummin cumsum_": _along,
         "_fft_r2c _fft_c2c _fft_c2r": _transformed,
         " ".join(HEADS_FIRST | TOKENS_FIRST): _attention,

@@ -59,10 +59,30 @@ def combined(
         ]
     if not most:
         return None
+    rows = _rows_of_pairs([positions for _, positions in most])
+    if rows is not None:
+        return expanded(rows, result)
     found = most[0][1]
     for operand, other in most[1:]:
         found = _between(registry, found, other, lambda: _shares(op, most[0][0], operand))  # noqa: B023
     return expanded(found, result)
+
+
+def _rows_of_pairs(parts: Sequence[Tensor]) -> Tensor | None:
+    """Of an operation on all pairs of two sets of tokens: positions of the rows, as for products.
+
+    None if the operands are something else, such as a row and a column of one map.
+    """
+    if len(parts) != 2:
+        return None
+    one, other = (varying(positions) for positions in parts)
+    if len(one - other) != 1 or len(other - one) != 1:
+        return None
+    rows = parts[0] if min(one - other) < min(other - one) else parts[1]
+    (dim,) = one - other if rows is parts[0] else other - one
+    moved = compact(rows).movedim(dim, -1).flatten(0, -2)[0]
+    both = all(bool((part - part[:1]).abs().gt(1e-3).any()) for part in (moved.real, moved.imag))
+    return rows if both else None
 
 
 def _shares(op: Operation, one: Tensor, other: Tensor) -> tuple[float, float]:

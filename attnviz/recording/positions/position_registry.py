@@ -1,6 +1,6 @@
 """Keeps the positions of tensors while a model runs, and where the picture's content ends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from attnviz.recording.positions.position_math import (
     same_memory,
     spans_picture,
     step_of,
+    varies,
 )
 from attnviz.recording.tensor_registry import TensorRegistry, covers_storage
 
@@ -85,15 +86,31 @@ class PositionRegistry:
         self._narrowed = Memo()
         self._contents: tuple[Contents, Contents] = Contents(self.width), Contents(self.height)
 
-    def tokens(self, tensor: Tensor, over: int) -> Tensor | None:
+    def tokens(
+        self,
+        tensor: Tensor,
+        over: int,
+        *,
+        lay: Callable[[Tensor], Tensor] | None = None,
+        weights: bool = False,
+    ) -> Tensor | None:
         """Positions of tokens: the mean over the dimension of their channels; None if unknown.
 
         A token whose mean lies outside of the picture is padding and gets `NOWHERE`.
+
+        Args:
+            tensor: what holds the tokens.
+            over: the dimension of the channels.
+            lay: lays the positions out, before the mean.
+            weights: whether these are weights and `over` is their keys: if their positions differ
+                by key and extend over the whole picture, they are those of the keys, and the
+                queries lie nowhere.
         """
         found = self.get(tensor)
         if found is None:
             return None
-        mean = mean_over(found, over).squeeze(over)
+        found = found if lay is None else lay(found)
+        mean = (centre(self, found, [over]) if weights else mean_over(found, over)).squeeze(over)
         return self._tokens.get(mean, (), lambda: self._inside(mean))
 
     def _inside(self, positions: Tensor) -> Tensor:
@@ -206,6 +223,18 @@ class PositionRegistry:
             ):
                 return known.reshape(tensor.shape) if tensor.is_contiguous() else None
         return None
+
+
+def centre(registry: PositionRegistry, positions: Tensor, dims: Sequence[int]) -> Tensor:
+    """Mean over dimensions, with keepdim; nowhere if they extend over the whole picture."""
+    found = mean_over(positions, dims)
+    moving = [d for d in dims if varies(positions, d)]
+    if not moving:
+        return found
+    small = compact(positions)
+    nowhere = torch.full((), NOWHERE, device=positions.device)
+    everywhere = registry.spans_picture(small, moving)
+    return torch.where(everywhere, nowhere, compact(found)).expand(found.shape)
 
 
 def placed(flat: Tensor, tensor: Tensor) -> Tensor:

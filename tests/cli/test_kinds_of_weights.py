@@ -1,0 +1,163 @@
+"""Models whose weights are no softmax of q·kᵀ, through the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forms import COLUMNS, FORMS, ROWS, Local
+from PIL import Image
+
+from attnviz.cli import main
+
+FILE = Path(__file__).parents[1] / "forms.py"
+
+
+def run(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[int, str, dict[str, Any]]:
+    """`stats --json` of a picture of the model's own size: exit code, stderr, record."""
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(folder / "picture.png")
+    words = ["stats", str(folder / "picture.png"), "-m", f"py:{FILE}:{name}", "--json"]
+    code = main([*words, "--npz", "-o", str(folder / "out"), *more])
+    out, errors = capsys.readouterr()
+    return code, errors, json.loads(out) if code == 0 and out else {}
+
+
+def pixels(folder: Path) -> torch.Tensor:
+    """What the model is given."""
+    values = torch.from_numpy(np.array(Image.open(folder / "picture.png"))).float() / 255
+    return ((values - 0.5) / 0.5).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_maps_are_rows_of_the_weights_that_the_module_computed(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = FORMS[name]().eval()
+    query = () if module.pools else ("-q", "20,12")
+    code, errors, record = run(name, tmp_path, capsys, *query)
+    assert code == 0, errors
+    with np.load(tmp_path / "out/picture.png/maps.npz") as arrays:
+        maps = arrays["maps"][0]
+    with torch.no_grad():
+        module(pixels(tmp_path))
+    assert module.weights is not None
+    if isinstance(module, Local):
+        expected = np.zeros((1, ROWS, COLUMNS))
+        for number, weight in enumerate(module.weights[8, 0, 0].tolist()):
+            expected[0, number // 3, 1 + number % 3] = weight
+    else:
+        rows = module.weights.mean(2) if module.pools else module.weights[:, :, 8]
+        expected = rows[0].reshape(-1, ROWS, COLUMNS).numpy()
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    assert record["check"]["verified"]
+    assert record["check"]["places"] == "measured"
+    assert record["check"]["not_drawn"] == []
+    for head in record["heads"]:
+        assert (head["kind"], head["sums_to_one"]) == (module.kind, module.sums_to_one)
+        numbers = [head[key] for key in ("entropy", "entropy_ratio", "confidence", "sink_mass")]
+        assert numbers.count(None) == (0 if module.sums_to_one else 4)
+
+
+@pytest.mark.parametrize("method", ["rollout", "mass"])
+def test_methods_that_need_distributions_refuse_other_weights_by_name(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors, _ = run("Difference", tmp_path, capsys, "--method", method)
+    assert code == 2
+    assert "the weights of layer 0 (difference) do not sum to 1; choose from attention" in errors
+
+
+def test_rollout_of_weights_that_sum_to_one_is_that_of_any_attention(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors, _ = run("Additive", tmp_path, capsys, "--method", "rollout", "-q", "20,12")
+    assert code == 0, errors
+    module = FORMS["Additive"]().eval()
+    with torch.no_grad():
+        module(pixels(tmp_path))
+    assert module.weights is not None
+    expected = (module.weights[0].mean(0) + torch.eye(ROWS * COLUMNS)) / 2
+    with np.load(tmp_path / "out/picture.png/maps.npz") as arrays:
+        found = arrays["maps"].reshape(-1)
+    np.testing.assert_allclose(found, expected[8], atol=1e-6)
+
+
+def test_methods_that_need_keys_refuse_weights_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors, _ = run("Distances", tmp_path, capsys, "--method", "similarity")
+    assert code == 2
+    assert "layer 0 has weights without keys (softmax)" in errors
+
+
+def test_a_page_shows_weights_that_do_not_sum_to_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("Sink", tmp_path, capsys)
+    words = ["explore", str(tmp_path / "picture.png"), "-m", f"py:{FILE}:Sink"]
+    assert main([*words, "-o", str(tmp_path / "page.html")]) == 0
+
+
+def test_more_statistics_of_weights_that_do_not_sum_to_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors, record = run("Difference", tmp_path, capsys, "--stats", "all")
+    assert code == 0, errors
+    for head in record["heads"]:
+        assert head["sinks"] is None
+        assert head["head_jensen_shannon"] is None
+        assert head["value_distance_px"] is None
+        assert -1 <= head["head_cosine"] <= 1
+    assert record["layers"][0]["sinks"] == []
+
+
+DEFORMABLE = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Deformable(nn.Module):
+    """Zhu et al. (2010.04159), one level: points around each token, and their weights."""
+
+    patch_size, image_size = 8, (32, 48)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 16, 8, 8)
+        self.offsets, self.scores = nn.Linear(16, 2 * 4 * 2), nn.Linear(16, 2 * 4)
+        self.value, self.out = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, pixels):
+        maps = self.embed(pixels)
+        b, _, h, w = maps.shape
+        x = maps.flatten(2).mT
+        v = self.value(x).mT.reshape(b * 2, 8, h, w)
+        y, z = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+        at = torch.stack([z, y], -1).reshape(1, h * w, 1, 1, 2)
+        at = at + 0.1 * self.offsets(x).view(b, h * w, 2, 4, 2)
+        a = self.scores(x).view(b, h * w, 2, 4).softmax(-1)
+        at = at.transpose(1, 2).flatten(0, 1)  # (b * heads, tokens, points, 2)
+        found = F.grid_sample(v, at, align_corners=True)  # (b * heads, 8, tokens, points)
+        a = a.transpose(1, 2).reshape(b * 2, 1, h * w, 4)
+        output = (found * a).sum(-1).view(b, 16, h * w).mT
+        return self.out(output)
+'''
+
+
+def test_deformable_attention_is_recorded_and_its_points_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deformable.py").write_text(DEFORMABLE)
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    spec = f"py:{tmp_path / 'deformable.py'}:Deformable"
+    assert main(["stats", str(tmp_path / "a.png"), "-m", spec]) != 0
+    said = capsys.readouterr().err
+    assert "points for each query and head, sampled between tokens (deformable attention)" in said
