@@ -272,11 +272,12 @@ def heading(explanation: Explanation) -> str:
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
     causes = (observation.assumed.get(number) for number in explanation.layers)
     assumed = next((cause for cause in causes if cause is not None), None)
+    tiles = "" if explanation.tiles is None else f" of {explanation.tiles.count} tiles"
     mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
     return (
         f"{mark}{shortened(observation.picture.name)}  ·  {shortened(observation.model.spec)}  ·  "
         f"{question_in_words(explanation)}  ·  "
-        f"{sizes} {observation.model.tokens}"
+        f"{sizes} {observation.model.tokens}{tiles}"
     )
 
 

@@ -16,8 +16,9 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, check, look_many
 from attnviz.explanation.running import first_placement
 from attnviz.explanation.tile_request import check_tiled
-from attnviz.geometry.placement import Fit
+from attnviz.geometry.placement import Fit, Placement
 from attnviz.geometry.tiling import JoinedMaps, TilePlan, plan_tiles
+from attnviz.io.parts import Box
 from attnviz.io.picture import PictureHeader
 from attnviz.io.picture_tiles import TiledPicture
 from attnviz.models import memory
@@ -66,9 +67,9 @@ def explain_tiles(
     joined = {method: _JoinedExplanation(plan, picture.header) for method in questions.methods}
     done = 0
     for boxes in _groups(plan.boxes(), AT_ONCE):
-        tiles = [picture.read(box) for box in boxes]
-        observations = look_many(tiles, model, questions, fit=fit)
-        for box, observation in zip(boxes, observations, strict=True):
+        for box, observation in zip(
+            boxes, _observed(picture, boxes, model, questions, fit), strict=True
+        ):
             for method, whole in joined.items():
                 whole.add(box[:2], answer(observation, questions, method))
         done += len(boxes)
@@ -85,6 +86,18 @@ def _plan(picture: TiledPicture, model: Model, questions: Questions, fit: Fit) -
     return plan_tiles(
         header.width, header.height, side, picture.overlap, rows=grid.rows, columns=grid.columns
     )
+
+
+def _observed(
+    picture: TiledPicture, boxes: Sequence[Box], model: Model, questions: Questions, fit: Fit
+) -> list[Observation]:
+    """Run the model on some tiles at once; each is read when it is laid into the input."""
+
+    def lay(number: int, placement: Placement) -> NDArray[np.uint8]:
+        return model.lay(picture.read(boxes[number]), placement)
+
+    headers = [PictureHeader(picture.path, width, height) for _, _, width, height in boxes]
+    return look_many(headers, model, questions, fit=fit, lay=lay)
 
 
 def _groups(values: Iterable[T], size: int) -> Iterator[list[T]]:
