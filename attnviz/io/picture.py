@@ -200,7 +200,7 @@ def developed(opened: Opened, path: str, value_range: ValueRange, part: Part) ->
         if value_range.kind == FULL:
             return Picture(path, pixels, notes=opened.notes, part=part)
     span, notes = take(samples, value_range)
-    pixels = np.asarray(to_rgb(_with_alpha(samples, span)))
+    pixels = _colours(samples, span)
     plain = samples.ordinary and value_range.kind == FULL
     return Picture(
         path,
@@ -221,9 +221,17 @@ def _all_bands(samples: Samples, span: Span) -> NDArray[np.uint8] | None:
     return to_8_bit(bands, span, white_is_zero=samples.white_is_zero)
 
 
-def _with_alpha(samples: Samples, span: Span) -> Image.Image:
-    """Convert samples to an 8-bit image, the right way up, with transparency and profile kept."""
+def _colours(samples: Samples, span: Span) -> NDArray[np.uint8]:
+    """Samples as sRGB colours, the right way up."""
     pixels = to_8_bit(samples.values, span, white_is_zero=samples.white_is_zero)
+    special = samples.alpha is not None or samples.profile is not None or samples.orientation != 1
+    if pixels.shape[2] == 3 and not special:
+        return pixels
+    return np.asarray(to_rgb(_with_alpha(samples, pixels)))
+
+
+def _with_alpha(samples: Samples, pixels: NDArray[np.uint8]) -> Image.Image:
+    """Colours as an image, the right way up, with transparency and profile kept."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if samples.alpha is not None:
         image.putalpha(Image.fromarray(samples.alpha))

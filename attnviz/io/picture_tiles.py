@@ -74,9 +74,11 @@ class TiledPicture:
             box = (0, top, width, min(rows * factor, height - top))
             band = self._alike(self._read(box, factor)).image()
             high = math.ceil(box[3] / factor)
-            pixels[row : row + high] = np.asarray(
-                band.resize((size[0], high), Image.Resampling.BOX)
-            )
+            if band.size == box[2:]:
+                small = band.reduce(factor)
+            else:  # a slide has coarser levels
+                small = band.resize((size[0], high), Image.Resampling.BOX)
+            pixels[row : row + high] = np.asarray(small)
         return Picture(self.header.path, pixels, self.header.range, part=self.header.part)
 
     def _alike(self, picture: Picture) -> Picture:

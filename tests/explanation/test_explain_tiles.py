@@ -145,7 +145,7 @@ def test_a_huge_picture_takes_little_memory_and_its_square_is_found(tmp_path: Pa
     layer = pictures.brightness_layer(tmp_path / "bright.safetensors")
     model = attnviz.load_model("random", heads=2, weights=str(layer), device="cpu")
     tracemalloc.start()
-    with open_tiled(tmp_path / "huge.tif", "full", Part(), 2240, 0.25) as picture:
+    with open_tiled(tmp_path / "huge.tif", "full", Part(), 3360, 0.0) as picture:
         (found,) = explain_tiles(picture, model, Questions(heads="1"))
         reduced = picture.reduced(1000)
     _, peak = tracemalloc.get_traced_memory()
