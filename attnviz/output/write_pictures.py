@@ -107,7 +107,8 @@ def write_pictures(
 
     Files of an earlier run that this one does not replace are removed; nothing else is touched.
     `threads` is the number of threads that draw; by default there is one per core. Maps are drawn
-    on `reduced`, a smaller picture, if the explanation's own is not in memory.
+    on `reduced`, a smaller picture, if the explanation's own is not in memory; one after another,
+    since it may still be large.
 
     Returns:
         The record, the files in the order of writing, and the sheet.
@@ -129,7 +130,8 @@ def write_pictures(
         path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
         return Cell(thumbnail(image), title(explanation, answer), scale), path
 
-    drawn = _at_once(one, explanation.answers, scales, threads or os.cpu_count() or 1)
+    threads = threads or (os.cpu_count() or 1 if reduced is None else 1)
+    drawn = _at_once(one, explanation.answers, scales, threads)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     files = [path.name for path in paths]
     animation, moving = _animation(
