@@ -42,13 +42,15 @@ def tiled(
         return explain_tiles(picture, model, questions)
 
 
-def by_hand(whole: Explanation, path: Path, model: Model, **request: str) -> list[Explanation]:
+def by_hand(whole: Explanation, path: Path, model: Model) -> list[Explanation]:
     """The explanations of all tiles, each cut out and observed on its own."""
     pixels = attnviz.load_image(path).pixels
     assert whole.tiles is not None
     return [
         attnviz.explain(
-            attnviz.observe(Picture("tile", pixels[y : y + h, x : x + w]), model), **request
+            attnviz.observe(Picture("tile", pixels[y : y + h, x : x + w]), model),
+            method=whole.method,
+            layers="3,5",
         )
         for x, y, w, h in whole.tiles.boxes()
     ]
@@ -57,7 +59,7 @@ def by_hand(whole: Explanation, path: Path, model: Model, **request: str) -> lis
 @pytest.mark.parametrize("method", ["attention", "rollout"])
 def test_maps_are_joined_and_numbers_are_means(method: str, path: Path, tiny: Model) -> None:
     (whole,) = tiled(path, tiny, Questions(methods=(method,), layers="3,5"))
-    tiles = by_hand(whole, path, tiny, method=method, layers="3,5")
+    tiles = by_hand(whole, path, tiny)
     assert whole.tiles is not None
     assert len(tiles) == whole.tiles.count == 4 * 3
     for number, answer in enumerate(whole.answers):

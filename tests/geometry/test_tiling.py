@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnviz.geometry.placement import Placement, place
+from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.geometry.tiling import JoinedMaps, TilePlan, cell_size, plan_tiles
 
 Maps = NDArray[np.float64]
-CASES = [
+Case = tuple[int, int, int, float, int, int, Fit]
+CASES: list[Case] = [
     (500, 400, 224, 0.25, 224, 16, "keep"),  # cells of all but the last tiles coincide
     (300, 260, 90, 0.4, 64, 16, "squash"),  # cells of 22.5 pixels
     (210, 90, 130, 0.3, 64, 16, "pad"),  # lower than a tile
@@ -19,11 +20,10 @@ CASES = [
 ]
 
 
-def tiled(
-    width: int, height: int, side: int, overlap: float, size: int, patch: int, fit: str
-) -> tuple[TilePlan, Placement]:
+def tiled(case: Case) -> tuple[TilePlan, Placement]:
+    width, height, side, overlap, size, patch, fit = case
     wide, high = min(side, width), min(side, height)
-    tile = place(wide, high, size=size, patch=patch, fit=fit)  # type: ignore[arg-type]
+    tile = place(wide, high, size=size, patch=patch, fit=fit)
     plan = plan_tiles(width, height, side, overlap, rows=tile.grid.rows, columns=tile.grid.columns)
     return plan, tile
 
@@ -37,8 +37,8 @@ def join(plan: TilePlan, tile: Placement, maps: list[Maps]) -> tuple[Maps, NDArr
     whole = JoinedMaps(plan, tile, 1)
     for (left, top, *_), values in zip(plan.boxes(), maps, strict=True):
         whole.add(left, top, values[None], drawn(tile), tile)
-    values, cells = whole.result()
-    return values[0].astype(np.float64), cells
+    joined, cells = whole.result()
+    return joined[0].astype(np.float64), cells
 
 
 def oracle(plan: TilePlan, tile: Placement, maps: list[Maps]) -> Maps:
@@ -70,9 +70,9 @@ def oracle(plan: TilePlan, tile: Placement, maps: list[Maps]) -> Maps:
 
 @pytest.mark.parametrize("case", CASES[1:])
 def test_joined_maps_are_those_of_the_formula(
-    case: tuple[int, int, int, float, int, int, str],
+    case: Case,
 ) -> None:
-    plan, tile = tiled(*case)
+    plan, tile = tiled(case)
     rng = np.random.default_rng(0)
     maps = [rng.random((tile.grid.rows, tile.grid.columns)) for _ in range(plan.count)]
     joined, _ = join(plan, tile, maps)
@@ -81,9 +81,9 @@ def test_joined_maps_are_those_of_the_formula(
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_constant_stays_constant_everywhere(
-    case: tuple[int, int, int, float, int, int, str],
+    case: Case,
 ) -> None:
-    plan, tile = tiled(*case)
+    plan, tile = tiled(case)
     shape = tile.grid.rows, tile.grid.columns
     joined, cells = join(plan, tile, [np.full(shape, 0.3)] * plan.count)
     assert cells.all()
@@ -91,7 +91,7 @@ def test_a_constant_stays_constant_everywhere(
 
 
 def test_without_overlap_tiles_lie_side_by_side() -> None:
-    plan, tile = tiled(3 * 64, 2 * 64, 64, 0.0, 64, 16, "keep")
+    plan, tile = tiled((3 * 64, 2 * 64, 64, 0.0, 64, 16, "keep"))
     maps = [np.random.default_rng(n).random((4, 4)) for n in range(6)]
     joined, _ = join(plan, tile, maps)
     rows = [np.hstack(maps[:3]), np.hstack(maps[3:])]
@@ -99,7 +99,7 @@ def test_without_overlap_tiles_lie_side_by_side() -> None:
 
 
 def test_one_tile_is_its_own_map() -> None:
-    plan, tile = tiled(64, 80, 224, 0.25, 64, 16, "keep")
+    plan, tile = tiled((64, 80, 224, 0.25, 64, 16, "keep"))
     values = np.random.default_rng(0).random((tile.grid.rows, tile.grid.columns))
     joined, _ = join(plan, tile, [values])
     assert plan.count == 1
@@ -109,7 +109,7 @@ def test_one_tile_is_its_own_map() -> None:
 def test_maps_that_follow_the_picture_are_joined_to_that_of_the_whole() -> None:
     """Where cells coincide, the window does not matter: all tiles say the same of a cell."""
     picture = np.random.default_rng(0).random((400, 500))
-    plan, tile = tiled(500, 400, 224, 0.25, 224, 16, "keep")
+    plan, tile = tiled((500, 400, 224, 0.25, 224, 16, "keep"))
     plan = TilePlan(224, 0.25, 500, 400, (0, 160, 272), (0, 176))  # 276 would shift the cells
     maps = [tile.average(picture[y : y + h, x : x + w]) for x, y, w, h in plan.boxes()]
     joined, _ = join(plan, tile, maps)
@@ -118,7 +118,7 @@ def test_maps_that_follow_the_picture_are_joined_to_that_of_the_whole() -> None:
 
 
 def test_two_tiles_fade_linearly_into_each_other() -> None:
-    plan, tile = tiled(96, 64, 64, 0.5, 64, 8, "keep")
+    plan, tile = tiled((96, 64, 64, 0.5, 64, 8, "keep"))
     joined, _ = join(plan, tile, [np.zeros((8, 8)), np.ones((8, 8))])
     np.testing.assert_allclose(joined[3], [0] * 4 + [0.125, 0.375, 0.625, 0.875] + [1] * 4)
 
@@ -156,6 +156,6 @@ def test_the_stride_is_whole_in_cells_where_it_can_be(side: int, cells: int, str
 
 
 def test_cells_of_padding_are_left_out() -> None:
-    plan, tile = tiled(100, 700, 224, 0.25, 144, 8, "pad")
+    plan, tile = tiled((100, 700, 224, 0.25, 144, 8, "pad"))
     grid = JoinedMaps(plan, tile, 1).placement.grid
     assert cell_size(tile)[0] * (grid.columns - 1) < 100
