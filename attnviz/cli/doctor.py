@@ -43,6 +43,7 @@ EXTRAS = {
     "imagecodecs": "codecs",
     "pydicom": "dicom",
     "nibabel": "nifti",
+    "openslide": "slide",
     "pyarrow": "parquet",
     "ray": "ray",
 }

@@ -64,7 +64,7 @@ def explore(
 
         return one
 
-    raise typer.Exit(run.each(images, reading, streams, begin))
+    raise typer.Exit(run.each(images, reading.open, streams, begin))
 
 
 def _path(out: Path, name: str) -> Path:

@@ -7,27 +7,44 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from attnviz.cli import console
 from attnviz.errors import AttnvizError, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from PIL.Image import Image
     from rich.table import Table
 
-    from attnviz.cli.options.inputs import ReadingOptions, ShownOptions
+    from attnviz.cli.options.inputs import ShownOptions
     from attnviz.cli.options.results import StreamOptions, ToldOptions
     from attnviz.explanation.explanation import Explanation, LocalizedHead
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.request import Questions
-    from attnviz.io.picture import Picture, PictureLike
+    from attnviz.io.picture import Picture
+    from attnviz.io.picture_files import Note
     from attnviz.models.model import Model
     from attnviz.output.records import Check
     from attnviz.output.write_pictures import Tabular
+
+
+class WithNotes(Protocol):
+    """A picture, in memory or open, with notes on how it is read."""
+
+    @property
+    def path(self) -> str:
+        """Path as the user gave it."""
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """The notes."""
+
+
+P = TypeVar("P", bound=WithNotes)
 
 
 def look(
@@ -42,7 +59,6 @@ def look(
     Errors in the question are found before the run.
     """
     from attnviz.explanation.request import look  # noqa: PLC0415
-    from attnviz.output.make_record import check_info  # noqa: PLC0415
 
     with console.progress("model", quiet=streams.quiet):
         observation = console.interruptible(
@@ -50,11 +66,18 @@ def look(
         )
     if questions.suggest:
         observation = _suggest(observation, questions, quiet=streams.quiet)
-    if observation.placement.fit != options.fit:
+    say_checks(observation, options.fit)
+    return observation
+
+
+def say_checks(observation: Observation, fit: str) -> None:
+    """Print what the model was not shown, and what of it is not drawn."""
+    from attnviz.output.make_record import check_info  # noqa: PLC0415
+
+    if observation.placement.fit != fit:
         console.say(shown_less(observation))
     for line in check_notes(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
-    return observation
 
 
 def _suggest(observation: Observation, questions: Questions, *, quiet: bool) -> Observation:
@@ -191,17 +214,16 @@ def _stats(record: Any) -> list[Table]:
 
 def each(
     images: Sequence[str],
-    reading: ReadingOptions,
+    opened: Callable[[str], AbstractContextManager[P]],
     streams: ToldOptions,
-    begin: Callable[[], Callable[[Picture, int], None]],
+    begin: Callable[[], Callable[[P, int], None]],
 ) -> ExitCode:
     """Process every picture; an error with one is printed and does not stop the others.
 
-    `begin` loads what is needed and returns a function of a picture and its number. It is not
-    called if no picture can be read, so that a wrong name is reported at once.
+    `opened` opens one. `begin` loads what is needed and returns a function of a picture and its
+    number. It is not called if no picture can be read, so that a wrong name is reported at once.
     """
     from attnviz.io.parts import split_path  # noqa: PLC0415
-    from attnviz.io.picture import load_part  # noqa: PLC0415
     from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
     do = (
@@ -212,16 +234,16 @@ def each(
     failures = Failures(streams)
     for number, path in enumerate(images):
         try:
-            picture = load_part(path, reading.range, reading.part)
-            say_notes(picture)
-            if do is not None:
-                do(picture, number)
+            with opened(path) as picture:
+                say_notes(picture)
+                if do is not None:
+                    do(picture, number)
         except AttnvizError as error:
             failures.add(error, path)
     return failures.exit_code(some_done=failures.count < len(images))
 
 
-def say_notes(picture: PictureLike) -> None:
+def say_notes(picture: WithNotes) -> None:
     """Print the notes about how a picture was read."""
     where = "standard input" if picture.path == "-" else picture.path
     for note in picture.notes:

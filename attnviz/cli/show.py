@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import loading, run
+from attnviz.cli import loading, run, tiled
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import Images, ModelOptions, ReadingOptions
+from attnviz.cli.options.inputs import Images, ModelOptions, TiledReadingOptions
 from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.results import (
     DrawingOptions,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attnviz.io.picture import Picture
+    from attnviz.io.picture_tiles import TiledPicture
 
 
 @with_groups
@@ -32,7 +33,7 @@ def show(
     *,
     images: Images,
     model: ModelOptions,
-    reading: ReadingOptions,
+    reading: TiledReadingOptions,
     question: QuestionOptions,
     drawing: DrawingOptions,
     streams: StreamOptions,
@@ -44,11 +45,13 @@ def show(
 
     Writes an overlay per head, a contact sheet and a record; prints a table of statistics.
     """
+    tiled.check(reading, model, question)
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
     names = whole_files.folder_names(images)
 
-    def begin() -> Callable[[Picture, int], None]:
+    def begin() -> Callable[[Picture | TiledPicture, int], None]:
+        from attnviz.io.picture_tiles import TiledPicture  # noqa: PLC0415
         from attnviz.output.write_pictures import Drawing, write_maps, write_pictures  # noqa: PLC0415
 
         style = Drawing(**drawing.values())
@@ -57,24 +60,22 @@ def show(
         loaded = loading.load(model, question)
         teller = run.ResultPrinter(streams)
 
-        def one(picture: Picture, number: int) -> None:
+        def one(picture: Picture | TiledPicture, number: int) -> None:
             whole_files.check_folder(out / names[number])
-            observation = run.look(picture, loaded, model, questions, streams)
-            if not observation.suggested and len(questions.queries) == 1:
-                observation = run.marked(observation, questions)
+            reduced = picture.reduced() if isinstance(picture, TiledPicture) else None
             results = []
-            for answer in run.explain_all(observation, questions, streams):
+            for answer in tiled.explain(picture, loaded, model, questions, streams, marking=True):
                 folder = whole_files.method_folder(
                     out / names[number], answer.method, questions.methods
                 )
-                record, paths, sheet = write_pictures(answer, folder, style)
+                record, paths, sheet = write_pictures(answer, folder, style, reduced=reduced)
                 paths += [write_maps(answer, folder)] if npz else []
                 results.append(run.Result(record, paths, None if no_preview else sheet))
             teller.tell(*results)
 
         return one
 
-    raise typer.Exit(run.each(images, reading, streams, begin))
+    raise typer.Exit(run.each(images, reading.open_tiles, streams, begin))
 
 
 @with_groups
@@ -82,7 +83,7 @@ def stats(
     *,
     images: Images,
     model: ModelOptions,
-    reading: ReadingOptions,
+    reading: TiledReadingOptions,
     question: QuestionOptions,
     streams: StreamOptions,
     out: OptionalOut = None,
@@ -96,11 +97,12 @@ def stats(
         raise UsageError("--npz writes a file; say where with --out FOLDER")
     if out is None and streams.quiet:
         raise UsageError("--quiet prints the paths of files, and none is written; add --out FOLDER")
+    tiled.check(reading, model, question)
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
     names = whole_files.folder_names(images)
 
-    def begin() -> Callable[[Picture, int], None]:
+    def begin() -> Callable[[Picture | TiledPicture, int], None]:
         from attnviz.output.make_record import make_record  # noqa: PLC0415
         from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
@@ -108,10 +110,9 @@ def stats(
         loaded = loading.load(model, question)
         teller = run.ResultPrinter(streams)
 
-        def one(picture: Picture, number: int) -> None:
-            observation = run.look(picture, loaded, model, questions, streams)
+        def one(picture: Picture | TiledPicture, number: int) -> None:
             results = []
-            for answer in run.explain_all(observation, questions, streams):
+            for answer in tiled.explain(picture, loaded, model, questions, streams):
                 record, paths = make_record(answer), []
                 if out is not None:
                     folder = whole_files.method_folder(
@@ -124,4 +125,4 @@ def stats(
 
         return one
 
-    raise typer.Exit(run.each(images, reading, streams, begin))
+    raise typer.Exit(run.each(images, reading.open_tiles, streams, begin))

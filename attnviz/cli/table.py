@@ -220,6 +220,12 @@ def _caption(record: Record) -> str:
         f"check: {state}, the weights explain the model's output to {error}; "
         "entropy in nats, distance in input pixels"
     )
+    if record.tiles is not None:
+        tiles = record.tiles
+        caption += (
+            f"\njoined from {tiles.columns}x{tiles.rows} tiles of {tiles.side} pixels; numbers of "
+            "heads are means over tiles"
+        )
     if record.preprocessing is None:
         return caption
     tokens = record.tokens

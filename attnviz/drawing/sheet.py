@@ -272,12 +272,13 @@ def heading(explanation: Explanation) -> str:
     sizes = ", ".join(dict.fromkeys(f"{grid.columns}x{grid.rows}" for grid in grids))
     causes = (observation.assumed.get(number) for number in explanation.layers)
     assumed = next((cause for cause in causes if cause is not None), None)
+    tiles = "" if explanation.tiles is None else f" of {explanation.tiles.count} tiles"
     mark = "" if assumed is None else f"PLACES ASSUMED ({assumed})  ·  "
     starred = any(marked(explanation, answer) for answer in explanation.answers)
     return (
         f"{mark}{shortened(observation.picture.name)}  ·  {shortened(observation.model.spec)}  ·  "
         f"{question_in_words(explanation)}  ·  "
-        f"{sizes} {observation.model.tokens}" + f"  ·  {STAR} most localized" * starred
+        f"{sizes} {observation.model.tokens}{tiles}" + f"  ·  {STAR} most localized" * starred
     )
 
 

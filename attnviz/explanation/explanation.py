@@ -12,6 +12,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
+from attnviz.geometry.tiling import TilePlan
 from attnviz.models.scoring import Scored
 from attnviz.registry import load
 from attnviz.statistics import More
@@ -90,6 +91,8 @@ class Explanation:
         answers: one for each question, layer and head, in this order.
         settings: the method's options with their values.
         more: further numbers of each layer; empty unless `statistics="all"` was given.
+        tiles: the tiles that the maps were joined from; None if the model saw the picture whole.
+            The observation is then that of the first tile.
     """
 
     observation: Observation
@@ -98,6 +101,7 @@ class Explanation:
     answers: tuple[Answer, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[int, More] = field(default_factory=dict)
+    tiles: TilePlan | None = None
 
     @property
     def query(self) -> Query:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import ImageError
-from attnviz.io import tiff, tiff_regions
+from attnviz.io import regions, tiff, tiff_regions
 from attnviz.io.decoding import as_pillow_sees_it, mask_to_rgb, open_picture, to_rgb
-from attnviz.io.parts import WHOLE, Part, parse_part, split_path
+from attnviz.io.parts import WHOLE, Part, check_region, parse_part, split_path
 from attnviz.io.picture_files import STDIN, Note, read
 from attnviz.io.ranges import FULL, ValueRange, parse_range
 from attnviz.io.selecting import select, turned
@@ -123,9 +123,9 @@ def load_image(
 ) -> Picture:
     """Read a picture in any format that Pillow opens, TIFF of any type, or an array of NumPy.
 
-    HEIC needs `attnviz[heic]`, DICOM `attnviz[dicom]`, NIfTI `attnviz[nifti]`. EXIF orientation is
-    applied and transparency is laid on white. Of several frames the first is read, of a volume the
-    middle slice. `-` reads standard input.
+    HEIC needs `attnviz[heic]`, DICOM `attnviz[dicom]`, NIfTI `attnviz[nifti]`, slides need
+    `attnviz[slide]`. EXIF orientation is applied and transparency is laid on white. Of several
+    frames the first is read, of a volume the middle slice. `-` reads standard input.
 
     >>> load_image("cat.jpg").pixels.shape                       # (height, width, 3)
     (320, 480, 3)
@@ -138,7 +138,7 @@ def load_image(
             `percentile` (0.5 to 99.5), or `LO:HI`. Values beyond are clipped; NaN is black.
         channels: the bands to draw, from 0: three such as `3,2,1`, or one in grey.
         slice: the slice of a volume, or the page of a TIFF, from 0.
-        region: `x,y,w,h`, the part of the picture to read; of a TIFF, no more is decoded.
+        region: `x,y,w,h`, the part of the picture to read; of a TIFF or slide, no more is decoded.
 
     Raises:
         ImageError: the file is missing, a folder, empty, truncated, not a picture, or too large;
@@ -159,12 +159,9 @@ def load_part(path: str | Path, range: str, part: Part) -> Picture:  # noqa: A00
         ImageError, MissingExtraError, UsageError: as of `load_image`.
     """
     path, value_range = str(path), parse_range(range)
-    if part.region is not None and path != STDIN and Path(path).is_file():
-        with Path(path).open("rb") as file:
-            start = file.read(4)
-        found = tiff_regions.read(path, path, part) if tiff.is_tiff(start) else None
-        if found is not None:
-            return _developed_picture(found, path, value_range, part)
+    found = regions.read(path, part)
+    if found is not None:
+        return developed(found, path, value_range, part)
     return decode(read(split_path(path).file), path, range, part)
 
 
@@ -178,13 +175,21 @@ def decode(data: bytes, path: str, range: str = FULL, part: Part = WHOLE) -> Pic
     """
     opened = None
     if part.region is not None and tiff.is_tiff(data):
-        opened = tiff_regions.read(io.BytesIO(data), path, part)
+        with tiff_regions.open_tiff(io.BytesIO(data), path, part) as reader:
+            if reader is not None:
+                check_region(part.region, reader.width, reader.height, path)
+                opened = reader.read(part.region)
     if opened is None:
         opened = open_picture(data, path, part)
-    return _developed_picture(opened, path, parse_range(range), part)
+    return developed(opened, path, parse_range(range), part)
 
 
-def _developed_picture(opened: Opened, path: str, value_range: ValueRange, part: Part) -> Picture:
+def developed(opened: Opened, path: str, value_range: ValueRange, part: Part) -> Picture:
+    """A decoded file, or region, as the picture that its part and the range of values make of it.
+
+    Raises:
+        ImageError: there is no such band, or the region leaves the picture.
+    """
     if not part.whole:
         opened = select(opened, part, path)
     samples = opened.samples
@@ -195,7 +200,7 @@ def _developed_picture(opened: Opened, path: str, value_range: ValueRange, part:
         if value_range.kind == FULL:
             return Picture(path, pixels, notes=opened.notes, part=part)
     span, notes = take(samples, value_range)
-    pixels = np.asarray(to_rgb(_developed(samples, span)))
+    pixels = _colours(samples, span)
     plain = samples.ordinary and value_range.kind == FULL
     return Picture(
         path,
@@ -216,9 +221,17 @@ def _all_bands(samples: Samples, span: Span) -> NDArray[np.uint8] | None:
     return to_8_bit(bands, span, white_is_zero=samples.white_is_zero)
 
 
-def _developed(samples: Samples, span: Span) -> Image.Image:
-    """Convert samples to an 8-bit image, the right way up, with transparency and profile kept."""
+def _colours(samples: Samples, span: Span) -> NDArray[np.uint8]:
+    """Samples as sRGB colours, the right way up."""
     pixels = to_8_bit(samples.values, span, white_is_zero=samples.white_is_zero)
+    special = samples.alpha is not None or samples.profile is not None or samples.orientation != 1
+    if pixels.shape[2] == 3 and not special:
+        return pixels
+    return np.asarray(to_rgb(_with_alpha(samples, pixels)))
+
+
+def _with_alpha(samples: Samples, pixels: NDArray[np.uint8]) -> Image.Image:
+    """Colours as an image, the right way up, with transparency and profile kept."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if samples.alpha is not None:
         image.putalpha(Image.fromarray(samples.alpha))

@@ -25,7 +25,8 @@ def select(opened: Opened, part: Part, path: str) -> Opened:
     if samples is None:
         assert opened.image is not None  # one of the two is there
         if part.channels is None:
-            return replace(opened, image=_cropped(opened.image, part.region, path))
+            box = None if opened.cut else part.region
+            return replace(opened, image=_cropped(opened.image, box, path))
         samples = _of_image(opened.image)
     samples = turned(samples)
     notes = opened.notes

@@ -1,5 +1,7 @@
-"""Reads a region of a TIFF: only the tiles or strips that it touches are decoded."""
+"""Reads regions of a TIFF: only the tiles or strips that they touch are decoded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io import tiff
-from attnviz.io.parts import Box, Part, check_region
+from attnviz.io.parts import Box, Part
 from attnviz.io.values import Opened
 
 if TYPE_CHECKING:
@@ -20,50 +22,68 @@ _JPEG = (6, 7, 33007, 34892)
 _YCBCR = 6
 
 
-def read(source: "str | BinaryIO", path: str, part: Part) -> Opened | None:
-    """Read the region of a TIFF file; None if another reader must read the whole picture.
+class TiffRegions:
+    """An open TIFF, to read regions of one page.
+
+    Attributes:
+        width, height: size of the page in pixels.
+    """
+
+    def __init__(self, file: "TiffFile", page: "TiffPage", path: str) -> None:
+        self._file, self._page, self._path = file, page, path
+        self.width, self.height = int(page.imagewidth), int(page.imagelength)
+
+    def read(self, box: Box, factor: int = 1) -> Opened:  # noqa: ARG002 — there is one level
+        """Read a region that lies on the page.
+
+        Raises:
+            ImageError: the region is too large, or the file is damaged.
+            MissingExtraError: its compression needs imagecodecs.
+        """
+        limit, path = 2 * (Image.MAX_IMAGE_PIXELS or 0), self._path
+        if limit and box[2] * box[3] > limit:
+            raise ImageError(
+                f"{path}: a region of more than {limit // 1_000_000} megapixels; give a smaller one"
+            )
+        try:
+            bands = _region(self._file, self._page, box)
+        except (ValueError, KeyError, ImportError, RuntimeError) as error:
+            if "imagecodecs" in str(error) or isinstance(error, ImportError):
+                compression = getattr(self._page.compression, "name", self._page.compression)
+                raise MissingExtraError(
+                    f"{path}: a TIFF compressed by {compression}", "codecs"
+                ) from error
+            reason = " ".join(str(error).split())[:100]
+            raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
+        opened = tiff.as_opened(self._page, bands)
+        return Opened(opened.image, opened.samples, opened.notes, cut=True)
+
+
+@contextmanager
+def open_tiff(source: "str | BinaryIO", path: str, part: Part) -> Iterator[TiffRegions | None]:
+    """Open a TIFF to read regions; None if another reader must read the whole picture.
 
     `source` is the file's path or its bytes; `path` is its name for messages.
 
     Raises:
-        ImageError: the region leaves the picture, is too large, or the file is damaged.
-        MissingExtraError: its compression needs imagecodecs.
+        ImageError: there is no such page, or it is of a kind that cannot be drawn.
     """
     import tifffile  # noqa: PLC0415 — other pictures do not need it
 
     tiff.hush()
     try:
-        with tifffile.TiffFile(source) as file:
-            page = tiff.page_of(file, part.slice or 0, path)
-            return _read(file, page, path, part)
+        file = tifffile.TiffFile(source)
     except tifffile.TiffFileError:
-        return None
-
-
-def _read(file: "TiffFile", page: "TiffPage", path: str, part: Part) -> Opened | None:
-    assert part.region is not None  # callers check it
-    as_stored = page.photometric != _YCBCR or int(page.compression) in _JPEG
-    if page.photometric not in _COLOURS or not as_stored or tiff.orientation(page) != 1:
-        return None
-    check_region(part.region, page.imagewidth, page.imagelength, path)
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if limit and part.region[2] * part.region[3] > limit:
-        raise ImageError(
-            f"{path}: a region of more than {limit // 1_000_000} megapixels; give a smaller one"
-        )
-    tiff.check_numbers(page, path)
-    try:
-        bands = _region(file, page, part.region)
-    except (ValueError, KeyError, ImportError, RuntimeError) as error:
-        if "imagecodecs" in str(error) or isinstance(error, ImportError):
-            compression = getattr(page.compression, "name", page.compression)
-            raise MissingExtraError(
-                f"{path}: a TIFF compressed by {compression}", "codecs"
-            ) from error
-        reason = " ".join(str(error).split())[:100]
-        raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
-    opened = tiff.as_opened(page, bands)
-    return Opened(opened.image, opened.samples, opened.notes, cut=True)
+        yield None
+        return
+    with file:
+        page = tiff.page_of(file, part.slice or 0, path)
+        as_stored = page.photometric != _YCBCR or int(page.compression) in _JPEG
+        if page.photometric not in _COLOURS or not as_stored or tiff.orientation(page) != 1:
+            yield None
+            return
+        tiff.check_numbers(page, path)
+        yield TiffRegions(file, page, path)
 
 
 def _region(file: "TiffFile", page: "TiffPage", box: Box) -> NDArray[Any]:

@@ -188,6 +188,8 @@ def to_8_bit(values: NDArray[Any], span: Span, *, white_is_zero: bool = False) -
         white_is_zero: whether the scale is reversed.
     """
     low, high = span
+    if values.dtype == np.uint8 and span == (0, 255) and not white_is_zero:
+        return values
     result = np.empty(values.shape, dtype=np.uint8)
     step = max(1, _ROWS // max(1, int(np.prod(values.shape[1:]))))
     for row in range(0, len(values), step):

@@ -13,6 +13,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
+from attnviz.geometry.tiling import TilePlan
 from attnviz.io.picture import PictureLike
 from attnviz.methods import METHODS
 from attnviz.models.model import Model
@@ -46,7 +47,8 @@ def make_record(
         image=image_info(observation.picture),
         moment=moment,
         model=model_info(observation),
-        tokens=_tokens(observation, answers[-1]),
+        tokens=_tokens(explanation, answers[-1]),
+        tiles=_tiles(explanation.tiles),
         preprocessing=_preprocessing(observation.model),
         query=_query(explanation.query),
         method=explanation.method,
@@ -199,20 +201,30 @@ def model_info(observation: Observation) -> records.ModelInfo:
     )
 
 
-def _tokens(observation: Observation, answer: Answer) -> records.Tokens:
+def _tokens(explanation: Explanation, answer: Answer) -> records.Tokens:
     """The record's part about the grid of one answer."""
+    observation = explanation.observation
     grid = answer.placement.grid
+    # A joined map lies on the whole picture, which is no input: each tile is one.
+    entire = grid if explanation.tiles is None else observation.placement.grid
     return records.Tokens(
         kind=observation.model.tokens,
         rows=grid.rows,
         columns=grid.columns,
         patch=grid.patch,
         prefix=grid.prefix,
-        input_width=grid.input_width,
-        input_height=grid.input_height,
+        input_width=entire.input_width,
+        input_height=entire.input_height,
         fit=answer.placement.fit,
         masked=observation.masked,
     )
+
+
+def _tiles(plan: TilePlan | None) -> records.Tiles | None:
+    if plan is None:
+        return None
+    rows, columns = len(plan.tops), len(plan.lefts)
+    return records.Tiles(side=plan.side, overlap=plan.overlap, rows=rows, columns=columns)
 
 
 def _preprocessing(model: Model) -> records.Preprocessing:

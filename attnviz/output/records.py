@@ -77,7 +77,10 @@ class ModelInfo(RecordPart):
 
 
 class Tokens(RecordPart):
-    """How the picture lies in the model's input, and the grid of the last requested layer."""
+    """How the picture lies in the model's input, and the grid of the last requested layer.
+
+    With `tiles`, the grid is the joined one, and the input is that of one tile.
+    """
 
     kind: Literal["patches", "pixels"]
     rows: int
@@ -88,6 +91,15 @@ class Tokens(RecordPart):
     input_height: int
     fit: Literal["keep", "crop", "pad", "squash"]
     masked: int
+
+
+class Tiles(RecordPart):
+    """The tiles that maps were joined from: their side in picture pixels, overlap, and number."""
+
+    side: int
+    overlap: float
+    rows: int
+    columns: int
 
 
 class Preprocessing(RecordPart):
@@ -300,7 +312,9 @@ class Record(RecordPart):
 
     `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
     `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
-    heads were (`--heads localized`): then the last map of each question is their mean.
+    heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
+    present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
+    then means over tiles, and the maps and their numbers are those of the joined maps.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -308,6 +322,7 @@ class Record(RecordPart):
     moment: Moment | None = None
     model: ModelInfo
     tokens: Tokens
+    tiles: Tiles | None = None
     preprocessing: Preprocessing | None = None
     query: QueryInfo
     method: str
@@ -330,7 +345,10 @@ class Record(RecordPart):
         data["check"] = self.check.data()
         parts = without_missing(
             data,
-            ("moment", "preprocessing", "query", "options", "target", "localized", "animation"),
+            (
+                *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
+                "animation",
+            ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 

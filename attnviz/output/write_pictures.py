@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, thumbnail
+from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small, thumbnail
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
@@ -96,12 +96,19 @@ def render(
 
 
 def write_pictures(
-    explanation: Explanation, folder: Path, drawing: Drawing, *, threads: int | None = None
+    explanation: Explanation,
+    folder: Path,
+    drawing: Drawing,
+    *,
+    threads: int | None = None,
+    reduced: Picture | None = None,
 ) -> tuple[Record, list[Path], Image.Image]:
     """Write overlays, sheet and numbers of one picture.
 
     Files of an earlier run that this one does not replace are removed; nothing else is touched.
-    `threads` is the number of threads that draw; by default there is one per core.
+    `threads` is the number of threads that draw; by default there is one per core. Maps are drawn
+    on `reduced`, a smaller picture, if the explanation's own is not in memory; one after another,
+    since it may still be large.
 
     Returns:
         The record, the files in the order of writing, and the sheet.
@@ -111,21 +118,28 @@ def write_pictures(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     before = whole_files.earlier_files(whole_files.make_folder(folder))
-    picture = with_pixels(explanation.observation.picture)
+    picture = reduced or with_pixels(explanation.observation.picture)
+    preview = None if reduced is None else small(reduced)
 
     def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
+        if reduced is not None:
+            placement = answer.placement.of_size(reduced.width, reduced.height)
+            answer = replace(answer, placement=placement)
         image = draw(picture, answer, scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
         path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
         return Cell(thumbnail(image), title(explanation, answer), scale), path
 
-    drawn = _at_once(one, explanation.answers, scales, threads or os.cpu_count() or 1)
+    threads = threads or (os.cpu_count() or 1 if reduced is None else 1)
+    drawn = _at_once(one, explanation.answers, scales, threads)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     files = [path.name for path in paths]
-    animation, moving = _animation(explanation, folder, drawing, scales=scales, style=style)
+    animation, moving = _animation(
+        explanation, folder, drawing, scales=scales, style=style, preview=preview
+    )
     record = make_record(explanation, scales=scales, files=files, animation=animation)
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
-    whole = sheet(explanation, cells, style)
+    whole = sheet(explanation, cells, style, preview=preview)
     name = f"{whole_files.SHEET}.{drawing.format}"
     paths.append(whole_files.write_whole(folder / name, encoding.as_image(whole, drawing.format)))
     paths += moving

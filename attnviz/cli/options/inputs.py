@@ -3,8 +3,9 @@
 import glob
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +13,7 @@ from attnviz import models
 from attnviz.cli.options.completion import DEVICES, RANGES, model_names
 from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option_field
 from attnviz.errors import UsageError
+from attnviz.explanation.tile_request import LARGEST_OVERLAP, OVERLAP, SMALLEST
 from attnviz.io.parts import Part, parse_part
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
 from attnviz.models.settings import (
@@ -24,6 +26,10 @@ from attnviz.models.settings import (
     parse_settings,
     parse_statistic,
 )
+
+if TYPE_CHECKING:
+    from attnviz.io.picture import Picture
+    from attnviz.io.picture_tiles import TiledPicture
 
 Images = Annotated[
     list[str],
@@ -213,6 +219,48 @@ class ReadingOptions:
     def part(self) -> Part:
         """The part of each file that is the picture."""
         return parse_part(self.channels, self.slice, self.region)
+
+    def open(self, path: str) -> "AbstractContextManager[Picture]":
+        """A decoded picture, for a `with` statement."""
+        from attnviz.io.picture import load_part  # noqa: PLC0415 — not for `--help`
+
+        return nullcontext(load_part(path, self.range, self.part))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TiledReadingOptions(ReadingOptions):
+    """How picture files are read, at once or tile by tile."""
+
+    tile: int | None = option_field(
+        None,
+        "Side of a tile in picture pixels: the model runs on every tile, and the maps are joined.",
+        PICTURES,
+        min=SMALLEST,
+        max=65536,
+        metavar="SIDE",
+    )
+    overlap: float | None = option_field(
+        None,
+        f"Share of a tile that its neighbours share.  [default: {OVERLAP}]",
+        PICTURES,
+        min=0.0,
+        max=LARGEST_OVERLAP,
+        metavar="SHARE",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap is not None and self.tile is None:
+            raise UsageError("--overlap is that of tiles; add --tile 224")
+
+    def open_tiles(self, path: str) -> "AbstractContextManager[Picture | TiledPicture]":
+        """A picture as requested: decoded, or open to be read tile by tile."""
+        from attnviz.io.picture_tiles import open_tiled  # noqa: PLC0415
+
+        if self.tile is None:
+            return self.open(path)
+        overlap = OVERLAP if self.overlap is None else self.overlap
+        return open_tiled(path, self.range, self.part, self.tile, overlap)
 
 
 _SPEC: dict[str, Any] = {

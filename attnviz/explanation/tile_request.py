@@ -1,0 +1,61 @@
+"""Checks what can be asked of a picture that is read tile by tile.
+
+This file has no heavy imports, so that a usage error shows at once.
+"""
+
+from collections.abc import Sequence
+
+from attnviz.errors import UsageError
+from attnviz.explanation.selection import refuse_localized
+from attnviz.geometry import queries
+from attnviz.methods import METHODS
+from attnviz.models.targets import Target
+
+SMALLEST = 16
+"""The smallest side of a tile in pixels."""
+OVERLAP = 0.25
+"""The share of a tile that neighbours share, by default."""
+LARGEST_OVERLAP = 0.9
+
+
+def check_tiled(
+    methods: Sequence[str],
+    asked: Sequence[str],
+    targets: Sequence[Target],
+    *,
+    heads: str = "all",
+    statistics: str = "basic",
+    mask: str | None = None,
+) -> None:
+    """Refuse what has no meaning for all tiles of a picture.
+
+    Args:
+        methods: names of methods.
+        asked: queries.
+        targets: scores, for methods that take gradients.
+        heads: value of the option.
+        statistics: `basic` or `all`.
+        mask: path of a mask picture.
+
+    Raises:
+        UsageError: a query is a place of the picture, each tile would have a score of its own, or
+            an option compares what lies in one run of the model.
+    """
+    for text in asked:
+        if queries.parse(text).kind in ("point", "box", "mask"):
+            raise UsageError(
+                f"--query {text}: a place lies in few tiles, and the others have no query; leave "
+                "out --tile, and cut the picture around it with --region x,y,w,h"
+            )
+    unnamed = not targets or any(target.kind == "auto" for target in targets)
+    scored = next((name for name in methods if METHODS[name].scored), None)
+    if scored is not None and unnamed:
+        raise UsageError(
+            f"--tile: for {scored}, each tile would take its own predicted class; name one score "
+            "for all: --target CLASS, or --target norm"
+        )
+    refuse_localized(heads, "--tile has no single map to choose heads by")
+    if statistics == "all":
+        raise UsageError("--stats all compares tokens of one input; leave out --tile, or --stats")
+    if mask is not None:
+        raise UsageError("--mask has no tiles; leave it out, or --tile")
