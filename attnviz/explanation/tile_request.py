@@ -6,7 +6,7 @@ This file has no heavy imports, so that a usage error shows at once.
 from collections.abc import Sequence
 
 from attnviz.errors import UsageError
-from attnviz.explanation.selection import refuse_localized
+from attnviz.explanation.selection import Localized, parse_heads
 from attnviz.geometry import queries
 from attnviz.methods import METHODS
 from attnviz.models.targets import Target
@@ -54,7 +54,10 @@ def check_tiled(
             f"--tile: for {scored}, each tile would take its own predicted class; name one score "
             "for all: --target CLASS, or --target norm"
         )
-    refuse_localized(heads, "--tile has no single map to choose heads by")
+    if isinstance(parse_heads(heads), Localized):
+        raise UsageError(
+            f"--heads {heads}: --tile has no single map to choose heads by; leave it out"
+        )
     if statistics == "all":
         raise UsageError("--stats all compares tokens of one input; leave out --tile, or --stats")
     if mask is not None:
