@@ -4,7 +4,7 @@
 
 A type is one whose config some Auto class of transformers maps to a model that takes pixels first,
 or that classifies images. A model is made from its default config with few layers and random
-weights, saved to a folder, and loaded and observed as a user would. Each type has a process and a
+weights, saved to a folder (weights too if there are few), and loaded and observed as a user would. Each type has a process and a
 time limit of its own. `--write` puts the table into RESULTS.md.
 """
 
@@ -34,6 +34,8 @@ MEMORY = 9 * 2**30
 """Bytes of address space of each process."""
 LAYERS = re.compile(r"(^|_)(num_(hidden_)?layers|(en|de)coder_layers|depth|num_blocks)$")
 """Names of numbers of layers in configs, which are made small."""
+LARGE = 20_000_000
+"""Of a model of more parameters the config alone is saved, to be fast."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
 KINDS = ("works", "no attention", "needs more", "refused", "not built")
@@ -51,7 +53,7 @@ def types() -> Iterator[str]:
     for name in sorted(CONFIG_MAPPING.keys()):
         try:
             kind = CONFIG_MAPPING[name]
-            config = object.__new__(kind)
+            config = kind()
             classes = [class_of(auto, config) for auto in autos if kind in auto._model_mapping]
             if any(map(sees, classes)) or kind in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
                 yield name
@@ -107,10 +109,13 @@ def observed(name: str) -> tuple[str, str]:
         return kind_of(str(error)), str(error)
     except Exception as error:
         return "not built", f"{type(error).__name__}: {error}"
+    large = sum(parameter.numel() for parameter in model.parameters()) > LARGE
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
         try:
-            model.save_pretrained(folder)
-            seen = attnviz.observe(attnviz.load_image(str(CAT)), attnviz.load_model(folder))
+            (model.config if large else model).save_pretrained(folder)
+            del model
+            loaded = attnviz.load_model(folder, random_weights=large)
+            seen = attnviz.observe(attnviz.load_image(str(CAT)), loaded)
         except attnviz.AttnvizError as error:
             line = str(error).replace(folder, "").lstrip(": ")
             return kind_of(line), line

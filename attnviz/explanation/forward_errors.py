@@ -1,8 +1,10 @@
 """Explains why a model did not run, from its exception and from trials on blank pictures."""
 
 import copy
+import linecache
 import math
 import re
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from attnviz.models import memory
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
+from attnviz.models.vision import Vision, needs_more
 from attnviz.recording.record import uncompiled
 
 _DEVICE = re.compile(
@@ -88,7 +91,7 @@ def explain(
             f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
             "traceback with --debug, and report it"
         )
-    line = _of_device(model, error) or _of_type(model, error)
+    line = _of_inputs(model, error) or _of_device(model, error) or _of_type(model, error)
     if line is None:
         line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
     if line is None:
@@ -115,6 +118,26 @@ def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> Mode
         f"{model.spec}: its {table[0]} is of {table[1]} tokens in rows and columns that are not "
         f"known, and it takes no more: {grid.columns}x{grid.rows} may be others; give {_STATE_IT}"
     )
+
+
+def _of_inputs(model: Model, error: BaseException) -> str | None:
+    """The line for a model of transformers that needs inputs beside pixels; None if it does not.
+
+    These are arguments of a `forward` that are None, and that the line that failed or the message
+    names.
+    """
+    if not isinstance(model.module, Vision):
+        return None
+    absent, last = list[str](), ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_name == "forward":
+            names = code.co_varnames[1 : code.co_argcount]
+            absent += [name for name in names if frame.f_locals.get(name, "") is None]
+        if "transformers" in code.co_filename:
+            last = linecache.getline(code.co_filename, number)
+    found = [name for name in dict.fromkeys(absent) if re.search(rf"\b{name}\b", str(error) + last)]
+    return needs_more(model.module.model.config, " or ".join(found)) if found else None
 
 
 def _of_device(model: Model, error: BaseException) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attnviz.errors import ModelError
-from attnviz.models.vision import no_vision, sees
+from attnviz.models.vision import needs_more, no_vision, sees
 
 
 def find_class(library: Any, spec: str, config: Any) -> Any:
@@ -23,11 +23,8 @@ def find_class(library: Any, spec: str, config: Any) -> Any:
         return plain
     seeing = [kind for kind in kinds if sees(kind)]
     if not seeing and class_of(library.AutoModelForImageClassification, config) is not None:
-        raise ModelError(
-            f"{spec}: model type {config.model_type!r} takes more than a picture: pixels that its "
-            "own preprocessing turns into colour numbers (input_ids); give a model that takes "
-            "pixels (see `attnviz models`)"
-        )
+        needs = "its own preprocessing, which makes input_ids of pixels"
+        raise ModelError(f"{spec}: {needs_more(config, needs)}")
     if not seeing:
         raise ModelError(no_vision(spec, config, plain or next(iter(kinds), None)))
     saved = getattr(config, "architectures", None) or ()

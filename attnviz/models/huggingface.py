@@ -165,21 +165,27 @@ def _described(
         config = getattr(config, "vision_config", config)  # for CLIP with a class head
     patch = configs.multiple(config)
     module = Embedding(model, vision, patch) if head == "text" else Vision(vision, patch)
-    fixed = configs.is_fixed(config)
+    module = module.float().eval().requires_grad_(False)
+    fixed, shape = configs.is_fixed(config), configs.own_shape(config)
+    if shape is not None and not fixed and not module.interpolates(shape):
+        fixed, module.shape = True, shape
     normalised = processing.get("do_normalize", True)
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
-        module=module.float().eval().requires_grad_(False),
+        module=module,
         layers=configs.count(config, "num_hidden_layers"),
         heads=configs.count(config, "num_attention_heads"),
         features=configs.count(config, "hidden_size"),
         tokens="patches",
         patch=patch,
-        size=fixed_size(request, configs.own_size(processing, config), fixed=fixed),
+        size=fixed_size(
+            request, configs.own_size(processing, config), fixed=fixed, shape=fixed and shape or None
+        ),
         prefix=_prefix(vision),
         class_token=has_class_token(vision),
         least=configs.least(config),
+        own_shape=shape if fixed else None,
         fixed=fixed,
         mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
         std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),

@@ -30,11 +30,20 @@ class Pooled(NamedTuple):
 class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
-    `pools` says whether to return the pooled vector too, if there is no class token.
+    `pools` says whether to return the pooled vector too, if there is no class token. For an input
+    of (height, width) `shape` positions are not interpolated.
     """
 
-    def __init__(self, model: nn.Module, patch: int, *, pools: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        patch: int,
+        *,
+        pools: bool = True,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        self.shape = shape
         self.model = model
         self.patch = patch
         self.pools = pools
@@ -68,13 +77,32 @@ class Vision(nn.Module):
             return self._patches(pixels)
         arguments: dict[str, Any] = {"pixel_values": pixels}
         if "interpolate_pos_encoding" in self._takes:
-            arguments["interpolate_pos_encoding"] = True
+            arguments["interpolate_pos_encoding"] = tuple(pixels.shape[2:]) != self.shape
         if "noise" in self._takes and hasattr(self.model.config, "mask_ratio"):
             rows, columns = (side // self.patch for side in pixels.shape[2:])
             # The smallest noise is kept first, so ascending noise keeps the order.
             order = torch.arange(rows * columns, device=pixels.device, dtype=torch.float32)
             arguments["noise"] = order.expand(len(pixels), -1)
         return arguments
+
+    def interpolates(self, shape: tuple[int, int]) -> bool:
+        """Whether interpolated positions of an input of its own (height, width) stay as they are.
+
+        A model of transformers may take its grid for a square.
+        """
+        if "interpolate_pos_encoding" not in self._takes:
+            return True
+        pixels = torch.zeros(1, self.model.config.num_channels, *shape)
+        outputs = []
+        try:
+            with torch.no_grad():
+                for self.shape in (None, shape):
+                    outputs.append(self.model(**self.arguments(pixels))[0])
+        except Exception:  # it cannot lay its positions into a square
+            return False
+        finally:
+            self.shape = None
+        return torch.equal(*outputs)
 
     def _patches(self, pixels: Tensor) -> dict[str, Any]:
         """(B, 3, h, w) → (B, rows·columns, patch·patch·3), row by row, channels last."""
@@ -146,22 +174,23 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
     ]
     if needed or hasattr(part.config, "num_frames"):
         needs = " and ".join(needed) or "several frames of a video"
-        raise ModelError(
-            f"{spec}: model type {config.model_type!r} takes more than a picture ({needs}); "
-            "give a model of single pictures (see `attnviz models`)"
-        )
+        raise ModelError(f"{spec}: {needs_more(config, needs)}")
     return part
+
+
+def needs_more(config: Any, needs: str) -> str:
+    """The error text for a model that needs inputs beside pixels."""
+    return (
+        f"model type {config.model_type!r} takes more than a picture ({needs}); give a model of "
+        "single pictures (see `attnviz models`)"
+    )
 
 
 def no_vision(spec: str, config: Any, model: Any) -> str:
     """The error text for a model, or a model class, that takes no pixels as its first input."""
     names = [] if model is None else [n for n in _parameters(model) if n in _PICTURES]
     if names or getattr(model, "main_input_name", "") == "pixel_values":
-        first = _parameters(model)[0]
-        return (
-            f"{spec}: model type {config.model_type!r} takes more than a picture ({first}); give a "
-            "model of single pictures (see `attnviz models`)"
-        )
+        return f"{spec}: {needs_more(config, _parameters(model)[0])}"
     return (
         f"{spec}: model type {config.model_type!r} takes no pictures; give a vision model, such "
         "as dinov2-small (see `attnviz models`)"
