@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
 from attnviz.geometry.grid import TokenGrid
 from attnviz.models import memory
+from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
@@ -230,11 +231,24 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
+    if isinstance(model.module, Vision):
+        advice = _of_config(model.module.model.config)
     table = model.position_table
     if table is not None:
         advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
     sizes = f"{_size(first.shape)} or {side}x{side}"
     return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
+
+
+def _of_config(config: Any) -> str:
+    """What to do about a model of transformers that takes none of the sizes that were tried."""
+    own = own_shape(config)
+    if own is None:
+        return "give --size N, if its documentation names a size"
+    return (
+        f"its config has pictures of {_size(own)}, and transformers lays their positions into a "
+        "square; give a model whose image_size is square"
+    )
 
 
 def _another(model: Model, shape: Shape) -> int:
