@@ -232,7 +232,7 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
     if isinstance(model.module, Vision):
-        advice = _of_config(model.module.model.config)
+        advice = _of_config(model)
     table = model.position_table
     if table is not None:
         advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
@@ -240,10 +240,10 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
 
 
-def _of_config(config: Any) -> str:
+def _of_config(model: Model) -> str:
     """What to do about a model of transformers that takes none of the sizes that were tried."""
-    own = own_shape(config)
-    if own is None:
+    own = own_shape(model.module.model.config)
+    if own is None or model.fixed:
         return "give --size N, if its documentation names a size"
     return (
         f"its config has pictures of {_size(own)}, and transformers lays their positions into a "

@@ -177,14 +177,22 @@ def own_size(processing: dict[str, Any], config: Any) -> int:
     """The side of a square with as many pixels as the model's own input."""
     size = processing.get("crop_size") or processing.get("size") or {}
     if is_fixed(config) or not size or "max_num_patches" in processing:
-        size = getattr(config, "image_size", None)
+        size = _image_size(config)
     if size is None and hasattr(config, "num_patches"):  # SigLIP 2: at most so many
         return round(math.sqrt(config.num_patches)) * int(config.patch_size)
     sides = list(size.values()) if isinstance(size, dict) else list(_pair(size or 224))
     return round(math.prod(map(float, sides)) ** (1 / len(sides)))
 
 
+def _image_size(config: Any) -> Any:
+    """The input size that a config states, or a config inside it; None if none does."""
+    size = getattr(config, "image_size", None)
+    inner = (_image_size(each) for each in _inner(config))
+    return next((each for each in inner if each), None) if size is None else size
+
+
 def own_shape(config: Any) -> tuple[int, int] | None:
     """(height, width) that a config states if they differ; None for a square, or if unstated."""
-    sides = _pair(getattr(config, "image_size", None))
+    size = _image_size(config)
+    sides = _pair(size if isinstance(size, int | list | tuple) else None)
     return (int(sides[0]), int(sides[-1])) if len(set(sides)) > 1 else None

@@ -186,6 +186,7 @@ def _described(
         class_token=has_class_token(vision),
         least=configs.least(config),
         own_shape=shape if fixed else None,
+        other_shapes=() if fixed or shape is None else (shape,),
         fixed=fixed,
         mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
         std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),

@@ -63,7 +63,7 @@ class Vision(nn.Module):
         )
         if self.pools and logits is None and pooled is not None and not self._has_class_token:
             return Pooled(output[0] if state is None else state, pooled)
-        if logits is not None and logits.ndim == 2:
+        if isinstance(logits, Tensor) and logits.ndim == 2:
             return logits
         return _tokens(output) if state is None else state
 

@@ -42,13 +42,18 @@ def eomt() -> Any:
     return transformers.EomtConfig(**VIT, num_blocks=1, num_queries=5, num_upscale_blocks=1)
 
 
+def characters() -> Any:
+    return transformers.MgpstrConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4)
+
+
 def swin2sr() -> Any:
     return transformers.Swin2SRConfig(
         image_size=32, embed_dim=24, depths=[1, 2], num_heads=[2, 4], window_size=4
     )
 
 
-MODELS = {"depth": depth_anything, "pose": vit_pose, "segmentation": eomt, "images": swin2sr}
+MODELS = {"depth": depth_anything, "pose": vit_pose, "segmentation": eomt, "images": swin2sr,
+          "characters": characters}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -86,8 +91,7 @@ def test_it_attends_as_its_own_eager_attention(folder: Path) -> None:
 
 def test_the_output_of_another_task_is_a_vector(folder: Path) -> None:
     model = attnviz.load_model(str(folder))
-    side = 2 * model.patch if not model.fixed else 0
-    shape = model.own_shape or (max(side, model.size),) * 2
+    shape = next(iter(model.other_shapes), model.own_shape) or (64, 64)
     with torch.no_grad():
         output = model.module(torch.zeros(1, 3, *shape))
     assert isinstance(output, torch.Tensor)
