@@ -4,8 +4,9 @@
 
 A type is one whose config some Auto class of transformers maps to a model that takes pixels first,
 or that classifies images. A model is made from its default config with few layers and random
-weights, saved to a folder (weights too if there are few), and loaded and observed as a user would. Each type has a process and limits of
-CPU time and memory of its own. `--write` puts the table into RESULTS.md.
+weights, saved to a folder (weights too if there are few), and loaded and observed as a user would.
+Each type has a process and limits of CPU time and memory of its own. `--write` puts the table into
+RESULTS.md.
 """
 
 import argparse
@@ -54,8 +55,11 @@ def types() -> Iterator[str]:
         try:
             kind = CONFIG_MAPPING[name]
             config = kind()
-            classes = [class_of(auto, config) for auto in autos if kind in auto._model_mapping]
-            if any(map(sees, classes)) or kind in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            classes = [class_of(auto, config) for auto in autos if kind in auto._model_mapping]  # noqa: SLF001
+            if (
+                any(map(sees, classes))
+                or kind in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+            ):
                 yield name
         except Exception as error:  # a library that it needs is not installed
             print(f"# {name}: {type(error).__name__}", flush=True)
@@ -93,7 +97,7 @@ def built(name: str) -> Any:
         try:
             config = shrink(CONFIG_MAPPING[name]())
             torch.manual_seed(0)
-            return find_class(transformers, name, config)._from_config(config)
+            return find_class(transformers, name, config)._from_config(config)  # noqa: SLF001
         except attnviz.AttnvizError:
             raise
         except Exception as error:

@@ -13,7 +13,7 @@ from attnviz.models.model import token_bytes
 MERGING = ("convnext", "convnextv2", "dinat", "donut-swin", "focalnet", "maskformer-swin", "swin",
            "swinv2")  # fmt: skip
 UNSTATED = 32
-"""The usual total stride of pyramids; the sides of an input are multiples of it if none is stated."""
+"""The usual total stride of pyramids: sides are multiples of it if a config states none."""
 # Blocks come in groups, but all groups have the same resolution.
 PLAIN = ("swin2sr", "groupvit_vision_model")
 # Their positions are for one shape of input; they refuse other shapes.
@@ -57,7 +57,9 @@ def _side(config: Any) -> int:
 def _inner(config: Any) -> list[Any]:
     """Configs inside a config that may be of an image encoder."""
     inner = [value for name, value in vars(config).items() if name.endswith("_config")]
-    return [each for each in inner if hasattr(each, "model_type") and not hasattr(each, "vocab_size")]
+    return [
+        each for each in inner if hasattr(each, "model_type") and not hasattr(each, "vocab_size")
+    ]
 
 
 def least(config: Any) -> int:

@@ -180,7 +180,10 @@ def _described(
         tokens="patches",
         patch=patch,
         size=fixed_size(
-            request, configs.own_size(processing, config), fixed=fixed, shape=fixed and shape or None
+            request,
+            configs.own_size(processing, config),
+            fixed=fixed,
+            shape=(fixed and shape) or None,
         ),
         prefix=_prefix(vision),
         class_token=has_class_token(vision),

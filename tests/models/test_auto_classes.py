@@ -82,7 +82,7 @@ def test_it_attends_as_its_own_eager_attention(folder: Path) -> None:
     assert not seen.unexplained
     recorded = {number: layer.call.matrix() for number, layer in seen.layers.items()}
     assert recorded
-    assert len(own.found) == seen.count
+    assert len(own.found) >= seen.count  # MGP-STR then pools by softmaxes that have no queries
     for number, weights in recorded.items():
         expected = as_call(own.found[number], weights.shape)
         torch.testing.assert_close(weights, expected, atol=1e-5, rtol=0)
@@ -108,9 +108,9 @@ def test_the_memory_of_swin2sr_is_that_of_its_layers() -> None:
 def refused(config: Any, folder: Path) -> str:
     config.save_pretrained(folder)
     pictures.noise(64, 48).save(folder / "noise.png")
+    picture = attnviz.load_image(str(folder / "noise.png"))
     with pytest.raises(attnviz.AttnvizError) as error:
-        model = attnviz.load_model(str(folder), random_weights=True)
-        attnviz.observe(attnviz.load_image(str(folder / "noise.png")), model)
+        attnviz.observe(picture, attnviz.load_model(str(folder), random_weights=True))
     assert "\n" not in str(error.value)
     return str(error.value)
 
