@@ -1,8 +1,10 @@
 """Explains why a model did not run, from its exception and from trials on blank pictures."""
 
 import copy
+import linecache
 import math
 import re
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,9 +16,11 @@ from torch import Tensor, nn
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
 from attnviz.geometry.grid import TokenGrid
 from attnviz.models import memory
+from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
+from attnviz.models.vision import Vision, needs_more
 from attnviz.recording.record import uncompiled
 
 _DEVICE = re.compile(
@@ -88,7 +92,7 @@ def explain(
             f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
             "traceback with --debug, and report it"
         )
-    line = _of_device(model, error) or _of_type(model, error)
+    line = _of_inputs(model, error) or _of_device(model, error) or _of_type(model, error)
     if line is None:
         line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
     if line is None:
@@ -115,6 +119,26 @@ def unknown_shape(model: Model, grid: TokenGrid, table: tuple[str, int]) -> Mode
         f"{model.spec}: its {table[0]} is of {table[1]} tokens in rows and columns that are not "
         f"known, and it takes no more: {grid.columns}x{grid.rows} may be others; give {_STATE_IT}"
     )
+
+
+def _of_inputs(model: Model, error: BaseException) -> str | None:
+    """The line for a model of transformers that needs inputs beside pixels; None if it does not.
+
+    These are arguments of a `forward` that are None, and that the line that failed or the message
+    names.
+    """
+    if not isinstance(model.module, Vision):
+        return None
+    absent, last = list[str](), ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_name == "forward":
+            names = code.co_varnames[1 : code.co_argcount]
+            absent += [name for name in names if frame.f_locals.get(name, "") is None]
+        if "transformers" in code.co_filename:
+            last = linecache.getline(code.co_filename, number)
+    found = [name for name in dict.fromkeys(absent) if re.search(rf"\b{name}\b", str(error) + last)]
+    return needs_more(model.module.model.config, " or ".join(found)) if found else None
 
 
 def _of_device(model: Model, error: BaseException) -> str | None:
@@ -207,11 +231,24 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
         return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
+    if isinstance(model.module, Vision):
+        advice = _of_config(model)
     table = model.position_table
     if table is not None:
         advice = f"its {table[0]} is of {table[1]} tokens; give {_STATE_IT}"
     sizes = f"{_size(first.shape)} or {side}x{side}"
     return f"cannot take {sizes} pixels: {describe(error)}; {advice}"
+
+
+def _of_config(model: Model) -> str:
+    """What to do about a model of transformers that takes none of the sizes that were tried."""
+    own = own_shape(model.module.model.config)
+    if own is None or model.fixed:
+        return "give --size N, if its documentation names a size"
+    return (
+        f"its config has pictures of {_size(own)}, and transformers lays their positions into a "
+        "square; give a model whose image_size is square"
+    )
 
 
 def _another(model: Model, shape: Shape) -> int:

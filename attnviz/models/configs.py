@@ -12,6 +12,8 @@ from attnviz.models.model import token_bytes
 # Each stage but the first merges 2×2 tokens.
 MERGING = ("convnext", "convnextv2", "dinat", "donut-swin", "focalnet", "maskformer-swin", "swin",
            "swinv2")  # fmt: skip
+UNSTATED = 32
+"""The usual total stride of pyramids: sides are multiples of it if a config states none."""
 # Blocks come in groups, but all groups have the same resolution.
 PLAIN = ("swin2sr", "groupvit_vision_model")
 # Their positions are for one shape of input; they refuse other shapes.
@@ -25,23 +27,39 @@ def multiple(config: Any) -> int:
     factor by which its keys are pooled.
 
     Raises:
-            ModelError: the config does not state it.
+        ModelError: patches are not square.
     """
     rule = next((rule for applies, rule in _RULES if applies(config)), _side)
     return rule(config)
 
 
 def _side(config: Any) -> int:
-    """Side of a square patch."""
-    sides = set(_pair(getattr(config, "patch_size", None)))
-    side = sides.pop()
-    stages = getattr(config, "depths", None) and config.model_type not in PLAIN + MERGING
-    if sides or stages or not isinstance(side, int):
+    """Side of a square patch, or the stride of stages that halve; 32 if nothing is stated.
+
+    Raises:
+        ModelError: patches are not square.
+    """
+    sides = _pair(getattr(config, "patch_size", None))
+    if not all(isinstance(side, int) for side in sides):
+        inner = [multiple(each) for each in _inner(config)]
+        return math.lcm(*inner) if inner else UNSTATED
+    if len(set(sides)) > 1:
         raise ModelError(
-            f"the config of model type {config.model_type!r} does not say how large its patches "
-            "are; give the model as py:MODULE:FACTORY with --patch"
+            f"its patches are {sides[-1]}x{sides[0]} pixels (patch_size {list(sides)}), and maps "
+            "are made of square cells only; give a model of square patches (see `attnviz models`)"
         )
+    side = sides[0]
+    if getattr(config, "depths", None) and config.model_type not in PLAIN + MERGING:
+        return math.lcm(UNSTATED, side << len(config.depths) - 1)
     return side
+
+
+def _inner(config: Any) -> list[Any]:
+    """Configs inside a config that may be of an image encoder."""
+    inner = [value for name, value in vars(config).items() if name.endswith("_config")]
+    return [
+        each for each in inner if hasattr(each, "model_type") and not hasattr(each, "vocab_size")
+    ]
 
 
 def least(config: Any) -> int:
@@ -112,11 +130,6 @@ _RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
     (_has("query_stride"), _pooling),
     (_is("cvt"), lambda config: math.prod(config.patch_stride)),
     (_has("strides", "patch_sizes"), _reducing),
-    # Detectors attend to the output of a backbone.
-    (
-        lambda config: _has("backbone_config")(config) and not _has("patch_size")(config),
-        lambda config: multiple(config.backbone_config),
-    ),
 ]
 
 
@@ -143,6 +156,8 @@ def bytes_of_patch(config: Any) -> int:
     depths = getattr(config, "depths", None) or []
     width, widths = getattr(config, "embed_dim", None), getattr(config, "hidden_sizes", None)
     if isinstance(width, int):
+        if config.model_type in PLAIN:
+            return token_bytes(sum(depths), width)
         widths = [width * 2**stage for stage in range(len(depths))]
     if not depths or not isinstance(widths, list) or len(widths) != len(depths):
         return 0
@@ -164,13 +179,22 @@ def own_size(processing: dict[str, Any], config: Any) -> int:
     """The side of a square with as many pixels as the model's own input."""
     size = processing.get("crop_size") or processing.get("size") or {}
     if is_fixed(config) or not size or "max_num_patches" in processing:
-        size = getattr(config, "image_size", None)
+        size = _image_size(config)
     if size is None and hasattr(config, "num_patches"):  # SigLIP 2: at most so many
         return round(math.sqrt(config.num_patches)) * int(config.patch_size)
     sides = list(size.values()) if isinstance(size, dict) else list(_pair(size or 224))
-    if is_fixed(config) and len(set(sides)) > 1:
-        raise ModelError(
-            f"model type {config.model_type!r} takes pictures of {sides[1]}x{sides[0]} pixels "
-            "only; give a model of square or of any pictures (see `attnviz models`)"
-        )
     return round(math.prod(map(float, sides)) ** (1 / len(sides)))
+
+
+def _image_size(config: Any) -> Any:
+    """The input size that a config states, or a config inside it; None if none does."""
+    size = getattr(config, "image_size", None)
+    inner = (_image_size(each) for each in _inner(config))
+    return next((each for each in inner if each), None) if size is None else size
+
+
+def own_shape(config: Any) -> tuple[int, int] | None:
+    """(height, width) that a config states if they differ; None for a square, or if unstated."""
+    size = _image_size(config)
+    sides = _pair(size if isinstance(size, int | list | tuple) else None)
+    return (int(sides[0]), int(sides[-1])) if len(set(sides)) > 1 else None

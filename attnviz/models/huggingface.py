@@ -15,6 +15,7 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
 from attnviz.models.aliases import Alias
+from attnviz.models.auto_classes import class_of, find_class
 from attnviz.models.checkpoints import MISSING, Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
 from attnviz.models.failures import optional, tried
@@ -28,7 +29,7 @@ from attnviz.models.state_dict_names import foreign
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
-from attnviz.models.vision import Embedding, Vision, find_vision, no_vision, sees
+from attnviz.models.vision import Embedding, Vision, find_vision
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
@@ -152,7 +153,8 @@ def _resized(library: Any, config: Any, state: dict[str, Tensor]) -> tuple[dict[
     """A state dict with positions of another grid interpolated, and a note about it."""
     try:
         with torch.device("meta"):
-            expected = library.AutoModel.from_config(config).state_dict()
+            kind = find_class(library, "", config)
+            expected = kind._from_config(config).state_dict()  # noqa: SLF001
     except Exception:  # it needs numbers to be built; loading says what does not fit
         return state, ""
     return match_positions(expected, state)
@@ -194,21 +196,31 @@ def _described(
         config = getattr(config, "vision_config", config)  # for CLIP with a class head
     patch = configs.multiple(config)
     module = Embedding(model, vision, patch) if head == "text" else Vision(vision, patch)
-    fixed = configs.is_fixed(config)
+    module = module.float().eval().requires_grad_(False)
+    fixed, shape = configs.is_fixed(config), configs.own_shape(config)
+    if shape is not None and not fixed and not module.interpolates(shape):
+        fixed, module.shape = True, shape
     normalised = processing.get("do_normalize", True)
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
-        module=module.float().eval().requires_grad_(False),
+        module=module,
         layers=configs.count(config, "num_hidden_layers"),
         heads=configs.count(config, "num_attention_heads"),
         features=configs.count(config, "hidden_size"),
         tokens="patches",
         patch=patch,
-        size=fixed_size(request, configs.own_size(processing, config), fixed=fixed),
+        size=fixed_size(
+            request,
+            configs.own_size(processing, config),
+            fixed=fixed,
+            shape=(fixed and shape) or None,
+        ),
         prefix=_prefix(vision),
         class_token=has_class_token(vision),
         least=configs.least(config),
+        own_shape=shape if fixed else None,
+        other_shapes=() if fixed or shape is None else (shape,),
         fixed=fixed,
         mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
         std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
@@ -274,11 +286,7 @@ def _check_kind(library: Any, spec: str, config: Any) -> None:
         name = spec.removeprefix("hf:")
         source = "local-dir" if Path(name).is_dir() else "hf_hub"
         raise ModelError(f"{spec}: a model of timm; give timm:{source}:{name}")
-    class_name = library.models.auto.modeling_auto.MODEL_MAPPING_NAMES.get(config.model_type)
-    names = [class_name] if isinstance(class_name, str) else list(class_name or ())
-    blind = names and not any(sees(getattr(library, name)) for name in names)
-    if blind and not hasattr(config, "vision_config"):
-        raise ModelError(no_vision(spec, config))
+    find_class(library, spec, config)
 
 
 def _head(request: ModelRequest, config: Any) -> Found:
@@ -308,23 +316,14 @@ def _model(
     library, config = checkpoint.library, checkpoint.config
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0  # MAE: keep all patches
-    kind = library.AutoModelForImageClassification if head == "class" else library.AutoModel
+    kind = find_class(library, request.spec, config)
+    if head == "class":
+        kind = class_of(library.AutoModelForImageClassification, config)
     with seeded(request.seed):
         if checkpoint.state is not None:
-            return load_pretrained(request.spec, _class(kind, config), config, checkpoint.state)
-        fresh: nn.Module = kind.from_config(config)
+            return load_pretrained(request.spec, kind, config, checkpoint.state)
+        fresh: nn.Module = kind._from_config(config)  # noqa: SLF001 — as Auto classes do
         return fresh, None
-
-
-def _class(kind: Any, config: Any) -> Any:
-    """The model class that an auto class of transformers chooses for a config."""
-    from transformers.models.auto import auto_factory  # noqa: PLC0415 — imported in `_library`
-
-    choose: Any = auto_factory._get_model_class  # noqa: SLF001
-    mapping = kind._model_mapping  # noqa: SLF001 — the only way without a name on the hub
-    if type(config) not in mapping:
-        raise ValueError(f"transformers has no plain model of type {config.model_type!r}")
-    return choose(config, mapping)
 
 
 def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> None:

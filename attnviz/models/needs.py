@@ -194,10 +194,11 @@ def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
 
     The model runs on an empty picture of its own size.
     """
-    side = model.size
+    shape = model.own_shape or (model.size, model.size)
     if not model.fixed:
-        side = -(-max(side, model.least) // model.patch) * model.patch
-    pixels = torch.zeros(1, 3, side, side)
+        side = -(-max(model.size, model.least) // model.patch) * model.patch
+        shape = side, side
+    pixels = torch.zeros(1, 3, *shape)
     with _spoiled(spoiled), torch.no_grad():
         with record() as recording:
             output = model.module(pixels)

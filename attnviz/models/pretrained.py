@@ -127,10 +127,11 @@ def _follow(
     unfilled = {
         name: _why(shapes.get(name), [tensors[number] for number in sources[name]])
         for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point()
+        if tensor.is_floating_point() and tensor.numel()
     }
     used = {files[number] for numbers in sources.values() for number in numbers}
     used |= {names[name] for name in shapes if name in names}
+    used |= {name for name, tensor in state.items() if not tensor.numel()}  # nothing to fill
     counts = {name.rpartition(".")[2] for name, tensor in state.items() if _counts(tensor)}
     filling = Filling(
         {name: why for name, why in unfilled.items() if why},

@@ -12,6 +12,7 @@ from attnviz.models.class_token_names import has_class_token
 
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
+_PICTURES = ("pixel_values", "image_embeds")
 
 
 class Pooled(NamedTuple):
@@ -29,11 +30,20 @@ class Pooled(NamedTuple):
 class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
-    `pools` says whether to return the pooled vector too, if there is no class token.
+    `pools` says whether to return the pooled vector too, if there is no class token. For an input
+    of (height, width) `shape` positions are not interpolated.
     """
 
-    def __init__(self, model: nn.Module, patch: int, *, pools: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        patch: int,
+        *,
+        pools: bool = True,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        self.shape = shape
         self.model = model
         self.patch = patch
         self.pools = pools
@@ -44,7 +54,8 @@ class Vision(nn.Module):
         """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w').
 
         A model that has no class token and pools its tokens itself returns `Pooled`. A model with
-        its class head returns the logits, (B, classes).
+        its class head returns the logits, (B, classes). A model of another task, as depth, returns
+        its prediction as a vector, (B, numbers); a backbone its last feature map.
         """
         output = self.model(**self.arguments(pixels))
         logits, state, pooled = (
@@ -52,8 +63,9 @@ class Vision(nn.Module):
         )
         if self.pools and logits is None and pooled is not None and not self._has_class_token:
             return Pooled(output[0] if state is None else state, pooled)
-        result: Tensor = next((t for t in (logits, state) if t is not None), output[0])
-        return result
+        if isinstance(logits, Tensor) and logits.ndim == 2:
+            return logits
+        return _tokens(output) if state is None else state
 
     def arguments(self, pixels: Tensor) -> dict[str, Any]:
         """The keyword arguments of the model.
@@ -65,13 +77,32 @@ class Vision(nn.Module):
             return self._patches(pixels)
         arguments: dict[str, Any] = {"pixel_values": pixels}
         if "interpolate_pos_encoding" in self._takes:
-            arguments["interpolate_pos_encoding"] = True
+            arguments["interpolate_pos_encoding"] = tuple(pixels.shape[2:]) != self.shape
         if "noise" in self._takes and hasattr(self.model.config, "mask_ratio"):
             rows, columns = (side // self.patch for side in pixels.shape[2:])
             # The smallest noise is kept first, so ascending noise keeps the order.
             order = torch.arange(rows * columns, device=pixels.device, dtype=torch.float32)
             arguments["noise"] = order.expand(len(pixels), -1)
         return arguments
+
+    def interpolates(self, shape: tuple[int, int]) -> bool:
+        """Whether interpolated positions of an input of its own (height, width) stay as they are.
+
+        A model of transformers may take its grid for a square.
+        """
+        if "interpolate_pos_encoding" not in self._takes:
+            return True
+        pixels = torch.zeros(1, self.model.config.num_channels, *shape)
+        outputs = []
+        try:
+            with torch.no_grad():
+                for self.shape in (None, shape):
+                    outputs.append(self.model(**self.arguments(pixels))[0])
+        except Exception:  # it cannot lay its positions into a square
+            return False
+        finally:
+            self.shape = None
+        return torch.equal(*outputs)
 
     def _patches(self, pixels: Tensor) -> dict[str, Any]:
         """(B, 3, h, w) → (B, rows·columns, patch·patch·3), row by row, channels last."""
@@ -86,6 +117,17 @@ class Vision(nn.Module):
             "pixel_attention_mask": everything,
             "spatial_shapes": shape,
         }
+
+
+def _tokens(output: Any) -> Tensor:
+    """The last feature map or the first tokens of an output, else its first tensor as a vector."""
+    for name, value in output.items():
+        of_tokens = any(part in name for part in ("hidden_state", "feature_map", "embeds"))
+        tensors = [t for t in (value if isinstance(value, tuple | list) else [value])
+                   if isinstance(t, Tensor) and t.is_floating_point()]  # fmt: skip
+        if tensors:
+            return tensors[-1] if of_tokens else tensors[0].flatten(1)
+    raise ModelError("its output has no tensor of floats; give a model that predicts from pixels")
 
 
 class Embedding(Vision):
@@ -121,7 +163,7 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
         parts = (part for part in model.modules() if part is not model)
         part = next((part for part in parts if sees(part)), None)
     if part is None:
-        raise ModelError(no_vision(spec, config))
+        raise ModelError(no_vision(spec, config, model))
     parameters = inspect.signature(part.forward).parameters.values()
     needed = [
         parameter.name
@@ -132,24 +174,36 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
     ]
     if needed or hasattr(part.config, "num_frames"):
         needs = " and ".join(needed) or "several frames of a video"
-        raise ModelError(
-            f"{spec}: model type {config.model_type!r} takes more than a picture ({needs}); "
-            "give a model of single pictures (see `attnviz models`)"
-        )
+        raise ModelError(f"{spec}: {needs_more(config, needs)}")
     return part
 
 
-def no_vision(spec: str, config: Any) -> str:
-    """The error text for a model that takes no pictures."""
+def needs_more(config: Any, needs: str) -> str:
+    """The error text for a model that needs inputs beside pixels."""
+    return (
+        f"model type {config.model_type!r} takes more than a picture ({needs}); give a model of "
+        "single pictures (see `attnviz models`)"
+    )
+
+
+def no_vision(spec: str, config: Any, model: Any) -> str:
+    """The error text for a model, or a model class, that takes no pixels as its first input."""
+    names = [] if model is None else [n for n in _parameters(model) if n in _PICTURES]
+    if names or getattr(model, "main_input_name", "") == "pixel_values":
+        return f"{spec}: {needs_more(config, _parameters(model)[0])}"
     return (
         f"{spec}: model type {config.model_type!r} takes no pictures; give a vision model, such "
         "as dinov2-small (see `attnviz models`)"
     )
 
 
+def _parameters(module: Any) -> list[str]:
+    """Names of the arguments of a module, or a module class."""
+    return [name for name in inspect.signature(module.forward).parameters if name != "self"]
+
+
 def sees(module: Any) -> bool:
     """Whether a module, or a module class, of transformers takes pixels as its first input."""
     if not hasattr(module, "main_input_name"):
         return False
-    names = [name for name in inspect.signature(module.forward).parameters if name != "self"]
-    return names[:1] == ["pixel_values"]
+    return _parameters(module)[:1] == ["pixel_values"]

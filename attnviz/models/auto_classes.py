@@ -1,0 +1,51 @@
+"""Finds the model class of transformers for a config, in the mappings of its Auto classes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from attnviz.errors import ModelError
+from attnviz.models.vision import needs_more, no_vision, sees
+
+
+def find_class(library: Any, spec: str, config: Any) -> Any:
+    """The model class of a config that takes pictures.
+
+    This is the class of `AutoModel`, if that takes pixels or has an image encoder. If not, it is a
+    class of another Auto class that takes pixels: the one that the checkpoint was saved from, else
+    the first.
+
+    Raises:
+        ModelError: no class takes pixels as its first input.
+    """
+    kinds = list(_classes(library, config))
+    plain = class_of(library.AutoModel, config)
+    if plain is not None and (sees(plain) or hasattr(config, "vision_config")):
+        return plain
+    seeing = [kind for kind in kinds if sees(kind)]
+    if not seeing and class_of(library.AutoModelForImageClassification, config) is not None:
+        needs = "its own preprocessing, which makes input_ids of pixels"
+        raise ModelError(f"{spec}: {needs_more(config, needs)}")
+    if not seeing:
+        raise ModelError(no_vision(spec, config, plain or next(iter(kinds), None)))
+    saved = getattr(config, "architectures", None) or ()
+    return next((kind for kind in seeing if kind.__name__ in saved), seeing[0])
+
+
+def class_of(auto: Any, config: Any) -> Any:
+    """The model class that an Auto class chooses for a config; None if it has none."""
+    from transformers.models.auto import auto_factory  # noqa: PLC0415 — not for other sources
+
+    choose: Any = auto_factory._get_model_class  # noqa: SLF001
+    mapping = auto._model_mapping  # noqa: SLF001 — the only way without a name on the hub
+    return choose(config, mapping) if type(config) in mapping else None
+
+
+def _classes(library: Any, config: Any) -> Iterator[Any]:
+    """Model classes of a config, in the order of the Auto classes; backbones come last."""
+    autos = library.models.auto.modeling_auto
+    names = [name for name in dir(autos) if name.startswith("AutoModelFor")]
+    for name in ("AutoModel", *names, "AutoBackbone"):
+        auto = getattr(autos, name)
+        kind = class_of(auto, config) if hasattr(auto, "_model_mapping") else None
+        if kind is not None:
+            yield kind

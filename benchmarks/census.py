@@ -1,0 +1,192 @@
+"""Loads every vision type of transformers and observes a picture with it.
+
+    python benchmarks/census.py [TYPE …] [--seconds 60] [--write]
+
+A type is one whose config some Auto class of transformers maps to a model that takes pixels first,
+or that classifies images. A model is made from its default config with few layers and random
+weights, saved to a folder (weights too if there are few), and loaded and observed as a user would.
+Each type has a process and limits of CPU time and memory of its own. `--write` puts the table into
+RESULTS.md.
+"""
+
+import argparse
+import multiprocessing
+import re
+import resource
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import attnviz
+from attnviz.models.auto_classes import class_of, find_class
+from attnviz.models.vision import sees
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+CAT = Path(__file__).parents[1] / "sample_images" / "cat.jpg"
+MEMORY = 9 * 2**30
+"""Bytes of address space of each process."""
+LAYERS = re.compile(r"(^|_)(num_(hidden_)?layers|(en|de)coder_layers|depth|num_blocks)$")
+"""Names of numbers of layers in configs, which are made small."""
+LARGE = 20_000_000
+"""Of a model of more parameters the config alone is saved, to be fast."""
+FEW, SHORT = 4, 2
+"""Layers of a shrunken model, and layers of each stage."""
+KINDS = ("works", "no attention", "needs more", "refused", "not built")
+NEEDS = ("takes more than a picture", "takes no pictures", "a model of timm")
+
+
+def types() -> Iterator[str]:
+    """Names of the vision types of the installed transformers."""
+    autos = [
+        auto
+        for name in dir(modeling_auto)
+        if name.startswith("Auto")
+        and hasattr(auto := getattr(modeling_auto, name), "_model_mapping")
+    ]
+    for name in sorted(CONFIG_MAPPING.keys()):
+        try:
+            kind = CONFIG_MAPPING[name]
+            config = kind()
+            classes = [class_of(auto, config) for auto in autos if kind in auto._model_mapping]  # noqa: SLF001
+            if (
+                any(map(sees, classes))
+                or kind in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+            ):
+                yield name
+        except Exception as error:  # a library that it needs is not installed
+            print(f"# {name}: {type(error).__name__}", flush=True)
+
+
+def shrunk(config: Any, few: int = FEW) -> Any:
+    """A config with few layers, also in the configs inside it."""
+    if hasattr(config, "stage_names") and hasattr(config, "num_hidden_layers"):
+        return _backbone(config, few)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, transformers.PreTrainedConfig):
+            shrunk(value, few)
+        elif LAYERS.search(name) and isinstance(value, int):
+            setattr(config, name, min(value, few))
+        elif name in ("depths", "depth") and isinstance(value, list | tuple):
+            setattr(config, name, [min(each, SHORT) for each in value])
+        elif name == "vocab_size":
+            setattr(config, name, min(value, 1000))
+    return config
+
+
+def _backbone(config: Any, few: int) -> Any:
+    """The config of a plain backbone with few layers, whose last ones are the output."""
+    outputs = len(config.out_indices or [1])
+    config.num_hidden_layers = count = min(config.num_hidden_layers, max(few, outputs))
+    config.stage_names = ["stem", *(f"stage{number}" for number in range(1, count + 1))]
+    config.set_output_features_output_indices(None, list(range(count - outputs + 1, count + 1)))
+    return config
+
+
+def built(name: str) -> Any:
+    """A small model of a type, or its default if it is not consistent when it is small."""
+    errors = []
+    for shrink in (shrunk, lambda config: shrunk(config, 12), lambda config: config):
+        try:
+            config = shrink(CONFIG_MAPPING[name]())
+            torch.manual_seed(0)
+            return find_class(transformers, name, config)._from_config(config)  # noqa: SLF001
+        except attnviz.AttnvizError:
+            raise
+        except Exception as error:
+            errors.append(error)
+    raise errors[-1]
+
+
+def observed(name: str) -> tuple[str, str]:
+    """What becomes of a type: one of `KINDS`, and details."""
+    try:
+        model = built(name)
+    except attnviz.AttnvizError as error:
+        return kind_of(str(error)), str(error)
+    except Exception as error:
+        return "not built", f"{type(error).__name__}: {error}"
+    large = sum(parameter.numel() for parameter in model.parameters()) > LARGE
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        try:
+            (model.config if large else model).save_pretrained(folder)
+            del model
+            loaded = attnviz.load_model(folder, random_weights=large)
+            seen = attnviz.observe(attnviz.load_image(str(CAT)), loaded)
+        except attnviz.AttnvizError as error:
+            line = str(error).replace(folder, "").lstrip(": ")
+            return kind_of(line), line
+        except Exception as error:
+            return "refused", f"a fault of attnviz: {type(error).__name__}: {error}"
+    layers = list(seen.layers.values())
+    grids = dict.fromkeys(f"{each.queries.columns}×{each.queries.rows}" for each in layers)
+    checked = "unchecked" if seen.unexplained else f"{max(seen.errors.values()):.0e}"
+    return "works", f"{len(layers)} of {seen.count} layers, {', '.join(grids)}, error {checked}"
+
+
+def kind_of(line: str) -> str:
+    if any(each in line for each in NEEDS):
+        return "needs more"
+    return "no attention" if "made no attention call:" in line else "refused"
+
+
+def work(name: str, results: Any, seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    results.put(observed(name))
+
+
+def limited(name: str, seconds: int) -> tuple[str, str]:
+    """What becomes of a type, in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=work, args=(name, results, seconds))
+    process.start()
+    process.join()
+    if results.empty():
+        return "refused", f"not done within {seconds} s of CPU time, or {MEMORY >> 30} GiB"
+    return results.get()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("types", nargs="*")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    observed("vit")  # imports once what all need
+    rows = []
+    for name in options.types or list(types()):
+        kind, what = limited(name, options.seconds)
+        what = " ".join(what.split())[:200].replace("|", "/")
+        rows.append((kind, f"| {name} | {kind} | {what} |"))
+        print(rows[-1][1], flush=True)
+    counts = Counter(kind for kind, _ in rows)
+    total = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS)
+    print(f"\n{len(rows)} types: {total}")
+    if options.write:
+        write(f"transformers {transformers.__version__}: {len(rows)} types: {total}.", rows)
+
+
+def write(total: str, rows: list[tuple[str, str]]) -> None:
+    text = RESULTS.read_text(encoding="utf-8")
+    table = [line for kind in KINDS for k, line in rows if k == kind]
+    lines = [total, "", "| type | | |", "|---|---|---|", *table]
+    part = re.compile(r"(?s)<!-- census -->.*?<!-- /census -->")
+    new = "<!-- census -->\n" + "\n".join(lines) + "\n<!-- /census -->"
+    RESULTS.write_text(part.sub(lambda _: new, text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
