@@ -128,6 +128,11 @@ _RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
     # MobileViT cuts its last feature map into patches again.
     (_has("output_stride"), lambda config: config.output_stride * getattr(config, "patch_size", 1)),
     (_has("query_stride"), _pooling),
+    # LW-DETR, RF-DETR: the grid is cut into so many windows along each side.
+    (
+        _has("num_windows", "patch_size"),
+        lambda config: _side(config) * getattr(config, "num_windows_side", config.num_windows),
+    ),
     (_is("cvt"), lambda config: math.prod(config.patch_stride)),
     (_has("strides", "patch_sizes"), _reducing),
 ]

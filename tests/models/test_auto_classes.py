@@ -15,7 +15,7 @@ from softmaxes import Softmaxes, as_call
 
 import attnviz
 from attnviz.models.auto_classes import find_class
-from attnviz.models.configs import bytes_of_patch
+from attnviz.models.configs import bytes_of_patch, multiple
 from attnviz.models.vision import Vision
 
 transformers: Any = pytest.importorskip("transformers")
@@ -103,6 +103,14 @@ def test_the_memory_of_swin2sr_is_that_of_its_layers() -> None:
     config = transformers.Swin2SRConfig()
     kept = 4 * sum(config.depths) * config.embed_dim * 4
     assert kept < bytes_of_patch(config) < 2 * kept
+
+
+def test_grids_that_are_cut_into_windows_are_multiples_of_them() -> None:
+    backbone = transformers.LwDetrConfig().backbone_config
+    windows = int(backbone.num_windows**0.5)
+    assert multiple(transformers.LwDetrConfig()) == backbone.patch_size * windows
+    inner = transformers.RfDetrConfig().backbone_config
+    assert multiple(transformers.RfDetrConfig()) == inner.patch_size * inner.num_windows
 
 
 def refused(config: Any, folder: Path) -> str:
