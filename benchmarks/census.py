@@ -95,9 +95,11 @@ def built(name: str) -> Any:
     errors = []
     for shrink in (shrunk, lambda config: shrunk(config, 12), lambda config: config):
         try:
-            config = shrink(CONFIG_MAPPING[name]())
+            made: Any = CONFIG_MAPPING[name]
+            config = shrink(made())
             torch.manual_seed(0)
-            return find_class(transformers, name, config)._from_config(config)  # noqa: SLF001
+            kind: Any = find_class(transformers, name, config)
+            return kind._from_config(config)  # noqa: SLF001
         except attnviz.AttnvizError:
             raise
         except Exception as error:
@@ -141,8 +143,9 @@ def work(name: str, results: Any, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    logging: Any = transformers.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     results.put(observed(name))
 
 
@@ -155,7 +158,8 @@ def limited(name: str, seconds: int) -> tuple[str, str]:
     process.join()
     if results.empty():
         return "refused", f"not done within {seconds} s of CPU time, or {MEMORY >> 30} GiB"
-    return results.get()
+    found: tuple[str, str] = results.get()
+    return found
 
 
 def main() -> None:

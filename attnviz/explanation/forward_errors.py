@@ -242,7 +242,8 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
 
 def _of_config(model: Model) -> str:
     """What to do about a model of transformers that takes none of the sizes that were tried."""
-    own = own_shape(model.module.model.config)
+    module: Any = model.module
+    own = own_shape(module.model.config)
     if own is None or model.fixed:
         return "give --size N, if its documentation names a size"
     return (

@@ -48,9 +48,9 @@ def _side(config: Any) -> int:
             f"its patches are {sides[-1]}x{sides[0]} pixels (patch_size {list(sides)}), and maps "
             "are made of square cells only; give a model of square patches (see `attnviz models`)"
         )
-    side = sides[0]
+    side = int(sides[0])
     if getattr(config, "depths", None) and config.model_type not in PLAIN + MERGING:
-        return math.lcm(UNSTATED, side << len(config.depths) - 1)
+        return math.lcm(UNSTATED, side << int(len(config.depths)) - 1)
     return side
 
 

@@ -92,7 +92,8 @@ class Vision(nn.Module):
         """
         if "interpolate_pos_encoding" not in self._takes:
             return True
-        pixels = torch.zeros(1, self.model.config.num_channels, *shape)
+        config: Any = self.model.config
+        pixels = torch.zeros(1, config.num_channels, *shape)
         outputs = []
         try:
             with torch.no_grad():

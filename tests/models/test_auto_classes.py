@@ -74,7 +74,7 @@ def test_it_attends_as_its_own_eager_attention(folder: Path) -> None:
     model = attnviz.load_model(str(folder))
     seen = attnviz.observe(attnviz.load_image(str(folder / "noise.png")), model)
     assert isinstance(model.module, Vision)
-    kind = type(model.module.model)
+    kind: Any = type(model.module.model)
     oracle = kind.from_pretrained(folder, attn_implementation="eager").eval()
     arguments = model.module.arguments(model.pixels(seen.picture, seen.placement))
     with torch.no_grad(), Softmaxes() as own:
