@@ -16,7 +16,7 @@ import resource
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def _backbone(config: Any, few: int) -> Any:
 def built(name: str) -> Any:
     """A small model of a type, or its default if it is not consistent when it is small."""
     errors = []
-    for shrink in (shrunk, lambda config: shrunk(config, 12), lambda config: config):
+    ways: tuple[Callable[[Any], Any], ...] = (shrunk, lambda each: shrunk(each, 12), lambda x: x)
+    for shrink in ways:
         try:
             made: Any = CONFIG_MAPPING[name]
             config = shrink(made())

@@ -1,5 +1,6 @@
 """Finds the model class of transformers for a config, in the mappings of its Auto classes."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,9 @@ def class_of(auto: Any, config: Any) -> Any:
 
     choose: Any = auto_factory._get_model_class  # noqa: SLF001
     mapping = auto._model_mapping  # noqa: SLF001 — the only way without a name on the hub
+    if getattr(config, "architectures", None) is None:  # as of a config that no model was saved by
+        config = copy.copy(config)
+        config.architectures = []
     return choose(config, mapping) if type(config) in mapping else None
 
 

@@ -50,7 +50,7 @@ def _side(config: Any) -> int:
         )
     side = int(sides[0])
     if getattr(config, "depths", None) and config.model_type not in PLAIN + MERGING:
-        return math.lcm(UNSTATED, side << int(len(config.depths)) - 1)
+        return math.lcm(UNSTATED, side << len(config.depths) - 1)
     return side
 
 
