@@ -19,7 +19,7 @@ USES = 4
 ASPECTS = (1.0, 1.0, 1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)
 SIDES = (96, 96, 96, 112, 128, 144)
 """The sides of inputs; square ones have as many pixels on both sides."""
-COUNT = 56
+COUNT = 32
 """The number of pictures of 96 × 96 pixels in a lesson; larger ones are fewer."""
 SCENES, PHOTOGRAPHS = 0.16, 0.27
 """The shares of drawn scenes and of whole photographs in a lesson."""

@@ -36,7 +36,7 @@ from attnviz.models.tiny import PATCH
 STEPS, RATE, WARMUP, DECAY = 4000, 2e-3, 200, 0.05
 COOLDOWN = 0.28
 """The last share of a training, in which the rate falls to 0."""
-GUIDED = 0.3
+GUIDED = 0.25
 """The share of a lesson's other pictures that the guide sees too."""
 HELD_OUT = 900_001
 """Seed of the pictures that measure the progress."""
