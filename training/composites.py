@@ -186,7 +186,9 @@ class _Composite:
         rng = self.rng
         side = math.sqrt(self.h * self.w)
         thing = self._transformed(self._pick(), side * math.exp(rng.uniform(-1.6, 0)))
-        thing = _blurred(np.pad(thing, ((12, 12), (12, 12), (0, 0))), side * rng.uniform(0.03, 0.07))
+        thing = _blurred(
+            np.pad(thing, ((12, 12), (12, 12), (0, 0))), side * rng.uniform(0.03, 0.07)
+        )
         self._paste(thing, self._place(0.0), 0, rng.uniform(0.6, 1.0))
 
     def _object(self, number: int, count: int) -> None:
@@ -353,9 +355,7 @@ def main() -> None:
     rows = list(drawn.pictures.permute(0, 2, 3, 1).numpy())
     masks = (drawn.objects > 0).float() * 160 + drawn.details * 95
     rows += list(masks.to(torch.uint8)[..., None].expand(-1, -1, -1, 3).numpy())
-    rows += list(
-        composites.photographs(24, height=112, width=112).permute(0, 2, 3, 1).numpy()
-    )
+    rows += list(composites.photographs(24, height=112, width=112).permute(0, 2, 3, 1).numpy())
     lines = [np.concatenate(rows[start : start + 12], 1) for start in range(0, len(rows), 12)]
     order = [0, 4, 1, 5, 2, 6, 3, 7, 8, 9]  # each row of masks below its pictures
     Image.fromarray(np.concatenate([lines[i] for i in order], 0)).save(options.out)

@@ -29,55 +29,63 @@ PHOTOGRAPHIC = 150
 PUZZLES = ("paintings.rcc", "details.rcc")
 """Their cut-outs are pieces of a puzzle, their pictures have holes."""
 UNLABELLED = "thing"
-KINDS = (
-    ("", r"alphabet|symbol|sign|flag|icon|button|arrow|callout|logo|card|shape|special|decoration"
-         r"|diagram|geograph|math|money|smil|connector|chess|geometric|pattern|diagramm|unsorted"
-         r"|stickmen|roadsign|bubble|keycap|clock face|moon phase|heart|squared|circled|letter|skin"),
-    ("bird", r"bird|penguin|duck|owl|eagle|rooster|hen|chick|parrot|flamingo|swan|dove|turkey"
-             r"|peacock|goose|dodo|phoenix"),
-    ("reptile", r"lizard|amphibian|dinosaur|frog|snake|turtle|crocodile|sauropod|t-rex|dragon"),
-    ("fish", r"fish|aquatic|whale|dolphin|shark|octopus|squid|shrimp|crab|lobster|coral|seal"),
-    ("insect", r"insect|bug|butterfly|bee|beetle|spider|ant|snail|scorpion|cricket|mosquito|fly"
-               r"|worm|ladybird"),
-    ("flower", r"flower|rose|tulip|hibiscus|blossom|bouquet|lotus|hyacinth|rosette"),
-    ("fruit", r"fruit|nuts|apple|banana|pear|grapes|melon|lemon|cherries|strawberry|peach"
-              r"|pineapple|mango|coconut|kiwifruit|tangerine|blueberries|tomato|olive"),
-    ("vegetable", r"vegetable|mushroom|spices|carrot|corn|broccoli|potato|pepper|cucumber|garlic"
-                  r"|onion|aubergine|leafy green|beans|pea pod|ginger"),
-    ("mammal", r"mammal|marsupial|animals|cat|dog|cow|pig|horse|sheep|goat|rabbit|monkey|bear"
-               r"|tiger|lion|elephant|camel|fox|wolf|mouse|rat|hamster|giraffe|zebra|deer|koala"
-               r"|panda|gorilla|orangutan|otter|sloth|skunk|kangaroo|badger|bison|ox|buffalo|ram"
-               r"|llama|hippopotamus|rhinoceros|mammoth|beaver|bat|hedgehog|leopard|poodle|boar"
-               r"|raccoon|chipmunk|donkey|moose"),
-    ("tree", r"plants|tree|cactus|leaf|herb|shamrock|seedling|palm|bamboo|potted"),
-    ("aircraft", r"flight|plane|airplane|helicopter|rocket|satellite|aircraft|parachute|saucer"),
-    ("ship", r"ship|boat|boating|canoe|sailboat|ferry|speedboat|anchor"),
-    ("vehicle", r"vehicle|auto|car|automobile|truck|lorry|bus|train|locomotive|tractor|bicycle"
-                r"|motorcycle|scooter|tram|railway|taxi|ambulance|engine|trolleybus|metro|van"
-                r"|skateboard|transportation|rickshaw|wheelchair"),
-    ("instrument", r"music|guitar|violin|trumpet|drum|saxophone|accordion|banjo|flute|maracas"
-                   r"|musical|harp"),
-    ("clothing", r"clothes|clothing|hat|shirt|shoe|dress|jeans|coat|boot|socks|scarf|gloves"
-                 r"|kimono|sari|bikini|handbag|backpack|helmet|cap|crown|necktie|sandal|trousers"
-                 r"|shorts|purse|glasses|goggles|ring"),
-    ("furniture", r"furniture|chair|couch|bed|bathtub|toilet|door|mirror|window|lamp"),
-    ("dish", r"dishes|containers|beverages|cup|glass|mug|bottle|teapot|beer|wine|cocktail|spoon"
-             r"|knife|fork|pot|jar|amphora|bowl|beverage|tea|coffee|sake|bucket|basket"),
-    ("food", r"food|dessert|bread|cheese|pizza|hamburger|cake|pie|cookie|egg|meat|sushi|rice"
-             r"|noodle|sandwich|burrito|taco|pancakes|waffle|candy|chocolate|ice cream|doughnut"
-             r"|croissant|bacon|fries|popcorn|honey|dumpling|salad|soup|butter|custard|lollipop"),
-    ("building", r"building|house|monument|castle|church|mosque|temple|tower|hotel|hospital|bank"
-                 r"|factory|stadium|school|homes|town|bridge|tent|hut|shrine|synagogue|store"),
-    ("device", r"electronic|computer|telephone|phone|camera|television|radio|printer|laptop"
-               r"|keyboard|joystick|battery|watch|clock|office|video|game"),
-    ("tool", r"tools|arttools|hammer|wrench|saw|axe|pick|screwdriver|scissors|pencil|pen|brush"
-             r"|weapon|military|sword|dagger|key|lock|magnet|ladder|telescope|microscope|medical"
-             r"|syringe|hook|razor|plunger|shovel|gun"),
-    ("person", r"people|person|man|woman|boy|girl|baby|child|human|bodypart|bust|prince|princess"
-               r"|superhero|zombie|fairy|mermaid|vampire|ninja|guard|worker|elf|mage|santa"),
-)  # fmt: skip
-"""Kinds, and the words that tell them; the first that fits a folder counts, the first that fits a
-name otherwise. Pictures of the kind without a name are left out."""
+SIGNATURES = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff[\xe0\xe1\xdb]|RIFF....WEBP", re.DOTALL)
+"""How PNG, JPEG and WebP files begin."""
+WORDS = """
+-: alphabet, symbol, sign, flag, icon, button, arrow, callout, logo, card, shape, special,
+  decoration, diagram, geograph, math, money, smil, connector, chess, geometric, pattern,
+  unsorted, stickmen, roadsign, bubble, keycap, clock face, moon phase, heart, squared, circled,
+  letter, skin
+bird: bird, penguin, duck, owl, eagle, rooster, hen, chick, parrot, flamingo, swan, dove, turkey,
+  peacock, goose, dodo, phoenix
+reptile: lizard, amphibian, dinosaur, frog, snake, turtle, crocodile, sauropod, t-rex, dragon
+fish: fish, aquatic, whale, dolphin, shark, octopus, squid, shrimp, crab, lobster, coral, seal
+insect: insect, bug, butterfly, bee, beetle, spider, ant, snail, scorpion, cricket, mosquito, fly,
+  worm, ladybird
+flower: flower, rose, tulip, hibiscus, blossom, bouquet, lotus, hyacinth, rosette
+fruit: fruit, nuts, apple, banana, pear, grapes, melon, lemon, cherries, strawberry, peach,
+  pineapple, mango, coconut, kiwifruit, tangerine, blueberries, tomato, olive
+vegetable: vegetable, mushroom, spices, carrot, corn, broccoli, potato, pepper, cucumber, garlic,
+  onion, aubergine, leafy green, beans, pea pod, ginger
+mammal: mammal, marsupial, animals, cat, dog, cow, pig, horse, sheep, goat, rabbit, monkey, bear,
+  tiger, lion, elephant, camel, fox, wolf, mouse, rat, hamster, giraffe, zebra, deer, koala,
+  panda, gorilla, orangutan, otter, sloth, skunk, kangaroo, badger, bison, ox, buffalo, ram,
+  llama, hippopotamus, rhinoceros, mammoth, beaver, bat, hedgehog, leopard, poodle, boar, raccoon,
+  chipmunk, donkey, moose
+tree: plants, tree, cactus, leaf, herb, shamrock, seedling, palm, bamboo, potted
+aircraft: flight, plane, airplane, helicopter, rocket, satellite, aircraft, parachute, saucer
+ship: ship, boat, boating, canoe, sailboat, ferry, speedboat, anchor
+vehicle: vehicle, auto, car, automobile, truck, lorry, bus, train, locomotive, tractor, bicycle,
+  motorcycle, scooter, tram, railway, taxi, ambulance, engine, trolleybus, metro, van, skateboard,
+  transportation, rickshaw, wheelchair
+instrument: music, guitar, violin, trumpet, drum, saxophone, accordion, banjo, flute, maracas,
+  musical, harp
+clothing: clothes, clothing, hat, shirt, shoe, dress, jeans, coat, boot, socks, scarf, gloves,
+  kimono, sari, bikini, handbag, backpack, helmet, cap, crown, necktie, sandal, trousers, shorts,
+  purse, glasses, goggles, ring
+furniture: furniture, chair, couch, bed, bathtub, toilet, door, mirror, window, lamp
+dish: dishes, containers, beverages, cup, glass, mug, bottle, teapot, beer, wine, cocktail, spoon,
+  knife, fork, pot, jar, amphora, bowl, beverage, tea, coffee, sake, bucket, basket
+food: food, dessert, bread, cheese, pizza, hamburger, cake, pie, cookie, egg, meat, sushi, rice,
+  noodle, sandwich, burrito, taco, pancakes, waffle, candy, chocolate, ice cream, doughnut,
+  croissant, bacon, fries, popcorn, honey, dumpling, salad, soup, butter, custard, lollipop
+building: building, house, monument, castle, church, mosque, temple, tower, hotel, hospital, bank,
+  factory, stadium, school, homes, town, bridge, tent, hut, shrine, synagogue, store
+device: electronic, computer, telephone, phone, camera, television, radio, printer, laptop,
+  keyboard, joystick, battery, watch, clock, office, video, game
+tool: tools, arttools, hammer, wrench, saw, axe, pick, screwdriver, scissors, pencil, pen, brush,
+  weapon, military, sword, dagger, key, lock, magnet, ladder, telescope, microscope, medical,
+  syringe, hook, razor, plunger, shovel, gun
+person: people, person, man, woman, boy, girl, baby, child, human, bodypart, bust, prince,
+  princess, superhero, zombie, fairy, mermaid, vampire, ninja, guard, worker, elf, mage, santa
+"""
+"""Kinds, and the words that tell them; the first that fits counts, of the folders from the inner
+to the outer, then of the name. What the words of `-` tell is left out."""
+KINDS = tuple(
+    (kind.strip(), "|".join(word.strip() for word in words.split(",")))
+    for kind, words in (line.split(":") for line in WORDS.strip().replace("\n  ", " ").split("\n"))
+)
+LEFT_OUT = "-"
 
 
 @dataclass(frozen=True)
@@ -98,33 +106,36 @@ def main() -> None:
     cutouts, grounds = collect(options.folder)
     if not cutouts or not grounds:
         parser.error(f"{options.folder}: no cut-outs and grounds; unpack the packages into it")
-    counts = {kind: sum(one.kind == kind for one in cutouts) for kind, _ in KINDS}
+    counts = {kind: sum(one.kind == kind for one in cutouts) for kind, _ in KINDS[1:]}
     colours = np.array([_colours(one.pixels) for one in cutouts])
     clip_art = np.array(["openclipart" in one.source or "emoji" in one.source for one in cutouts])
-    np.savez(
-        options.out,
-        **_packed("cutout", cutouts),
-        **_packed("ground", grounds),
-        photographic=(colours > PHOTOGRAPHIC) & ~clip_art,
-    )
+    arrays = _packed("cutout", cutouts) | _packed("ground", grounds)
+    arrays["photographic"] = (colours > PHOTOGRAPHIC) & ~clip_art
+    np.savez(options.out, allow_pickle=False, **arrays)
     print(f"{len(cutouts)} cut-outs, {len(grounds)} grounds\n{counts}")
 
 
 def collect(folder: Path) -> tuple[list[Found], list[Found]]:
     """The cut-outs and grounds of a folder, each picture once."""
-    cutouts, grounds, seen = [], [], set()
+    cutouts: list[Found] = []
+    grounds: list[Found] = []
+    seen: set[int] = set()
     for name, picture in _pictures(folder):
         if any(puzzle in name for puzzle in PUZZLES):
             continue
         alpha = "A" in picture.getbands() or "transparency" in picture.info
         kind = kind_of(name) if alpha else UNLABELLED
-        if kind == "" or "_mirror" in name or "screenshot" in name:
+        if kind == LEFT_OUT or "_mirror" in name or "screenshot" in name:
             continue
         try:
             one = _cutout(picture) if alpha else _ground(picture)
         except OSError:
             continue
-        if one is None or (not alpha and "openclipart" in name) or (digest := zlib.crc32(one.tobytes())) in seen:
+        if (
+            one is None
+            or (not alpha and "openclipart" in name)
+            or (digest := zlib.crc32(one.tobytes())) in seen
+        ):
             continue
         seen.add(digest)
         (cutouts if alpha else grounds).append(Found(one, kind, name))
@@ -137,16 +148,16 @@ def kind_of(name: str) -> str:
     if "emoji" in name:
         code = parts.stem.split("-")[0]
         if re.search(r"-1f3f[b-f]", parts.stem) or len(code) < 4:
-            return ""
+            return LEFT_OUT
         told = [unicodedata.name(chr(int(code, 16)), "").lower()]
         if "face" in told[0].split() and ord(chr(int(code, 16))) >= 0x1F600:
-            return ""
+            return LEFT_OUT
     else:
         told = [*reversed(parts.parts[:-1]), parts.stem.replace("_", " ")]
         told = [part for part in told if part not in ("stamps", "png", "usr", "share")]
     joined = " / ".join(reversed(told))
     if _has(KINDS[0][1], joined):
-        return ""
+        return LEFT_OUT
     for part in told:
         for kind, words in KINDS[1:]:
             if _has(words, part):
@@ -180,7 +191,7 @@ def _opened(name: str, file: Path | io.BytesIO) -> Iterator[tuple[str, Image.Ima
 
 def carved(data: bytes) -> Iterator[bytes]:
     """The PNG, JPEG and WebP files that a file contains as they are."""
-    for match in re.finditer(rb"\x89PNG\r\n|\xff\xd8\xff[\xe0\xe1\xdb]|RIFF....WEBP", data, re.S):
+    for match in re.finditer(SIGNATURES, data):
         start = match.start()
         if data[start : start + 4] == b"RIFF":
             yield data[start : start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")]
@@ -215,8 +226,6 @@ def _ground(picture: Image.Image) -> Pixels | None:
     if min(picture.size) < LEAST_GROUND:
         return None
     picture.draft("RGB", (GROUND_SIDE, GROUND_SIDE))
-    if "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < 250:
-        return None
     whole = picture.convert("RGB")
     whole.thumbnail((GROUND_SIDE, GROUND_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     pixels = np.asarray(whole)

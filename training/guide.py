@@ -66,11 +66,11 @@ class Guide:
         return torch.cat([first.expand(len(patches), -1, -1), patches], 1)
 
     def _block(self, x: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """x after a block, and the class token's attention to the patches (B, heads, N)."""
+        """X after a block, and the class token's attention to the patches (B, heads, N)."""
         normed = self._norm(x, f"encoder.layer.{layer}.layernorm_before")
         q, k, v = (
             self._linear(normed, f"encoder.layer.{layer}.attention.attention.{name}")
-            .unflatten(2, (HEADS, -1))
+            .reshape(*x.shape[:2], HEADS, FEATURES // HEADS)
             .transpose(1, 2)
             for name in ("query", "key", "value")
         )

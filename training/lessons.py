@@ -81,7 +81,7 @@ class Lessons(Dataset[list[Lesson]]):
                 photographs = self._composites.photographs(
                     round(PHOTOGRAPHS * count), height=2 * size[0], width=2 * size[1], number=number
                 )
-            lessons.append(_lesson(parts, size, photographs))
+            lessons.append(_lesson(parts, photographs))
         return lessons
 
     def _scenes(self, item: int, count: int, size: tuple[int, int]) -> Batch:
@@ -139,20 +139,15 @@ def _resized(
     truth = truth_of(drawn, (size[0] // PATCH, size[1] // PATCH))
     if chance.happens(1, 0.5):
         pictures = pictures.flip(3)
-        truth = Truth(
-            truth.cover.flip(2), truth.details.flip(2), truth.kinds, truth.places.flip(2)
-        )
+        truth = Truth(truth.cover.flip(2), truth.details.flip(2), truth.kinds, truth.places.flip(2))
     return pictures.round().clamp(0, 255).to(torch.uint8), truth
 
 
-def _lesson(
-    parts: list[tuple[Tensor, Truth]], size: tuple[int, int], photographs: Tensor | None
-) -> Lesson:
+def _lesson(parts: list[tuple[Tensor, Truth]], photographs: Tensor | None) -> Lesson:
     """Parts side by side; the guide looks at the last pictures, so the first are the scenes."""
-    del size
-    parts = parts[::-1]
-    pixels = torch.cat([part for part, _ in parts])
-    columns = zip(*(vars(truth).values() for _, truth in parts), strict=True)
+    order = parts[::-1]
+    pixels = torch.cat([part for part, _ in order])
+    columns = zip(*(vars(truth).values() for _, truth in order), strict=True)
     return Lesson(pixels, Truth(*(torch.cat(values) for values in columns)), photographs)
 
 

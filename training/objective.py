@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
+import guide
 import torch
+from guide import Seen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import guide
 from attnviz.models.tiny import FEATURES, HEADS, LABELS, LAYERS, VisionTransformer
-from guide import Seen
 
 HEAD_TARGETS = ("whole", "rim", "middle", "details", "top", "bottom", "left", "right")
 """The targets of the eight heads of the last layer, in their order."""

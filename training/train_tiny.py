@@ -68,6 +68,7 @@ class Training:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.step, self.seconds = options, 0, 0.0
+        self.held_out: HeldOut | None = None
         torch.manual_seed(options.seed)
         self.teacher = Teacher().to(options.device)
         if options.init is not None:
@@ -75,7 +76,6 @@ class Training:
             self.teacher.model.load_state_dict(weights)
         self.guide = None if options.teacher is None else Guide(options.teacher, options.device)
         self.material = None if options.material is None else material(options.material)
-        self.held_out = HeldOut(options.material)
         self.optimizers = make_optimizers(self.teacher)
         self.checkpoint: Path = options.out / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -95,6 +95,7 @@ class Training:
                 running[name] = running.get(name, value) * 0.98 + value * 0.02
             self.seconds = time.monotonic() - began
             if self.step % 50 == 0:
+                self.held_out = self.held_out or HeldOut(self.options.material)
                 figures = self.held_out.measure(self.teacher, self.options.device)
                 self._log({"rate": rate(self.step, left), **figures, **running})
             if time.monotonic() - told > 120:
@@ -106,7 +107,7 @@ class Training:
     def _left(self) -> float:
         """The share of the training that is still to come; 0 at its end."""
         if self.options.until is None:
-            return 1 - self.step / self.options.steps
+            return 1 - self.step / float(self.options.steps)
         end = time.strptime(f"{time.strftime('%Y-%m-%d')} {self.options.until}", "%Y-%m-%d %H:%M")
         seconds = time.mktime(end) - time.time()
         return max(0.0, seconds / (seconds + self.seconds + 1))
@@ -117,7 +118,7 @@ class Training:
         loader = DataLoader(
             data,
             batch_size=None,
-            sampler=itertools.count(self.step // USES),  # type: ignore[arg-type]  # no end
+            sampler=itertools.count(self.step // USES),
             num_workers=self.options.workers,
             prefetch_factor=2 if self.options.workers else None,
             worker_init_fn=_alone,
@@ -228,7 +229,7 @@ class HeldOut:
     @torch.no_grad()
     def measure(self, teacher: Teacher, device: str) -> dict[str, float]:
         """Pointing, and Jaccard at the true area, of the heads' mean map; how often kinds fit."""
-        figures = {}
+        figures: dict[str, float] = {}
         for name, drawn in self._drawn.items():
             taught = teacher(normalised(drawn.pictures).to(device))
             truth = truth_of(drawn, self._grid)
