@@ -19,7 +19,8 @@ from typing import Any
 
 import draw_scenes
 import numpy as np
-from composites import Composites, material
+from composites import Composites
+from material import read
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -112,7 +113,7 @@ def _cell(interval: dict[str, float] | None) -> str:
 
 def composed(out: Path, collection: Path) -> None:
     """Write composites of held-out cut-outs and grounds."""
-    composites, number, batch = Composites(material(collection, held_out=True), SEED), 0, 0
+    composites, number, batch = Composites(read(collection, held_out=True), SEED), 0, 0
     while number < COMPOSITES:
         height, width = SHAPES[batch % len(SHAPES)]
         drawn = composites.draw(25, height=height, width=width, number=batch)

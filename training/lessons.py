@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from composites import Composites, Material
+from composites import Composites
+from material import Material
 from objective import Truth
 from scenes import KINDS, Batch, Scenes
 from scenes.chance import Chance

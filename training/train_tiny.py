@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from composites import Composites, material
+from composites import Composites
 from guide import Guide, Seen
 from lessons import USES, Lesson, Lessons, normalised, truth_of
+from material import read
 from objective import Teacher, Truth, loss
 from safetensors.torch import load_file, save_file
 from scenes import Scenes
@@ -75,7 +76,7 @@ class Training:
             weights = {name: value.float() for name, value in load_file(options.init).items()}
             self.teacher.model.load_state_dict(weights)
         self.guide = None if options.teacher is None else Guide(options.teacher, options.device)
-        self.material = None if options.material is None else material(options.material)
+        self.material = None if options.material is None else read(options.material)
         self.optimizers = make_optimizers(self.teacher)
         self.checkpoint: Path = options.out / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -221,7 +222,7 @@ class HeldOut:
     def __init__(self, file: Path | None, side: int = 96) -> None:
         drawn = {"scenes": Scenes(HELD_OUT, unseen=0.15).draw(64, height=side, width=side)}
         if file is not None:
-            composites = Composites(material(file, held_out=True), HELD_OUT)
+            composites = Composites(read(file, held_out=True), HELD_OUT)
             drawn["composites"] = composites.draw(128, height=side, width=side)
         self._drawn = drawn
         self._grid = (side // PATCH, side // PATCH)

@@ -9,9 +9,10 @@ import lessons
 import numpy as np
 import pytest
 import torch
-from composites import Composites, Material
+from composites import Composites
 from guide import Guide, localized
 from lessons import USES, Lessons, truth_of
+from material import Material
 from safetensors.torch import load_file, save_file
 from scenes import Batch
 from train_tiny import COOLDOWN, WARMUP, Training, rate
