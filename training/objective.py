@@ -15,7 +15,7 @@ HEAD_TARGETS = ("whole", "rim", "middle", "details", "top", "bottom", "left", "r
 MIDDLE_LAYER, LATE_LAYER = 2, LAYERS - 2
 """The layers whose tokens tell objects early, and what the guide sees."""
 WEIGHTS = {
-    "heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.3, "kinds": 0.5,
+    "heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.6, "kinds": 1.0,
     "seen": 1.0, "guided": 0.5,
 }  # fmt: skip
 """The weights of the parts of the loss."""
