@@ -47,7 +47,7 @@ class Composites:
         crops = []
         for _ in range(count):
             among = both[int(rng.random() < 0.3 or not both[0])]
-            crop = _crop(rng, among[rng.integers(len(among))], height, width, (0.45, 1.0))
+            crop = _crop(rng, among[rng.integers(len(among))], height, width, (0.35, 1.0))
             crops.append(_developed(rng, _coloured(rng, crop, 0.5)))
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
 

@@ -22,7 +22,7 @@ SIDES = (96, 96, 96, 112, 128, 144)
 """The sides of inputs; square ones have as many pixels on both sides."""
 COUNT = 32
 """The number of pictures of 96 × 96 pixels in a lesson; larger ones are fewer."""
-SCENES, PHOTOGRAPHS = 0.16, 0.27
+SCENES, PHOTOGRAPHS = 0.12, 0.38
 """The shares of drawn scenes and of whole photographs in a lesson."""
 FRESH = 2
 """The number of lessons of a group whose composites are drawn anew."""

@@ -16,7 +16,7 @@ MIDDLE_LAYER, LATE_LAYER = 2, LAYERS - 2
 """The layers whose tokens tell objects early, and what the guide sees."""
 WEIGHTS = {
     "heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.6, "kinds": 1.0,
-    "seen": 1.0, "guided": 0.5,
+    "seen": 1.0, "guided": 1.0,
 }  # fmt: skip
 """The weights of the parts of the loss."""
 

@@ -35,7 +35,7 @@ from attnviz.evaluation import objects
 from attnviz.models.tiny import PATCH
 
 STEPS, RATE, WARMUP, DECAY = 4000, 2e-3, 200, 0.05
-COOLDOWN = 0.28
+COOLDOWN = 0.5
 """The last share of a training, in which the rate falls to 0."""
 GUIDED = 0.25
 """The share of a lesson's other pictures that the guide sees too."""
