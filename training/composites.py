@@ -20,7 +20,7 @@ from torch import Tensor
 
 Floats = NDArray[np.float32]
 
-EMPTY, PLAIN, BEHIND = 0.04, 0.06, 0.3
+EMPTY, PLAIN, BEHIND = 0.03, 0.06, 0.2
 """Shares of composites without an object; before one colour; with blurred things behind."""
 SLOTS = 3
 
@@ -46,8 +46,8 @@ class Composites:
         both = (self._material.photographs, self._material.grounds)
         crops = []
         for _ in range(count):
-            among = both[int(rng.random() < 0.3 or not both[0])]
-            crop = _crop(rng, among[rng.integers(len(among))], height, width, (0.35, 1.0))
+            among = both[int(rng.random() < 0.12 or not both[0])]
+            crop = _crop(rng, among[rng.integers(len(among))], height, width, (0.5, 1.0))
             crops.append(_developed(rng, _coloured(rng, crop, 0.5)))
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
 
@@ -136,7 +136,7 @@ class _Composite:
     def _object(self, number: int, count: int) -> None:
         rng = self.rng
         which = self._pick()
-        low, high = (0.24, 1.5) if count == 1 else (0.18, 0.85)
+        low, high = (0.26, 1.2) if count == 1 else (0.2, 0.75)
         size = math.sqrt(self.h * self.w) * math.exp(rng.uniform(math.log(low), math.log(high)))
         thing = self._transformed(which, size)
         self._paste(thing, self._place(0.35 if count == 1 else 0.1), number + 1)
@@ -195,7 +195,7 @@ class _Composite:
         seen = thing[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         alpha = seen[..., 3:] * np.float32(strength / 255)
         colour = seen[..., :3]
-        if number and rng.random() < 0.18:  # about the colour of what is behind
+        if number and rng.random() < 0.08:  # about the colour of what is behind
             behind = self.picture[rows, columns].mean((0, 1))
             mean = (colour * alpha).sum((0, 1)) / max(1.0, float(alpha.sum()))
             colour = (colour + rng.uniform(0.5, 1) * (behind - mean)).clip(0, 255)
@@ -239,8 +239,8 @@ def _crop(
 def _coloured(rng: np.random.Generator, pixels: Floats, much: float = 1.0) -> Floats:
     """Other exposure, saturation, contrast and white balance."""
     grey = pixels.mean(-1, keepdims=True)
-    saturation = math.exp(rng.normal(-0.1, 0.35) * much)
-    gain = np.exp(rng.normal(0, 0.22) * much + rng.normal(0, 0.06, 3) * much)
+    saturation = math.exp(rng.normal(-0.05, 0.25) * much)
+    gain = np.exp(rng.normal(0, 0.17) * much + rng.normal(0, 0.04, 3) * much)
     shift = rng.normal(0, 14) * much
     changed = (grey + (pixels - grey) * saturation) * gain + shift
     result: Floats = changed.clip(0, 255).astype(np.float32)

@@ -22,9 +22,9 @@ SIDES = (96, 96, 96, 112, 128, 144)
 """The sides of inputs; square ones have as many pixels on both sides."""
 COUNT = 32
 """The number of pictures of 96 × 96 pixels in a lesson; larger ones are fewer."""
-SCENES, PHOTOGRAPHS = 0.12, 0.38
+SCENES, PHOTOGRAPHS = 0.09, 0.38
 """The shares of drawn scenes and of whole photographs in a lesson."""
-FRESH = 2
+FRESH = 3
 """The number of lessons of a group whose composites are drawn anew."""
 ROOM = 1.2
 """The side of a drawing, as a multiple of the side of the model's input."""
@@ -74,7 +74,7 @@ class Lessons(Dataset[list[Lesson]]):
             photographs = None
             if self._composites is not None:
                 number = item * USES + use
-                if fresh is None or use % (USES // FRESH) == 0:
+                if fresh is None or use < FRESH:
                     fresh = whole = self._drawn(number, count, size)
                 else:
                     whole = _cut(fresh, _box(chance, fresh, size))

@@ -14,7 +14,7 @@ Bytes = NDArray[np.uint8]
 
 HELD_OUT = 12
 """One in so many cut-outs and grounds is held out, by its path."""
-PHOTOGRAPHIC_SHARE = 0.7
+PHOTOGRAPHIC_SHARE = 0.85
 """The share of objects that are photographs; the others are drawings."""
 
 
