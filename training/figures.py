@@ -85,7 +85,7 @@ def measured(folder: Path, model: str, options: list[str]) -> list[dict[str, Any
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     last = max(row["layer"] for row in rows if row["layer"] is not None)
     if model == "tiny":
-        return [row | {"model": ""} for row in rows if row["baseline"] or row["layer"] == last]
+        return [row | {"model": ""} for row in rows if row["layer"] in (None, last)]
     kept = [row for row in rows if not row["baseline"] and row["head"] in ("mean", "localized")]
     return [row | {"model": f"{Path(model).name}, "} for row in kept]
 
