@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import photographs
 
-COMPOSITES, CROPS, OWN_CROPS = 300, 25, 2
+COMPOSITES, CROPS, OWN_CROPS = 200, 25, 2
 """The numbers of composites, of crops of each of the four photographs, and of each of yours."""
 SEED = 20_261_124
 SHAPES = ((144, 144), (128, 160), (160, 128), (112, 184))
