@@ -101,7 +101,7 @@ class Lessons(Dataset[list[Lesson]]):
 
 
 def _odd(length: float) -> int:
-    """About this length, an odd number of patches: so many tokens are multiplied faster."""
+    """About this length, an odd number of patches: with the prefix an even number of tokens."""
     return PATCH * (2 * round((length / PATCH - 1) / 2) + 1)
 
 
