@@ -31,7 +31,7 @@ def main() -> None:
     seen = attnviz.observe(picture, model, gradients=True, tokens=True)
     for name, method in METHODS.items():
         query = EYE if name in LIKE else "auto"
-        target = ["beast"] if method.scored else []
+        target = ["mammal"] if method.scored else []
         answer = attnviz.explain(seen, method=name, query=query, target=target)
         image = attnviz.render(answer, DRAWING)[5, None if method.merges != "nothing" else 0]
         image.thumbnail((WIDTH, WIDTH))

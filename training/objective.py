@@ -1,31 +1,60 @@
-"""Defines the training objective: the targets of a scene, and the loss."""
+"""Defines the training objective: the targets of a picture, and the loss."""
 
 from dataclasses import dataclass
 
+import guide
 import torch
+from guide import Seen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnviz.models.tiny import FEATURES, HEADS, LAYERS, VisionTransformer
+from attnviz.models.tiny import FEATURES, HEADS, LABELS, LAYERS, VisionTransformer
 
 HEAD_TARGETS = ("whole", "rim", "middle", "details", "top", "bottom", "left", "right")
 """The targets of the eight heads of the last layer, in their order."""
-MIDDLE_LAYER = 2
+MIDDLE_LAYER, LATE_LAYER = 2, LAYERS - 2
+"""The layers whose tokens tell objects early, and what the guide sees."""
+WEIGHTS = {
+    "heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.6, "kinds": 1.0,
+    "seen": 1.0, "guided": 1.0,
+}  # fmt: skip
+"""The weights of the parts of the loss."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The truth about scenes on the model's grid.
+    """The truth about pictures on the model's grid.
 
     Attributes:
         cover: (B, rows, columns), the share of each patch that is object.
-        details: (B, rows, columns), the share of each patch that is a painted detail.
-        label: (B,), the kind of the largest object; −1 if there is no object.
+        details: (B, rows, columns), the share of each patch that is a detail of an object.
+        kinds: (B, labels), the share of each kind among the objects; all 0 if none is known.
+        places: (B, rows, columns) long, the kind that fills a patch; −1 if none or unknown.
     """
 
     cover: Tensor
     details: Tensor
-    label: Tensor
+    kinds: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the model gives in training: of B pictures with N patches and `prefix` other tokens.
+
+    Attributes:
+        attention: (B, heads, prefix + N), of the class token in the last layer.
+        scores: (B, labels), of the class token.
+        places: (B, N, labels), the same head's scores of the patches' last tokens.
+        objects: logits of being object, (B, N), from the middle and the last layer.
+        seen: (B, N, features of the guide), the prediction of the guide's tokens.
+    """
+
+    attention: Tensor
+    scores: Tensor
+    places: Tensor
+    objects: tuple[Tensor, Tensor]
+    seen: Tensor
 
 
 class Teacher(nn.Module):
@@ -35,6 +64,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.model = VisionTransformer()
         self.foreground = nn.ModuleList(nn.Linear(FEATURES, 1) for _ in range(2))
+        self.seen = nn.Linear(FEATURES, guide.FEATURES)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.6 * FEATURES**-0.5)
@@ -47,22 +77,25 @@ class Teacher(nn.Module):
         queries = self.model.get_parameter(f"blocks.{LAYERS - 1}.attention.q_linear.weight")
         nn.init.trunc_normal_(queries, std=FEATURES**-0.5)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """(B, 3, h, w) → attention of the class token (B, heads, N), scores, object logits."""
+    def forward(self, pixels: Tensor) -> Taught:
+        """(B, 3, h, w) → what the losses look at."""
         model, x = self.model, self.model.tokens(pixels)
-        weights = middle = x
+        weights = middle = late = x
         for number, block in enumerate(model.blocks):
             # Explicit weights: their backward pass is faster on a CPU in half precision.
             x, weights = block(x, need_weights=True)
             if number == MIDDLE_LAYER:
                 middle = x
+            if number == LATE_LAYER:
+                late = x
         last = model.norm(x)
         prefix = model.prefix
         objects = (
             self.foreground[0](middle[:, prefix:])[..., 0],
             self.foreground[1](last[:, prefix:])[..., 0],
         )
-        return weights[:, :, 0], model.head(last[:, 0]), objects
+        places, seen = model.head(last[:, prefix:]), self.seen(late[:, prefix:])
+        return Taught(weights[:, :, 0], model.head(last[:, 0]), places, objects, seen)
 
 
 def head_targets(truth: Truth) -> Tensor:
@@ -98,31 +131,64 @@ def _run(inside: Tensor, axis: int, back: bool) -> Tensor:
     return torch.stack(runs[::-1] if back else runs, axis)
 
 
-def loss(teacher: Teacher, pixels: Tensor, truth: Truth) -> tuple[Tensor, dict[str, float]]:
+def loss(
+    teacher: Teacher, pixels: Tensor, truth: Truth, seen: Seen | None = None
+) -> tuple[Tensor, dict[str, float]]:
     """The training loss of a batch, and its parts.
 
-    The loss is the sum of several cross-entropies: of each head's attention against its target, and
-    of the heads' mean against the object's cover (both minus the target's entropy, that is, the
-    Kullback–Leibler divergence); of each patch being object, from the middle and the last layer; of
-    the kind of object.
+    The truth is that of the first pictures; any behind them are whole photographs without truth.
+    What the guide has seen is that of the last pictures: of all photographs, and of some others.
+    The parts are: the Kullback–Leibler divergences of each head's attention from its target, and
+    of the heads' mean from the objects' cover; whether each patch is object, from the middle and
+    the last layer; the kinds of objects, of the picture and of each patch; the guide's tokens; and
+    on photographs the divergence of the heads' mean from the guide's map.
     """
-    attention, scores, objects = teacher(pixels)
+    taught, known = teacher(pixels), len(truth.cover)
+    attention = taught.attention[:known]
     prefix = teacher.model.prefix
     cover = truth.cover.flatten(1)
     there = (cover.sum(1) > 0.5).float()
     target = _over_keys(head_targets(truth).flatten(2), there, prefix)
-    heads = _divergence(target, attention)  # (B, H)
-    mean = _divergence(_over_keys(cover[:, None], there, prefix), attention.mean(1, keepdim=True))
+    whole = _over_keys(cover[:, None], there, prefix)
     parts = {
-        "heads": heads.mean(),
-        "mean": mean.mean(),
-        "middle": F.binary_cross_entropy_with_logits(objects[0].float(), cover),
-        "last": F.binary_cross_entropy_with_logits(objects[1].float(), cover),
-        "kind": F.cross_entropy(scores.float(), truth.label, ignore_index=-1, label_smoothing=0.05),
+        "heads": _divergence(target, attention).mean(),
+        "mean": _divergence(whole, attention.mean(1, keepdim=True)).mean(),
+        "middle": _is_object(taught.objects[0][:known], cover),
+        "last": _is_object(taught.objects[1][:known], cover),
+        "kind": _kind(taught.scores[:known], truth.kinds),
+        "kinds": _kinds(taught.places[:known], truth.places.flatten(1)),
     }
-    weight = {"heads": 0.5, "mean": 0.7, "middle": 0.5, "last": 1.0, "kind": 0.4}
-    total = torch.stack([weight[name] * value for name, value in parts.items()]).sum()
+    if seen is not None:
+        guided = taught.seen[-len(seen.tokens) :].float()
+        parts["seen"] = (1 - F.cosine_similarity(guided, seen.tokens, dim=-1)).mean()
+    if seen is not None and known < len(pixels):
+        maps = seen.maps[-(len(pixels) - known) :, None]
+        wanted = _over_keys(maps, torch.ones_like(maps[:, 0, 0]), prefix)
+        mean = taught.attention[known:].mean(1, keepdim=True)
+        parts["guided"] = _divergence(wanted, mean).mean()
+    total = torch.stack([WEIGHTS[name] * value for name, value in parts.items()]).sum()
     return total, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _is_object(logits: Tensor, cover: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), cover)
+
+
+def _kind(scores: Tensor, kinds: Tensor) -> Tensor:
+    """Cross-entropy with the shares of kinds, smoothed; of pictures whose kinds are known."""
+    known = kinds.sum(1) > 0
+    smooth = 0.95 * kinds + 0.05 / len(LABELS)
+    each = -(smooth * scores.float().log_softmax(1)).sum(1)
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
+def _kinds(scores: Tensor, places: Tensor) -> Tensor:
+    """Cross-entropy of the patches whose kind is known."""
+    some = (places >= 0).sum().clamp_min(1)
+    each = F.cross_entropy(
+        scores.float().flatten(0, 1), places.flatten(), ignore_index=-1, reduction="sum"
+    )
+    return each / some
 
 
 def _over_keys(grid: Tensor, there: Tensor, prefix: int) -> Tensor:

@@ -1,42 +1,58 @@
-"""Trains the embedded model `tiny` on drawn scenes, from a seed, on a CPU or a GPU.
+"""Trains the embedded model `tiny` on composites, drawn scenes and photographs, from a seed.
 
-    python training/train_tiny.py --out run            # starts, or continues after an interruption
-    python training/train_tiny.py --out run --steps 400 --device cuda
+    python training/train_tiny.py --out run --material material.npz --teacher deit-tiny
+    python training/train_tiny.py --out run …           # continues after an interruption
+    python training/train_tiny.py --out run … --until 18:30            # ends at this time today
 
-Writes `run/checkpoint.pt` every few minutes, `run/log.jsonl`, and at the end
-`run/tiny.safetensors`, the weights in half precision.
+The material comes from `training/cutouts.py`; without it, all pictures are drawn scenes. The
+teacher is a folder of transformers with DeiT-tiny; without it, the masks alone teach. The rate
+rises, stays, and falls to 0 over the last part, so the end can be moved until it falls. Writes
+`run/checkpoint.pt` every two minutes, `run/log.jsonl`, and at the end `run/tiny.safetensors`, the
+weights in half precision.
 """
 
 import argparse
 import itertools
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from composites import Composites
+from guide import Guide, Seen
 from lessons import USES, Lesson, Lessons, normalised, truth_of
+from material import read
 from objective import Teacher, Truth, loss
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scenes import Scenes
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from attnviz.evaluation import objects
 from attnviz.models.tiny import PATCH
 
-STEPS, RATE, WARMUP, DECAY = 4800, 2e-3, 200, 0.05
+STEPS, RATE, WARMUP, DECAY = 4000, 2e-3, 200, 0.05
+COOLDOWN = 0.5
+"""The last share of a training, in which the rate falls to 0."""
+GUIDED = 0.25
+"""The share of a lesson's other pictures that the guide sees too."""
 HELD_OUT = 900_001
-"""Seed of the scenes that measure the progress."""
+"""Seed of the pictures that measure the progress."""
 
 
 def main() -> None:
     """Start or continue the training."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--material", type=Path, metavar="NPZ", help="from cutouts.py")
+    parser.add_argument("--teacher", type=Path, metavar="FOLDER", help="DeiT-tiny")
+    parser.add_argument("--init", type=Path, metavar="SAFETENSORS", help="weights to start from")
     parser.add_argument("--steps", type=int, default=STEPS, help="in all")
+    parser.add_argument("--until", metavar="HH:MM", help="the end, in place of --steps")
+    parser.add_argument("--no-half", action="store_true", help="float32 in place of bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -53,8 +69,14 @@ class Training:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.step, self.seconds = options, 0, 0.0
+        self.held_out: HeldOut | None = None
         torch.manual_seed(options.seed)
         self.teacher = Teacher().to(options.device)
+        if options.init is not None:
+            weights = {name: value.float() for name, value in load_file(options.init).items()}
+            self.teacher.model.load_state_dict(weights)
+        self.guide = None if options.teacher is None else Guide(options.teacher, options.device)
+        self.material = None if options.material is None else read(options.material)
         self.optimizers = make_optimizers(self.teacher)
         self.checkpoint: Path = options.out / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -68,50 +90,77 @@ class Training:
         """Run the remaining steps."""
         running: dict[str, float] = {}
         began, told = time.monotonic() - self.seconds, time.monotonic()
-        for lesson in itertools.islice(self._lessons(), self.options.steps - self.step):
-            for name, value in self._learn(lesson).items():
+        lessons = self._lessons()
+        while (left := self._left()) > 0:
+            for name, value in self._learn(next(lessons), left).items():
                 running[name] = running.get(name, value) * 0.98 + value * 0.02
             self.seconds = time.monotonic() - began
-            if self.step % 200 == 0:
-                figures = measure(self.teacher, self.options.device)
-                self._log({**figures, **running})
+            if self.step % 50 == 0:
+                self.held_out = self.held_out or HeldOut(self.options.material)
+                figures = self.held_out.measure(self.teacher, self.options.device)
+                self._log({"rate": rate(self.step, left), **figures, **running})
             if time.monotonic() - told > 120:
                 told = time.monotonic()
                 self._save()
         self._save()
         self._ship()
 
+    def _left(self) -> float:
+        """The share of the training that is still to come; 0 at its end."""
+        if self.options.until is None:
+            return 1 - self.step / float(self.options.steps)
+        end = time.strptime(f"{time.strftime('%Y-%m-%d')} {self.options.until}", "%Y-%m-%d %H:%M")
+        seconds = time.mktime(end) - time.time()
+        return max(0.0, seconds / (seconds + self.seconds + 1))
+
     def _lessons(self) -> Iterator[Lesson]:
-        """The lessons from this step on."""
-        items = math.ceil(self.options.steps / USES)
-        data = Lessons(self.options.seed, items)
+        """The lessons from this step on, without end."""
+        data = Lessons(self.options.seed, self.material)
         loader = DataLoader(
             data,
             batch_size=None,
-            sampler=range(self.step // USES, items),
+            sampler=itertools.count(self.step // USES),
             num_workers=self.options.workers,
-            prefetch_factor=3 if self.options.workers else None,
+            prefetch_factor=2 if self.options.workers else None,
             worker_init_fn=_alone,
         )
+        skipped = self.step % USES
         for item in loader:
-            yield from item[self.step % USES :]
+            yield from item[skipped:]
+            skipped = 0
 
-    def _learn(self, lesson: Lesson) -> dict[str, float]:
+    def _learn(self, lesson: Lesson, left: float) -> dict[str, float]:
         device = self.options.device
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = self.options.rate * rate(self.step, self.options.steps)
-        truth = lesson.truth
-        truth = Truth(truth.cover.to(device), truth.details.to(device), truth.label.to(device))
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            total, parts = loss(self.teacher, normalised(lesson.pixels.to(device)), truth)
+                group["lr"] = self.options.rate * rate(self.step, left)
+        truth = Truth(*(value.to(device) for value in vars(lesson.truth).values()))
+        pixels, seen = self._seen(lesson)
+        with torch.autocast(
+            torch.device(device).type, torch.bfloat16, enabled=not self.options.no_half
+        ):
+            total, parts = loss(self.teacher, pixels, truth, seen)
         torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
         return parts
+
+    def _seen(self, lesson: Lesson) -> tuple[Tensor, Seen | None]:
+        """The input, and what the guide sees in some pictures and in all photographs."""
+        pixels = lesson.pixels.to(self.options.device)
+        if self.guide is None:
+            return normalised(pixels), None
+        some = pixels[len(pixels) - round(GUIDED * len(pixels)) :].float()
+        shown = [F.interpolate(some, scale_factor=2.0, mode="bicubic").clamp(0, 255)]
+        inputs = [normalised(pixels)]
+        if lesson.photographs is not None:
+            photographs = lesson.photographs.to(self.options.device).float()
+            shown.append(photographs)
+            inputs.append(normalised(F.avg_pool2d(photographs, 2)))
+        return torch.cat(inputs), self.guide.see(torch.cat(shown))
 
     def _log(self, figures: dict[str, float]) -> None:
         line: dict[str, float] = {"step": self.step, "seconds": round(self.seconds)}
@@ -162,26 +211,41 @@ def make_optimizers(module: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
     )
 
 
-def rate(step: int, steps: int) -> float:
-    """The factor of the learning rate: a linear warm-up, then a cosine decay to 1/50."""
-    return min(1, (step + 1) / WARMUP) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+def rate(step: int, left: float) -> float:
+    """The factor of the learning rate: a linear warm-up, a plateau, a linear fall (2405.18392)."""
+    return min(1, (step + 1) / WARMUP, left / COOLDOWN)
 
 
-@torch.no_grad()
-def measure(teacher: Teacher, device: str, side: int = 96) -> dict[str, float]:
-    """Metrics of the heads' mean map on held-out scenes: pointing, and Jaccard at the true area."""
-    drawn = Scenes(HELD_OUT, unseen=0.15).draw(128, height=side, width=side)
-    attention, scores, _ = teacher(normalised(drawn.pictures).to(device))
-    truth = truth_of(drawn, (side // PATCH, side // PATCH))
-    maps = attention.mean(1)[:, teacher.model.prefix :].cpu().double().numpy()
-    inside = (truth.cover.flatten(1) >= 0.5).numpy()
-    rows = [row for row, tokens in enumerate(inside) if tokens.any()]
-    hits = [objects.pointing(maps[row], inside[row]) for row in rows]
-    shares = [objects.jaccard_area(maps[row], inside[row]) for row in rows]
-    known = truth.label >= 0
-    right = (scores.cpu().argmax(1) == truth.label)[known].float().mean()
-    figures = torch.tensor([hits, shares]).mean(1).tolist()
-    return {"pointing": figures[0], "jaccard": figures[1], "kind_right": float(right)}
+class HeldOut:
+    """Held-out pictures, drawn once, that measure the progress."""
+
+    def __init__(self, file: Path | None, side: int = 96) -> None:
+        drawn = {"scenes": Scenes(HELD_OUT, unseen=0.15).draw(64, height=side, width=side)}
+        if file is not None:
+            composites = Composites(read(file, held_out=True), HELD_OUT)
+            drawn["composites"] = composites.draw(128, height=side, width=side)
+        self._drawn = drawn
+        self._grid = (side // PATCH, side // PATCH)
+
+    @torch.no_grad()
+    def measure(self, teacher: Teacher, device: str) -> dict[str, float]:
+        """Pointing, and Jaccard at the true area, of the heads' mean map; how often kinds fit."""
+        figures: dict[str, float] = {}
+        for name, drawn in self._drawn.items():
+            taught = teacher(normalised(drawn.pictures).to(device))
+            truth = truth_of(drawn, self._grid)
+            maps = taught.attention.mean(1)[:, teacher.model.prefix :].cpu().double().numpy()
+            inside = (truth.cover.flatten(1) >= 0.5).numpy()
+            rows = [row for row, tokens in enumerate(inside) if tokens.any()]
+            hits = [objects.pointing(maps[row], inside[row]) for row in rows]
+            shares = [objects.jaccard_area(maps[row], inside[row]) for row in rows]
+            means = torch.tensor([hits, shares]).mean(1).tolist()
+            figures |= {f"{name}_pointing": means[0], f"{name}_jaccard": means[1]}
+            if name == "composites":
+                best = taught.scores.cpu().argmax(1, keepdim=True)
+                right = (truth.kinds.gather(1, best)[:, 0] > 0)[truth.kinds.sum(1) > 0]
+                figures["kind_right"] = float(right.float().mean())
+        return figures
 
 
 if __name__ == "__main__":

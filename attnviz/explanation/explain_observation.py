@@ -183,7 +183,7 @@ def suggest_heads(
     There is none with fewer than two drawn layers or four heads in them, or if all maps are flat.
 
     >>> [(each.layer, each.head) for each in suggest_heads(observation)]
-    [(5, 2), (5, 0), (5, 5)]
+    [(5, 2), (4, 2), (5, 5)]
 
     Args:
         observation: the result of `observe`, which has kept these layers.

@@ -17,7 +17,7 @@ def choose_localized(answers: Sequence[Answer], count: int) -> list[tuple[Answer
     comes first, then the lower head; flat maps come last, with score infinity.
 
     >>> [(a.layer, a.head) for a, score in choose_localized(explanation.answers, 2)]
-    [(5, 2), (5, 0)]
+    [(5, 2), (5, 5)]
     """
     values = np.empty(len(answers))
     groups: dict[tuple[int, bytes], list[int]] = {}

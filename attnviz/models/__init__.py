@@ -45,7 +45,7 @@ class Source(TableEntry):
 _SOURCES: dict[str, Source] = {
     "tiny": Source(
         "attnviz.models.tiny:load",
-        "the embedded model: 6 layers of 8 heads, trained on drawn scenes; no download, no extra",
+        "the embedded model: 6 layers of 8 heads, trained on composites; no download, no extra",
         "docs/tiny.md, its model card; Dosovitskiy et al. 2021, arXiv 2010.11929",
         alone=True,
     ),

@@ -102,7 +102,7 @@ def _norm(text: str) -> Target:
     return Target("norm", query=query)
 
 
-FEW = 20
+FEW = 25
 """Up to so many labels, an error lists all of them; of more, it lists the nearest."""
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 

@@ -1,4 +1,4 @@
-"""Builds `tiny`: the embedded model, a small vision transformer trained on drawn scenes."""
+"""Builds `tiny`: the embedded model, a small vision transformer trained on composites."""
 
 import math
 from pathlib import Path
@@ -13,14 +13,15 @@ from attnviz.models.model import Model, ModelRequest, no_text_tower, refuse_opti
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.weights import DTYPES, find_device, initial_state
 
-FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 128, 6, 8, 8, 4
+FEATURES, LAYERS, HEADS, PATCH, REGISTERS = 192, 6, 8, 8, 4
 SIZE = 144
 WEIGHTS = Path(__file__).with_name("tiny.safetensors")
 LABELS = (
-    "lump", "fruit", "crate", "flower", "ring", "bottle", "rocket", "beast", "face", "bust",
-    "cup", "bird", "vehicle", "plant", "chair", "person",
+    "mammal", "bird", "fish", "reptile", "insect", "flower", "tree", "fruit", "vegetable", "food",
+    "dish", "vehicle", "ship", "aircraft", "building", "tool", "instrument", "device", "furniture",
+    "clothing", "person",
 )  # fmt: skip
-"""The classes: the kinds of objects in the drawn scenes that the model was trained on."""
+"""The classes: the kinds of things in the pictures that the model was trained on."""
 
 
 def _mlp(features: int) -> nn.Sequential:
@@ -144,7 +145,7 @@ def load(request: ModelRequest) -> Model:
     """Load the embedded model; see `attnviz.load_model`."""
     refuse_options(request)
     if request.head == "text":
-        raise no_text_tower("tiny", "it was trained on drawn scenes")
+        raise no_text_tower("tiny", "it was trained on composites")
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     with torch.device("meta"):
         module = VisionTransformer()

@@ -60,11 +60,11 @@ def test_several_questions_have_files_of_their_own(tmp_path: Path) -> None:
     assert names == {f"layer05-head0{h}-query{q}.png" for h in (0, 1) for q in (0, 1)}
     assert [head["query"]["kind"] for head in record["heads"]] == ["point"] * 2 + ["cls"] * 2
     names, record = shown(
-        tmp_path, "--method", "relevance", "-q", "20,20", "-q", "cls", "--target", "beast",
-        "--target", "3",
+        tmp_path, "--method", "relevance", "-q", "20,20", "-q", "cls", "--target", "mammal",
+        "--target", "5",
     )  # fmt: skip
     assert names == {f"relevance-query{q}-target{t}.png" for q in (0, 1) for t in (0, 1)}
-    assert [head["target"]["label"] for head in record["heads"]] == ["beast", "flower"] * 2
+    assert [head["target"]["label"] for head in record["heads"]] == ["mammal", "flower"] * 2
     names, _ = shown(tmp_path, "--method", "rollout", "--layers", "1,5")
     assert names == {"layer01.png", "layer05.png"}
 
@@ -83,12 +83,12 @@ def test_arrays_of_several_questions_have_them_in_front(tmp_path: Path) -> None:
 
 
 def test_the_record_says_what_the_score_is_of(capfd: pytest.CaptureFixture[str]) -> None:
-    target = stats(capfd, "--method", "legrad", "--target", "beast")["target"]
+    target = stats(capfd, "--method", "legrad", "--target", "mammal")["target"]
     assert target.keys() == {"kind", "index", "label", "score", "probability"}
-    assert (target["kind"], target["index"], target["label"]) == ("class", 7, "beast")
+    assert (target["kind"], target["index"], target["label"]) == ("class", 0, "mammal")
     assert 0 < target["probability"] < 1
     predicted = stats(capfd, "--method", "relevance")["target"]
-    assert predicted["probability"] >= 1 / 16
+    assert predicted["probability"] >= 1 / 21
     norm = stats(capfd, "--method", "relevance", "--target", "norm")["target"]
     assert norm.keys() == {"kind", "score"}
     headless = stats(capfd, "--method", "relevance", "-m", "random")["target"]
@@ -123,7 +123,7 @@ def test_more_statistics_are_in_the_record_behind_an_option(
     for layer in full["layers"]:
         assert np.allclose(np.diag(layer["cosine"]), 1)
         assert np.allclose(np.diag(layer["jensen_shannon"]), 0)
-        assert layer["norm_limit"] >= 2 * layer["norm_median"]
+        assert layer["norm_limit"] >= 1.999999 * layer["norm_median"]  # both are rounded
     for head in full["heads"]:
         assert head["importance"] > 0
         assert head["value_distance_px"] > 0
@@ -137,12 +137,12 @@ def test_more_statistics_are_in_the_record_behind_an_option(
 
 
 def test_the_tables_name_what_differs(capfd: pytest.CaptureFixture[str]) -> None:
-    asked = ["-q", "20,20", "-q", "register1", "--method", "relevance", "--target", "beast"]
+    asked = ["-q", "20,20", "-q", "register1", "--method", "relevance", "--target", "mammal"]
     assert main(["stats", CAT, "--size", "32", *asked]) == 0
     said = capfd.readouterr().out
     assert "20,20" in said
     assert "register1" in said
-    assert "beast" in said
+    assert "mammal" in said
     assert main(["stats", CAT, "--size", "32", "--stats", "all", "--target", "auto"]) == 0
     said = capfd.readouterr().out
     assert "importance" in said
@@ -158,8 +158,8 @@ def test_the_tables_name_what_differs(capfd: pytest.CaptureFixture[str]) -> None
         (["--target", "1"], "--method gradient-attention"),
         (["--text", "a cat"], "--method gradient-attention"),
         (["--method", "relevance", "--target", "1", "--text", "a cat"], "exclude one another"),
-        (["--method", "relevance", "--target", "99"], "16 classes"),
-        (["--method", "relevance", "--target", "cow"], "beast"),
+        (["--method", "relevance", "--target", "99"], "21 classes"),
+        (["--method", "relevance", "--target", "cow"], "mammal"),
         (["--method", "received", "-q", "cls"], "from all tokens alike"),
         (["--method", "rollout", "--heads", "2"], "merges all heads"),
         (["--method", "rollout", "--start-layer", "5", "--layers", "3"], "behind layer 3"),
@@ -191,7 +191,7 @@ def test_a_model_without_a_text_tower_says_which_have_one(
 @pytest.mark.parametrize("method", ["rollout", "relevance", "legrad"])
 def test_merged_maps_are_evaluated_once(method: str, capfd: pytest.CaptureFixture[str]) -> None:
     mask = str(Path(CAT).parent / "masks" / "cat.png")
-    asked = ["--masks", mask, "--size", "48", "--method", method, "--target", "beast"]
+    asked = ["--masks", mask, "--size", "48", "--method", method, "--target", "mammal"]
     if method == "rollout":
         asked = asked[:-2]
     assert main(["evaluate", CAT, "--json", *asked]) == 0

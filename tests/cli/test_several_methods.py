@@ -51,7 +51,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_each_is_written_as_by_itself_from_one_run(
     command: str, tmp_path: Path, runs: list[object]
 ) -> None:
-    where, score = ["-q", "20,20", "-q", "cls"], ["--target", "beast"]
+    where, score = ["-q", "20,20", "-q", "cls"], ["--target", "mammal"]
     options = [*SIZE, "--npz", "--quiet"]
     line = [command, CAT, *options, *where, *score, *ALL, "-o", str(tmp_path / "all")]
     assert main(line) == 0
@@ -110,13 +110,13 @@ def test_heads_are_for_the_methods_that_have_some(capfd: pytest.CaptureFixture[s
 
 
 def test_rows_of_all_methods_stand_under_one_header(capfd: pytest.CaptureFixture[str]) -> None:
-    asked = ["-q", "20,20", "-q", "cls", "--target", "beast", "--target", "3", "--csv"]
+    asked = ["-q", "20,20", "-q", "cls", "--target", "mammal", "--target", "5", "--csv"]
     assert main(["stats", CAT, *SIZE, *asked, *ALL[:6]]) == 0
     rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
     assert list(rows[0]) == list(columns.columns())
     methods = [row["method"] for row in rows]
     assert methods == ["attention"] * 16 + ["rollout"] * 2 + ["relevance"] * 4
-    assert [row["target_label"] for row in rows[-4:]] == ["beast", "flower"] * 2
+    assert [row["target_label"] for row in rows[-4:]] == ["mammal", "flower"] * 2
     assert {row["target_label"] for row in rows[:18]} == {""}
 
 

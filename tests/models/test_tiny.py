@@ -6,10 +6,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cutouts
 import numpy as np
 import pictures
 import pytest
 import torch
+from lessons import OF_SCENES
 from safetensors.torch import save_file
 from scenes import KINDS, UNSEEN
 
@@ -36,15 +38,16 @@ def cat(model: attnviz.Model) -> attnviz.Observation:
 def test_it_is_what_load_model_gives_unasked(model: attnviz.Model) -> None:
     assert (model.spec, model.weights, model.class_token) == ("tiny", "pretrained", True)
     assert (model.layers, model.heads, model.patch) == (LAYERS, HEADS, PATCH)
-    assert WEIGHTS.stat().st_size <= 6_000_000
+    assert WEIGHTS.stat().st_size <= 8_000_000
     state = read_state(str(WEIGHTS))
     assert all(value.dtype == torch.float16 for value in state.values())
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
 def test_its_labels_are_the_kinds_that_it_was_trained_on() -> None:
-    assert KINDS[: len(LABELS)] == LABELS
-    assert KINDS[len(LABELS) :] == UNSEEN
+    assert {kind for kind, _ in cutouts.KINDS} == {*LABELS, cutouts.LEFT_OUT}
+    assert set(OF_SCENES.values()) <= set(LABELS)
+    assert set(OF_SCENES) <= set(KINDS) - set(UNSEEN)
 
 
 def test_its_maps_are_pinned(cat: attnviz.Observation) -> None:
