@@ -59,10 +59,14 @@ class _Sum:
         return self._sum / self._count if self._count else None
 
 
+_OF_MODEL = ("layer", "head", "rank", "rows", "columns", "kind", "sums_to_one")
+"""Fields of a head that are the same in every frame."""
+
+
 def _numbers(head: Head) -> Iterable[tuple[str, float | None]]:
     """The numbers of a head and of its map; names of the map's numbers begin with `map.`."""
     for name, value in head:
-        if name not in ("layer", "head", "rank", "rows", "columns") and (
+        if name not in _OF_MODEL and (
             value is None or isinstance(value, (int, float))
         ):
             yield name, value

@@ -135,7 +135,7 @@ def test_the_row_of_the_documentation_is_true(name: str, seen: attnviz.Observati
     [
         ("resnet18", "made no attention call: it is convolutional"),
         ("efficientvit_b0", "made no attention call"),
-        ("coat_tiny", "a softmax over something else than products"),
+        ("coat_tiny", "linear attention"),
         ("poolformer_s12", "made no attention call"),
     ],
 )

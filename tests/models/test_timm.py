@@ -105,7 +105,7 @@ def test_weights_come_from_a_file(name: str, suffix: str, tmp_path: Path) -> Non
 
 def test_weights_that_do_not_fit_are_told_in_a_line(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "odd.pt")
-    with pytest.raises(attnviz.AttnvizError, match=r"odd\.pt does not fit .* and \d+ more"):
+    with pytest.raises(attnviz.AttnvizError, match=r"(?s)odd\.pt does not fit.* and \d+ more"):
         attnviz.load_model(TINY, weights=str(tmp_path / "odd.pt"))
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from panel.notes import note_weights
 from panel.packaged import PATCHES, PLAIN, S48, S64, WITH_CLASS, built
 from panel.truth import (
     ELSE,
@@ -83,10 +84,14 @@ def na_vit() -> nn.Module:
     return built("na_vit", "NaViT", **PLAIN)
 
 
-@expects(*2 * [WITH_CLASS], **S48, may_be="right, not drawn, refused")
+@expects(*2 * [WITH_CLASS], **S48 | {"library": False}, may_be="right, not drawn, refused")
 def deep_vit() -> nn.Module:
     """Re-attention: the weights are mixed and normed, so that their rows no longer sum to 1."""
-    return built("deepvit", "DeepViT", **PLAIN)
+    model = built("deepvit", "DeepViT", **PLAIN)
+    for part in model.modules():
+        if (norm := getattr(part, "reattn_norm", None)) is not None:
+            norm.register_forward_hook(lambda _, __, weights: note_weights(weights))
+    return model
 
 
 @expects(*2 * [WITH_CLASS], **S48, within=None)
@@ -133,8 +138,9 @@ def scalable_vit() -> nn.Module:
 
 
 @expects(
-    *2 * [attends(centres(12, 4, 0.5))], **S48 | {"asks": [(("auto", "17,29"), "all")]}, within=None
-)
+    *2 * [attends(centres(12, 4, 0.5))], attends(ELSE, centres(12, 4, 0.5)),
+    **S48 | {"asks": [(("auto",), "all"), (("17,29",), "0,1")]}, within=None,
+)  # fmt: skip
 def cct() -> nn.Module:
     """A convolution and a pool make the tokens; they are pooled by their own weights."""
     return built("cct", "CCT", img_size=48, embedding_dim=24, n_conv_layers=1, kernel_size=7,
