@@ -66,9 +66,7 @@ _OF_MODEL = ("layer", "head", "rank", "rows", "columns", "kind", "sums_to_one")
 def _numbers(head: Head) -> Iterable[tuple[str, float | None]]:
     """The numbers of a head and of its map; names of the map's numbers begin with `map.`."""
     for name, value in head:
-        if name not in _OF_MODEL and (
-            value is None or isinstance(value, (int, float))
-        ):
+        if name not in _OF_MODEL and (value is None or isinstance(value, (int, float))):
             yield name, value
     for name, value in head.map:
         yield f"map.{name}", value

@@ -143,6 +143,9 @@ def scalable_vit() -> nn.Module:
 )  # fmt: skip
 def cct() -> nn.Module:
     """A convolution and a pool make the tokens; they are pooled by their own weights."""
-    return built("cct", "CCT", img_size=48, embedding_dim=24, n_conv_layers=1, kernel_size=7,
-                 stride=2, padding=3, num_layers=2, num_heads=2, mlp_ratio=2.0, num_classes=5,
-                 positional_embedding="learnable")  # fmt: skip
+    model = built("cct", "CCT", img_size=48, embedding_dim=24, n_conv_layers=1, kernel_size=7,
+                  stride=2, padding=3, num_layers=2, num_heads=2, mlp_ratio=2.0, num_classes=5,
+                  positional_embedding="learnable")  # fmt: skip
+    pool = model.get_submodule("classifier.attention_pool")
+    pool.register_forward_hook(lambda _, __, scores: note_weights(scores.softmax(1).mT))
+    return model
