@@ -130,7 +130,7 @@ def test_what_is_too_large_says_what_would_fit(
     monkeypatch.setattr("attnviz.page.explore.LIMIT", 1_500_000)
     code, out, err = run(capfd, "cat.png")
     assert (code, out) == (1, "")
-    assert "over the limit of 2 MB; take --layers 5, --heads 2 or --size" in err
+    assert "over the limit of 2 MB; take --layers 5, --heads 1 or --size" in err
     assert not Path("attnviz-out").exists()
 
 
