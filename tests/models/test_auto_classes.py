@@ -127,7 +127,6 @@ def refused(config: Any, folder: Path) -> str:
     ("name", "settings", "told"),
     [
         ("ImageGPTConfig", {"n_layer": 1}, r"more than a picture \(.* input_ids of pixels\)"),
-        ("SwiftFormerConfig", {}, "made no attention call: it is convolutional"),
         ("HGNetV2Config", {}, "made no attention call: it is convolutional"),
         ("ViTConfig", {**VIT, "patch_size": [4, 8]}, "patches are 8x4 pixels .* square patches"),
         (
