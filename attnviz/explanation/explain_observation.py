@@ -89,7 +89,7 @@ def rank_heads(observation: Observation, **question: Any) -> list[tuple[Localize
     """All heads for each question, the most localized first; it takes the options of `explain`.
 
     >>> [(each.layer, each.head) for each in rank_heads(observation, heads="localized")[0][:2]]
-    [(5, 2), (5, 0)]
+    [(5, 2), (4, 2)]
 
     Raises:
         UsageError: an option cannot be read, or this model does not support the method.
