@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnviz.output import records
+from attnviz.output import record_parts, records
 
 LAYERS, HEADS = (3, 5), (0, 1, 2)
 
@@ -30,18 +30,18 @@ def head(layer: int, number: int | None, rng: np.random.Generator, **more: Any) 
 
 
 def record(path: str, heads: Sequence[records.Head], **more: Any) -> records.Record:
-    given = {"method": "attention", "query": records.QueryInfo(kind="cls"), **more}
+    given = {"method": "attention", "query": record_parts.QueryInfo(kind="cls"), **more}
     return records.Record(
-        image=records.Image(path=path, width=60, height=40),
-        model=records.ModelInfo(
+        image=record_parts.Image(path=path, width=60, height=40),
+        model=record_parts.ModelInfo(
             spec="tiny", weights="pretrained", layers=6, heads=3, device="cpu", dtype="float32",
             features=None, seed=None,
         ),
-        tokens=records.Tokens(
+        tokens=record_parts.Tokens(
             kind="patches", rows=2, columns=3, patch=20, prefix=1, input_width=60,
             input_height=40, fit="keep", masked=0,
         ),
-        check=records.Check(verified=True, max_error=1e-7),
+        check=record_parts.Check(verified=True, max_error=1e-7),
         heads=list(heads),
         **given,
     )  # fmt: skip

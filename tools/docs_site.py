@@ -17,7 +17,8 @@ from mkdocs.structure.pages import Page
 from pygments.formatters import HtmlFormatter
 
 from attnviz.cli import app
-from attnviz.output.records import Image, Record
+from attnviz.output.record_parts import Image
+from attnviz.output.records import Record
 
 LIGHT, DARK = "default", "github-dark"
 

@@ -16,8 +16,9 @@ from attnviz.batch.finalizers import FINALIZERS
 from attnviz.cli import console, loading, run
 from attnviz.cli.options.batching import BatchOptions, EngineOptions, Sources
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import ModelOptions, ReadingOptions
+from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.reading import ReadingOptions
 from attnviz.cli.options.results import DrawingOptions, Out, StreamOptions
 from attnviz.cli.run import check_notes
 from attnviz.errors import ExitCode, UsageError

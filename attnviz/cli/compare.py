@@ -10,8 +10,9 @@ import typer
 
 from attnviz.cli import console, loading, run
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import Images, InputOptions, ReadingOptions, RivalOptions
+from attnviz.cli.options.inputs import InputOptions, RivalOptions, by_number
 from attnviz.cli.options.questions import QuestionsOptions
+from attnviz.cli.options.reading import Images, ReadingOptions
 from attnviz.cli.options.results import (
     ComparedNpz,
     DifferenceOptions,
@@ -73,12 +74,12 @@ def compare(
 def _sorted_out(
     given: list[str], more: list[str], rivals: RivalOptions
 ) -> tuple[list[str], RivalOptions]:
-    """The pictures, and the options with checkpoint files among them as models.
+    """The pictures, and the options with checkpoint files among them as models, 2 before 10.
 
     Raises:
         UsageError: there is no picture.
     """
-    files = [name for name in given if name.lower().endswith(CHECKPOINTS)]
+    files = sorted((name for name in given if name.lower().endswith(CHECKPOINTS)), key=by_number)
     pictures = [name for name in given if name not in files] + more
     if not pictures:
         raise UsageError(f"{files[0]} is a checkpoint; give a picture too: -i cat.jpg")

@@ -10,8 +10,9 @@ import typer
 import attnviz
 from attnviz.cli import console, loading, run
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import InputOptions, ModelsOptions, ReadingOptions
+from attnviz.cli.options.inputs import InputOptions, ModelsOptions
 from attnviz.cli.options.questions import QuestionsOptions, WhereOptions
+from attnviz.cli.options.reading import ReadingOptions
 from attnviz.cli.options.results import (
     EvaluationOut,
     Limit,

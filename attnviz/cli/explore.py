@@ -10,8 +10,9 @@ import typer
 
 from attnviz.cli import console, loading, run
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import ModelOptions, OneImage, ReadingOptions
+from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import StartOptions
+from attnviz.cli.options.reading import OneImage, ReadingOptions
 from attnviz.cli.options.results import PageOptions, PageOut, ToldOptions
 from attnviz.errors import UsageError
 

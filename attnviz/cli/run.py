@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from attnviz.io.picture import Picture
     from attnviz.io.picture_files import Note
     from attnviz.models.model import Model
-    from attnviz.output.records import Check
+    from attnviz.output.record_parts import Check
     from attnviz.output.write_pictures import Tabular
 
 

@@ -9,8 +9,9 @@ import typer
 
 from attnviz.cli import loading, run, tiled
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import Images, ModelOptions, TiledReadingOptions
+from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.reading import Images, TiledReadingOptions
 from attnviz.cli.options.results import (
     DrawingOptions,
     NoPreview,

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.cli import console
-from attnviz.output.records import QueryInfo, Record, TargetInfo
+from attnviz.output.record_parts import QueryInfo, TargetInfo
+from attnviz.output.records import Record
 from attnviz.registry import TableEntry
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 

@@ -8,8 +8,9 @@ from attnviz.cli import console, run
 from attnviz.explanation.tile_request import check_tiled
 
 if TYPE_CHECKING:
-    from attnviz.cli.options.inputs import ModelOptions, TiledReadingOptions
+    from attnviz.cli.options.inputs import ModelOptions
     from attnviz.cli.options.questions import QuestionOptions
+    from attnviz.cli.options.reading import TiledReadingOptions
     from attnviz.cli.options.results import StreamOptions
     from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.request import Questions

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from attnviz.cli import console, loading
 from attnviz.cli.options.groups import with_groups
-from attnviz.cli.options.inputs import ClipFile, ModelOptions
+from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
+from attnviz.cli.options.reading import ClipFile
 from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, StreamOptions
 from attnviz.cli.run import check_notes
 from attnviz.errors import UsageError

@@ -3,15 +3,15 @@
 from typing import Any, Literal
 
 from attnviz.comparison import AGREEMENTS
-from attnviz.output.records import (
+from attnviz.output.record_parts import (
     AnimationInfo,
     Check,
     Image,
-    MapInfo,
     ModelInfo,
     QueryInfo,
     TargetInfo,
 )
+from attnviz.output.records import MapInfo
 from attnviz.output.schema import Maybe, RecordPart, with_numbers
 
 

@@ -1,6 +1,5 @@
 """Measures which of the tokens beside the grid is the class token."""
 
-import copy
 import weakref
 from collections.abc import Sequence
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.trials import copied
 from attnviz.models.class_token_names import class_token_name
 from attnviz.models.model import Model
 from attnviz.models.weights import seeded
@@ -34,9 +34,11 @@ def class_token_rank(
         layer: a layer, which tells how many tokens lie beside the grid.
         layers: numbers of all drawn layers.
     """
-    if model.plain or not model.class_token or len(layer.outside) < 2:
+    if model.plain or not model.class_token:
         return 0
     if model.module not in _RANKS:
+        if len(layer.outside) < 2:
+            return 0
         name, first = class_token_name(model.module), min(layers, default=number)
         _RANKS[model.module] = _measured(model, inputs, name, layer, first) if name else 0
     return _RANKS[model.module]
@@ -44,10 +46,7 @@ def class_token_rank(
 
 def _measured(model: Model, inputs: tuple[Tensor, ...], name: str, layer: Layer, first: int) -> int:
     module, parameter = model.module, model.module.get_parameter(name).detach()
-    try:
-        module = copy.deepcopy(module, {id(each): each for each in module.parameters()})
-    except Exception:
-        return 0
+    module = copied(module)
     queries = []
     for value in (parameter, parameter.flip(-1) + 1):
         arguments = tuple(each.detach() for each in inputs)

@@ -14,7 +14,7 @@ from attnviz.attention.sweep import Progress
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, check, look_many
-from attnviz.explanation.running import first_placement
+from attnviz.explanation.shapes_to_try import first_placement
 from attnviz.explanation.tile_request import check_tiled
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.geometry.tiling import JoinedMaps, TilePlan, plan_tiles

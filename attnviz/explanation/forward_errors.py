@@ -1,11 +1,9 @@
 """Explains why a model did not run, from its exception and from trials on blank pictures."""
 
-import copy
 import linecache
 import math
 import re
 import traceback
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
+from attnviz.explanation.trials import blank, run_blank, trial
 from attnviz.geometry.grid import TokenGrid
-from attnviz.models import memory
 from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
 from attnviz.models.model import Model, takes_only
 from attnviz.models.vision import Vision, needs_more
-from attnviz.recording.record import uncompiled
 
 _DEVICE = re.compile(
     r"same device|expected device|at least two devices|compiled with CUDA|CUDA GPUs are available"
@@ -44,8 +41,6 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 _KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs", "pixels")
 """Keys of the pixels in a dict that trials use."""
 _STATE_IT = "the module an attribute image_size = (height, width)"
-_TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
-"""For each model and shape, whether the model takes more tokens than the shape has."""
 
 
 class ForwardError(Exception):
@@ -87,7 +82,7 @@ def explain(
     first = failures[0]
     model = replace(model, channels=first.pixels.shape[1])  # trials get as many
     error, shapes = first.error, [each.shape for each in failures]
-    if _run(model, first.pixels, gradients=gradients) is None:
+    if run_blank(model, first.pixels, gradients=gradients) is None:
         return RecordingError(
             f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
             "traceback with --debug, and report it"
@@ -186,7 +181,7 @@ def _of_channels(model: Model, error: BaseException, shapes: Sequence[Shape]) ->
 def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
     for channels in dict.fromkeys([*_own_channels(model.module), *_USUAL]):
         for shape in [*shapes, *model.other_shapes]:
-            if channels != 3 and _trial(model, shape, channels=channels) is None:
+            if channels != 3 and trial(model, shape, channels=channels) is None:
                 return channels
     return None
 
@@ -194,14 +189,14 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
     """The line for a dict, a list, or other axes, found by a trial; or None."""
     for key in ("", *_KEYS):
-        pixels = _blank(model, shapes[0])
+        pixels = blank(model, shapes[0])
         given = {key: pixels} if key else list(pixels)
-        if _run(model, given, gradients=False) is None:
+        if run_blank(model, given, gradients=False) is None:
             what = "a dict" if key else "a list of pictures"
             return f"it takes {what}, not one tensor; give --input [{key}]"
     for code, layout in _LAYOUTS.items():
         for shape in shapes:
-            if _run(model, layout(_blank(model, shape)), gradients=False) is None:
+            if run_blank(model, layout(blank(model, shape)), gradients=False) is None:
                 return (
                     "it takes no (batch, 3, height, width) but other axes; give "
                     f"py:FILE.py:FACTORY, whose module calls it with {code}"
@@ -224,8 +219,8 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     """The line for sizes that the model does not take, or for a fault that no size changes."""
     first, error = failures[0], failures[0].error
     side = _another(model, first.shape)
-    again = _trial(model, (side, side), gradients=gradients)
-    if again is None and _trial(model, first.shape, gradients=gradients) is not None:
+    again = trial(model, (side, side), gradients=gradients)
+    if again is None and trial(model, first.shape, gradients=gradients) is not None:
         return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
     # If a blank picture runs, the fault depends on pixel values.
     if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
@@ -263,54 +258,6 @@ def _same(one: BaseException, other: BaseException) -> bool:
     return (
         type(one) is type(other) and message(one) == message(other) and place(one) == place(other)
     )
-
-
-def takes_more(model: Model, shape: Shape) -> bool:
-    """Whether a model runs on twice the height of a shape; each shape is tried once.
-
-    If memory does not suffice for the trial, the answer is True.
-    """
-    results = _TAKES_MORE.setdefault(model.module, {})
-    if shape not in results:
-        error = _trial(model, (2 * shape[0], shape[1]))
-        if error is not None and model.channels != 3:  # a module may only seem to take others
-            error = _trial(model, (2 * shape[0], shape[1]), channels=3)
-        results[shape] = error is None or memory.is_exhausted(error)
-    return results[shape]
-
-
-def _trial(
-    model: Model, shape: Shape, *, channels: int | None = None, gradients: bool = False
-) -> BaseException | None:
-    """Run a model on a blank picture and return its exception, if any."""
-    return _run(model, _blank(model, shape, channels), gradients=gradients)
-
-
-def _blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
-    """A blank picture as the model is given one, or of another number of channels."""
-    return torch.zeros(
-        1, channels or model.channels, *shape, device=model.device, dtype=model.dtype
-    )
-
-
-def _run(model: Model, pixels: Any, *, gradients: bool) -> BaseException | None:
-    """Run a model without recording and return its exception, if any."""
-    try:
-        if isinstance(pixels, Tensor):
-            pixels.requires_grad_(gradients)
-        with torch.set_grad_enabled(gradients), uncompiled():
-            _copy(model.module)(pixels)
-    except (Exception, SystemExit) as error:
-        return error
-    return None
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    """A copy with the same parameters, so that a trial does not change the module's state."""
-    try:
-        return copy.deepcopy(module, {id(each): each for each in module.parameters()})
-    except Exception:  # a lock, file or handle in it cannot be copied
-        return module
 
 
 def _size(shape: Shape) -> str:

@@ -56,6 +56,7 @@ class Observation:
         run: what is needed for gradients; None if the model ran without them.
         gradients, numbers, more: cached results, so that each is computed once.
         checked: errors of the self-check, kept if their tensors are released.
+        channels: channels of the input that the model was given.
         suggested: layer and head of the most localized heads, which sheets mark; empty unless
             they were looked for.
     """
@@ -72,6 +73,7 @@ class Observation:
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
     checked: Mapping[int, float] | None = None
+    channels: int = 3
     suggested: tuple[tuple[int, int], ...] = ()
 
     @property

@@ -10,7 +10,8 @@ from torch import nn
 
 from attnviz.explanation.forward_errors import ForwardError
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.running import ModelInputs, first_placement
+from attnviz.explanation.running import ModelInputs
+from attnviz.explanation.shapes_to_try import first_placement
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import PictureLike

@@ -1,7 +1,7 @@
 """The expensive step: lays pictures into an input that fits, and runs the model once, recorded."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,19 +15,16 @@ from attnviz.explanation.forward_errors import (
     explain,
     out_of_memory,
     refused_size,
-    takes_more,
-    unknown_shape,
 )
 from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
+from attnviz.explanation.shapes_to_try import placements
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import Picture, PictureLike
 from attnviz.models import memory
-from attnviz.models.failures import message
-from attnviz.models.input_size import shapes_in
 from attnviz.models.model import Model
 from attnviz.recording import Block
 
@@ -187,6 +184,7 @@ class ModelInputs:
             taking_part,
             unread=tuple(recording.unread),
             run=run if self.gradients else None,
+            channels=run.inputs[0].shape[1],
         )
 
     def _taking_part(self, number: int, placement: Placement) -> NDArray[np.bool_]:
@@ -236,67 +234,3 @@ def _unmasked(
     if not part.any():
         raise UsageError("--mask leaves no token; paint white what is to take part")
     return np.concatenate([np.ones(placement.grid.prefix, dtype=np.bool_), part])
-
-
-def first_placement(model: Model, picture: PictureLike, fit: Fit) -> Placement:
-    """The first placement to try: that of `Model.place`, unless positions would be wrong.
-
-    If there are no more tokens than positions, but in other rows and columns, tokens may silently
-    get positions of other places. In that case a trial shows whether the model takes more tokens.
-
-    Raises:
-        ModelError: it does not, and the shape of its positions is not known.
-    """
-    placement = model.place(picture, fit=fit)
-    if model.plain or model.fixed:
-        return placement
-    shape = model.position_shape
-    if shape is None:
-        _check_table(model, placement)
-        centre = model.place(picture, fit="crop").grid
-        alike = placement.grid.patch == centre.patch and placement.grid.tokens == centre.tokens
-        if fit != "keep" or not alike:
-            return placement
-        shape = centre.input_height, centre.input_width
-    of_table = model.place(picture, fit=fit, shape=shape)
-    size = placement.grid.input_height, placement.grid.input_width
-    if size == shape or math.prod(size) > math.prod(shape) or takes_more(model, shape):
-        return placement
-    return of_table
-
-
-def _check_table(model: Model, placement: Placement) -> None:
-    """Check a position table of unknown shape: a model that takes more tokens can adapt it.
-
-    Raises:
-        ModelError: the model takes no more than that many tokens.
-    """
-    table, grid = model.position_table, placement.grid
-    if table is not None and grid.tokens <= table[1]:
-        side = (math.isqrt(table[1]) + 1) * model.patch
-        if not takes_more(model, (side, side)):
-            raise unknown_shape(model, grid, table)
-
-
-def placements(
-    model: Model, picture: PictureLike, fit: Fit, failures: Sequence[ForwardError]
-) -> Iterator[tuple[Placement, bool]]:
-    """Placements to try: the first one, the model's own size, and shapes that it may take.
-
-    Each comes with whether it has the requested size. Some of the last shapes come from messages in
-    `failures`, the errors of the placements before.
-    """
-    first = first_placement(model, picture, fit)
-    sizes = [model.place(picture, fit=each).grid for each in (fit, "crop")]
-    yield first, first.grid in sizes
-    centre = model.place(picture, fit="crop")
-    if fit == "keep" and centre.grid != first.grid:
-        yield centre, True
-    if model.fixed:
-        return
-    texts = [message(each.error) for each in failures]
-    spoken = shapes_in(texts, model.module, model.patch, model.prefix)
-    tried = {each.shape for each in failures}
-    for shape in dict.fromkeys([*model.other_shapes, *spoken]):
-        if shape not in tried:
-            yield model.place(picture, fit=fit, shape=shape), False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attnviz.errors import UsageError
-from attnviz.models.settings import FILTERS, SUFFIXES, parse_filter, parse_statistic
+from attnviz.models.settings import SUFFIXES
 from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
@@ -266,33 +266,10 @@ def load_model(
     if base is not None and source != "hf":
         raise UsageError(f"--base {base} belongs to an adapter of PEFT; leave it out")
     model: Model = SOURCES[source](request)
-    resample = model.resample if resize is None else FILTERS[parse_filter(resize)]
-    model = replace(model, spec=spec, size_given=size is not None, resample=resample)
-    return _normalised_by(model, {"mean": mean, "std": std})
+    from attnviz.models.input_options import with_input_options  # noqa: PLC0415
 
-
-def _normalised_by(model: "Model", statistics: Mapping[str, str | None]) -> "Model":
-    """The model with its number of channels, and with a given mean and standard deviation.
-
-    Raises:
-        UsageError: there are neither three numbers nor one for each channel.
-    """
-    from attnviz.models.input_size import channel_count  # noqa: PLC0415
-
-    channels = channel_count(model.module) if model.channels == 3 else model.channels
-    given = {name: parse_statistic(name, text) for name, text in statistics.items() if text}
-    for name, numbers in given.items():
-        if len(numbers) not in (3, channels):
-            raise UsageError(
-                f"--{name} has {len(numbers)} numbers, and {model.spec} takes {channels} channels; "
-                f"give one, or {channels}"
-            )
-    return replace(
-        model,
-        channels=channels,
-        mean=given.get("mean", model.mean),
-        std=given.get("std", model.std),
-    )
+    model = replace(model, spec=spec, size_given=size is not None)
+    return with_input_options(model, mean=mean, std=std, resize=resize)
 
 
 def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:

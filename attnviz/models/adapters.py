@@ -19,6 +19,8 @@ from attnviz.models.state_dicts import read_state
 ADAPTER = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _WRAPPER = "base_model.model."
+_CHANGING_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of initialisations that change the base's weights, which the matrices then go with."""
 _MATRIX = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 
 
@@ -77,13 +79,12 @@ def read_adapter(spec: str, find: Callable[[str], Path | None]) -> Adapter | Non
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        kind, alpha = str(config.get("peft_type")), float(config.get("lora_alpha") or 8)
+        kind, alpha = _kind(config), float(config.get("lora_alpha", 8))
         patterns = dict(config.get("alpha_pattern") or {})
     except (ValueError, AttributeError, TypeError, OSError) as error:
         raise ModelError(f"{path}: no config of an adapter; save it again") from error
-    if kind != "LORA" or config.get("use_dora"):
-        what = "DoRA" if config.get("use_dora") else kind
-        raise ModelError(f"{spec}: an adapter of {what}, which PEFT alone merges; {MERGE}")
+    if kind != "LORA":
+        raise ModelError(f"{spec}: an adapter of {kind}, which PEFT alone merges; {MERGE}")
     file = next((found for name in _FILES if (found := find(name)) is not None), None)
     if file is None:
         raise ModelError(f"{spec}: there is no {' and no '.join(_FILES)} beside {ADAPTER}")
@@ -108,6 +109,19 @@ def read_adapter(spec: str, find: Callable[[str], Path | None]) -> Adapter | Non
         {name: each for name, each in state.items() if name not in matrices},
         bool(config.get("fan_in_fan_out")),
     )
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """The kind of an adapter: `LORA` if B·A is all that its weights gained."""
+    start = str(config.get("init_lora_weights")).lower()
+    if config.get("use_dora"):
+        return "DoRA"
+    if start.startswith(_CHANGING_BASE):
+        return f"LoRA that began as {start}"
+    for name in ("use_qalora", "alora_invocation_tokens", "layer_replication"):
+        if config.get(name):
+            return f"LoRA with {name}"
+    return str(config.get("peft_type"))
 
 
 def find_base(spec: str, adapter: Adapter, given: str | None) -> str:

@@ -1,31 +1,26 @@
 """Loads `hf:ORG/NAME[@REV]` and checkpoint folders: vision models of transformers."""
 
-import json
-import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
-from attnviz.models.aliases import Alias
 from attnviz.models.auto_classes import class_of, find_class
-from attnviz.models.checkpoints import MISSING, Filling, find_file, read_checkpoint
+from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
-from attnviz.models.failures import optional, tried
-from attnviz.models.fitting import match_positions, misfit
+from attnviz.models.failures import tried
+from attnviz.models.hub import known_config, library_of, name_of, processing_of
 from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
-from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
-from attnviz.models.preprocessing import STATISTICS, per_channel
+from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
+from attnviz.models.preprocessing import per_channel
 from attnviz.models.pretrained import load_pretrained
+from attnviz.models.separate_weights import check_fits, resized_positions
 from attnviz.models.settings import FILTERS
-from attnviz.models.state_dict_names import foreign
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
@@ -59,8 +54,8 @@ class Checkpoint:
 def load(request: ModelRequest) -> Model:
     """Load a vision model from a checkpoint folder or the hub; see `attnviz.load_model`."""
     refuse_options(request)
-    name, revision = _name(request.spec)
-    library = _library(request.spec)
+    name, revision = name_of(request.spec)
+    library = library_of(request.spec)
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     if request.head == "text" and request.alias is not None:
         check_family(request.spec, request.alias)
@@ -68,12 +63,12 @@ def load(request: ModelRequest) -> Model:
     # An alias describes the image encoder only; the tokenizer lies beside the weights.
     alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:
-        config, processing = _known_config(library, alias)
+        config, processing = known_config(library, alias)
     else:
         known = {"revision": revision, "trust_remote_code": False}  # its code never runs
         read = library.AutoConfig.from_pretrained
         config = tried(request.spec, name, lambda: read(name, **known))
-        processing = tried(request.spec, name, lambda: _processing(name, revision))
+        processing = tried(request.spec, name, lambda: processing_of(name, revision))
     _check_kind(library, request.spec, config)
     if adapter is not None and (of_classes := adapter.head.get("classifier.weight")) is not None:
         config.num_labels = len(of_classes)
@@ -83,7 +78,7 @@ def load(request: ModelRequest) -> Model:
     notes: tuple[str, ...] = ()
     if request.weights is not None:
         found = read_state_dict(request.weights, request.key)
-        state, note = _resized(library, config, found.tensors)
+        state, note = resized_positions(library, config, found.tensors)
         notes = (*found.notes, *([note] if note else []))
     elif not request.random_weights:
         state = read_checkpoint(request.spec, name, revision)
@@ -114,12 +109,12 @@ def _adapted(
         return None, name, revision
     if request.weights is not None:
         raise UsageError(f"--weights {request.weights}: {spec} is an adapter; give --base FOLDER")
-    return adapter, *_name(find_base(name, adapter, request.base))
+    return adapter, *name_of(find_base(name, adapter, request.base))
 
 
 def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
     """The model, with all weights filled that maps need, and the module that it is a part of."""
-    name, _ = _name(request.spec)
+    name, _ = name_of(request.spec)
     whole, filling = tried(request.spec, name, lambda: _model(request, checkpoint, head))
     merged: tuple[str, ...] = ()
     if checkpoint.adapter is not None and checkpoint.state is not None:
@@ -131,7 +126,7 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
     unfilled = unfilled_tensors(model, whole, filling)
     reached = reach(model, list(unfilled.values()))
     if request.weights is not None:
-        _check_fits(request.weights, model, whole, filling, reached)
+        check_fits(request.weights, model, whole, filling, reached)
         model = replace(model, notes=checkpoint.notes)
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
@@ -147,42 +142,6 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
         model = replace(model, notes=(note,))
     model = checked(model, whole, filling, reached)
     return replace(model, notes=(*merged, *model.notes)), whole
-
-
-def _resized(library: Any, config: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """A state dict with positions of another grid interpolated, and a note about it."""
-    try:
-        with torch.device("meta"):
-            kind = find_class(library, "", config)
-            expected = kind._from_config(config).state_dict()  # noqa: SLF001
-    except Exception:  # it needs numbers to be built; loading says what does not fit
-        return state, ""
-    return match_positions(expected, state)
-
-
-def _check_fits(
-    path: str, model: Model, whole: nn.Module, filling: Filling, reached: Reach
-) -> None:
-    """Refuse a separate file that leaves weights unfilled that maps need, or has others."""
-    alien = misplaced(model, whole, filling)
-    if reached != Reach.MAPS and not alien:
-        return
-    unfilled = unfilled_tensors(model, whole, filling)
-    whys = [f"{name} {filling.unfilled[name]}" for name in unfilled]
-    missing = [why for why in whys if why.endswith(MISSING)]
-    others = [why for why in whys if why not in missing]
-    count = len({id(tensor) for tensor in model.module.state_dict(keep_vars=True).values()})
-    found = foreign(filling.unused, path)
-    advice = (
-        found[1] if found else f"give the folder of the model that it was saved from, or -m {path}"
-    )
-    raise misfit(
-        path,
-        count - len(whys),
-        count,
-        (missing, others, [f"{n} has no place" for n in alien]),
-        advice,
-    )
 
 
 def _described(
@@ -245,39 +204,6 @@ def _statistic(
         return per_channel(processing.get(f"image_{name}"), 0.5, name)
     except ModelError as error:
         raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
-
-
-def _name(spec: str) -> tuple[str, str | None]:
-    """`hf:ORG/NAME@REV` → name and revision; a folder → the folder and no revision."""
-    if not spec.startswith("hf:"):
-        return spec, None
-    name, _, revision = spec.removeprefix("hf:").partition("@")
-    if not name:
-        raise UsageError(f"--model {spec!r} names nothing; give hf:ORG/NAME")
-    return name, revision or None
-
-
-def _library(spec: str) -> Any:
-    """The library transformers, silenced; download bars show only if stderr is a terminal."""
-    library: Any = optional("transformers", "hf", spec)
-    library.logging.set_verbosity_error()
-    library.logging.enable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides retries
-    if not sys.stderr.isatty():
-        library.logging.disable_progress_bar()
-    return library
-
-
-def _known_config(library: Any, alias: Alias) -> tuple[Any, dict[str, Any]]:
-    """Config and preprocessing of an alias, without the hub."""
-    mean, std = STATISTICS[alias.statistics]
-    statements = {
-        "size": alias.size,
-        "image_mean": mean,
-        "image_std": std,
-        "resample": alias.resample,
-    }
-    return getattr(library, alias.config)(**alias.arguments), statements
 
 
 def _check_kind(library: Any, spec: str, config: Any) -> None:
@@ -356,18 +282,3 @@ def _prefix(model: nn.Module) -> int:
         for name, parameter in model.named_parameters()
         if name.rpartition(".")[2] in PREFIXES and not is_of_head(name)
     )
-
-
-def _processing(name: str, revision: str | None) -> dict[str, Any]:
-    """The checkpoint's preprocessing config; empty if it has none."""
-    from transformers.utils.hub import cached_file  # noqa: PLC0415 — imported in `_library`
-
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        found = cached_file(
-            name, file, revision=revision, _raise_exceptions_for_missing_entries=False
-        )
-        if found is not None:
-            statements: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
-            inner: dict[str, Any] = statements.get("image_processor", statements)
-            return inner
-    return {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnviz.models.fitting import resize_positions
+from attnviz.models.position_tables import resize_positions
 
 PREFIX = ("cls_token", "dist_token", "reg_token")
 """Tokens before the grid, in order."""

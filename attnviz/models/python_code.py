@@ -116,6 +116,11 @@ def raised(spec: str, what: str, error: BaseException) -> ModelError:
 
 
 def title_of(value: Any) -> str:
+    """What a value is, in words for an error.
+
+    >>> title_of(3), title_of([1, "a"])
+    ('a value of type int', 'a list of int, str')
+    """
     if isinstance(value, ModuleType | type):
         return value.__name__
     if isinstance(value, tuple | list):

@@ -31,19 +31,12 @@ class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
     `pools` says whether to return the pooled vector too, if there is no class token. For an input
-    of (height, width) `shape` positions are not interpolated.
+    of the attribute `shape`, (height, width), positions are not interpolated.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        patch: int,
-        *,
-        pools: bool = True,
-        shape: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, patch: int, *, pools: bool = True) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape: tuple[int, int] | None = None
         self.model = model
         self.patch = patch
         self.pools = pools
@@ -92,18 +85,17 @@ class Vision(nn.Module):
         """
         if "interpolate_pos_encoding" not in self._takes:
             return True
-        config: Any = self.model.config
-        pixels = torch.zeros(1, config.num_channels, *shape)
-        outputs = []
+        pixels = torch.zeros(1, getattr(self.model.config, "num_channels", 3), *shape)
+        arguments = self.arguments(pixels)
         try:
             with torch.no_grad():
-                for self.shape in (None, shape):
-                    outputs.append(self.model(**self.arguments(pixels))[0])
+                adapted, plain = (
+                    self.model(**{**arguments, "interpolate_pos_encoding": interpolated})[0]
+                    for interpolated in (True, False)
+                )
         except Exception:  # it cannot lay its positions into a square
             return False
-        finally:
-            self.shape = None
-        return torch.equal(*outputs)
+        return torch.equal(adapted, plain)
 
     def _patches(self, pixels: Tensor) -> dict[str, Any]:
         """(B, 3, h, w) → (B, rows·columns, patch·patch·3), row by row, channels last."""

@@ -16,10 +16,9 @@ from attnviz.geometry.queries import Query
 from attnviz.geometry.tiling import TilePlan
 from attnviz.io.picture import PictureLike
 from attnviz.methods import METHODS
-from attnviz.models.model import Model
 from attnviz.models.scoring import Scored
 from attnviz.models.settings import FILTERS
-from attnviz.output import records
+from attnviz.output import record_parts, records
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
 from attnviz.statistics.tokens import Token
@@ -30,8 +29,8 @@ def make_record(
     *,
     scales: Sequence[Range] | None = None,
     files: Sequence[str] | None = None,
-    animation: records.AnimationInfo | None = None,
-    moment: records.Moment | None = None,
+    animation: record_parts.AnimationInfo | None = None,
+    moment: record_parts.Moment | None = None,
 ) -> records.Record:
     """The record of one picture: CONTRACT §4.
 
@@ -49,7 +48,7 @@ def make_record(
         model=model_info(observation),
         tokens=_tokens(explanation, answers[-1]),
         tiles=_tiles(explanation.tiles),
-        preprocessing=_preprocessing(observation.model),
+        preprocessing=_preprocessing(observation),
         query=_query(explanation.query),
         method=explanation.method,
         options=dict(explanation.settings) or None,
@@ -76,7 +75,7 @@ def make_record(
     )
 
 
-def check_info(observation: Observation, layers: Sequence[int] | None = None) -> records.Check:
+def check_info(observation: Observation, layers: Sequence[int] | None = None) -> record_parts.Check:
     """Whether the maps of some layers, or of all, can be trusted; and what is not drawn."""
     assumed = [
         reason
@@ -84,14 +83,14 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
         if layers is None or number in layers
     ]
     calls = [*observation.calls.not_drawn.items(), *((None, what) for what in observation.unread)]
-    return records.Check(
+    return record_parts.Check(
         verified=not observation.unexplained,
         max_error=max(observation.errors.values()),
         places="assumed" if assumed else "measured",
         places_reason=assumed[0] if assumed else None,
         loaded=observation.model.loaded,
         load_notes=list(observation.model.notes) or None,
-        not_drawn=[records.NotDrawn(layer=n, reason=reason) for n, reason in calls],
+        not_drawn=[record_parts.NotDrawn(layer=n, reason=reason) for n, reason in calls],
     )
 
 
@@ -173,9 +172,9 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
     return info
 
 
-def image_info(picture: PictureLike) -> records.Image:
+def image_info(picture: PictureLike) -> record_parts.Image:
     """The record's part about the picture."""
-    return records.Image(
+    return record_parts.Image(
         path=readable(picture.path),
         width=picture.width,
         height=picture.height,
@@ -186,10 +185,10 @@ def image_info(picture: PictureLike) -> records.Image:
     )
 
 
-def model_info(observation: Observation) -> records.ModelInfo:
+def model_info(observation: Observation) -> record_parts.ModelInfo:
     """The record's part about the model."""
     model = observation.model
-    return records.ModelInfo(
+    return record_parts.ModelInfo(
         spec=model.spec,
         weights=readable(model.weights),
         layers=observation.count,
@@ -201,13 +200,13 @@ def model_info(observation: Observation) -> records.ModelInfo:
     )
 
 
-def _tokens(explanation: Explanation, answer: Answer) -> records.Tokens:
+def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
     """The record's part about the grid of one answer."""
     observation = explanation.observation
     grid = answer.placement.grid
     # A joined map lies on the whole picture, which is no input: each tile is one.
     entire = grid if explanation.tiles is None else observation.placement.grid
-    return records.Tokens(
+    return record_parts.Tokens(
         kind=observation.model.tokens,
         rows=grid.rows,
         columns=grid.columns,
@@ -220,34 +219,35 @@ def _tokens(explanation: Explanation, answer: Answer) -> records.Tokens:
     )
 
 
-def _tiles(plan: TilePlan | None) -> records.Tiles | None:
+def _tiles(plan: TilePlan | None) -> record_parts.Tiles | None:
     if plan is None:
         return None
     rows, columns = len(plan.tops), len(plan.lefts)
-    return records.Tiles(side=plan.side, overlap=plan.overlap, rows=rows, columns=columns)
+    return record_parts.Tiles(side=plan.side, overlap=plan.overlap, rows=rows, columns=columns)
 
 
-def _preprocessing(model: Model) -> records.Preprocessing:
-    """How the model's input is made of the picture."""
-    mean, std = (numbers.tolist() for numbers in model.statistics(model.channels))
+def _preprocessing(observation: Observation) -> record_parts.Preprocessing:
+    """How the model's input was made of the picture."""
+    channels, model = observation.channels, observation.model
+    mean, std = (numbers.tolist() for numbers in model.statistics(channels))
     names = {number: name for name, number in FILTERS.items()}
-    return records.Preprocessing(
-        channels=model.channels, mean=mean, std=std, resize=names[model.resample]
+    return record_parts.Preprocessing(
+        channels=channels, mean=mean, std=std, resize=names[model.resample]
     )
 
 
-def _query(query: Query) -> records.QueryInfo:
+def _query(query: Query) -> record_parts.QueryInfo:
     names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
     numbers = dict(zip(names, query.numbers, strict=False))
     path = None if query.path is None else readable(query.path)
-    return records.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
+    return record_parts.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
 
 
-def _target(scored: Scored | None) -> records.TargetInfo | None:
+def _target(scored: Scored | None) -> record_parts.TargetInfo | None:
     if scored is None:
         return None
     target = scored.target
-    return records.TargetInfo.model_validate(
+    return record_parts.TargetInfo.model_validate(
         {
             "kind": target.kind,
             "index": target.index,

@@ -14,7 +14,7 @@ from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import merges_layers
 from attnviz.io.picture import Picture
 from attnviz.output import movies, whole_files
-from attnviz.output.records import AnimationInfo
+from attnviz.output.record_parts import AnimationInfo
 
 By = Literal["layers", "heads"]
 LARGE = 2 * CELL

@@ -20,7 +20,8 @@ from attnviz.explanation.naming import stem, title
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import make_record
-from attnviz.output.records import AnimationInfo, Record
+from attnviz.output.record_parts import AnimationInfo
+from attnviz.output.records import Record
 from attnviz.output.write_animation import By, write_animation
 
 

@@ -23,7 +23,8 @@ from attnviz.io.sound import Sound
 from attnviz.output import whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.movies import Film
-from attnviz.output.records import Moment, Record
+from attnviz.output.record_parts import Moment
+from attnviz.output.records import Record
 from attnviz.output.write_pictures import Drawing
 from attnviz.video.clip_heads import choose_heads
 from attnviz.video.clip_maps import ClipRequest, MapSpool, on

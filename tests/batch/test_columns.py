@@ -11,7 +11,7 @@ import pytest
 from attnviz.batch import columns
 from attnviz.batch.columns import write_parquet
 from attnviz.errors import MissingExtraError, OutputError
-from attnviz.output import records
+from attnviz.output import record_parts, records
 from attnviz.statistics import MORE
 
 pa = pytest.importorskip("pyarrow", reason="pip install 'attnviz[parquet]'")
@@ -23,11 +23,11 @@ FURTHER = {"head_cosine": 0.25, "head_jensen_shannon": 0.5, "value_distance_px":
 def made() -> list[records.Record]:
     """Plain ones; and one that has all there is: several questions, targets, more statistics."""
     rng = np.random.default_rng(0)
-    point = records.QueryInfo(kind="point", x=3, y=4)
-    target = records.TargetInfo(kind="class", index=7, label='a "cat", or two', score=1.5)
+    point = record_parts.QueryInfo(kind="point", x=3, y=4)
+    target = record_parts.TargetInfo(kind="class", index=7, label='a "cat", or two', score=1.5)
     heads = [
         folders.head(2, 0, rng, query=point, target=target, importance=0.5, **FURTHER),
-        folders.head(2, 1, rng, query=records.QueryInfo(kind="cls"), target=target, **FURTHER,
+        folders.head(2, 1, rng, query=record_parts.QueryInfo(kind="cls"), target=target, **FURTHER,
                      scale=records.ScaleInfo(kind="head", minimum=0, maximum=1), file="x.png"),
     ]  # fmt: skip
     full = folders.record("z/ünï 🐈.png", heads, query=point, target=target)

@@ -21,7 +21,7 @@ from attnviz.batch.entries import readable
 from attnviz.batch.gallery import SIDE, write_gallery
 from attnviz.batch.matrix import NUMBERS
 from attnviz.errors import OutputError
-from attnviz.output import records
+from attnviz.output import record_parts
 
 EVIL = '"><img src=x onerror=alert(1)>.jpg'
 
@@ -165,7 +165,7 @@ def test_records_are_matched_where_their_paths_begin_earlier(tmp_path: Path) -> 
 
 
 def test_it_says_what_was_run(tmp_path: Path) -> None:
-    box = records.QueryInfo(kind="box", x0=1, y0=2, x1=3.5, y1=4)
+    box = record_parts.QueryInfo(kind="box", x0=1, y0=2, x1=3.5, y1=4)
     rng = np.random.default_rng(0)
     folders.batch(tmp_path, ["a.png"])
     found = [folders.record("a.png", [folders.head(7, 0, rng)], query=box, method="value-norm")]

@@ -44,7 +44,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ["run/epoch*.ckpt", "-i", "cat.png"],
         ["cat.png", "-m", "run/epoch*.ckpt"],
-        ["run/epoch1.ckpt", "run/epoch2.ckpt", "run/epoch10.ckpt", "cat.png"],
+        ["run/epoch1.ckpt", "run/epoch10.ckpt", "run/epoch2.ckpt", "cat.png"],  # as a shell sorts
     ],
 )
 def test_a_frame_for_each_checkpoint_in_order(

@@ -365,7 +365,9 @@ def test_a_model_of_six_channels_gets_six_bands(
     assert main(["show", file, "-m", "py:own_models.py:Six", "-o", out]) == 0
     capfd.readouterr()
     assert main(["stats", file, "-m", "py:own_models.py:Six", "--json"]) == 0
-    heads = json.loads(capfd.readouterr().out)["heads"]
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["preprocessing"]["channels"] == 6
+    heads = shown["heads"]
     one = ["batch", file, "-m", "py:own_models.py:Six", "-o", out, "--pictures", "none"]
     assert main(one) == 0, capfd.readouterr().err
     stats = json.loads((tmp_path / "out" / "stats.jsonl").read_text())

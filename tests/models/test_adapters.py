@@ -81,6 +81,15 @@ def test_merged_weights_give_the_same(
             torch.testing.assert_close(output, states, atol=1e-5, rtol=0)
 
 
+def test_a_strength_of_0_changes_nothing(base: Any, tmp_path: Path) -> None:
+    saved(tmp_path / "lora", base, base_model_name_or_path=str(tmp_path / "base"), lora_alpha=0)
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        merged = attnviz.load_model(str(tmp_path / "lora"), head="none").module(pixels)
+        plain = attnviz.load_model(str(tmp_path / "base"), head="none").module(pixels)
+    assert torch.equal(merged, plain)
+
+
 def test_the_command_line_shows_it(
     base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +113,11 @@ def test_the_command_line_shows_it(
     [
         (lambda config, _: config | {"peft_type": "IA3"}, "an adapter of IA3, which PEFT alone"),
         (lambda config, _: config | {"use_dora": True}, "an adapter of DoRA, which PEFT alone"),
+        (
+            lambda config, _: config | {"init_lora_weights": "pissa_niter_16"},
+            "an adapter of LoRA that began as pissa_niter_16, which PEFT alone",
+        ),
+        (lambda config, _: config | {"lora_alpha": None}, "no config of an adapter"),
         (lambda config, _: config | {"base_model_name_or_path": "/no/where"}, "add --base FOLDER"),
         (lambda _, state: state.pop(next(n for n in state if "lora_A" in n)), "one of two"),
         (

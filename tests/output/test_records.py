@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attnviz.output import encoding, records
+from attnviz.output import encoding, record_parts, records
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 NUMBERS = {
@@ -27,7 +27,7 @@ FURTHER = {
     "importance": 0.125,
 }
 MAP = records.MapInfo(minimum=0, maximum=1, entropy=1, peak_x=1, peak_y=1, area60=0.1)
-QUERY = records.QueryInfo(kind="mean")
+QUERY = record_parts.QueryInfo(kind="mean")
 
 
 def head(number: int = 0, numbers: dict[str, float] | None = None) -> records.Head:
@@ -37,18 +37,18 @@ def head(number: int = 0, numbers: dict[str, float] | None = None) -> records.He
 
 def record(*heads: records.Head, **more: Any) -> records.Record:
     return records.Record(
-        image=records.Image(path="a.png", width=6, height=4),
-        model=records.ModelInfo(
+        image=record_parts.Image(path="a.png", width=6, height=4),
+        model=record_parts.ModelInfo(
             spec="tiny", weights="pretrained", layers=6, heads=2, device="cpu", dtype="float32",
             features=None, seed=None,
         ),
-        tokens=records.Tokens(
+        tokens=record_parts.Tokens(
             kind="patches", rows=2, columns=3, patch=2, prefix=1, input_width=6, input_height=4,
             fit="keep", masked=0,
         ),
         query=QUERY,
         method="attention",
-        check=records.Check(verified=True, max_error=0),
+        check=record_parts.Check(verified=True, max_error=0),
         heads=list(heads),
         **more,
     )  # fmt: skip

@@ -3,19 +3,13 @@
 import glob
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from attnviz import models
-from attnviz.cli.options.completion import DEVICES, RANGES, model_names
-from attnviz.cli.options.groups import MACHINE, MODEL, PICTURES, option_field
+from attnviz.cli.options.completion import DEVICES, model_names
+from attnviz.cli.options.groups import MACHINE, MODEL, option_field
 from attnviz.errors import UsageError
-from attnviz.explanation.tile_request import LARGEST_OVERLAP, OVERLAP, SMALLEST
-from attnviz.io.parts import Part, parse_part
-from attnviz.io.ranges import FULL, PERCENTS, parse_range
 from attnviz.models.settings import (
     FILTERS,
     NAMED,
@@ -26,22 +20,6 @@ from attnviz.models.settings import (
     parse_settings,
     parse_statistic,
 )
-
-if TYPE_CHECKING:
-    from attnviz.io.picture import Picture
-    from attnviz.io.picture_tiles import TiledPicture
-
-Images = Annotated[
-    list[str],
-    typer.Argument(metavar="IMAGE...", help="Picture files; `-` reads standard input."),
-]
-OneImage = Annotated[
-    list[str],
-    typer.Argument(metavar="IMAGE", help="Picture file; `-` reads standard input."),
-]
-"""Several values, so that the commands can answer a second one with an error in words."""
-
-ClipFile = Annotated[str, typer.Argument(metavar="CLIP", help="Film: MP4, MOV, MKV, WebM, GIF …")]
 
 _WEIGHTS = "Weights: .pt .pth .bin .ckpt .safetensors .npz; pickles in them are never executed"
 
@@ -176,93 +154,6 @@ class InputOptions(ShownOptions):
             raise UsageError("--weights and --random-weights exclude one another; give one")
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class ReadingOptions:
-    """How picture files are read."""
-
-    range: str = option_field(
-        FULL,
-        "Values that become black and white, for pictures of more than 8 bits: full (the "
-        f"file type's range), percentile ({PERCENTS[0]} to {PERCENTS[1]}) or LO:HI.",
-        PICTURES,
-        complete=lambda: RANGES,
-        metavar="VALUES",
-    )
-
-    channels: str | None = option_field(
-        None,
-        "Bands of a picture to draw, from 0: three for red, green and blue, or one in grey.  "
-        "[default: the first three]",
-        PICTURES,
-        metavar="R,G,B",
-    )
-    slice: int | None = option_field(
-        None,
-        "Slice of a volume, or page of a TIFF, from 0.  [default: middle slice, first page]",
-        PICTURES,
-        min=0,
-        max=2**31 - 1,
-        metavar="N",
-    )
-    region: str | None = option_field(
-        None,
-        "Part of each picture to read, in pixels; of a TIFF no more is decoded.",
-        PICTURES,
-        metavar="X,Y,W,H",
-    )
-
-    def __post_init__(self) -> None:
-        parse_range(self.range)
-        _ = self.part
-
-    @property
-    def part(self) -> Part:
-        """The part of each file that is the picture."""
-        return parse_part(self.channels, self.slice, self.region)
-
-    def open(self, path: str) -> "AbstractContextManager[Picture]":
-        """A decoded picture, for a `with` statement."""
-        from attnviz.io.picture import load_part  # noqa: PLC0415 — not for `--help`
-
-        return nullcontext(load_part(path, self.range, self.part))
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class TiledReadingOptions(ReadingOptions):
-    """How picture files are read, at once or tile by tile."""
-
-    tile: int | None = option_field(
-        None,
-        "Side of a tile in picture pixels: the model runs on every tile, and the maps are joined.",
-        PICTURES,
-        min=SMALLEST,
-        max=65536,
-        metavar="SIDE",
-    )
-    overlap: float | None = option_field(
-        None,
-        f"Share of a tile that its neighbours share.  [default: {OVERLAP}]",
-        PICTURES,
-        min=0.0,
-        max=LARGEST_OVERLAP,
-        metavar="SHARE",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.overlap is not None and self.tile is None:
-            raise UsageError("--overlap is that of tiles; add --tile 224")
-
-    def open_tiles(self, path: str) -> "AbstractContextManager[Picture | TiledPicture]":
-        """A picture as requested: decoded, or open to be read tile by tile."""
-        from attnviz.io.picture_tiles import open_tiled  # noqa: PLC0415
-
-        if self.tile is None:
-            return self.open(path)
-        overlap = OVERLAP if self.overlap is None else self.overlap
-        return open_tiled(path, self.range, self.part, self.tile, overlap)
-
-
 _SPEC: dict[str, Any] = {
     "panel": MODEL,
     "names": "--model -m",
@@ -292,13 +183,13 @@ def _files(spec: str) -> list[str]:
     """
     if not spec.lower().endswith(SUFFIXES) or not glob.has_magic(spec) or os.path.isfile(spec):  # noqa: PTH113
         return [spec]
-    files = sorted(glob.glob(spec), key=_by_number)  # noqa: PTH207 — pathlib costs start-up
+    files = sorted(glob.glob(spec), key=by_number)  # noqa: PTH207 — pathlib costs start-up
     if not files:
         raise UsageError(f"no file is named {spec}; check the pattern")
     return files
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
     """A key that sorts names by the numbers in them."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

@@ -1,0 +1,160 @@
+"""Parts of the record about a picture: what was seen by which model, and the check."""
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from attnviz.output.schema import Maybe, Number, RecordPart, without_missing
+
+
+class Image(RecordPart):
+    """The picture as a person sees it: its path, and its size in pixels.
+
+    `range` gives the values that are black and white. It is present if the file is not an ordinary
+    8-bit picture, or if the user gave a range. `channels`, `slice` and `region` are present if the
+    user chose bands, a slice or page, or a region (x, y, width, height): the picture is that part.
+    """
+
+    path: str
+    width: int
+    height: int
+    range: tuple[Number, Number] | None = None
+    channels: tuple[int, ...] | None = None
+    slice: int | None = None
+    region: tuple[int, int, int, int] | None = None
+
+    @model_serializer(mode="wrap")
+    def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = fields(self)
+        for name in ("range", "channels", "slice", "region"):
+            if data[name] is None:
+                del data[name]
+        return data
+
+
+class Moment(RecordPart):
+    """A frame of a clip: its number from 0, its time in seconds, and the clip's frames a second."""
+
+    frame: int
+    time: Number
+    rate: Number
+
+
+class AnimationInfo(RecordPart):
+    """An animation of the maps: a frame per layer, head or side, `rate` frames per second."""
+
+    by: Literal["layers", "heads", "checkpoints"]
+    frames: int
+    rate: Number
+    file: str
+
+
+class ModelInfo(RecordPart):
+    """The model that was run; `heads` is the largest number of heads of a layer."""
+
+    spec: str
+    weights: str
+    layers: int
+    heads: int
+    device: str
+    dtype: str
+    features: int | None
+    seed: int | None
+
+
+class Tokens(RecordPart):
+    """How the picture lies in the model's input, and the grid of the last requested layer.
+
+    With `tiles`, the grid is the joined one, and the input is that of one tile.
+    """
+
+    kind: Literal["patches", "pixels"]
+    rows: int
+    columns: int
+    patch: int
+    prefix: int
+    input_width: int
+    input_height: int
+    fit: Literal["keep", "crop", "pad", "squash"]
+    masked: int
+
+
+class Tiles(RecordPart):
+    """The tiles that maps were joined from: their side in picture pixels, overlap, and number."""
+
+    side: int
+    overlap: float
+    rows: int
+    columns: int
+
+
+class Preprocessing(RecordPart):
+    """How pixel values 0 to 1 become the model's input: resized, then (value - mean) / std."""
+
+    channels: int
+    mean: list[Number]
+    std: list[Number]
+    resize: str
+
+    def __str__(self) -> str:
+        numbers = [
+            "/".join(f"{each:.4g}" for each in dict.fromkeys(side))
+            for side in (self.mean, self.std)
+        ]
+        return f"{self.resize}, mean {numbers[0]}, std {numbers[1]}"
+
+
+class QueryInfo(RecordPart):
+    """The query: the token, region or average that the map looks from, in picture pixels."""
+
+    kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+    number: int | None = None
+    x: float | None = None
+    y: float | None = None
+    x0: float | None = None
+    y0: float | None = None
+    x1: float | None = None
+    y1: float | None = None
+    path: str | None = None
+
+
+class TargetInfo(RecordPart):
+    """The score whose gradient the method uses: its target (class, text or norm) and its value."""
+
+    kind: Literal["class", "norm", "text"]
+    index: int | None = None
+    label: str | None = None
+    text: str | None = None
+    query: QueryInfo | None = None
+    score: Maybe
+    probability: Maybe = None
+
+
+class NotDrawn(RecordPart):
+    """An attention call that no map shows; `layer` is null if the call could not be recorded."""
+
+    layer: int | None
+    reason: str
+
+
+class Check(RecordPart):
+    """Whether the maps can be trusted: whether the recorded weights give the model's output.
+
+    `places` is `measured` if the positions of the tokens were traced through the model, and
+    `assumed` if they follow from the number of tokens alone; `places_reason` then gives the reason.
+    `loaded` is the share of the parameters that the maps need and that a checkpoint filled; it is
+    null if no checkpoint was read. `load_notes` is present if parts of the checkpoint are missing
+    or unused, and names them. `not_drawn` lists the attention calls that no map shows.
+    """
+
+    verified: bool
+    max_error: Maybe
+    places: Literal["measured", "assumed"] = "measured"
+    places_reason: str | None = None
+    loaded: Maybe = None
+    load_notes: list[str] | None = None
+    not_drawn: list[NotDrawn] = Field(default_factory=list)
+
+    def data(self) -> dict[str, Any]:
+        """The check as plain data, without reasons and notes that do not exist."""
+        return without_missing(self.model_dump(), ("load_notes", "places_reason"))
