@@ -123,11 +123,18 @@ def _names(
 def _unfilled_heads(
     module: nn.Module, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
-    """Names of linear layers of the class head that the file lacks, or has of another size."""
+    """Names of linear layers of the class head that the file lacks, or has of another size.
+
+    A head is a part of the module itself, or of the one part that holds everything: a layer called
+    `fc` deeper inside may belong to a block, and its weights are needed.
+    """
+    tops = {name.partition(".")[0] for name in expected}
+    whole = f"{tops.pop()}." if len(tops) == 1 else ""
     return tuple(
         name
         for name, part in module.named_modules()
-        if isinstance(part, nn.Linear) and is_head(name)
+        if isinstance(part, nn.Linear)
+        and HEAD.search(name.removeprefix(whole).partition(".")[0])
         and any(
             own not in found or found[own].shape != expected[own].shape
             for own in (f"{name}.{each}" for each, _ in part.named_parameters())

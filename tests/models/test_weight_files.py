@@ -395,6 +395,24 @@ def test_two_models_in_one_state_dict_ask_for_a_key(tmp_path: Path) -> None:
     load_weights(Net(), path, "teacher")
 
 
+def test_a_layer_of_a_block_is_no_head(tmp_path: Path) -> None:
+    """Its weights are needed, whatever its name is; without them nothing is drawn."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.fc = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    module = nn.ModuleDict({"mixer": Block(), "norm": nn.LayerNorm(8), "head": nn.Linear(8, 3)})
+    state = {name: tensor for name, tensor in module.state_dict().items() if "fc" not in name}
+    torch.save(state, tmp_path / "part.pt")
+    with pytest.raises(MisfitError, match=r"mixer\.fc\.weight is missing"):
+        load_weights(module, str(tmp_path / "part.pt"))
+    whole = {name: tensor for name, tensor in module.state_dict().items() if "head" not in name}
+    torch.save(whole, tmp_path / "body.pt")
+    assert "no class head" in load_weights(module, str(tmp_path / "body.pt"))[0]
+
+
 def test_names_of_heads() -> None:
     heads = [
         "head.weight",
