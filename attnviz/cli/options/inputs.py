@@ -54,7 +54,8 @@ class ShownOptions:
     )
     mean: str | None = option_field(
         None,
-        "Mean of pixel values 0 to 1: a number, R,G,B, imagenet, half or none.  "
+        "Mean of pixel values 0 to 1: a number, one for each channel (R,G,B), imagenet, half or "
+        "none.  "
         "[default: what the model states]",
         MODEL,
         complete=lambda: NAMED["mean"],
@@ -69,14 +70,16 @@ class ShownOptions:
     )
     settings: list[str] | None = option_field(
         None,
-        "Argument of the factory or forward of py:; of a file heads, act, eps, pool. Repeatable.",
+        "Argument of the factory or the forward of py:, or heads, act, eps or pool of a checkpoint "
+        "file. May be repeated.",
         MODEL,
         names="--set",
         metavar="NAME=VALUE",
     )
     key: str | None = option_field(
         None,
-        "Which of several models in a file of weights: teacher, model_ema …  [default: the usual]",
+        "Which of several models in a file of weights, such as teacher or model_ema.  "
+        "[default: state_dict, model, teacher …]",
         MODEL,
         metavar="NAME",
     )
