@@ -49,7 +49,7 @@ def explain(
 
     if isinstance(picture, Picture):
         observation = run.look(picture, model, options, questions, streams)
-        if marking and not observation.suggested and len(questions.queries) == 1:
+        if marking and not questions.suggest and len(questions.queries) == 1:
             observation = run.marked(observation, questions)
         return run.explain_all(observation, questions, streams)
     from attnviz.explanation.explain_tiles import explain_tiles  # noqa: PLC0415 — torch

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,11 +65,11 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
         return None
     with file:
         found = _first(file, image, data, path)
-        return Opened(found.image, found.samples, (*found.notes, *_further(file)))
+        return Opened(found.image, found.samples, (*found.notes, *further_pages(file)))
 
 
-def read_page(data: bytes, path: str, number: int) -> Opened | None:
-    """Read one page with all its bands; None if only Pillow reads its colours.
+def read_page(data: bytes, path: str, number: int | None) -> Opened | None:
+    """Read a page, the first if None, with all its bands; None if only Pillow reads its colours.
 
     Raises:
         ImageError: there is no such page, or it is of a kind that cannot be drawn.
@@ -78,10 +79,12 @@ def read_page(data: bytes, path: str, number: int) -> Opened | None:
     if file is None:
         return None
     with file:
-        page = page_of(file, number, path)
+        page = page_of(file, number or 0, path)
         _check(page, path)
         if page.photometric in _DRAWN:
-            return _first_by_tifffile(page, path)
+            opened = _first_by_tifffile(page, path)
+            further = further_pages(file) if number is None else ()
+            return replace(opened, notes=(*opened.notes, *further))
         if number:
             colours = getattr(page.photometric, "name", page.photometric)
             raise ImageError(f"{path}: page {number} is in {colours}; save it as RGB")
@@ -153,9 +156,11 @@ def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
     bits, kinds = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     if max(bits) > 8 or any(_KINDS.get(kind) != "unsigned" for kind in kinds):
         return False
-    # Of further bands that are no transparency, Pillow keeps nothing.
-    further = tags.get(_PHOTOMETRIC) in (0, 1, _RGB) and int(tags.get(_COUNT, 1)) > 4
-    return not further or any(one in (_ASSOCIATED, _UNASSOCIATED) for one in tags.get(_EXTRA, ()))
+    # Of further bands that are no transparency, Pillow keeps nothing. A fourth band of which the
+    # file says nothing is taken for transparency.
+    count, extra = int(tags.get(_COUNT, 1)), tags.get(_EXTRA, ())
+    further = tags.get(_PHOTOMETRIC) in (0, 1, _RGB) and (count > 4 or len(extra) > 0)
+    return not further or any(one in (_ASSOCIATED, _UNASSOCIATED) for one in extra)
 
 
 def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
@@ -177,11 +182,11 @@ def _pages(data: bytes) -> tuple[Note, ...]:
 
     hush()
     with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(data)) as file:
-        return _further(file)
+        return further_pages(file)
     return ()
 
 
-def _further(file: "TiffFile") -> tuple[Note, ...]:
+def further_pages(file: "TiffFile") -> tuple[Note, ...]:
     """Notes on further pages; overviews and masks of the first page do not count."""
     count = 0
     with contextlib.suppress(Exception):  # only the first must be readable
@@ -291,8 +296,9 @@ def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: s
     if image is None and page.photometric not in _DRAWN:
         colours = getattr(page.photometric, "name", page.photometric)
         raise ImageError(f"{path}: a TIFF of {page.bitspersample}-bit {colours}; save it as RGB")
+    plain = page.sampleformat == 1 and page.bitspersample <= 8
     interleaved = page.samplesperpixel == 1 or page.planarconfig == 1
-    if image is None or not interleaved:
+    if image is None or not (interleaved or plain):  # Pillow mixes up planes of 16 bits
         compression = getattr(page.compression, "name", page.compression)
         raise MissingExtraError(f"{path}: a TIFF compressed by {compression}", "codecs")
     count = page.samplesperpixel
@@ -305,6 +311,7 @@ def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: s
         values = np.asarray(image)
         if page.sampleformat == 1 and page.bitspersample == 32:
             values = values.view(np.uint32)
-        return _opened(page, values[..., None], count, 1)
+        values = values if values.ndim == 3 else values[..., None]
+        return _opened(page, values, count, 1)
     text = f"8 of {page.bitspersample} bits are read; save it as RGB to have all"
     return Opened(upright(image), notes=(Note("bits", text),))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io import tiff
 from attnviz.io.parts import Box, Part
+from attnviz.io.picture_files import Note
 from attnviz.io.values import Opened
 
 if TYPE_CHECKING:
@@ -29,8 +31,11 @@ class TiffRegions:
         width, height: size of the page in pixels.
     """
 
-    def __init__(self, file: "TiffFile", page: "TiffPage", path: str) -> None:
-        self._file, self._page, self._path = file, page, path
+    def __init__(
+        self, file: "TiffFile", page: "TiffPage", path: str, notes: tuple[Note, ...] = ()
+    ) -> None:
+        """Open regions of a page; `notes` are on further pages."""
+        self._file, self._page, self._path, self._notes = file, page, path, notes
         self.width, self.height = int(page.imagewidth), int(page.imagelength)
 
     def read(self, box: Box, factor: int = 1) -> Opened:  # noqa: ARG002 — there is one level
@@ -56,7 +61,7 @@ class TiffRegions:
             reason = " ".join(str(error).split())[:100]
             raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
         opened = tiff.as_opened(self._page, bands)
-        return Opened(opened.image, opened.samples, opened.notes, cut=True)
+        return replace(opened, notes=(*opened.notes, *self._notes), cut=True)
 
 
 @contextmanager
@@ -83,7 +88,8 @@ def open_tiff(source: "str | BinaryIO", path: str, part: Part) -> Iterator[TiffR
             yield None
             return
         tiff.check_numbers(page, path)
-        yield TiffRegions(file, page, path)
+        further = tiff.further_pages(file) if part.slice is None else ()
+        yield TiffRegions(file, page, path, further)
 
 
 def _region(file: "TiffFile", page: "TiffPage", box: Box) -> NDArray[Any]:
