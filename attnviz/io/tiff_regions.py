@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io import tiff
+from attnviz.io import tiff, tiff_pages
 from attnviz.io.parts import Box, Part
 from attnviz.io.picture_files import Note
 from attnviz.io.values import Opened
@@ -73,22 +73,18 @@ def open_tiff(source: "str | BinaryIO", path: str, part: Part) -> Iterator[TiffR
     Raises:
         ImageError: there is no such page, or it is of a kind that cannot be drawn.
     """
-    import tifffile  # noqa: PLC0415 — other pictures do not need it
-
-    tiff.hush()
-    try:
-        file = tifffile.TiffFile(source)
-    except tifffile.TiffFileError:
+    file = tiff_pages.open_file(source)
+    if file is None:
         yield None
         return
     with file:
-        page = tiff.page_of(file, part.slice or 0, path)
+        page = tiff_pages.page_of(file, part.slice or 0, path)
         as_stored = page.photometric != _YCBCR or int(page.compression) in _JPEG
-        if page.photometric not in _COLOURS or not as_stored or tiff.orientation(page) != 1:
+        if page.photometric not in _COLOURS or not as_stored or tiff_pages.orientation(page) != 1:
             yield None
             return
         tiff.check_numbers(page, path)
-        further = tiff.further_pages(file) if part.slice is None else ()
+        further = tiff_pages.further_pages(file) if part.slice is None else ()
         yield TiffRegions(file, page, path, further)
 
 
