@@ -13,14 +13,13 @@ import typer
 
 import attnviz
 from attnviz.batch.finalizers import FINALIZERS
-from attnviz.cli import console, loading, run
+from attnviz.cli import check_notes, console, loading, run
 from attnviz.cli.options.batching import BatchOptions, EngineOptions, Sources
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.reading import ReadingOptions
 from attnviz.cli.options.results import DrawingOptions, Out, StreamOptions
-from attnviz.cli.run import check_notes
 from attnviz.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -187,7 +186,9 @@ class _BatchPrinter:
         record = outcome.records[0]
         self._unverified += not record.check.verified
         self._less += record.tokens.fit != self._settings.fit
-        self._checks.update(check_notes(record.check, record.model.layers, record.heads[-1].layer))
+        self._checks.update(
+            check_notes.of_check(record.check, record.model.layers, record.heads[-1].layer)
+        )
         if self._streams.json:
             console.put("\n".join(encoding.as_json(each.data()) for each in outcome.records))
         elif self._streams.csv:

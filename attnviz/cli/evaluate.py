@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 import attnviz
-from attnviz.cli import console, loading, run
+from attnviz.cli import check_notes, console, loading, run
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import InputOptions, ModelsOptions
 from attnviz.cli.options.questions import QuestionsOptions, WhereOptions
@@ -154,8 +154,8 @@ class _Evaluating:
         if observation.picture.path not in self._noted:  # other models give the same notes
             self._noted.add(observation.picture.path)
             run.say_notes(observation.picture)
-        run.warn(observation)
-        less = run.shown_less(observation)
+        check_notes.warn(observation)
+        less = check_notes.shown_less(observation)
         if observation.placement.fit != self._inputs.fit and less not in self._reported:
             self._reported.add(less)
             console.say(less)

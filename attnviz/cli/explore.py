@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from attnviz.cli import console, loading, run
+from attnviz.cli import check_notes, console, loading, run
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import StartOptions
@@ -90,7 +90,7 @@ def _explored(
                 progress=progress,
             )
         )
-    run.warn(observation)
+    check_notes.warn(observation)
     return page
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from attnviz.cli import console
+from attnviz.cli import check_notes, console
 from attnviz.errors import AttnvizError, ExitCode
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from attnviz.io.picture import Picture
     from attnviz.io.picture_files import Note
     from attnviz.models.model import Model
-    from attnviz.output.record_parts import Check
     from attnviz.output.write_pictures import Tabular
 
 
@@ -66,18 +65,8 @@ def look(
         )
     if questions.suggest:
         observation = _suggest(observation, questions, quiet=streams.quiet)
-    say_checks(observation, options.fit)
+    check_notes.say_checks(observation, options.fit)
     return observation
-
-
-def say_checks(observation: Observation, fit: str) -> None:
-    """Print what the model was not shown, and what of it is not drawn."""
-    from attnviz.output.make_record import check_info  # noqa: PLC0415
-
-    if observation.placement.fit != fit:
-        console.say(shown_less(observation))
-    for line in check_notes(check_info(observation), observation.count, max(observation.layers)):
-        console.say(line)
 
 
 def _suggest(observation: Observation, questions: Questions, *, quiet: bool) -> Observation:
@@ -107,15 +96,6 @@ def marked(observation: Observation, questions: Questions) -> Observation:
     return replace(observation, suggested=tuple((each.layer, each.head) for each in heads))
 
 
-def shown_less(observation: Observation) -> str:
-    """The note for a model that saw a smaller part of the picture than requested."""
-    grid = observation.placement.grid
-    return (
-        f"note: {observation.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: "
-        "it is shown the centre of the picture; --fit pad or --fit squash show it all"
-    )
-
-
 def explain_all(
     observation: Observation, questions: Questions, streams: StreamOptions
 ) -> list[Explanation]:
@@ -128,19 +108,8 @@ def explain_all(
         with console.progress(label, quiet=streams.quiet) as progress:
             ask = partial(answer, observation, questions, method, progress=progress)
             explanations.append(console.interruptible(ask))
-    warn(observation)
+    check_notes.warn(observation)
     return explanations
-
-
-def warn(observation: Observation) -> None:
-    """Warn if the recorded weights do not give the model's output."""
-    if observation.unexplained:
-        layers = ", ".join(map(str, observation.unexplained))
-        console.say(
-            f"warning: {observation.picture.path}: in layer {layers} the recorded weights do not "
-            f"explain the model's output (error {max(observation.errors.values()):.1e}); do not "
-            "trust these maps"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,45 +246,3 @@ class Failures:
         if not self._codes:
             return ExitCode.DONE
         return ExitCode.SOME_FAILED if some_done else self._codes[0]
-
-
-_REASONS = 3
-"""At most this many different reasons are named; the record has all."""
-
-
-def check_notes(check: Check, layers: int, last: int) -> list[str]:
-    """Notes about a check that the table of numbers does not show.
-
-    Args:
-        check: the check of a record.
-        layers: the number of attention calls of the model.
-        last: the last layer that is drawn.
-    """
-    notes = []
-    if check.places == "assumed":
-        notes.append(
-            f"note: places of tokens are assumed from their number ({check.places_reason}), not "
-            "measured: maps may lie wrong"
-        )
-    if check.not_drawn:
-        missing = layers - 1 in {one.layer for one in check.not_drawn}
-        instead = f"; the last layer that is drawn is {last}" if missing else ""
-        notes.append(f"note: not drawn: {_not_drawn(check, layers)}{instead}")
-    return notes
-
-
-def _not_drawn(check: Check, layers: int) -> str:
-    """The layers that are not drawn, grouped by the reason."""
-    reasons: dict[str, list[int]] = {}
-    for one in check.not_drawn:
-        numbers = reasons.setdefault(one.reason, [])
-        if one.layer is not None:
-            numbers.append(one.layer)
-    parts = []
-    for reason, numbers in list(reasons.items())[:_REASONS]:
-        where = f"layer {', '.join(map(str, numbers))} of 0 to {layers - 1}: " if numbers else ""
-        parts.append(f"{where}{reason}")
-    more = len(reasons) - _REASONS
-    return "; ".join(parts) + (
-        f"; and for {more} more reasons, see check.not_drawn" if more > 0 else ""
-    )

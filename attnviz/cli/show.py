@@ -63,9 +63,10 @@ def show(
 
         def one(picture: Picture | TiledPicture, number: int) -> None:
             whole_files.check_folder(out / names[number])
+            answers = tiled.explain(picture, loaded, model, questions, streams, marking=True)
             reduced = picture.reduced() if isinstance(picture, TiledPicture) else None
             results = []
-            for answer in tiled.explain(picture, loaded, model, questions, streams, marking=True):
+            for answer in answers:
                 folder = whole_files.method_folder(
                     out / names[number], answer.method, questions.methods
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attnviz.cli import console, run
+from attnviz.cli import check_notes, console, run
 from attnviz.explanation.tile_request import check_tiled
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def explain(
 
     if isinstance(picture, Picture):
         observation = run.look(picture, model, options, questions, streams)
-        if marking and not observation.suggested and len(questions.queries) == 1:
+        if marking and not questions.suggest and len(questions.queries) == 1:
             observation = run.marked(observation, questions)
         return run.explain_all(observation, questions, streams)
     from attnviz.explanation.explain_tiles import explain_tiles  # noqa: PLC0415 — torch
@@ -59,6 +59,12 @@ def explain(
         explanations = console.interruptible(
             lambda: explain_tiles(picture, model, questions, fit=options.fit, progress=progress)
         )
-    run.say_checks(explanations[0].observation, options.fit)
-    run.warn(explanations[0].observation)
+    check_notes.say_checks(explanations[0].observation, options.fit, "each tile")
+    check_notes.warn(explanations[0].observation)
+    drawn = all(answer.drawn.all() for each in explanations for answer in each.answers)
+    if options.fit == "crop" and not drawn:
+        console.say(
+            "note: part of the picture has no map, since the model is shown the centre of each "
+            "tile; --fit pad or --fit squash show it all"
+        )
     return explanations

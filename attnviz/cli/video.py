@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnviz.cli import console, loading
+from attnviz.cli import check_notes, console, loading
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.reading import ClipFile
 from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, StreamOptions
-from attnviz.cli.run import check_notes
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,7 +121,9 @@ class _FramePrinter:
                 "--fit pad or --fit squash show them all"
             )
         for line in (
-            check_notes(record.check, record.model.layers, record.heads[-1].layer) if first else ()
+            check_notes.of_check(record.check, record.model.layers, record.heads[-1].layer)
+            if first
+            else ()
         ):
             console.say(line)
         if self._streams.json:

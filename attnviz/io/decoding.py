@@ -63,7 +63,7 @@ def _decode(data: bytes, path: str, part: Part) -> Opened:
     if volumes.is_nifti(data, path):
         return volumes.read_nifti(data, path, part)
     if tiff.is_tiff(data) and (part.slice is not None or part.channels is not None):
-        opened = tiff.read_page(data, path, part.slice or 0)
+        opened = tiff.read_page(data, path, part.slice)
         if opened is not None:
             return opened
     if part.slice is not None:

@@ -1,6 +1,7 @@
 """Reads a picture tile by tile, so that it need not fit into memory."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from attnviz.io.picture import Picture, PictureHeader, developed, load_part
 from attnviz.io.picture_files import Note
 from attnviz.io.ranges import parse_range
 from attnviz.io.regions import RegionReader, open_regions
+from attnviz.io.selecting import select
+from attnviz.io.values import take
 
 REDUCED = 4096
 """The longest side, in pixels, of the picture that joined maps are drawn on."""
@@ -22,6 +25,12 @@ _BAND = 1 << 24
 """At most this many pixels are read at once to reduce a picture."""
 _ALIKE = ("bands", "frames", "bits")
 """Kinds of notes that hold for all tiles."""
+_SAMPLED = ("missing", "narrow")
+"""Kinds of notes on values, which a sample tells."""
+_PERCENTILE = re.compile("( or|; add) --range percentile$")
+"""Advice that tiles do not follow: each would have percentiles of its own."""
+_SAMPLE = 256
+"""The side of each part of the sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +126,11 @@ def open_tiled(
         width, height = area[2:]
         read = _reading(reader, path, range, part)
         corner = read((0, 0, min(width, side), min(height, side)), 1)
-        notes = tuple(note for note in corner.notes if note.kind in _ALIKE)
+        notes = corner.notes
+        if max(width, height) > side:
+            notes = tuple(note for note in notes if note.kind in _ALIKE)
+            if corner.range is not None:  # else 8 bits, drawn as they are
+                notes += _of_values(reader, path, range, replace(part, region=area))
         header = PictureHeader(path, width, height, corner.range, notes, part)
         yield TiledPicture(header, side, overlap, read)
 
@@ -138,6 +151,27 @@ def _reading(
         return developed(opened, path, value_range, replace(part, region=of_file))
 
     return read
+
+
+def _of_values(reader: RegionReader, path: str, values: str, part: Part) -> tuple[Note, ...]:
+    """Notes on the values of a region, judged by a sample of nine parts from all over it."""
+    assert part.region is not None  # callers fill it
+    x, y, width, height = part.region
+    wide, high = min(width, _SAMPLE), min(height, _SAMPLE)
+    boxes = {
+        (x + (width - wide) * i // 2, y + (height - high) * j // 2, wide, high)
+        for i in range(3)
+        for j in range(3)
+    }
+    opened = (select(reader.read(box), replace(part, region=box), path) for box in boxes)
+    parts = [each.samples for each in opened if each.samples is not None]
+    joined = replace(parts[0], values=np.concatenate([samples.values for samples in parts]))
+    _, notes = take(joined, parse_range(values))
+    return tuple(
+        Note(note.kind, f"in a sample, {_PERCENTILE.sub('', note.text)}")
+        for note in notes
+        if note.kind in _SAMPLED
+    )
 
 
 def _cropped(picture: Picture, box: Box) -> Picture:

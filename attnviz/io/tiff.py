@@ -8,8 +8,8 @@ file if its result is exact.
 
 import contextlib
 import io
-import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io.parts import check_slice
 from attnviz.io.picture_files import Note
 from attnviz.io.sixteen_bits import both_bytes, in_raw_mode
+from attnviz.io.tiff_pages import further_pages, open_file, orientation, page_of, tag
 from attnviz.io.values import Opened, Samples, of_bands, upright
 
 if TYPE_CHECKING:
@@ -27,14 +27,12 @@ if TYPE_CHECKING:
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _COUNT, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
-_ORIENTATION, _PROFILE, _NODATA = 274, 34675, 42113
+_PROFILE, _NODATA = 34675, 42113
 _WHITE_IS_ZERO, _RGB, _PALETTE = 0, 2, 3
 _DRAWN = (_WHITE_IS_ZERO, 1, _RGB, _PALETTE)
 """Photometric interpretations whose samples are brightness, or red, green and blue."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of extra samples: colours multiplied by alpha, or not
-_REDUCED, _MASK = 1, 4  # bits of NewSubfileType: pages that belong to another page
 _KINDS: dict[int, Any] = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}
-_SILENT = logging.NullHandler()
 _LOW = {"little": ";16B", "big": ";16L"}[sys.byteorder]
 """Pillow's raw mode that reads the low byte of a native sample as the high one."""
 
@@ -59,60 +57,35 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image):
         pages = _pages(data) if image.tag_v2.next else ()
         return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
-    file = _open(data)
+    file = open_file(io.BytesIO(data))
     if file is None:
         return None
     with file:
         found = _first(file, image, data, path)
-        return Opened(found.image, found.samples, (*found.notes, *_further(file)))
+        return Opened(found.image, found.samples, (*found.notes, *further_pages(file)))
 
 
-def read_page(data: bytes, path: str, number: int) -> Opened | None:
-    """Read one page with all its bands; None if only Pillow reads its colours.
+def read_page(data: bytes, path: str, number: int | None) -> Opened | None:
+    """Read a page, the first if None, with all its bands; None if only Pillow reads its colours.
 
     Raises:
         ImageError: there is no such page, or it is of a kind that cannot be drawn.
         MissingExtraError: its compression needs imagecodecs.
     """
-    file = _open(data)
+    file = open_file(io.BytesIO(data))
     if file is None:
         return None
     with file:
-        page = page_of(file, number, path)
+        page = page_of(file, number or 0, path)
         _check(page, path)
         if page.photometric in _DRAWN:
-            return _first_by_tifffile(page, path)
+            opened = _first_by_tifffile(page, path)
+            further = further_pages(file) if number is None else ()
+            return replace(opened, notes=(*opened.notes, *further))
         if number:
             colours = getattr(page.photometric, "name", page.photometric)
             raise ImageError(f"{path}: page {number} is in {colours}; save it as RGB")
     return None
-
-
-def _open(data: bytes) -> "TiffFile | None":
-    """The file as tifffile reads it; None if it cannot."""
-    import tifffile  # noqa: PLC0415 — plain pictures do not need it
-
-    hush()
-    try:
-        return tifffile.TiffFile(io.BytesIO(data))
-    except tifffile.TiffFileError:
-        return None
-
-
-def page_of(file: "TiffFile", number: int, path: str) -> "TiffPage":
-    """A page by its number among those that are no overviews or masks.
-
-    Raises:
-        ImageError: there is no such page.
-    """
-    pages = [
-        index
-        for index, page in enumerate(file.pages)
-        if not index or not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
-    ]
-    place = pages[check_slice(number, len(pages), path)]
-    page: Any = file.pages.first if place == 0 else file.pages.get(place, aspage=True)
-    return page  # type: ignore[no-any-return]  # with `aspage` it is a page
 
 
 def _first_by_tifffile(page: "TiffPage", path: str) -> Opened:
@@ -137,25 +110,17 @@ def as_opened(page: "TiffPage", bands: NDArray[Any]) -> Opened:
     return _opened(page, bands, bands.shape[2], orientation(page))
 
 
-def orientation(page: "TiffPage") -> int:
-    """EXIF's orientation number."""
-    return int(_tag(page, _ORIENTATION, 1))
-
-
-def hush() -> None:
-    """Silence tifffile's log: attnviz reports what matters as errors."""
-    logging.getLogger("tifffile").addHandler(_SILENT)
-
-
 def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether Pillow reads all: unsigned samples of 8 bits at most, and no further bands."""
     tags = image.tag_v2
     bits, kinds = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     if max(bits) > 8 or any(_KINDS.get(kind) != "unsigned" for kind in kinds):
         return False
-    # Of further bands that are no transparency, Pillow keeps nothing.
-    further = tags.get(_PHOTOMETRIC) in (0, 1, _RGB) and int(tags.get(_COUNT, 1)) > 4
-    return not further or any(one in (_ASSOCIATED, _UNASSOCIATED) for one in tags.get(_EXTRA, ()))
+    # Of further bands that are no transparency, Pillow keeps nothing. A fourth band of which the
+    # file says nothing is taken for transparency.
+    count, extra = int(tags.get(_COUNT, 1)), tags.get(_EXTRA, ())
+    further = tags.get(_PHOTOMETRIC) in (0, 1, _RGB) and (count > 4 or len(extra) > 0)
+    return not further or any(one in (_ASSOCIATED, _UNASSOCIATED) for one in extra)
 
 
 def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
@@ -173,21 +138,12 @@ def _left_aside(image: TiffImagePlugin.TiffImageFile) -> tuple[Note, ...]:
 
 def _pages(data: bytes) -> tuple[Note, ...]:
     """Notes on further pages of a picture that Pillow reads, even if tifffile cannot."""
-    import tifffile  # noqa: PLC0415 — pictures of one page do not need it
-
-    hush()
-    with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(data)) as file:
-        return _further(file)
+    with contextlib.suppress(Exception):
+        file = open_file(io.BytesIO(data))
+        if file is not None:
+            with file:
+                return further_pages(file)
     return ()
-
-
-def _further(file: "TiffFile") -> tuple[Note, ...]:
-    """Notes on further pages; overviews and masks of the first page do not count."""
-    count = 0
-    with contextlib.suppress(Exception):  # only the first must be readable
-        for page in file.pages:
-            count += not int(getattr(page, "subfiletype", 0)) & (_REDUCED | _MASK)
-    return (Note("frames", f"{count} pages: the first is drawn"),) if count > 1 else ()
 
 
 def _first(file: "TiffFile", image: Image.Image | None, data: bytes, path: str) -> Opened:
@@ -230,11 +186,6 @@ def check_numbers(page: "TiffPage", path: str) -> None:
         raise ImageError(f"{path}: a TIFF of complex numbers; save their magnitude as float32")
 
 
-def _tag(page: "TiffPage", code: int, default: Any = None) -> Any:
-    found = page.tags.get(code)
-    return default if found is None else found.value
-
-
 def _opened(page: "TiffPage", bands: NDArray[Any], count: int, turn: int) -> Opened:
     """Interpret bands, (height, width, bands), as brightness or colours; the file has `count`."""
     kind, bits = _KINDS[page.sampleformat], int(page.bitspersample)
@@ -250,14 +201,14 @@ def _opened(page: "TiffPage", bands: NDArray[Any], count: int, turn: int) -> Ope
                 rest = rest / np.maximum(share, 1e-6)[..., None]
             break
     colours = 3 if rest.shape[2] >= 3 else 1
-    rest = _present(rest, _tag(page, _NODATA))
+    rest = _present(rest, tag(page, _NODATA))
     samples = Samples(
         rest[..., :colours],
         kind,
         bits,
         alpha=alpha,
         white_is_zero=page.photometric == _WHITE_IS_ZERO,
-        profile=_tag(page, _PROFILE),
+        profile=tag(page, _PROFILE),
         orientation=int(turn),
         bands=rest if rest.shape[2] > colours else None,
     )
@@ -291,8 +242,9 @@ def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: s
     if image is None and page.photometric not in _DRAWN:
         colours = getattr(page.photometric, "name", page.photometric)
         raise ImageError(f"{path}: a TIFF of {page.bitspersample}-bit {colours}; save it as RGB")
+    plain = page.sampleformat == 1 and page.bitspersample <= 8
     interleaved = page.samplesperpixel == 1 or page.planarconfig == 1
-    if image is None or not interleaved:
+    if image is None or not (interleaved or plain):  # Pillow mixes up planes of 16 bits
         compression = getattr(page.compression, "name", page.compression)
         raise MissingExtraError(f"{path}: a TIFF compressed by {compression}", "codecs")
     count = page.samplesperpixel
@@ -305,6 +257,7 @@ def _by_pillow(page: "TiffPage", image: Image.Image | None, data: bytes, path: s
         values = np.asarray(image)
         if page.sampleformat == 1 and page.bitspersample == 32:
             values = values.view(np.uint32)
-        return _opened(page, values[..., None], count, 1)
+        values = values if values.ndim == 3 else values[..., None]
+        return _opened(page, values, count, 1)
     text = f"8 of {page.bitspersample} bits are read; save it as RGB to have all"
     return Opened(upright(image), notes=(Note("bits", text),))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import ImageError, MissingExtraError
-from attnviz.io import tiff
+from attnviz.io import tiff, tiff_pages
 from attnviz.io.parts import Box, Part
+from attnviz.io.picture_files import Note
 from attnviz.io.values import Opened
 
 if TYPE_CHECKING:
@@ -29,8 +31,11 @@ class TiffRegions:
         width, height: size of the page in pixels.
     """
 
-    def __init__(self, file: "TiffFile", page: "TiffPage", path: str) -> None:
-        self._file, self._page, self._path = file, page, path
+    def __init__(
+        self, file: "TiffFile", page: "TiffPage", path: str, notes: tuple[Note, ...] = ()
+    ) -> None:
+        """Open regions of a page; `notes` are on further pages."""
+        self._file, self._page, self._path, self._notes = file, page, path, notes
         self.width, self.height = int(page.imagewidth), int(page.imagelength)
 
     def read(self, box: Box, factor: int = 1) -> Opened:  # noqa: ARG002 — there is one level
@@ -56,7 +61,7 @@ class TiffRegions:
             reason = " ".join(str(error).split())[:100]
             raise ImageError(f"{path}: truncated or damaged ({reason}); save it again") from error
         opened = tiff.as_opened(self._page, bands)
-        return Opened(opened.image, opened.samples, opened.notes, cut=True)
+        return replace(opened, notes=(*opened.notes, *self._notes), cut=True)
 
 
 @contextmanager
@@ -68,22 +73,19 @@ def open_tiff(source: "str | BinaryIO", path: str, part: Part) -> Iterator[TiffR
     Raises:
         ImageError: there is no such page, or it is of a kind that cannot be drawn.
     """
-    import tifffile  # noqa: PLC0415 — other pictures do not need it
-
-    tiff.hush()
-    try:
-        file = tifffile.TiffFile(source)
-    except tifffile.TiffFileError:
+    file = tiff_pages.open_file(source)
+    if file is None:
         yield None
         return
     with file:
-        page = tiff.page_of(file, part.slice or 0, path)
+        page = tiff_pages.page_of(file, part.slice or 0, path)
         as_stored = page.photometric != _YCBCR or int(page.compression) in _JPEG
-        if page.photometric not in _COLOURS or not as_stored or tiff.orientation(page) != 1:
+        if page.photometric not in _COLOURS or not as_stored or tiff_pages.orientation(page) != 1:
             yield None
             return
         tiff.check_numbers(page, path)
-        yield TiffRegions(file, page, path)
+        further = tiff_pages.further_pages(file) if part.slice is None else ()
+        yield TiffRegions(file, page, path, further)
 
 
 def _region(file: "TiffFile", page: "TiffPage", box: Box) -> NDArray[Any]:

@@ -116,3 +116,11 @@ def test_tiles_of_different_ranges_are_an_error_in_one_line(
     assert "error: " in error
     assert "--range LO:HI" in error
     assert run("stats", str(tmp_path / "a.tif"), "--tile", "144", "--range", "-3:900") == 0
+
+
+def test_holes_between_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures.noise(500, 100).save(tmp_path / "wide.png")
+    tiles = [str(tmp_path / "wide.png"), "--tile", "224", "--heads", "1", "-m", "random"]
+    for fit, told in (("crop", True), ("pad", False), ("keep", False)):
+        assert run("stats", *tiles, "--fit", fit) == 0
+        assert ("part of the picture has no map" in capsys.readouterr().err) == told

@@ -186,7 +186,11 @@ def test_further_pages_are_told(tmp_path: Path, kind: str, pages: int) -> None:
     picture = load_image(path)
     expected = measured.as_8_bit(values[0], 0, np.iinfo(kind).max)
     assert np.array_equal(picture.pixels[..., 0], expected)
-    assert said(picture) == ([f"{pages} pages: the first is drawn"] if pages > 1 else [])
+    expected_notes = [f"{pages} pages: the first is drawn"] if pages > 1 else []
+    assert said(picture) == expected_notes
+    assert said(load_image(path, region="0,0,2,2")) == expected_notes
+    assert said(load_image(path, channels="0")) == expected_notes
+    assert said(load_image(path, region="0,0,2,2", slice=pages - 1)) == []
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])

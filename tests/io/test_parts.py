@@ -163,9 +163,10 @@ def test_channels_of_a_tiff_of_six_bands(tmp_path: Path) -> None:
     assert header.part.channels == (3, 2, 1)
 
 
-def test_all_bands_of_an_rgb_tiff_with_further_bands_are_kept(tmp_path: Path) -> None:
-    path, bands = tmp_path / "rgb.tif", bytes_of(20, 30, 6)
-    tifffile.imwrite(path, bands, photometric="rgb", extrasamples=[0, 0, 0])
+@pytest.mark.parametrize("count", [4, 6])
+def test_all_bands_of_an_rgb_tiff_with_further_bands_are_kept(tmp_path: Path, count: int) -> None:
+    path, bands = tmp_path / "rgb.tif", bytes_of(20, 30, count)
+    tifffile.imwrite(path, bands, photometric="rgb", extrasamples=[0] * (count - 3))
     picture = load_image(path)
     assert (picture.pixels == bands[..., :3]).all()
     assert picture.bands is not None

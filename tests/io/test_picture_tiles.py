@@ -144,3 +144,21 @@ def test_without_openslide_its_own_formats_name_the_extra(
     path = save("svs", tmp_path, pixels)  # a TIFF of a vendor is a TIFF
     part = load_image(path, region="40,20,33,17").pixels
     np.testing.assert_array_equal(part, pixels[20:37, 40:73])
+
+
+def test_a_sample_tells_of_dark_and_of_missing_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    values = np.linspace(1000, 4000, 96 * 96).reshape(96, 96).astype(np.uint16)
+    tifffile.imwrite(path, values, tile=(32, 32))
+    with open_tiled(path, "full", Part(), 32, 0.25) as picture:
+        assert [str(note) for note in picture.notes] == [
+            "in a sample, values 1000 … 4000 use 5 % of 0 … 65535; add --range 1000:4000"
+        ]
+    with open_tiled(path, "1000:4000", Part(), 32, 0.25) as picture:
+        assert picture.notes == ()
+    numbers = np.linspace(0, 1, 96 * 96, dtype=np.float32).reshape(96, 96)
+    numbers[48:] = np.nan
+    tifffile.imwrite(path, numbers, tile=(32, 32))
+    with open_tiled(path, "0:1", Part(), 32, 0.25) as picture:
+        (note,) = picture.notes
+    assert str(note) == "in a sample, 50 % of the values are no numbers: they are drawn black"

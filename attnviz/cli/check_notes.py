@@ -1,0 +1,82 @@
+"""Notes on whether maps show what the model saw: parts that were left out, and failed checks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnviz.cli import console
+
+if TYPE_CHECKING:
+    from attnviz.explanation.observation import Observation
+    from attnviz.output.records import Check
+
+_REASONS = 3
+"""At most this many different reasons are named; the record has all."""
+
+
+def say_checks(observation: Observation, fit: str, of: str = "the picture") -> None:
+    """Print what the model was not shown of the picture or each tile, and what is not drawn."""
+    from attnviz.output.make_record import check_info  # noqa: PLC0415
+
+    if observation.placement.fit != fit:
+        console.say(shown_less(observation, of))
+    for line in of_check(check_info(observation), observation.count, max(observation.layers)):
+        console.say(line)
+
+
+def shown_less(observation: Observation, of: str = "the picture") -> str:
+    """The note for a model that saw a smaller part of the picture, or of each tile."""
+    grid = observation.placement.grid
+    return (
+        f"note: {observation.model.spec} takes {grid.input_width}x{grid.input_height} pixels only: "
+        f"it is shown the centre of {of}; --fit pad or --fit squash show it all"
+    )
+
+
+def warn(observation: Observation) -> None:
+    """Warn if the recorded weights do not give the model's output."""
+    if observation.unexplained:
+        layers = ", ".join(map(str, observation.unexplained))
+        console.say(
+            f"warning: {observation.picture.path}: in layer {layers} the recorded weights do not "
+            f"explain the model's output (error {max(observation.errors.values()):.1e}); do not "
+            "trust these maps"
+        )
+
+
+def of_check(check: Check, layers: int, last: int) -> list[str]:
+    """Notes about a check that the table of numbers does not show.
+
+    Args:
+        check: the check of a record.
+        layers: the number of attention calls of the model.
+        last: the last layer that is drawn.
+    """
+    notes = []
+    if check.places == "assumed":
+        notes.append(
+            f"note: places of tokens are assumed from their number ({check.places_reason}), not "
+            "measured: maps may lie wrong"
+        )
+    if check.not_drawn:
+        missing = layers - 1 in {one.layer for one in check.not_drawn}
+        instead = f"; the last layer that is drawn is {last}" if missing else ""
+        notes.append(f"note: not drawn: {_not_drawn(check, layers)}{instead}")
+    return notes
+
+
+def _not_drawn(check: Check, layers: int) -> str:
+    """The layers that are not drawn, grouped by the reason."""
+    reasons: dict[str, list[int]] = {}
+    for one in check.not_drawn:
+        numbers = reasons.setdefault(one.reason, [])
+        if one.layer is not None:
+            numbers.append(one.layer)
+    parts = []
+    for reason, numbers in list(reasons.items())[:_REASONS]:
+        where = f"layer {', '.join(map(str, numbers))} of 0 to {layers - 1}: " if numbers else ""
+        parts.append(f"{where}{reason}")
+    more = len(reasons) - _REASONS
+    return "; ".join(parts) + (
+        f"; and for {more} more reasons, see check.not_drawn" if more > 0 else ""
+    )
