@@ -70,7 +70,10 @@ class AttentionTracker(ValuesTracker):
             over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
             if not over_queries or not product.batch or product.learned:
                 return False
-            return not self._listener.traced or spread(product.query_places) != "different"
+            if not self._listener.traced:
+                return True
+            of_tokens = spread(self._listener.places(op.args[0], -1)) in ("different", "lost")
+            return of_tokens and spread(product.query_places) != "different"
         output = self._outputs.node_of(op.args[1])
         if not isinstance(output, Output) or output.weighted is None or not output.queries:
             return False
