@@ -120,12 +120,13 @@ class ValuesTracker(SoftmaxTracker):
             large = f"weights that take {size / 1e9:.1f} GB ({explicit.kind})"
             self._listener.unread(large if size > MATRIX_LIMIT else MEMORY)
             return nothing
-        explicit = replace(explicit, kind=found.kind(explicit))
-        places = found.places
         if explicit.product is not None:
             queries = query_places(explicit.product, found.dims)
-            places = (places[0] if queries is None else queries, places[1])
-        weights = explicit_call_weights(explicit, found.weights, found.dims, places)
+            if queries is not None:
+                found = replace(found, places=(queries, found.places[1]))
+        explicit = replace(explicit, kind=found.kind(explicit))
+        heads = found.heads(explicit)
+        weights = explicit_call_weights(explicit, found.weights, found.dims, heads, found.places)
         return self._found(op, weights, found.value, found.result, found.features)
 
     def _over_tokens(
