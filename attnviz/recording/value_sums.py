@@ -22,6 +22,9 @@ from attnviz.recording.score_graph import (
     varies_along,
 )
 
+_APART = 0.25
+"""Input pixels: what differs by less is one place; resampling rounds."""
+
 
 class Places(Protocol):
     """Positions of tokens; see `PositionRegistry.tokens`. None: unknown."""
@@ -220,7 +223,7 @@ def spread(places: Tensor | None) -> str | None:
     parts = torch.view_as_real(places.resolve_conj())
     low = torch.where(parts.isfinite(), parts, torch.inf).amin(1)
     high = torch.where(parts.isfinite(), parts, -torch.inf).amax(1)
-    return "different" if bool((high - low > 0).any()) else "one"
+    return "different" if bool((high - low > _APART).any()) else "one"
 
 
 def is_parameter(tensor: Any) -> bool:
