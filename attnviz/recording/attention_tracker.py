@@ -66,14 +66,7 @@ class AttentionTracker(ValuesTracker):
         if isinstance(left, Scores | Weights):
             return False
         if isinstance(right, Scores):
-            product = right.product
-            over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
-            if not over_queries or not product.batch or product.learned:
-                return False
-            if not self._listener.traced:
-                return True
-            of_tokens = spread(self._listener.places(op.args[0], -1)) in ("different", "lost")
-            return of_tokens and spread(product.query_places) != "different"
+            return self._sums_over_tokens(op, right)
         output = self._outputs.node_of(op.args[1])
         if not isinstance(output, Output) or output.weighted is None or not output.queries:
             return False
@@ -82,6 +75,17 @@ class AttentionTracker(ValuesTracker):
             return False
         self._listener.dropped(output.number)
         return True
+
+    def _sums_over_tokens(self, op: Operation, right: Scores) -> bool:
+        """Whether a product, φ(k)ᵀ·v, meets the rows of queries at tokens."""
+        product = right.product
+        over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
+        if not over_queries or not product.batch or product.learned:
+            return False
+        if not self._listener.traced:
+            return True
+        of_tokens = spread(self._listener.places(op.args[0], -1)) in ("different", "lost")
+        return of_tokens and spread(product.query_places) != "different"
 
     def _shifted_product(self, op: Operation, nodes: Nodes) -> After | None:
         """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same for matrices."""

@@ -90,6 +90,9 @@ class ScoreTracker:
     ) -> None:
         """Put the nodes of results that were computed from weights; `keep` their kind."""
         before = next((t.shape for t in op.flat if self._nodes.get(t) is not None), None)
+        if op.name == "expand" and before is not None:  # it may add dimensions in front
+            new = result.ndim - len(before)
+            before, node = (*[1] * new, *before), replace(node, dims=(*[()] * new, *node.dims))
         if op.name in _REORDERING or before is None:
             self._put_each(result, _unreadable(node, f"weights whose keys are moved by {op.name}"))
             return
