@@ -51,10 +51,10 @@ class AttentionTracker(ValuesTracker):
             turned = _swapped(nodes[1])
             after = self._weigh(op, turned, right.mT, left.mT, turned=True)
         if after is None and (len(right) == 1 or right.stride(0) == 0):  # one matrix for all
-            after = self._mixed(nodes[0], right[0], None)
+            after = self._mixed(nodes[0], op.args[1], None)
         if after is None and (len(left) == 1 or left.stride(0) == 0):
-            after = self._mixed(_swapped(nodes[1]), left[0].T, None, swapped=True)
-        if after is None and any(isinstance(node, Weights) for node in nodes):
+            after = self._mixed(_swapped(nodes[1]), op.args[0], None, swapped=True)
+        if after is None and any(_is_of_tokens(node) for node in nodes):
             self._listener.unread(
                 "a softmax(q·kᵀ) over other tokens than its values are summed over"
             )
@@ -66,11 +66,7 @@ class AttentionTracker(ValuesTracker):
         if isinstance(left, Scores | Weights):
             return False
         if isinstance(right, Scores):
-            product = right.product
-            over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
-            if not over_queries or not product.batch or product.learned:
-                return False
-            return not self._listener.traced or spread(product.query_places) != "different"
+            return self._sums_over_tokens(op, right)
         output = self._outputs.node_of(op.args[1])
         if not isinstance(output, Output) or output.weighted is None or not output.queries:
             return False
@@ -79,6 +75,17 @@ class AttentionTracker(ValuesTracker):
             return False
         self._listener.dropped(output.number)
         return True
+
+    def _sums_over_tokens(self, op: Operation, right: Scores) -> bool:
+        """Whether a product, φ(k)ᵀ·v, meets the rows of queries at tokens."""
+        product = right.product
+        over_queries = leaves(right.dims[1:2]) == leaves([product.queries]) != []
+        if not over_queries or not product.batch or product.learned:
+            return False
+        if not self._listener.traced:
+            return True
+        of_tokens = spread(self._listener.places(op.args[0], -1)) in ("different", "lost")
+        return of_tokens and spread(product.query_places) != "different"
 
     def _shifted_product(self, op: Operation, nodes: Nodes) -> After | None:
         """`baddbmm`, beta·bias + alpha·(q·kᵀ), or `addmm`, the same for matrices."""
@@ -119,15 +126,18 @@ class AttentionTracker(ValuesTracker):
         return Scores(product, product.dims)
 
     def _mixed(
-        self, node: Node | None, right: Tensor, bias: Tensor | None, *, swapped: bool = False
+        self, node: Node | None, factor: Tensor, bias: Tensor | None, *, swapped: bool = False
     ) -> After | None:
         """A linear layer over heads, (heads, new heads), before or after the softmax.
 
-        `swapped` means that the last two dimensions of its result are in the other order.
+        `swapped` means that the last two dimensions of its result are in the other order, and that
+        the factor is (new heads, heads).
         """
         turn = _swapped if swapped else _as_it_is
+        right = factor[0] if factor.ndim == 3 else factor
+        right = right.T if swapped else right
         if isinstance(node, ExplicitWeights):
-            return self._mixed_explicit(node, right, turn)
+            return self._mixed_explicit(node, factor, right.shape[1], turn)
         if not isinstance(node, Scores | Weights):
             return None
         heads = tuple(leaves(node.dims[-1:]))
@@ -148,12 +158,16 @@ class AttentionTracker(ValuesTracker):
         mixed = replace(node, order=order, mixing=mixing, dims=(*node.dims[:-1], new_heads))
         return lambda result: self._put(result, turn(mixed))
 
-    def _mixed_explicit(self, node: ExplicitWeights, right: Tensor, turn: Any) -> After | None:
-        """The same of weights that are no softmax of q·kᵀ."""
-        heads: Axes = (Axis(right.shape[1]),)
+    def _mixed_explicit(
+        self, node: ExplicitWeights, factor: Tensor, count: int, turn: Any
+    ) -> After | None:
+        """The same of weights that are no softmax of q·kᵀ; `count` is the number of new heads."""
+        heads: Axes = (Axis(count),)
         if not node.tokens or leaves(node.dims[-1:]) not in map(_leaves, node.lead):
             return None
-        if node.product is None and len(node.lead) < 3:  # no heads: rows of a learned memory
+        if node.product is None and len(node.lead) < 3:  # no heads, but perhaps rows of a memory
+            if self._listener.places(factor, -1) is not None:
+                return None
             self._listener.unread(MEMORY)
             return nothing
         mixed = replace(node.renamed(node.dims[-1], heads), dims=(*node.dims[:-1], heads))
@@ -168,6 +182,11 @@ def _swapped(node: Any) -> Any:
         return None
     *rest, a, b = node.dims
     return replace(node, dims=(*rest, b, a))
+
+
+def _is_of_tokens(node: Node | None) -> bool:
+    """Whether these are weights over tokens; a linear layer's softmax may be over experts."""
+    return isinstance(node, Weights) and bool(node.scores.product.batch)
 
 
 def _leaves(axes: Axes) -> list[Axis]:

@@ -134,14 +134,19 @@ def explicit_weights(weights: "Weights | ExplicitWeights | Scores") -> ExplicitW
         )
         kind = KINDS.get(weights.operator, weights.operator) or "product"
         return ExplicitWeights(kind, weights.dims, (product.keys,), lead, product)
-    order = weights.order
+    order, product = weights.order, weights.scores.product
     heads = order.heads if weights.mixing is None else weights.mixing.heads
+    queries: tuple[Axes, ...] = (order.queries,)
+    if not product.batch:  # a linear layer: its rows may be a batch of tokens
+        queries = tuple(
+            axes for axes in weights.dims if {*leaves([axes])} & {*leaves([product.queries])}
+        )
     return ExplicitWeights(
         kind=weights.kind,
         dims=weights.dims,
-        tokens=(order.keys, order.queries),
+        tokens=(order.keys, *queries),
         lead=(order.batch, heads),
-        product=weights.scores.product,
+        product=product,
     )
 
 

@@ -90,8 +90,11 @@ class ScoreTracker:
     ) -> None:
         """Put the nodes of results that were computed from weights; `keep` their kind."""
         before = next((t.shape for t in op.flat if self._nodes.get(t) is not None), None)
+        if op.name == "expand" and before is not None:  # it may add dimensions in front
+            new = result.ndim - len(before)
+            before, node = (*[1] * new, *before), replace(node, dims=(*[()] * new, *node.dims))
         if op.name in _REORDERING or before is None:
-            self._put_each(result, NotAttention(f"weights whose keys are moved by {op.name}"))
+            self._put_each(result, _unreadable(node, f"weights whose keys are moved by {op.name}"))
             return
         for each in result if isinstance(result, tuple | list) else (result,):
             if not isinstance(each, Tensor) or not each.is_floating_point():
@@ -102,7 +105,7 @@ class ScoreTracker:
                 self._nodes.put(each, node.moved(before, each.shape, op.name))
             else:
                 reason = f"weights that {op.name} altered before their values"
-                self._nodes.put(each, NotAttention(reason))
+                self._nodes.put(each, _unreadable(node, reason))
 
     def _put_each(self, result: Any, node: NotAttention) -> None:
         """Put the same node for all results of an operation."""
@@ -253,6 +256,12 @@ class ScoreTracker:
             self._put_if(result, changed)
 
         return after
+
+
+def _unreadable(node: ExplicitWeights, reason: str) -> NotAttention:
+    """The node of weights that cannot be followed; those of a linear layer may be of experts."""
+    of_tokens = node.product is not None and node.product.batch
+    return NotAttention(reason if of_tokens else "")
 
 
 def nothing(_: Any) -> None:

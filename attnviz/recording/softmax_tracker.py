@@ -18,8 +18,10 @@ class SoftmaxTracker(ScoreTracker):
     """Follows scores in a stream of operations, up to their softmax."""
 
     def _squashed(self, op: Operation, nodes: Nodes) -> After | None:
-        """A sigmoid of anything but scores: it may be a gate, or weights."""
-        if nodes[0] is not None:
+        """A sigmoid of a linear layer, or of no product at all: it may be a gate, or weights."""
+        node = nodes[0]
+        linear = isinstance(node, Scores) and (node.product.learned or not node.product.batch)
+        if node is not None and not linear:
             return None
         dims = tuple((Axis(size),) for size in op.args[0].shape)
         return lambda result: self._put(result, ExplicitWeights("sigmoid", dims, (), dims))

@@ -43,6 +43,7 @@ def explicit_call_weights(
     node: ExplicitWeights,
     tensor: Tensor,
     dims: Dims,
+    heads: Axes,
     places: tuple[Tensor | None, Tensor | None],
 ) -> Weights:
     """Weights that the model made itself, as they are multiplied with values.
@@ -51,6 +52,7 @@ def explicit_call_weights(
         node: how they were made.
         tensor: the weights, (b, n, m).
         dims: their dimensions.
+        heads: those of their axes that are heads.
         places: positions of queries, (b, n), and of keys, (b, m).
     """
     tensor = tensor.detach()
@@ -60,8 +62,6 @@ def explicit_call_weights(
     product = Product(
         nothing.expand(b, n, 1), nothing.expand(b, m, 1), batch, queries, keys, *places
     )
-    lead = [axes for axes in node.lead if not {*leaves([axes])} & {*queries, *keys}]
-    heads = tuple(leaves(lead[-1:])) if len(lead) > 1 else ()
     order = Order(batch, (), queries, keys).with_heads(heads)
     off = (tensor.sum(-1, dtype=torch.float32) - 1).abs()
     rounding = 1e-5 if tensor.dtype in (torch.float32, torch.float64) else 1e-2

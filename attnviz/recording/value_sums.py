@@ -22,6 +22,9 @@ from attnviz.recording.score_graph import (
     varies_along,
 )
 
+_APART = 0.25
+"""Input pixels: what differs by less is one place; resampling rounds."""
+
 
 class Places(Protocol):
     """Positions of tokens; see `PositionRegistry.tokens`. None: unknown."""
@@ -79,6 +82,23 @@ class WeightedSum:
     features: Axes
     places: tuple[Tensor | None, Tensor | None]
 
+    def heads(self, explicit: ExplicitWeights) -> Axes:
+        """The axes of the weights that are heads: the last beside tokens, if queries stay there."""
+        tokens = {*leaves(self.dims[1:])}
+        lead = [axes for axes in explicit.lead if not {*leaves([axes])} & tokens]
+        heads = tuple(leaves(lead[-1:])) if len(lead) > 1 else ()
+        return () if self._differ(0, heads) else heads
+
+    def _differ(self, side: int, heads: Axes) -> bool:
+        """Whether positions of queries, side 0, or of keys, side 1, differ by head."""
+        places, tokens = self.places[side], self.dims[side + 1]
+        if places is None or not heads:
+            return False
+        rest = [leaf for leaf in leaves(self.dims[:1]) if leaf not in heads]
+        laid = arrange(places, (self.dims[0], tokens), [rest, heads, leaves([tokens])])
+        same = (laid == laid[:, :1]) | (laid.real.isnan() & laid[:, :1].real.isnan())
+        return not bool(same.all())
+
     def kind(self, explicit: ExplicitWeights) -> str:
         """The kind of the weights, from how they were made and where their queries lie."""
         if explicit.kind != "softmax":
@@ -89,7 +109,8 @@ class WeightedSum:
             return "softmax"
         queries, keys = self.places
         windows = keys is not None and len(keys) > 1 and not leaves(self.dims[1:2])
-        if windows and len(explicit.lead) > 2:
+        heads = self.heads(explicit)
+        if windows and heads and (spread(keys) == "lost" or self._differ(1, heads)):
             return "sampled"
         one = not leaves(self.dims[1:2])
         pools = one if queries is None else bool(queries.real.isnan().all())
@@ -202,7 +223,7 @@ def spread(places: Tensor | None) -> str | None:
     parts = torch.view_as_real(places.resolve_conj())
     low = torch.where(parts.isfinite(), parts, torch.inf).amin(1)
     high = torch.where(parts.isfinite(), parts, -torch.inf).amax(1)
-    return "different" if bool((high - low > 0).any()) else "one"
+    return "different" if bool((high - low > _APART).any()) else "one"
 
 
 def is_parameter(tensor: Any) -> bool:

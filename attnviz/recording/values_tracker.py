@@ -61,14 +61,11 @@ class ValuesTracker(SoftmaxTracker):
         if not isinstance(node, Weights | ExplicitWeights | Scores | Elementwise | Exponentials):
             return None
         features: Axes = (Axis(value.shape[2]),)
-        b, n, m = node.dims
+        b, n, _ = node.dims
         result: Dims = (b, features, n) if turned else (b, n, features)
         result = result[1:] if op.name == "mm" else result
-        if isinstance(node, Weights):
-            if is_textbook(node, node.dims):
-                return self._found(op, node, value, result, features)
-            if leaves([m]) not in (leaves([node.order.keys]), leaves([node.order.queries])):
-                return None
+        if isinstance(node, Weights) and is_textbook(node, node.dims):
+            return self._found(op, node, value, result, features)
         explicit = explicit_of(node)
         if explicit is None:
             return None
@@ -120,12 +117,13 @@ class ValuesTracker(SoftmaxTracker):
             large = f"weights that take {size / 1e9:.1f} GB ({explicit.kind})"
             self._listener.unread(large if size > MATRIX_LIMIT else MEMORY)
             return nothing
-        explicit = replace(explicit, kind=found.kind(explicit))
-        places = found.places
         if explicit.product is not None:
             queries = query_places(explicit.product, found.dims)
-            places = (places[0] if queries is None else queries, places[1])
-        weights = explicit_call_weights(explicit, found.weights, found.dims, places)
+            if queries is not None:
+                found = replace(found, places=(queries, found.places[1]))
+        explicit = replace(explicit, kind=found.kind(explicit))
+        heads = found.heads(explicit)
+        weights = explicit_call_weights(explicit, found.weights, found.dims, heads, found.places)
         return self._found(op, weights, found.value, found.result, found.features)
 
     def _over_tokens(
@@ -134,7 +132,9 @@ class ValuesTracker(SoftmaxTracker):
         """Whether weights are over tokens, and not over branches, classes or features."""
         of_values = spread(found.places[1])
         if not isinstance(node, Scores):
-            return of_values != "one" if explicit.tokens else of_values == "different"
+            if explicit.tokens:
+                return of_values != "one"
+            return of_values == "different" and found.places[0] is not None
         if not node.product.batch or node.product.learned or learned:
             return False
         traced = self._listener.traced

@@ -67,6 +67,12 @@ def _packed(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     return None if rows is None else expanded(centre(registry, rows, [-1]), result)
 
 
+def _times_vector(registry: PositionRegistry, op: Operation, result: Any) -> Any:
+    """A matrix times a vector: positions of the matrix's rows."""
+    rows = registry.get(op.args[0])
+    return None if rows is None else centre(registry, rows, [-1]).squeeze(-1).expand(result.shape)
+
+
 def _product_of_two(
     registry: PositionRegistry, rows: Tensor, columns: Tensor, result: Tensor
 ) -> Tensor | None:
@@ -213,6 +219,7 @@ RULES = by_names(
         "mean sum amax amin max min var std logsumexp linalg_vector_norm norm prod nansum "
         "median nanmedian": _averaged,
         "mm bmm addmm baddbmm _addmm_activation linear matmul _int_mm": _product,
+        "mv": _times_vector,
         "quantized::linear_dynamic quantized::linear_relu_dynamic "
         "quantized::linear_dynamic_fp16": _packed,
         "_cdist_forward _euclidean_dist cdist": _paired,
