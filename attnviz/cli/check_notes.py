@@ -8,7 +8,7 @@ from attnviz.cli import console
 
 if TYPE_CHECKING:
     from attnviz.explanation.observation import Observation
-    from attnviz.output.records import Check
+    from attnviz.output.record_parts import Check
 
 _REASONS = 3
 """At most this many different reasons are named; the record has all."""
