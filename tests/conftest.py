@@ -1,7 +1,9 @@
 """What holds for all tests, and what those of recordings begin with."""
 
 import os
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -19,6 +21,16 @@ hypothesis.settings.load_profile("untimed")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_modules() -> Iterator[None]:
+    """Modules that a test writes and imports are forgotten: others may have files of that name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 @pytest.fixture

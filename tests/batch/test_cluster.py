@@ -107,10 +107,9 @@ def test_a_driver_that_is_killed_goes_on() -> None:
     assert batch("-o", "whole") == ExitCode.DONE
     command = [sys.executable, "driver.py", "batch", "photos", *batches.SMALL, "-o", "out", *RAY]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal, end = Path("out/.attnviz/journal.jsonl"), time.monotonic() + 120
+    journal = Path("out/.attnviz/journal.jsonl")
     while not (journal.exists() and journal.read_bytes()):
         assert killed.poll() is None
-        assert time.monotonic() < end
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
