@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.map_scorer import Score, evaluate
     from attnviz.explanation.explain_observation import explain
+    from attnviz.explanation.explain_tiles import explain_tiled
     from attnviz.explanation.explanation import Answer, Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.running import observe
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "explain_tiled",
     "explore",
     "load_image",
     "load_mask",
@@ -73,6 +75,7 @@ _HOMES = {
     "compare": "attnviz.comparison.compare",
     "evaluate": "attnviz.evaluation.map_scorer",
     "explain": "attnviz.explanation.explain_observation",
+    "explain_tiled": "attnviz.explanation.explain_tiles",
     "explore": "attnviz.page.explore",
     "load_image": "attnviz.io.picture",
     "load_mask": "attnviz.io.picture",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions
+from attnviz.explanation.tile_request import Tiling
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, PictureHeader
@@ -146,6 +147,7 @@ class Settings:
     npz: bool = False
     range: str = FULL
     part: Part = WHOLE
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Prepared:
         entry: the ledger entry, as far as it is known.
         picture: its name, size and notes, without its pixels.
         placement: how the picture lies in the model's input.
-        pixels: the model's input, (input_height, input_width, 3).
+        pixels: the model's input, (input_height, input_width, 3); empty if it is read by tiles.
         thumbnail: the small picture that the sheet is drawn on, if a sheet is requested.
         job: its job; None for a stand-in.
     """

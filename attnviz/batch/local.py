@@ -190,11 +190,17 @@ class LocalEngine:
                 grid = each.placement.grid
                 group = waiting.setdefault(grid, [])
                 group.append(each)
-                if len(group) == most(self._model, grid, self._batch, window):
+                if len(group) == self._most(grid, window):
                     full = [waiting.pop(grid)]
             yield from filter(_is_wanted, full)
         if not self._ended():
             yield from filter(_is_wanted, waiting.values())
+
+    def _most(self, grid: TokenGrid, window: int) -> int:
+        """How many pictures of one shape run together; tiles fill the model by themselves."""
+        if self._settings.tiling is not None:
+            return 1
+        return most(self._model, grid, self._batch, window)
 
     def _write(self, answered: Answered) -> None:
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnviz.errors import ImageError, UsageError
-from attnviz.io.picture_files import SUFFIXES
+from attnviz.io.picture_files import OF_SCIENCES, SUFFIXES
 from attnviz.output import whole_files
 
 JOURNAL_FOLDER = ".attnviz"
@@ -151,7 +151,7 @@ class _Finder:
         name = os.path.basename(path)  # noqa: PTH119
         if name.startswith("."):
             self.hidden += 1
-        elif name.lower().endswith(SUFFIXES):
+        elif name.lower().endswith((*SUFFIXES, *OF_SCIENCES)):
             self.found.add(path)
         else:
             self.others += 1

@@ -11,13 +11,15 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnviz.batch import tiles
 from attnviz.batch.gallery import write_thumbnail
 from attnviz.batch.jobs import (
     Answered,
@@ -69,6 +71,8 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
     """Read a picture and place it in the model's input, without tensors."""
     entry = LedgerEntry(job.path, "failed", settings.digest)
     try:
+        if settings.tiling is not None:
+            return tiles.prepare(entry, job, model, settings)
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
@@ -92,6 +96,9 @@ def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
     A model computes with a whole group, and may round differently with a smaller one.
     """
     picture = PictureHeader(entry.path, *entry.size)
+    if settings.tiling is not None:
+        placement = tiles.place(picture, model, settings)
+        return Prepared(entry, picture, placement, np.zeros((0, 0, 3), dtype=np.uint8))
     placement = model.place(picture, fit=settings.fit)
     shape = placement.grid.input_height, placement.grid.input_width, 3
     return Prepared(entry, picture, placement, np.zeros(shape, dtype=np.uint8))
@@ -115,6 +122,11 @@ def ask(
     group: Sequence[Prepared], model: Model, settings: Settings
 ) -> Iterator[Answered | Outcome]:
     """Run the model on a group, and explain each picture that is not a stand-in."""
+    if settings.tiling is not None:
+        for each in group:
+            if each.job is not None:
+                yield _answered(each, partial(tiles.explain, each, model, settings))
+        return
     able = []
     for each in group:
         try:
@@ -146,7 +158,7 @@ def _look(
     else:
         for each, one in zip(group, observation, strict=True):
             if each.job is not None:
-                yield _answer(each, one, settings)
+                yield _answered(each, partial(_explain, one, settings))
         return
     # Outside the handler, since the handled error holds the tensors of the failed run.
     yield from failed
@@ -179,16 +191,21 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
     return decode(data, path, settings.range, settings.part)
 
 
-def _answer(prepared: Prepared, observation: Observation, settings: Settings) -> Answered | Outcome:
+def _explain(observation: Observation, settings: Settings) -> list[Explanation]:
+    """The explanation by each method; it keeps nothing else of the model's run."""
+    methods = settings.questions.methods
+    found = [answer(observation, settings.questions, method) for method in methods]
+    kept = observation.without_run()
+    return [replace(each, observation=kept) for each in found]
+
+
+def _answered(prepared: Prepared, explained: Callable[[], list[Explanation]]) -> Answered | Outcome:
     try:
-        methods = settings.questions.methods
-        found = [answer(observation, settings.questions, method) for method in methods]
+        return Answered(prepared, tuple(explained()))
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:
         return failure(prepared.entry, error)
-    kept = observation.without_run()
-    return Answered(prepared, tuple(replace(each, observation=kept) for each in found))
 
 
 def finish(answered: Answered, settings: Settings, out: Path) -> Outcome:
@@ -225,7 +242,8 @@ def _write(
     """The record of each method, and the files in the order of writing."""
     folder = out / job.folder
     shown = answered.prepared.thumbnail
-    large = _again(answered.prepared, settings) if settings.pictures == "heads" else None
+    again = _again if settings.tiling is None else tiles.reduced
+    large = again(answered.prepared, settings) if settings.pictures == "heads" else None
     records, paths, before = list[Record](), list[Path](), set(job.before)
     for each in answered.explanations:
         place = whole_files.method_folder(folder, each.method, settings.questions.methods)
@@ -260,9 +278,12 @@ def _write_one(
             source = (folder / f"{whole_files.SHEET}.png").relative_to(out).as_posix()
             write_thumbnail(out, source, whole)  # for the gallery, without decoding it
     elif large is not None:
-        seen = replace(explanation.observation, picture=large)
-        drawn = replace(explanation, observation=seen)
-        record, paths, _ = write_pictures(drawn, folder, settings.drawing, threads=1)
+        if settings.tiling is None:
+            seen = replace(explanation.observation, picture=large)
+            explanation, large = replace(explanation, observation=seen), None
+        record, paths, _ = write_pictures(
+            explanation, folder, settings.drawing, threads=1, reduced=large
+        )
     else:
         record, paths = make_record(explanation), []
     if settings.npz:

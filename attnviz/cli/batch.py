@@ -13,12 +13,12 @@ import typer
 
 import attnviz
 from attnviz.batch.finalizers import FINALIZERS
-from attnviz.cli import check_notes, console, loading, run
+from attnviz.cli import check_notes, console, loading, run, tiled
 from attnviz.cli.options.batching import BatchOptions, EngineOptions, Sources
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
-from attnviz.cli.options.reading import ReadingOptions
+from attnviz.cli.options.reading import TiledReadingOptions
 from attnviz.cli.options.results import DrawingOptions, Out, StreamOptions
 from attnviz.errors import ExitCode, UsageError
 
@@ -39,7 +39,7 @@ def batch(
     sources: Sources,
     many: BatchOptions,
     model: ModelOptions,
-    reading: ReadingOptions,
+    reading: TiledReadingOptions,
     question: QuestionOptions,
     drawing: DrawingOptions,
     where: EngineOptions,
@@ -56,6 +56,7 @@ def batch(
     from attnviz.batch.run import Batch  # noqa: PLC0415
     from attnviz.batch.sources import find  # noqa: PLC0415
 
+    tiled.check(reading, model, question)
     for name in many.finalizers:
         FINALIZERS[name].check()  # before hours of work
     cluster = where.cluster()
@@ -104,7 +105,7 @@ def _show_aggregate(out: Path) -> None:
 def _settings(
     many: BatchOptions,
     model: ModelOptions,
-    reading: ReadingOptions,
+    reading: TiledReadingOptions,
     question: QuestionOptions,
     drawing: DrawingOptions,
 ) -> Settings:
@@ -128,6 +129,8 @@ def _settings(
     }
     if not reading.part.whole:
         settings_of_run["part"] = asdict(reading.part)
+    if reading.tiling is not None:
+        settings_of_run["tiling"] = asdict(reading.tiling)
     digest = key_of(settings_of_run, loading.identities(model.model, model, question.queries))
     return Settings(
         asked,
@@ -139,6 +142,7 @@ def _settings(
         many.npz,
         reading.range,
         reading.part,
+        reading.tiling,
     )
 
 

@@ -4,6 +4,7 @@ This file has no heavy imports, so that a usage error shows at once.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from attnviz.errors import UsageError
 from attnviz.explanation.selection import Localized, parse_heads
@@ -11,11 +12,24 @@ from attnviz.geometry import queries
 from attnviz.methods import METHODS
 from attnviz.models.targets import Target
 
-SMALLEST = 16
-"""The smallest side of a tile in pixels."""
+SMALLEST, LARGEST = 16, 65536
+"""The smallest and the largest side of a tile in pixels."""
 OVERLAP = 0.25
 """The share of a tile that neighbours share, by default."""
 LARGEST_OVERLAP = 0.9
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a picture is cut into tiles.
+
+    Attributes:
+        side: the side of a tile in picture pixels.
+        overlap: the share of it that neighbours share.
+    """
+
+    side: int
+    overlap: float = OVERLAP
 
 
 def check_tiled(

@@ -15,6 +15,11 @@ SUFFIXES = (
     ".jp2", ".ppm", ".pgm", ".pbm",
 )  # fmt: skip
 """File endings of pictures in a folder; for masks, the first existing one is used."""
+OF_SCIENCES = (
+    ".dcm", ".nii", ".nii.gz", ".svs", ".svslide", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu",
+    ".zvi", ".czi",
+)  # fmt: skip
+"""File endings of further pictures in a folder of `batch`: scans, and whole slides."""
 
 
 def read(path: str) -> bytes:
@@ -55,6 +60,23 @@ def read_file(path: str) -> tuple[bytes, os.stat_result]:
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{path}: a pipe, a socket or a device; name a file")
     return read(path), found
+
+
+def file_digest(path: str) -> tuple[str, os.stat_result]:
+    """SHA-256 of a file, read piece by piece, and its status from before it was read.
+
+    Raises:
+        ImageError: missing, unreadable, or not a file but a folder, a pipe, a socket or a device.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 — names of any bytes
+        if not stat.S_ISREG(found.st_mode):
+            return hashlib.sha256(read_file(path)[0]).hexdigest(), found  # raises the right error
+        with open(path, "rb") as file:  # noqa: PTH123 — names of any bytes
+            return hashlib.file_digest(file, "sha256").hexdigest(), found
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: cannot be read ({reason})") from error
 
 
 def pictures_in(folder: str | Path) -> list[str]:

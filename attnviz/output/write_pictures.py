@@ -75,23 +75,24 @@ class Drawing:
 
 
 def render(
-    explanation: Explanation, drawing: Drawing | None = None
+    explanation: Explanation, drawing: Drawing | None = None, *, on: Picture | None = None
 ) -> dict[tuple[int, int | None], Image.Image]:
     """Overlays of all maps by (layer, head); each has exactly the picture's size.
 
-    If the method merges heads, head is None.
+    If the method merges heads, head is None. `on` is the picture in another size, to draw on.
 
     >>> render(explanation)[5, 3].save("head3.png")
 
     Raises:
         UsageError: no such scale or colour map, or the explanation has several questions.
+        ImageError: the explanation's picture has no pixels, and `on` is None.
     """
     drawing = drawing or Drawing()
     if len(explanation.questions) > 1:
         raise UsageError("several questions were asked; render each of explanation.each()")
-    picture, style = with_pixels(explanation.observation.picture), drawing.style()
+    picture, style = on or with_pixels(explanation.observation.picture), drawing.style()
     return {
-        (answer.layer, answer.head): draw(picture, answer, scale, style)
+        (answer.layer, answer.head): draw(picture, _placed_on(answer, picture), scale, style)
         for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
     }
 
@@ -123,10 +124,7 @@ def write_pictures(
     preview = None if reduced is None else small(reduced)
 
     def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
-        if reduced is not None:
-            placement = answer.placement.of_size(reduced.width, reduced.height)
-            answer = replace(answer, placement=placement)
-        image = draw(picture, answer, scale, style)
+        image = draw(picture, _placed_on(answer, picture), scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
         path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
         return Cell(thumbnail(image), title(explanation, answer), scale), path
@@ -146,6 +144,11 @@ def write_pictures(
     paths += moving
     whole_files.remove(folder, before - {path.name for path in paths})
     return record, paths, whole
+
+
+def _placed_on(answer: Answer, picture: Picture) -> Answer:
+    """The answer for the picture in the size in which it is drawn."""
+    return replace(answer, placement=answer.placement.of_size(picture.width, picture.height))
 
 
 def _animation(

@@ -9,7 +9,7 @@ import typer
 from attnviz.cli.options.completion import RANGES
 from attnviz.cli.options.groups import PICTURES, option_field
 from attnviz.errors import UsageError
-from attnviz.explanation.tile_request import LARGEST_OVERLAP, OVERLAP, SMALLEST
+from attnviz.explanation.tile_request import LARGEST, LARGEST_OVERLAP, OVERLAP, SMALLEST, Tiling
 from attnviz.io.parts import Part, parse_part
 from attnviz.io.ranges import FULL, PERCENTS, parse_range
 
@@ -94,7 +94,7 @@ class TiledReadingOptions(ReadingOptions):
         "Side of a tile in picture pixels: the model runs on every tile, and the maps are joined.",
         PICTURES,
         min=SMALLEST,
-        max=65536,
+        max=LARGEST,
         metavar="SIDE",
     )
     overlap: float | None = option_field(
@@ -111,11 +111,18 @@ class TiledReadingOptions(ReadingOptions):
         if self.overlap is not None and self.tile is None:
             raise UsageError("--overlap is that of tiles; add --tile 224")
 
+    @property
+    def tiling(self) -> Tiling | None:
+        """How pictures are cut into tiles; None if they are not."""
+        if self.tile is None:
+            return None
+        return Tiling(self.tile, OVERLAP if self.overlap is None else self.overlap)
+
     def open_tiles(self, path: str) -> "AbstractContextManager[Picture | TiledPicture]":
         """A picture as requested: decoded, or open to be read tile by tile."""
         from attnviz.io.picture_tiles import open_tiled  # noqa: PLC0415
 
-        if self.tile is None:
+        tiling = self.tiling
+        if tiling is None:
             return self.open(path)
-        overlap = OVERLAP if self.overlap is None else self.overlap
-        return open_tiled(path, self.range, self.part, self.tile, overlap)
+        return open_tiled(path, self.range, self.part, tiling.side, tiling.overlap)

@@ -1,0 +1,91 @@
+"""The stages of `batch.work` for pictures that are read tile by tile."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+
+from attnviz.batch.jobs import Job, LedgerEntry, Prepared, Settings
+from attnviz.drawing.sheet import small
+from attnviz.errors import ImageError
+from attnviz.explanation.explain_tiles import explain_tiles
+from attnviz.explanation.explanation import Explanation
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import Picture, PictureHeader
+from attnviz.io.picture_files import file_digest
+from attnviz.io.picture_tiles import TiledPicture, open_tiled
+from attnviz.models.model import Model
+
+_PREVIEW = 1024
+"""The longest side, in pixels, of the picture that is reduced to its size in a sheet."""
+
+
+def prepare(entry: LedgerEntry, job: Job, model: Model, settings: Settings) -> Prepared:
+    """Open a picture; of its pixels only a small picture for the sheet is kept.
+
+    Raises:
+        ImageError, MissingExtraError, UsageError: as of `open_tiled`.
+    """
+    digest, found = file_digest(job.path)
+    state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    with _open(job.path, settings) as picture:
+        header = picture.header
+        shown = small(picture.reduced(_PREVIEW)) if settings.pictures == "sheet" else None
+    size = header.width, header.height
+    placed = place(header, model, settings)
+    entry = replace(entry, file=digest, state=state, size=size)
+    return Prepared(entry, header, placed, np.zeros((0, 0, 3), dtype=np.uint8), shown, job)
+
+
+def place(picture: PictureHeader, model: Model, settings: Settings) -> Placement:
+    """How a tile of a picture lies in the model's input."""
+    side = _side(settings)
+    tile = replace(
+        picture, width=min(side, picture.width), height=min(side, picture.height), notes=()
+    )
+    return model.place(tile, fit=settings.fit)
+
+
+def explain(prepared: Prepared, model: Model, settings: Settings) -> list[Explanation]:
+    """The explanation by each method, joined from all tiles.
+
+    Raises:
+        AttnvizError: as of `explain_tiles`.
+        ImageError: the file has changed.
+    """
+    with _open_again(prepared, settings) as picture:
+        return explain_tiles(picture, model, settings.questions, fit=settings.fit)
+
+
+def reduced(prepared: Prepared, settings: Settings) -> Picture:
+    """The picture that joined maps are drawn on.
+
+    Raises:
+        ImageError: the file has changed.
+    """
+    with _open_again(prepared, settings) as picture:
+        return picture.reduced()
+
+
+def _open_again(prepared: Prepared, settings: Settings) -> AbstractContextManager[TiledPicture]:
+    path = prepared.entry.path
+    try:
+        found = os.stat(path)  # noqa: PTH116 — names of any bytes
+        state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    except OSError:
+        state = (0, 0, 0)
+    if state != prepared.entry.state:
+        raise ImageError(f"{path}: was changed while it was looked at; run again")
+    return _open(path, settings)
+
+
+def _open(path: str, settings: Settings) -> AbstractContextManager[TiledPicture]:
+    assert settings.tiling is not None  # callers checked it
+    side, overlap = settings.tiling.side, settings.tiling.overlap
+    return open_tiled(path, settings.range, settings.part, side, overlap)
+
+
+def _side(settings: Settings) -> int:
+    assert settings.tiling is not None  # callers checked it
+    return settings.tiling.side
