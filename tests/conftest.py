@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,12 +23,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 
 
 @pytest.fixture(autouse=True)
-def _forgotten_modules() -> Iterator[None]:
+def _forgotten_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Modules that a test writes and imports are forgotten: others may have files of that name."""
-    before = set(sys.modules)
+    before, base = set(sys.modules), str(tmp_path_factory.getbasetemp().parent)
     yield
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(tempfile.gettempdir()):
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(base):
             del sys.modules[name]
 
 
