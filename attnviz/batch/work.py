@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.batch import tiles
+from attnviz.batch import tiled_work
 from attnviz.batch.gallery import write_thumbnail
 from attnviz.batch.jobs import (
     Answered,
@@ -72,7 +72,7 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
     entry = LedgerEntry(job.path, "failed", settings.digest)
     try:
         if settings.tiling is not None:
-            return tiles.prepare(entry, job, model, settings)
+            return tiled_work.prepare(entry, job, model, settings)
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
@@ -97,7 +97,7 @@ def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
     """
     picture = PictureHeader(entry.path, *entry.size)
     if settings.tiling is not None:
-        placement = tiles.place(picture, model, settings)
+        placement = tiled_work.place(picture, model, settings)
         return Prepared(entry, picture, placement, np.zeros((0, 0, 3), dtype=np.uint8))
     placement = model.place(picture, fit=settings.fit)
     shape = placement.grid.input_height, placement.grid.input_width, 3
@@ -125,7 +125,7 @@ def ask(
     if settings.tiling is not None:
         for each in group:
             if each.job is not None:
-                yield _answered(each, partial(tiles.explain, each, model, settings))
+                yield _answered(each, partial(tiled_work.explain, each, model, settings))
         return
     able = []
     for each in group:
@@ -242,7 +242,7 @@ def _write(
     """The record of each method, and the files in the order of writing."""
     folder = out / job.folder
     shown = answered.prepared.thumbnail
-    again = _again if settings.tiling is None else tiles.reduced
+    again = _again if settings.tiling is None else tiled_work.reduced
     large = again(answered.prepared, settings) if settings.pictures == "heads" else None
     records, paths, before = list[Record](), list[Path](), set(job.before)
     for each in answered.explanations:

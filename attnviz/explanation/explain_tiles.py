@@ -39,7 +39,7 @@ AT_ONCE = 8
 """Number of tiles that the model runs on at once."""
 
 
-def explain_tiled(
+def explain_tiled(  # noqa: D417 — the others are those of functions that it names
     path: str | Path,
     model: Model,
     *,
@@ -66,7 +66,7 @@ def explain_tiled(
 
     >>> slide = attnviz.explain_tiled("cat.jpg", model, tile=160, overlap=0.25)
     >>> slide.tiles.count, slide.maps.shape
-    (12, (1, 8, 20, 30))
+    (12, (1, 8, 36, 54))
 
     Args:
         path: path of the file.
