@@ -39,7 +39,7 @@ AT_ONCE = 8
 """Number of tiles that the model runs on at once."""
 
 
-def explain_tiled(  # noqa: D417 — the others are those of functions that it names
+def explain_tiled(
     path: str | Path,
     model: Model,
     *,
@@ -74,8 +74,17 @@ def explain_tiled(  # noqa: D417 — the others are those of functions that it n
         tile: the side of a tile in picture pixels.
         overlap: the share of it that neighbours share, 0 to 0.9.
         fit: how a tile is laid into the input, as of `observe`.
-        range, channels, slice, region: which values and part of the file, as of `load_image`.
-        method, query, target, layers, heads, start_layer, options: the question, as of `explain`.
+        range: the values that become black and white, as of `load_image`.
+        channels: the bands to draw.
+        slice: the slice of a volume, or the page of a TIFF.
+        region: `x,y,w,h`, the part of the picture.
+        method: a name that `attnviz methods` lists.
+        query: `auto`, `cls`, `registerN`, `mean` or `pool`, or several of them.
+        target: the score, for methods that take gradients: a class, or `norm`; or several.
+        layers: the layers that have maps, as of `explain`.
+        heads: the heads that have maps, as of `explain`.
+        start_layer: the first layer of methods that merge layers.
+        options: options of the method; None gives the default.
         progress: a function that is called with (tiles done, tiles in all).
 
     Raises:
