@@ -199,13 +199,7 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
         raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
     if found < x.size * y.size:
         raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
-    if x.size > 1 and y.size > 1 and abs(x.stride - y.stride) > _TOLERANCE:
-        raise Unplaced(f"{size} tokens whose cells are no squares")
-    for one, other, length in ((x, y, grid.input_width), (y, x, grid.input_height)):
-        if one.size == 1 and other.size > 1 and length > 2 * other.stride:
-            raise Unplaced(f"{size} tokens that are whole rows or columns of the picture")
-    wider = x if x.size > 1 or y.size == 1 else y
-    return Layout(y.size, x.size, cells, stride=wider.stride, left=x.start, top=y.start)
+    return Layout(y.size, x.size, cells, (y.stride, x.stride), left=x.start, top=y.start)
 
 
 def _some_cells(
@@ -216,9 +210,10 @@ def _some_cells(
     Each token lies in the middle of its own cell, and the tokens are not a complete part of the
     picture, such as one window of several.
     """
-    middle = places[on_picture] / grid.patch - 0.5  # (tokens, 2), columns and rows
+    size = np.array([grid.cell_width, grid.cell_height])
+    middle = places[on_picture] / size - 0.5  # (tokens, 2), columns and rows
     cell = np.rint(middle).astype(np.int64)
-    off = np.abs(middle - cell).max() * grid.patch
+    off = (np.abs(middle - cell) * size).max()
     inside = (cell >= 0).all() and (cell < (grid.columns, grid.rows)).all()
     if off > _TOLERANCE or not inside or len(places) > 1:
         return None
@@ -257,7 +252,8 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     stride = float(round(stride)) if abs(stride - round(stride)) < 1e-3 else stride
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
-    if not (count - 1) * stride < length < (count + 1) * stride + _TOLERANCE:
+    aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
+    if aside or not (count - 1) * stride < length < (count + 1) * stride + _TOLERANCE:
         raise Unplaced("tokens that cover a part of the picture only")
     filled = count * stride > length - _TOLERANCE
     start = 0.0 if filled else float(different[0] - stride / 2)
