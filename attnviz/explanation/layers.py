@@ -180,12 +180,26 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
     """Cells of tokens, cached by the bytes of their positions, which most layers share."""
     places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
     on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
-    cells = np.full(on_picture.shape, -1, dtype=np.int64)
     if not on_picture.any():
-        return Layout(1, 1, cells)
-    some_cells = _some_cells(places, on_picture, grid)
-    if some_cells is not None:
+        return Layout(1, 1, np.full(on_picture.shape, -1, dtype=np.int64))
+    try:
+        return _all_cells(places, on_picture, grid, size)
+    except Unplaced:
+        some_cells = _some_cells(places, on_picture, grid)
+        if some_cells is None:
+            raise
         return some_cells
+
+
+def _all_cells(
+    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid, size: str
+) -> Layout:
+    """The layout of tokens that fill the input with a lattice.
+
+    Raises:
+        Unplaced: they do not.
+    """
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
     (x, column), (y, row) = (
         _lattice(places[on_picture][:, axis], length)
         for axis, length in enumerate((grid.input_width, grid.input_height))
@@ -239,8 +253,8 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
 
     If the cells fill `length`, the first begins at 0, whatever the centres of the tokens are. The
     last may reach beyond the side: a convolution with padding does so if its stride does not divide
-    the side. If the cells do not fill it (overlapping patches without padding), they lie around
-    their centres.
+    the side. If the cells do not fill it (overlapping patches without padding), or there is one
+    more than fill it (half a cell beyond both sides), they lie around their centres.
 
     Raises:
         Unplaced: they are not evenly spaced over the input.
@@ -253,9 +267,9 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
     aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
-    if aside or not (count - 1) * stride < length < (count + 1) * stride + _TOLERANCE:
+    if aside or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 0.5:
         raise Unplaced("tokens that cover a part of the picture only")
-    filled = count * stride > length - _TOLERANCE
+    filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)
     nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
     return Lattice(count, stride, start), np.minimum(nearest, count - 1).astype(np.int64)
