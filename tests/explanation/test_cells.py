@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import checkpoints
 import numpy as np
+import pictures
 import pytest
+import torch
 from PIL import Image
 
+import attnviz
 from attnviz.cli import main
 
 NETS = '''
@@ -40,6 +45,31 @@ class White(nn.Module):
         return out[:, 0].mean(1)
 
 
+class Reader(nn.Module):
+    """Two layers over patches of any shape, with a class token, positions and a class head."""
+
+    def __init__(self, size, patch, width=32, heads=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.img_size, self.heads = size, heads
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        count = (size[0] // patch[0]) * (size[1] // patch[1])
+        self.pos = nn.Parameter(0.3 * torch.randn(1, count, width))
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, pixels):
+        x = self.embed(pixels).flatten(2).mT + self.pos.to(pixels.dtype)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for layer in self.qkv:
+            q, k, v = (3 * layer(x)).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            x = x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head(x[:, 0])
+
+
+def text_line(): return Reader((32, 448), (32, 4))
+def text_wide(): return Reader((32, 128), (4, 8))
 def square(): return White((96, 144), 16)
 def wide(): return White((32, 128), (4, 8))
 def high(): return White((64, 96), (8, 4))
@@ -106,3 +136,89 @@ def test_a_white_cell_is_found_at_its_place(name: str) -> None:
     box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
     white = np.array([left, top, left + wide, top + tall]).clip(0, [width, height] * 2)
     assert (np.abs(box - white) <= np.array([wide, tall] * 2) / 2).all(), (box, white)
+
+
+def oracle(model: attnviz.Model, picture: attnviz.Picture) -> torch.Tensor:
+    """Weights of the last layer of a Reader in float64, (heads, 1 + N, 1 + N)."""
+    net: Any = model.module
+    net = getattr(net, "module", net).double()
+    pixels = model.pixels(picture, model.place(picture, fit="squash")).double()
+    x = net.embed(pixels).flatten(2).mT + net.pos
+    x = torch.cat([net.cls_token, x], 1)
+    weights = x
+    for layer in net.qkv:
+        q, k, v = (3 * layer(x)).view(*x.shape[:2], 3, net.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        x = x + (weights @ v).transpose(1, 2).flatten(2)
+    net.float()
+    return weights[0].detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "cell"), [("text_line", (32, 448), (32, 4)), ("text_wide", (32, 128), (4, 8))]
+)
+def test_numbers_of_cells_that_are_not_square_are_those_of_the_formula(
+    name: str, size: tuple[int, int], cell: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures.noise(*size[::-1]).save("line.png")
+    spec = f"py:nets.py:{name}"
+    assert main(["stats", "line.png", "-m", spec, "--fit", "squash", "--json", "-o", "out"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    model = attnviz.load_model(spec)
+    weights = oracle(model, attnviz.load_image("line.png")).numpy()
+    rows, columns = size[0] // cell[0], size[1] // cell[1]
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    centres = np.stack([(x + 0.5) * cell[1], (y + 0.5) * cell[0]], 1)
+    far = np.linalg.norm(centres[:, None] - centres, axis=2)
+    for head, a in zip(record["heads"], weights, strict=True):
+        inner = a[1:, 1:] / a[1:, 1:].sum(1, keepdims=True)
+        assert head["distance_px"] == pytest.approx((inner * far).sum(1).mean(), rel=1e-5)
+        assert head["entropy"] == pytest.approx(-(a * np.log(a)).sum(1)[1:].mean(), rel=1e-5)
+        seen = a[0, 1:]
+        assert head["map"]["maximum"] == pytest.approx(seen.max(), rel=1e-5)
+        peak = centres[seen.argmax()]
+        assert abs(head["map"]["peak_x"] - peak[0]) <= 1
+        assert abs(head["map"]["peak_y"] - peak[1]) <= 1
+
+
+@pytest.mark.parametrize("name", ["text_line", "text_wide"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show", "--query", "40,16", "--method", "rollout"],
+        ["show", "--method", "relevance", "--target", "3"],
+        ["stats", "--stats", "all", "--heads", "localized"],
+        ["explore"],
+        ["batch"],
+        ["compare", "-m", "tiny"],
+        ["evaluate"],
+    ],
+)
+def test_every_command_takes_a_line_of_text_and_patches_of_4_by_8(
+    name: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures.noise(448 if name == "text_line" else 128, 32).save("line.png")
+    first, *options = command
+    arguments = [first, "line.png", "-m", f"py:nets.py:{name}", "--fit", "squash", *options]
+    assert main([*arguments, "-o", "out"]) == 0, capsys.readouterr().err
+    assert any(path.is_file() for path in Path("out").rglob("*"))
+
+
+def test_a_model_of_transformers_with_patches_of_4_by_8_equals_its_eager_attention() -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    shape = {**checkpoints.SMALL, "image_size": [32, 128], "patch_size": [4, 8]}
+    checkpoints.build(transformers, "ViTModel", Path("vit"), **shape)
+    model = attnviz.load_model("vit")
+    assert model.patch == (4, 8)
+    pictures.noise(256, 64).save("wide.png")
+    seen = attnviz.observe(attnviz.load_image("wide.png"), model)
+    found = attnviz.explain(seen, layers="all", query="cls")
+    grid = found.answers[0].placement.grid
+    assert (grid.cell_height, grid.cell_width) == (4, 8)
+    own = transformers.ViTModel.from_pretrained("vit", attn_implementation="eager")
+    pixels = model.pixels(attnviz.load_image("wide.png"), seen.placement)
+    with torch.no_grad():
+        eager = own(pixels, output_attentions=True).attentions
+    for layer, weights in enumerate(eager):
+        maps = weights[0, :, 0, 1:].reshape(-1, grid.rows, grid.columns)
+        np.testing.assert_allclose(found.maps[layer], maps.numpy(), atol=1e-5)
