@@ -83,18 +83,18 @@ def windows(): return White((64, 96), (4, 8), windows=(4, 4))
 def shuffled(): return White((64, 96), (8, 4), order=True)
 '''
 # Input, and the white cell: its row, its column, height and width, and where the first begins.
-LAYOUTS = {
-    "square": ((96, 144), (2, 7), (16, 16), 0),
-    "wide": ((32, 128), (1, 11), (4, 8), 0),
-    "high": ((64, 96), (6, 20), (8, 4), 0),
-    "line": ((32, 448), (0, 77), (32, 4), 0),
-    "column": ((448, 32), (90, 0), (4, 32), 0),
-    "overlapping": ((96, 144), (3, 11), (8, 8), 0),
+LAYOUTS: dict[str, tuple[tuple[int, int], ...]] = {
+    "square": ((96, 144), (2, 7), (16, 16), (0, 0)),
+    "wide": ((32, 128), (1, 11), (4, 8), (0, 0)),
+    "high": ((64, 96), (6, 20), (8, 4), (0, 0)),
+    "line": ((32, 448), (0, 77), (32, 4), (0, 0)),
+    "column": ((448, 32), (90, 0), (4, 32), (0, 0)),
+    "overlapping": ((96, 144), (3, 11), (8, 8), (0, 0)),
     "unpadded": ((92, 140), (2, 9), (12, 8), (4, 2)),
-    "cut": ((92, 140), (5, 6), (16, 20), 0),
+    "cut": ((92, 140), (5, 6), (16, 20), (0, 0)),
     "beyond": ((96, 144), (1, 9), (16, 16), (-8, -8)),
-    "windows": ((64, 96), (9, 2), (4, 8), 0),
-    "shuffled": ((64, 96), (1, 3), (8, 4), 0),
+    "windows": ((64, 96), (9, 2), (4, 8), (0, 0)),
+    "shuffled": ((64, 96), (1, 3), (8, 4), (0, 0)),
 }
 
 
@@ -107,7 +107,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_white_cell_is_found_at_its_place(name: str) -> None:
     (height, width), (row, column), (tall, wide), first = LAYOUTS[name]
-    top, left = (a + b for a, b in zip(first or (0, 0), (row * tall, column * wide), strict=True))
+    top, left = (a + b for a, b in zip(first, (row * tall, column * wide), strict=True))
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[max(0, top) : top + tall, max(0, left) : left + wide] = 255
     Image.fromarray(pixels).save("cell.png")
