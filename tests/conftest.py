@@ -25,10 +25,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 
 COUNTED = 8
 """Coverage counts the first so many cases of a test; the others go the same ways."""
+LONG = ("test_habit[mypy", "test_cluster.py", "test_sample_pictures.py")
+"""Parts of the names of the longest tests: they begin first, so that no process waits at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the further cases of a test uncounted, which makes them faster by a third."""
+    """Put long tests first; leave the further cases of a test uncounted: a third less time."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
     cases = Counter[str]()
     for item in items:
         test = item.nodeid.partition("[")[0]
