@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 COUNTED = 8
 """Coverage counts the first so many cases of a test; the others go the same ways."""
 LONG = ("test_habit[mypy", "test_cluster.py", "test_sample_pictures.py")
-"""Parts of the names of the longest tests: they begin first, so that no process waits at the end."""
+"""Parts of the names of the longest tests, which begin first: no process waits at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
