@@ -17,7 +17,9 @@ from attnviz.attribution.call_gradients import JoinedTrace, Trace
 from attnviz.recording import kernels
 from attnviz.recording.attention_tracker import AttentionTracker
 from attnviz.recording.call_store import CallStore
+from attnviz.recording.kernels import KernelCall
 from attnviz.recording.model_blocks import Blocks
+from attnviz.recording.nested import NestedAttention
 from attnviz.recording.operation import Operation, first, node_of
 from attnviz.recording.output_nodes import OutputListener
 from attnviz.recording.output_tracker import Outputs
@@ -130,6 +132,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             positions is not None,
         )
         self._recurrences = Recurrences(self._note)
+        self._nested = NestedAttention(self._note)
         self._follower = AttentionTracker(listener, self._outputs)
 
     def __torch_dispatch__(
@@ -155,7 +158,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._positions.put(result[0], places[..., None])
             return result
         if _is_composite(func):
-            keys = _backend(args)
+            keys = _backend(func, args)
             if keys is not None:
                 with _as_outside(), self:
                     return func.redispatch(keys, *args, **kwargs)
@@ -164,9 +167,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _watched(self, op: Operation) -> Any:
         """Run an operation, and let all trackers see its arguments and its result."""
         if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat):
-            if _is_attention(op.name):
-                self._note(f"{op.name} of nested tensors")
-            return op.func(*op.args, **op.kwargs)
+            return self._of_nested(op)
         for tensor in op.written:
             self._store.written(tensor)
             if self._blocks is not None:
@@ -189,6 +190,24 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(what)
         return result
 
+    def _of_nested(self, op: Operation) -> Any:
+        """Run an operation on nested tensors, whose items are sequences of several lengths."""
+        node = node_of(op)
+        result = op.func(*op.args, **op.kwargs)
+        if op.name in _OPAQUE or "scaled_dot_product" in op.name:
+            self._note(f"{op.name} of nested tensors")
+            return result
+        call = self._nested.follow(op, result)
+        if self._positions is not None:
+            self._positions.follow_items(op, result)
+            if call is not None:
+                self._positions.pack(call.query, call.found.query)
+                self._positions.pack(call.key, call.found.key)
+                self._positions.put_queries(result, call.query)
+        if call is not None:
+            self._keep_packed(call.found, Trace(op.name, node, call.found.lay))
+        return result
+
     def _kernel(self, op: Operation, result: Any, node: int | None) -> None:
         """Record the call of a fused attention kernel that has run."""
         try:
@@ -199,14 +218,19 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trace = Trace(op.name, node, found.lay)
         heads = 2 if op.name in kernels.TOKENS_FIRST else 1
         if found.packings is not None:
-            places = [
-                self._places(tensor, -1, lay=partial(packing, fill=NOWHERE))
-                for tensor, packing in zip((found.query, found.key), found.packings, strict=True)
-            ]
-            self._store.add(_placed(found.call, places, 1), trace, self._outputs.may_be_joined)
+            self._keep_packed(found, trace)
             return
         number = self._keep(found.call, trace, found.query, found.key, heads)
         self._outputs.fused(first(result), number, heads)
+
+    def _keep_packed(self, found: KernelCall, trace: Trace) -> None:
+        """Keep a call over sequences of several lengths with the positions of their tokens."""
+        assert found.packings is not None
+        places = [
+            self._places(tensor, -1, lay=partial(packing, fill=NOWHERE))
+            for tensor, packing in zip((found.query, found.key), found.packings, strict=True)
+        ]
+        self._store.add(_placed(found.call, places, 1), trace, self._outputs.may_be_joined)
 
     def _keep(
         self, call: AttentionCall, trace: Trace, query: Tensor, key: Tensor, heads: int = 1
@@ -240,11 +264,6 @@ def _placed(call: AttentionCall, places: Sequence[Tensor | None], heads: int) ->
         None if p is None else torch.view_as_real(p.select(heads, 0).resolve_conj()) for p in places
     ]
     return replace(call, query_positions=positions[0], key_positions=positions[1])
-
-
-def _is_attention(name: str) -> bool:
-    """Whether an operator is part of attention, judged by its name."""
-    return name in _OPAQUE or "softmax" in name or "scaled_dot_product" in name
 
 
 @cache
@@ -288,13 +307,15 @@ def _is_composite(func: OpOverload) -> bool:
     return has(full, "CompositeImplicitAutograd") and not tracked
 
 
-def _backend(args: Sequence[Any]) -> Any:
+def _backend(func: OpOverload, args: Sequence[Any]) -> Any:
     """The dispatch key of the first tensor's device; None for tensors of unusual kinds."""
     flat = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else (arg,))]
     tensor = next((arg for arg in flat if isinstance(arg, Tensor)), None)
-    if tensor is None or tensor.is_nested or tensor.layout != torch.strided:
+    if tensor is None or tensor.layout != torch.strided:
         return None
     name = _BACKENDS.get(tensor.device.type)
+    if tensor.is_nested:
+        name = f"NestedTensor{name}" if name and "scaled_dot_product" in str(func) else None
     if name is None:
         return None
     return torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))  # noqa: SLF001
