@@ -77,8 +77,14 @@ def _sampled(call: AttentionCall) -> str | None:
     """Why points that each query samples for itself are not drawn; None for other calls."""
     if call.kind != "sampled":
         return None
-    what = f"{call.shape[3]} points for each query and head, sampled between tokens"
-    return f"{what} (deformable attention)"
+    queries, heads, count = call.shape[0] * call.shape[2], call.heads, call.shape[3]
+    levels = 1 if call.points is None else call.points.shape[2]
+    what = f"{count} points" if levels == 1 else f"{count} points, {count // levels} on each of "
+    what = what if levels == 1 else f"{what}{levels} levels,"
+    return (
+        f"{what} for each of {queries} queries and {heads} heads, sampled between tokens "
+        "(deformable attention)"
+    )
 
 
 @dataclass(frozen=True)

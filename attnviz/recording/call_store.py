@@ -234,7 +234,7 @@ def _unpacked(call: AttentionCall) -> AttentionCall:
 
 
 _KEPT = ("query", "key", "value", "bias", "output", "projection", "weights")
-_FIELDS = (*_KEPT, "query_positions", "key_positions", "gradient")
+_FIELDS = (*_KEPT, "query_positions", "key_positions", "points", "gradient")
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:

@@ -121,7 +121,14 @@ def _items(calls: Sequence[AttentionCall]) -> AttentionCall | None:
         output=output,
         query_positions=_positions(calls, lambda call: call.query_positions, 0),
         key_positions=_positions(calls, lambda call: call.key_positions, 0),
+        points=_points(calls),
     )
+
+
+def _points(calls: Sequence[AttentionCall]) -> Tensor | None:
+    """Sampled points of all calls; None if some call has none, or has others."""
+    found = [call.points for call in calls if call.points is not None]
+    return torch.cat(found) if len(found) == len(calls) and _fit(found, 0) else None
 
 
 def _scaled(calls: Sequence[AttentionCall]) -> list[Tensor] | None:

@@ -160,4 +160,5 @@ def test_deformable_attention_is_recorded_and_its_points_are_named(
     spec = f"py:{tmp_path / 'deformable.py'}:Deformable"
     assert main(["stats", str(tmp_path / "a.png"), "-m", spec]) != 0
     said = capsys.readouterr().err
-    assert "points for each query and head, sampled between tokens (deformable attention)" in said
+    what = "4 points for each of 24 queries and 2 heads, sampled between tokens"
+    assert f"{what} (deformable attention)" in said
