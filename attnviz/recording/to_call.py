@@ -258,7 +258,7 @@ def _points(weights: Weights, order: Order) -> Tensor | None:
     if not _differ_by_head(weights, laid):
         return None
     levels = keys[0].size if len(keys) > 1 else 1
-    return torch.view_as_real(laid.resolve_conj()).unflatten(2, (levels, -1))
+    return torch.view_as_real(laid.resolve_conj()).reshape(*laid.shape[:2], levels, -1, 2)
 
 
 def _differ_by_head(weights: Weights, places: Tensor) -> bool:

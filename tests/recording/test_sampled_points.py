@@ -50,7 +50,7 @@ def test_points_have_their_places_and_the_weights_of_the_model(watch: Watch) -> 
     assert call.kind == "sampled"
     assert call.shape == (QUERIES, HEADS, 1, LEVELS * POINTS)
     assert (call.check() or 0) < 1e-5
-    found = call.matrix()[:, :, 0].unflatten(2, (LEVELS, POINTS))
+    found = call.matrix()[:, :, 0].view(QUERIES, HEADS, LEVELS, POINTS)
     torch.testing.assert_close(found, model.weights[0], atol=1e-6, rtol=0)
     assert call.points is not None
     pixels = (model.at[0] + 1) / 2 * torch.tensor([WIDTH, HEIGHT])

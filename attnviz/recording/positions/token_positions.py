@@ -12,7 +12,6 @@ An element can also be
 A tensor without positions does not depend on the picture, as far as PyTorch's operators show.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,7 +74,7 @@ class TokenPositions(PositionRegistry):
             parts = [each[number] if isinstance(each, list | tuple) else each for each in given]
             func = torch.ops.aten.clone.default if of_list else op.func
             self.follow(Operation(func, tuple(parts[:1] if of_list else parts), {}), item)
-        self.put_items(items, [self.get(item) for item in items])
+        self.put_parts(items, [self.get(item) for item in items])
 
     def pack(self, nested: Tensor, packed: Tensor) -> None:
         """Put the positions of packed items, (T, H, D), of which a nested tensor has (H, N, D)."""
@@ -87,20 +86,9 @@ class TokenPositions(PositionRegistry):
     def put_queries(self, output: Tensor, query: Tensor) -> None:
         """Put the positions of a nested output: those of its queries."""
         found = [self.get(item) for item in query.unbind()]
-        self.put_items(
+        self.put_parts(
             output.unbind(), [None if each is None else mean_over(each, -1) for each in found]
         )
-
-    def put_items(self, items: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-        """Put positions of parts of one storage, so that other views of it are found."""
-        if not items or all(positions is None for positions in found):
-            return
-        flat = self._flat(items[0])
-        for item, positions in zip(items, found, strict=True):
-            if positions is not None:
-                fill(placed(flat, item), positions.expand(item.shape))
-        self._known.put(items[0], placed(flat, items[0]))
-        self._known.change(items[0], (0, tuple(flat.shape), (1,), items[0].dtype), flat)
 
     def _found(self, op: Operation, result: Any) -> Any:
         """Positions of an operation's result, or of its first results."""
@@ -124,11 +112,6 @@ class TokenPositions(PositionRegistry):
         flat = self._flat(source)
         fill(placed(flat, source), positions)
         return placed(flat, view)
-
-    def _flat(self, tensor: Tensor) -> Tensor:
-        """Positions for all of a tensor's storage, all `NOWHERE`."""
-        count = tensor.untyped_storage().nbytes() // tensor.element_size()
-        return torch.full((count,), NOWHERE, device=tensor.device)
 
     def _write(self, tensor: Tensor, positions: Tensor | None) -> None:
         """Set positions after a write to memory; other tensors that share it change as well."""
