@@ -52,12 +52,12 @@ class NestedAttention:
         for tensor in op.written:
             if tensor.is_nested and len(tensor.unbind()):
                 self._known.forget(tensor.unbind()[0])
-        known = [self._of(tensor) for tensor in nested]
+        products = [self._of(tensor) for tensor in nested]
         if op.name in ("matmul", "bmm") and len(nested) == 2:
-            return self._multiplied(nested, known, result)
+            return self._multiplied(nested, products, result)
         if "softmax" in op.name:
-            self._softmax(op, known, result)
-        elif any(each is not None and each.kind == "weights" for each in known) and (
+            self._softmax(op, products, result)
+        elif any(each is not None and each.kind == "weights" for each in products) and (
             self._of(result) is None  # `to` may return the tensor itself
         ):
             self._unread(f"weights of nested tensors, changed by {op.name}")
@@ -67,8 +67,8 @@ class NestedAttention:
         items = tensor.unbind() if isinstance(tensor, Tensor) and tensor.is_nested else ()
         return self._known.get(items[0]) if items else None
 
-    def _softmax(self, op: Operation, known: list[_Product | None], result: Tensor) -> None:
-        product, dim = (known or [None])[0], op.get(1, "dim")
+    def _softmax(self, op: Operation, products: list[_Product | None], result: Tensor) -> None:
+        product, dim = (products or [None])[0], op.get(1, "dim")
         if product is None or product.kind != "scores" or dim not in (-1, result.dim() - 1):
             self._unread(f"{op.name} of nested tensors")
             return
@@ -76,9 +76,9 @@ class NestedAttention:
         self._known.put(result.unbind()[0], weights)
 
     def _multiplied(
-        self, factors: list[Tensor], known: list[_Product | None], result: Tensor
+        self, factors: list[Tensor], products: list[_Product | None], result: Tensor
     ) -> "NestedCall | None":
-        product = known[0]
+        product = products[0]
         if product is not None and product.kind == "weights":
             return NestedCall(product.query, product.key, _call(product, factors[1], result))
         if all(tensor.dim() in (3, 4) for tensor in factors) and len(result.unbind()):
