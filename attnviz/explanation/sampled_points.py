@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Layout, TokenGrid
+
+_TOLERANCE = 0.25
+"""Input pixels: positions are means of many float32 numbers."""
 
 
 def sampled_layer(call: AttentionCall, grid: TokenGrid) -> Layer:
@@ -30,23 +32,41 @@ def sampled_layer(call: AttentionCall, grid: TokenGrid) -> Layer:
         bias=weights.log() if call.sums_to_one else None,
         weights=None if call.sums_to_one else weights,
     )
-    queries = _cells(call.query_positions, grid)
-    if queries is None:
-        queries = np.full((windows, call.shape[2]), -1, dtype=np.int64)
-    found = _cells(points, grid)
-    assert found is not None
-    layouts = (Layout(grid.rows, grid.columns, cells) for cells in (queries, found))
-    return Layer(spread, *layouts)
+    if call.query_positions is None:
+        nowhere = np.full((windows, call.shape[2]), -1, dtype=np.int64)
+        queries = Layout(grid.rows, grid.columns, nowhere)
+    else:
+        queries = _of_queries(call.query_positions.float().cpu().numpy(), grid)
+    return Layer(spread, queries, _on_grid(points.float().cpu().numpy(), grid))
 
 
-def _cells(positions: Tensor | None, grid: TokenGrid) -> NDArray[np.int64] | None:
-    """The cell that each position, (…, 2), lies in; −1 for nowhere."""
-    if positions is None:
-        return None
-    places = positions.float().cpu().numpy()
-    on_picture = np.isfinite(places).all(-1)
-    x, y = np.where(on_picture[..., None], places, 0).transpose(-1, *range(places.ndim - 1))
-    column = (x * grid.columns / grid.input_width).astype(np.int64).clip(0, grid.columns - 1)
-    row = (y * grid.rows / grid.input_height).astype(np.int64).clip(0, grid.rows - 1)
-    cells: NDArray[np.int64] = np.where(on_picture, row * grid.columns + column, -1)
-    return cells
+def _of_queries(places: NDArray[np.float32], grid: TokenGrid) -> Layout:
+    """The layout of queries at positions (queries, 1, 2): cells as small as their finest level's.
+
+    In a level, tokens follow one another row by row.
+    """
+    steps = np.diff(places[:, 0], axis=0)
+    across = steps[(steps[:, 0] > 0) & (np.abs(steps[:, 1]) < _TOLERANCE), 0]
+    stride = round(float(across.min())) if across.size else 0
+    whole = stride > 0 and grid.input_width % stride == grid.input_height % stride == 0
+    if not whole or stride >= grid.input_width / grid.columns:
+        return _on_grid(places, grid)
+    # The first token lies in the first cell, if not in its middle: convolutions shift places.
+    first = np.nanmin(places, axis=(0, 1))
+    rows, columns = grid.input_height // stride, grid.input_width // stride
+    return _layout((places - first) / stride + 0.5, rows, columns)
+
+
+def _on_grid(places: NDArray[np.float32], grid: TokenGrid) -> Layout:
+    """The layout of positions (windows, tokens, 2) on the model's own grid."""
+    size = np.array([grid.input_width / grid.columns, grid.input_height / grid.rows])
+    return _layout(places / size, grid.rows, grid.columns)
+
+
+def _layout(places: NDArray[np.float64], rows: int, columns: int) -> Layout:
+    """The cells of positions (windows, tokens, 2) in units of a cell; −1 for nowhere."""
+    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
+    x, y = np.where(on_picture[..., None], places, 0).transpose(2, 0, 1)
+    column = np.floor(x).astype(np.int64).clip(0, columns - 1)
+    row = np.floor(y).astype(np.int64).clip(0, rows - 1)
+    return Layout(rows, columns, np.where(on_picture, row * columns + column, -1))

@@ -10,6 +10,7 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.axes import Axis, Dims, arrange, leaves
 from attnviz.recording.explicit_weights import ExplicitWeights
+from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.products import Axes, Change, Order, Product, Scores
 from attnviz.recording.score_graph import Weights
 
@@ -269,11 +270,16 @@ def _differ_by_head(weights: Weights, places: Tensor) -> bool:
     return bool(((places != first) & ~(places.real.isnan() & first.real.isnan())).any())
 
 
-def output_places(weights: Weights, dims: Dims, features: Axes) -> Tensor | None:
-    """Positions of the output, which has `dims`: those of the queries; they broadcast to it."""
+def output_places(
+    weights: Weights, dims: Dims, features: Axes, device: torch.device
+) -> Tensor | None:
+    """Positions of the output, which has `dims`: those of the queries; they broadcast to it.
+
+    The output of queries that do not come from the picture, such as objects, lies nowhere.
+    """
     product = weights.scores.product
     if product.query_places is None:
-        return None
+        return None if product.key_places is None else torch.full((), NOWHERE, device=device)
     b, n = (leaves([dim]) for dim in weights.dims[:2])
     of_product = (product.batch, product.queries)
     if weights.mixing is None:

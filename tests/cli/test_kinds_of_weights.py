@@ -237,6 +237,38 @@ def test_points_of_deformable_attention_count_for_the_cells_that_they_lie_in(
     assert record["check"]["not_drawn"] == []
 
 
+def test_points_of_one_place_are_in_the_record_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, spec = deformable(tmp_path)
+    words = ["show", str(tmp_path / "picture.png"), "-m", spec, "-o", str(tmp_path / "out")]
+    assert main([*words, "-q", "20,12", "--json", "--no-preview"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    at = module.at.view(HEADS, ROWS * COLUMNS, 4, 2)[:, 8]
+    places = ((at + 1) / 2 * torch.tensor([COLUMNS - 1, ROWS - 1]) + 0.5) * 8
+    weights = module.weights.view(HEADS, ROWS * COLUMNS, 4)[:, 8]
+    corner = torch.tensor([8 * COLUMNS - 4, 8 * ROWS - 4])  # the centre of the last patch
+    for head, entry in enumerate(record["heads"]):
+        order = weights[head].argsort(descending=True).tolist()
+        near = [n for n in order if ((places[head, n] > 4) & (places[head, n] < corner)).all()]
+        found = {round(point["weight"], 5): point for point in entry["points"]}
+        given = [point["weight"] for point in entry["points"]]
+        assert given == sorted(given, reverse=True)
+        assert near
+        for number in near:
+            point = found[round(weights[head, number].item(), 5)]
+            assert (point["x"], point["y"]) == pytest.approx(
+                places[head, number].tolist(), abs=1e-3
+            )
+            assert point["level"] == 0
+    for entry in record["heads"]:
+        image = np.asarray(Image.open(tmp_path / "out/picture.png" / entry["file"]))
+        point = entry["points"][-1]  # the lightest is drawn last
+        assert image[int(point["y"]), int(point["x"])].tolist() == [0xE6, 0x9F, 0x00]
+    columns, *_ = (tmp_path / "out/picture.png/stats.csv").read_text().splitlines()
+    assert "points" not in columns
+
+
 @pytest.mark.parametrize("method", ["rollout", "similarity"])
 def test_methods_that_points_have_no_meaning_for_refuse_them_by_name(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -5,10 +5,13 @@ A model run with `attn_implementation="eager"` and `output_attentions=True` retu
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import attnviz
@@ -36,11 +39,11 @@ def detr(name: str, **more: Any) -> Any:
     return getattr(transformers, f"{name}ForObjectDetection")(config)
 
 
-def deformable() -> Any:
+def deformable(**more: Any) -> Any:
     backbone = resnet("stage2", "stage3", "stage4")
     config = transformers.DeformableDetrConfig(
         backbone_config=backbone, use_timm_backbone=False, num_feature_levels=3,
-        disable_custom_kernels=True, **SIZES,
+        disable_custom_kernels=True, **SIZES, **more,
     )  # fmt: skip
     return transformers.DeformableDetrForObjectDetection(config)
 
@@ -98,18 +101,69 @@ def test_every_call_of_a_detector_has_the_eager_weights(name: str) -> None:
         assert (call.check() or 0) < 1e-5
 
 
+@pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "RT-DETR"])
-def test_object_queries_lie_nowhere(name: str) -> None:
+def test_object_queries_lie_nowhere(name: str, size: tuple[int, int]) -> None:
     """RT-DETR's are tokens of its encoder, which it picks."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
-    with torch.no_grad(), attnviz.record(picture=(x := torch.randn(1, 3, 64, 96))) as recording:
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad(), attnviz.record(picture=x) as recording:
         model(pixel_values=x)
     objects = [call for call in recording if call.query.shape[2] == 5 or len(call.query) == 5]
     assert len(objects) == 4
     for call in objects:
         places = call.query_positions
         assert places is None or bool(places.isnan().all())
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_objects_that_are_picked_among_tokens_keep_the_places_of_these(two_stage: bool) -> None:
+    """As any token that is picked: RT-DETR, and Deformable DETR of two stages."""
+    torch.manual_seed(0)
+    more = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 5}
+    model = (deformable(**more) if two_stage else rt_detr()).eval()
+    with torch.no_grad(), attnviz.record(picture=(x := torch.randn(1, 3, 64, 96))) as recording:
+        model(pixel_values=x)
+    objects = [call for call in recording if call.shape[2:] == (5, 5)]
+    assert len(objects) == 2
+    for call in objects:
+        places = call.query_positions
+        assert places is not None
+        steps = (places[0] - places[0, 0]) / 8  # all levels are multiples of the finest
+        torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(call.key_positions, places)
+
+
+def test_the_layers_of_deformable_detr_are_drawn(tmp_path: Path) -> None:
+    """From a place: the points of the token of the finest level; of objects an average."""
+    torch.manual_seed(0)
+    deformable().save_pretrained(tmp_path)
+    model = attnviz.load_model(str(tmp_path))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    seen = attnviz.observe(attnviz.load_image(tmp_path / "picture.png"), model, fit="squash")
+    assert sorted(seen.layers) == [0, 1, 3, 5]  # 2 and 4 are between objects
+    assert seen.unexplained == ()
+    grid, tokens, call = seen.placement.grid, seen.layers[0].queries, seen.layers[0].call
+    assert (tokens.rows, tokens.columns) == (grid.input_height // 8, grid.input_width // 8)
+    found = attnviz.explain(seen, query="44,20", layers="0")
+    x, y = seen.placement.to_input(44.5, 20.5)
+    numbers = np.nonzero(tokens.cells[:, 0] == y // 8 * tokens.columns + x // 8)[0].tolist()
+    assert numbers[0] < tokens.rows * tokens.columns  # of the finest level
+    assert call.points is not None
+    for answer in found.answers:
+        assert answer.head is not None
+        places = call.points[numbers, answer.head].reshape(-1, 2)
+        expected = {tuple(place) for place in places.tolist() if place[0] == place[0]}
+        assert {(point.x, point.y) for point in answer.points} == expected
+        levels = {point.level for point in answer.points}
+        assert levels <= {0, 1, 2}
+        inside = sum(point.weight for point in answer.points)
+        assert answer.values.sum() == pytest.approx(inside, abs=1e-5)
+    objects = attnviz.explain(seen, layers="5")
+    assert objects.query.kind == "pool"
+    assert all(not answer.points or len(answer.points) <= 5 * 12 for answer in objects.answers)
 
 
 def swin() -> Any:
