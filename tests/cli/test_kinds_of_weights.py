@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forms import COLUMNS, FORMS, HEADS, ROWS, Local
+from forms import COLUMNS, FORMS, HEADS, ROWS, Local, Stack
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -87,6 +87,39 @@ def test_rollout_of_weights_that_sum_to_one_is_that_of_any_attention(
     with np.load(tmp_path / "out/picture.png/maps.npz") as arrays:
         found = arrays["maps"].reshape(-1)
     np.testing.assert_allclose(found, expected[8], atol=1e-6)
+
+
+def test_rollout_of_layers_of_several_kinds_is_the_product_of_their_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors, record = run("Stack", tmp_path, capsys, "--method", "rollout", "-q", "20,12")
+    assert code == 0, errors
+    assert record["check"]["not_drawn"] == []
+    module = Stack().eval()
+    with torch.no_grad():
+        module(pixels(tmp_path))
+    expected = torch.eye(ROWS * COLUMNS)
+    for layer in module.layers:
+        assert layer.weights is not None
+        expected = (layer.weights[0].mean(0) + torch.eye(ROWS * COLUMNS)) / 2 @ expected
+    with np.load(tmp_path / "out/picture.png/maps.npz") as arrays:
+        found = arrays["maps"].reshape(-1)
+    np.testing.assert_allclose(found, expected[8], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["relevance", "gradient-rollout", "gradient-attention"])
+def test_gradients_go_through_layers_of_several_kinds_or_are_refused(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--method", method, "--target", "norm", "-q", "20,12", "--layers", "-1")
+    code, errors, record = run("Stack", tmp_path, capsys, *more)
+    assert code == 0, errors
+    assert record["heads"][-1]["map"]["maximum"] > 0
+    name = "Difference" if method == "gradient-attention" else "StackWithDifference"
+    code, errors, _ = run(name, tmp_path, capsys, *more)
+    assert code == 2
+    number = 0 if method == "gradient-attention" else 1
+    assert f"the weights of layer {number} (difference) do not sum to 1" in errors
 
 
 def test_methods_that_need_keys_refuse_weights_without_them(
