@@ -1,12 +1,16 @@
 """Points that each query of deformable attention samples for itself, and their weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import attnviz
+from attnviz.explanation.sampled_points import sampled_layer
+from attnviz.geometry.grid import TokenGrid
 from attnviz.recording import Recording
 
 Watch = Callable[..., tuple[Recording, Any]]
@@ -71,3 +75,19 @@ def test_points_of_a_part_of_the_batch_are_its_own(watch: Watch) -> None:
     part = call.batch(slice(1, 3)).points
     assert part is not None
     torch.testing.assert_close(part, call.points[1:3], equal_nan=True)
+
+
+def test_gradients_at_weights_of_points_are_those_of_autograd() -> None:
+    picture, model = torch.randn(1, 3, HEIGHT, WIDTH), Deformable()
+    with attnviz.record(picture=picture, gradients=True) as recording:
+        score = model(picture).square().sum()
+    (expected,) = torch.autograd.grad(score, [model.weights], retain_graph=True)
+    call = replace(recording[0], gradient=recording.gradients(score)[0])
+    found = call.weight_gradient([0]).view(1, QUERIES, HEADS, LEVELS, POINTS)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    # Laid onto a grid, each head has these at its own points.
+    grid = TokenGrid(rows=2, columns=3, patch=32, prefix=0)
+    laid = sampled_layer(call, grid).call.weight_gradient([0])
+    own = laid.view(QUERIES, HEADS, HEADS, LEVELS, POINTS)
+    for head in range(HEADS):
+        torch.testing.assert_close(own[:, head, head], expected[0, :, head], atol=1e-4, rtol=1e-4)
