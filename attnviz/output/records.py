@@ -173,6 +173,8 @@ class LayerInfo(RecordPart):
 
 _OPTIONAL = ("rank", "query", "target", "scale", "file", "points")
 """Fields of a map that are left out if they do not apply."""
+LISTS = ("points",)
+"""Fields of a map that are no columns of a table."""
 
 
 class Record(RecordPart):
@@ -232,7 +234,7 @@ class Record(RecordPart):
             if any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
-        heads = [{key: head[key] for key in head if key != "points"} for head in heads]
+        heads = [{key: head[key] for key in head if key not in LISTS} for head in heads]
         rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in columns} for row in rows]
