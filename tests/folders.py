@@ -38,8 +38,8 @@ def record(path: str, heads: Sequence[records.Head], **more: Any) -> records.Rec
             features=None, seed=None,
         ),
         tokens=record_parts.Tokens(
-            kind="patches", rows=2, columns=3, patch=20, prefix=1, input_width=60,
-            input_height=40, fit="keep", masked=0,
+            kind="patches", rows=2, columns=3, patch=20, cell_width=20, cell_height=20,
+            prefix=1, input_width=60, input_height=40, fit="keep", masked=0,
         ),
         check=record_parts.Check(verified=True, max_error=1e-7),
         heads=list(heads),

@@ -21,6 +21,7 @@ from attnviz.io.picture import Picture, PictureLike, with_pixels
 CELL = 256  # longest side of a picture in the sheet
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
 _GAP, _BAR, _TITLE = 14, 8, 19
+_TITLE_ROOM = 2 * CELL  # a narrower sheet is made wider for its title, up to this
 _PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
 
 
@@ -80,7 +81,9 @@ def compose(
     places = [0, *range(first, first + len(cells) - 1)]
     rows = math.ceil((places[-1] + 1) / columns)
     head = _TITLE + _GAP
-    sheet = Image.new("RGB", (columns * step[0] + _GAP, head + rows * step[1] + _GAP), _PAPER)
+    room = min(_TITLE_ROOM, math.ceil(_font(True).getlength(title)) + 2 * _GAP)
+    size = max(columns * step[0] + _GAP, room), head + rows * step[1] + _GAP
+    sheet = Image.new("RGB", size, _PAPER)
     _write(sheet, (_GAP, _GAP), title, _INK, sheet.width - 2 * _GAP, bold=True)
     for place, cell in zip(places, cells, strict=True):
         if cell is None:

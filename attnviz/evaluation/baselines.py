@@ -20,9 +20,7 @@ def gaussian(placement: Placement) -> Map:
     part, 0 to 1 from side to side. People place what matters to them in the middle of a photograph
     (Tatler 2007; Judd et al. 2012, MIT-CSAIL-TR-2012-001).
     """
-    grid, source = placement.grid, placement.source
-    x = np.array([placement.to_picture((i + 0.5) * grid.patch, 0)[0] for i in range(grid.columns)])
-    y = np.array([placement.to_picture(0, (i + 0.5) * grid.patch)[1] for i in range(grid.rows)])
+    source, (x, y) = placement.source, placement.middles()
     u = (x - source.left) / source.width - 0.5
     v = (y - source.top) / source.height - 0.5
     return np.asarray(np.exp(-0.5 * (v[:, None] ** 2 + u**2) / SIGMA**2))

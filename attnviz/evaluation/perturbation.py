@@ -109,13 +109,11 @@ def upsample(values: Map, placement: Placement) -> Map:
         values: (rows, columns) of the cells.
         placement: the placement of the cells; `target` says where the picture lies among them.
     """
-    target, side = placement.target, placement.grid.patch
-    down, across = (
-        _between(count, (np.arange(round(end) - round(start)) + 0.5 + start) / side - 0.5)
-        for count, start, end in zip(
-            values.shape, (target.top, target.left), (target.bottom, target.right), strict=True
-        )
-    )
+    target, grid = placement.target, placement.grid
+    columns = np.arange(round(target.right) - round(target.left)) + 0.5 + target.left
+    rows = np.arange(round(target.bottom) - round(target.top)) + 0.5 + target.top
+    across = _between(grid.columns, np.asarray(columns / grid.cell_width - 0.5))
+    down = _between(grid.rows, np.asarray(rows / grid.cell_height - 0.5))
     return np.asarray(down @ values @ across.T)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
 from attnviz.explanation.trials import blank, run_blank, trial
-from attnviz.geometry.grid import TokenGrid
+from attnviz.geometry.grid import TokenGrid, sides
 from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
@@ -249,8 +249,9 @@ def _of_config(model: Model) -> str:
 
 def _another(model: Model, shape: Shape) -> int:
     """Side of a square with about a quarter of the pixels."""
-    patches = int(math.sqrt(math.prod(shape)) / 2 / model.patch)
-    return patches * model.patch if patches else 2 * model.patch
+    side = max(sides(model.patch))
+    patches = int(math.sqrt(math.prod(shape)) / 2 / side)
+    return patches * side if patches else 2 * side
 
 
 def _same(one: BaseException, other: BaseException) -> bool:

@@ -180,12 +180,26 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
     """Cells of tokens, cached by the bytes of their positions, which most layers share."""
     places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
     on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
-    cells = np.full(on_picture.shape, -1, dtype=np.int64)
     if not on_picture.any():
-        return Layout(1, 1, cells)
-    some_cells = _some_cells(places, on_picture, grid)
-    if some_cells is not None:
+        return Layout(1, 1, np.full(on_picture.shape, -1, dtype=np.int64))
+    try:
+        return _all_cells(places, on_picture, grid, size)
+    except Unplaced:
+        some_cells = _some_cells(places, on_picture, grid)
+        if some_cells is None:
+            raise
         return some_cells
+
+
+def _all_cells(
+    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid, size: str
+) -> Layout:
+    """The layout of tokens that fill the input with a lattice.
+
+    Raises:
+        Unplaced: they do not.
+    """
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
     (x, column), (y, row) = (
         _lattice(places[on_picture][:, axis], length)
         for axis, length in enumerate((grid.input_width, grid.input_height))
@@ -199,13 +213,7 @@ def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, siz
         raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
     if found < x.size * y.size:
         raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
-    if x.size > 1 and y.size > 1 and abs(x.stride - y.stride) > _TOLERANCE:
-        raise Unplaced(f"{size} tokens whose cells are no squares")
-    for one, other, length in ((x, y, grid.input_width), (y, x, grid.input_height)):
-        if one.size == 1 and other.size > 1 and length > 2 * other.stride:
-            raise Unplaced(f"{size} tokens that are whole rows or columns of the picture")
-    wider = x if x.size > 1 or y.size == 1 else y
-    return Layout(y.size, x.size, cells, stride=wider.stride, left=x.start, top=y.start)
+    return Layout(y.size, x.size, cells, (y.stride, x.stride), left=x.start, top=y.start)
 
 
 def _some_cells(
@@ -216,9 +224,10 @@ def _some_cells(
     Each token lies in the middle of its own cell, and the tokens are not a complete part of the
     picture, such as one window of several.
     """
-    middle = places[on_picture] / grid.patch - 0.5  # (tokens, 2), columns and rows
+    size = np.array([grid.cell_width, grid.cell_height])
+    middle = places[on_picture] / size - 0.5  # (tokens, 2), columns and rows
     cell = np.rint(middle).astype(np.int64)
-    off = np.abs(middle - cell).max() * grid.patch
+    off = (np.abs(middle - cell) * size).max()
     inside = (cell >= 0).all() and (cell < (grid.columns, grid.rows)).all()
     if off > _TOLERANCE or not inside or len(places) > 1:
         return None
@@ -244,8 +253,8 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
 
     If the cells fill `length`, the first begins at 0, whatever the centres of the tokens are. The
     last may reach beyond the side: a convolution with padding does so if its stride does not divide
-    the side. If the cells do not fill it (overlapping patches without padding), they lie around
-    their centres.
+    the side. If the cells do not fill it (overlapping patches without padding), or there is one
+    more than fill it (half a cell beyond both sides), they lie around their centres.
 
     Raises:
         Unplaced: they are not evenly spaced over the input.
@@ -257,9 +266,10 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     stride = float(round(stride)) if abs(stride - round(stride)) < 1e-3 else stride
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
-    if not (count - 1) * stride < length < (count + 1) * stride + _TOLERANCE:
+    aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
+    if aside or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 0.5:
         raise Unplaced("tokens that cover a part of the picture only")
-    filled = count * stride > length - _TOLERANCE
+    filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)
     nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
     return Lattice(count, stride, start), np.minimum(nearest, count - 1).astype(np.int64)

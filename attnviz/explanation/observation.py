@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnviz.errors import RecordingError, UsageError
+from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Box, Layout, TokenGrid
@@ -118,21 +118,14 @@ class Observation:
         return Recording([layer.call for layer in self.layers.values()])
 
     def placed(self, layout: Layout) -> Placement:
-        """How the picture lies on the cells of a layout.
-
-        Raises:
-            RecordingError: the cells do not cut the input into squares.
-        """
+        """How the picture lies on the cells of a layout."""
         grid, target = self.placement.grid, self.placement.target
-        stride = layout.stride or grid.input_width / layout.columns
-        square = layout.stride or stride == grid.input_height / layout.rows
-        if not square or stride != int(stride):
-            raise RecordingError(
-                f"{self.model.spec} has a layer of {layout.columns}x{layout.rows} cells, which do "
-                f"not cut {grid.input_width}x{grid.input_height} pixels into squares of whole "
-                "pixels; take other --layers"
-            )
-        cells = TokenGrid(layout.rows, layout.columns, int(stride), layout.outside)
+        filling = grid.input_height / layout.rows, grid.input_width / layout.columns
+        height, width = (
+            int(side) if side == int(side) else side for side in layout.stride or filling
+        )
+        cell = height if height == width else (height, width)
+        cells = TokenGrid(layout.rows, layout.columns, cell, layout.outside)
         x, y = layout.left, layout.top
         shifted = Box(target.left - x, target.top - y, target.right - x, target.bottom - y)
         return replace(self.placement, grid=cells, target=shifted)

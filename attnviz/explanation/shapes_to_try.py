@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from attnviz.explanation.forward_errors import ForwardError, unknown_shape
 from attnviz.explanation.trials import takes_more
+from attnviz.geometry.grid import sides
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import PictureLike
 from attnviz.models.failures import message
@@ -47,8 +48,8 @@ def _check_table(model: Model, placement: Placement) -> None:
     """
     table, grid = model.position_table, placement.grid
     if table is not None and grid.tokens <= table[1]:
-        side = (math.isqrt(table[1]) + 1) * model.patch
-        if not takes_more(model, (side, side)):
+        height, width = ((math.isqrt(table[1]) + 1) * side for side in sides(model.patch))
+        if not takes_more(model, (height, width)):
             raise unknown_shape(model, grid, table)
 
 

@@ -1,7 +1,7 @@
 """Boxes, grids of cells, and the layout of an attention call's queries or keys on these cells."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +29,59 @@ class Box(NamedTuple):
         return self.bottom - self.top
 
 
+Patch = int | tuple[int, int]
+"""Side of a square patch in input pixels, or its height and width."""
+
+
+@overload
+def sides(patch: Patch) -> tuple[int, int]: ...
+@overload
+def sides(patch: float | tuple[float, float]) -> tuple[float, float]: ...
+def sides(patch: float | tuple[float, float]) -> tuple[float, float]:
+    """Height and width of a patch, or of a cell.
+
+    >>> sides(16), sides((4, 8))
+    ((16, 16), (4, 8))
+    """
+    return patch if isinstance(patch, tuple) else (patch, patch)
+
+
+def patch_of(height: int, width: int) -> Patch:
+    """A patch of this height and width: one number if it is square.
+
+    >>> patch_of(16, 16), patch_of(4, 8)
+    (16, (4, 8))
+    """
+    return height if height == width else (height, width)
+
+
 @dataclass(frozen=True)
 class TokenGrid:
     """The tokens of one model input: first `prefix` tokens, then rows × columns, row by row.
 
+    `patch` is the side of a square cell in input pixels, or its height and width.
+
     >>> TokenGrid(rows=14, columns=14, patch=16, prefix=1).tokens
     197
+    >>> grid = TokenGrid(rows=8, columns=16, patch=(4, 8))
+    >>> grid.cell_width, grid.cell_height, grid.input_width
+    (8, 4, 128)
     """
 
     rows: int
     columns: int
-    patch: int
+    patch: float | tuple[float, float]
     prefix: int = 0
+
+    @property
+    def cell_width(self) -> float:
+        """Width of a cell in input pixels."""
+        return sides(self.patch)[1]
+
+    @property
+    def cell_height(self) -> float:
+        """Height of a cell in input pixels."""
+        return sides(self.patch)[0]
 
     @property
     def grid_tokens(self) -> int:
@@ -55,17 +96,19 @@ class TokenGrid:
     @property
     def input_width(self) -> int:
         """Width of the model's input in pixels."""
-        return self.columns * self.patch
+        return round(self.columns * self.cell_width)
 
     @property
     def input_height(self) -> int:
         """Height of the model's input in pixels."""
-        return self.rows * self.patch
+        return round(self.rows * self.cell_height)
 
     def centres(self) -> Array:
         """Centres of the grid tokens in input pixels, (rows·columns, 2) as x, y."""
         y, x = np.mgrid[0 : self.rows, 0 : self.columns]
-        return (np.stack([x.ravel(), y.ravel()], axis=1) + 0.5) * self.patch
+        middles: Array = np.stack([x.ravel(), y.ravel()], axis=1) + 0.5
+        middles *= self.cell_width, self.cell_height
+        return middles
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +119,7 @@ class Layout:
         rows, columns: numbers of rows and columns of cells.
         cells: (windows, tokens), row·columns + column; −1 for a token that is not part of the
             picture: class token, register, padding inside a window.
-        stride: side of a cell in input pixels; None if `columns` cells fill the input's width.
+        stride: height and width of a cell in input pixels; None if the cells fill the input.
         left, top: start of the first cell, in input pixels.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
@@ -86,7 +129,7 @@ class Layout:
     rows: int
     columns: int
     cells: NDArray[np.int64]
-    stride: float | None = None
+    stride: tuple[float, float] | None = None
     left: float = 0.0
     top: float = 0.0
 

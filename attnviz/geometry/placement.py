@@ -4,7 +4,7 @@ There are three coordinate systems, all with x to the right, y down and the orig
 
 - picture: pixels of the picture as a person sees it, after EXIF rotation;
 - input: pixels of the model's input;
-- grid: rows and columns of tokens; one token is `patch` × `patch` input pixels.
+- grid: rows and columns of tokens; a token is a cell of `cell_width` × `cell_height` input pixels.
 
 A coordinate is a position, not an index: pixel i covers [i, i + 1) and its centre is i + ½.
 """
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.geometry.grid import Array, Box, TokenGrid
+from attnviz.geometry.grid import Array, Box, Patch, TokenGrid, sides
 
 Fit = Literal["keep", "crop", "pad", "squash"]
 
@@ -60,7 +60,7 @@ class Placement:
     def to_grid(self, x: float, y: float) -> tuple[float, float]:
         """Convert a position in the picture to the grid, as (column, row)."""
         x, y = self.to_input(x, y)
-        return x / self.grid.patch, y / self.grid.patch
+        return x / self.grid.cell_width, y / self.grid.cell_height
 
     def token_at(self, x: float, y: float) -> tuple[int, int] | None:
         """Row and column of the token at a picture position; None outside the grid."""
@@ -70,9 +70,9 @@ class Placement:
 
     def token_box(self, row: int, column: int) -> Box:
         """A token's area in picture pixels; it may extend outside the picture (padding)."""
-        patch = self.grid.patch
-        left, top = self.to_picture(column * patch, row * patch)
-        right, bottom = self.to_picture((column + 1) * patch, (row + 1) * patch)
+        width, height = self.grid.cell_width, self.grid.cell_height
+        left, top = self.to_picture(column * width, row * height)
+        right, bottom = self.to_picture((column + 1) * width, (row + 1) * height)
         return Box(left, top, right, bottom)
 
     def visible_centre(self, row: int, column: int) -> tuple[float, float]:
@@ -89,7 +89,7 @@ class Placement:
         """
         x = np.clip(np.array([left, right], dtype=np.float64), 0, self.picture_width)
         y = np.clip(np.array([top, bottom], dtype=np.float64), 0, self.picture_height)
-        columns, rows = self._edges()
+        columns, rows = self.edges()
         across = overlaps(columns, x)[:, 0]
         down = overlaps(rows, y)[:, 0]
         return np.outer(down / np.diff(rows), across / np.diff(columns))
@@ -99,7 +99,7 @@ class Placement:
 
         Outside the picture the values count as 0.
         """
-        columns, rows = self._edges()
+        columns, rows = self.edges()
         across = overlaps(columns, np.arange(self.picture_width + 1.0))
         down = overlaps(rows, np.arange(self.picture_height + 1.0))
         total = down @ values.astype(np.float64) @ across.T
@@ -110,15 +110,22 @@ class Placement:
 
         Two arrays: (columns + 1,) along x and (rows + 1,) along y.
         """
-        x, y = self._edges()
+        x, y = self.edges()
         source = self.source
         return x.clip(source.left, source.right), y.clip(source.top, source.bottom)
 
-    def _edges(self) -> tuple[Array, Array]:
+    def edges(self) -> tuple[Array, Array]:
         """Token borders in picture pixels: (columns + 1,) along x and (rows + 1,) along y."""
-        patch = self.grid.patch
-        x = np.array([self.to_picture(i * patch, 0)[0] for i in range(self.grid.columns + 1)])
-        y = np.array([self.to_picture(0, i * patch)[1] for i in range(self.grid.rows + 1)])
+        grid, width, height = self.grid, self.grid.cell_width, self.grid.cell_height
+        x = np.array([self.to_picture(i * width, 0)[0] for i in range(grid.columns + 1)])
+        y = np.array([self.to_picture(0, i * height)[1] for i in range(grid.rows + 1)])
+        return x, y
+
+    def middles(self) -> tuple[Array, Array]:
+        """Middles of tokens in picture pixels: (columns,) along x and (rows,) along y."""
+        grid, width, height = self.grid, self.grid.cell_width, self.grid.cell_height
+        x = np.array([self.to_picture((i + 0.5) * width, 0)[0] for i in range(grid.columns)])
+        y = np.array([self.to_picture(0, (i + 0.5) * height)[1] for i in range(grid.rows)])
         return x, y
 
 
@@ -172,7 +179,7 @@ def place(
     height: int,
     *,
     size: int,
-    patch: int,
+    patch: Patch,
     prefix: int = 0,
     fit: Fit = "keep",
     shape: tuple[int, int] | None = None,
@@ -193,9 +200,9 @@ def place(
     Box(left=150.0, top=0.0, right=300.0, bottom=300.0)
     """
     whole = Box(0.0, 0.0, float(width), float(height))
-    side = max(1, _round(size / patch)) * patch
-    input_height, input_width = shape or (side, side)
-    rows, columns = input_height // patch, input_width // patch
+    square = tuple(max(1, _round(size / side)) * side for side in sides(patch))
+    input_height, input_width = shape or square
+    rows, columns = (a // b for a, b in zip((input_height, input_width), sides(patch), strict=True))
     if fit == "keep":
         rows, columns = keep_aspect(width, height, size=size, patch=patch)
     grid = TokenGrid(rows, columns, patch, prefix)
@@ -207,13 +214,18 @@ def place(
     return Placement(width, height, source, target, grid, fit)
 
 
-def keep_aspect(width: int, height: int, *, size: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of about (size / patch)² tokens with the aspect ratio width : height.
+def keep_aspect(width: int, height: int, *, size: int, patch: Patch) -> tuple[int, int]:
+    """Rows and columns of tokens on about size² pixels with the aspect ratio width : height.
 
     A picture that is too thin for even one row (or column) gets one row (or column) of all tokens.
+
+    >>> keep_aspect(300, 200, size=224, patch=16), keep_aspect(300, 200, size=224, patch=(8, 16))
+    ((11, 17), (23, 17))
     """
-    budget = (size / patch) ** 2
-    rows, columns = math.sqrt(budget * height / width), math.sqrt(budget * width / height)
+    tall, wide = sides(patch)
+    budget, shape = (size / tall) * (size / wide), wide / tall
+    rows = math.sqrt(budget * height / width * shape)
+    columns = math.sqrt(budget * width / height / shape)
     if rows < 1:
         rows, columns = 1, max(1, budget)
     elif columns < 1:

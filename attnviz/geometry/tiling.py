@@ -139,8 +139,11 @@ def window(edges: Array) -> Array:
 
 def cell_size(tile: Placement) -> tuple[float, float]:
     """Width and height of a cell in picture pixels."""
-    source, target, patch = tile.source, tile.target, tile.grid.patch
-    return patch * source.width / target.width, patch * source.height / target.height
+    source, target, grid = tile.source, tile.target, tile.grid
+    return (
+        grid.cell_width * source.width / target.width,
+        grid.cell_height * source.height / target.height,
+    )
 
 
 def _first_edges(tile: Placement) -> tuple[float, float]:
@@ -155,14 +158,14 @@ def _first_edges(tile: Placement) -> tuple[float, float]:
 def _joined(plan: TilePlan, tile: Placement) -> Placement:
     """How the whole picture lies on cells of the size of a tile's own."""
     (left, top), (width, height) = _first_edges(tile), cell_size(tile)
-    patch = tile.grid.patch
+    across, down = tile.grid.cell_width / width, tile.grid.cell_height / height
     columns = math.ceil((plan.picture_width - left) / width - _ROUNDING)
     rows = math.ceil((plan.picture_height - top) / height - _ROUNDING)
     target = Box(
-        (0 - left) * patch / width,
-        (0 - top) * patch / height,
-        (plan.picture_width - left) * patch / width,
-        (plan.picture_height - top) * patch / height,
+        (0 - left) * across,
+        (0 - top) * down,
+        (plan.picture_width - left) * across,
+        (plan.picture_height - top) * down,
     )
     return replace(
         tile,
@@ -170,7 +173,7 @@ def _joined(plan: TilePlan, tile: Placement) -> Placement:
         picture_height=plan.picture_height,
         source=Box(0.0, 0.0, float(plan.picture_width), float(plan.picture_height)),
         target=target,
-        grid=TokenGrid(rows, columns, patch, tile.grid.prefix),
+        grid=TokenGrid(rows, columns, tile.grid.patch, tile.grid.prefix),
     )
 
 

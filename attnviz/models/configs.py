@@ -6,7 +6,8 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from attnviz.errors import ModelError
+from attnviz.geometry.grid import Patch, patch_of
+from attnviz.geometry.grid import sides as both
 from attnviz.models.model import token_bytes
 
 # Each stage but the first merges 2×2 tokens.
@@ -20,35 +21,27 @@ PLAIN = ("swin2sr", "groupvit_vision_model")
 FIXED = ("sam_vision_model", "sam_hq_vision_model", "levit", "pvt", "mgp-str")
 
 
-def multiple(config: Any) -> int:
-    """The number that the sides of the input must be multiples of, so that no token is cut.
+def multiple(config: Any) -> Patch:
+    """What the sides of the input must be multiples of, so that no token is cut.
 
-    For a plain vision transformer it is the patch side; for a pyramid the total stride, times the
+    For a plain vision transformer it is its patch; for a pyramid the total stride, times the
     factor by which its keys are pooled.
-
-    Raises:
-        ModelError: patches are not square.
     """
     rule = next((rule for applies, rule in _RULES if applies(config)), _side)
+    sides = _pair(getattr(config, "patch_size", None))
+    plain = rule is _side and not getattr(config, "depths", None)
+    if plain and len(sides) == 2 and all(isinstance(side, int) for side in sides):
+        return patch_of(*sides)
     return rule(config)
 
 
 def _side(config: Any) -> int:
-    """Side of a square patch, or the stride of stages that halve; 32 if nothing is stated.
-
-    Raises:
-        ModelError: patches are not square.
-    """
+    """Side of a square patch, or the stride of stages that halve; 32 if nothing is stated."""
     sides = _pair(getattr(config, "patch_size", None))
     if not all(isinstance(side, int) for side in sides):
-        inner = [multiple(each) for each in _inner(config)]
+        inner = [math.lcm(*both(multiple(each))) for each in _inner(config)]
         return math.lcm(*inner) if inner else UNSTATED
-    if len(set(sides)) > 1:
-        raise ModelError(
-            f"its patches are {sides[-1]}x{sides[0]} pixels (patch_size {list(sides)}), and maps "
-            "are made of square cells only; give a model of square patches (see `attnviz models`)"
-        )
-    side = int(sides[0])
+    side = math.lcm(*sides)
     if getattr(config, "depths", None) and config.model_type not in PLAIN + MERGING:
         return math.lcm(UNSTATED, side << len(config.depths) - 1)
     return side
@@ -69,7 +62,9 @@ def least(config: Any) -> int:
     then lacks biases for them. So the last stage must hold a whole window.
     """
     window = getattr(config, "window_size", None)
-    return multiple(config) * window if config.model_type in MERGING and window else 0
+    if config.model_type not in MERGING or not window:
+        return 0
+    return math.lcm(*both(multiple(config))) * int(window)
 
 
 def _merging(config: Any) -> int:

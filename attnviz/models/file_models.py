@@ -1,11 +1,13 @@
 """Loads a checkpoint file alone: a plain vision transformer is read off its tensors."""
 
+import math
 import re
 from dataclasses import replace
 
 import torch
 
 from attnviz.errors import ModelError, UsageError
+from attnviz.geometry.grid import patch_of
 from attnviz.models.fitting import misfit, size
 from attnviz.models.layouts import Translation, translate
 from attnviz.models.model import (
@@ -177,13 +179,16 @@ def _described(
     """The model, described by its shapes."""
     state, facts = reading.state, found.facts
     embedding = module.patch_embed.proj
-    patch, width, layers = int(embedding.kernel_size[0]), embedding.out_channels, len(module.blocks)
+    height, wide = embedding.kernel_size
+    width, layers = embedding.out_channels, len(module.blocks)
     projects = "norm_pre.weight" in state and "head.bias" not in state
     classes = state["head.weight"].shape[0] if "head.weight" in state and not projects else 0
     name = _statistics(reading)
     mean, std = STATISTICS[name]
     labels = next((facts[key] for key in _STATED_LABELS if key in facts), None)
-    side = module.design.grid[0] * patch
+    rows, columns = module.design.grid
+    shape = rows * height, columns * wide
+    side = round(math.sqrt(math.prod(shape)))
     return Model(
         spec=request.spec,
         weights="random" if request.random_weights else "pretrained",
@@ -192,11 +197,11 @@ def _described(
         heads=module.design.heads,
         features=width,
         tokens="patches",
-        patch=patch,
+        patch=patch_of(height, wide),
         size=request.size or side,
         prefix=module.prefix,
         class_token="cls_token" in state,
-        position_shape=(side, side),
+        position_shape=shape,
         plain=True,
         channels=embedding.in_channels,
         mean=mean,

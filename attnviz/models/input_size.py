@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError
+from attnviz.geometry.grid import Patch, patch_of, sides
 from attnviz.models.preprocessing import flatten, shown
 
 Shape = tuple[int, int]
@@ -43,21 +44,20 @@ def stated_shape(statements: dict[str, Any]) -> Shape | None:
     return None
 
 
-def multiple(model: nn.Module, statements: dict[str, Any]) -> int:
+def multiple(model: nn.Module, statements: dict[str, Any]) -> Patch:
     """Sides of the input are rounded to multiples of this: stated, or the patch embedding's stride.
 
     Raises:
         ModelError: its `patch_size` is not a size.
     """
     if "patch_size" in statements:
-        return math.lcm(
-            *_sides(statements["patch_size"], "patch_size", "a number or (height, width)")
-        )
+        found = _sides(statements["patch_size"], "patch_size", "a number or (height, width)")
+        return patch_of(*found) if len(found) == 2 else math.lcm(*found)
     convolutions = list(_convolutions(model))
     if not convolutions:
         return next((side for channels, side in linear_patches(model) if channels == 3), MULTIPLE)
     first = next((each for each in convolutions if each.channels == 3), convolutions[0])
-    return math.lcm(*first.stride) if first.kernel == first.stride else MULTIPLE
+    return patch_of(*first.stride) if first.kernel == first.stride else MULTIPLE
 
 
 def channel_count(model: nn.Module) -> int:
@@ -102,12 +102,12 @@ def linear_patches(model: nn.Module) -> Iterator[tuple[int, int]]:
             yield channels, side
 
 
-def fitting_shapes(model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
+def fitting_shapes(model: nn.Module, patch: Patch, prefix: int) -> tuple[Shape, ...]:
     """Input shapes that a module's position embeddings may be made for."""
     return _shapes(_grids(model, prefix), _patches(model, patch))
 
 
-def position_shape(model: nn.Module, patch: int, prefix: int) -> Shape | None:
+def position_shape(model: nn.Module, patch: Patch, prefix: int) -> Shape | None:
     """The input shape that the position embedding is made for; None if its grid is not square.
 
     >>> from torch import zeros
@@ -120,15 +120,18 @@ def position_shape(model: nn.Module, patch: int, prefix: int) -> Shape | None:
     return found[0] if found else None
 
 
-def shapes_in(texts: Sequence[str], model: nn.Module, patch: int, prefix: int) -> tuple[Shape, ...]:
+def shapes_in(
+    texts: Sequence[str], model: nn.Module, patch: Patch, prefix: int
+) -> tuple[Shape, ...]:
     """Input shapes that error messages may mention, as sides in pixels or as numbers of tokens.
 
     Of several errors, on different input shapes, only what all mention counts: the model's own.
     """
     pairs = _common([re.findall(r"(\d+)\s*[*x×,]\s*(\d+)", text) for text in texts])
     found = [(int(height), int(width)) for height, width in pairs]
+    largest = math.lcm(*sides(patch))
     numbers = [int(n) for n in _common([re.findall(r"\d+", text) for text in texts]) if len(n) < 6]
-    found += [(side, side) for side in numbers if side % patch == 0 and side > patch]
+    found += [(side, side) for side in numbers if side % largest == 0 and side > largest]
     grids = [grid for number in numbers for grid in square_grids(number, prefix)]
     tokens = _shapes(grids, _patches(model, patch))
     return tuple(dict.fromkeys([*filter(_is_usable, found), *tokens]))[:_MOST]
@@ -192,16 +195,16 @@ def _shape_of(node: Any) -> tuple[Any, ...]:
     return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
-def _patches(model: nn.Module, patch: int) -> list[int]:
-    """Sides that patches may have: the known one, and those of kernels and linear layers.
+def _patches(model: nn.Module, patch: Patch) -> list[Patch]:
+    """The patches that may be: the known one, and those of kernels and linear layers.
 
     In a scripted module only the kernels are visible.
     """
     kernels = [tuple(tensor.shape) for _, tensor in _tensors(model) if tensor.ndim == 4]
-    sides = [k[2] for k in kernels if k[1] in (1, 3) and k[2] == k[3] and k[2] > 3]
+    found = [k[2] for k in kernels if k[1] in (1, 3) and k[2] == k[3] and k[2] > 3]
     if not kernels:
-        sides = [side for _, side in linear_patches(model)]
-    return list(dict.fromkeys([patch, *sides[:2]]))
+        found = [side for _, side in linear_patches(model)]
+    return list(dict.fromkeys([patch, *found[:2]]))
 
 
 def _grids(model: nn.Module, prefix: int, *, named: bool = False) -> Iterator[Shape]:
@@ -218,10 +221,13 @@ def _grids(model: nn.Module, prefix: int, *, named: bool = False) -> Iterator[Sh
             yield from square_grids(max(shape[:-1]), prefix)
 
 
-def _shapes(grids: Iterable[Shape], patches: list[int]) -> tuple[Shape, ...]:
+def _shapes(grids: Iterable[Shape], patches: list[Patch]) -> tuple[Shape, ...]:
     """The first few grids as input shapes in pixels."""
     pairs = itertools.product(dict.fromkeys(grids), patches)
-    found = ((rows * patch, columns * patch) for (rows, columns), patch in pairs)
+    found = (
+        (rows * height, columns * width)
+        for (rows, columns), (height, width) in ((grid, sides(patch)) for grid, patch in pairs)
+    )
     return tuple(dict.fromkeys(filter(_is_usable, found)))[:_MOST]
 
 

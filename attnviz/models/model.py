@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError, UsageError
+from attnviz.geometry.grid import Patch, patch_of
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.picture import PictureLike, with_pixels
 from attnviz.models.laying import for_channels, lay_in
@@ -70,7 +71,8 @@ class Model:
             pyramid whose stages differ, or if it is not known; a run shows the true numbers.
         tokens: what a grid token stands for: a patch or a pixel.
         patch: the sides of the input are rounded to multiples of this many pixels: the patch side
-            of a plain vision transformer, the total stride of a pyramid or windowed model.
+            of a plain vision transformer, or the height and width of its patches; the total stride
+            of a pyramid or windowed model.
         size: input size S; the input covers about S×S pixels.
         prefix: number of tokens before the grid, in the calls that have them.
         class_token: whether the first prefix token is a class token.
@@ -110,7 +112,7 @@ class Model:
     heads: int | None
     features: int | None
     tokens: Literal["patches", "pixels"]
-    patch: int
+    patch: Patch
     size: int
     prefix: int = 0
     class_token: bool = False
@@ -158,7 +160,7 @@ class Model:
             shape, size = shape or self.own_shape or (self.size, self.size), self.size
         shape = shape or self.own_shape
         if shape is not None and fit != "keep":
-            patch = math.gcd(patch, *shape)
+            patch = patch_in(patch, shape)
         return place(
             picture.width,
             picture.height,
@@ -207,6 +209,17 @@ class Model:
         """
         mean, std = (for_channels(each, channels) for each in (self.mean, self.std))
         return mean, std
+
+
+def patch_in(patch: Patch, shape: tuple[int, int]) -> Patch:
+    """The largest patch that divides this one, and an input of this height and width.
+
+    >>> patch_in(32, (64, 48)), patch_in((4, 8), (32, 100))
+    (16, (4, 4))
+    """
+    if isinstance(patch, int):
+        return math.gcd(patch, *shape)
+    return patch_of(*(math.gcd(a, b) for a, b in zip(patch, shape, strict=True)))
 
 
 def token_bytes(layers: int, features: int) -> int:

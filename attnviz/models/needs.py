@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import ModelError
+from attnviz.geometry.grid import sides
 from attnviz.models.checkpoints import FILES, MISSING, NOT_FINITE, Filling
 from attnviz.models.model import Model
 from attnviz.models.state_dict_names import digitless, foreign
@@ -196,8 +197,8 @@ def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
     """
     shape = model.own_shape or (model.size, model.size)
     if not model.fixed:
-        side = -(-max(model.size, model.least) // model.patch) * model.patch
-        shape = side, side
+        least, (height, width) = max(model.size, model.least), sides(model.patch)
+        shape = -(-least // height) * height, -(-least // width) * width
     pixels = torch.zeros(1, 3, *shape)
     with _spoiled(spoiled), torch.no_grad():
         with record() as recording:

@@ -23,7 +23,14 @@ from attnviz.models.input_size import (
     position_shape,
     stated_shape,
 )
-from attnviz.models.model import Model, ModelRequest, fixed_size, no_text_tower, refuse_options
+from attnviz.models.model import (
+    Model,
+    ModelRequest,
+    fixed_size,
+    no_text_tower,
+    patch_in,
+    refuse_options,
+)
 from attnviz.models.module_kinds import allocate, as_module, check_filled, check_made, ready, unwrap
 from attnviz.models.preprocessing import (
     first,
@@ -111,8 +118,9 @@ def describe_in_training(module: nn.Module, *, shape: tuple[int, int]) -> Model:
         ModelRequest(spec), inner, takes_pixels(spec, inner, {}), (),
         device=tensor.device, dtype=tensor.dtype,
     )  # fmt: skip
-    patch = math.gcd(model.patch, *shape)
-    return replace(model, patch=patch, own_shape=shape, fixed=True, position_shape=shape)
+    return replace(
+        model, patch=patch_in(model.patch, shape), own_shape=shape, fixed=True, position_shape=shape
+    )
 
 
 def _fill(request: ModelRequest, model: nn.Module) -> tuple[str, ...]:

@@ -155,8 +155,8 @@ class PatchEmbedding(nn.Module):
         if isinstance(self.norm_pre, nn.Identity):
             patches = self.proj(pixels).flatten(2).mT
         else:
-            side = self.proj.kernel_size[0]
-            flat = F.unfold(pixels, side, stride=side).mT  # (B, N, C·side·side)
+            patch = self.proj.kernel_size
+            flat = F.unfold(pixels, patch, stride=patch).mT  # (B, N, C·height·width)
             patches = F.linear(self.norm_pre(flat), self.proj.weight.flatten(1), self.proj.bias)
         result: Tensor = self.norm(patches)
         return result

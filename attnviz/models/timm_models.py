@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from attnviz.errors import ModelError, UsageError, did_you_mean
+from attnviz.geometry.grid import Patch, patch_of
 from attnviz.models.checkpoints import Filling, filling_of, loading
 from attnviz.models.class_token_names import has_class_token
 from attnviz.models.failures import optional, tried
@@ -215,19 +216,22 @@ def _is_fixed(model: nn.Module) -> bool:
     return bool(statements.get("fixed_input_size"))
 
 
-def _multiple(spec: str, model: nn.Module) -> int:
+def _multiple(spec: str, model: nn.Module) -> Patch:
     """The sides of the input must be multiples of this: of every reduction in the model."""
     info: Any = getattr(model, "feature_info", None) or []
-    reductions = [round(stage["reduction"]) for stage in info]
+    reductions = {round(stage["reduction"]) for stage in info}
+    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    sides = tuple(map(int, patch)) if isinstance(patch, tuple | list) else ()
+    if len(sides) == 2 and reductions <= {max(sides)}:  # no pyramid
+        return patch_of(*sides)
     if reductions:
         return int(max(reductions))
-    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch is None:
         raise ModelError(
             f"{spec}: timm does not say how large its patches are; give the model as "
             "py:MODULE:FACTORY with --patch"
         )
-    return max(map(int, patch)) if isinstance(patch, tuple | list) else int(patch)
+    return max(sides) if sides else int(patch)
 
 
 def _prefix(model: nn.Module) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnviz.errors import ModelError
+from attnviz.geometry.grid import Patch, sides
 from attnviz.models.class_token_names import has_class_token
 
 # Arguments beside pixels that a vision model may need, and that it gets.
@@ -34,7 +35,7 @@ class Vision(nn.Module):
     of the attribute `shape`, (height, width), positions are not interpolated.
     """
 
-    def __init__(self, model: nn.Module, patch: int, *, pools: bool = True) -> None:
+    def __init__(self, model: nn.Module, patch: Patch, *, pools: bool = True) -> None:
         super().__init__()
         self.shape: tuple[int, int] | None = None
         self.model = model
@@ -72,7 +73,8 @@ class Vision(nn.Module):
         if "interpolate_pos_encoding" in self._takes:
             arguments["interpolate_pos_encoding"] = tuple(pixels.shape[2:]) != self.shape
         if "noise" in self._takes and hasattr(self.model.config, "mask_ratio"):
-            rows, columns = (side // self.patch for side in pixels.shape[2:])
+            patch = sides(self.patch)
+            rows, columns = (a // b for a, b in zip(pixels.shape[2:], patch, strict=True))
             # The smallest noise is kept first, so ascending noise keeps the order.
             order = torch.arange(rows * columns, device=pixels.device, dtype=torch.float32)
             arguments["noise"] = order.expand(len(pixels), -1)
@@ -99,7 +101,7 @@ class Vision(nn.Module):
 
     def _patches(self, pixels: Tensor) -> dict[str, Any]:
         """(B, 3, h, w) → (B, rows·columns, patch·patch·3), row by row, channels last."""
-        side = self.patch
+        side = max(sides(self.patch))  # squares
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
         patches = F.unfold(pixels, side, stride=side)  # (B, 3·side·side, rows·columns)
         patches = patches.reshape(len(pixels), 3, side * side, -1).permute(0, 3, 2, 1).flatten(2)
@@ -126,7 +128,7 @@ def _tokens(output: Any) -> Tensor:
 class Embedding(Vision):
     """The image encoder of a model of pictures and texts, up to the embedding space of both."""
 
-    def __init__(self, whole: Any, vision: nn.Module, patch: int) -> None:
+    def __init__(self, whole: Any, vision: nn.Module, patch: Patch) -> None:
         super().__init__(vision, patch)
         self.whole = whole
 

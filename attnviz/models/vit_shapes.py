@@ -162,7 +162,7 @@ def _pool(
 
 
 def check_numbers(path: str, reading: Translation) -> None:
-    """Refuse weights that are no dense, finite floats, and patches that are no squares."""
+    """Refuse weights that are no dense, finite floats."""
     state = reading.state
     for name, tensor in state.items():
         if BESIDE.match(name):
@@ -178,10 +178,9 @@ def check_numbers(path: str, reading: Translation) -> None:
                 f"{path}: {reading.original.get(name, name)} holds NaN or infinity; give a "
                 "checkpoint of finite numbers"
             )
-    sides = state["patch_embed.proj.weight"].shape
-    if len(sides) != 4 or sides[2] != sides[3]:
+    if state["patch_embed.proj.weight"].ndim != 4:
         raise ModelError(
-            f"{path}: its patches are {size(state['patch_embed.proj.weight'])}, no squares; give "
+            f"{path}: its patches are {size(state['patch_embed.proj.weight'])}, not flat; give "
             f"{OWN_MODEL} --weights {path}"
         )
 

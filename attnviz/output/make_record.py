@@ -214,14 +214,14 @@ def model_info(observation: Observation) -> record_parts.ModelInfo:
 def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
     """The record's part about the grid of one answer."""
     observation = explanation.observation
-    grid = answer.placement.grid
-    # A joined map lies on the whole picture, which is no input: each tile is one.
-    entire = grid if explanation.tiles is None else observation.placement.grid
+    grid, entire = answer.placement.grid, observation.placement.grid
     return record_parts.Tokens(
         kind=observation.model.tokens,
         rows=grid.rows,
         columns=grid.columns,
-        patch=grid.patch,
+        patch=grid.patch if isinstance(grid.patch, int) else None,
+        cell_width=grid.cell_width,
+        cell_height=grid.cell_height,
         prefix=grid.prefix,
         input_width=entire.input_width,
         input_height=entire.input_height,

@@ -71,7 +71,9 @@ class Tokens(RecordPart):
     kind: Literal["patches", "pixels"]
     rows: int
     columns: int
-    patch: int
+    patch: int | None
+    cell_width: Number
+    cell_height: Number
     prefix: int
     input_width: int
     input_height: int

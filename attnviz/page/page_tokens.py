@@ -146,8 +146,5 @@ def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
 
 
 def _edges(observation: Observation, layout: Layout) -> tuple[list[float], list[float]]:
-    placement = observation.placed(layout)
-    side = placement.grid.patch
-    x = [placement.to_picture(i * side, 0)[0] for i in range(layout.columns + 1)]
-    y = [placement.to_picture(0, i * side)[1] for i in range(layout.rows + 1)]
-    return [round(each, 4) for each in x], [round(each, 4) for each in y]
+    x, y = observation.placed(layout).edges()
+    return [round(float(each), 4) for each in x], [round(float(each), 4) for each in y]

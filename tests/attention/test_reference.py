@@ -23,10 +23,12 @@ def uniform(n: int) -> torch.Tensor:
         (28, 28, 8, 116.7216),
         (37, 37, 14, 269.9919),
         (10, 20, 16, 128.4721),
+        (56, 28, (4, 8), 116.7495),
+        (1, 112, (32, 4), 149.3214),
     ],
 )
 def test_mean_distance_of_uniform_attention(
-    rows: int, columns: int, patch: int, expected: float
+    rows: int, columns: int, patch: int | tuple[int, int], expected: float
 ) -> None:
     grid = TokenGrid(rows, columns, patch)
     everything = torch.ones(grid.tokens, dtype=torch.bool)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 import attnviz
 from attnviz.cli.table import stats_tables
 from attnviz.drawing.overlay import colour_table
-from attnviz.errors import RecordingError, UsageError
+from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Layout
 from attnviz.output import encoding
@@ -266,14 +266,15 @@ def test_maps_are_one_array_where_layers_are_alike() -> None:
         _ = attnviz.explain(seen, layers="all").numbers
 
 
-def test_cells_that_are_no_squares_are_refused_where_they_are_asked() -> None:
+def test_cells_that_are_no_squares_lie_where_they_are() -> None:
     odd = layers.layer(
         (4, 4, layers.grid(4, 4).reshape(1, -1)), (8, 12, layers.grid(8, 12).reshape(1, -1))
     )
     seen = layers.observation(layers.one_of_each()["plain"], odd)
     assert attnviz.explain(seen, layers="0").answers
-    with pytest.raises(RecordingError, match="4x4 cells, which do not cut 96x64 pixels"):
-        attnviz.explain(seen)
+    assert attnviz.explain(seen).answers[0].placement.grid.rows == 8
+    grid = seen.placed(odd.queries).grid
+    assert (grid.rows, grid.columns, grid.cell_width, grid.cell_height) == (4, 4, 24, 16)
 
 
 def test_progress_runs_over_all_layers() -> None:

@@ -138,7 +138,7 @@ def test_the_inverse_is_exact_at_every_token_of_an_input_of_any_shape(placement:
     """Corners of tokens, there and back, in units in the last place."""
     grid = placement.grid
     for row, column in ((0, 0), (grid.rows, 0), (grid.rows // 2, grid.columns), (grid.rows,) * 2):
-        x, y = float(column * grid.patch), float(row * grid.patch)
+        x, y = column * grid.cell_width, row * grid.cell_height
         there = placement.to_input(*placement.to_picture(x, y))
         assert there == pytest.approx((x, y), rel=1e-12, abs=1e-9)
 

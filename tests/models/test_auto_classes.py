@@ -128,7 +128,6 @@ def refused(config: Any, folder: Path) -> str:
     [
         ("ImageGPTConfig", {"n_layer": 1}, r"more than a picture \(.* input_ids of pixels\)"),
         ("HGNetV2Config", {}, "made no attention call: it is convolutional"),
-        ("ViTConfig", {**VIT, "patch_size": [4, 8]}, "patches are 8x4 pixels .* square patches"),
         (
             "Dinov2Config",
             {**VIT, "image_size": [64, 32]},

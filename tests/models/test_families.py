@@ -9,6 +9,7 @@ import torch
 from families import state
 
 import attnviz
+from attnviz.geometry.grid import sides
 from attnviz.models import configs
 from attnviz.models.vision import Vision
 
@@ -84,7 +85,8 @@ def test_it_runs_on_multiples_and_predicts_the_same_when_recorded(
 ) -> None:
     """The last stage has a token for each `patch`² pixels, and nothing is cut or padded."""
     square = model.fixed or family in ("HieraConfig", "Swin2SRConfig")
-    height, width = (model.size,) * 2 if square else (6 * model.patch, 4 * model.patch)
+    tall, wide = sides(model.patch)
+    height, width = (model.size,) * 2 if square else (6 * tall, 4 * wide)
     pixels = torch.randn(1, 3, height, width)
     with torch.no_grad():
         expected = model.module(pixels)

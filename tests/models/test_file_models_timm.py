@@ -11,6 +11,7 @@ from torch import nn
 
 import attnviz
 from attnviz.errors import AttnvizError
+from attnviz.geometry.grid import sides
 
 timm: Any = torchvision_schemas.import_or_skip("timm")
 MODELS: dict[str, dict[str, Any]] = {
@@ -54,7 +55,7 @@ def test_logits_and_attention_are_timms(name: str, tmp_path: Path) -> None:
     settings = {"act": "quick_gelu"} if "quickgelu" in name else {}
     model = attnviz.load_model(saved(own, tmp_path), settings=settings)
     assert model.prefix == own.num_prefix_tokens
-    patch = model.patch
+    patch, _ = sides(model.patch)
     for rows, columns in ((model.size // patch,) * 2, (4, 6)):
         pixels = torch.randn(1, 3, rows * patch, columns * patch)
         with torch.no_grad():

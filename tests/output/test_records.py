@@ -43,8 +43,8 @@ def record(*heads: records.Head, **more: Any) -> records.Record:
             features=None, seed=None,
         ),
         tokens=record_parts.Tokens(
-            kind="patches", rows=2, columns=3, patch=2, prefix=1, input_width=6, input_height=4,
-            fit="keep", masked=0,
+            kind="patches", rows=2, columns=3, patch=2, cell_width=2, cell_height=2, prefix=1,
+            input_width=6, input_height=4, fit="keep", masked=0,
         ),
         query=QUERY,
         method="attention",
