@@ -57,14 +57,14 @@ class NestedAttention:
             return self._multiplied(nested, products, result)
         if "softmax" in op.name:
             self._softmax(op, products, result)
-        elif any(each is not None and each.kind == "weights" for each in products) and (
-            self._of(result) is None  # `to` may return the tensor itself
-        ):
-            self._unread(f"weights of nested tensors, changed by {op.name}")
+        else:
+            of_weights = any(each is not None and each.kind == "weights" for each in products)
+            if of_weights and _is_nested(result) and self._of(result) is None:  # not itself
+                self._unread(f"weights of nested tensors, changed by {op.name}")
         return None
 
     def _of(self, tensor: Any) -> _Product | None:
-        items = tensor.unbind() if isinstance(tensor, Tensor) and tensor.is_nested else ()
+        items = tensor.unbind() if _is_nested(tensor) else ()
         return self._known.get(items[0]) if items else None
 
     def _softmax(self, op: Operation, products: list[_Product | None], result: Tensor) -> None:
@@ -85,6 +85,10 @@ class NestedAttention:
             scores = _Product(factors[0], factors[1].transpose(-1, -2), "scores")
             self._known.put(result.unbind()[0], scores)
         return None
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_nested
 
 
 def packed(nested: Tensor) -> tuple[Tensor, Packing]:

@@ -180,14 +180,15 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _watched(self, op: Operation) -> Any:
         """Run an operation, and let all trackers see its arguments and its result."""
-        if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat):
-            return self._of_nested(op)
+        nested = any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat)
         for tensor in op.written:
             self._store.written(tensor)
             if self._blocks is not None:
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # backward pass, or a recomputed checkpoint
+        if nested:
+            return self._of_nested(op)
         afters = [self._follower.before(op), self._outputs.before(op)]
         if op.name in STEPS:
             afters.append(self._recurrences.before(op))
