@@ -138,7 +138,13 @@ def explore(
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
     of_layers, marked = choose(
-        observation, chosen, layers=layers, heads=heads, query=query, count=localized
+        observation,
+        chosen,
+        layers=layers,
+        heads=heads,
+        query=query,
+        count=localized,
+        check=lambda found: Size(observation, found, LIMIT).check(),
     )
     chosen = list(of_layers)
     about = _about(observation, drawing)
@@ -148,7 +154,6 @@ def explore(
     about["localized"] = [{**asdict(each), "score": tidy(each.score)} for each in marked]
     rolled, why = ends(observation, chosen)
     size = Size(observation, of_layers, LIMIT)
-    size.check()
     weights_asked = {number: questions(observation, number) for number in chosen}
     needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
     readings = read(observation, needed, weights_asked, progress)

@@ -1,7 +1,7 @@
 """Chooses the heads of a page, and the most localized of them, which the page marks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attnviz.errors import AttnvizError
 from attnviz.explanation.explain_observation import rank_heads
@@ -20,6 +20,7 @@ def choose(
     heads: str,
     query: str,
     count: int,
+    check: Callable[[OfLayers], object],
 ) -> tuple[OfLayers, list[LocalizedHead]]:
     """The heads of each layer of a page, and the marked ones, the most localized first.
 
@@ -32,6 +33,7 @@ def choose(
         heads: the option `heads`.
         query: the first query of the page.
         count: how many heads are marked, if localized heads were not requested.
+        check: is called with the heads as soon as they are known.
 
     Raises:
         UsageError: there are fewer heads, or localized ones are requested and there is no such
@@ -40,11 +42,14 @@ def choose(
     wanted, among = parse_heads(heads), "upper" if layers.strip() == "all" else layers
     if not isinstance(wanted, Localized):
         of_layers = {number: _heads(observation, wanted, number) for number in numbers}
+        check(of_layers)
         return of_layers, _marked(observation, among, query, count, of_layers)
     ranked = rank_heads(observation, query=query, layers=among, heads=heads)[0]
     marked = list(ranked[: wanted.count])
     places = sorted((each.layer, each.head) for each in marked)
-    return {n: tuple(head for layer, head in places if layer == n) for n, _ in places}, marked
+    of_layers = {n: tuple(head for layer, head in places if layer == n) for n, _ in places}
+    check(of_layers)
+    return of_layers, marked
 
 
 def _heads(observation: Observation, wanted: Heads, number: int) -> tuple[int, ...]:

@@ -186,8 +186,9 @@ def plain(tokens: int, heads: int, features: int, count: int = 1) -> attnviz.Obs
     cells = np.arange(side * side)[None]
     stream = torch.Generator().manual_seed(0)
     made = []
-    for _ in range(count):
-        q, k = torch.randn(2, 1, heads, side * side, features, generator=stream).unbind()
+    for number in range(count):
+        if number < 2:  # more layers have the same tensors as the second
+            q, k = torch.randn(2, 1, heads, side * side, features, generator=stream).unbind()
         layout = Layout(side, side, cells)
         made.append(Layer(AttentionCall(q, k, k, 0.1), layout, layout))
     seen = layers.observation(*made)
