@@ -354,6 +354,30 @@ class LocalBySums(Local):
         return (a[:, None] * v).sum(2).mT
 
 
+class Stack(nn.Module):
+    """Layers of several kinds, one after the other, with a residual; no norm, no projection."""
+
+    patch_size, image_size = 8, (32, 48)
+    kinds: ClassVar[tuple[type[Form], ...]] = (LogSoftmax, Additive, Gated)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(kind() for kind in self.kinds)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        first = self.layers[0]
+        x = first.embed(pixels).flatten(2).mT + first.pos
+        for layer in self.layers:
+            x = x + layer.attend(x)
+        return x
+
+
+class StackWithDifference(Stack):
+    """The same with one whose rows do not sum to one."""
+
+    kinds = (LogSoftmax, Difference, Additive)
+
+
 def named(name: str) -> Callable[[], Form]:
     def make() -> Form:
         return FORMS[name]()

@@ -162,10 +162,11 @@ class AttentionCall(CallTensors):
         index = torch.linspace(0, queries - 1, min(probes, queries)).round().long()
         index = index.to(self.query.device)
         expected = self.output[:, :, index].float()
-        groups = expected.shape[1] // self.value.shape[1]
-        value = self.value.float().repeat_interleave(groups, dim=1)  # (B, H, Nk, Dv)
+        batch, shared, keys, _ = self.value.shape
         with float32_no_grad(self.query):
-            difference = (self._mixed(rows(self, index)) @ value - expected).norm(dim=-1)
+            weights = self._mixed(rows(self, index)).reshape(batch, shared, -1, keys)
+            result = (weights @ self.value.float()).reshape(expected.shape)
+            difference = (result - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
         return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
 

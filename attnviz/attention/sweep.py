@@ -98,6 +98,12 @@ class CallTensors:
         query_positions, key_positions: positions of tokens in the input, (B, N, 2) as x and y in
             pixels; NaN for a token that is not part of the picture; None if positions were not
             traced.
+        query_pictures, key_pictures: if several pictures were traced, the number of the picture
+            that each token lies in, (B, N); −1 for one that lies in none. None if one was traced.
+        points: positions of keys that differ by head, (B, H, levels, points, 2): the points that
+            each query of deformable attention samples for itself. levels × points are the keys;
+            there is one level if the model does not divide them. NaN outside of the picture. None
+            for other calls. `key_positions` is then NaN.
         gradient: the gradient of a score at the output, (B, Hv, Nq, Dv). It gives the gradient at
             the weights, ∇A = gradient·valueᵀ. None if there is no score.
         projection: the output projection of each head, W_O^h, (Hv, Dv, F), times the LayerScale
@@ -116,6 +122,9 @@ class CallTensors:
     mixing: tuple[Tensor, Tensor | None] | None = None
     query_positions: Tensor | None = None
     key_positions: Tensor | None = None
+    query_pictures: Tensor | None = None
+    key_pictures: Tensor | None = None
+    points: Tensor | None = None
     gradient: Tensor | None = None
     projection: Tensor | None = None
     kind: str = "softmax"
@@ -155,6 +164,9 @@ class CallTensors:
             gradient=_some(self.gradient, items),
             query_positions=_some(self.query_positions, items),
             key_positions=_some(self.key_positions, items),
+            query_pictures=_some(self.query_pictures, items),
+            key_pictures=_some(self.key_pictures, items),
+            points=_some(self.points, items),
             weights=_some(self.weights, items),
         )
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from attnviz.batch.finalizers import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
-from attnviz.output.records import Head, Record
+from attnviz.output.records import LISTS, Head, Record
 from attnviz.output.schema import flat
 from attnviz.statistics import MORE, STATISTICS
 
@@ -125,6 +125,8 @@ def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:
     """The columns of a part of the record, from the annotations of its fields."""
     found: dict[str, type] = {}
     for name, field in model.model_fields.items():
+        if name in LISTS:
+            continue
         kind = _plain(field.annotation, whole=name in _WHOLE)
         if issubclass(kind, BaseModel):
             found |= _of_model(kind, f"{prefix}{name}_")

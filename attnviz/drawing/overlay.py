@@ -1,6 +1,7 @@
 """Draws one map over its picture."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ Interpolation = Literal["bicubic", "nearest"]
 _VIRIDIS = Path(__file__).with_name("viridis.npy")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 _MARGIN = 3  # cells repeated at the border: as far as the bicubic filter reaches
+LEVELS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7")
+"""Colours of points by their level, of Okabe and Ito, who see no difference of red and green."""
 _HATCH = 6  # width of the stripes over undrawn parts, in pixels
 
 
@@ -138,6 +141,17 @@ def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
     stripe = (x + y) % (2 * _HATCH) < 1
     grey = np.where(stripe, 0.5 * luma + 127.5, 0.75 * luma + 0.25 * 255 * 0.5)
     return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def draw_points(image: Image.Image, points: Sequence[tuple[float, float, int, float]]) -> None:
+    """Draw points, (x, y, level, weight): a disc's area is its weight, its colour its level."""
+    most = max((weight for *_, weight in points), default=0.0)
+    largest = max(4.0, max(image.size) / 50)
+    draw = ImageDraw.Draw(image)
+    for x, y, level, weight in sorted(points, key=lambda point: -point[3]):
+        radius = max(1.0, largest * math.sqrt(max(weight, 0.0) / most)) if most > 0 else 1.0
+        box = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(box, fill=LEVELS[level % len(LEVELS)], outline="white")
 
 
 def mark(image: Image.Image, query: Query) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from attnviz.drawing.overlay import Style, mark, overlay
+from attnviz.drawing.overlay import Style, draw_points, mark, overlay
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import STAR, marked, question_in_words, rows, title
@@ -181,8 +181,8 @@ _STRIP = 16  # pixels: a picture with a side this short is too coarse to draw a 
 
 
 def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
-    """A map over its picture, with exactly the picture's size."""
-    return overlay(
+    """A map over its picture, with exactly the picture's size, and its sampled points."""
+    image = overlay(
         picture,
         answer.values,
         drawn=answer.drawn,
@@ -190,6 +190,9 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
         scale=scale,
         style=style,
     )
+    place = answer.placement.to_picture
+    draw_points(image, [(*place(p.x, p.y), p.level, p.weight) for p in answer.points])
+    return image
 
 
 def small(picture: PictureLike, side: int = CELL) -> Picture:

@@ -18,6 +18,22 @@ from attnviz.registry import load
 from attnviz.statistics import More
 
 
+@dataclass(frozen=True)
+class SampledPoint:
+    """A point that a query of deformable attention looks at.
+
+    Attributes:
+        x, y: where it lies, in pixels of the model's input.
+        level: number of the map of features that it samples.
+        weight: the model's own weight.
+    """
+
+    x: float
+    y: float
+    level: int
+    weight: float
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """One map: where a head looks, or all heads together.
@@ -34,6 +50,7 @@ class Answer:
         placement: where the cells lie on the picture.
         drawn: (rows, columns) boolean, False for cells that are masked or lie in padding.
         question: number of the question in the explanation.
+        points: of deformable attention from one place, the points themselves, the heaviest first.
     """
 
     layer: int
@@ -44,6 +61,7 @@ class Answer:
     placement: Placement
     drawn: NDArray[np.bool_]
     question: int = 0
+    points: tuple[SampledPoint, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer, PositionsLost, Unplaced, assume_layer, find_layer
+from attnviz.explanation.sampled_points import sampled_layer
 from attnviz.explanation.selection import choose_layers, parse_layers
 from attnviz.geometry.grid import TokenGrid
 
@@ -59,26 +61,35 @@ class Inspector:
         fits = assume_layer(first, self.grid, None) is not None
         if self.plain:
             return CallReport(None if fits else "its tokens are not those of the grid", fits=fits)
+        if first.points is not None and _may_be_laid(first.points, self.grid):
+            return CallReport()
         try:
-            layer = find_layer(first, self.grid, self.operators)
+            find_layer(first, self.grid, self.operators)
         except PositionsLost as reason:
             traced = call.query_positions is not None or call.key_positions is not None
             return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
         except Unplaced as reason:
             return CallReport(_sampled(call) or str(reason))
-        if (layer.keys.rows, layer.keys.columns) != (layer.queries.rows, layer.queries.columns):
-            sampled = _sampled(call)
-            if sampled is not None:
-                return CallReport(sampled)
         return CallReport(fits=fits, alone=call.heads == 1 and call.projection is None)
+
+
+def _may_be_laid(points: Tensor, grid: TokenGrid) -> bool:
+    """Whether sampled points can be laid onto the cells of a grid: their places are known."""
+    return grid.grid_tokens > 1 and bool(points.isfinite().any()) and not points.isinf().any()
 
 
 def _sampled(call: AttentionCall) -> str | None:
     """Why points that each query samples for itself are not drawn; None for other calls."""
     if call.kind != "sampled":
         return None
-    what = f"{call.shape[3]} points for each query and head, sampled between tokens"
-    return f"{what} (deformable attention)"
+    queries, heads, count = call.shape[0] * call.shape[2], call.heads, call.shape[3]
+    levels = 1 if call.points is None else call.points.shape[2]
+    what = f"{count} points" if levels == 1 else f"{count} points, {count // levels} on each of "
+    what = what if levels == 1 else f"{what}{levels} levels,"
+    return (
+        f"{what} for each of {queries} queries and {heads} heads, sampled between tokens "
+        "(deformable attention)"
+    )
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,8 @@ def place_layer(
         found = assume_layer(call, grid, assumed)
         assert found is not None  # an inspector has checked it
         return found
+    if call.points is not None:
+        return sampled_layer(call, grid)
     return find_layer(call, grid, operators)
 
 

@@ -53,4 +53,4 @@ def mean_of(answers: Sequence[Answer], layer: int) -> Answer:
     ]
     mean = np.mean(maps, 0).astype(np.float32)
     values = np.where(finest.drawn, mean, 0)
-    return replace(finest, layer=layer, head=None, numbers={}, values=values)
+    return replace(finest, layer=layer, head=None, numbers={}, values=values, points=())

@@ -1,5 +1,6 @@
 """Turns a query into weights over the tokens of each layer of an observation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.attention.sweep import Progress
+from attnviz.explanation.explanation import SampledPoint
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.geometry import queries
@@ -17,6 +19,8 @@ from attnviz.geometry.queries import Query
 from attnviz.io.picture import PictureLike, load_mask
 
 ALL = Query("all")
+MOST_POINTS = 128
+"""More sampled points than these are no longer seen one by one: the map shows where they lie."""
 
 
 def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> list[Query]:
@@ -98,6 +102,35 @@ def token_weights(
         prefix=layer.prefix,
         has_class_token=observation.model.class_token,
     )
+
+
+def sampled_points(
+    observation: Observation, number: int, query: Query, head: int | None
+) -> tuple[SampledPoint, ...]:
+    """The points that a head samples for a query, the heaviest first; none if there are too many.
+
+    A query at a point of the picture stands for one token of each level of features.
+    """
+    layer = observation.layers[number]
+    if layer.call.points is None or head is None or query.path is not None:
+        return ()
+    shares = token_weights(observation, layer, query, None)[:, 0]  # each query is a window
+    queries = torch.from_numpy(shares.nonzero()[0])
+    call = layer.call.batch(queries.to(layer.call.query.device))
+    assert call.points is not None
+    _, heads, levels, count, _ = call.points.shape
+    if len(queries) * levels * count > MOST_POINTS:
+        return ()
+    weights = call.rows([0]).reshape(-1, heads, heads, levels, count)[:, head, head]
+    weights = weights.cpu() * torch.from_numpy(shares)[queries, None, None]
+    found = [
+        SampledPoint(x, y, level, weights[query, level, point].item())
+        for query, of_levels in enumerate(call.points[:, head].tolist())
+        for level, points in enumerate(of_levels)
+        for point, (x, y) in enumerate(points)
+        if math.isfinite(x)
+    ]
+    return tuple(sorted(found, key=lambda point: -point.weight))
 
 
 def class_token_of(observation: Observation, layer: Layer) -> int | None:

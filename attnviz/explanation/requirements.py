@@ -106,6 +106,8 @@ def _no_chain(layers: Sequence[Layer], numbers: Sequence[int], *, pool: bool) ->
     *stack, last = layers
     first = layers[0]
     for number, layer in zip(numbers, layers, strict=True):
+        if layer.call.points is not None:
+            return f"in layer {number} each query has points of its own"
         if layer.keys.windows > 1:
             return f"layer {number} has windows, whose tokens do not see one another"
         if not _same(layer.keys, first.keys):

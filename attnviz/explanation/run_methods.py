@@ -21,11 +21,11 @@ from attnviz.explanation.explanation import (
 )
 from attnviz.explanation.localized_heads import choose_localized, mean_of
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.query_weights import read
+from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import Backward, gradients, relevances
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.methods import METHODS, Method
+from attnviz.methods import DEFAULT, METHODS, Method
 from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure, more
@@ -262,16 +262,18 @@ class LayerQuery:
         """The answers of the chosen heads of one layer to one query."""
         keys = self._keys(layer)
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
+        query, shown = self.queries[layer][number], self.method == DEFAULT
         return [
             Answer(
                 layer=layer,
                 head=head,
-                query=self.queries[layer][number],
+                query=query,
                 values=results.maps[number, head or 0],
                 numbers={name: values[head or 0] for name, values in results.numbers.items()},
                 placement=placement,
                 drawn=drawn,
                 question=question,
+                points=() if not shown else sampled_points(self.observation, layer, query, head),
             )
             for head in self.heads[layer]
         ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnviz.models import memory
 from attnviz.models.input_size import Shape
 from attnviz.models.model import Model
-from attnviz.recording.record import uncompiled
+from attnviz.recording.dispatching import uncompiled
 
 _TAKES_MORE: weakref.WeakKeyDictionary[nn.Module, dict[Shape, bool]] = weakref.WeakKeyDictionary()
 """For each model and shape, whether the model takes more tokens than the shape has."""

@@ -118,7 +118,18 @@ def _head(
         target=_target(target) if several else None,
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
+        points=_points(answer),
     )
+
+
+def _points(answer: Answer) -> list[records.PointInfo] | None:
+    """The sampled points of one map in picture pixels; None if it has none."""
+    place = answer.placement.to_picture
+    found = []
+    for point in answer.points:
+        x, y = place(point.x, point.y)
+        found.append(records.PointInfo(x=x, y=y, level=point.level, weight=point.weight))
+    return found or None
 
 
 def _rank(explanation: Explanation, answer: Answer) -> int | None:

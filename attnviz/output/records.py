@@ -63,6 +63,15 @@ class ScaleInfo(RecordPart):
     maximum: Number
 
 
+class PointInfo(RecordPart):
+    """A point that deformable attention samples, in picture pixels, and the model's weight."""
+
+    x: Number
+    y: Number
+    level: int
+    weight: Number
+
+
 @with_numbers(STATISTICS, MORE)
 class Head(RecordPart):
     """One map of rows × columns, and the numbers of its head.
@@ -74,9 +83,10 @@ class Head(RecordPart):
     (docs/formulas.md); `sums_to_one` whether its rows are distributions. If they are not, the
     numbers that need one are null. Both are null where layers are merged. `query` and `target` are
     present if they differ from those of the record: `auto` found another query in this layer, or
-    there were several questions. The numbers of the table `MORE` are present if they were computed
-    (`--stats all`), and null if they are not defined. Numbers that other packages add to
-    `STATISTICS` and `MORE` follow the declared fields.
+    there were several questions. `points` is present for deformable attention from one place. The
+    numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
+    are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
+    fields.
     """
 
     layer: int
@@ -102,6 +112,7 @@ class Head(RecordPart):
     target: TargetInfo | None = None
     scale: ScaleInfo | None = None
     file: str | None = None
+    points: list[PointInfo] | None = None
 
     @property
     def unsaid(self) -> tuple[str, ...]:
@@ -160,6 +171,12 @@ class LayerInfo(RecordPart):
         return data
 
 
+_OPTIONAL = ("rank", "query", "target", "scale", "file", "points")
+"""Fields of a map that are left out if they do not apply."""
+LISTS = ("points",)
+"""Fields of a map that are no columns of a table."""
+
+
 class Record(RecordPart):
     """Everything about one picture.
 
@@ -191,7 +208,7 @@ class Record(RecordPart):
         """As plain data, `schema` first; parts that do not apply are left out."""
         data = self.model_dump(exclude={"schema_", "layers"})
         heads = [
-            without_missing(head, ("rank", "query", "target", "scale", "file", *given.unsaid))
+            without_missing(head, (*_OPTIONAL, *given.unsaid))
             for given, head in zip(self.heads, data["heads"], strict=True)
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
@@ -217,6 +234,7 @@ class Record(RecordPart):
             if any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
+        heads = [{key: head[key] for key in head if key not in LISTS} for head in heads]
         rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in columns} for row in rows]

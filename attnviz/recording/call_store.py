@@ -53,6 +53,7 @@ class CallStore:
         where: a condition; calls for which it is False do not count.
         device: where calls are kept.
         describe: called with every call that counts, in its final form.
+        named: names the pictures that a call's tokens lie in, if there are several.
     """
 
     calls: list[AttentionCall | None]
@@ -62,6 +63,7 @@ class CallStore:
     where: Callable[[AttentionCall], bool] | None
     device: str | torch.device | None
     describe: Describe | None = None
+    named: Callable[[AttentionCall], AttentionCall] | None = None
 
     def __post_init__(self) -> None:
         self._entries: list[_Entry] = []
@@ -80,6 +82,8 @@ class CallStore:
         entry = self._entries[number]
         if number < len(self._entries) - 1 and entry.call is None:
             return
+        if self.named is not None:
+            call = self.named(call)
         if self.device is not None:
             call = _each(call, lambda tensor: tensor.to(self.device))
         entry.counts = entry.counts or self.where is None or self.where(call)
@@ -221,7 +225,8 @@ def _unpacked_output(lay: Lay, output: Tensor) -> Tensor:
 
 def _unpacked(call: AttentionCall) -> AttentionCall:
     """(B, H, N, D) → (B, H·N, 1, D)."""
-    bias, output, places = call.bias, call.output, call.query_positions
+    bias, output = call.bias, call.output
+    places, pictures = call.query_positions, call.query_pictures
     if bias is not None and bias.ndim == 4 and bias.shape[1:3] != (1, 1):
         bias = bias.expand(-1, call.heads, call.shape[2], -1).flatten(1, 2).unsqueeze(2)
     return replace(
@@ -230,11 +235,13 @@ def _unpacked(call: AttentionCall) -> AttentionCall:
         bias=bias,
         output=None if output is None else output.flatten(1, 2).unsqueeze(2),
         query_positions=None if places is None else places[:, :1],
+        query_pictures=None if pictures is None else pictures[:, :1],
     )
 
 
 _KEPT = ("query", "key", "value", "bias", "output", "projection", "weights")
-_FIELDS = (*_KEPT, "query_positions", "key_positions", "gradient")
+_PLACES = ("query_positions", "key_positions", "query_pictures", "key_pictures", "points")
+_FIELDS = (*_KEPT, *_PLACES, "gradient")
 
 
 def _each(call: AttentionCall, do: Callable[[Tensor], Tensor]) -> AttentionCall:

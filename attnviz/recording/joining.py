@@ -85,6 +85,7 @@ def _queries(calls: Sequence[AttentionCall]) -> AttentionCall | None:
         bias=bias,
         output=_outputs(calls, 2),
         query_positions=_positions(calls, lambda call: call.query_positions, 1),
+        query_pictures=_beside([call.query_pictures for call in calls], 1),
     )
 
 
@@ -121,7 +122,16 @@ def _items(calls: Sequence[AttentionCall]) -> AttentionCall | None:
         output=output,
         query_positions=_positions(calls, lambda call: call.query_positions, 0),
         key_positions=_positions(calls, lambda call: call.key_positions, 0),
+        query_pictures=_beside([call.query_pictures for call in calls], 0),
+        key_pictures=_beside([call.key_pictures for call in calls], 0),
+        points=_beside([call.points for call in calls], 0),
     )
+
+
+def _beside(parts: Sequence[Tensor | None], dim: int) -> Tensor | None:
+    """Facts about tokens of all calls side by side; None if some call has none, or has others."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found, dim) if len(found) == len(parts) and _fit(found, dim) else None
 
 
 def _scaled(calls: Sequence[AttentionCall]) -> list[Tensor] | None:

@@ -146,7 +146,7 @@ def read(op: Operation, result: Any) -> KernelCall:
     )
     last = kind == _LOWER_RIGHT or (call.causal and "flash" in op.name and op.name in TOKENS_FIRST)
     if packings is not None:
-        call = _masked(call, packings, last=last)
+        call = masked(call, packings, last=last)
     elif last:
         call = _lower_right(call)
     return KernelCall(call, query, key, lays[0], packings)
@@ -165,7 +165,7 @@ def _packings(arguments: Mapping[str, Any]) -> tuple[Packing, Packing] | None:
     return Packing(queries), Packing(keys)
 
 
-def _masked(call: AttentionCall, packings: tuple[Packing, Packing], *, last: bool) -> AttentionCall:
+def masked(call: AttentionCall, packings: tuple[Packing, Packing], *, last: bool) -> AttentionCall:
     """Mask what lies behind the ends of sequences; with `last`, causality ends at the last key."""
     queries, keys = (packing.inside for packing in packings)
     seen = queries[:, :, None] & keys[:, None]

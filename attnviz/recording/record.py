@@ -1,10 +1,9 @@
 """Records every attention call of a running model without changing the model."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +13,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import JoinedTrace, Trace
+from attnviz.errors import UsageError
 from attnviz.recording import kernels
 from attnviz.recording.attention_tracker import AttentionTracker
 from attnviz.recording.call_store import CallStore
+from attnviz.recording.dispatching import (
+    OPAQUE,
+    as_outside,
+    backend,
+    is_composite,
+    is_wrapper,
+    uncompiled,
+)
+from attnviz.recording.kernels import KernelCall
 from attnviz.recording.model_blocks import Blocks
+from attnviz.recording.nested import NestedAttention
 from attnviz.recording.operation import Operation, first, node_of
 from attnviz.recording.output_nodes import OutputListener
 from attnviz.recording.output_tracker import Outputs
@@ -35,7 +45,7 @@ def record(
     where: Callable[[AttentionCall], bool] | None = None,
     describe: Callable[[AttentionCall], Any] | None = None,
     device: str | torch.device | None = None,
-    picture: Tensor | None = None,
+    picture: Tensor | Sequence[Tensor] | None = None,
     gradients: bool = False,
     blocks: nn.Module | None = None,
 ) -> Iterator[Recording]:
@@ -55,7 +65,9 @@ def record(
             `Recording.descriptions` holds the results.
         device: the device to keep calls on; by default they stay where they are.
         picture: (B, 3, H, W), the model's input. Calls then have the positions of their tokens in
-            this picture (`AttentionCall.query_positions`).
+            this picture (`AttentionCall.query_positions`). Of a model of several pictures, a
+            sequence of them; calls then have the numbers of these pictures, too
+            (`AttentionCall.query_pictures`).
         gradients: note the place of each call in autograd's graph, which `Recording.gradients`
             needs; this keeps no part of the graph alive.
         blocks: the model. `Recording.blocks` then holds the input and output of each call's block,
@@ -72,9 +84,9 @@ def record(
     recording = Recording(calls_kept, traces if gradients else None, stack)
     numbers = None if calls is None else tuple(calls)
     store = CallStore(calls_kept, traces, recording.descriptions, numbers, where, device, describe)
-    positions = None if picture is None else TokenPositions(picture)
+    positions = None if picture is None else TokenPositions(*_pictures(picture))
     if positions is not None:
-        recording.operators = positions.operators
+        recording.operators, store.named = positions.operators, positions.pictures.named
     try:
         with (
             nullcontext() if stack is None else stack.watching(),
@@ -86,12 +98,16 @@ def record(
         store.close()
 
 
-def uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled code uncompiled; if nothing was compiled yet, do not load the compiler."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+def _pictures(given: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """The pictures to trace; refuses what has no height and width."""
+    pictures = [given] if isinstance(given, Tensor) else list(given)
+    for picture in pictures:
+        if picture.ndim < 3:
+            raise UsageError(
+                f"picture= has shape {tuple(picture.shape)}: flat patches have no places; give the "
+                "picture (B, 3, H, W), and make the patches of it inside of record()"
+            )
+    return pictures
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -130,6 +146,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             positions is not None,
         )
         self._recurrences = Recurrences(self._note)
+        self._nested = NestedAttention(self._note)
         self._follower = AttentionTracker(listener, self._outputs)
 
     def __torch_dispatch__(
@@ -139,7 +156,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if any(map(_is_wrapper, types)):
+        if any(map(is_wrapper, types)):
             return NotImplemented
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload):
@@ -154,25 +171,24 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if self._positions is not None and places is not None:
                     self._positions.put(result[0], places[..., None])
             return result
-        if _is_composite(func):
-            keys = _backend(args)
+        if is_composite(func):
+            keys = backend(func, args)
             if keys is not None:
-                with _as_outside(), self:
+                with as_outside(), self:
                     return func.redispatch(keys, *args, **kwargs)
         return self._watched(Operation(func, args, kwargs))
 
     def _watched(self, op: Operation) -> Any:
         """Run an operation, and let all trackers see its arguments and its result."""
-        if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat):
-            if _is_attention(op.name):
-                self._note(f"{op.name} of nested tensors")
-            return op.func(*op.args, **op.kwargs)
+        nested = any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in op.flat)
         for tensor in op.written:
             self._store.written(tensor)
             if self._blocks is not None:
                 self._blocks.written(tensor)
         if torch._C._current_graph_task_id() != -1:  # noqa: SLF001
             return op.func(*op.args, **op.kwargs)  # backward pass, or a recomputed checkpoint
+        if nested:
+            return self._of_nested(op)
         afters = [self._follower.before(op), self._outputs.before(op)]
         if op.name in STEPS:
             afters.append(self._recurrences.before(op))
@@ -189,6 +205,24 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(what)
         return result
 
+    def _of_nested(self, op: Operation) -> Any:
+        """Run an operation on nested tensors, whose items are sequences of several lengths."""
+        node = node_of(op)
+        result = op.func(*op.args, **op.kwargs)
+        if op.name in OPAQUE or "scaled_dot_product" in op.name:
+            self._note(f"{op.name} of nested tensors")
+            return result
+        call = self._nested.follow(op, result)
+        if self._positions is not None:
+            self._positions.follow_items(op, result)
+            if call is not None:
+                self._positions.pack(call.query, call.found.query)
+                self._positions.pack(call.key, call.found.key)
+                self._positions.put_queries(result, call.query)
+        if call is not None:
+            self._keep_packed(call.found, Trace(op.name, node, call.found.lay))
+        return result
+
     def _kernel(self, op: Operation, result: Any, node: int | None) -> None:
         """Record the call of a fused attention kernel that has run."""
         try:
@@ -199,14 +233,19 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trace = Trace(op.name, node, found.lay)
         heads = 2 if op.name in kernels.TOKENS_FIRST else 1
         if found.packings is not None:
-            places = [
-                self._places(tensor, -1, lay=partial(packing, fill=NOWHERE))
-                for tensor, packing in zip((found.query, found.key), found.packings, strict=True)
-            ]
-            self._store.add(_placed(found.call, places, 1), trace, self._outputs.may_be_joined)
+            self._keep_packed(found, trace)
             return
         number = self._keep(found.call, trace, found.query, found.key, heads)
         self._outputs.fused(first(result), number, heads)
+
+    def _keep_packed(self, found: KernelCall, trace: Trace) -> None:
+        """Keep a call over sequences of several lengths with the positions of their tokens."""
+        assert found.packings is not None
+        places = [
+            self._places(tensor, -1, lay=partial(packing, fill=NOWHERE))
+            for tensor, packing in zip((found.query, found.key), found.packings, strict=True)
+        ]
+        self._store.add(_placed(found.call, places, 1), trace, self._outputs.may_be_joined)
 
     def _keep(
         self, call: AttentionCall, trace: Trace, query: Tensor, key: Tensor, heads: int = 1
@@ -240,61 +279,3 @@ def _placed(call: AttentionCall, places: Sequence[Tensor | None], heads: int) ->
         None if p is None else torch.view_as_real(p.select(heads, 0).resolve_conj()) for p in places
     ]
     return replace(call, query_positions=positions[0], key_positions=positions[1])
-
-
-def _is_attention(name: str) -> bool:
-    """Whether an operator is part of attention, judged by its name."""
-    return name in _OPAQUE or "softmax" in name or "scaled_dot_product" in name
-
-
-@cache
-def _is_wrapper(kind: type) -> bool:
-    """Whether tensors of this class handle operators themselves, by operators on inner tensors."""
-    disabled = torch._C._disabled_torch_dispatch_impl  # noqa: SLF001
-    return getattr(kind, "__torch_dispatch__", disabled) is not disabled
-
-
-_OPAQUE = ("_transformer_encoder_layer_fwd", "_native_multi_head_attention")
-_BACKENDS = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
-
-
-def _as_outside() -> AbstractContextManager[Any]:
-    """Set the dispatcher as it is outside of the watcher, with views and conjugates handled.
-
-    Without this, `matmul` in inference mode takes another path for weights that require gradients,
-    and its result differs in the last digit.
-    """
-    exclude = torch._C._dispatch_tls_local_exclude_set()  # noqa: SLF001
-    for name in ("ADInplaceOrView", "Conjugate", "Negative", "ZeroTensor"):
-        exclude = exclude.remove(getattr(torch._C.DispatchKey, name))  # noqa: SLF001
-    include = torch._C._dispatch_tls_local_include_set()  # noqa: SLF001
-    guard: AbstractContextManager[Any] = torch._C._ForceDispatchKeyGuard(include, exclude)  # noqa: SLF001
-    return guard
-
-
-@cache
-def _is_composite(func: OpOverload) -> bool:
-    """Whether an operator consists of other operators that the watcher must see.
-
-    `narrow` and `chunk` do not count: autograd tracks their results, not the views inside.
-    """
-    name = func._schema.name  # noqa: SLF001
-    overload = func._schema.overload_name  # noqa: SLF001
-    full = f"{name}.{overload}" if overload else name
-    has = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001
-    if name.removeprefix("aten::") in _OPAQUE:
-        return True
-    tracked = func.is_view and has(full, "ADInplaceOrView")
-    return has(full, "CompositeImplicitAutograd") and not tracked
-
-
-def _backend(args: Sequence[Any]) -> Any:
-    """The dispatch key of the first tensor's device; None for tensors of unusual kinds."""
-    flat = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else (arg,))]
-    tensor = next((arg for arg in flat if isinstance(arg, Tensor)), None)
-    if tensor is None or tensor.is_nested or tensor.layout != torch.strided:
-        return None
-    name = _BACKENDS.get(tensor.device.type)
-    if name is None:
-        return None
-    return torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))  # noqa: SLF001

@@ -10,6 +10,7 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.axes import Axis, Dims, arrange, leaves
 from attnviz.recording.explicit_weights import ExplicitWeights
+from attnviz.recording.positions.position_math import NOWHERE
 from attnviz.recording.products import Axes, Change, Order, Product, Scores
 from attnviz.recording.score_graph import Weights
 
@@ -189,6 +190,7 @@ def attention_call(
         mixing=None if mixing is None else (mixing.weight, mixing.bias),
         query_positions=_positions(weights, order, "query"),
         key_positions=_positions(weights, order, "key"),
+        points=_points(weights, order),
         kind=weights.kind,
         weights=explicit,
     )
@@ -244,17 +246,40 @@ def _positions(weights: Weights, order: Order, kind: Literal["query", "key"]) ->
         return None
     laid = arrange(found, (product.batch, axes), [order.batch, order.heads, leaves([axes])])
     places = torch.view_as_real(laid[:, 0].resolve_conj())
-    if weights.explicit is not None and laid.shape[1] > 1:  # sampled points may differ by head
-        apart = (laid != laid[:, :1]) & ~(laid.real.isnan() & laid[:, :1].real.isnan())
-        places = torch.full_like(places, torch.nan) if bool(apart.any()) else places
-    return places
+    return torch.full_like(places, torch.nan) if _differ_by_head(weights, laid) else places
 
 
-def output_places(weights: Weights, dims: Dims, features: Axes) -> Tensor | None:
-    """Positions of the output, which has `dims`: those of the queries; they broadcast to it."""
+def _points(weights: Weights, order: Order) -> Tensor | None:
+    """Positions of keys that differ by head, (B, H, levels, points, 2); None for others."""
+    product, keys = weights.scores.product, leaves([weights.scores.product.keys])
+    if product.key_places is None:
+        return None
+    groups = [order.batch, order.heads, keys]
+    laid = arrange(product.key_places, (product.batch, product.keys), groups)
+    if not _differ_by_head(weights, laid):
+        return None
+    levels = keys[0].size if len(keys) > 1 else 1
+    return torch.view_as_real(laid.resolve_conj()).reshape(*laid.shape[:2], levels, -1, 2)
+
+
+def _differ_by_head(weights: Weights, places: Tensor) -> bool:
+    """Whether positions of keys, (B, H, Nk), differ by head, as those of sampled points do."""
+    if weights.explicit is None or places.shape[1] == 1:
+        return False
+    first = places[:, :1]
+    return bool(((places != first) & ~(places.real.isnan() & first.real.isnan())).any())
+
+
+def output_places(
+    weights: Weights, dims: Dims, features: Axes, device: torch.device
+) -> Tensor | None:
+    """Positions of the output, which has `dims`: those of the queries; they broadcast to it.
+
+    The output of queries that do not come from the picture, such as objects, lies nowhere.
+    """
     product = weights.scores.product
     if product.query_places is None:
-        return None
+        return None if product.key_places is None else torch.full((), NOWHERE, device=device)
     b, n = (leaves([dim]) for dim in weights.dims[:2])
     of_product = (product.batch, product.queries)
     if weights.mixing is None:

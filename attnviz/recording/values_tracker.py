@@ -91,7 +91,8 @@ class ValuesTracker(SoftmaxTracker):
             values = WeightedValues(weights, value.detach(), output, dims, features)
             call = attention_call(weights, values.value, values.output)
             product = weights.scores.product
-            places = None if product.of_channels else output_places(weights, dims, features)
+            of_queries = output_places(weights, dims, features, result.device)
+            places = None if product.of_channels else of_queries
             number = self._listener.found(call, result, places, trace)
             self._nodes.forget(result)
             self._outputs.by_hand(result, number, values)

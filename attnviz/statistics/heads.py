@@ -26,13 +26,15 @@ def entropy(reading: LayerInput) -> Tensor:
 def entropy_ratio(reading: LayerInput) -> Tensor:
     """Mean over i∈G of the row's entropy / ln(number of keys of its window that take part).
 
-    NaN where a window has a single key.
+    Of sampled points the keys are those of the head. NaN where a window has a single key.
     """
-    most = reading.keys.taking_part.sum(1, keepdim=True).log()  # (windows, 1)
-    weights = reading.uniform_grid
+    keys = reading.keys.taking_part  # (windows, keys)
+    own = reading.call.heads if reading.call.points is not None else 1
+    most = keys.reshape(len(keys), own, -1).sum(2).log()[..., None]  # (windows, heads or 1, 1)
+    weights = reading.uniform_grid[:, None]
     # A row that counts and has one key gives 0/0.
     weights = torch.where(weights > 0, weights / most, 0.0)
-    return _mean(reading.sweep().entropy, weights)
+    return (reading.sweep().entropy * weights).sum((0, 2))
 
 
 def confidence(reading: LayerInput) -> Tensor:
@@ -192,7 +194,7 @@ def reweighted(call: AttentionCall, norms: Tensor) -> AttentionCall:
         query = call.query.float() * call.scale
         return replace(
             call,
-            query=torch.cat([query, torch.ones_like(query[..., :1])], dim=-1),
+            query=torch.cat([query, query.new_ones(*query.shape[:3], 1)], dim=-1),
             key=torch.cat([key, logs[..., None]], dim=-1),
             scale=1.0,
         )

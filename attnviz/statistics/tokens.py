@@ -71,9 +71,9 @@ def sinks(reading: LayerInput) -> tuple[Token, ...]:
     α_j, the mean over the queries i that take part of A_ij, exceeds both the median plus
     `DEVIATIONS` MADs and `SHARE` times the mean over the keys that take part, in all windows
     (by a threshold on α: Gu et al., 2410.10781, whose threshold is one for all lengths). None of
-    them is a sink if rows do not sum to 1.
+    them is a sink if rows do not sum to 1, or if they are points that one query alone samples.
     """
-    if not reading.call.sums_to_one:
+    if not _may_have_sinks(reading):
         return ()
     received, found = _received(reading)
     tokens: list[Token] = []
@@ -84,10 +84,15 @@ def sinks(reading: LayerInput) -> tuple[Token, ...]:
 
 
 def sink_count(reading: LayerInput) -> Tensor:
-    """Number of `sinks` of each head, (heads,); NaN if rows do not sum to 1."""
+    """Number of `sinks` of each head, (heads,); NaN if there can be none."""
     received, limits = _received(reading)
     found = (received > limits[:, None]).sum(1).float()
-    return found + (0.0 if reading.call.sums_to_one else math.nan)
+    return found + (0.0 if _may_have_sinks(reading) else math.nan)
+
+
+def _may_have_sinks(reading: LayerInput) -> bool:
+    """Whether rows are distributions over keys that several queries may see."""
+    return reading.call.sums_to_one and reading.call.points is None
 
 
 def high_norm(reading: LayerInput) -> HighNorm | None:

@@ -48,7 +48,7 @@ def explanation(seen: attnviz.Observation, *maps: dict[int, float], layer: int =
     return Explanation(seen, (ResolvedQuestion(answers[0].query),), "attention", tuple(answers))
 
 
-def answer(seen: attnviz.Observation, values: NDArray[np.float32], **where: int) -> Answer:
+def answer(seen: attnviz.Observation, values: NDArray[np.float32], **where: Any) -> Answer:
     query = attnviz.explain(seen).query
     drawn = np.ones(values.shape, dtype=np.bool_)
     return Answer(**where, query=query, values=values, numbers={}, placement=seen.placement,

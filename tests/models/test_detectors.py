@@ -5,10 +5,13 @@ A model run with `attn_implementation="eager"` and `output_attentions=True` retu
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import attnviz
@@ -36,11 +39,11 @@ def detr(name: str, **more: Any) -> Any:
     return getattr(transformers, f"{name}ForObjectDetection")(config)
 
 
-def deformable() -> Any:
+def deformable(**more: Any) -> Any:
     backbone = resnet("stage2", "stage3", "stage4")
     config = transformers.DeformableDetrConfig(
         backbone_config=backbone, use_timm_backbone=False, num_feature_levels=3,
-        disable_custom_kernels=True, **SIZES,
+        disable_custom_kernels=True, **SIZES, **more,
     )  # fmt: skip
     return transformers.DeformableDetrForObjectDetection(config)
 
@@ -98,12 +101,14 @@ def test_every_call_of_a_detector_has_the_eager_weights(name: str) -> None:
         assert (call.check() or 0) < 1e-5
 
 
+@pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "RT-DETR"])
-def test_object_queries_lie_nowhere(name: str) -> None:
+def test_object_queries_lie_nowhere(name: str, size: tuple[int, int]) -> None:
     """RT-DETR's are tokens of its encoder, which it picks."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
-    with torch.no_grad(), attnviz.record(picture=(x := torch.randn(1, 3, 64, 96))) as recording:
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad(), attnviz.record(picture=x) as recording:
         model(pixel_values=x)
     objects = [call for call in recording if call.query.shape[2] == 5 or len(call.query) == 5]
     assert len(objects) == 4
@@ -112,14 +117,66 @@ def test_object_queries_lie_nowhere(name: str) -> None:
         assert places is None or bool(places.isnan().all())
 
 
-def test_masked_attention_and_deformable_attention_of_mask2former_are_recorded() -> None:
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_objects_that_are_picked_among_tokens_keep_the_places_of_these(two_stage: bool) -> None:
+    """As any token that is picked: RT-DETR, and Deformable DETR of two stages."""
     torch.manual_seed(0)
-    backbone = transformers.SwinConfig(
+    more = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 5}
+    model = (deformable(**more) if two_stage else rt_detr()).eval()
+    with torch.no_grad(), attnviz.record(picture=(x := torch.randn(1, 3, 64, 96))) as recording:
+        model(pixel_values=x)
+    objects = [call for call in recording if call.shape[2:] == (5, 5)]
+    assert len(objects) == 2
+    for call in objects:
+        places = call.query_positions
+        assert places is not None
+        steps = (places[0] - places[0, 0]) / 8  # all levels are multiples of the finest
+        torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(call.key_positions, places)
+
+
+def test_the_layers_of_deformable_detr_are_drawn(tmp_path: Path) -> None:
+    """From a place: the points of the token of the finest level; of objects an average."""
+    torch.manual_seed(0)
+    deformable().save_pretrained(tmp_path)
+    model = attnviz.load_model(str(tmp_path))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    seen = attnviz.observe(attnviz.load_image(tmp_path / "picture.png"), model, fit="squash")
+    assert sorted(seen.layers) == [0, 1, 3, 5]  # 2 and 4 are between objects
+    assert seen.unexplained == ()
+    grid, tokens, call = seen.placement.grid, seen.layers[0].queries, seen.layers[0].call
+    assert (tokens.rows, tokens.columns) == (grid.input_height // 8, grid.input_width // 8)
+    found = attnviz.explain(seen, query="44,20", layers="0")
+    x, y = seen.placement.to_input(44.5, 20.5)
+    numbers = np.nonzero(tokens.cells[:, 0] == y // 8 * tokens.columns + x // 8)[0].tolist()
+    assert numbers[0] < tokens.rows * tokens.columns  # of the finest level
+    assert call.points is not None
+    for answer in found.answers:
+        assert answer.head is not None
+        places = call.points[numbers, answer.head].reshape(-1, 2)
+        expected = {tuple(place) for place in places.tolist() if place[0] == place[0]}
+        assert {(point.x, point.y) for point in answer.points} == expected
+        levels = {point.level for point in answer.points}
+        assert levels <= {0, 1, 2}
+        inside = sum(point.weight for point in answer.points)
+        assert answer.values.sum() == pytest.approx(inside, abs=1e-5)
+    objects = attnviz.explain(seen, layers="5")
+    assert objects.query.kind == "pool"
+    assert all(not answer.points or len(answer.points) <= 5 * 12 for answer in objects.answers)
+
+
+def swin() -> Any:
+    return transformers.SwinConfig(
         image_size=64, embed_dim=12, depths=[1] * 4, num_heads=[1, 2, 3, 4], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
+
+
+def test_masked_attention_and_deformable_attention_of_mask2former_are_recorded() -> None:
+    torch.manual_seed(0)
     config = transformers.Mask2FormerConfig(
-        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32,
+        backbone_config=swin(), feature_size=32, mask_feature_size=32, hidden_dim=32,
         encoder_feedforward_dim=32, encoder_layers=2, decoder_layers=3, num_attention_heads=4,
         dim_feedforward=32, num_queries=5, use_pretrained_backbone=False,
     )  # fmt: skip
@@ -132,6 +189,61 @@ def test_masked_attention_and_deformable_attention_of_mask2former_are_recorded()
         assert bool(call.query_positions.isnan().all())
     assert max(call.check() or 0 for call in recording) < 1e-5
     assert recording.unread == []
+
+
+def test_every_softmax_of_oneformer_is_recorded_and_its_objects_lie_nowhere() -> None:
+    torch.manual_seed(0)
+    config = transformers.OneFormerConfig(
+        backbone_config=swin(), hidden_dim=32, mask_dim=32, conv_dim=32, num_queries=6,
+        encoder_feedforward_dim=32, dim_feedforward=32, encoder_layers=2, decoder_layers=3,
+        query_dec_layers=2, num_attention_heads=4, task_seq_len=7, is_training=False,
+        use_pretrained_backbone=False,
+    )  # fmt: skip
+    recording, output = run(
+        transformers.OneFormerForUniversalSegmentation(config),
+        pixel_values=torch.randn(1, 3, 64, 96),
+        task_inputs=torch.randint(0, 50, (1, 7)),
+    )
+    assert recording.unread == []
+    assert [call.kind for call in recording[:6]] == ["softmax"] * 4 + ["sampled"] * 2
+    assert max(call.check() or 0 for call in recording) < 1e-5
+    for call in recording[6:]:  # two blocks that make queries of the picture, two that decode them
+        assert call.query_positions is None or bool(call.query_positions.isnan().all())
+    # Each layer returns its self-attention, then its cross-attention, which ran before.
+    expected = [weights for layer in output.attentions for weights in reversed(layer)]
+    for call, weights in zip(recording[10:], expected, strict=True):
+        found = call.matrix() if weights.ndim == 4 else call.matrix().mean(1)
+        torch.testing.assert_close(found, weights, atol=1e-5, rtol=0)
+
+
+def shuffled(picture: Tensor) -> Tensor:
+    """Patches of 8 pixels, twice in time, as Qwen2-VL's processor lays them: 2×2 after 2×2."""
+    _, c, h, w = picture.shape
+    x = picture[:, None].expand(1, 2, c, h, w)
+    x = x.reshape(2, c, h // 16, 2, 8, w // 16, 2, 8).permute(2, 5, 3, 6, 1, 0, 4, 7)
+    return x.reshape(h * w // 64, c * 2 * 8 * 8)
+
+
+def test_flat_patches_in_an_order_of_their_own_have_their_places() -> None:
+    torch.manual_seed(0)
+    config = transformers.Qwen2_5_VLConfig(vision_config={
+        "depth": 2, "hidden_size": 16, "out_hidden_size": 16, "num_heads": 2,
+        "intermediate_size": 32, "patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1],
+    }).vision_config  # fmt: skip
+    tower = transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
+    model = tower.Qwen2_5_VisionTransformerPretrainedModel(config).eval()
+    picture = torch.randn(1, 3, 32, 48)
+    with torch.no_grad(), attnviz.record(picture=picture) as recording:
+        model(shuffled(picture), grid_thw=torch.tensor([[1, 4, 6]]))
+    corner = torch.tensor([[4.0, 4.0], [12.0, 4.0], [4.0, 12.0], [12.0, 12.0]])
+    blocks = [(0, 0), (16, 0), (0, 16), (16, 16), (32, 0), (32, 16)]  # a window of 32, another
+    places = torch.cat([corner + torch.tensor(block) for block in blocks])
+    assert [call.shape[2] for call in recording] == [16, 8, 24]
+    for call, expected in zip(recording, (places[:16], places[16:], places), strict=True):
+        assert call.query_positions is not None
+        torch.testing.assert_close(call.query_positions[0], expected)
+        torch.testing.assert_close(call.key_positions, call.query_positions)
+        assert (call.check() or 0) < 1e-5
 
 
 WORDS = {

@@ -1,4 +1,4 @@
-"""Keeps the positions of tensors while a model runs, and where the picture's content ends."""
+"""Keeps the positions of tensors while a model runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attnviz.recording.operation import Operation, first
+from attnviz.recording.positions.pictures import Pictures
 from attnviz.recording.positions.position_math import (
     NOWHERE,
     Memo,
@@ -14,69 +15,33 @@ from attnviz.recording.positions.position_math import (
     compact,
     differs_by_feature,
     extended,
-    lost_at,
     mean_over,
     narrowed,
     same_memory,
     spans_picture,
-    step_of,
     varies,
 )
-from attnviz.recording.tensor_registry import TensorRegistry, covers_storage
-
-_OUTSIDE = 0.25
-"""Input pixels: a token whose cell overlaps the picture by less than this lies nowhere."""
-
-
-class Contents:
-    """Where content begins and ends along one side of the picture, for each cell size.
-
-    A token's centre may lie beside the middle of its cell (a convolution with stride puts it to the
-    left). So the picture's border alone does not separate the last token from padding after it.
-    """
-
-    def __init__(self, side: int) -> None:
-        self._side = float(side)
-        self._ends = {0.0: (0.0, float(side))}  # by the distance between cells
-
-    def note(self, step: float, first: float, last: float) -> None:
-        """Note that tokens at distance `step`, from `first` to `last`, are padded."""
-        if not (first - step < step / 2 and last + step > self._side - step / 2):
-            return  # a part of the picture: its padding may be content elsewhere
-        step = round(step * 4) / 4
-        if step in self._ends:  # padded again, or another part of the picture
-            low, high = self._ends[step]
-            first = first if first >= 0 else low + step / 2
-            last = last if last <= self._side else high - step / 2
-            first, last = min(first, low + step / 2), max(last, high - step / 2)
-        self._ends[step] = first - step / 2, last + step / 2
-
-    def ends(self, step: float) -> tuple[float, float]:
-        """Where content begins and ends for cells at distance `step`."""
-        return self._ends[max(known for known in self._ends if known <= step + 0.125)]
-
-    def holds(self, low: float, high: float) -> bool:
-        """Whether low … high is content for every distance between cells."""
-        return all(first <= low and high <= last for first, last in self._ends.values())
+from attnviz.recording.tensor_registry import TensorRegistry, covers_storage, shares_memory
 
 
 class PositionRegistry:
-    """Positions of the elements of tensors, starting with a picture (B, C, H, W).
+    """Positions of the elements of tensors, starting with pictures (B, C, H, W).
 
     Attributes:
+        pictures: where the pictures lie.
         operators: names of the operators that lost positions; lost elements hold an index of it.
         reshaped: a cache of the rules' results for the same positions.
     """
 
-    def __init__(self, picture: Tensor) -> None:
-        self.height, self.width = picture.shape[-2:]
-        y = torch.arange(self.height, device=picture.device) + 0.5
-        x = torch.arange(self.width, device=picture.device) + 0.5
-        lattice = torch.complex(x.expand(self.height, -1), y[:, None].expand(-1, self.width))
+    def __init__(self, *pictures: Tensor) -> None:
+        self.height, self.width = (max(p.shape[dim] for p in pictures) for dim in (-2, -1))
         self.operators: list[str] = []
         self._known: TensorRegistry[Tensor] = TensorRegistry()
-        self._known.put(picture, lattice.expand(picture.shape))
-        self._lattice = lattice
+        self.pictures = Pictures(pictures)
+        if len(pictures) > 1:
+            self.put_parts(pictures, self.pictures.positions)
+        else:
+            self._known.put(pictures[0], self.pictures.positions[0])
         self._lost: dict[str, Tensor] = {}
         self._current: dict[int, Tensor | None] = {}
         self._tokens = Memo()
@@ -84,7 +49,6 @@ class PositionRegistry:
         self.reshaped = Memo()
         self._compared = Memo()
         self._narrowed = Memo()
-        self._contents: tuple[Contents, Contents] = Contents(self.width), Contents(self.height)
 
     def tokens(
         self,
@@ -111,24 +75,7 @@ class PositionRegistry:
             return None
         found = found if lay is None else lay(found)
         mean = (centre(self, found, [over]) if weights else mean_over(found, over)).squeeze(over)
-        return self._tokens.get(mean, (), lambda: self._inside(mean))
-
-    def _inside(self, positions: Tensor) -> Tensor:
-        """Positions of tokens; `NOWHERE` for tokens whose cell does not touch the picture."""
-        inside = None
-        for part, content in zip((positions.real, positions.imag), self._contents, strict=True):
-            low, high = (float(end) for end in part.nan_to_num(0.0, 0.0, 0.0).aminmax())
-            if content.holds(low, high):
-                continue
-            step = step_of(part)
-            left, right = content.ends(step)
-            margin = max(step / 2 - _OUTSIDE, _OUTSIDE)
-            entries = (part >= left - margin) & (part <= right + margin)
-            inside = entries if inside is None else inside & entries
-        if inside is None:
-            return positions
-        nowhere = torch.full((), NOWHERE, device=positions.device)
-        return torch.where(inside | lost_at(positions), positions, nowhere)
+        return self._tokens.get(mean, (), lambda: self.pictures.inside(mean))
 
     def padded(self, positions: Tensor, dim: int, before: int, after: int) -> Tensor:
         """Positions with padding along a dimension; evenly spaced positions are continued.
@@ -139,18 +86,31 @@ class PositionRegistry:
         found = extended(positions, dim, before, after)
         size = positions.shape[dim]
         if (before > 0 or after > 0) and size > 1 and positions.stride(dim):
-            small = compact(positions)
-            for part, content in zip((small.real, small.imag), self._contents, strict=True):
-                step = abs(float((part.select(dim, 1) - part.select(dim, 0)).flatten()[0]))
-                if step > 0:
-                    content.note(step, *(float(end) for end in part.aminmax()))
+            self.pictures.note_padding(compact(positions), dim)
         return found
 
     def within(self, positions: Tensor) -> Tensor:
         """Positions of elements; `NOWHERE` for elements outside of the picture."""
         small = compact(positions)
-        found = self._cuts.get(small, (), lambda: self._inside(small))
+        found = self._cuts.get(small, (), lambda: self.pictures.inside(small))
         return positions if found is small else found.expand(positions.shape)
+
+    def put_parts(self, parts: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+        """Put positions of tensors; of parts of one storage so that other views are found, too."""
+        parts_with = [(part, at) for part, at in zip(parts, found, strict=True) if at is not None]
+        for part, positions in parts_with:
+            self._known.put(part, positions)
+        if not parts_with or not all(shares_memory(parts[0], part) for part in parts):
+            return
+        flat = self._flat(parts[0])
+        for part, positions in parts_with:
+            fill(placed(flat, part), positions.expand(part.shape))
+        self._known.change(parts[0], (0, tuple(flat.shape), (1,), parts[0].dtype), flat)
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        """Positions for all of a tensor's storage, all `NOWHERE`."""
+        count = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return torch.full((count,), NOWHERE, device=tensor.device)
 
     def put(self, tensor: Tensor, positions: Tensor) -> None:
         """Set the positions of a tensor's elements, as a tensor that broadcasts to it."""
@@ -195,7 +155,7 @@ class PositionRegistry:
 
     def is_pixels(self, positions: Tensor) -> bool:
         """Whether positions are those of the picture's own pixels, in their order."""
-        return positions.shape[-2:] == self._lattice.shape and same_memory(positions, self._lattice)
+        return self.pictures.are_pixels(positions)
 
     def is_lost(self, positions: Tensor) -> bool:
         """Whether one operator lost all of a tensor's positions."""

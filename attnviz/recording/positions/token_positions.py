@@ -19,9 +19,15 @@ from torch import Tensor
 
 from attnviz.recording.operation import Operation, by_names, first
 from attnviz.recording.positions import mixing, moves, pointwise, sliding
-from attnviz.recording.positions.position_math import NOWHERE, same_memory
-from attnviz.recording.positions.position_registry import PositionRegistry, Rule, fill, placed
-from attnviz.recording.tensor_registry import covers_storage
+from attnviz.recording.positions.position_math import NOWHERE, mean_over, same_memory
+from attnviz.recording.positions.position_registry import (
+    PositionRegistry,
+    Rule,
+    fill,
+    or_nowhere,
+    placed,
+)
+from attnviz.recording.tensor_registry import covers_storage, shares_memory
 
 
 class TokenPositions(PositionRegistry):
@@ -29,6 +35,9 @@ class TokenPositions(PositionRegistry):
 
     def follow(self, op: Operation, result: Any) -> None:
         """Put the positions of an operation's result."""
+        if isinstance(result, Tensor) and result.is_nested:
+            self.follow_items(op, result)
+            return
         current = {id(each): self.get(each) for each in op.flat if isinstance(each, Tensor)}
         if all(positions is None for positions in current.values()):
             for tensor in op.written:  # constants overwrite any known positions
@@ -50,6 +59,36 @@ class TokenPositions(PositionRegistry):
                 self._write(each, positions)
             elif positions is not None:
                 self._known.put(each, positions)
+
+    def follow_items(self, op: Operation, result: Any) -> None:
+        """The same for nested tensors, item by item; views of memory are found by their memory."""
+        items = result.unbind() if isinstance(result, Tensor) and result.is_nested else ()
+        sources = [each for each in op.flat if isinstance(each, Tensor) and each.is_nested]
+        if not items or any(shares_memory(items[0], each.unbind()[0]) for each in sources):
+            return
+        of_list = op.name == "_nested_tensor_from_tensor_list"
+        if not of_list and not op.is_pointwise and RULES.get(op.name) is not _first_stays:
+            return
+        given = [op.args[0] if of_list else _items(each) for each in op.args]
+        for number, item in enumerate(items):
+            parts = [each[number] if isinstance(each, list | tuple) else each for each in given]
+            func = torch.ops.aten.clone.default if of_list else op.func
+            self.follow(Operation(func, tuple(parts[:1] if of_list else parts), {}), item)
+        self.put_parts(items, [self.get(item) for item in items])
+
+    def pack(self, nested: Tensor, packed: Tensor) -> None:
+        """Put the positions of packed items, (T, H, D), of which a nested tensor has (H, N, D)."""
+        items = nested.unbind()
+        if any(self.get(item) is not None for item in items):
+            found = [or_nowhere(self, item, item) for item in items]
+            self.put(packed, torch.cat([each.movedim(-2, 0) for each in found]).view(packed.shape))
+
+    def put_queries(self, output: Tensor, query: Tensor) -> None:
+        """Put the positions of a nested output: those of its queries."""
+        found = [self.get(item) for item in query.unbind()]
+        self.put_parts(
+            output.unbind(), [None if each is None else mean_over(each, -1) for each in found]
+        )
 
     def _found(self, op: Operation, result: Any) -> Any:
         """Positions of an operation's result, or of its first results."""
@@ -74,11 +113,6 @@ class TokenPositions(PositionRegistry):
         fill(placed(flat, source), positions)
         return placed(flat, view)
 
-    def _flat(self, tensor: Tensor) -> Tensor:
-        """Positions for all of a tensor's storage, all `NOWHERE`."""
-        count = tensor.untyped_storage().nbytes() // tensor.element_size()
-        return torch.full((count,), NOWHERE, device=tensor.device)
-
     def _write(self, tensor: Tensor, positions: Tensor | None) -> None:
         """Set positions after a write to memory; other tensors that share it change as well."""
         before = self._known.get(tensor)
@@ -101,6 +135,11 @@ class TokenPositions(PositionRegistry):
         else:
             self._known.forget(tensor)
             self._known.put(tensor, positions)
+
+
+def _items(value: Any) -> Any:
+    """The items of a nested tensor; anything else as it is."""
+    return value.unbind() if isinstance(value, Tensor) and value.is_nested else value
 
 
 def _first_stays(registry: PositionRegistry, op: Operation, result: Any) -> Any:
