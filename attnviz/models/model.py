@@ -215,7 +215,7 @@ def patch_in(patch: Patch, shape: tuple[int, int]) -> Patch:
     """The largest patch that divides this one, and an input of this height and width.
 
     >>> patch_in(32, (64, 48)), patch_in((4, 8), (32, 100))
-    (16, (4, 4))
+    (16, 4)
     """
     if isinstance(patch, int):
         return math.gcd(patch, *shape)
