@@ -8,7 +8,7 @@ import pytest
 
 import attnviz
 from attnviz.cli import main
-from attnviz.models import huggingface
+from attnviz.models import checkpoints, huggingface
 
 transformers: Any = pytest.importorskip("transformers")
 errors: Any = pytest.importorskip("huggingface_hub.errors")
@@ -17,7 +17,7 @@ errors: Any = pytest.importorskip("huggingface_hub.errors")
 @pytest.fixture(autouse=True)
 def _no_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     """No adapter is looked for on the hub, which would wait for the network."""
-    find = huggingface.find_file
+    find = checkpoints.find_file
 
     def local(name: str, file: str, revision: str | None) -> Path | None:
         return find(name, file, revision) if Path(name).exists() else None
