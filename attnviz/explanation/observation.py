@@ -142,7 +142,7 @@ class Observation:
         """Cells that touch the picture and have a token that takes part, (rows, columns)."""
         placement = self.placed(layout)
         size = placement.picture_width, placement.picture_height
-        part = layout.count(self.tokens_taking_part(layout)) > 0
+        part = (layout.count(self.tokens_taking_part(layout)) > 0) | layout.points
         drawn: NDArray[np.bool_] = placement.coverage(0, 0, *size) > 0
         return drawn & part.reshape(drawn.shape)
 

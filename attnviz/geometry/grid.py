@@ -121,6 +121,7 @@ class Layout:
             picture: class token, register, padding inside a window.
         stride: height and width of a cell in input pixels; None if the cells fill the input.
         left, top: start of the first cell, in input pixels.
+        points: whether tokens are points, so that a cell without a token has the weight 0.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -132,6 +133,7 @@ class Layout:
     stride: tuple[float, float] | None = None
     left: float = 0.0
     top: float = 0.0
+    points: bool = False
 
     @classmethod
     def whole(cls, grid: TokenGrid) -> "Layout":
