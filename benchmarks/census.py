@@ -1,15 +1,17 @@
 """Loads every vision type of transformers and observes a picture with it.
 
-    python benchmarks/census.py [TYPE …] [--seconds 60] [--write]
+    python benchmarks/census.py [TYPE …] [--seconds 60] [--file FILE] [--write]
 
 A type is one whose config some Auto class of transformers maps to a model that takes pixels first,
 or that classifies images. A model is made from its default config with few layers and random
 weights, saved to a folder (weights too if there are few), and loaded and observed as a user would.
-Each type has a process and limits of CPU time and memory of its own. `--write` puts the table into
-RESULTS.md.
+Each type has a process and limits of CPU time and memory of its own. `--file` appends a line of JSON
+for each type as soon as it is done; types that the file has already are not measured again. `--write`
+puts the table into RESULTS.md.
 """
 
 import argparse
+import json
 import multiprocessing
 import re
 import resource
@@ -39,6 +41,8 @@ LARGE = 20_000_000
 """Of a model of more parameters the config alone is saved, to be fast."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
+LONGEST = 240
+"""Characters of what is printed of a type."""
 KINDS = ("works", "no attention", "needs more", "refused", "not built")
 NEEDS = ("takes more than a picture", "takes no pictures", "a model of timm")
 
@@ -167,26 +171,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="*")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--file", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     observed("vit")  # imports once what all need
-    rows = []
-    for name in options.types or list(types()):
-        kind, what = limited(name, options.seconds)
-        what = " ".join(what.split())[:200].replace("|", "/")
-        rows.append((kind, f"| {name} | {kind} | {what} |"))
-        print(rows[-1][1], flush=True)
-    counts = Counter(kind for kind, _ in rows)
+    done = read(options.file)
+    names = options.types or list(types())
+    for name in names:
+        if name not in done:
+            kind, what = limited(name, options.seconds)
+            done[name] = kind, " ".join(what.split())[:LONGEST].replace("|", "/")
+            append(options.file, name, *done[name])
+        print(row(name, *done[name]), flush=True)
+    found = {name: done[name] for name in names}
+    counts = Counter(kind for kind, _ in found.values())
     total = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS)
-    print(f"\n{len(rows)} types: {total}")
+    print(f"\n{len(found)} types: {total}")
     if options.write:
-        write(f"transformers {transformers.__version__}: {len(rows)} types: {total}.", rows)
+        write(f"transformers {transformers.__version__}: {len(found)} types: {total}.", found)
 
 
-def write(total: str, rows: list[tuple[str, str]]) -> None:
+def read(file: Path | None) -> dict[str, tuple[str, str]]:
+    """What an earlier run found of each type; the last line of a type counts."""
+    if file is None or not file.exists():
+        return {}
+    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {line["type"]: (line["kind"], line["what"]) for line in lines}
+
+
+def append(file: Path | None, name: str, kind: str, what: str) -> None:
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            line = {"type": name, "kind": kind, "what": what}
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def row(name: str, kind: str, what: str) -> str:
+    return f"| {name} | {kind} | {what} |"
+
+
+def write(total: str, found: dict[str, tuple[str, str]]) -> None:
     text = RESULTS.read_text(encoding="utf-8")
-    table = [line for kind in KINDS for k, line in rows if k == kind]
+    table = [row(name, *found[name]) for kind in KINDS for name in found if found[name][0] == kind]
     lines = [total, "", "| type | | |", "|---|---|---|", *table]
     part = re.compile(r"(?s)<!-- census -->.*?<!-- /census -->")
     new = "<!-- census -->\n" + "\n".join(lines) + "\n<!-- /census -->"
