@@ -11,6 +11,7 @@ puts the table into RESULTS.md.
 """
 
 import argparse
+import copy
 import json
 import multiprocessing
 import re
@@ -41,7 +42,7 @@ LARGE = 20_000_000
 """Of a model of more parameters the config alone is saved, to be fast."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
-LONGEST = 240
+LONGEST = 300
 """Characters of what is printed of a type."""
 KINDS = ("works", "no attention", "needs more", "refused", "not built")
 NEEDS = ("takes more than a picture", "takes no pictures", "a model of timm")
@@ -94,28 +95,49 @@ def _backbone(config: Any, few: int) -> Any:
     return config
 
 
-def built(name: str) -> Any:
-    """A small model of a type, or its default if it is not consistent when it is small."""
+def without_timm(config: Any) -> Any:
+    """A config whose backbone of timm is a ResNet of transformers."""
+    inner = getattr(config, "backbone_config", None)
+    if getattr(inner, "model_type", "") == "timm_backbone":
+        config.backbone_config = transformers.ResNetConfig(out_indices=list(inner.out_indices))
+    return config
+
+
+def built(name: str) -> tuple[Any, str]:
+    """A small model of a type, and what was changed in its default config beside numbers.
+
+    It has the default number of layers if it is not consistent when it is small. A model of more
+    than `LARGE` parameters has no memory.
+    """
     errors = []
-    ways: tuple[Callable[[Any], Any], ...] = (shrunk, lambda each: shrunk(each, 12), lambda x: x)
-    for shrink in ways:
+    ways: dict[Callable[[Any], Any], str] = {
+        shrunk: "",
+        lambda each: shrunk(each, 12): "",
+        lambda each: each: "",
+        lambda each: shrunk(without_timm(each)): "; ResNet in place of timm's backbone",
+    }
+    for shrink, change in ways.items():
         try:
             made: Any = CONFIG_MAPPING[name]
             config = shrink(made())
-            torch.manual_seed(0)
             kind: Any = find_class(transformers, name, config)
-            return kind._from_config(config)  # noqa: SLF001
+            with torch.device("meta"):
+                model = kind._from_config(copy.deepcopy(config))  # noqa: SLF001
+            if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+                return model, change
+            torch.manual_seed(0)
+            return kind._from_config(config), change  # noqa: SLF001
         except attnviz.AttnvizError:
             raise
         except Exception as error:
             errors.append(error)
-    raise errors[-1]
+    raise errors[0]
 
 
 def observed(name: str) -> tuple[str, str]:
     """What becomes of a type: one of `KINDS`, and details."""
     try:
-        model = built(name)
+        model, change = built(name)
     except attnviz.AttnvizError as error:
         return kind_of(str(error)), str(error)
     except Exception as error:
@@ -129,13 +151,22 @@ def observed(name: str) -> tuple[str, str]:
             seen = attnviz.observe(attnviz.load_image(str(CAT)), loaded)
         except attnviz.AttnvizError as error:
             line = str(error).replace(folder, "").lstrip(": ")
-            return kind_of(line), line
+            return kind_of(line), line + change
         except Exception as error:
             return "refused", f"a fault of attnviz: {type(error).__name__}: {error}"
+    return "works", described(seen) + change
+
+
+def described(seen: Any) -> str:
+    """Layers, grids and errors of an observation, and why calls are not drawn."""
     layers = list(seen.layers.values())
     grids = dict.fromkeys(f"{each.queries.columns}×{each.queries.rows}" for each in layers)
     checked = "unchecked" if seen.unexplained else f"{max(seen.errors.values()):.0e}"
-    return "works", f"{len(layers)} of {seen.count} layers, {', '.join(grids)}, error {checked}"
+    parts = [f"{len(layers)} of {seen.count} layers, {', '.join(grids)}, error {checked}"]
+    counts = Counter(seen.calls.not_drawn.values())
+    parts += [f"{count} not drawn: {reason}" for reason, count in counts.items()]
+    parts += [f"places of {len(assumed)} assumed" for assumed in [seen.calls.assumed] if assumed]
+    return "; ".join([*parts, *seen.unread])
 
 
 def kind_of(line: str) -> str:
