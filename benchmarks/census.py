@@ -140,6 +140,9 @@ def observed(name: str) -> tuple[str, str]:
         model, change = built(name)
     except attnviz.AttnvizError as error:
         return kind_of(str(error)), str(error)
+    except ImportError as error:
+        library = re.search(r"requires the (\S+) library", str(error))
+        return "not built", f"needs {library[1]}" if library else f"ImportError: {error}"
     except Exception as error:
         return "not built", f"{type(error).__name__}: {error}"
     large = sum(parameter.numel() for parameter in model.parameters()) > LARGE

@@ -52,8 +52,19 @@ def swin2sr() -> Any:
     )
 
 
-MODELS = {"depth": depth_anything, "pose": vit_pose, "segmentation": eomt, "images": swin2sr,
-          "characters": characters}  # fmt: skip
+def depth_pro() -> Any:
+    """An encoder of 21 crops of pictures of three sizes, and one of the whole picture."""
+    encoder = {"model_type": "dinov2", **SMALL, "image_size": 32, "patch_size": 8}
+    encoders = {f"{name}_model_config": encoder for name in ("image", "patch", "fov")}
+    return transformers.DepthProConfig(
+        patch_size=32, **encoders, intermediate_hook_ids=[3, 1], fusion_hidden_size=8,
+        intermediate_feature_dims=[8, 8], scaled_images_feature_dims=[8, 8, 8],
+        merge_padding_value=0,
+    )  # fmt: skip
+
+
+MODELS = {"depth": depth_anything, "crops": depth_pro, "pose": vit_pose, "segmentation": eomt,
+          "images": swin2sr, "characters": characters}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -91,7 +102,8 @@ def test_it_attends_as_its_own_eager_attention(folder: Path) -> None:
 
 def test_the_output_of_another_task_is_a_vector(folder: Path) -> None:
     model = attnviz.load_model(str(folder))
-    shape = next(iter(model.other_shapes), model.own_shape) or (64, 64)
+    side = model.size if model.fixed else 64
+    shape = next(iter(model.other_shapes), model.own_shape) or (side, side)
     with torch.no_grad():
         output = model.module(torch.zeros(1, 3, *shape))
     assert isinstance(output, torch.Tensor)
