@@ -40,12 +40,14 @@ LAYERS = re.compile(r"(^|_)(num_(hidden_)?layers|(en|de)coder_layers|depth|num_b
 """Names of numbers of layers in configs, which are made small."""
 LARGE = 20_000_000
 """Of a model of more parameters the config alone is saved, to be fast."""
+MENDED: dict[str, dict[str, Any]] = {"lw_detr": {"projector_scale_factors": [1.0]}}
+"""Arguments of configs whose defaults transformers itself cannot run."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
 LONGEST = 300
 """Characters of what is printed of a type."""
 KINDS = ("works", "no attention", "needs more", "refused", "not built")
-NEEDS = ("takes more than a picture", "takes no pictures", "a model of timm")
+NEEDS = ("takes more than a picture", "takes pairs of pictures", "takes no pictures", "a model of timm")
 
 
 def types() -> Iterator[str]:
@@ -77,6 +79,8 @@ def shrunk(config: Any, few: int = FEW) -> Any:
     for name, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             shrunk(value, few)
+        elif name.endswith("_types") and isinstance(value, list):  # of each layer
+            setattr(config, name, value[:few])
         elif LAYERS.search(name) and isinstance(value, int):
             setattr(config, name, min(value, few))
         elif name in ("depths", "depth") and isinstance(value, list | tuple):
@@ -109,7 +113,8 @@ def built(name: str) -> tuple[Any, str]:
     It has the default number of layers if it is not consistent when it is small. A model of more
     than `LARGE` parameters has no memory.
     """
-    errors = []
+    errors, mended = [], MENDED.get(name, {})
+    more = "".join(f"; {argument}={value}" for argument, value in mended.items())
     ways: dict[Callable[[Any], Any], str] = {
         shrunk: "",
         lambda each: shrunk(each, 12): "",
@@ -119,14 +124,14 @@ def built(name: str) -> tuple[Any, str]:
     for shrink, change in ways.items():
         try:
             made: Any = CONFIG_MAPPING[name]
-            config = shrink(made())
+            config = shrink(made(**mended))
             kind: Any = find_class(transformers, name, config)
             with torch.device("meta"):
                 model = kind._from_config(copy.deepcopy(config))  # noqa: SLF001
             if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
-                return model, change
+                return model, more + change
             torch.manual_seed(0)
-            return kind._from_config(config), change  # noqa: SLF001
+            return kind._from_config(config), more + change  # noqa: SLF001
         except attnviz.AttnvizError:
             raise
         except Exception as error:

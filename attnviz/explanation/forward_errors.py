@@ -38,6 +38,7 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
 }
 """Other orders of axes that models take, as code."""
+_PAIR = "torch.stack([pixels, pixels], 1)"
 _KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs", "pixels")
 """Keys of the pixels in a dict that trials use."""
 _STATE_IT = "the module an attribute image_size = (height, width)"
@@ -194,6 +195,14 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
         if run_blank(model, given, gradients=False) is None:
             what = "a dict" if key else "a list of pictures"
             return f"it takes {what}, not one tensor; give --input [{key}]"
+    # A small one first: a blank picture may be all points that a model matches.
+    for shape in ((2 * model.patch, 2 * model.patch), shapes[0]):
+        pair = blank(model, shape)[:, None].expand(-1, 2, -1, -1, -1)
+        if run_blank(model, pair, gradients=False) is None:
+            return (
+                "it takes pairs of pictures, (batch, 2, 3, height, width); give "
+                f"py:FILE.py:FACTORY, whose module calls it with {_PAIR}"
+            )
     for code, layout in _LAYOUTS.items():
         for shape in shapes:
             if run_blank(model, layout(blank(model, shape)), gradients=False) is None:
