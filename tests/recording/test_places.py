@@ -374,3 +374,14 @@ def test_a_sum_with_one_token_moves_no_tokens_of_any_width(watch: Watch) -> None
     recording, _ = watch(run, picture=x)
     assert_lies(recording[0].query_positions, lattice(4, 6).reshape(-1, 2))
     assert_lies(recording[0].key_positions, lattice(4, 6).reshape(-1, 2))
+
+
+@pytest.mark.parametrize(("side", "step"), [(2, 2), (4, 4), (4, 2)])
+def test_folding_is_the_inverse_of_unfolding(side: int, step: int) -> None:
+    """Pixels that several patches share have one place, so it is their mean too."""
+    x = picture()
+    with attnviz.record(picture=x) as recording:
+        patches = F.unfold(x, side, stride=step)
+        folded = F.fold(patches, (HEIGHT, WIDTH), side, stride=step)
+        attend(by_convolution(folded))
+    assert_lies(recording[0].query_positions, lattice(4, 6).reshape(-1, 2))
