@@ -40,7 +40,11 @@ LAYERS = re.compile(r"(^|_)(num_(hidden_)?layers|(en|de)coder_layers|depth|num_b
 """Names of numbers of layers in configs, which are made small."""
 LARGE = 20_000_000
 """Of a model of more parameters the config alone is saved, to be fast."""
-MENDED: dict[str, dict[str, Any]] = {"lw_detr": {"projector_scale_factors": [1.0]}}
+MENDED: dict[str, dict[str, Any]] = {
+    "lw_detr": {"projector_scale_factors": [1.0]},
+    "pp_doclayout_v2": {"class_thresholds": [0.5, 0.5], "class_order": [0, 1]},
+    "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32]},
+}
 """Arguments of configs whose defaults transformers itself cannot run."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""

@@ -41,6 +41,7 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 _PAIR = "torch.stack([pixels, pixels], 1)"
 _KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs", "pixels")
 """Keys of the pixels in a dict that trials use."""
+_OF_NO_SIZE = (TypeError, AttributeError, NameError, ImportError)
 _STATE_IT = "the module an attribute image_size = (height, width)"
 
 
@@ -88,7 +89,8 @@ def explain(
             f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
             "traceback with --debug, and report it"
         )
-    line = _of_inputs(model, error) or _of_device(model, error) or _of_type(model, error)
+    inputs = (_of_inputs(model, each.error) for each in failures)
+    line = next(filter(None, inputs), None) or _of_device(model, error) or _of_type(model, error)
     if line is None:
         line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
     if line is None:
@@ -231,9 +233,10 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     again = trial(model, (side, side), gradients=gradients)
     if again is None and trial(model, first.shape, gradients=gradients) is not None:
         return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
-    # If a blank picture runs, the fault depends on pixel values.
-    if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
-        return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
+    # If a blank picture runs, the fault depends on pixel values; some faults are of no size.
+    if again is None or isinstance(error, _OF_NO_SIZE) or all(_same(error, other) for other in (again, *(f.error for f in failures))):
+        mend = "correct its config" if isinstance(model.module, Vision) else "mend it"
+        return f"its forward raised {describe(error)}; {mend}, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
     if isinstance(model.module, Vision):
         advice = _of_config(model)

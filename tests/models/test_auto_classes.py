@@ -63,7 +63,23 @@ def depth_pro() -> Any:
     )  # fmt: skip
 
 
-MODELS = {"depth": depth_anything, "crops": depth_pro, "pose": vit_pose, "segmentation": eomt,
+def separable() -> Any:
+    """Each pixel of 2×2 patches pools all patches apart, as MobileViTv2 does."""
+    return transformers.MobileViTV2Config(
+        image_size=64, width_multiplier=0.25, n_attn_blocks=[1, 1, 1],
+        base_attn_unit_dims=[32, 32, 32],
+    )  # fmt: skip
+
+
+def latents() -> Any:
+    """It takes pixels by name, after other kinds of input."""
+    return transformers.PerceiverConfig(
+        image_size=64, num_latents=8, d_latents=32, num_blocks=1, num_self_attends_per_block=2,
+        num_self_attention_heads=4, num_cross_attention_heads=1, num_labels=3,
+    )  # fmt: skip
+
+
+MODELS = {"separable": separable, "latents": latents, "depth": depth_anything, "crops": depth_pro, "pose": vit_pose, "segmentation": eomt,
           "images": swin2sr, "characters": characters}  # fmt: skip
 
 
@@ -106,6 +122,7 @@ def test_the_output_of_another_task_is_a_vector(folder: Path) -> None:
     shape = next(iter(model.other_shapes), model.own_shape) or (side, side)
     with torch.no_grad():
         output = model.module(torch.zeros(1, 3, *shape))
+    output = output[0] if isinstance(output, tuple) else output
     assert isinstance(output, torch.Tensor)
     assert len(output) == 1
 
@@ -173,3 +190,28 @@ def test_an_image_size_that_is_not_square_is_its_only_one(
     with torch.no_grad():
         torch.testing.assert_close(model.module(pixels), own(pixels).last_hidden_state)
     assert not seen.unexplained
+
+
+def test_of_a_model_that_writes_the_image_encoder_is_shown(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = transformers.TrOCRConfig(
+        vocab_size=32, d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**VIT), decoder
+    )
+    whole = transformers.VisionEncoderDecoderModel(config).eval()
+    whole.save_pretrained(tmp_path)
+    pictures.noise(96, 64).save(tmp_path / "noise.png")
+    model = attnviz.load_model(str(tmp_path))
+    seen = attnviz.observe(attnviz.load_image(str(tmp_path / "noise.png")), model)
+    own = whole.encoder
+    own.set_attn_implementation("eager")
+    pixels = model.pixels(seen.picture, seen.placement)
+    with torch.no_grad():
+        output = own(pixels, interpolate_pos_encoding=True, output_attentions=True)
+        torch.testing.assert_close(model.module(pixels), output.last_hidden_state)
+    assert len(output.attentions) == len(seen.layers) == 4
+    for number, weights in enumerate(output.attentions):
+        found = seen.layers[number].call.matrix()
+        torch.testing.assert_close(found, weights, atol=1e-5, rtol=0)
