@@ -156,6 +156,12 @@ def refused(config: Any, folder: Path) -> str:
     ("name", "settings", "told"),
     [
         ("ImageGPTConfig", {"n_layer": 1}, r"more than a picture \(.* input_ids of pixels\)"),
+        ("ShieldGemma2Config", {}, r"more than a picture \(input_ids\)"),
+        (
+            "EfficientLoFTRConfig",
+            {"stage_num_blocks": [1, 1, 1, 1], "num_attention_layers": 1},
+            r"takes pairs of pictures, \(batch, 2, 3, .* torch.stack",
+        ),
         ("HGNetV2Config", {}, "made no attention call: it is convolutional"),
         ("ViTConfig", {**VIT, "patch_size": [4, 8]}, "patches are 8x4 pixels .* square patches"),
         (
@@ -215,3 +221,24 @@ def test_of_a_model_that_writes_the_image_encoder_is_shown(tmp_path: Path) -> No
     for number, weights in enumerate(output.attentions):
         found = seen.layers[number].call.matrix()
         torch.testing.assert_close(found, weights, atol=1e-5, rtol=0)
+
+
+def test_the_class_of_a_checkpoint_of_which_a_part_without_attention_ran_is_named(
+    tmp_path: Path,
+) -> None:
+    config = transformers.RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic",
+        architectures=["Detector"],
+    )  # fmt: skip
+    assert refused(config, tmp_path).endswith(" ran, without the rest of Detector)")
+
+
+def test_a_fault_that_is_of_no_size_is_one_of_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(_: Any, pixel_values: torch.Tensor) -> None:
+        raise TypeError(f"no thresholds for {tuple(pixel_values.shape)}")
+
+    monkeypatch.setattr(transformers.ViTModel, "forward", forward)
+    line = refused(transformers.ViTConfig(**VIT), tmp_path)
+    assert re.search(r"its forward raised TypeError: no thresholds .*; correct its config", line)
