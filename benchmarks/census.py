@@ -2,12 +2,12 @@
 
     python benchmarks/census.py [TYPE …] [--seconds 60] [--file FILE] [--write]
 
-A type is one whose config some Auto class of transformers maps to a model that takes pixels first,
-or that classifies images. A model is made from its default config with few layers and random
-weights, saved to a folder (weights too if there are few), and loaded and observed as a user would.
-Each type has a process and limits of CPU time and memory of its own. `--file` appends a line of JSON
-for each type as soon as it is done; types that the file has already are not measured again. `--write`
-puts the table into RESULTS.md.
+A type is one that some Auto class of transformers maps to a model that takes pixels first or
+classifies images; also one that takes pixels beside other inputs and writes no text. A model is
+made from its default config with few layers and random weights, saved to a folder (weights too if
+there are few), and loaded and observed as a user would. Each type has a process and limits of CPU
+time and memory of its own. `--file` appends a line of JSON for each type as soon as it is done;
+types that the file has already are not measured again. `--write` puts the table into RESULTS.md.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import attnviz
 from attnviz.models.auto_classes import class_of, find_class
-from attnviz.models.vision import sees
+from attnviz.models.vision import parameters_of, sees
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 CAT = Path(__file__).parents[1] / "sample_images" / "cat.jpg"
@@ -50,8 +50,16 @@ FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
 LONGEST = 300
 """Characters of what is printed of a type."""
+WRITING = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM",
+           "AutoModelForSeq2SeqLM")  # fmt: skip
+"""Auto classes of models that write text, which are another matter."""
 KINDS = ("works", "no attention", "needs more", "refused", "not built")
-NEEDS = ("takes more than a picture", "takes pairs of pictures", "takes no pictures", "a model of timm")
+NEEDS = (
+    "takes more than a picture",
+    "takes pairs of pictures",
+    "takes no pictures",
+    "a model of timm",
+)
 
 
 def types() -> Iterator[str]:
@@ -66,14 +74,22 @@ def types() -> Iterator[str]:
         try:
             kind = CONFIG_MAPPING[name]
             config = kind()
-            classes = [class_of(auto, config) for auto in autos if kind in auto._model_mapping]  # noqa: SLF001
+            of = {auto: class_of(auto, config) for auto in autos if kind in auto._model_mapping}  # noqa: SLF001
+            writes = any(getattr(modeling_auto, auto, None) in of for auto in WRITING)
             if (
-                any(map(sees, classes))
+                any(map(sees, of.values()))
                 or kind in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+                or (not writes and any(sees_too(config, each) for each in of.values()))
             ):
                 yield name
         except Exception as error:  # a library that it needs is not installed
             print(f"# {name}: {type(error).__name__}", flush=True)
+
+
+def sees_too(config: Any, kind: Any) -> bool:
+    """Whether a model class takes pixels beside other inputs."""
+    pixels = any(name.startswith("pixel_values") for name in parameters_of(kind))
+    return pixels or hasattr(config, "vision_config")
 
 
 def shrunk(config: Any, few: int = FEW) -> Any:

@@ -233,8 +233,11 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     again = trial(model, (side, side), gradients=gradients)
     if again is None and trial(model, first.shape, gradients=gradients) is not None:
         return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
-    # If a blank picture runs, the fault depends on pixel values; some faults are of no size.
-    if again is None or isinstance(error, _OF_NO_SIZE) or all(_same(error, other) for other in (again, *(f.error for f in failures))):
+    # If a blank picture runs, the fault depends on pixel values.
+    alike = again is None or all(
+        _same(error, each) for each in (again, *(f.error for f in failures))
+    )
+    if alike or isinstance(error, _OF_NO_SIZE):
         mend = "correct its config" if isinstance(model.module, Vision) else "mend it"
         return f"its forward raised {describe(error)}; {mend}, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"

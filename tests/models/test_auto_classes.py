@@ -79,7 +79,8 @@ def latents() -> Any:
     )  # fmt: skip
 
 
-MODELS = {"separable": separable, "latents": latents, "depth": depth_anything, "crops": depth_pro, "pose": vit_pose, "segmentation": eomt,
+MODELS = {"separable": separable, "latents": latents, "depth": depth_anything, "crops": depth_pro,
+          "pose": vit_pose, "segmentation": eomt,
           "images": swin2sr, "characters": characters}  # fmt: skip
 
 
@@ -236,7 +237,7 @@ def test_the_class_of_a_checkpoint_of_which_a_part_without_attention_ran_is_name
 def test_a_fault_that_is_of_no_size_is_one_of_its_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forward(_: Any, pixel_values: torch.Tensor) -> None:
+    def forward(_: Any, pixel_values: torch.Tensor, **__: Any) -> None:
         raise TypeError(f"no thresholds for {tuple(pixel_values.shape)}")
 
     monkeypatch.setattr(transformers.ViTModel, "forward", forward)
