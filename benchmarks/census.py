@@ -40,12 +40,30 @@ LAYERS = re.compile(r"(^|_)(num_(hidden_)?layers|(en|de)coder_layers|depth|num_b
 """Names of numbers of layers in configs, which are made small."""
 LARGE = 20_000_000
 """Of a model of more parameters the config alone is saved, to be fast."""
+CROP: dict[str, Any] = {"model_type": "dinov2", "image_size": 112}
 MENDED: dict[str, dict[str, Any]] = {
+    "depth_pro": {
+        "patch_size": 112,
+        "intermediate_hook_ids": [3, 1],
+        **{f"{name}_model_config": CROP for name in ("image", "patch", "fov")},
+    },
     "lw_detr": {"projector_scale_factors": [1.0]},
+    "pp_ocrv6_small_det": {
+        "backbone_config": {
+            "model_type": "pp_lcnet_v3",
+            "scale": 0.75,
+            "divisor": 16,
+            "out_features": ["stage2", "stage3", "stage4", "stage5"],
+        },
+        "layer_list_out_channels": [48, 96, 192, 384],
+    },
+    "uvdoc": {
+        "backbone_config": {"model_type": "uvdoc_backbone", "out_indices": [1, 2, 3, 4, 5, 6]}
+    },
     "pp_doclayout_v2": {"class_thresholds": [0.5, 0.5], "class_order": [0, 1]},
-    "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32]},
+    "vitmatte": {"hidden_size": 768, "fusion_hidden_sizes": [256, 128, 64, 32]},
 }
-"""Arguments of configs whose defaults transformers itself cannot run."""
+"""Arguments of configs whose defaults transformers itself cannot run, or that are too large."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
 LONGEST = 300
@@ -121,9 +139,10 @@ def _backbone(config: Any, few: int) -> Any:
 
 def without_timm(config: Any) -> Any:
     """A config whose backbone of timm is a ResNet of transformers."""
-    inner = getattr(config, "backbone_config", None)
+    inner: Any = getattr(config, "backbone_config", None)
     if getattr(inner, "model_type", "") == "timm_backbone":
-        config.backbone_config = transformers.ResNetConfig(out_indices=list(inner.out_indices))
+        backbone: Any = transformers.ResNetConfig
+        config.backbone_config = backbone(out_indices=list(inner.out_indices))
     return config
 
 
@@ -134,7 +153,7 @@ def built(name: str) -> tuple[Any, str]:
     than `LARGE` parameters has no memory.
     """
     errors, mended = [], MENDED.get(name, {})
-    more = "".join(f"; {argument}={value}" for argument, value in mended.items())
+    more = "".join(f"; {k}={v}" for k, v in mended.items() if not isinstance(v, dict))
     ways: dict[Callable[[Any], Any], str] = {
         shrunk: "",
         lambda each: shrunk(each, 12): "",
@@ -145,6 +164,7 @@ def built(name: str) -> tuple[Any, str]:
         try:
             made: Any = CONFIG_MAPPING[name]
             config = shrink(made(**mended))
+            config = type(config).from_dict(config.to_dict())  # as it is read again
             kind: Any = find_class(transformers, name, config)
             with torch.device("meta"):
                 model = kind._from_config(copy.deepcopy(config))  # noqa: SLF001

@@ -114,7 +114,9 @@ def _reducing(config: Any) -> int:
 
 def _crops(config: Any) -> int:
     """Depth Pro: a crop of its encoder's size is cut out of the smallest scaled picture too."""
-    return round(max(_pair(config.patch_size)) / min(config.scaled_images_ratios))
+    smallest: float = min(config.scaled_images_ratios)
+    side: int = max(_pair(config.patch_size))
+    return round(side / smallest)
 
 
 def _has(*names: str) -> Callable[[Any], bool]:

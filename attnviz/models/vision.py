@@ -12,6 +12,7 @@ from attnviz.models.class_token_names import has_class_token
 
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
+VIDEOS = "pixel_values_videos"
 _PICTURES = ("pixel_values", "image_embeds")
 
 
@@ -191,6 +192,8 @@ def needs_more(config: Any, needs: str) -> str:
 def no_vision(spec: str, config: Any, model: Any) -> str:
     """The error text for a model, or a model class, that takes no pixels as its first input."""
     names = [] if model is None else [n for n in parameters_of(model) if n in _PICTURES]
+    if model is not None and VIDEOS in parameters_of(model):
+        return f"{spec}: {needs_more(config, f'several frames of a video: {VIDEOS}')}"
     if names or getattr(model, "main_input_name", "") == "pixel_values":
         return f"{spec}: {needs_more(config, parameters_of(model)[0])}"
     return (
