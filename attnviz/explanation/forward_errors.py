@@ -197,6 +197,18 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
         if run_blank(model, given, gradients=False) is None:
             what = "a dict" if key else "a list of pictures"
             return f"it takes {what}, not one tensor; give --input [{key}]"
+    for code, layout in _LAYOUTS.items():
+        for shape in shapes:
+            if run_blank(model, layout(blank(model, shape)), gradients=False) is None:
+                return (
+                    "it takes no (batch, 3, height, width) but other axes; give "
+                    f"py:FILE.py:FACTORY, whose module calls it with {code}"
+                )
+    return _of_pairs(model, shapes)
+
+
+def _of_pairs(model: Model, shapes: Sequence[Shape]) -> str | None:
+    """The line for a model that compares two pictures, found by a trial; or None."""
     # A small one first: a blank picture may be all points that a model matches.
     for shape in ((2 * model.patch, 2 * model.patch), shapes[0]):
         pair = blank(model, shape)[:, None].expand(-1, 2, -1, -1, -1)
@@ -205,13 +217,6 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
                 "it takes pairs of pictures, (batch, 2, 3, height, width); give "
                 f"py:FILE.py:FACTORY, whose module calls it with {_PAIR}"
             )
-    for code, layout in _LAYOUTS.items():
-        for shape in shapes:
-            if run_blank(model, layout(blank(model, shape)), gradients=False) is None:
-                return (
-                    "it takes no (batch, 3, height, width) but other axes; give "
-                    f"py:FILE.py:FACTORY, whose module calls it with {code}"
-                )
     return None
 
 
