@@ -1,15 +1,18 @@
 """Loads every vision type of transformers and observes a picture with it.
 
-    python benchmarks/census.py [TYPE …] [--seconds 60] [--write]
+    python benchmarks/census.py [TYPE …] [--seconds 60] [--file FILE] [--write]
 
-A type is one whose config some Auto class of transformers maps to a model that takes pixels first,
-or that classifies images. A model is made from its default config with few layers and random
-weights, saved to a folder (weights too if there are few), and loaded and observed as a user would.
-Each type has a process and limits of CPU time and memory of its own. `--write` puts the table into
-RESULTS.md.
+A type is one that some Auto class of transformers maps to a model that takes pixels first or
+classifies images; also one that takes pixels beside other inputs and writes no text. A model is
+made from its default config with few layers and random weights, saved to a folder (weights too if
+there are few), and loaded and observed as a user would. Each type has a process and limits of CPU
+time and memory of its own. `--file` appends a line of JSON for each type as soon as it is done;
+types that the file has already are not measured again. `--write` puts the table into RESULTS.md.
 """
 
 import argparse
+import copy
+import json
 import multiprocessing
 import re
 import resource
@@ -27,7 +30,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import attnviz
 from attnviz.models.auto_classes import class_of, find_class
-from attnviz.models.vision import sees
+from attnviz.models.vision import parameters_of, sees
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 CAT = Path(__file__).parents[1] / "sample_images" / "cat.jpg"
@@ -37,10 +40,44 @@ LAYERS = re.compile(r"(^|_)(num_(hidden_)?layers|(en|de)coder_layers|depth|num_b
 """Names of numbers of layers in configs, which are made small."""
 LARGE = 20_000_000
 """Of a model of more parameters the config alone is saved, to be fast."""
+CROP: dict[str, Any] = {"model_type": "dinov2", "image_size": 112}
+MENDED: dict[str, dict[str, Any]] = {
+    "depth_pro": {
+        "patch_size": 112,
+        "intermediate_hook_ids": [3, 1],
+        **{f"{name}_model_config": CROP for name in ("image", "patch", "fov")},
+    },
+    "lw_detr": {"projector_scale_factors": [1.0]},
+    "pp_ocrv6_small_det": {
+        "backbone_config": {
+            "model_type": "pp_lcnet_v3",
+            "scale": 0.75,
+            "divisor": 16,
+            "out_features": ["stage2", "stage3", "stage4", "stage5"],
+        },
+        "layer_list_out_channels": [48, 96, 192, 384],
+    },
+    "uvdoc": {
+        "backbone_config": {"model_type": "uvdoc_backbone", "out_indices": [1, 2, 3, 4, 5, 6]}
+    },
+    "pp_doclayout_v2": {"class_thresholds": [0.5, 0.5], "class_order": [0, 1]},
+    "vitmatte": {"hidden_size": 768, "fusion_hidden_sizes": [256, 128, 64, 32]},
+}
+"""Arguments of configs whose defaults transformers itself cannot run, or that are too large."""
 FEW, SHORT = 4, 2
 """Layers of a shrunken model, and layers of each stage."""
+LONGEST = 300
+"""Characters of what is printed of a type."""
+WRITING = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM",
+           "AutoModelForSeq2SeqLM")  # fmt: skip
+"""Auto classes of models that write text, which are another matter."""
 KINDS = ("works", "no attention", "needs more", "refused", "not built")
-NEEDS = ("takes more than a picture", "takes no pictures", "a model of timm")
+NEEDS = (
+    "takes more than a picture",
+    "takes pairs of pictures",
+    "takes no pictures",
+    "a model of timm",
+)
 
 
 def types() -> Iterator[str]:
@@ -55,14 +92,22 @@ def types() -> Iterator[str]:
         try:
             kind = CONFIG_MAPPING[name]
             config = kind()
-            classes = [class_of(auto, config) for auto in autos if kind in auto._model_mapping]  # noqa: SLF001
+            of = {auto: class_of(auto, config) for auto in autos if kind in auto._model_mapping}  # noqa: SLF001
+            writes = any(getattr(modeling_auto, auto, None) in of for auto in WRITING)
             if (
-                any(map(sees, classes))
+                any(map(sees, of.values()))
                 or kind in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+                or (not writes and any(sees_too(config, each) for each in of.values()))
             ):
                 yield name
         except Exception as error:  # a library that it needs is not installed
             print(f"# {name}: {type(error).__name__}", flush=True)
+
+
+def sees_too(config: Any, kind: Any) -> bool:
+    """Whether a model class takes pixels beside other inputs."""
+    pixels = any(name.startswith("pixel_values") for name in parameters_of(kind))
+    return pixels or hasattr(config, "vision_config")
 
 
 def shrunk(config: Any, few: int = FEW) -> Any:
@@ -72,6 +117,8 @@ def shrunk(config: Any, few: int = FEW) -> Any:
     for name, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             shrunk(value, few)
+        elif name.endswith("_types") and isinstance(value, list):  # of each layer
+            setattr(config, name, value[:few])
         elif LAYERS.search(name) and isinstance(value, int):
             setattr(config, name, min(value, few))
         elif name in ("depths", "depth") and isinstance(value, list | tuple):
@@ -90,30 +137,57 @@ def _backbone(config: Any, few: int) -> Any:
     return config
 
 
-def built(name: str) -> Any:
-    """A small model of a type, or its default if it is not consistent when it is small."""
-    errors = []
-    ways: tuple[Callable[[Any], Any], ...] = (shrunk, lambda each: shrunk(each, 12), lambda x: x)
-    for shrink in ways:
+def without_timm(config: Any) -> Any:
+    """A config whose backbone of timm is a ResNet of transformers."""
+    inner: Any = getattr(config, "backbone_config", None)
+    if getattr(inner, "model_type", "") == "timm_backbone":
+        backbone: Any = transformers.ResNetConfig
+        config.backbone_config = backbone(out_indices=list(inner.out_indices))
+    return config
+
+
+def built(name: str) -> tuple[Any, str]:
+    """A small model of a type, and what was changed in its default config beside numbers.
+
+    It has the default number of layers if it is not consistent when it is small. A model of more
+    than `LARGE` parameters has no memory.
+    """
+    errors, mended = [], MENDED.get(name, {})
+    more = "".join(f"; {k}={v}" for k, v in mended.items() if not isinstance(v, dict))
+    ways: dict[Callable[[Any], Any], str] = {
+        shrunk: "",
+        lambda each: shrunk(each, 12): "",
+        lambda each: each: "",
+        lambda each: shrunk(without_timm(each)): "; ResNet in place of timm's backbone",
+    }
+    for shrink, change in ways.items():
         try:
             made: Any = CONFIG_MAPPING[name]
-            config = shrink(made())
-            torch.manual_seed(0)
+            config = shrink(made(**mended))
+            config = type(config).from_dict(config.to_dict())  # as it is read again
             kind: Any = find_class(transformers, name, config)
-            return kind._from_config(config)  # noqa: SLF001
+            with torch.device("meta"):
+                model = kind._from_config(copy.deepcopy(config))  # noqa: SLF001
+            if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+                return model, more + change
+            torch.manual_seed(0)
+            return kind._from_config(config), more + change  # noqa: SLF001
         except attnviz.AttnvizError:
             raise
         except Exception as error:
             errors.append(error)
-    raise errors[-1]
+    raise errors[0]
 
 
 def observed(name: str) -> tuple[str, str]:
     """What becomes of a type: one of `KINDS`, and details."""
     try:
-        model = built(name)
+        model, change = built(name)
     except attnviz.AttnvizError as error:
         return kind_of(str(error)), str(error)
+    except ImportError as error:
+        library = re.search(r"requires the (\S+) library", str(error))
+        return "not built", f"needs {library[1]}" if library else f"ImportError: {error}"
     except Exception as error:
         return "not built", f"{type(error).__name__}: {error}"
     large = sum(parameter.numel() for parameter in model.parameters()) > LARGE
@@ -125,13 +199,22 @@ def observed(name: str) -> tuple[str, str]:
             seen = attnviz.observe(attnviz.load_image(str(CAT)), loaded)
         except attnviz.AttnvizError as error:
             line = str(error).replace(folder, "").lstrip(": ")
-            return kind_of(line), line
+            return kind_of(line), line + change
         except Exception as error:
             return "refused", f"a fault of attnviz: {type(error).__name__}: {error}"
+    return "works", described(seen) + change
+
+
+def described(seen: Any) -> str:
+    """Layers, grids and errors of an observation, and why calls are not drawn."""
     layers = list(seen.layers.values())
     grids = dict.fromkeys(f"{each.queries.columns}×{each.queries.rows}" for each in layers)
     checked = "unchecked" if seen.unexplained else f"{max(seen.errors.values()):.0e}"
-    return "works", f"{len(layers)} of {seen.count} layers, {', '.join(grids)}, error {checked}"
+    parts = [f"{len(layers)} of {seen.count} layers, {', '.join(grids)}, error {checked}"]
+    counts = Counter(seen.calls.not_drawn.values())
+    parts += [f"{count} not drawn: {reason}" for reason, count in counts.items()]
+    parts += [f"places of {len(assumed)} assumed" for assumed in [seen.calls.assumed] if assumed]
+    return "; ".join([*parts, *seen.unread])
 
 
 def kind_of(line: str) -> str:
@@ -167,26 +250,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="*")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--file", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     observed("vit")  # imports once what all need
-    rows = []
-    for name in options.types or list(types()):
-        kind, what = limited(name, options.seconds)
-        what = " ".join(what.split())[:200].replace("|", "/")
-        rows.append((kind, f"| {name} | {kind} | {what} |"))
-        print(rows[-1][1], flush=True)
-    counts = Counter(kind for kind, _ in rows)
+    done = read(options.file)
+    names = options.types or list(types())
+    for name in names:
+        if name not in done:
+            kind, what = limited(name, options.seconds)
+            done[name] = kind, " ".join(what.split())[:LONGEST].replace("|", "/")
+            append(options.file, name, *done[name])
+        print(row(name, *done[name]), flush=True)
+    found = {name: done[name] for name in names}
+    counts = Counter(kind for kind, _ in found.values())
     total = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS)
-    print(f"\n{len(rows)} types: {total}")
+    print(f"\n{len(found)} types: {total}")
     if options.write:
-        write(f"transformers {transformers.__version__}: {len(rows)} types: {total}.", rows)
+        write(f"transformers {transformers.__version__}: {len(found)} types: {total}.", found)
 
 
-def write(total: str, rows: list[tuple[str, str]]) -> None:
+def read(file: Path | None) -> dict[str, tuple[str, str]]:
+    """What an earlier run found of each type; the last line of a type counts."""
+    if file is None or not file.exists():
+        return {}
+    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {line["type"]: (line["kind"], line["what"]) for line in lines}
+
+
+def append(file: Path | None, name: str, kind: str, what: str) -> None:
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            line = {"type": name, "kind": kind, "what": what}
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def row(name: str, kind: str, what: str) -> str:
+    return f"| {name} | {kind} | {what} |"
+
+
+def write(total: str, found: dict[str, tuple[str, str]]) -> None:
     text = RESULTS.read_text(encoding="utf-8")
-    table = [line for kind in KINDS for k, line in rows if k == kind]
+    table = [row(name, *found[name]) for kind in KINDS for name in found if found[name][0] == kind]
     lines = [total, "", "| type | | |", "|---|---|---|", *table]
     part = re.compile(r"(?s)<!-- census -->.*?<!-- /census -->")
     new = "<!-- census -->\n" + "\n".join(lines) + "\n<!-- /census -->"

@@ -38,8 +38,10 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "pixels[:, :, None]": lambda pixels: pixels[:, :, None],
 }
 """Other orders of axes that models take, as code."""
+_PAIR = "torch.stack([pixels, pixels], 1)"
 _KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs", "pixels")
 """Keys of the pixels in a dict that trials use."""
+_OF_NO_SIZE = (TypeError, AttributeError, NameError, ImportError)
 _STATE_IT = "the module an attribute image_size = (height, width)"
 
 
@@ -87,7 +89,8 @@ def explain(
             f"{model.spec}: runs, but not while it is recorded: {describe(error)}; see the "
             "traceback with --debug, and report it"
         )
-    line = _of_inputs(model, error) or _of_device(model, error) or _of_type(model, error)
+    inputs = (_of_inputs(model, each.error) for each in failures)
+    line = next(filter(None, inputs), None) or _of_device(model, error) or _of_type(model, error)
     if line is None:
         line = _of_channels(model, error, shapes) or _of_layout(model, shapes)
     if line is None:
@@ -201,6 +204,19 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
                     "it takes no (batch, 3, height, width) but other axes; give "
                     f"py:FILE.py:FACTORY, whose module calls it with {code}"
                 )
+    return _of_pairs(model, shapes)
+
+
+def _of_pairs(model: Model, shapes: Sequence[Shape]) -> str | None:
+    """The line for a model that compares two pictures, found by a trial; or None."""
+    # A small one first: a blank picture may be all points that a model matches.
+    for shape in ((2 * model.patch, 2 * model.patch), shapes[0]):
+        pair = blank(model, shape)[:, None].expand(-1, 2, -1, -1, -1)
+        if run_blank(model, pair, gradients=False) is None:
+            return (
+                "it takes pairs of pictures, (batch, 2, 3, height, width); give "
+                f"py:FILE.py:FACTORY, whose module calls it with {_PAIR}"
+            )
     return None
 
 
@@ -223,8 +239,12 @@ def _of_code(model: Model, failures: Sequence[ForwardError], *, gradients: bool)
     if again is None and trial(model, first.shape, gradients=gradients) is not None:
         return f"cannot take {_size(first.shape)} pixels: {describe(error)}; give --size {side}"
     # If a blank picture runs, the fault depends on pixel values.
-    if again is None or all(_same(error, other) for other in (again, *(f.error for f in failures))):
-        return f"its forward raised {describe(error)}; mend it, or see the traceback with --debug"
+    alike = again is None or all(
+        _same(error, each) for each in (again, *(f.error for f in failures))
+    )
+    if alike or isinstance(error, _OF_NO_SIZE):
+        mend = "correct its config" if isinstance(model.module, Vision) else "mend it"
+        return f"its forward raised {describe(error)}; {mend}, or see the traceback with --debug"
     advice = f"if it has a size of its own, give --size N, or {_STATE_IT}; else mend it"
     if isinstance(model.module, Vision):
         advice = _of_config(model)

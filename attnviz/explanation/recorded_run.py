@@ -188,5 +188,15 @@ def _nothing_drawn(model: Model, calls: Calls, recording: Recording) -> str:
             "py:FILE.py:FACTORY"
         )
     if not reasons:
-        return "made no attention call: it is convolutional, or its attention has no softmax"
+        what = "made no attention call: it is convolutional, or its attention has no softmax"
+        return what + _rest_of_class(model.module)
     return f"made no attention call over the picture, but {'; '.join(reasons)}"
+
+
+def _rest_of_class(module: nn.Module) -> str:
+    """A clause on the class that a checkpoint of transformers is of, if a part of it ran."""
+    part = getattr(module, "model", None)
+    ran, saved = type(part).__name__, getattr(getattr(part, "config", None), "architectures", None)
+    if not saved or ran in saved:
+        return ""
+    return f" ({ran} ran, without the rest of {saved[0]})"

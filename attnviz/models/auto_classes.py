@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attnviz.errors import ModelError
-from attnviz.models.vision import needs_more, no_vision, sees
+from attnviz.models.vision import needs_more, no_vision, parameters_of, sees, takes_pixels
 
 
 def find_class(library: Any, spec: str, config: Any) -> Any:
@@ -22,9 +22,12 @@ def find_class(library: Any, spec: str, config: Any) -> Any:
     plain = class_of(library.AutoModel, config)
     if plain is not None and (sees(plain) or hasattr(config, "vision_config")):
         return plain
-    seeing = [kind for kind in kinds if sees(kind)]
-    if not seeing and class_of(library.AutoModelForImageClassification, config) is not None:
+    seeing = [kind for kind in kinds if sees(kind)] or list(filter(takes_pixels, kinds))
+    classifier = class_of(library.AutoModelForImageClassification, config)
+    if not seeing and classifier is not None:
         needs = "its own preprocessing, which makes input_ids of pixels"
+        if "pixel_values" in (names := parameters_of(classifier)):
+            needs = names[0]
         raise ModelError(f"{spec}: {needs_more(config, needs)}")
     if not seeing:
         raise ModelError(no_vision(spec, config, plain or next(iter(kinds), None)))

@@ -107,8 +107,15 @@ def _reducing(config: Any) -> int:
     return math.lcm(*(s * r for s, r in zip(strides, ratios or [1] * len(strides), strict=True)))
 
 
+def _crops(config: Any) -> int:
+    """Depth Pro: a crop of its encoder's size is cut out of the smallest scaled picture too."""
+    smallest: float = min(config.scaled_images_ratios)
+    side: int = max(_pair(config.patch_size))
+    return round(side / smallest)
+
+
 def _has(*names: str) -> Callable[[Any], bool]:
-    return lambda config: all(hasattr(config, name) for name in names)
+    return lambda config: all(getattr(config, name, None) is not None for name in names)
 
 
 def _is(*kinds: str) -> Callable[[Any], bool]:
@@ -117,6 +124,7 @@ def _is(*kinds: str) -> Callable[[Any], bool]:
 
 # The first rule that applies is used; if none does, the patch side, if there is one.
 _RULES: list[tuple[Callable[[Any], bool], Callable[[Any], int]]] = [
+    (_has("scaled_images_ratios"), _crops),
     (_is(*MERGING), _merging),
     (_is("resnet", "regnet"), _halving),
     (_is("levit"), _levit),
@@ -172,7 +180,7 @@ def bytes_of_patch(config: Any) -> int:
 def is_fixed(config: Any) -> bool:
     """Whether a model is known to take only its own input size."""
     native = getattr(config, "is_native", True)  # AIMv2 exists in both kinds
-    return config.model_type in FIXED or not native
+    return config.model_type in FIXED or not native or hasattr(config, "scaled_images_ratios")
 
 
 def own_size(processing: dict[str, Any], config: Any) -> int:
@@ -188,6 +196,8 @@ def own_size(processing: dict[str, Any], config: Any) -> int:
 
 def _image_size(config: Any) -> Any:
     """The input size that a config states, or a config inside it; None if none does."""
+    if hasattr(config, "scaled_images_ratios"):
+        return _crops(config)
     size = getattr(config, "image_size", None)
     inner = (_image_size(each) for each in _inner(config))
     return next((each for each in inner if each), None) if size is None else size

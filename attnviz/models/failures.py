@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from attnviz.errors import AttnvizError, MissingExtraError, ModelError
-from attnviz.models import cache
+from attnviz.models import cache, memory
 from attnviz.models.aliases import nearest
 
 T = TypeVar("T")
@@ -76,6 +76,11 @@ def tried(spec: str, name: str, do: Callable[[], T]) -> T:
 def explain(spec: str, name: str, error: BaseException) -> str:
     """One line that says why a model could not be loaded."""
     kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
+    if memory.is_exhausted(error):
+        return (
+            f"{spec}: out of memory while it was loaded; give a smaller model, or run it where "
+            "there is more memory"
+        )
     if "ImportError" in kinds:
         return _broken(spec, "a library it needs", error)
     if Path(name).is_dir():

@@ -13,6 +13,7 @@ from attnviz.models.class_token_names import has_class_token
 
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
+VIDEOS = "pixel_values_videos"
 _PICTURES = ("pixel_values", "image_embeds")
 
 
@@ -153,8 +154,8 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
         ModelError: there is no such part, or it takes more than pixels.
     """
     config: Any = model.config
-    part: nn.Module | None = model
-    if hasattr(config, "vision_config") or not sees(model):
+    part: nn.Module | None = _encoder(model) or model
+    if hasattr(config, "vision_config") or not takes_pixels(part):
         parts = (part for part in model.modules() if part is not model)
         part = next((part for part in parts if sees(part)), None)
     if part is None:
@@ -167,10 +168,19 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and parameter.name not in ("pixel_values", *GIVEN)
     ]
-    if needed or hasattr(part.config, "num_frames"):
+    # A model of several kinds of input, as Perceiver, states frames for another kind.
+    if needed or (hasattr(part.config, "num_frames") and sees(part)):
         needs = " and ".join(needed) or "several frames of a video"
         raise ModelError(f"{spec}: {needs_more(config, needs)}")
     return part
+
+
+def _encoder(model: Any) -> nn.Module | None:
+    """The image encoder of a model whose decoder says words; None for other models."""
+    if not (sees(model) and getattr(model.config, "is_encoder_decoder", False)):
+        return None
+    encoder = model.get_encoder()
+    return encoder if encoder is not model and sees(encoder) else None
 
 
 def needs_more(config: Any, needs: str) -> str:
@@ -183,22 +193,35 @@ def needs_more(config: Any, needs: str) -> str:
 
 def no_vision(spec: str, config: Any, model: Any) -> str:
     """The error text for a model, or a model class, that takes no pixels as its first input."""
-    names = [] if model is None else [n for n in _parameters(model) if n in _PICTURES]
+    names = [] if model is None else [n for n in parameters_of(model) if n in _PICTURES]
+    if model is not None and VIDEOS in parameters_of(model):
+        return f"{spec}: {needs_more(config, f'several frames of a video: {VIDEOS}')}"
     if names or getattr(model, "main_input_name", "") == "pixel_values":
-        return f"{spec}: {needs_more(config, _parameters(model)[0])}"
+        return f"{spec}: {needs_more(config, parameters_of(model)[0])}"
     return (
         f"{spec}: model type {config.model_type!r} takes no pictures; give a vision model, such "
         "as dinov2-small (see `attnviz models`)"
     )
 
 
-def _parameters(module: Any) -> list[str]:
+def parameters_of(module: Any) -> list[str]:
     """Names of the arguments of a module, or a module class."""
     return [name for name in inspect.signature(module.forward).parameters if name != "self"]
+
+
+def takes_pixels(module: Any) -> bool:
+    """Whether a module, or a module class, of transformers runs on pixels alone: by their name."""
+    if sees(module):
+        return True
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [each.name for each in parameters if each.name != "self"]
+    required = [each for each in parameters if each.default is each.empty and each.name in names
+                and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]  # fmt: skip
+    return "pixel_values" in names and "input_ids" not in names and not required
 
 
 def sees(module: Any) -> bool:
     """Whether a module, or a module class, of transformers takes pixels as its first input."""
     if not hasattr(module, "main_input_name"):
         return False
-    return _parameters(module)[:1] == ["pixel_values"]
+    return parameters_of(module)[:1] == ["pixel_values"]

@@ -87,7 +87,15 @@ class WeightedSum:
         tokens = {*leaves(self.dims[1:])}
         lead = [axes for axes in explicit.lead if not {*leaves([axes])} & tokens]
         heads = tuple(leaves(lead[-1:])) if len(lead) > 1 else ()
-        return () if self._differ(0, heads) else heads
+        return () if self._differ(0, heads) or self._are_windows(heads) else heads
+
+    def _are_windows(self, heads: Axes) -> bool:
+        """Whether keys differ by these axes alone, as each pixel of patches that attend apart."""
+        keys = self.places[1]
+        if keys is None or spread(keys) == "lost":
+            return False
+        rest = tuple(leaf for leaf in leaves(self.dims[:1]) if leaf not in heads)
+        return self._differ(1, heads) and not self._differ(1, rest)
 
     def _differ(self, side: int, heads: Axes) -> bool:
         """Whether positions of queries, side 0, or of keys, side 1, differ by head."""

@@ -52,8 +52,36 @@ def swin2sr() -> Any:
     )
 
 
-MODELS = {"depth": depth_anything, "pose": vit_pose, "segmentation": eomt, "images": swin2sr,
-          "characters": characters}  # fmt: skip
+def depth_pro() -> Any:
+    """An encoder of 21 crops of pictures of three sizes, and one of the whole picture."""
+    encoder = {"model_type": "dinov2", **SMALL, "image_size": 32, "patch_size": 8}
+    encoders = {f"{name}_model_config": encoder for name in ("image", "patch", "fov")}
+    return transformers.DepthProConfig(
+        patch_size=32, **encoders, intermediate_hook_ids=[3, 1], fusion_hidden_size=8,
+        intermediate_feature_dims=[8, 8], scaled_images_feature_dims=[8, 8, 8],
+        merge_padding_value=0,
+    )  # fmt: skip
+
+
+def separable() -> Any:
+    """Each pixel of 2×2 patches pools all patches apart, as MobileViTv2 does."""
+    return transformers.MobileViTV2Config(
+        image_size=64, width_multiplier=0.25, n_attn_blocks=[1, 1, 1],
+        base_attn_unit_dims=[32, 32, 32],
+    )  # fmt: skip
+
+
+def latents() -> Any:
+    """It takes pixels by name, after other kinds of input."""
+    return transformers.PerceiverConfig(
+        image_size=64, num_latents=8, d_latents=32, num_blocks=1, num_self_attends_per_block=2,
+        num_self_attention_heads=4, num_cross_attention_heads=1, num_labels=3,
+    )  # fmt: skip
+
+
+MODELS = {"separable": separable, "latents": latents, "depth": depth_anything, "crops": depth_pro,
+          "pose": vit_pose, "segmentation": eomt,
+          "images": swin2sr, "characters": characters}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -91,9 +119,11 @@ def test_it_attends_as_its_own_eager_attention(folder: Path) -> None:
 
 def test_the_output_of_another_task_is_a_vector(folder: Path) -> None:
     model = attnviz.load_model(str(folder))
-    shape = next(iter(model.other_shapes), model.own_shape) or (64, 64)
+    side = model.size if model.fixed else 64
+    shape = next(iter(model.other_shapes), model.own_shape) or (side, side)
     with torch.no_grad():
         output = model.module(torch.zeros(1, 3, *shape))
+    output = output[0] if isinstance(output, tuple) else output
     assert isinstance(output, torch.Tensor)
     assert len(output) == 1
 
@@ -127,6 +157,13 @@ def refused(config: Any, folder: Path) -> str:
     ("name", "settings", "told"),
     [
         ("ImageGPTConfig", {"n_layer": 1}, r"more than a picture \(.* input_ids of pixels\)"),
+        ("ShieldGemma2Config", {}, r"more than a picture \(input_ids\)"),
+        (
+            "EfficientLoFTRConfig",
+            {"stage_num_blocks": [1, 1, 1, 1], "num_attention_layers": 1},
+            r"takes pairs of pictures, \(batch, 2, 3, .* torch.stack",
+        ),
+        ("VJEPA2Config", {}, "several frames of a video: pixel_values_videos"),
         ("HGNetV2Config", {}, "made no attention call: it is convolutional"),
         (
             "Dinov2Config",
@@ -160,3 +197,49 @@ def test_an_image_size_that_is_not_square_is_its_only_one(
     with torch.no_grad():
         torch.testing.assert_close(model.module(pixels), own(pixels).last_hidden_state)
     assert not seen.unexplained
+
+
+def test_of_a_model_that_writes_the_image_encoder_is_shown(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = transformers.TrOCRConfig(
+        vocab_size=32, d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**VIT), decoder
+    )
+    whole = transformers.VisionEncoderDecoderModel(config).eval()
+    whole.save_pretrained(tmp_path)
+    pictures.noise(96, 64).save(tmp_path / "noise.png")
+    model = attnviz.load_model(str(tmp_path))
+    seen = attnviz.observe(attnviz.load_image(str(tmp_path / "noise.png")), model)
+    own = whole.encoder
+    own.set_attn_implementation("eager")
+    pixels = model.pixels(seen.picture, seen.placement)
+    with torch.no_grad():
+        output = own(pixels, interpolate_pos_encoding=True, output_attentions=True)
+        torch.testing.assert_close(model.module(pixels), output.last_hidden_state)
+    assert len(output.attentions) == len(seen.layers) == 4
+    for number, weights in enumerate(output.attentions):
+        found = seen.layers[number].call.matrix()
+        torch.testing.assert_close(found, weights, atol=1e-5, rtol=0)
+
+
+def test_the_class_of_a_checkpoint_of_which_a_part_without_attention_ran_is_named(
+    tmp_path: Path,
+) -> None:
+    config = transformers.RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic",
+        architectures=["Detector"],
+    )  # fmt: skip
+    assert refused(config, tmp_path).endswith(" ran, without the rest of Detector)")
+
+
+def test_a_fault_that_is_of_no_size_is_one_of_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(_: Any, pixel_values: torch.Tensor, **__: Any) -> None:
+        raise TypeError(f"no thresholds for {tuple(pixel_values.shape)}")
+
+    monkeypatch.setattr(transformers.ViTModel, "forward", forward)
+    line = refused(transformers.ViTConfig(**VIT), tmp_path)
+    assert re.search(r"its forward raised TypeError: no thresholds .*; correct its config", line)

@@ -48,17 +48,17 @@ def deformable(**more: Any) -> Any:
     return transformers.DeformableDetrForObjectDetection(config)
 
 
-def rt_detr() -> Any:
+def rt_detr(name: str, **more: Any) -> Any:
     backbone = transformers.RTDetrResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )  # fmt: skip
     sizes = {name: SIZES[name] for name in SIZES if name != "encoder_layers"}
-    config = transformers.RTDetrConfig(
+    config = getattr(transformers, f"{name}Config")(
         backbone_config=backbone, encoder_hidden_dim=32, encoder_in_channels=[16, 24, 32],
-        decoder_in_channels=[32, 32, 32], num_denoising=0, hidden_expansion=0.5, **sizes,
+        decoder_in_channels=[32, 32, 32], num_denoising=0, hidden_expansion=0.5, **sizes, **more,
     )  # fmt: skip
-    return transformers.RTDetrForObjectDetection(config)
+    return getattr(transformers, f"{name}ForObjectDetection")(config)
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -66,7 +66,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "Conditional DETR": lambda: detr("ConditionalDetr"),
     "DAB-DETR": lambda: detr("DabDetr", hidden_size=32),
     "Deformable DETR": deformable,
-    "RT-DETR": rt_detr,
+    "RT-DETR": lambda: rt_detr("RTDetr"),
+    "D-FINE": lambda: rt_detr("DFine", decoder_n_points=4),
 }
 
 
@@ -79,9 +80,9 @@ def run(model: Any, **inputs: Any) -> tuple[Recording, Any]:
     return recording, output
 
 
-def laid(weights: Tensor) -> Tensor:
+def laid(call: attnviz.AttentionCall, weights: Tensor) -> Tensor:
     """(B, H, N, M), or (B, N, H, levels, points) as a window for each query."""
-    return weights if weights.ndim == 4 else weights.flatten(3).flatten(0, 1)[:, :, None]
+    return weights if call.kind != "sampled" else weights.flatten(3).flatten(0, 1)[:, :, None]
 
 
 def decoder(self_attention: Iterable[Tensor], cross: Iterable[Tensor]) -> list[Tensor]:
@@ -93,18 +94,18 @@ def test_every_call_of_a_detector_has_the_eager_weights(name: str) -> None:
     torch.manual_seed(0)
     recording, output = run(MODELS[name](), pixel_values=torch.randn(1, 3, 64, 96))
     pieces = decoder(output.decoder_attentions, output.cross_attentions)
-    expected = [laid(weights) for weights in [*output.encoder_attentions, *pieces]]
+    expected = [*output.encoder_attentions, *pieces]
     assert recording.unread == []
     assert len(recording) == len(expected)
     for call, weights in zip(recording, expected, strict=True):
-        torch.testing.assert_close(call.matrix(), weights, atol=1e-5, rtol=0)
+        torch.testing.assert_close(call.matrix(), laid(call, weights), atol=1e-5, rtol=0)
         assert (call.check() or 0) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "RT-DETR"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("RT-DETR", "D-FINE")])
 def test_object_queries_lie_nowhere(name: str, size: tuple[int, int]) -> None:
-    """RT-DETR's are tokens of its encoder, which it picks."""
+    """Those of RT-DETR and D-FINE are tokens of their encoders, which they pick."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     x = torch.randn(1, 3, *size)

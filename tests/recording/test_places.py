@@ -360,3 +360,28 @@ def test_queries_that_are_the_same_for_windows_elsewhere_move_no_tokens(kernel: 
     asked = lattice(2, 2).reshape(-1, 2)
     assert_lies(recording[0].query_positions, asked)
     assert_lies(recording[1].query_positions, np.concatenate([at, at]))
+
+
+def test_a_sum_with_one_token_moves_no_tokens_of_any_width(watch: Watch) -> None:
+    """The positions of both widths share memory, and what is found of one serves the other."""
+    x = picture()
+
+    def run() -> Tensor:
+        tokens = by_convolution(x)
+        narrow = F.linear(tokens + tokens[:, :1], torch.randn(4, 8))
+        return attend(narrow + narrow[:, :1])
+
+    recording, _ = watch(run, picture=x)
+    assert_lies(recording[0].query_positions, lattice(4, 6).reshape(-1, 2))
+    assert_lies(recording[0].key_positions, lattice(4, 6).reshape(-1, 2))
+
+
+@pytest.mark.parametrize(("side", "step"), [(2, 2), (4, 4), (4, 2)])
+def test_folding_is_the_inverse_of_unfolding(side: int, step: int) -> None:
+    """Pixels that several patches share have one place, so it is their mean too."""
+    x = picture()
+    with attnviz.record(picture=x) as recording:
+        patches = F.unfold(x, side, stride=step)
+        folded = F.fold(patches, (HEIGHT, WIDTH), side, stride=step)
+        attend(by_convolution(folded))
+    assert_lies(recording[0].query_positions, lattice(4, 6).reshape(-1, 2))

@@ -146,6 +146,22 @@ def _unfolded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
     return _of_parts(positions, lambda part: op.func(part, kernel, dilation, [0, 0], stride))
 
 
+def _folded(registry: PositionRegistry, op: Operation, _: Any) -> Any:
+    """`col2im`; an element that several patches share lies between their positions."""
+    positions = registry.get(op.args[0])
+    if positions is None:
+        return None
+    x, y, count = (op.func(part, *op.args[1:], **op.kwargs) for part in _planes(positions))
+    return torch.complex(x / count, y / count)
+
+
+def _planes(positions: Tensor) -> list[Tensor]:
+    """x, y and 1 of known positions, and 0 elsewhere."""
+    finite = positions.real.isfinite()
+    parts = (positions.real, positions.imag, finite.float())
+    return [torch.where(finite, part, 0.0).contiguous() for part in parts]
+
+
 def _split_heads(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     """The fast path's (B, N, 3·C) → three times (B, H, N, C/H)."""
     positions = registry.get(op.args[0])
@@ -241,12 +257,7 @@ def _merged(registry: PositionRegistry, op: Operation, _: Any) -> Any:
         return None
     dim, index, source = op.args[1:4]
     add = torch.index_add if op.name.startswith("index_add") else torch.scatter_add
-    planes = []
-    for tensor in (op.args[0], source):
-        positions = or_nowhere(registry, tensor, tensor)
-        finite = positions.real.isfinite()
-        parts = (positions.real, positions.imag, finite.float())
-        planes.append([torch.where(finite, part, 0.0).contiguous() for part in parts])
+    planes = [_planes(or_nowhere(registry, each, each)) for each in (op.args[0], source)]
     x, y, count = (add(base, dim, index, more) for base, more in zip(*planes, strict=True))
     return torch.complex(x / count, y / count)
 
@@ -265,6 +276,7 @@ RULES = by_names(
         "reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d": _by_parts,
         "im2col": _unfolded,
+        "col2im": _folded,
         "_transform_bias_rescale_qkv": _split_heads,
         "view_as_complex view_as_real": _complex_view,
         "sort topk kthvalue mode": _ordered,

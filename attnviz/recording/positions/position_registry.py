@@ -149,9 +149,8 @@ class PositionRegistry:
 
     def narrowed(self, positions: Tensor) -> Tensor:
         """Positions expanded along all dimensions along which they are equal."""
-        return self._narrowed.get(compact(positions), (), lambda: narrowed(positions)).expand(
-            positions.shape
-        )
+        small = compact(positions)
+        return self._narrowed.get(small, (), lambda: narrowed(small)).expand(positions.shape)
 
     def is_pixels(self, positions: Tensor) -> bool:
         """Whether positions are those of the picture's own pixels, in their order."""
