@@ -210,7 +210,8 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
 def _of_pairs(model: Model, shapes: Sequence[Shape]) -> str | None:
     """The line for a model that compares two pictures, found by a trial; or None."""
     # A small one first: a blank picture may be all points that a model matches.
-    for shape in ((2 * model.patch, 2 * model.patch), shapes[0]):
+    height, width = sides(model.patch)
+    for shape in ((2 * height, 2 * width), shapes[0]):
         pair = blank(model, shape)[:, None].expand(-1, 2, -1, -1, -1)
         if run_blank(model, pair, gradients=False) is None:
             return (

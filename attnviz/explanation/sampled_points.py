@@ -37,8 +37,8 @@ def sampled_layer(call: AttentionCall, grid: TokenGrid) -> Layer:
         queries = Layout(grid.rows, grid.columns, nowhere)
     else:
         queries = _of_queries(call.query_positions.float().cpu().numpy(), grid)
-    keys = _on_grid(points.float().cpu().numpy(), grid)
-    return Layer(spread, queries, replace(keys, points=True))
+    on_grid = replace(_on_grid(points.float().cpu().numpy(), grid), points=True)
+    return Layer(spread, queries, on_grid)
 
 
 def _of_queries(places: NDArray[np.float32], grid: TokenGrid) -> Layout:

@@ -35,6 +35,13 @@ def find_class(library: Any, spec: str, config: Any) -> Any:
     return next((kind for kind in seeing if kind.__name__ in saved), seeing[0])
 
 
+def saved_class(library: Any, config: Any) -> Any:
+    """The class that the checkpoint was saved from, if it takes pixels first; None if not."""
+    saved = getattr(config, "architectures", None) or ()
+    kinds = (kind for kind in _classes(library, config) if kind.__name__ in saved)
+    return next(filter(sees, kinds), None)
+
+
 def class_of(auto: Any, config: Any) -> Any:
     """The model class that an Auto class chooses for a config; None if it has none."""
     from transformers.models.auto import auto_factory  # noqa: PLC0415 — not for other sources

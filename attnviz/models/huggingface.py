@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
-from attnviz.models.auto_classes import class_of, find_class
+from attnviz.models.auto_classes import class_of, find_class, saved_class
 from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
 from attnviz.models.failures import tried
 from attnviz.models.hub import known_config, library_of, name_of, processing_of
 from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
-from attnviz.models.needs import Reach, checked, reach, unfilled_tensors
+from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
 from attnviz.models.preprocessing import per_channel
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
@@ -41,6 +41,7 @@ class Checkpoint:
         state: its weights, or those of a separate file; None if weights are random.
         notes: sentences for the user on how the weights were read.
         adapter: an adapter that is merged into the weights.
+        kind: the class to load it as; None finds one.
     """
 
     library: Any
@@ -49,6 +50,7 @@ class Checkpoint:
     state: dict[str, Tensor] | None
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
+    kind: Any = None
 
 
 def load(request: ModelRequest) -> Model:
@@ -123,6 +125,10 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
     model = _described(request, head, part, checkpoint.processing)
     if filling is None:
         return model, whole
+    saved = saved_class(checkpoint.library, checkpoint.config) if head == "none" else None
+    other = checkpoint.kind is None and saved not in (None, type(whole))
+    if other and misplaced(model, whole, filling):  # its head is a part of its layers, as a box's
+        return _build(request, replace(checkpoint, kind=saved), head)
     unfilled = unfilled_tensors(model, whole, filling)
     reached = reach(model, list(unfilled.values()))
     if request.weights is not None:
@@ -242,7 +248,7 @@ def _model(
     library, config = checkpoint.library, checkpoint.config
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0  # MAE: keep all patches
-    kind = find_class(library, request.spec, config)
+    kind = checkpoint.kind or find_class(library, request.spec, config)
     if head == "class":
         kind = class_of(library.AutoModelForImageClassification, config)
     with seeded(request.seed):

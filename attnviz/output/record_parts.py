@@ -72,8 +72,8 @@ class Tokens(RecordPart):
     rows: int
     columns: int
     patch: int | None
-    cell_width: Number
-    cell_height: Number
+    cell_width: int | float
+    cell_height: int | float
     prefix: int
     input_width: int
     input_height: int

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from PIL import Image
@@ -123,7 +124,7 @@ def test_objects_that_are_picked_among_tokens_keep_the_places_of_these(two_stage
     """As any token that is picked: RT-DETR, and Deformable DETR of two stages."""
     torch.manual_seed(0)
     more = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 5}
-    model = (deformable(**more) if two_stage else rt_detr()).eval()
+    model = (deformable(**more) if two_stage else rt_detr("RTDetr")).eval()
     with torch.no_grad(), attnviz.record(picture=(x := torch.randn(1, 3, 64, 96))) as recording:
         model(pixel_values=x)
     objects = [call for call in recording if call.shape[2:] == (5, 5)]
@@ -300,3 +301,23 @@ def test_mllama_has_the_eager_weights() -> None:
     for call, weights in zip(found, output.attentions, strict=True):
         torch.testing.assert_close(call.matrix(), weights, atol=1e-5, rtol=0)
     assert max(call.check() or 0 for call in recording) < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_detector_is_loaded_as_what_it_is(name: str, tmp_path: Path) -> None:
+    """RT-DETR's and D-FINE's boxes are refined within the decoder: its heads are parts of it."""
+    torch.manual_seed(0)
+    own = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    own.save_pretrained(tmp_path / "model")
+    pictures.noise(96, 64).save(tmp_path / "noise.png")
+    model = attnviz.load_model(str(tmp_path / "model"))
+    picture = attnviz.load_image(tmp_path / "noise.png")
+    seen = attnviz.observe(picture, model)
+    assert max(seen.errors.values()) < 1e-4
+    assert attnviz.explain(seen, layers="all").answers
+    with torch.no_grad():
+        expected = own(pixel_values=(x := model.pixels(picture, seen.placement)))
+        torch.testing.assert_close(model.module(x), expected.last_hidden_state)
