@@ -76,7 +76,7 @@ def tried(spec: str, name: str, do: Callable[[], T]) -> T:
 def explain(spec: str, name: str, error: BaseException) -> str:
     """One line that says why a model could not be loaded."""
     kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
-    if memory.is_exhausted(error):
+    if any(map(memory.is_exhausted, _chain(error))):
         return (
             f"{spec}: out of memory while it was loaded; give a smaller model, or run it where "
             "there is more memory"

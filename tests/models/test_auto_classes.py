@@ -143,6 +143,13 @@ def test_grids_that_are_cut_into_windows_are_multiples_of_them() -> None:
     assert multiple(transformers.RfDetrConfig()) == inner.patch_size * inner.num_windows
 
 
+def test_a_stride_that_a_config_leaves_open_is_not_counted() -> None:
+    """MaskFormer's decoder has the config of a backbone without `output_stride`."""
+    decoder = transformers.DetrConfig()
+    assert decoder.backbone_config.output_stride is None
+    assert multiple(decoder) == 32
+
+
 def refused(config: Any, folder: Path) -> str:
     config.save_pretrained(folder)
     pictures.noise(64, 48).save(folder / "noise.png")

@@ -48,6 +48,10 @@ def hub_error(kind: str) -> Exception:
             ImportError("needs flash"),
             "does not import .needs flash.*; run `attnviz doctor`",
         ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "out of memory while it was loaded; give a smaller model",
+        ),
         (ValueError("odd"), r"cannot be loaded \(.*odd.*\); check the name"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
