@@ -68,7 +68,9 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     examples = [line.split("#")[0] for line in lines if line.startswith("attnviz")]
     assert len(examples) >= 8
     for line in examples:
-        if any(name in line for name in ("photo.jpg", "clip.mp4", "ct.tif", "field.tif", "slide.svs")):
+        if any(
+            name in line for name in ("photo.jpg", "clip.mp4", "ct.tif", "field.tif", "slide.svs")
+        ):
             continue  # the reader's own files
         command = line.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
         command = command.replace("cat.html", f"'{tmp_path / 'cat.html'}'")

@@ -22,11 +22,14 @@ class LayerTokens:
         positions: (windows, tokens, 2), centres in input pixels, x and y; ignored for tokens that
             are not part of the picture.
         taking_part: (windows, tokens), False for masked tokens.
+        cover: of tokens on several grids the numbers of tokens and of cells, and the share of each
+            token that lies on the cell, (pairs,) each; None if each token stands for one cell.
     """
 
     cells: Tensor
     positions: Tensor
     taking_part: Tensor
+    cover: tuple[Tensor, Tensor, Tensor] | None = None
 
     @classmethod
     def bare(cls, windows: int, tokens: int, device: torch.device) -> "LayerTokens":
@@ -137,11 +140,15 @@ class LayerInput:
     def on_cells(self, values: Tensor) -> Tensor:
         """Sum keys' values, (windows, R, heads, keys), by cell: (R, heads, key cells).
 
-        Keys without a cell are left out.
+        Keys without a cell are left out. A key that covers several cells gives each its share.
         """
         flat = values.permute(1, 2, 0, 3).flatten(2)
         cells = self.keys.cells
-        where = torch.where(cells >= 0, cells, self.key_cells).flatten().expand_as(flat)
+        where = torch.where(cells >= 0, cells, self.key_cells).flatten()
+        if self.keys.cover is not None:
+            tokens, where, shares = self.keys.cover
+            flat = flat[..., tokens] * shares.to(flat.dtype)
+        where = where.expand_as(flat)
         result = flat.new_zeros(*flat.shape[:2], self.key_cells + 1)
         return result.scatter_add_(2, where, flat)[..., :-1]
 

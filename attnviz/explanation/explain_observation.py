@@ -68,7 +68,7 @@ def explain(
     Raises:
         UsageError: an option cannot be read or requests more than there is, or this model does not
             support the method.
-        RecordingError: the weights are not finite, or a layer's cells are not square.
+        RecordingError: the weights are not finite.
     """
     request, goals = _request(
         observation,
@@ -93,7 +93,7 @@ def rank_heads(observation: Observation, **question: Any) -> list[tuple[Localize
 
     Raises:
         UsageError: an option cannot be read, or this model does not support the method.
-        RecordingError: the weights are not finite, or a layer's cells are not square.
+        RecordingError: the weights are not finite.
     """
     request, goals = _request(observation, **question)
     return request.ranked(goals)
@@ -192,7 +192,7 @@ def suggest_heads(
 
     Raises:
         UsageError: the query cannot be read, or a layer was not kept.
-        RecordingError: the weights are not finite, or a layer's cells are not square.
+        RecordingError: the weights are not finite.
     """
     layers = observation.calls.choose("upper")
     observation.require(layers)

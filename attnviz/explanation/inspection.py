@@ -8,7 +8,8 @@ from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.errors import UsageError
-from attnviz.explanation.layers import Layer, PositionsLost, Unplaced, assume_layer, find_layer
+from attnviz.explanation.lattices import Unplaced
+from attnviz.explanation.layers import Layer, PositionsLost, assume_layer, find_layer
 from attnviz.explanation.sampled_points import sampled_layer
 from attnviz.explanation.selection import choose_layers, parse_layers
 from attnviz.geometry.grid import TokenGrid

@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
+from attnviz.explanation.lattices import Unplaced, layout_of
 from attnviz.geometry.grid import Layout, TokenGrid
-
-_TOLERANCE = 0.25
-"""Tolerance in input pixels: positions are means of many float32 numbers."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +73,6 @@ class Layer:
         weights = None if call.weights is None else call.weights[:0]
         small = AttentionCall(query, key, value, call.scale, kind=call.kind, weights=weights)
         return replace(self, call=small, tokens=None)
-
-
-class Unplaced(Exception):  # noqa: N818 — not a failure: such a call is not drawn
-    """The reason why the tokens of a call are not places of the picture."""
 
 
 class PositionsLost(Unplaced):
@@ -172,107 +163,7 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
     windows, tokens, _ = positions.shape
     found = positions.float().cpu().numpy().tobytes()
-    return _layout_of(found, windows, tokens, grid, _size(call))
-
-
-@lru_cache(maxsize=16)
-def _layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
-    """Cells of tokens, cached by the bytes of their positions, which most layers share."""
-    places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
-    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
-    if not on_picture.any():
-        return Layout(1, 1, np.full(on_picture.shape, -1, dtype=np.int64))
-    try:
-        return _all_cells(places, on_picture, grid, size)
-    except Unplaced:
-        some_cells = _some_cells(places, on_picture, grid)
-        if some_cells is None:
-            raise
-        return some_cells
-
-
-def _all_cells(
-    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid, size: str
-) -> Layout:
-    """The layout of tokens that fill the input with a lattice.
-
-    Raises:
-        Unplaced: they do not.
-    """
-    cells = np.full(on_picture.shape, -1, dtype=np.int64)
-    (x, column), (y, row) = (
-        _lattice(places[on_picture][:, axis], length)
-        for axis, length in enumerate((grid.input_width, grid.input_height))
-    )
-    cells[on_picture] = row * x.size + column
-    alone = on_picture.sum() == 1 and on_picture.size > 1 and grid.grid_tokens > 1
-    if alone:
-        raise Unplaced(f"{size} tokens of which one lies on the picture")
-    found = len(np.unique(cells[on_picture]))
-    if found == 1 and on_picture.sum() > 1:
-        raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
-    if found < x.size * y.size:
-        raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
-    return Layout(y.size, x.size, cells, (y.stride, x.stride), left=x.start, top=y.start)
-
-
-def _some_cells(
-    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid
-) -> Layout | None:
-    """The layout of a grid of which some tokens were dropped; None if it is something else.
-
-    Each token lies in the middle of its own cell, and the tokens are not a complete part of the
-    picture, such as one window of several.
-    """
-    size = np.array([grid.cell_width, grid.cell_height])
-    middle = places[on_picture] / size - 0.5  # (tokens, 2), columns and rows
-    cell = np.rint(middle).astype(np.int64)
-    off = (np.abs(middle - cell) * size).max()
-    inside = (cell >= 0).all() and (cell < (grid.columns, grid.rows)).all()
-    if off > _TOLERANCE or not inside or len(places) > 1:
-        return None
-    numbers = cell[:, 1] * grid.columns + cell[:, 0]
-    box = np.prod(np.ptp(cell, axis=0) + 1)
-    if len(np.unique(numbers)) < len(numbers) or len(numbers) in (1, box):
-        return None
-    cells = np.full(on_picture.shape, -1, dtype=np.int64)
-    cells[on_picture] = numbers
-    return Layout(grid.rows, grid.columns, cells)
-
-
-class Lattice(NamedTuple):
-    """Cells along one side of the input: their number, width, and where the first begins."""
-
-    size: int
-    stride: float
-    start: float
-
-
-def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray[np.int64]]:
-    """The different coordinates as cells, and the number of each value among them.
-
-    If the cells fill `length`, the first begins at 0, whatever the centres of the tokens are. The
-    last may reach beyond the side: a convolution with padding does so if its stride does not divide
-    the side. If the cells do not fill it (overlapping patches without padding), or there is one
-    more than fill it (half a cell beyond both sides), they lie around their centres.
-
-    Raises:
-        Unplaced: they are not evenly spaced over the input.
-    """
-    different = np.unique(np.round(values / _TOLERANCE)) * _TOLERANCE
-    different = different[np.diff(different, prepend=-np.inf) > 2 * _TOLERANCE]
-    count, steps = len(different), np.diff(different)
-    stride = float(np.ptp(values)) / (count - 1) if count > 1 else float(length)
-    stride = float(round(stride)) if abs(stride - round(stride)) < 1e-3 else stride
-    if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
-        raise Unplaced("tokens that lie unevenly over the picture")
-    aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
-    if aside or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 0.5:
-        raise Unplaced("tokens that cover a part of the picture only")
-    filled = (count - 1) * stride < length - _TOLERANCE < count * stride
-    start = 0.0 if filled else float(different[0] - stride / 2)
-    nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
-    return Lattice(count, stride, start), np.minimum(nearest, count - 1).astype(np.int64)
+    return layout_of(found, windows, tokens, grid, _size(call))
 
 
 def _size(call: AttentionCall) -> str:

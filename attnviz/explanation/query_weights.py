@@ -151,10 +151,18 @@ def _side(observation: Observation, layout: Layout, device: torch.device) -> Lay
     if layout.on_picture.any():
         centres = observation.placed(layout).grid.centres().astype(np.float32)
         positions = layout.of_tokens(centres, np.float32(0))
+    cover = layout.cover
     return LayerTokens(
         cells=torch.from_numpy(layout.cells).to(device),
         positions=torch.from_numpy(positions).to(device),
         taking_part=torch.from_numpy(observation.tokens_taking_part(layout)).to(device),
+        cover=None
+        if cover is None
+        else (
+            torch.from_numpy(cover.tokens).to(device),
+            torch.from_numpy(cover.cells).to(device),
+            torch.from_numpy(cover.shares).to(device),
+        ),
     )
 
 

@@ -112,6 +112,22 @@ class TokenGrid:
 
 
 @dataclass(frozen=True, eq=False)
+class Cover:
+    """The cells that the tokens of several grids cover, as pairs of a token and a cell.
+
+    Attributes:
+        grids: rows and columns of each grid, in the order of the tokens.
+        tokens, cells: (pairs,), numbers of the token and of the cell.
+        shares: (pairs,), the share of the token's area that lies on the cell.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    tokens: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    shares: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The cells that an attention call's queries, or its keys, stand for; cells tile the input.
 
@@ -122,6 +138,8 @@ class Layout:
         stride: height and width of a cell in input pixels; None if the cells fill the input.
         left, top: start of the first cell, in input pixels.
         points: whether tokens are points, so that a cell without a token has the weight 0.
+        cover: the cells that each token covers, if the tokens lie on several grids in one window;
+            the cells are those of the finest grid, and `cells` has the one at the token's centre.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -134,6 +152,7 @@ class Layout:
     left: float = 0.0
     top: float = 0.0
     points: bool = False
+    cover: Cover | None = None
 
     @classmethod
     def whole(cls, grid: TokenGrid) -> "Layout":
@@ -157,11 +176,45 @@ class Layout:
         return int((self.cells < 0).sum())
 
     def of_tokens(self, values: NDArray[Scalar], elsewhere: Scalar) -> NDArray[Scalar]:
-        """Each token's value from its cell: (rows·columns, …) → (windows, tokens, …)."""
+        """Each token's value from its cell: (rows·columns, …) → (windows, tokens, …).
+
+        A token that covers several cells has the mean of their values, by its shares.
+        """
+        if self.cover is not None:
+            return self._means(values, elsewhere, self.cover)
         filled = np.full_like(values, elsewhere, shape=(1, *values.shape[1:]))
         return np.concatenate([values, filled])[self.cells]
 
+    def _means(self, values: NDArray[Scalar], elsewhere: Scalar, cover: Cover) -> NDArray[Scalar]:
+        rest = (1,) * (values.ndim - 1)
+        sums = np.zeros((self.cells.shape[1], *values.shape[1:]))
+        parts = values[cover.cells].astype(np.float64) * cover.shares.reshape(-1, *rest)
+        np.add.at(sums, cover.tokens, parts)
+        means = sums > 0.5 if values.dtype == np.bool_ else sums
+        inside = self.on_picture[0].reshape(-1, *rest)
+        found: NDArray[Scalar] = np.where(inside, means, elsewhere)[None].astype(values.dtype)
+        return found
+
+    def shared_out(self, of_cells: Array, taking_part: NDArray[np.bool_]) -> Array:
+        """Weights of cells, (rows·columns,), shared out among their tokens: (windows, tokens).
+
+        The tokens of a cell have equal parts; of tokens that cover a part of it, by their parts.
+        """
+        if self.cover is None:
+            counts = self.count(taking_part).clip(1)
+            return self.of_tokens(of_cells / counts, np.float64(0)) * taking_part
+        cover = self.cover
+        sizes = np.bincount(cover.tokens, minlength=self.cells.shape[1])[cover.tokens]
+        parts = cover.shares * sizes * taking_part[0, cover.tokens]  # in cells
+        total = np.bincount(cover.cells, parts, minlength=of_cells.size)
+        given = of_cells[cover.cells] * parts / np.where(total, total, 1)[cover.cells]
+        found = np.bincount(cover.tokens, given, minlength=self.cells.shape[1])
+        return np.asarray(found[None], dtype=np.float64)
+
     def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Count the selected tokens, (windows, tokens), of each cell, (rows·columns,)."""
-        chosen = self.cells[tokens & self.on_picture]
+        if self.cover is not None:
+            chosen = self.cover.cells[tokens[0, self.cover.tokens]]
+        else:
+            chosen = self.cells[tokens & self.on_picture]
         return np.bincount(chosen, minlength=self.rows * self.columns)

@@ -156,9 +156,8 @@ def token_weights(
         result[:, prefix[number]] = 1 / len(result)
         return result
     assert placement is not None  # `resolve` checks that queries lie on the picture
-    tokens = layout.count(taking_part)
-    of_cells = weights(query, placement, tokens > 0, mask) / tokens.clip(1)
-    return layout.of_tokens(of_cells, 0.0) * taking_part
+    of_cells = weights(query, placement, layout.count(taking_part) > 0, mask)
+    return layout.shared_out(of_cells, taking_part)
 
 
 def weights(

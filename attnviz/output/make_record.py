@@ -215,6 +215,7 @@ def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
     """The record's part about the grid of one answer."""
     observation = explanation.observation
     grid, entire = answer.placement.grid, observation.placement.grid
+    cover = observation.layers[answer.layer].keys.cover
     return record_parts.Tokens(
         kind=observation.model.tokens,
         rows=grid.rows,
@@ -227,6 +228,7 @@ def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
         input_height=entire.input_height,
         fit=answer.placement.fit,
         masked=observation.masked,
+        grids=None if cover is None else list(cover.grids),
     )
 
 

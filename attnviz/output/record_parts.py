@@ -65,7 +65,8 @@ class ModelInfo(RecordPart):
 class Tokens(RecordPart):
     """How the picture lies in the model's input, and the grid of the last requested layer.
 
-    With `tiles`, the grid is the joined one, and the input is that of one tile.
+    With `tiles`, the grid is the joined one, and the input is that of one tile. `grids` has rows
+    and columns of each grid if the keys lie on several; then `rows` and `columns` are the finest's.
     """
 
     kind: Literal["patches", "pixels"]
@@ -79,6 +80,7 @@ class Tokens(RecordPart):
     input_height: int
     fit: Literal["keep", "crop", "pad", "squash"]
     masked: int
+    grids: list[tuple[int, int]] | None = None
 
 
 class Tiles(RecordPart):

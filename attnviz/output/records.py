@@ -213,6 +213,7 @@ class Record(RecordPart):
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
+        data["tokens"] = without_missing(data["tokens"], ("grids",))
         parts = without_missing(
             data,
             (

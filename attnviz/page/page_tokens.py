@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from attnviz.errors import RecordingError
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
@@ -98,9 +99,14 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
     """The queries or the keys of a layer.
 
     Raises:
-        RecordingError: the cells are not squares of the input.
+        RecordingError: the tokens lie on several grids.
     """
     layout: Layout = getattr(layer, role)
+    if layout.cover is not None:
+        raise RecordingError(
+            f"{observation.picture.path}: a layer has tokens on {len(layout.cover.grids)} grids, "
+            "which a page cannot show; leave it out with --layers, or take `attnviz show`"
+        )
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
     on_picture = bool(layout.on_picture.any())
     class_token = class_token_of(observation, layer)

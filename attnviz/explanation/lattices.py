@@ -1,0 +1,182 @@
+"""Finds the cells of tokens by their positions: one lattice, a part of it, or several of them."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnviz.geometry.grid import Cover, Layout, TokenGrid
+from attnviz.geometry.placement import overlaps
+
+_TOLERANCE = 0.25
+"""Tolerance in input pixels: positions are means of many float32 numbers."""
+
+
+class Unplaced(Exception):  # noqa: N818 — not a failure: such a call is not drawn
+    """The reason why the tokens of a call are not places of the picture."""
+
+
+@lru_cache(maxsize=16)
+def layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
+    """Cells of tokens, cached by the bytes of their positions, which most layers share."""
+    places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
+    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
+    if not on_picture.any():
+        return Layout(1, 1, np.full(on_picture.shape, -1, dtype=np.int64))
+    try:
+        return _all_cells(places, on_picture, grid, size)
+    except Unplaced:
+        other = _some_cells(places, on_picture, grid) or _several_grids(places, on_picture, grid)
+        if other is None:
+            raise
+        return other
+
+
+def _all_cells(
+    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid, size: str
+) -> Layout:
+    """The layout of tokens that fill the input with a lattice.
+
+    Raises:
+        Unplaced: they do not.
+    """
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
+    (x, column), (y, row) = (
+        _lattice(places[on_picture][:, axis], length)
+        for axis, length in enumerate((grid.input_width, grid.input_height))
+    )
+    cells[on_picture] = row * x.size + column
+    alone = on_picture.sum() == 1 and on_picture.size > 1 and grid.grid_tokens > 1
+    if alone:
+        raise Unplaced(f"{size} tokens of which one lies on the picture")
+    found = len(np.unique(cells[on_picture]))
+    if found == 1 and on_picture.sum() > 1:
+        raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
+    if found < x.size * y.size:
+        raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
+    return Layout(y.size, x.size, cells, (y.stride, x.stride), left=x.start, top=y.start)
+
+
+def _some_cells(
+    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid
+) -> Layout | None:
+    """The layout of a grid of which some tokens were dropped; None if it is something else.
+
+    Each token lies in the middle of its own cell, and the tokens are not a complete part of the
+    picture, such as one window of several.
+    """
+    size = np.array([grid.cell_width, grid.cell_height])
+    middle = places[on_picture] / size - 0.5  # (tokens, 2), columns and rows
+    cell = np.rint(middle).astype(np.int64)
+    off = (np.abs(middle - cell) * size).max()
+    inside = (cell >= 0).all() and (cell < (grid.columns, grid.rows)).all()
+    if off > _TOLERANCE or not inside or len(places) > 1:
+        return None
+    numbers = cell[:, 1] * grid.columns + cell[:, 0]
+    box = np.prod(np.ptp(cell, axis=0) + 1)
+    if len(np.unique(numbers)) < len(numbers) or len(numbers) in (1, box):
+        return None
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
+    cells[on_picture] = numbers
+    return Layout(grid.rows, grid.columns, cells)
+
+
+def _several_grids(
+    places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid
+) -> Layout | None:
+    """The layout of tokens on several grids, one behind the other, each over the whole input.
+
+    A pyramid whose levels share a call has such tokens. A new grid begins where the tokens go back
+    to the top. Cells are those of the finest grid; None if the tokens are something else.
+    """
+    if len(places) > 1:
+        return None
+    numbers = np.flatnonzero(on_picture[0])
+    heights = places[0, numbers, 1]
+    parts = np.split(numbers, np.flatnonzero(np.diff(heights) < -_TOLERANCE) + 1)
+    if len(parts) == 1:
+        return None
+    layouts = []
+    for part in parts:
+        inside = np.zeros(on_picture.shape, dtype=np.bool_)
+        inside[0, part] = True
+        try:
+            layouts.append(_all_cells(places, inside, grid, "some"))
+        except Unplaced:
+            return None
+    finest = max(layouts, key=lambda layout: layout.rows * layout.columns)
+    cells = np.full(on_picture.shape, -1, dtype=np.int64)
+    pairs = []
+    for part, layout in zip(parts, layouts, strict=True):
+        cell, on_cell, share = _covered(layout, finest)
+        token = np.full(layout.rows * layout.columns, -1)
+        token[layout.cells[0, part]] = part
+        pairs.append((token[cell], on_cell, share))
+        order = np.argsort(share, kind="stable")  # the last one that is written is the largest
+        cells[0, token[cell[order]]] = on_cell[order]
+    grids = tuple((layout.rows, layout.columns) for layout in layouts)
+    tokens, on_cells, shares = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    cover = Cover(grids, tokens, on_cells, shares)
+    return Layout(
+        finest.rows, finest.columns, cells, finest.stride, finest.left, finest.top, cover=cover
+    )
+
+
+def _covered(
+    layout: Layout, finest: Layout
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Cells of a lattice, those of the finest that they cover, and the shares: (pairs,) each."""
+    down, across = (
+        overlaps(_edges(layout, axis), _edges(finest, axis)) for axis in (0, 1)
+    )  # (rows, rows of the finest), (columns, columns of the finest)
+    (row, on_row), (column, on_column) = np.nonzero(down), np.nonzero(across)
+    share = np.outer(
+        (down / down.sum(1, keepdims=True))[row, on_row],
+        (across / across.sum(1, keepdims=True))[column, on_column],
+    )
+    cell = np.add.outer(row * layout.columns, column)
+    on_cell = np.add.outer(on_row * finest.columns, on_column)
+    return cell.ravel(), on_cell.ravel(), share.ravel()
+
+
+def _edges(layout: Layout, axis: int) -> NDArray[np.float64]:
+    """Borders of the cells of a lattice in input pixels, along y (0) or x (1)."""
+    assert layout.stride is not None  # a lattice has one
+    first, count = ((layout.top, layout.rows), (layout.left, layout.columns))[axis]
+    return np.asarray(first + layout.stride[axis] * np.arange(count + 1), dtype=np.float64)
+
+
+class Lattice(NamedTuple):
+    """Cells along one side of the input: their number, width, and where the first begins."""
+
+    size: int
+    stride: float
+    start: float
+
+
+def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray[np.int64]]:
+    """The different coordinates as cells, and the number of each value among them.
+
+    If the cells fill `length`, the first begins at 0, whatever the centres of the tokens are. The
+    last may reach beyond the side: a convolution with padding does so if its stride does not divide
+    the side. If the cells do not fill it (overlapping patches without padding), or there is one
+    more than fill it (half a cell beyond both sides), they lie around their centres.
+
+    Raises:
+        Unplaced: they are not evenly spaced over the input.
+    """
+    different = np.unique(np.round(values / _TOLERANCE)) * _TOLERANCE
+    different = different[np.diff(different, prepend=-np.inf) > 2 * _TOLERANCE]
+    count, steps = len(different), np.diff(different)
+    stride = float(np.ptp(values)) / (count - 1) if count > 1 else float(length)
+    stride = float(round(stride)) if abs(stride - round(stride)) < 1e-3 else stride
+    if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
+        raise Unplaced("tokens that lie unevenly over the picture")
+    aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
+    if aside or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 0.5:
+        raise Unplaced("tokens that cover a part of the picture only")
+    filled = (count - 1) * stride < length - _TOLERANCE < count * stride
+    start = 0.0 if filled else float(different[0] - stride / 2)
+    nearest = np.searchsorted(different, values - 2 * _TOLERANCE)
+    return Lattice(count, stride, start), np.minimum(nearest, count - 1).astype(np.int64)
