@@ -81,7 +81,7 @@ def compose(
     places = [0, *range(first, first + len(cells) - 1)]
     rows = math.ceil((places[-1] + 1) / columns)
     head = _TITLE + _GAP
-    room = min(_TITLE_ROOM, math.ceil(_font(True).getlength(title)) + 2 * _GAP)
+    room = min(_TITLE_ROOM, math.ceil(_font(True).getlength(_one_line(title))) + 2 * _GAP)
     size = max(columns * step[0] + _GAP, room), head + rows * step[1] + _GAP
     sheet = Image.new("RGB", size, _PAPER)
     _write(sheet, (_GAP, _GAP), title, _INK, sheet.width - 2 * _GAP, bold=True)
@@ -158,12 +158,16 @@ def _write(
 ) -> None:
     """A line of text, its end cut to fit."""
     font = _font(bold)
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = _one_line(text)
     if font.getlength(text) > width:
         while text and font.getlength(text + "…") > width:
             text = text[:-1]
         text += "…"
     ImageDraw.Draw(sheet).text(where, text, fill=colour, font=font)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 @cache
