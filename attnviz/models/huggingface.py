@@ -127,7 +127,8 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
         return model, whole
     saved = saved_class(checkpoint.library, checkpoint.config) if head == "none" else None
     other = checkpoint.kind is None and saved not in (None, type(whole))
-    if other and misplaced(model, whole, filling):  # its head is a part of its layers, as a box's
+    lost = misplaced(model, whole, filling) if other else []
+    if lost and {*lost} <= {*filling.unexpected}:  # its head is a part of its layers, as a box's
         return _build(request, replace(checkpoint, kind=saved), head)
     unfilled = unfilled_tensors(model, whole, filling)
     reached = reach(model, list(unfilled.values()))
