@@ -11,6 +11,7 @@ from attnviz.drawing.sheet import small
 from attnviz.errors import ImageError
 from attnviz.explanation.explain_tiles import explain_tiles
 from attnviz.explanation.explanation import Explanation
+from attnviz.explanation.tile_request import Tiling
 from attnviz.geometry.placement import Placement
 from attnviz.io.picture import Picture, PictureHeader
 from attnviz.io.picture_files import file_digest
@@ -28,19 +29,18 @@ def prepare(entry: LedgerEntry, job: Job, model: Model, settings: Settings) -> P
         ImageError, MissingExtraError, UsageError: as of `open_tiled`.
     """
     digest, found = file_digest(job.path)
-    state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
     with _open(job.path, settings) as picture:
         header = picture.header
         shown = small(picture.reduced(_PREVIEW)) if settings.pictures == "sheet" else None
     size = header.width, header.height
     placed = place(header, model, settings)
-    entry = replace(entry, file=digest, state=state, size=size)
+    entry = replace(entry, file=digest, state=_state(found), size=size)
     return Prepared(entry, header, placed, np.zeros((0, 0, 3), dtype=np.uint8), shown, job)
 
 
 def place(picture: PictureHeader, model: Model, settings: Settings) -> Placement:
     """How a tile of a picture lies in the model's input."""
-    side = _side(settings)
+    side = _tiling(settings).side
     tile = replace(
         picture, width=min(side, picture.width), height=min(side, picture.height), notes=()
     )
@@ -71,8 +71,7 @@ def reduced(prepared: Prepared, settings: Settings) -> Picture:
 def _open_again(prepared: Prepared, settings: Settings) -> AbstractContextManager[TiledPicture]:
     path = prepared.entry.path
     try:
-        found = os.stat(path)  # noqa: PTH116 — names of any bytes
-        state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        state = _state(os.stat(path))  # noqa: PTH116 — names of any bytes
     except OSError:
         state = (0, 0, 0)
     if state != prepared.entry.state:
@@ -81,11 +80,15 @@ def _open_again(prepared: Prepared, settings: Settings) -> AbstractContextManage
 
 
 def _open(path: str, settings: Settings) -> AbstractContextManager[TiledPicture]:
-    assert settings.tiling is not None  # callers checked it
-    side, overlap = settings.tiling.side, settings.tiling.overlap
-    return open_tiled(path, settings.range, settings.part, side, overlap)
+    tiling = _tiling(settings)
+    return open_tiled(path, settings.range, settings.part, tiling.side, tiling.overlap)
 
 
-def _side(settings: Settings) -> int:
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    """What tells that a file has changed; see `LedgerEntry`."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _tiling(settings: Settings) -> Tiling:
     assert settings.tiling is not None  # callers checked it
-    return settings.tiling.side
+    return settings.tiling

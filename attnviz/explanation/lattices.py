@@ -109,15 +109,14 @@ def _several_grids(
     cells = np.full(on_picture.shape, -1, dtype=np.int64)
     pairs = []
     for part, layout in zip(parts, layouts, strict=True):
-        cell, on_cell, share = _covered(layout, finest)
+        cell, on_cell, share, of_cell = _covered(layout, finest)
         token = np.full(layout.rows * layout.columns, -1)
         token[layout.cells[0, part]] = part
-        pairs.append((token[cell], on_cell, share))
+        pairs.append((token[cell], on_cell, share, of_cell))
         order = np.argsort(share, kind="stable")  # the last one that is written is the largest
         cells[0, token[cell[order]]] = on_cell[order]
     grids = tuple((layout.rows, layout.columns) for layout in layouts)
-    tokens, on_cells, shares = (np.concatenate(each) for each in zip(*pairs, strict=True))
-    cover = Cover(grids, tokens, on_cells, shares)
+    cover = Cover(grids, *(np.concatenate(each) for each in zip(*pairs, strict=True)))
     return Layout(
         finest.rows, finest.columns, cells, finest.stride, finest.left, finest.top, cover=cover
     )
@@ -125,19 +124,22 @@ def _several_grids(
 
 def _covered(
     layout: Layout, finest: Layout
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Cells of a lattice, those of the finest that they cover, and the shares: (pairs,) each."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Cells of a lattice, those of the finest that they cover, shares and parts: (pairs,) each.
+
+    As in `Cover`, shares are of the area of the first, parts of the area of the second.
+    """
     down, across = (
         overlaps(_edges(layout, axis), _edges(finest, axis)) for axis in (0, 1)
     )  # (rows, rows of the finest), (columns, columns of the finest)
     (row, on_row), (column, on_column) = np.nonzero(down), np.nonzero(across)
-    share = np.outer(
-        (down / down.sum(1, keepdims=True))[row, on_row],
-        (across / across.sum(1, keepdims=True))[column, on_column],
-    )
+    shared = np.outer(down[row, on_row], across[column, on_column])
+    share = shared / np.outer(down.sum(1)[row], across.sum(1)[column])
+    assert finest.stride is not None  # a lattice has one
+    of_cell = shared / (finest.stride[0] * finest.stride[1])
     cell = np.add.outer(row * layout.columns, column)
     on_cell = np.add.outer(on_row * finest.columns, on_column)
-    return cell.ravel(), on_cell.ravel(), share.ravel()
+    return cell.ravel(), on_cell.ravel(), share.ravel(), of_cell.ravel()
 
 
 def _edges(layout: Layout, axis: int) -> NDArray[np.float64]:
@@ -174,7 +176,10 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
     aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
-    if aside or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 0.5:
+    if (
+        aside
+        or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 2 * _TOLERANCE
+    ):
         raise Unplaced("tokens that cover a part of the picture only")
     filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)

@@ -119,12 +119,14 @@ class Cover:
         grids: rows and columns of each grid, in the order of the tokens.
         tokens, cells: (pairs,), numbers of the token and of the cell.
         shares: (pairs,), the share of the token's area that lies on the cell.
+        parts: (pairs,), the part of the cell's area that the token covers.
     """
 
     grids: tuple[tuple[int, int], ...]
     tokens: NDArray[np.int64]
     cells: NDArray[np.int64]
     shares: Array
+    parts: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +206,7 @@ class Layout:
             counts = self.count(taking_part).clip(1)
             return self.of_tokens(of_cells / counts, np.float64(0)) * taking_part
         cover = self.cover
-        sizes = np.bincount(cover.tokens, minlength=self.cells.shape[1])[cover.tokens]
-        parts = cover.shares * sizes * taking_part[0, cover.tokens]  # in cells
+        parts = cover.parts * taking_part[0, cover.tokens]
         total = np.bincount(cover.cells, parts, minlength=of_cells.size)
         given = of_cells[cover.cells] * parts / np.where(total, total, 1)[cover.cells]
         found = np.bincount(cover.tokens, given, minlength=self.cells.shape[1])

@@ -70,13 +70,13 @@ def file_digest(path: str) -> tuple[str, os.stat_result]:
     """
     try:
         found = os.stat(path)  # noqa: PTH116 — names of any bytes
-        if not stat.S_ISREG(found.st_mode):
-            return hashlib.sha256(read_file(path)[0]).hexdigest(), found  # raises the right error
-        with open(path, "rb") as file:  # noqa: PTH123 — names of any bytes
-            return hashlib.file_digest(file, "sha256").hexdigest(), found
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path}: cannot be read ({reason})") from error
+        if stat.S_ISREG(found.st_mode):
+            with open(path, "rb") as file:  # noqa: PTH123 — names of any bytes
+                return hashlib.file_digest(file, "sha256").hexdigest(), found
+    except (OSError, ValueError):
+        pass
+    data, found = read_file(path)  # raises the right error
+    return hashlib.sha256(data).hexdigest(), found
 
 
 def pictures_in(folder: str | Path) -> list[str]:

@@ -125,11 +125,11 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
     model = _described(request, head, part, checkpoint.processing)
     if filling is None:
         return model, whole
-    saved = saved_class(checkpoint.library, checkpoint.config) if head == "none" else None
-    other = checkpoint.kind is None and saved not in (None, type(whole))
-    lost = misplaced(model, whole, filling) if other else []
-    if lost and {*lost} <= {*filling.unexpected}:  # its head is a part of its layers, as a box's
-        return _build(request, replace(checkpoint, kind=saved), head)
+    if head == "none" and checkpoint.kind is None and filling.unexpected:
+        saved = saved_class(checkpoint.library, checkpoint.config)
+        lost = misplaced(model, whole, filling) if saved not in (None, type(whole)) else []
+        if lost and {*lost} <= {*filling.unexpected}:  # a head that is a part of layers: of boxes
+            return _build(request, replace(checkpoint, kind=saved), head)
     unfilled = unfilled_tensors(model, whole, filling)
     reached = reach(model, list(unfilled.values()))
     if request.weights is not None:

@@ -180,3 +180,17 @@ def test_cells_that_do_not_fit_into_each_other_share_by_area() -> None:
     found = dict(zip(cover.cells[of_token].tolist(), cover.shares[of_token].tolist(), strict=True))
     expected = {13: 1 / 9, 14: 2 / 9, 25: 2 / 9, 26: 4 / 9}
     assert found == pytest.approx(expected)
+
+
+def test_a_point_asks_from_tokens_by_the_part_of_its_cell_that_they_cover() -> None:
+    """The cell 8…16 has a token of its own, and a quarter of each of four larger ones."""
+    model, seen = observed("uneven")
+    weights = weights_of(model, seen).double().numpy()
+    asked = {1 + 13: 0.5, **{1 + 96 + n: 0.125 for n in (0, 1, 8, 9)}}
+    cover = seen.layers[0].keys.cover
+    assert cover is not None
+    found = attnviz.explain(seen, query="13,13")
+    for head in range(2):
+        row = sum(share * weights[head, number] for number, share in asked.items())
+        expected = np.bincount(cover.cells, row[cover.tokens] * cover.shares).reshape(8, 12)
+        np.testing.assert_allclose(found.maps[0, head], expected, atol=1e-6)
