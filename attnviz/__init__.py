@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from attnviz.comparison.compare import Comparison, compare
     from attnviz.evaluation.map_scorer import Score, evaluate
     from attnviz.explanation.explain_observation import explain
-    from attnviz.explanation.explain_tiles import explain_tiled
     from attnviz.explanation.explanation import Answer, Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.running import observe
+    from attnviz.explanation.tiled_file import explain_tiled
     from attnviz.io.picture import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
@@ -75,7 +75,7 @@ _HOMES = {
     "compare": "attnviz.comparison.compare",
     "evaluate": "attnviz.evaluation.map_scorer",
     "explain": "attnviz.explanation.explain_observation",
-    "explain_tiled": "attnviz.explanation.explain_tiles",
+    "explain_tiled": "attnviz.explanation.tiled_file",
     "explore": "attnviz.page.explore",
     "load_image": "attnviz.io.picture",
     "load_mask": "attnviz.io.picture",

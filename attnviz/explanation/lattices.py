@@ -176,10 +176,8 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
         raise Unplaced("tokens that lie unevenly over the picture")
     aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
-    if (
-        aside
-        or not (count - 1) * stride < length + _TOLERANCE < (count + 1) * stride + 2 * _TOLERANCE
-    ):
+    least, most = (count - 1) * stride - _TOLERANCE, (count + 1) * stride + _TOLERANCE
+    if aside or not least < length < most:
         raise Unplaced("tokens that cover a part of the picture only")
     filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)
