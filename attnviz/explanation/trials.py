@@ -34,14 +34,7 @@ def trial(
     model: Model, shape: Shape, *, channels: int | None = None, gradients: bool = False
 ) -> BaseException | None:
     """Run a model on a blank picture and return its exception, if any."""
-    return run_blank(model, blank(model, shape, channels), gradients=gradients)
-
-
-def blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
-    """A blank picture as the model is given one, or of another number of channels."""
-    return torch.zeros(
-        1, channels or model.channels, *shape, device=model.device, dtype=model.dtype
-    )
+    return run_blank(model, model.blank(shape, channels), gradients=gradients)
 
 
 def run_blank(model: Model, pixels: Any, *, gradients: bool) -> BaseException | None:

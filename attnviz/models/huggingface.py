@@ -13,6 +13,7 @@ from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
 from attnviz.models.auto_classes import class_of, find_class, saved_class
 from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
+from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
 from attnviz.models.failures import tried
 from attnviz.models.hub import known_config, library_of, name_of, processing_of
 from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
@@ -24,7 +25,7 @@ from attnviz.models.settings import FILTERS
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
-from attnviz.models.vision import Embedding, Vision, find_vision
+from attnviz.models.vision import VIDEOS, Embedding, Vision, find_vision, parameters_of
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
@@ -166,7 +167,8 @@ def _described(
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
-    normalised = processing.get("do_normalize", True)
+    mean, std = _statistics(request, processing)
+    of_clips = VIDEOS in parameters_of(vision) or stated_frames(config) is not None
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
@@ -188,14 +190,32 @@ def _described(
         own_shape=shape if fixed else None,
         other_shapes=() if fixed or shape is None else (shape,),
         fixed=fixed,
-        mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
-        std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
+        mean=mean,
+        std=std,
         resample=_filter(processing.get("resample")),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
+        clip=_clip_input(request.spec, module, config) if of_clips else None,
     )
+
+
+def _clip_input(spec: str, module: nn.Module, config: Any) -> ClipInput | None:
+    """How a model takes clips; None for a model of several inputs that takes pictures.
+
+    Raises:
+        ModelError: it takes none of those that were tried.
+    """
+    height, width = configs.own_shape(config) or (configs.own_size({}, config),) * 2
+    stated = stated_frames(config)
+    found = find_clip_input(module, (height, width), () if stated is None else (stated,))
+    if found is None and VIDEOS in parameters_of(getattr(module, "model", module)):
+        raise ModelError(
+            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {width}x"
+            f"{height} pixels; state num_frames and image_size in its config.json"
+        )
+    return found
 
 
 def _filter(number: Any) -> int:
@@ -203,14 +223,23 @@ def _filter(number: Any) -> int:
     return FILTERS["bicubic"] if number is None else int(number)
 
 
-def _statistic(
-    request: ModelRequest, processing: Mapping[str, Any], name: str
-) -> tuple[float, ...]:
-    """Mean or std from a checkpoint's preprocessing."""
-    try:
-        return per_channel(processing.get(f"image_{name}"), 0.5, name)
-    except ModelError as error:
-        raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
+def _statistics(
+    request: ModelRequest, processing: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of values 0…1, from a checkpoint's preprocessing.
+
+    A preprocessor may scale values to 0…2, and with `offset` to −1…1, before it normalises them.
+    """
+    scale = 255 * float(processing.get("rescale_factor") or 1 / 255)
+    offset = 1.0 if processing.get("offset") else 0.0
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if processing.get("do_normalize", True):
+        try:
+            mean = per_channel(processing.get("image_mean"), 0.5, "mean")
+            std = per_channel(processing.get("image_std"), 0.5, "std")
+        except ModelError as error:
+            raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
+    return tuple((each + offset) / scale for each in mean), tuple(each / scale for each in std)
 
 
 def _check_kind(library: Any, spec: str, config: Any) -> None:
@@ -232,7 +261,7 @@ def _head(request: ModelRequest, config: Any) -> Found:
         check_towers(request.spec, config)
         return "text"
     saved = ", ".join(getattr(config, "architectures", None) or ())
-    classifies = "ForImageClassification" in saved
+    classifies = "ForImageClassification" in saved or "ForVideoClassification" in saved
     if request.head == "class" and not classifies:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
         raise no_class_head(request.spec, why)
@@ -251,7 +280,9 @@ def _model(
         config.mask_ratio = 0.0  # MAE: keep all patches
     kind = checkpoint.kind or find_class(library, request.spec, config)
     if head == "class":
-        kind = class_of(library.AutoModelForImageClassification, config)
+        kind = class_of(library.AutoModelForImageClassification, config) or class_of(
+            library.AutoModelForVideoClassification, config
+        )
     with seeded(request.seed):
         if checkpoint.state is not None:
             return load_pretrained(request.spec, kind, config, checkpoint.state)

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from itertools import repeat
 from typing import Any
 
+import numpy as np
+
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
@@ -72,7 +74,49 @@ def make_record(
         animation=animation,
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
+        views=_views(explanation),
     )
+
+
+def _views(explanation: Explanation) -> list[record_parts.ViewInfo] | None:
+    """The views of a clip, each with the frames that it covers; None for a picture."""
+    clip = explanation.observation.clip
+    if clip is None:
+        return None
+    found: dict[tuple[Any, ...], record_parts.ViewInfo] = {}
+    for answer in explanation.answers:
+        rows, columns = answer.values.shape
+        left, top, right, bottom = answer.placement.source
+        first, last = (
+            clip.frames[number].number for number in (answer.frames[0], answer.frames[-1])
+        )
+        found.setdefault(
+            _view_key(answer),
+            record_parts.ViewInfo(
+                view=len(found), kind="frames", rows=rows, columns=columns,
+                x0=left, y0=top, x1=right, y1=bottom, frame0=first, frame1=last,
+            ),
+        )  # fmt: skip
+    return list(found.values())
+
+
+def _view_key(answer: Answer) -> tuple[Any, ...]:
+    """What tells the views of a record apart: frames and grid."""
+    return answer.frames, answer.values.shape
+
+
+def _of_view(explanation: Explanation, answer: Answer) -> dict[str, Any]:
+    """The fields of a map of a clip: its view, the view's first frame, and its share of the row."""
+    clip = explanation.observation.clip
+    if clip is None:
+        return {}
+    keys = list(dict.fromkeys(map(_view_key, explanation.answers)))
+    first = answer.frames[0]
+    return {
+        "view": keys.index(_view_key(answer)),
+        "moment": record_parts.ViewMoment(frame=clip.frames[first].number, time=clip.times[first]),
+        "view_mass": float(answer.values.sum(dtype=np.float64)),
+    }
 
 
 def check_info(observation: Observation, layers: Sequence[int] | None = None) -> record_parts.Check:
@@ -119,6 +163,7 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
+        **_of_view(explanation, answer),
     )
 
 
@@ -177,8 +222,9 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
         "window": token.window if layout.windows > 1 else None,
     }
     if token.cell >= 0:
-        row, column = divmod(token.cell, layout.columns)
-        if observation.drawn_on(layout)[row, column]:
+        view, cell = divmod(token.cell, layout.rows * layout.columns)
+        row, column = divmod(cell, layout.columns)
+        if observation.drawn_on(layout)[view, row, column]:
             info["x"], info["y"] = observation.placed(layout).visible_centre(row, column)
     return info
 
@@ -251,7 +297,7 @@ def _preprocessing(observation: Observation) -> record_parts.Preprocessing:
 
 def _query(query: Query) -> record_parts.QueryInfo:
     names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
-    numbers = dict(zip(names, query.numbers, strict=False))
+    numbers = dict(zip(names, query.numbers, strict=False)) | {"time": query.time}
     path = None if query.path is None else readable(query.path)
     return record_parts.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
 

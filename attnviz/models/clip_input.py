@@ -1,0 +1,111 @@
+"""Measures how a model takes clips: how many frames, and along which dimension."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from attnviz.errors import ModelError
+from attnviz.geometry.grid import sides
+
+if TYPE_CHECKING:
+    from attnviz.models.model import Model
+
+USUAL = (16, 8, 32, 4)
+"""Numbers of frames to try for a model that states none."""
+STATED = ("num_frames", "frames_per_clip", "n_frames", "all_frames")
+"""Names by which configs and modules state their number of frames."""
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """How a model takes a clip.
+
+    Attributes:
+        frames: number of frames.
+        dim: the dimension that they lie along: 1 for (B, T, C, h, w), 2 for (B, C, T, h, w), 0 for
+            a model that takes the frames as its batch, (T, C, h, w).
+    """
+
+    frames: int
+    dim: int
+
+    def arranged(self, frames: Tensor) -> Tensor:
+        """A clip (B, T, C, h, w) as the model takes it."""
+        if self.dim == 0:
+            return frames.flatten(0, 1)
+        return frames if self.dim == 1 else frames.transpose(1, 2)
+
+
+def stated_frames(*sources: Any) -> int | None:
+    """The number of frames that a config or a module states; None if none does."""
+    for source in sources:
+        for name in STATED:
+            value = getattr(source, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def find_clip_input(
+    module: nn.Module, shape: tuple[int, int], counts: Sequence[int] = (), channels: int = 3
+) -> ClipInput | None:
+    """How a module takes a clip of frames of this (height, width); None if it takes none.
+
+    It runs on blank clips of the given numbers of frames, or the usual ones, in each form.
+    """
+    tensor = next(module.parameters(), torch.empty(0))
+    for count in counts or USUAL:
+        blank = torch.zeros(1, count, channels, *shape, device=tensor.device, dtype=tensor.dtype)
+        for form in (ClipInput(count, dim) for dim in (1, 2, 0)):
+            try:
+                with torch.no_grad():
+                    module(form.arranged(blank))
+            except Exception:  # it does not take this form
+                continue
+            return form
+    return None
+
+
+def with_clips(model: "Model", count: int | None) -> "Model":
+    """The model, as one of clips if it takes no picture, or as one of another number of frames.
+
+    Args:
+        model: the model.
+        count: the number of frames of a clip; None leaves it to the model.
+
+    Raises:
+        ModelError: it takes no clip of so many frames.
+    """
+    if model.clip is None and not (model.head_assumed and not _takes_pictures(model)):
+        return model
+    stated = stated_frames(model.module, getattr(model.module, "model", None))
+    if model.clip is not None and count in (None, model.clip.frames):
+        return model
+    counts = [each for each in (count or stated,) if each]
+    found = find_clip_input(model.module, _shape(model), counts, model.channels)
+    if found is not None:
+        return replace(model, clip=found)
+    if model.clip is None:  # what is wrong is found when it runs on pictures
+        return model
+    raise ModelError(
+        f"--frames: {model.spec} takes no clip of {count} frames; give ::{model.clip.frames}"
+    )
+
+
+def _takes_pictures(model: "Model") -> bool:
+    try:
+        with torch.no_grad():
+            model.module(model.blank(_shape(model)))
+    except Exception:  # of any kind: it is the module's own code
+        return False
+    return True
+
+
+def _shape(model: "Model") -> tuple[int, int]:
+    """(height, width) of the model's own input, whole patches."""
+    height, width = model.own_shape or (model.size, model.size)
+    down, across = sides(model.patch)
+    return max(1, round(height / down)) * down, max(1, round(width / across)) * across
