@@ -169,6 +169,12 @@ class Observation:
         frame = self.clip.frame_at(seconds)
         return int(np.abs(np.array(layout.moments) - frame).argmin())
 
+    def shows(self, seconds: float | None) -> bool:
+        """Whether `picture` is the frame that is shown at a time of the clip; True without one."""
+        if seconds is None or self.clip is None:
+            return True
+        return self.picture is self.clip.frames[self.clip.frame_at(seconds)].picture
+
     def frames_of(self, layout: Layout) -> list[tuple[int, ...]]:
         """The frames of each view of a layout, by their numbers among those that the model saw.
 

@@ -178,13 +178,12 @@ class LayerInfo(RecordPart):
         return data
 
 
-_OPTIONAL = (
-    *("rank", "query", "target", "scale", "file", "points"),
-    *("view", "moment", "view_mass"),
-)
-"""Fields of a map that are left out if they do not apply."""
 LISTS = ("points",)
 """Fields of a map that are no columns of a table."""
+OF_CLIPS = ("view", "moment", "view_mass")
+"""Fields of a map of a clip; `moment` becomes the columns `frame` and `time`."""
+_OPTIONAL = ("rank", "query", "target", "scale", "file", "points", *OF_CLIPS)
+"""Fields of a map that are left out if they do not apply."""
 
 
 class Record(RecordPart):
