@@ -70,7 +70,7 @@ def load_for_clips(options: ModelOptions, question: QuestionOptions, selection: 
 
     `selection` may say of how many frames.
     """
-    from attnviz.models.clip_input import with_clips  # noqa: PLC0415 — torch
+    from attnviz.explanation.trials import with_clips  # noqa: PLC0415 — torch
 
     return with_clips(load(options, question), selection.count)
 

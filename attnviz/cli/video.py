@@ -58,6 +58,7 @@ def video(
     whole_files.make_folder(paths[0].parent)
 
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
+    from attnviz.video.clip_film import make_clip_films  # noqa: PLC0415
     from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
     from attnviz.video.film import make_films  # noqa: PLC0415
 
@@ -67,20 +68,23 @@ def video(
 
     selection = parse_selection(frames or "::")
     questions, loaded = question.to_questions(), loading.load_for_clips(model, question, selection)
-    request = ClipRequest(shot, loaded, questions, model.fit, model.mask)
     seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
     if frames is not None and seen is None:
         raise UsageError(f"--frames {frames}: {loaded.spec} sees each frame alone; leave it out")
+    request = ClipRequest(shot, loaded, questions, model.fit, model.mask, seen)
+    make = make_films if seen is None else make_clip_films
     teller, stop = _FramePrinter(streams, model, len(paths), by_frame=seen is None), Event()
 
     def work() -> list[Made]:
-        from attnviz.video.clip_film import make_clip_films  # noqa: PLC0415
-
         with console.progress("frames", quiet=streams.quiet) as progress:
-            calls = {"on_record": teller.tell, "stopped": stop.is_set, "progress": progress}
-            if seen is not None:
-                return make_clip_films(request, seen, paths, style, **calls)
-            return make_films(request, paths, style, **calls)
+            return make(
+                request,
+                paths,
+                style,
+                on_record=teller.tell,
+                stopped=stop.is_set,
+                progress=progress,
+            )
 
     teller.end(shot, console.stoppable(work, stop))
 

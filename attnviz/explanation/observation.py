@@ -156,7 +156,8 @@ class Observation:
     @cached_property
     def drawn(self) -> NDArray[np.bool_]:
         """Tokens of the model's own grid that take part and touch the picture, (rows, columns)."""
-        return self.drawn_on(Layout.whole(self.placement.grid))[0]
+        drawn: NDArray[np.bool_] = self.drawn_on(Layout.whole(self.placement.grid))[0]
+        return drawn
 
     def view_at(self, layout: Layout, seconds: float | None) -> int | None:
         """The view of a clip's layout at a time; None without a time, or for a picture.

@@ -21,6 +21,7 @@ from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
 from attnviz.explanation.shapes_to_try import placements
+from attnviz.explanation.trials import with_clips
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
@@ -66,6 +67,7 @@ def observe(
     """
     clip = picture if isinstance(picture, ClipFrames) else None
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
+    model = model if clip is None else with_clips(model, len(clip.frames))
     inputs = ModelInputs(
         (first,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens,
         clip=clip,

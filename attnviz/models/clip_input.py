@@ -1,17 +1,11 @@
 """Measures how a model takes clips: how many frames, and along which dimension."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from attnviz.errors import ModelError
-from attnviz.geometry.grid import sides
-
-if TYPE_CHECKING:
-    from attnviz.models.model import Model
 
 USUAL = (16, 8, 32, 4)
 """Numbers of frames to try for a model that states none."""
@@ -67,45 +61,3 @@ def find_clip_input(
                 continue
             return form
     return None
-
-
-def with_clips(model: "Model", count: int | None) -> "Model":
-    """The model, as one of clips if it takes no picture, or as one of another number of frames.
-
-    Args:
-        model: the model.
-        count: the number of frames of a clip; None leaves it to the model.
-
-    Raises:
-        ModelError: it takes no clip of so many frames.
-    """
-    if model.clip is None and not (model.head_assumed and not _takes_pictures(model)):
-        return model
-    stated = stated_frames(model.module, getattr(model.module, "model", None))
-    if model.clip is not None and count in (None, model.clip.frames):
-        return model
-    counts = [each for each in (count or stated,) if each]
-    found = find_clip_input(model.module, _shape(model), counts, model.channels)
-    if found is not None:
-        return replace(model, clip=found)
-    if model.clip is None:  # what is wrong is found when it runs on pictures
-        return model
-    raise ModelError(
-        f"--frames: {model.spec} takes no clip of {count} frames; give ::{model.clip.frames}"
-    )
-
-
-def _takes_pictures(model: "Model") -> bool:
-    try:
-        with torch.no_grad():
-            model.module(model.blank(_shape(model)))
-    except Exception:  # of any kind: it is the module's own code
-        return False
-    return True
-
-
-def _shape(model: "Model") -> tuple[int, int]:
-    """(height, width) of the model's own input, whole patches."""
-    height, width = model.own_shape or (model.size, model.size)
-    down, across = sides(model.patch)
-    return max(1, round(height / down)) * down, max(1, round(width / across)) * across

@@ -66,5 +66,6 @@ def processing_of(name: str, revision: str | None) -> dict[str, Any]:
         if found is not None:
             statements: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
             inner: dict[str, Any] = statements.get("image_processor", statements)
-            return statements.get("video_processor", inner)
+            of_clips: dict[str, Any] = statements.get("video_processor", inner)
+            return of_clips
     return {}

@@ -1,6 +1,5 @@
 """Loads `hf:ORG/NAME[@REV]` and checkpoint folders: vision models of transformers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +17,14 @@ from attnviz.models.failures import tried
 from attnviz.models.hub import known_config, library_of, name_of, processing_of
 from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
 from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
-from attnviz.models.preprocessing import per_channel
+from attnviz.models.preprocessing import scaled_statistics
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
 from attnviz.models.settings import FILTERS
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
-from attnviz.models.vision import VIDEOS, Embedding, Vision, find_vision, parameters_of
+from attnviz.models.vision import VIDEOS, Embedding, Vision, find_vision
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
@@ -167,8 +166,7 @@ def _described(
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
-    mean, std = _statistics(request, processing)
-    of_clips = VIDEOS in parameters_of(vision) or stated_frames(config) is not None
+    mean, std = scaled_statistics(request.spec, processing)
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
@@ -197,23 +195,27 @@ def _described(
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
-        clip=_clip_input(request.spec, module, config) if of_clips else None,
+        clip=_clip_input(request.spec, module, config),
     )
 
 
-def _clip_input(spec: str, module: nn.Module, config: Any) -> ClipInput | None:
-    """How a model takes clips; None for a model of several inputs that takes pictures.
+def _clip_input(spec: str, module: Vision, config: Any) -> ClipInput | None:
+    """How a model takes clips; None if it takes pictures.
+
+    A model of several kinds of input, as Perceiver, may state frames and take pictures.
 
     Raises:
-        ModelError: it takes none of those that were tried.
+        ModelError: it takes none of the clips that were tried.
     """
-    height, width = configs.own_shape(config) or (configs.own_size({}, config),) * 2
     stated = stated_frames(config)
-    found = find_clip_input(module, (height, width), () if stated is None else (stated,))
-    if found is None and VIDEOS in parameters_of(getattr(module, "model", module)):
+    if stated is None and module.name != VIDEOS:
+        return None
+    shape = configs.own_shape(config) or (configs.own_size({}, config),) * 2
+    found = find_clip_input(module, shape, () if stated is None else (stated,))
+    if found is None and module.name == VIDEOS:
         raise ModelError(
-            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {width}x"
-            f"{height} pixels; state num_frames and image_size in its config.json"
+            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {shape[1]}x"
+            f"{shape[0]} pixels; state num_frames and image_size in its config.json"
         )
     return found
 
@@ -221,25 +223,6 @@ def _clip_input(spec: str, module: nn.Module, config: Any) -> ClipInput | None:
 def _filter(number: Any) -> int:
     """Pillow's number of a filter; 0, nearest, is one, and None stands for bicubic."""
     return FILTERS["bicubic"] if number is None else int(number)
-
-
-def _statistics(
-    request: ModelRequest, processing: Mapping[str, Any]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of values 0…1, from a checkpoint's preprocessing.
-
-    A preprocessor may scale values to 0…2, and with `offset` to −1…1, before it normalises them.
-    """
-    scale = 255 * float(processing.get("rescale_factor") or 1 / 255)
-    offset = 1.0 if processing.get("offset") else 0.0
-    mean, std = (0.0,) * 3, (1.0,) * 3
-    if processing.get("do_normalize", True):
-        try:
-            mean = per_channel(processing.get("image_mean"), 0.5, "mean")
-            std = per_channel(processing.get("image_std"), 0.5, "std")
-        except ModelError as error:
-            raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
-    return tuple((each + offset) / scale for each in mean), tuple(each / scale for each in std)
 
 
 def _check_kind(library: Any, spec: str, config: Any) -> None:

@@ -209,11 +209,10 @@ class Model:
 
     def blank(self, shape: tuple[int, int], channels: int | None = None) -> Tensor:
         """A blank input of this (height, width), or of another number of channels."""
-        kind = {"device": self.device, "dtype": self.dtype}
-        channels = channels or self.channels
-        if self.clip is None:
-            return torch.zeros(1, channels, *shape, **kind)
-        return self.clip.arranged(torch.zeros(1, self.clip.frames, channels, *shape, **kind))
+        of_picture = channels or self.channels, *shape
+        sizes = of_picture if self.clip is None else (self.clip.frames, *of_picture)
+        empty = torch.zeros(1, *sizes, device=self.device, dtype=self.dtype)
+        return empty if self.clip is None else self.clip.arranged(empty)
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation for each channel of an input, (channels,) each.

@@ -6,8 +6,6 @@ from dataclasses import asdict
 from itertools import repeat
 from typing import Any
 
-import numpy as np
-
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
@@ -21,6 +19,7 @@ from attnviz.methods import METHODS
 from attnviz.models.scoring import Scored
 from attnviz.models.settings import FILTERS
 from attnviz.output import record_parts, records
+from attnviz.output.clip_views import fields_of_view, views_of
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
 from attnviz.statistics.tokens import Token
@@ -74,49 +73,8 @@ def make_record(
         animation=animation,
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
-        views=_views(explanation),
+        views=views_of(explanation),
     )
-
-
-def _views(explanation: Explanation) -> list[record_parts.ViewInfo] | None:
-    """The views of a clip, each with the frames that it covers; None for a picture."""
-    clip = explanation.observation.clip
-    if clip is None:
-        return None
-    found: dict[tuple[Any, ...], record_parts.ViewInfo] = {}
-    for answer in explanation.answers:
-        rows, columns = answer.values.shape
-        left, top, right, bottom = answer.placement.source
-        first, last = (
-            clip.frames[number].number for number in (answer.frames[0], answer.frames[-1])
-        )
-        found.setdefault(
-            _view_key(answer),
-            record_parts.ViewInfo(
-                view=len(found), kind="frames", rows=rows, columns=columns,
-                x0=left, y0=top, x1=right, y1=bottom, frame0=first, frame1=last,
-            ),
-        )  # fmt: skip
-    return list(found.values())
-
-
-def _view_key(answer: Answer) -> tuple[Any, ...]:
-    """What tells the views of a record apart: frames and grid."""
-    return answer.frames, answer.values.shape
-
-
-def _of_view(explanation: Explanation, answer: Answer) -> dict[str, Any]:
-    """The fields of a map of a clip: its view, the view's first frame, and its share of the row."""
-    clip = explanation.observation.clip
-    if clip is None:
-        return {}
-    keys = list(dict.fromkeys(map(_view_key, explanation.answers)))
-    first = answer.frames[0]
-    return {
-        "view": keys.index(_view_key(answer)),
-        "moment": record_parts.ViewMoment(frame=clip.frames[first].number, time=clip.times[first]),
-        "view_mass": float(answer.values.sum(dtype=np.float64)),
-    }
 
 
 def check_info(observation: Observation, layers: Sequence[int] | None = None) -> record_parts.Check:
@@ -152,7 +110,7 @@ def _head(
         layer=answer.layer,
         head=answer.head,
         rank=_rank(explanation, answer),
-        **answer.numbers,
+        **_numbers(answer),
         kind=None if call is None else call.kind,
         sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
@@ -163,8 +121,13 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
-        **_of_view(explanation, answer),
+        **fields_of_view(explanation, answer),
     )
+
+
+def _numbers(answer: Answer) -> dict[str, Any]:
+    """The statistics of the head of a map."""
+    return {**answer.numbers}
 
 
 def _points(answer: Answer) -> list[records.PointInfo] | None:

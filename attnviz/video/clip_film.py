@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.drawing.overlay import Style
@@ -15,7 +16,6 @@ from attnviz.drawing.sheet import Cell, cells_on, compose, heading, original, sm
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import title
 from attnviz.explanation.request import answer, look
-from attnviz.io.clip_frames import ClipFrames
 from attnviz.output import encoding, whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.records import Record
@@ -29,7 +29,6 @@ CELL = 150
 
 def make_clip_films(
     request: ClipRequest,
-    seen: ClipFrames,
     paths: Sequence[Path],
     drawing: Drawing,
     *,
@@ -44,8 +43,7 @@ def make_clip_films(
     a head have one range of colours.
 
     Args:
-        request: the clip and the questions.
-        seen: the frames that the model sees.
+        request: the clip, the frames that the model sees, and the questions.
         paths: path of the film of each method.
         drawing: how maps are drawn.
         on_record: is called with the record of every frame in order, method by method.
@@ -56,7 +54,8 @@ def make_clip_films(
         AttnvizError: an error of any kind.
         KeyboardInterrupt: `stopped` returned True.
     """
-    questions = request.questions
+    questions, seen = request.questions, request.seen
+    assert seen is not None  # the model takes clips
     observation = look(seen, request.model, questions, fit=request.fit, mask=request.mask)
     wholes = [answer(observation, questions, name) for name in questions.methods]
     report, done = progress or (lambda _, __: None), itertools.count(1)
@@ -111,7 +110,7 @@ def _head(answer: Answer) -> tuple[int, int, int | None]:
 
 def _ranges(whole: Explanation, count: int, drawing: Drawing) -> list[Range]:
     """The range of weights that the colours of each head span, over all views."""
-    weights: dict[tuple[int, int, int | None], list[np.ndarray]] = {}
+    weights: dict[tuple[int, int, int | None], list[NDArray[np.float32]]] = {}
     for each in whole.answers:
         weights.setdefault(_head(each), []).append(each.values[each.drawn])
     assert len(weights) == count  # a frame has one map of each head
