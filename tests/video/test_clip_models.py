@@ -1,6 +1,7 @@
 """Models that see several frames of a clip at once: tubes, divided attention, strips, queries."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,22 @@ def test_rows_of_csv_name_frame_and_time(
     assert len(rows) == 8  # two methods, four views
     first = dict(zip(names, rows[1].split(","), strict=True))
     assert (first["frame"], first["time"], first["view"]) == ("11", "0.44", "1")
+
+
+def test_the_python_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    settings = {**SMALL, "num_frames": 16, "tubelet_size": 2}
+    checkpoints.build(transformers, "VideoMAEModel", tmp_path / "videomae-checkpoint", **settings)
+    films.make_clip(Path("clip.mp4"), 50, draw=lambda n: films.stripes(n, 640, 360))
+    page = (Path(__file__).parents[2] / "docs" / "moving.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    exec("import attnviz\n" + code, {})
+    assert capsys.readouterr().out == "(2, 2, 8, 4, 4)\n"
+    with Image.open("frame3-head0.png") as image:
+        assert image.size == (640, 360)
 
 
 FAULTS: list[tuple[list[str], str]] = [
