@@ -1,5 +1,6 @@
 """Measures how a model takes clips: how many frames, and along which dimension."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,16 +49,39 @@ def find_clip_input(
 ) -> ClipInput | None:
     """How a module takes a clip of frames of this (height, width); None if it takes none.
 
-    It runs on blank clips of the given numbers of frames, or the usual ones, in each form.
+    It runs on blank clips of the given numbers of frames, or the usual ones, in each form. One that
+    runs on a picture takes no clips.
+    """
+    if _runs(module, torch.zeros(1, channels, *shape)):
+        return None
+    for count in counts or USUAL:
+        blank = torch.zeros(1, count, channels, *shape)
+        for form in (ClipInput(count, dim) for dim in (1, 2, 0)):
+            if _runs(module, form.arranged(blank)):
+                return form
+    return None
+
+
+def _runs(module: nn.Module, pixels: Tensor) -> bool:
+    """Whether a module runs on such an input.
+
+    A copy without data runs first, which takes no time; what it cannot run may still run in truth.
     """
     tensor = next(module.parameters(), torch.empty(0))
-    for count in counts or USUAL:
-        blank = torch.zeros(1, count, channels, *shape, device=tensor.device, dtype=tensor.dtype)
-        for form in (ClipInput(count, dim) for dim in (1, 2, 0)):
-            try:
-                with torch.no_grad():
-                    module(form.arranged(blank))
-            except Exception:  # it does not take this form
-                continue
-            return form
-    return None
+    given = pixels.to(tensor.device, tensor.dtype)
+    try:
+        same = {id(each): each for each in (*module.parameters(), *module.buffers())}
+        copied = copy.deepcopy(module, same)  # it may keep what it computed
+        state = {
+            name: each.to("meta")
+            for name, each in (*module.named_parameters(), *module.named_buffers())
+        }
+        with torch.no_grad():
+            torch.func.functional_call(copied, state, (given.to("meta"),))
+    except Exception:
+        try:
+            with torch.no_grad():
+                module(given)
+        except Exception:  # of any kind: it may be the user's own code
+            return False
+    return True

@@ -14,7 +14,7 @@ from attnviz.models.class_token_names import has_class_token
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
 VIDEOS = "pixel_values_videos"
-_PICTURES = ("pixel_values", "image_embeds")
+_PICTURES = ("pixel_values", VIDEOS, "image_embeds")
 
 
 class Pooled(NamedTuple):
