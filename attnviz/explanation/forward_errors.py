@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
-from attnviz.explanation.trials import run_blank, trial
+from attnviz.explanation.trials import run_blank, trial, with_clips
 from attnviz.geometry.grid import TokenGrid, sides
 from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
@@ -190,7 +190,9 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 
 
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
-    """The line for a dict, a list, or other axes, found by a trial; or None."""
+    """The line for clips, a dict, a list, or other axes, found by a trial; or None."""
+    if (clip := with_clips(model, None).clip) is not None and model.clip is None:
+        return f"it takes clips of {clip.frames} frames; give `attnviz video CLIP -m {model.spec}`"
     for key in ("", *_KEYS):
         pixels = model.blank(shapes[0])
         given = {key: pixels} if key else list(pixels)

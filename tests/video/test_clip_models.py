@@ -282,6 +282,7 @@ FAULTS: list[tuple[list[str], str]] = [
     (["show", "cat.png", "-m", "vivit"], "give `attnviz video CLIP -m vivit`"),
     (["stats", "cat.png", "-m", "timesformer"], "give `attnviz video CLIP"),
     (["explore", "cat.png", "-m", "timesformer"], "give `attnviz video CLIP"),
+    (["show", "cat.png", "-m", "py:nets.py:White"], "clips of 8 frames; give `attnviz video"),
 ]
 
 
@@ -296,6 +297,7 @@ def test_faults_say_what_to_type(  # noqa: PLR0917
 ) -> None:
     monkeypatch.chdir(folder)
     Image.fromarray(stripes(0)).save("cat.png")
+    Path("nets.py").write_text(NETS, encoding="utf-8")
     assert main([*args, "-o", str(tmp_path / "out")]) in (1, 2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "fault of attnviz" not in error
