@@ -21,6 +21,9 @@ OF_SCIENCES = (
 )  # fmt: skip
 """File endings of further pictures in a folder of `batch`: scans, and whole slides."""
 
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+"""File endings of sounds; in a folder they count if it has no picture."""
+
 
 def read(path: str) -> bytes:
     """The bytes of a file, or of standard input if the path is `-`.
@@ -129,6 +132,8 @@ KINDS = {
     "bands": "they have more bands than are drawn",
     "frames": "they have more pages or frames than the first, which is drawn",
     "bits": "only 8 bits of their samples are read",
+    "sound": "their channels are averaged, or they are resampled to the model's rate",
+    "long": "they are longer than what the model hears: their beginning",
 }
 """Kinds of notes, each with a sentence for many pictures that have such a note."""
 
