@@ -19,6 +19,7 @@ _ALL = {name: (entry, entry.short or name) for name, entry in STATISTICS.items()
 _ALL |= {f"map_{name}": (each, each.short) for name, each in MAP_NUMBERS.items() if each.short}
 COLUMNS = {name: short for name, (entry, short) in _ALL.items() if not entry.package}
 ADDED_COLUMNS = {name: short for name, (entry, short) in _ALL.items() if entry.package}
+_IN_SOUND = ("time", "frequency", "time0", "frequency0", "time1", "frequency1")
 MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
 """Headings of the columns, by the names of the numbers. Numbers that other packages or
 `--stats all` add have tables of their own."""
@@ -34,10 +35,13 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
     headings = [*places, *(COLUMNS[name] for name in known)]
     table = new_table(f"{_title(record)}{ending}", _caption(record), headings)
-    table.add_column("peak x,y", justify="right", no_wrap=True)
+    of_sound = record.image.duration is not None
+    table.add_column("peak s,Hz" if of_sound else "peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
+        if of_sound:
+            peak = f"{row['map_peak_time']:.2f},{row['map_peak_frequency']:.0f}"
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
     tables = [table, *_localized(record), *_added(rows, places), *_of_heads(record)]
     return [*tables, *_of_layers(record)]
@@ -197,6 +201,9 @@ def _title(record: Record) -> str:
 def _query(info: QueryInfo) -> str:
     query: dict[str, Any] = info.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
+    units = {"time": "s", "frequency": "Hz"}
+    places = [f"{query[key]:.4g}{units[key.rstrip('01')]}" for key in _IN_SOUND if key in query]
+    numbers = places or numbers
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
     return console.printable(str(query.get("path") or ",".join(numbers) or name))
 

@@ -13,7 +13,7 @@ from attnviz.explanation.explain_observation import explain, rank_heads
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
-from attnviz.explanation.query_weights import mask_of
+from attnviz.explanation.query_weights import located, mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
 from attnviz.explanation.selection import (
@@ -28,7 +28,7 @@ from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import Picture, PictureLike, load_mask
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 from attnviz.models.targets import Head, Target
 from attnviz.statistics import check_options, options_of
 
@@ -154,7 +154,7 @@ def _check_target(model: Model, target: Target) -> None:
 
 
 def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> None:
-    query = queries.parse(text)
+    query = located(queries.parse(text), picture)
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token
         queries.resolve(query, has_class_token=model.class_token, registers=registers)
@@ -203,7 +203,7 @@ def look_many(
     *,
     fit: Fit = "keep",
     mask: str | None = None,
-    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+    lay: Callable[[int, Placement], LaidPicture] | None = None,
 ) -> list[Observation]:
     """Run a model on several checked pictures; see `look` and `observe_many`."""
     sizes = [(picture.width, picture.height) for picture in pictures]

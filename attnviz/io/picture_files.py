@@ -83,7 +83,9 @@ def file_digest(path: str) -> tuple[str, os.stat_result]:
 
 
 def pictures_in(folder: str | Path) -> list[str]:
-    """Paths of the pictures in a folder, sorted by name; subfolders are not searched.
+    """Paths of the pictures in a folder, or of its sounds if it has no picture, sorted by name.
+
+    Subfolders are not searched.
 
     Raises:
         ImageError: there is no picture, or the folder cannot be read.
@@ -93,8 +95,11 @@ def pictures_in(folder: str | Path) -> list[str]:
     except OSError as error:
         raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
     paths = [Path(folder) / name for name in names if not name.startswith(".")]
-    found = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if not found:
+    for suffixes in (SUFFIXES, SOUNDS):
+        found = [str(path) for path in paths if path.suffix.lower() in suffixes and path.is_file()]
+        if found:
+            break
+    else:
         raise ImageError(
             f"{folder}: no picture in it; name a folder with {', '.join(SUFFIXES[:4])} …"
         )

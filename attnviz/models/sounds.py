@@ -217,7 +217,7 @@ def _measured(spec: str, extractor: Any, rate: int) -> SoundInput:
     rising = hertz[-1] > hertz[0]
     return SoundInput(
         spec, extractor, name, rate, columns, time_first, rising, len(shape) - 3, start, step,
-        tuple(hertz if rising else hertz[::-1]),
+        tuple(round(float(each), 2) for each in (hertz if rising else hertz[::-1])),
     )  # fmt: skip
 
 

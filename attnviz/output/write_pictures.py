@@ -13,7 +13,7 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small, thumbnail
+from attnviz.drawing.sheet import Cell, cells_on, draw, panel, sheet, small
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
@@ -127,7 +127,7 @@ def write_pictures(
         image = draw(picture, _placed_on(answer, picture), scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
         path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
-        return Cell(thumbnail(image), title(explanation, answer), scale), path
+        return Cell(panel(image, explanation.observation.picture), title(explanation, answer), scale), path
 
     threads = threads or (os.cpu_count() or 1 if reduced is None else 1)
     drawn = _at_once(one, explanation.answers, scales, threads)
