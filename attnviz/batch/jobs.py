@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnviz.batch import tiled_work
 from attnviz.batch.gallery import write_thumbnail

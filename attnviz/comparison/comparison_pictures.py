@@ -210,7 +210,12 @@ def _sheet(
         )
     ]
     below = [
-        Cell(panel(image, comparison.picture), _agreement(comparison, number), FULL, diverging.colours)
+        Cell(
+            panel(image, comparison.picture),
+            _agreement(comparison, number),
+            FULL,
+            diverging.colours,
+        )
         for number, image in less.items()
     ]
     picture, columns = comparison.picture, min(len(above), _COLUMNS)

@@ -195,7 +195,7 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
 
 
 def small(picture: PictureLike, side: int = CELL) -> Picture:
-    """A picture reduced to its size in a sheet; a smaller one, a strip or a sound stays as it is."""
+    """A picture reduced to its size in a sheet; a smaller one, a strip or a sound is left."""
     short, long = sorted((picture.width, picture.height))
     if picture.sound is not None or long <= side or short * side < _STRIP * long:
         return with_pixels(picture)

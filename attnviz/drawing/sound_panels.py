@@ -29,7 +29,7 @@ def stretched(image: Image.Image, side: int) -> Image.Image:
 
 
 def with_axes(image: Image.Image, axes: SoundAxes, columns: int) -> Image.Image:
-    """A stretched spectrogram of so many columns with ticks and labels: hertz at the left, seconds."""
+    """A stretched spectrogram of so many columns, with hertz at its left and seconds below."""
     width, height = image.size
     panel = Image.new("RGB", (width + _LEFT, height + _BELOW), PAPER)
     panel.paste(image, (_LEFT, 0))

@@ -178,7 +178,7 @@ def _control(
     scorer: MapScorer, picture: Picture, control: Model, request: EvaluationRequest
 ) -> list[Score]:
     """Scores of the control's maps; the control gets the same input as the model."""
-    fit = scorer.observation.placement.fit
+    fit = request.fit if control.sound else scorer.observation.placement.fit
     observation = look(picture, control, request.questions, fit=fit, mask=request.mask)
     return [
         score

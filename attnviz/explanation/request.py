@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
@@ -135,9 +134,11 @@ def check_picture(
     """Check all that differs from picture to picture; see `check`.
 
     Raises:
-        UsageError: a query lies outside the picture.
+        UsageError: a query lies outside the picture, or a sound is to be fitted.
         ImageError: a mask picture cannot be read.
     """
+    if model.sound is not None and fit != "keep":
+        raise UsageError(f"--fit {fit} is of pictures; {model.spec} hears sounds: leave it out")
     for text in questions.queries:
         _check_query(picture, model, text, fit)
 

@@ -1,7 +1,7 @@
 """Converts places on a spectrogram's picture to seconds and hertz, and back.
 
-Column i of the picture, [i, i + 1), is a frame of the sound; its middle is at `start + i·step`. Rows
-are bands of frequency, the lowest at the bottom; `hertz` has the middle of each.
+Column i of the picture, [i, i + 1), is a frame of the sound; its middle is at `start + i·step`.
+Rows are bands of frequency, the lowest at the bottom; `hertz` has the middle of each.
 """
 
 import math

@@ -66,6 +66,7 @@ def read_waveform(data: bytes, path: str, rate: int) -> Waveform:
     try:
         with av.open(
             io.BytesIO(data),
+            "r",
             options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
             metadata_errors="replace",
         ) as container:
@@ -95,13 +96,13 @@ def read_waveform(data: bytes, path: str, rate: int) -> Waveform:
     return Waveform(samples, rate, notes)
 
 
-def _resampled(samples: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:
+def _resampled(samples: NDArray[np.float32], before: int, rate: int) -> NDArray[np.float32]:
     """Samples of one channel at another rate; their number is rounded up."""
     import av  # noqa: PLC0415 — it is installed
 
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-    frame.sample_rate = own
+    frame.sample_rate = before
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
     found = [each.to_ndarray()[0] for part in (frame, None) for each in resampler.resample(part)]
-    length = -(-len(samples) * rate // own)
+    length = -(-len(samples) * rate // before)
     return np.concatenate(found)[:length]

@@ -12,7 +12,7 @@ from attnviz.models import configs
 from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
 from attnviz.models.auto_classes import class_of, find_class, find_sound_class, saved_class
 from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
-from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
+from attnviz.models.class_token_names import has_class_token, prefix_tokens
 from attnviz.models.failures import tried
 from attnviz.models.hub import extractor_of, known_config, library_of, name_of, processing_of
 from attnviz.models.model import (
@@ -28,7 +28,8 @@ from attnviz.models.preprocessing import per_channel
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
 from attnviz.models.settings import FILTERS
-from attnviz.models.sounds import SoundInput, measured
+from attnviz.models.sound_input import SoundInput
+from attnviz.models.sound_measures import measured
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
@@ -36,7 +37,6 @@ from attnviz.models.vision import PIXELS, Embedding, Hearing, Vision, find_heari
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
-PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def load(request: ModelRequest) -> Model:
         if adapter is not None:
             state |= adapter.head
     if alias is None:
-        tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
+        tried(request.spec, name, lambda: configs.check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # local files load at once
     checkpoint = replace(checkpoint, state=state, notes=notes)
     model, whole = _build(request, checkpoint, head)
@@ -219,7 +219,7 @@ def _described(
             fixed=fixed,
             shape=(fixed and shape) or None,
         ),
-        prefix=_prefix(vision),
+        prefix=prefix_tokens(vision),
         class_token=has_class_token(vision),
         least=configs.least(config),
         own_shape=shape if fixed else None,
@@ -308,35 +308,3 @@ def _model(
             return load_pretrained(request.spec, kind, config, checkpoint.state)
         fresh: nn.Module = kind._from_config(config)  # noqa: SLF001 — as Auto classes do
         return fresh, None
-
-
-def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> None:
-    """Refuse a config that states the width of layers but not their number of heads.
-
-    Weights have the same shapes for any number of heads, so transformers silently uses a default.
-
-    Raises:
-        ModelError: the config lacks the number of heads.
-    """
-    statements, _ = type(config).get_config_dict(name, revision=revision)
-    heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
-    if "hidden_size" not in statements or heads in statements or not hasattr(config, heads):
-        return
-    if statements["hidden_size"] != getattr(type(config)(), "hidden_size", None):
-        raise ModelError(
-            f"{spec}: its config.json says how wide layers are, and not how many heads they have; "
-            f'add "{heads}" to it'
-        )
-
-
-def _prefix(model: nn.Module) -> int:
-    """Number of tokens before the grid: class, distillation, registers.
-
-    Each is a parameter whose last dimension is the width. The token of a pooling head does not
-    count: it is a query only, never a key.
-    """
-    return sum(
-        parameter.numel() // parameter.shape[-1]
-        for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] in PREFIXES and not is_of_head(name)
-    )

@@ -19,7 +19,7 @@ from attnviz.io.picture import Picture, PictureLike, decode, load_part, with_pix
 from attnviz.io.picture_files import read
 from attnviz.io.ranges import FULL
 from attnviz.models.laying import for_channels, lay_in
-from attnviz.models.sounds import SoundInput
+from attnviz.models.sound_input import SoundInput
 from attnviz.models.targets import Head
 
 if TYPE_CHECKING:

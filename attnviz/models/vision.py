@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from attnviz.errors import ModelError
 from attnviz.geometry.grid import Patch, sides
 from attnviz.models.class_token_names import has_class_token
-from attnviz.models.sounds import SoundInput
+from attnviz.models.sound_input import SoundInput
 
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")

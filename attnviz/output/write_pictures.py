@@ -127,7 +127,8 @@ def write_pictures(
         image = draw(picture, _placed_on(answer, picture), scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
         path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
-        return Cell(panel(image, explanation.observation.picture), title(explanation, answer), scale), path
+        shown = panel(image, explanation.observation.picture)
+        return Cell(shown, title(explanation, answer), scale), path
 
     threads = threads or (os.cpu_count() or 1 if reduced is None else 1)
     drawn = _at_once(one, explanation.answers, scales, threads)
