@@ -10,7 +10,7 @@ from rich.text import Text
 
 from attnviz.cli import console
 from attnviz.output.record_parts import QueryInfo, TargetInfo
-from attnviz.output.records import Record
+from attnviz.output.records import MapInfo, Record
 from attnviz.registry import TableEntry
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
@@ -39,12 +39,17 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
     table.add_column("peak s,Hz" if of_sound else "peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]
-        peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
-        if of_sound:
-            peak = f"{row['map_peak_time']:.2f},{row['map_peak_frequency']:.0f}"
+        peak = peak_place(record.heads[i].map)
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
     tables = [table, *_localized(record), *_added(rows, places), *_of_heads(record)]
     return [*tables, *_of_layers(record)]
+
+
+def peak_place(numbers: MapInfo) -> str:
+    """Where the heaviest cell of a map lies: in picture pixels, or in seconds and hertz."""
+    if numbers.peak_time is None or numbers.peak_frequency is None:
+        return f"{numbers.peak_x:.0f},{numbers.peak_y:.0f}"
+    return f"{numbers.peak_time:.2f},{numbers.peak_frequency:.0f}"
 
 
 def _localized(record: Record) -> list[Table]:

@@ -7,7 +7,7 @@ from attnviz.geometry.sound_axes import SoundAxes, ticks
 
 _LEFT, _BELOW, _TICK = 34, 16, 3
 """Room for the labels of hertz and of seconds, and the length of a tick, in pixels."""
-_APART = 18, 44
+_APART = 18, 34
 """The least distances of two labels, up and across, in pixels."""
 _FLATTEST = 0.5
 """A panel is at least half as high as it is wide, and the other way round."""
@@ -39,9 +39,9 @@ def with_axes(image: Image.Image, axes: SoundAxes, columns: int) -> Image.Image:
         label = f"{hertz / 1000:g}k" if hertz >= 1000 else f"{hertz:g}"
         draw.text((_LEFT - _TICK - 2, y), label, fill=FAINT, font=small, anchor="rm")
     draw.text((0, 0), "Hz", fill=FAINT, font=small)
-    first, last = axes.time(0), axes.time(columns)
+    first, last = max(0.0, axes.time(0) - axes.step), axes.time(columns)
     for seconds in ticks(first, last, max(1, width // _APART[1])):
-        x = _LEFT + min(width - 1, round(axes.x(seconds) * width / columns))
+        x = _LEFT + min(width - 1, max(0, round(axes.x(seconds) * width / columns)))
         draw.line([(x, height), (x, height + _TICK - 1)], fill=INK)
         where = min(x, panel.width - small.getlength(f"{seconds:g} s") / 2)
         draw.text((where, height + _TICK), f"{seconds:g} s", fill=FAINT, font=small, anchor="ma")
