@@ -45,7 +45,7 @@ def extractor(name: str, **settings: Any) -> Any:
 
 def ast(folder: Path, kind: str = "ASTForAudioClassification", **settings: Any) -> Path:
     """An Audio Spectrogram Transformer with random weights, and its feature extractor."""
-    labels = {number: name for number, name in enumerate(("bark", "meow", "song"))}
+    labels = dict(enumerate(("bark", "meow", "song")))
     config = transformers.ASTConfig(**SMALL, id2label=labels, **settings)
     torch.manual_seed(0)
     getattr(transformers, kind)(config).save_pretrained(folder)
@@ -76,8 +76,8 @@ def loud(folder: Path) -> Path:
 
 def whisper(folder: Path) -> Path:
     """A Whisper with random weights, for sounds of two seconds."""
-    sizes = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
-             "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}  # fmt: skip
+    sizes = {f"{part}_{name}": size for part in ("encoder", "decoder")
+             for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))}  # fmt: skip
     config = transformers.WhisperConfig(
         d_model=32, max_source_positions=100, vocab_size=50, pad_token_id=1, bos_token_id=1,
         eos_token_id=1, decoder_start_token_id=1, **sizes,

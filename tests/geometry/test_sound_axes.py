@@ -36,7 +36,7 @@ def test_queries_in_seconds_and_hertz() -> None:
     assert lowest.numbers[1] < 40
     pixels = queries.parse("3,4")
     assert queries.located(pixels, AXES, 198, "a.wav") == pixels
-    with pytest.raises(UsageError, match="a place in a sound, and cat.jpg a picture; give X,Y"):
+    with pytest.raises(UsageError, match=r"a place in a sound, and cat\.jpg a picture; give X,Y"):
         queries.located(queries.parse("1s,2Hz"), None, 198, "cat.jpg")
 
 
