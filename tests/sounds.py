@@ -76,8 +76,8 @@ def loud(folder: Path) -> Path:
 
 def whisper(folder: Path) -> Path:
     """A Whisper with random weights, for sounds of two seconds."""
-    sizes = {f"{part}_{name}": size for part in ("encoder", "decoder")
-             for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))}  # fmt: skip
+    of_each = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+    sizes = {f"{part}_{n}": v for part in ("encoder", "decoder") for n, v in of_each.items()}
     config = transformers.WhisperConfig(
         d_model=32, max_source_positions=100, vocab_size=50, pad_token_id=1, bos_token_id=1,
         eos_token_id=1, decoder_start_token_id=1, **sizes,

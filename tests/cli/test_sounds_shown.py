@@ -117,7 +117,7 @@ def test_a_sound_that_is_too_long_says_what_is_heard(run: Run, model: str) -> No
 def test_other_commands_take_sounds(run: Run, model: str) -> None:
     masks = Path("masks")
     masks.mkdir()
-    Image.fromarray(np.tile(np.uint8([0, 255]), (128, 44))).save(masks / "tone.png")
+    Image.fromarray(np.tile(np.array([0, 255], np.uint8), (128, 44))).save(masks / "tone.png")
     sound = ("sounds/tone.wav", "-m", model)
     assert run("explore", *sound, "-q", "0.5s,1000Hz", "-o", "page.html")[0] == 0
     code, out, _ = run("compare", *sound, "--random-weights", "-o", "out", "--json")

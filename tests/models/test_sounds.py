@@ -68,7 +68,8 @@ def test_the_model_is_given_what_its_extractor_makes(folder: Path, tmp_path: Pat
     samples = np.frombuffer(path.read_bytes()[44:], "<i2") / np.float32(32768)
     made = sounds.extractor("ASTFeatureExtractor", max_length=FRAMES)
     expected = made(samples, sampling_rate=RATE, return_tensors="pt")["input_values"]
-    given = model.module.arguments(model.pixels(picture, model.place(picture)))["input_values"]
+    module: Any = model.module
+    given = module.arguments(model.pixels(picture, model.place(picture)))["input_values"]
     torch.testing.assert_close(given, expected, atol=1e-6, rtol=0)
     # 12 800 samples hold 78 whole windows of 400 samples, 160 apart.
     assert (picture.width, picture.height) == (78, 128)
@@ -84,10 +85,11 @@ def test_recorded_attention_is_that_of_the_eager_model(folder: Path, tmp_path: P
     eager = transformers.ASTForAudioClassification.from_pretrained(
         folder, attn_implementation="eager"
     ).eval()
+    module: Any = model.module
     pixels = model.pixels(picture, observation.placement)
     with torch.no_grad():
-        output = eager(**model.module.arguments(pixels), output_attentions=True)
-        torch.testing.assert_close(model.module(pixels), output.logits)
+        output = eager(**module.arguments(pixels), output_attentions=True)
+        torch.testing.assert_close(module(pixels), output.logits)
     assert model.labels == ("bark", "meow", "song")
     for number, weights in enumerate(output.attentions):
         found = observation.layers[number].call.matrix()
