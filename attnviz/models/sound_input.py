@@ -34,6 +34,8 @@ class SoundInput:
         leading: number of axes of length 1 before these two, beside the batch.
         start, step: time of the middle of the first frame, and from frame to frame, in seconds.
         hertz: frequency of the middle of each row, the lowest first.
+        takes_start: whether the extractor takes the beginning of a sound that is too long, and no
+            other or random part.
     """
 
     spec: str
@@ -47,11 +49,19 @@ class SoundInput:
     start: float
     step: float
     hertz: tuple[float, ...]
+    takes_start: bool
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of an input: of every one, or of an example."""
         return len(self.hertz), self.columns or 4 * len(self.hertz)
+
+    @property
+    def longest(self) -> int | None:
+        """Samples of a longer sound that its extractor may get; None if it gets all of them."""
+        if self.columns is None or self.takes_start:
+            return None
+        return longest(self.columns, self.start, self.step, self.rate)
 
     def picture(self, data: bytes, path: str, range: str, part: Part) -> Picture:  # noqa: A002
         """The bytes of a file of sound as a picture: time to the right, frequency upwards.
@@ -65,11 +75,14 @@ class SoundInput:
         try:
             wave = read_waveform(data, path, self.rate)
         except ImageError as error:
-            raise error if is_sound(path) else ImageError(self.no_sound(path)) from error
+            raise (
+                error if is_sound(path) else ImageError(self._refused(path, "no sound"))
+            ) from error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                given = extracted(self.extractor, wave.samples, self.rate, self.name)
+                samples = wave.samples[: self.longest]
+                given = extracted(self.extractor, samples, self.rate, self.name)
             except Exception as error:  # what an extractor does with few samples
                 raise ImageError(
                     f"{path}: no spectrogram of its {wave.duration:.3g} s "
@@ -77,7 +90,9 @@ class SoundInput:
                 ) from error
         found = given.T if self.time_first else given
         features = np.ascontiguousarray(found[::-1] if self.rising else found, dtype=np.float32)
-        heard = features[:, : self._heard(wave.duration, features.shape[1])]
+        heard = features
+        if self.columns is not None:  # else nothing is padded
+            heard = features[:, : self._heard(wave.duration, self.columns)]
         low, high = float(heard.min()), float(heard.max())
         grey = np.rint((heard - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
         axes = SoundAxes(wave.duration, self.start, self.step, self.hertz)
@@ -96,7 +111,7 @@ class SoundInput:
         """
         rows, most = len(self.hertz), self.columns or picture.width
         if picture.height != rows or picture.width > most:
-            raise UsageError(self.no_sound(picture.path))
+            raise UsageError(self._refused(picture.path, "a picture"))
         height, width = (
             int(np.gcd(side, length))
             for side, length in zip(sides(patch), (rows, most), strict=True)
@@ -113,12 +128,11 @@ class SoundInput:
             UsageError: it is a picture.
         """
         if picture.features is None:
-            raise UsageError(self.no_sound(picture.path))
+            raise UsageError(self._refused(picture.path, "a picture"))
         return picture.features[..., None]
 
-    def no_sound(self, path: str) -> str:
-        """The error for a picture."""
-        return f"{path}: no sound, and {self.spec} hears sounds; give a WAV, FLAC, MP3, OGG …"
+    def _refused(self, path: str, kind: str) -> str:
+        return f"{path}: {kind}, and {self.spec} hears sounds; give a WAV, FLAC, MP3, OGG …"
 
     def _heard(self, duration: float, most: int) -> int:
         """Number of frames whose window lies in the sound."""
@@ -131,6 +145,11 @@ class SoundInput:
             raise UsageError(f"--{given} is of pictures; {self.spec} hears sounds: leave it out")
         if range != FULL:
             raise UsageError(f"--range is of pictures; {self.spec} hears sounds: leave it out")
+
+
+def longest(columns: int, start: float, step: float, rate: int) -> int:
+    """Samples that the windows of so many frames cover."""
+    return round(((columns - 1) * step + 2 * start) * rate)
 
 
 def extracted(

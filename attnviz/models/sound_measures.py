@@ -5,14 +5,15 @@ show which axis is time, and the times of the frames; tones that rise show the h
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.errors import AttnvizError, ModelError
-from attnviz.models.sound_input import SoundInput, extracted
+from attnviz.models.sound_input import SoundInput, extracted, longest
 
 Array = NDArray[np.float64]
 _PAIR = 0.1, 0.3
@@ -54,42 +55,58 @@ def _measured(spec: str, extractor: Any, rate: int) -> SoundInput:
         )
     shape = arrays[name].shape
     if any(side != 1 for side in shape[:-2]):
-        raise ModelError(f"{spec}: takes several spectrograms of a sound at once, {shape}; give a "
-                         "model of one")  # fmt: skip
-
-    def spectrogram(samples: Array) -> NDArray[np.float32]:
-        return extracted(extractor, samples, rate, name)
-
-    def clicks(times: Sequence[float], count: int) -> NDArray[np.float32]:
-        """What single loud samples add to silence, which need not look like padding."""
-        samples = np.zeros(count)
-        quiet = spectrogram(samples)
-        samples[[round(at * rate) for at in times]] = 0.9
-        return spectrogram(samples) - quiet
-
-    first, second = (clicks([at], rate) for at in _PAIR)
+        raise ModelError(
+            f"{spec}: takes several spectrograms of a sound at once ({'x'.join(map(str, shape))}); "
+            "give a model of one"
+        )
+    given = _Extractor(extractor, name, rate)
+    first, second = (given.clicks([at], rate) for at in _PAIR)
     if min(first.shape) < 2:
         raise ModelError(no_spectrogram(spec))
     moved = [abs(_loudest(first, axis) - _loudest(second, axis)) / first.shape[axis]
              for axis in (0, 1)]  # fmt: skip
-    time_first = moved[0] > moved[1]
-    axis = 0 if time_first else 1
-    longer = spectrogram(np.zeros(3 * rate)).shape[axis]
-    columns = first.shape[axis] if longer == first.shape[axis] else None
-
-    start, step = _times(
-        spec, lambda times, count: clicks(times, count).mean(1 - axis), columns, rate
-    )
-    length = 4.0 if columns is None else max(step, (columns - 2) * step)
-    hertz = _hertz(
-        spec, lambda samples: np.moveaxis(spectrogram(samples), axis, 1), rate, length,
-        (start, step),
-    )  # fmt: skip
-    rising = hertz[-1] > hertz[0]
+    given = replace(given, axis=0 if moved[0] > moved[1] else 1)
+    count = first.shape[given.axis]
+    columns = count if given.frames(np.zeros(3 * rate)).shape[1] == count else None
+    start, step = _times(spec, given, columns)
+    hertz = _hertz(spec, given, 4.0 if columns is None else (columns - 2) * step, (start, step))
+    rising = bool(hertz[-1] > hertz[0])
+    takes_start = columns is None or _takes_start(given, columns, start, step)
+    middles = tuple(round(float(each), 2) for each in (hertz if rising else hertz[::-1]))
     return SoundInput(
-        spec, extractor, name, rate, columns, time_first, rising, len(shape) - 3, start, step,
-        tuple(round(float(each), 2) for each in (hertz if rising else hertz[::-1])),
+        spec, extractor, name, rate, columns, given.axis == 0, rising, len(shape) - 3, start, step,
+        middles, takes_start,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Extractor:
+    """A feature extractor that is asked for spectrograms; `axis` is that of time."""
+
+    function: Any
+    name: str
+    rate: int
+    axis: int = 1
+
+    def frames(self, samples: Array) -> NDArray[np.float32]:
+        """The spectrogram of some samples, (rows, frames)."""
+        found = extracted(self.function, samples, self.rate, self.name)
+        return np.moveaxis(found, self.axis, 1)
+
+    def clicks(self, times: Sequence[float], count: int) -> NDArray[np.float32]:
+        """What single loud samples add to silence, which need not look like padding."""
+        samples = np.zeros(count)
+        quiet = self.frames(samples)
+        samples[[round(at * self.rate) for at in times]] = 0.9
+        return self.frames(samples) - quiet
+
+
+def _takes_start(given: _Extractor, columns: int, start: float, step: float) -> bool:
+    """Whether the extractor takes the beginning of a sound that is too long."""
+    noise = np.random.RandomState(0).uniform(-0.5, 0.5, 2 * round(columns * step * given.rate))
+    cut = noise[: longest(columns, start, step, given.rate)]
+    half, expected = (given.frames(samples)[:, : columns // 2] for samples in (noise, cut))
+    return np.allclose(half, expected, atol=1e-3)
 
 
 def no_spectrogram(spec: str) -> str:
@@ -115,25 +132,20 @@ def _middles(profile: NDArray[np.float32]) -> Array:
     ])  # fmt: skip
 
 
-def _times(
-    spec: str,
-    clicked: Callable[[Sequence[float], int], NDArray[np.float32]],
-    columns: int | None,
-    rate: int,
-) -> tuple[float, float]:
+def _times(spec: str, given: _Extractor, columns: int | None) -> tuple[float, float]:
     """Time of the first frame and from frame to frame, in seconds, by clicks at known times.
 
-    `clicked` gives what clicks at some times add to each frame of a silence of so many samples.
     Frames are a whole number of samples apart.
     """
-    pair = _middles(clicked(_PAIR, rate))
+    rate = given.rate
+    pair = _middles(given.clicks(_PAIR, rate).mean(0))
     if len(pair) < 2:
         raise ModelError(no_spectrogram(spec))
     rough = (_PAIR[1] - _PAIR[0]) / (pair[1] - pair[0])
     seconds = 4.0 if columns is None else (columns - 2) * rough
     count = min(_CLICKS, int(seconds / rough / _APART))
     times = [(k + 0.5 + k / count / _APART) * seconds / (count + 1) for k in range(count)]
-    found = _middles(clicked(times, round(seconds * rate)))
+    found = _middles(given.clicks(times, round(seconds * rate)).mean(0))
     if count < 2 or len(found) != count:
         raise ModelError(no_spectrogram(spec))
     exact = np.array([round(at * rate) / rate for at in times])
@@ -145,25 +157,20 @@ def _times(
     return start, step
 
 
-def _hertz(
-    spec: str,
-    frames: Callable[[Array], NDArray[np.float32]],
-    rate: int,
-    length: float,
-    times: tuple[float, float],
-) -> Array:
+def _hertz(spec: str, given: _Extractor, length: float, times: tuple[float, float]) -> Array:
     """The frequency of each row, by tones that rise through all frequencies.
 
     They rise as a mel scale does, so that every row hears them about as long. A row that hears none
     (an empty filter) lies between its neighbours.
     """
     count = max(1, round(_SWEEP / length))
-    highest, start, step = np.log1p(rate / 2 / 700), *times
+    rate, (start, step) = given.rate, times
+    highest = np.log1p(rate / 2 / 700)
     values, tones = [], []
     for k in range(count):
         at = np.arange(round(length * rate)) / rate
         phase = np.cumsum(700 * np.expm1((k + at / length) / count * highest)) / rate
-        part = frames(0.5 * np.sin(2 * np.pi * phase))
+        part = given.frames(0.5 * np.sin(2 * np.pi * phase))
         middle = start + step * np.arange(part.shape[1])
         inside = (middle > 2 * step) & (middle < length - 2 * step)
         values.append(part[:, inside])

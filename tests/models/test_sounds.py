@@ -32,7 +32,8 @@ def filter_middles(filters: Array, rate: int) -> Array:
     """Mean frequency of each filter of an extractor, weighted by what it lets through."""
     frequencies = np.linspace(0, rate / 2, len(filters))
     total = filters.sum(0)
-    return np.divide(frequencies @ filters, total, np.full(len(total), np.nan), where=total > 0)
+    nothing = np.full(len(total), np.nan)
+    return np.asarray(np.divide(frequencies @ filters, total, nothing, where=total > 0))
 
 
 # The extractor, the attribute with its filters, and the middle of its first window in samples.
@@ -131,6 +132,24 @@ def test_other_encoders_of_spectrograms(name: str, tmp_path: Path) -> None:
     assert (layout.rows, layout.columns) == (16, 256)
     width = 4 * 1001 / 1024
     assert placed.token_box(3, 7) == pytest.approx((7 * width, 12, 8 * width, 16), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["whisper", "clap", "ast"])
+def test_of_a_long_sound_the_beginning_is_seen(name: str, tmp_path: Path) -> None:
+    """CLAP's extractor would take a random part."""
+    model = attnviz.load_model(str(getattr(sounds, name)(tmp_path / name)))
+    seconds = {"whisper": 2, "clap": 10, "ast": 1.29}[name]
+    samples = np.random.default_rng(3).uniform(-0.4, 0.4, round(2 * seconds * RATE))
+    start, whole = (
+        model.load(str(sounds.save(tmp_path / f"{length}.wav", samples[:length])))
+        for length in (round(seconds * RATE), len(samples))
+    )
+    assert start.features is not None
+    assert whole.features is not None
+    inner = np.s_[:, : start.width - 4]  # windows at the end reach beyond the shorter one
+    np.testing.assert_allclose(start.features[inner], whole.features[inner], atol=1e-3)
+    assert [note.kind for note in whole.notes][-1] == "long"
+    assert "long" not in [note.kind for note in start.notes]
 
 
 def test_a_place_in_a_sound_is_a_place_of_its_picture(folder: Path, tmp_path: Path) -> None:
