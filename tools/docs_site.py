@@ -129,7 +129,7 @@ def schema() -> str:
 
 
 def _parts(found: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a record; that of the picture has a serializer of its own, so it is added."""
+    """The parts of a record; those with a serializer of their own are added."""
     parts = {part.__name__: part.model_json_schema() for part in (Image, MapInfo)}
     return {**found["$defs"], **parts}
 
