@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from attnviz.geometry.grid import Layout
     from attnviz.geometry.placement import Placement
-from attnviz.geometry.sound_axes import SoundAxes
+    from attnviz.geometry.sound_axes import SoundAxes
 
 Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
 _REGISTER = re.compile(r"register(\d{1,6})")
