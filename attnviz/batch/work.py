@@ -100,7 +100,7 @@ def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
         placement = tiled_work.place(picture, model, settings)
         return Prepared(entry, picture, placement, np.zeros((0, 0, 3), dtype=np.uint8))
     placement = model.place(picture, fit=settings.fit)
-    return Prepared(entry, picture, placement, model.blank(placement))
+    return Prepared(entry, picture, placement, model.blank_picture(placement))
 
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:
@@ -172,7 +172,7 @@ def _laid_out(
     if placement == prepared.placement:
         return prepared.pixels
     if prepared.job is None:
-        return model.blank(placement)
+        return model.blank_picture(placement)
     return model.lay(_again(prepared, settings, model), placement)
 
 

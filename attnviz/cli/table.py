@@ -206,11 +206,12 @@ def _title(record: Record) -> str:
 def _query(info: QueryInfo) -> str:
     query: dict[str, Any] = info.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
-    units = {"time": "s", "frequency": "Hz"}
-    places = [f"{query[key]:.4g}{units[key.rstrip('01')]}" for key in _IN_SOUND if key in query]
-    numbers = places or numbers
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
-    return console.printable(str(query.get("path") or ",".join(numbers) or name))
+    place = ",".join(numbers) + ("" if info.time is None else f"@{info.time:g}")
+    if {"frequency", "frequency0"} & query.keys():  # in a sound
+        given = [name for name in _IN_SOUND if name in query]
+        place = ",".join(f"{query[n]:.4g}{'s' if n[0] == 't' else 'Hz'}" for n in given)
+    return console.printable(str(query.get("path") or place or name))
 
 
 def _target(target: TargetInfo | None) -> str | None:

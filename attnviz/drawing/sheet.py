@@ -263,7 +263,8 @@ def original(
     """The photograph (or `preview`) with marks at the queries that are places on it."""
     picture = explanation.observation.picture
     image = (preview or with_pixels(picture)).image()
-    asked = [question.query for question in explanation.questions]
+    questions = (question.query for question in explanation.questions)
+    asked = [query for query in questions if explanation.observation.shows(query.time)]
     return Cell(marked_panel(image, picture, asked, side), caption or described(picture))
 
 

@@ -1,6 +1,5 @@
 """Loads `hf:ORG/NAME[@REV]` and checkpoint folders: vision models of transformers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
 from attnviz.models.auto_classes import class_of, find_class, find_sound_class, saved_class
 from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import has_class_token, prefix_tokens
+from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
 from attnviz.models.failures import tried
 from attnviz.models.hub import extractor_of, known_config, library_of, name_of, processing_of
 from attnviz.models.model import (
@@ -24,7 +24,7 @@ from attnviz.models.model import (
     refuse_options,
 )
 from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
-from attnviz.models.preprocessing import per_channel
+from attnviz.models.preprocessing import scaled_statistics
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
 from attnviz.models.settings import FILTERS
@@ -33,7 +33,15 @@ from attnviz.models.sound_measures import measured
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
-from attnviz.models.vision import PIXELS, Embedding, Hearing, Vision, find_hearing, find_vision
+from attnviz.models.vision import (
+    PIXELS,
+    VIDEOS,
+    Embedding,
+    Hearing,
+    Vision,
+    find_hearing,
+    find_vision,
+)
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
@@ -68,9 +76,11 @@ class Checkpoint:
         return PIXELS if self.sound is None else self.sound.name
 
     @property
-    def classifier(self) -> str:
-        """The end of the names of classes with a class head."""
-        return f"{'Image' if self.sound is None else 'Audio'}Classification"
+    def classifiers(self) -> tuple[str, ...]:
+        """Ends of the names of classes with a class head."""
+        if self.sound is not None:
+            return ("AudioClassification",)
+        return "ImageClassification", "VideoClassification"
 
 
 def load(request: ModelRequest) -> Model:
@@ -201,9 +211,9 @@ def _described(
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
+    mean, std = scaled_statistics(request.spec, processing)
     if sound is not None:
-        fixed, shape = True, sound.shape
-    normalised = processing.get("do_normalize", True) and sound is None
+        fixed, shape, mean, std = True, sound.shape, (0.0,) * 3, (1.0,) * 3
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
@@ -226,30 +236,42 @@ def _described(
         other_shapes=() if fixed or shape is None else (shape,),
         fixed=fixed,
         channels=3 if sound is None else 1,
-        mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
-        std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
+        mean=mean,
+        std=std,
         resample=_filter(processing.get("resample")),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
         sound=sound,
+        clip=None if sound is not None else _clip_input(request.spec, module, config),
     )
+
+
+def _clip_input(spec: str, module: Vision, config: Any) -> ClipInput | None:
+    """How a model takes clips; None if it takes pictures.
+
+    A model of several kinds of input, as Perceiver, may state frames and take pictures.
+
+    Raises:
+        ModelError: it takes none of the clips that were tried.
+    """
+    stated = stated_frames(config)
+    if stated is None and module.name != VIDEOS:
+        return None
+    shape = configs.own_shape(config) or (configs.own_size({}, config),) * 2
+    found = find_clip_input(module, shape, () if stated is None else (stated,))
+    if found is None and module.name == VIDEOS:
+        raise ModelError(
+            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {shape[1]}x"
+            f"{shape[0]} pixels; state num_frames and image_size in its config.json"
+        )
+    return found
 
 
 def _filter(number: Any) -> int:
     """Pillow's number of a filter; 0, nearest, is one, and None stands for bicubic."""
     return FILTERS["bicubic"] if number is None else int(number)
-
-
-def _statistic(
-    request: ModelRequest, processing: Mapping[str, Any], name: str
-) -> tuple[float, ...]:
-    """Mean or std from a checkpoint's preprocessing."""
-    try:
-        return per_channel(processing.get(f"image_{name}"), 0.5, name)
-    except ModelError as error:
-        raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
 
 
 def _check_kind(spec: str, checkpoint: Checkpoint) -> None:
@@ -283,7 +305,7 @@ def _head(request: ModelRequest, checkpoint: Checkpoint) -> Found:
         check_towers(request.spec, config)
         return "text"
     saved = ", ".join(getattr(config, "architectures", None) or ())
-    classifies = f"For{checkpoint.classifier}" in saved
+    classifies = any(f"For{ending}" in saved for ending in checkpoint.classifiers)
     if request.head == "class" and not classifies:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
         raise no_class_head(request.spec, why)
@@ -302,7 +324,8 @@ def _model(
         config.mask_ratio = 0.0  # MAE: keep all patches
     kind = checkpoint.kind or _found_class(request.spec, checkpoint)
     if head == "class":
-        kind = class_of(getattr(library, f"AutoModelFor{checkpoint.classifier}"), config)
+        autos = (getattr(library, f"AutoModelFor{ending}") for ending in checkpoint.classifiers)
+        kind = next(filter(None, (class_of(auto, config) for auto in autos)), None)
     with seeded(request.seed):
         if checkpoint.state is not None:
             return load_pretrained(request.spec, kind, config, checkpoint.state)

@@ -18,6 +18,7 @@ from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, PictureLike, decode, load_part, with_pixels
 from attnviz.io.picture_files import read
 from attnviz.io.ranges import FULL
+from attnviz.models.clip_input import ClipInput
 from attnviz.models.laying import for_channels, lay_in
 from attnviz.models.sound_input import SoundInput
 from attnviz.models.targets import Head
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 CLASSIFIER = "hf:google/vit-base-patch16-224"
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey: ITU-R BT.601, as Pillow's mode L."""
-LaidPicture = NDArray[np.uint8] | NDArray[np.float32]
+LaidPicture = NDArray[np.generic]
 """A picture laid into an input, before it is normalised, or the features of a sound."""
 WITH_TEXT = ("clip-base-16", "siglip-base")
 """Models with a text tower that errors suggest."""
@@ -110,6 +111,7 @@ class Model:
         notes: short sentences for the user on how the checkpoint was read.
         texts: for the head `text`, a function from n texts to embeddings (n, features) of length 1.
         sound: how it is given sounds; None for a model of pictures. Its pictures are spectrograms.
+        clip: how the module takes a clip; None if it takes pictures.
     """
 
     spec: str
@@ -147,6 +149,7 @@ class Model:
     sound: SoundInput | None = field(default=None, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    clip: ClipInput | None = None
 
     def load(self, path: str, range: str = FULL, part: Part = WHOLE) -> Picture:  # noqa: A002
         """Read a file as this model takes it: a picture, or a sound as its spectrogram.
@@ -223,7 +226,7 @@ class Model:
         mean, _ = self.statistics(values.shape[2])
         return lay_in(values, placement, mean.tolist(), self.resample)
 
-    def blank(self, placement: Placement) -> LaidPicture:
+    def blank_picture(self, placement: Placement) -> LaidPicture:
         """A laid picture without anything on it."""
         shape = placement.grid.input_height, placement.grid.input_width
         if self.sound is not None:
@@ -234,7 +237,8 @@ class Model:
         """Laid pictures of one shape as the normalised input, (batch, channels, h, w).
 
         A model of one channel gets luma (ITU-R BT.601), and the first numbers of mean and std. The
-        features of sounds are normalised by their extractor.
+        features of sounds are normalised by their extractor. Clips (frames, h, w, channels) become
+        what a model of clips takes.
         """
         if self.sound is not None:
             features = torch.from_numpy(np.stack(laid)).permute(0, 3, 1, 2)
@@ -242,9 +246,17 @@ class Model:
         values = torch.from_numpy(np.stack(laid)).float() / 255
         if self.channels == 1:
             values = (values @ torch.tensor(LUMA))[..., None]
-        mean, std = self.statistics(values.shape[3])
-        normalised = (values - mean) / std
-        return normalised.permute(0, 3, 1, 2).to(self.device, self.dtype)
+        mean, std = self.statistics(values.shape[-1])
+        normalised = ((values - mean) / std).movedim(-1, -3)
+        arranged = normalised if self.clip is None else self.clip.arranged(normalised)
+        return arranged.to(self.device, self.dtype)
+
+    def blank(self, shape: tuple[int, int], channels: int | None = None) -> Tensor:
+        """A blank input of this (height, width), or of another number of channels."""
+        of_picture = channels or self.channels, *shape
+        sizes = of_picture if self.clip is None else (self.clip.frames, *of_picture)
+        empty = torch.zeros(1, *sizes, device=self.device, dtype=self.dtype)
+        return empty if self.clip is None else self.clip.arranged(empty)
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation for each channel of an input, (channels,) each.

@@ -46,8 +46,9 @@ class WhereOptions:
     layers: str = option_field("auto", **_LAYERS)
     query: list[str] | None = option_field(
         None,
-        "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, a mask picture, "
-        "or in a sound 1.2s,800Hz. May be repeated.  [default: auto]",
+        "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
+        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds. May be repeated.  "
+        "[default: auto]",
         **_QUERY,
     )
 
