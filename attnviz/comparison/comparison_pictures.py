@@ -13,8 +13,9 @@ from attnviz.comparison.compare import Comparison
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo
 from attnviz.comparison.sides import ComparisonSide, heads, names, shared
 from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz.drawing.panels import described, marked_panel, panel
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import Cell, compose, described, marked_panel, panel, text_width
+from attnviz.drawing.sheet import Cell, compose, text_width
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import image_info

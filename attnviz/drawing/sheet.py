@@ -1,7 +1,7 @@
 """Draws contact sheets: the original and its maps, with titles and colour bars."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from attnviz.drawing.overlay import Style, draw_points, mark, overlay
+from attnviz.drawing.overlay import Style, draw_points, overlay
+from attnviz.drawing.panels import CELL, described, marked_panel, panel, thumbnail
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sound_panels import stretched, with_axes
 from attnviz.drawing.text import FAINT, INK, PAPER, font
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import STAR, marked, question_in_words, rows, title
-from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
-CELL = 256  # longest side of a picture in the sheet
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
 _GAP, _BAR, _TITLE = 14, 8, 19
 _TITLE_ROOM = 2 * CELL  # a narrower sheet is made wider for its title, up to this
@@ -35,25 +33,6 @@ class Cell:
     title: str
     scale: Range | None = None
     colours: NDArray[np.uint8] | None = None
-
-
-def thumbnail(image: Image.Image, side: int = CELL) -> Image.Image:
-    """A picture at its size in the sheet: its longest side has `side` pixels.
-
-    Small pictures are enlarged without smoothing, so that their tokens stay sharp.
-    """
-    factor = side / max(image.size)
-    width, height = (max(1, round(length * factor)) for length in image.size)
-    kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
-    # Much larger pictures are first averaged over blocks of pixels: three times as fast.
-    return image.resize((width, height), kind, reducing_gap=2.0)
-
-
-def panel(image: Image.Image, picture: PictureLike, side: int = CELL) -> Image.Image:
-    """A picture, or a map over it, at its size in the sheet; that of a sound has axes."""
-    if picture.sound is None:
-        return thumbnail(image, side)
-    return with_axes(stretched(image, side), picture.sound, picture.width)
 
 
 def compose(
@@ -266,31 +245,6 @@ def original(
     questions = (question.query for question in explanation.questions)
     asked = [query for query in questions if explanation.observation.shows(query.time)]
     return Cell(marked_panel(image, picture, asked, side), caption or described(picture))
-
-
-def marked_panel(
-    image: Image.Image, picture: PictureLike, queries: Iterable[Query], side: int = CELL
-) -> Image.Image:
-    """A picture, perhaps reduced, at its size in the sheet, with marks at places on it."""
-    if picture.sound is not None:  # marks are drawn on the large panel
-        image = stretched(image, side)
-    factors = 2 * (image.width / picture.width, image.height / picture.height)
-    for query in dict.fromkeys(queries):
-        numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
-        mark(image, replace(query, numbers=tuple(numbers)))
-    if picture.sound is not None:
-        return with_axes(image, picture.sound, picture.width)
-    return thumbnail(image, side)
-
-
-def described(picture: PictureLike) -> str:
-    """The caption of the original: its size, or how long a sound is."""
-    sound = picture.sound
-    if sound is None:
-        return f"original, {picture.width}x{picture.height}"
-    end = sound.time(picture.width)
-    heard = f"first {end:.3g} s of " if sound.duration > 1.1 * end else ""
-    return f"sound, {heard}{sound.duration:.3g} s"
 
 
 def heading(explanation: Explanation) -> str:

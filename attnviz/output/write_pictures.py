@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
+from attnviz.drawing.panels import panel
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, cells_on, draw, panel, sheet, small
+from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title

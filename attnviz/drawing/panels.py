@@ -1,10 +1,17 @@
-"""Draws a spectrogram, or a map over it, for a sheet: with axes in seconds and hertz."""
+"""Draws a picture, or a map over it, at its size in a sheet; a sound with seconds and hertz."""
+
+from collections.abc import Iterable
+from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
+from attnviz.drawing.overlay import mark
 from attnviz.drawing.text import FAINT, INK, PAPER, font
+from attnviz.geometry.queries import Query
 from attnviz.geometry.sound_axes import SoundAxes, ticks
+from attnviz.io.picture import PictureLike
 
+CELL = 256  # longest side of a picture in the sheet
 _LEFT, _BELOW, _TICK = 34, 16, 3
 """Room for the labels of hertz and of seconds, and the length of a tick, in pixels."""
 _APART = 18, 34
@@ -12,6 +19,50 @@ _APART = 18, 34
 _FLATTEST = 0.5
 """A panel is at least half as high as it is wide, and the other way round."""
 _ROUND = tuple(f * 10**power for power in (1, 2, 3, 4) for f in (1, 2, 5))
+
+
+def thumbnail(image: Image.Image, side: int = CELL) -> Image.Image:
+    """A picture at its size in the sheet: its longest side has `side` pixels.
+
+    Small pictures are enlarged without smoothing, so that their tokens stay sharp.
+    """
+    factor = side / max(image.size)
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
+    # Much larger pictures are first averaged over blocks of pixels: three times as fast.
+    return image.resize((width, height), kind, reducing_gap=2.0)
+
+
+def panel(image: Image.Image, picture: PictureLike, side: int = CELL) -> Image.Image:
+    """A picture, or a map over it, at its size in the sheet; that of a sound has axes."""
+    if picture.sound is None:
+        return thumbnail(image, side)
+    return with_axes(stretched(image, side), picture.sound, picture.width)
+
+
+def marked_panel(
+    image: Image.Image, picture: PictureLike, queries: Iterable[Query], side: int = CELL
+) -> Image.Image:
+    """A picture, perhaps reduced, at its size in the sheet, with marks at places on it."""
+    if picture.sound is not None:  # marks are drawn on the large panel
+        image = stretched(image, side)
+    factors = 2 * (image.width / picture.width, image.height / picture.height)
+    for query in dict.fromkeys(queries):
+        numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
+        mark(image, replace(query, numbers=tuple(numbers)))
+    if picture.sound is not None:
+        return with_axes(image, picture.sound, picture.width)
+    return thumbnail(image, side)
+
+
+def described(picture: PictureLike) -> str:
+    """The caption of the original: its size, or how long a sound is."""
+    sound = picture.sound
+    if sound is None:
+        return f"original, {picture.width}x{picture.height}"
+    end = sound.time(picture.width)
+    heard = f"first {end:.3g} s of " if sound.duration > 1.1 * end else ""
+    return f"sound, {heard}{sound.duration:.3g} s"
 
 
 def stretched(image: Image.Image, side: int) -> Image.Image:
