@@ -102,7 +102,7 @@ def load(request: ModelRequest) -> Model:
         config = tried(request.spec, name, lambda: read(name, **known))
         processing = tried(request.spec, name, lambda: processing_of(name, revision))
     sound = None
-    if "sampling_rate" in processing:
+    if "sampling_rate" in processing and not {"image_mean", "image_std"} & processing.keys():
         sound = tried(
             request.spec,
             name,
