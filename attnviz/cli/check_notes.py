@@ -18,7 +18,7 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
     """Print what the model was not shown of the picture or each tile, and what is not drawn."""
     from attnviz.output.make_record import check_info  # noqa: PLC0415
 
-    if observation.placement.fit != fit:
+    if observation.placement.fit != fit and observation.model.sound is None:
         console.say(shown_less(observation, of))
     for line in of_check(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)

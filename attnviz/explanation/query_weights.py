@@ -27,8 +27,9 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
     """The query resolved for each layer.
 
     Raises:
-        UsageError: a layer does not have the query's token.
+        UsageError: a layer does not have the query's token, or there is no such place.
     """
+    query = located(query, observation.picture)
     found = []
     for number in layers:
         layer = observation.layers[number]
@@ -132,6 +133,11 @@ def sampled_points(
         if math.isfinite(x)
     ]
     return tuple(sorted(found, key=lambda point: -point.weight))
+
+
+def located(query: Query, picture: PictureLike) -> Query:
+    """A query with the picture pixels of its place in a sound; see `queries.located`."""
+    return queries.located(query, picture.sound, picture.width, picture.name)
 
 
 def class_token_of(observation: Observation, layer: Layer) -> int | None:

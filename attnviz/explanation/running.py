@@ -27,7 +27,7 @@ from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike
 from attnviz.models import memory
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 from attnviz.recording import Block
 
 GRAPH = 5
@@ -96,7 +96,7 @@ class ModelInputs:
     layers: str
     gradients: bool
     tokens: bool
-    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
+    lay: Callable[[int, Placement], LaidPicture] | None = None
     tensor: torch.Tensor | None = None
     clip: ClipFrames | None = None
 

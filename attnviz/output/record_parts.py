@@ -13,6 +13,10 @@ class Image(RecordPart):
     `range` gives the values that are black and white. It is present if the file is not an ordinary
     8-bit picture, or if the user gave a range. `channels`, `slice` and `region` are present if the
     user chose bands, a slice or page, or a region (x, y, width, height): the picture is that part.
+
+    A sound has `duration`, the seconds of its file, and its picture is a spectrogram of frames ×
+    bands. `seconds` are the times of its left and right border, and `hertz` the middle of each row,
+    the lowest row first.
     """
 
     path: str
@@ -22,14 +26,14 @@ class Image(RecordPart):
     channels: tuple[int, ...] | None = None
     slice: int | None = None
     region: tuple[int, int, int, int] | None = None
+    duration: Maybe = None
+    seconds: tuple[Number, Number] | None = None
+    hertz: list[Number] | None = None
 
     @model_serializer(mode="wrap")
     def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = fields(self)
-        for name in ("range", "channels", "slice", "region"):
-            if data[name] is None:
-                del data[name]
-        return data
+        return {name: value for name, value in data.items() if value is not None}
 
 
 class Moment(RecordPart):
@@ -135,7 +139,11 @@ class Preprocessing(RecordPart):
 
 
 class QueryInfo(RecordPart):
-    """The query: the token, region or average that the map looks from, in picture pixels."""
+    """The query: the token, region or average that the map looks from, in picture pixels.
+
+    A place in a sound has seconds and hertz too: a point `time` and `frequency`, a box `time0`,
+    `frequency0`, `time1` and `frequency1`.
+    """
 
     kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
     number: int | None = None
@@ -146,7 +154,12 @@ class QueryInfo(RecordPart):
     x1: float | None = None
     y1: float | None = None
     path: str | None = None
-    time: float | None = None
+    time: Maybe = None
+    frequency: Maybe = None
+    time0: Maybe = None
+    frequency0: Maybe = None
+    time1: Maybe = None
+    frequency1: Maybe = None
 
 
 class TargetInfo(RecordPart):
