@@ -18,6 +18,7 @@ from attnviz.errors import ExitCode
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of itself
 RAY = ("--engine", "ray", "--workers", "2")
 WINDOW = 8
 MORTAL = """
