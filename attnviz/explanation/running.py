@@ -169,10 +169,10 @@ class ModelInputs:
         blocks = recording.blocks if self.tokens or self.gradients else {}
         layers = {}
         for n in calls.choose(self.layers):
-            call = part_of(recording[n], *part)
+            call, merged = part_of(recording[n], *part), calls.merged.get(n)
             layer = place_layer(
                 call, placement.grid, recording.operators, calls.assumed.get(n),
-                plain=self.model.plain,
+                None if merged is None else merged[part[0]], plain=self.model.plain,
             )  # fmt: skip
             layers[n] = _with_tokens(layer, blocks.get(n), part)
         return Observation(

@@ -165,6 +165,9 @@ def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor)
         return queries
     if queries.shape[:-2] != values.shape[:-2]:
         return queries
+    queries = registry.reshaped.get(
+        [queries, values], "class", lambda: _amid_windows(registry, queries, values)
+    )
     flat = queries.flatten(0, -3)
     one, other = complex(flat[0, 0, 0]), complex(flat[-1, 0, 0])
     if one != other and not (cmath.isnan(one) and cmath.isnan(other)):  # each has its own
@@ -172,6 +175,19 @@ def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor)
     return registry.reshaped.get(
         [queries, values], "windows", lambda: _outside_nowhere(queries, values)
     )
+
+
+def _amid_windows(registry: PositionRegistry, queries: Tensor, values: Tensor) -> Tensor:
+    """Queries, of which those that lie nowhere in every window (class tokens) lie in its middle.
+
+    They stay nowhere if windows span the picture, or all lie in one place.
+    """
+    small = compact(queries)
+    nowhere = small.real.isnan().flatten(0, -3).all(0)  # (N, 1)
+    middle = compact(centre(registry, mean_over(values, -1), [-2]))
+    if not bool(nowhere.any()) or not bool((middle != middle.flatten()[0]).any()):
+        return queries
+    return torch.where(nowhere, middle, small).expand(queries.shape)
 
 
 def _outside_nowhere(queries: Tensor, values: Tensor) -> Tensor:
