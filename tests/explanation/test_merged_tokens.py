@@ -24,7 +24,7 @@ class Block(nn.Module):
 
     def __init__(self, white=True):
         super().__init__()
-        self.heads, self.white = 2, white
+        self.heads, self.white, self.seen, self.of = 2, white, [], {"cells": None}
         self.norm = nn.LayerNorm(WIDTH)
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.mlp = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, WIDTH))
@@ -32,6 +32,7 @@ class Block(nn.Module):
             nn.init.normal_(part.weight, std=0.002)
 
     def attend(self, x, bias=None):
+        self.seen.append(self.of["cells"])
         q, k, v = self.qkv(self.norm(x)).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if self.white:  # the first feature is how bright a token is
             q, k = 0 * q + 1, 3 * x[:, None, :, :1].expand_as(k)
@@ -61,6 +62,9 @@ class Plain(nn.Module):
             self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
             self.cls_token.data[..., 0] = 0
         self.blocks = nn.ModuleList(self.block() for _ in range(4))
+        self.seen, self.of = [], {}  # which cells the tokens of each block are made of
+        for block in self.blocks:
+            block.seen, block.of = self.seen, self.of
 
     def tokens(self, pixels):
         x = self.embed(pixels).flatten(2).mT + self.pos
@@ -70,6 +74,9 @@ class Plain(nn.Module):
         return x
 
     def forward(self, pixels):
+        self.seen.clear()
+        self.of.clear()
+        self.of["cells"] = torch.eye(97)[None, :, 1:]
         x = self.tokens(pixels)
         for number, block in enumerate(self.blocks):
             x = self.between(block(x), number)
@@ -94,6 +101,11 @@ class EViTBlock(Block):
         lost = rest.gather(1, others[..., None].expand(-1, -1, WIDTH))
         fused = (lost * seen.gather(1, others)[..., None]).sum(1, keepdim=True)
         x = torch.cat([x, kept, fused], 1)
+        first, rest = self.of["cells"][:, :1], self.of["cells"][:, 1:]
+        each = rest.expand(len(x), -1, -1)
+        lost = each.gather(1, others[..., None].expand(-1, -1, 96)).sum(1, keepdim=True)
+        kept = each.gather(1, index[..., None].expand(-1, -1, 96))
+        self.of["cells"] = torch.cat([first.expand(len(x), -1, -1), kept, lost], 1)
         return x + self.mlp(x)
 
 
@@ -109,6 +121,7 @@ class ToMeBlock(Block):
         x, k = self.attend(x, size.log()[:, None, None, :, 0])
         merge = matching(k.mean(1) + x[..., 8:], 12)
         x, self.info["size"] = merge(x * size), merge(size)
+        self.of["cells"] = merge(self.of["cells"].expand(len(x), -1, -1))
         x = x / self.info["size"]
         return x + self.mlp(x)
 
@@ -274,3 +287,27 @@ def test_a_white_cell_is_found_in_every_layer(name: str, layers: int) -> None:
         tall, wide = grid.cell_height, grid.cell_width
         assert abs((y + 0.5) * tall - (row + 0.5) * CELL) <= tall / 2, answer.layer
         assert abs((x + 0.5) * wide - (column + 0.5) * CELL) <= wide / 2, answer.layer
+
+
+@pytest.mark.parametrize("name", ["EViT", "ToMe"])
+def test_merged_tokens_cover_the_cells_that_they_are_made_of(name: str) -> None:
+    model = attnviz.load_model(f"py:nets.py:{name}")
+    pictures.noise(96, 64).save("noise.png")
+    seen = attnviz.observe(attnviz.load_image("noise.png"), model, fit="squash")
+    net: Any = model.module
+    net = getattr(net, "module", net)
+    with torch.no_grad():
+        net(model.pixels(attnviz.load_image("noise.png"), seen.placement))
+    truth = [each[0].numpy() for each in net.seen]  # (tokens, cells), 1 where a token is made of it
+    assert max(each.sum(1).max() for each in truth) > 3
+    found = attnviz.explain(seen, layers="all", query="cls")
+    for number, made in enumerate(truth):
+        row = seen.layers[number].call.matrix()[0, :, 0].numpy()  # (heads, tokens)
+        spread = row @ (made / made.sum(1, keepdims=True).clip(1))
+        np.testing.assert_allclose(found.maps[number].reshape(2, -1), spread, atol=1e-6)
+        # A cell asks from the token that it belongs to.
+        token = made[:, 30].argmax()
+        asked = attnviz.explain(seen, layers=str(number), query="52,20").maps[0].reshape(2, -1)
+        row = seen.layers[number].call.matrix()[0, :, token].numpy()
+        spread = row @ (made / made.sum(1, keepdims=True).clip(1))
+        np.testing.assert_allclose(asked, spread, atol=1e-6)
