@@ -1,5 +1,6 @@
 """Finds the cells of tokens by their positions: one lattice, a part of it, or several of them."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +20,14 @@ class Unplaced(Exception):  # noqa: N818 — not a failure: such a call is not d
 
 
 class Uneven(Unplaced):
-    """The tokens lie on no lattice that fills the input: they may be merged ones."""
+    """The tokens lie on no lattice that fills the input: they may be merged ones.
+
+    `part` says whether they lie on a lattice over a part of the input.
+    """
+
+    def __init__(self, reason: str, *, part: bool = False) -> None:
+        super().__init__(reason)
+        self.part = part
 
 
 @lru_cache(maxsize=16)
@@ -32,11 +40,23 @@ def layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size
         return Layout(1, 1, np.full(on_picture.shape, -1, dtype=np.int64))
     try:
         return _all_cells(places, on_picture, grid, size)
-    except Unplaced:
+    except Unplaced as reason:
         other = _some_cells(places, on_picture, grid) or _several_grids(places, on_picture, grid)
-        if other is None:
+        if other is not None:
+            return other
+        if not isinstance(reason, Uneven) or reason.part or grid.grid_tokens == 1:
             raise
-        return other
+        size_of = np.array([grid.cell_width, grid.cell_height])
+        return replace(cells_at(places / size_of, grid.rows, grid.columns), uneven=True)
+
+
+def cells_at(places: NDArray[np.float64], rows: int, columns: int) -> Layout:
+    """The cells of positions (windows, tokens, 2) in units of a cell; −1 for nowhere."""
+    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
+    x, y = np.where(on_picture[..., None], places, 0).transpose(2, 0, 1)
+    column = np.floor(x).astype(np.int64).clip(0, columns - 1)
+    row = np.floor(y).astype(np.int64).clip(0, rows - 1)
+    return Layout(rows, columns, np.where(on_picture, row * columns + column, -1))
 
 
 def _without_class_tokens(places: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -143,9 +163,7 @@ def _several_grids(
     )
 
 
-def _grid_numbers(
-    places: NDArray[np.float64], on_picture: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def _grid_numbers(places: NDArray[np.float64], on_picture: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The number of the grid of each token, in the order of the tokens; −1 beside the picture.
 
     Tokens of one grid have the same distance to the nearer of their neighbours in the sequence.
@@ -157,7 +175,7 @@ def _grid_numbers(
     different = np.unique(steps[on_picture])
     kind = np.cumsum(np.diff(different, prepend=different[0]) > 2 * _TOLERANCE)
     of_token = kind[np.searchsorted(different, steps[on_picture])]
-    _, first, of_token = np.unique(of_token, return_index=True, return_inverse=True)
+    _, first = np.unique(of_token, return_index=True)
     numbers = np.full(on_picture.shape, -1, dtype=np.int64)
     numbers[on_picture] = np.argsort(np.argsort(first))[of_token]
     return numbers
@@ -219,7 +237,7 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
     least, most = (count - 1) * stride - _TOLERANCE, (count + 1) * stride + _TOLERANCE
     if aside or not least < length < most:
-        raise Uneven("tokens that cover a part of the picture only")
+        raise Uneven("tokens that cover a part of the picture only", part=True)
     filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)
     nearest = np.searchsorted(different, values - 2 * _TOLERANCE)

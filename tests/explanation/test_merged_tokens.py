@@ -1,5 +1,6 @@
 """Tokens that are tiles, dropped, merged or nested: a white cell is found where it is, by layer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import attnviz
+from attnviz.cli import main
 
 NETS = '''
 import torch
@@ -27,13 +29,15 @@ class Block(nn.Module):
         self.heads, self.white, self.seen, self.of = 2, white, [], {"cells": None}
         self.norm = nn.LayerNorm(WIDTH)
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, WIDTH))
+        self.mlp = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU(),
+                                 nn.Linear(WIDTH, WIDTH))
         for part in (self.out, self.mlp[-1]):
             nn.init.normal_(part.weight, std=0.002)
 
     def attend(self, x, bias=None):
         self.seen.append(self.of["cells"])
-        q, k, v = self.qkv(self.norm(x)).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm(x)).view(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         if self.white:  # the first feature is how bright a token is
             q, k = 0 * q + 1, 3 * x[:, None, :, :1].expand_as(k)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -90,8 +94,7 @@ class EViTBlock(Block):
 
     def forward(self, x):
         attended, k = self.attend(x)
-        seen = (k[..., :1, :] * k[..., 1:, :]).sum(-1).mean(1) + attended[:, 1:, 0]
-        seen = seen.softmax(-1)
+        seen = k[..., 1:, :].sum(-1).mean(1).softmax(-1)  # of a class token that looks for white
         x, rest = attended[:, :1], attended[:, 1:]
         count = int(self.keep * rest.shape[1])
         index = seen.topk(count, dim=1).indices
@@ -165,7 +168,7 @@ class DynamicViT(Plain):
     def __init__(self):
         super().__init__()
         self.local = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU())
-        self.score = nn.Sequential(nn.Linear(WIDTH, 8), nn.GELU(), nn.Linear(8, 2), nn.LogSoftmax(-1))
+        self.score = nn.Sequential(nn.Linear(WIDTH, 8), nn.GELU(), nn.Linear(8, 2))
 
     def between(self, x, number):
         if number == 3:
@@ -176,7 +179,8 @@ class DynamicViT(Plain):
         whole = (local[..., half:] * ones).sum(1, keepdim=True) / ones.sum(1, keepdim=True)
         score = self.score(torch.cat([local[..., :half], whole.expand_as(local[..., half:])], -1))
         count = int(0.7 * rest.shape[1])
-        keep = (score[..., 0] + 9 * rest[..., 0]).argsort(dim=1, descending=True)[:, :count]
+        score = score.log_softmax(-1)[..., 0] + 9 * rest[..., 0]
+        keep = score.argsort(dim=1, descending=True)[:, :count]
         keep = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1], 1)
         b, n, c = x.shape
         offset = torch.arange(b)[:, None] * n
@@ -247,6 +251,30 @@ class Tiles(Plain):
         return x if self.windows else x.reshape(1, -1, WIDTH)
 
 
+class Uneven(Plain):
+    """Patches of 8 pixels on the left, of 16 on the right."""
+
+    def __init__(self):
+        super().__init__()
+        self.larger = nn.Conv2d(3, WIDTH, 16, 16)
+        with torch.no_grad():
+            self.larger.weight[0], self.larger.bias[0] = 1 / self.larger.weight[0].numel(), 0
+
+    def tokens(self, pixels):
+        parts = self.embed(pixels[..., :48]), self.larger(pixels[..., 48:])
+        x = torch.cat([self.cls_token, *(each.flatten(2).mT for each in parts)], 1)
+        self.of["cells"] = None
+        return x
+
+
+class Unseen(ToMe):
+    """The same where no gradient shows what becomes what."""
+
+    def forward(self, pixels):
+        with torch.no_grad():
+            return super().forward(pixels)
+
+
 def tiles(): return Tiles()
 def tile_windows(): return Tiles(windows=True)
 '''
@@ -311,3 +339,33 @@ def test_merged_tokens_cover_the_cells_that_they_are_made_of(name: str) -> None:
         row = seen.layers[number].call.matrix()[0, :, token].numpy()
         spread = row @ (made / made.sum(1, keepdims=True).clip(1))
         np.testing.assert_allclose(asked, spread, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("Uneven", 60), ("Unseen", 96)])
+def test_tokens_that_lie_unevenly_are_points(
+    name: str, tokens: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures.noise(96, 64).save("noise.png")
+    command = ["show", "noise.png", "-m", f"py:nets.py:{name}", "--fit", "squash", "--json"]
+    assert main([*command, "--layers", "all"]) == 0
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    uneven = [0, 1, 2, 3] if name == "Uneven" else [1, 2, 3]
+    assert record["check"]["uneven"] == uneven
+    assert "merged" not in record["check"]
+    assert "lie unevenly over the picture; each is drawn in the cell that holds its" in said.err
+    seen = observed(name, attnviz.load_image("noise.png"))
+    for answer in attnviz.explain(seen, layers="all", query="cls").answers:
+        if answer.layer not in uneven:
+            assert not answer.points
+            continue
+        call = seen.layers[answer.layer].call
+        places = call.key_positions[0, 1:].numpy()
+        row = call.matrix()[0, answer.head, 0, 1:].numpy()
+        assert len(row) == tokens - 12 * answer.layer * (name == "Unseen")
+        expected = sorted(zip(*places.T.tolist(), row.tolist(), strict=True), key=lambda p: -p[2])
+        found = [(point.x, point.y, point.weight) for point in answer.points]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        cells = (places[:, 1] // CELL * 12 + places[:, 0] // CELL).astype(int)
+        np.testing.assert_allclose(answer.values.ravel(), np.bincount(cells, row, 96), atol=1e-6)
+        assert np.flatnonzero(answer.drawn.ravel()).tolist() == np.unique(cells).tolist()
