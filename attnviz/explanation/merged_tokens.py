@@ -143,7 +143,7 @@ def _covering(base: Layout, owner: NDArray[np.int64], count: int) -> Layout:
     at = np.full((1, count), -1, dtype=np.int64)
     at[0, tokens[order]] = cells[order]
     cover = Cover((), tokens, cells, 1 / sizes[tokens], np.ones(len(cells)))
-    return replace(base, cells=at, cover=cover)
+    return replace(base, cells=at, cover=cover if sizes.max() > 1 else None)
 
 
 def _sources(recording: Recording, number: int) -> NDArray[np.int64] | None:

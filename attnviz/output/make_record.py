@@ -84,6 +84,7 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
     }
     assumed = [layer.assumed for layer in chosen.values() if layer.assumed is not None]
     calls = [*observation.calls.not_drawn.items(), *((None, what) for what in observation.unread)]
+    covers = {number: layer.keys.cover for number, layer in chosen.items()}
     return record_parts.Check(
         verified=not observation.unexplained,
         max_error=max(observation.errors.values()),
@@ -92,7 +93,7 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
         loaded=observation.model.loaded,
         load_notes=list(observation.model.notes) or None,
         not_drawn=[record_parts.NotDrawn(layer=n, reason=reason) for n, reason in calls],
-        merged=[n for n in chosen if n in observation.calls.merged] or None,
+        merged=[n for n, each in covers.items() if each is not None and not each.grids] or None,
         uneven=[n for n, layer in chosen.items() if layer.keys.uneven] or None,
     )
 
