@@ -19,6 +19,12 @@ transformers: Any = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
+def places_of(call: attnviz.AttentionCall) -> Tensor:
+    """Places of a call's keys but the first, of one window."""
+    assert call.key_positions is not None
+    return call.key_positions[0, 1:]
+
+
 def middles(rows: int, columns: int, tall: float, wide: float) -> Tensor:
     """Centres of the cells of a grid as x, y, row by row."""
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
@@ -42,7 +48,7 @@ def test_mgp_str_equals_its_eager_attention(tmp_path: Path) -> None:
     for number, weights in enumerate([*found.attentions, *found.a3_attentions]):
         call = seen.layers[number].call
         torch.testing.assert_close(call.matrix().reshape(weights.shape), weights, atol=1e-5, rtol=0)
-        torch.testing.assert_close(call.key_positions[0, 1:], middles(8, 32, 4, 4))
+        torch.testing.assert_close(places_of(call), middles(8, 32, 4, 4))
 
 
 class Parseq(nn.Module):
@@ -131,11 +137,11 @@ def test_of_a_model_that_hides_patches_the_visible_ones_lie_at_their_places(
     with torch.no_grad(), attnviz.record(picture=pixels) as recording:
         net(pixels, noise=noise)
     visible = noise.argsort(1)[0, :4]
-    torch.testing.assert_close(recording[0].key_positions[0, 1:], middles(4, 4, 16, 16)[visible])
-    shown = recording[2].key_positions[0, 1:]  # in the picture's order again
+    torch.testing.assert_close(places_of(recording[0]), middles(4, 4, 16, 16)[visible])
+    shown = places_of(recording[2])  # in the picture's order again
     assert shown.isfinite().all(1).nonzero()[:, 0].tolist() == sorted(visible.tolist())
     for answer in attnviz.explain(seen, layers="all", query="cls").answers:
-        places = seen.layers[answer.layer].call.key_positions[0, 1:].numpy()
+        places = places_of(seen.layers[answer.layer].call).numpy()
         inside = np.isfinite(places).all(1)
         cells = (places[inside, 1] // 16 * 4 + places[inside, 0] // 16).astype(int)
         assert len(cells) == 4
