@@ -1,5 +1,6 @@
 """Tokens that are tiles, dropped, merged or nested: a white cell is found where it is, by layer."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 import attnviz
 from attnviz.cli import main
 
+pytest_plugins = ["browsing"]
 NETS = '''
 import torch
 from torch import nn
@@ -275,6 +277,21 @@ class Unseen(ToMe):
             return super().forward(pixels)
 
 
+class Levels(Plain):
+    """Cells of 8 and of 12 pixels in one sequence, which do not fit into each other."""
+
+    cls = False
+
+    def __init__(self):
+        super().__init__()
+        self.larger = nn.Conv2d(3, WIDTH, 12, 12)
+        for block in self.blocks:
+            block.white = False
+
+    def tokens(self, pixels):
+        return torch.cat([each(pixels).flatten(2).mT for each in (self.embed, self.larger)], 1)
+
+
 def tiles(): return Tiles()
 def tile_windows(): return Tiles(windows=True)
 '''
@@ -369,3 +386,29 @@ def test_tokens_that_lie_unevenly_are_points(
         cells = (places[:, 1] // CELL * 12 + places[:, 0] // CELL).astype(int)
         np.testing.assert_allclose(answer.values.ravel(), np.bincount(cells, row, 96), atol=1e-6)
         assert np.flatnonzero(answer.drawn.ravel()).tolist() == np.unique(cells).tolist()
+
+
+@pytest.mark.parametrize("name", ["EViT", "ToMe", "Levels", "tile_windows", "HIPT"])
+def test_a_page_shows_the_same_maps(name: str, page: Any, tmp_path: Path) -> None:
+    pictures.noise(96, 64).save("noise.png")
+    seen = observed(name, attnviz.load_image("noise.png"))
+    (tmp_path / "page.html").write_text(attnviz.explore(seen, localized=0).html, encoding="utf-8")
+    for layer in (1, 3):
+        page.goto((tmp_path / "page.html").as_uri() + f"#layer={layer}&a=2,5")
+        page.reload()
+        page.evaluate("attnviz.drawn")
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save CSV").click()
+        text = saved.value.path().read_text(encoding="utf-8")
+        rows = csv.DictReader(text.splitlines())
+        cells = [row for row in rows if row["token"] == "grid"]
+        grid = seen.placed(seen.layers[layer].queries).grid
+        if grid.rows < 3:  # two rows of regions
+            continue
+        point = f"{5.5 * grid.cell_width:.0f},{2.5 * grid.cell_height:.0f}"
+        for answer in attnviz.explain(seen, layers=str(layer), query=point).answers:
+            drawn = answer.drawn.ravel()
+            got = [float(row[f"head_{answer.head}"] or "nan") for row in cells]
+            wanted = np.where(drawn, answer.values.ravel(), np.nan)
+            rounded = float(seen.layers[layer].call.matrix().max()) / 255  # weights are bytes
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=rounded)
