@@ -13,6 +13,7 @@ from PIL import Image
 
 import attnviz
 from attnviz.cli import main
+from attnviz.explanation.observe_batch import observe_many
 
 pytest_plugins = ["browsing"]
 NETS = '''
@@ -404,3 +405,45 @@ def test_a_page_shows_the_same_maps(name: str, page: Any, tmp_path: Path) -> Non
         wanted = np.where(answer.drawn.ravel(), answer.values.ravel(), np.nan)
         rounded = float(seen.layers[1].call.matrix().max()) / 255  # weights are bytes
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=rounded)
+
+
+def test_pictures_of_a_batch_have_their_own_merged_tokens() -> None:
+    model = attnviz.load_model("py:nets.py:EViT")
+    for number in range(2):
+        pictures.noise(96, 64, seed=number).save(f"{number}.png")
+    loaded = [attnviz.load_image(f"{number}.png") for number in range(2)]
+    together = observe_many(loaded, model, fit="squash")
+    for picture, seen in zip(loaded, together, strict=True):
+        alone = attnviz.observe(picture, model, fit="squash")
+        for number in (1, 3):
+            found, expected = (each.layers[number].keys.cover for each in (seen, alone))
+            assert found is not None
+            assert expected is not None
+            assert set(zip(found.tokens.tolist(), found.cells.tolist(), strict=True)) == set(
+                zip(expected.tokens.tolist(), expected.cells.tolist(), strict=True)
+            )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stats", "--query", "10,10,60,50", "--stats", "all", "--heads", "localized:2"],
+        ["stats", "--method", "gradient-attention", "--target", "norm", "--layers", "all"],
+        ["compare", "-m", "tiny"],
+        ["batch"],
+        ["stats", "--method", "rollout"],
+    ],
+)
+def test_commands_take_merged_tokens(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures.noise(96, 64).save("noise.png")
+    name, *options = command
+    model = ["-m", "py:nets.py:ToMe", "--fit", "squash"]
+    code = main([name, "noise.png", *model, *options, "-o", "out"])
+    said = capsys.readouterr().err
+    if "rollout" in options:
+        assert code == 2
+        assert "layer 1 has other tokens than layer 0" in said
+    else:
+        assert code == 0, said
