@@ -18,6 +18,7 @@ from attnviz.explanation.inspection import CallReport, part_of
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import find_layer
 from attnviz.geometry.grid import Cover, Layout, TokenGrid
+from attnviz.models import memory
 from attnviz.models.model import Model
 from attnviz.models.weights import seeded
 from attnviz.recording import Recording, record
@@ -45,11 +46,13 @@ def measure_merged(
 ) -> dict[int, tuple[Layout, ...]]:
     """The cells of the keys of calls with merged tokens, by picture, where they can be known.
 
-    They are not known if the model does not run with gradients, if a call is in no block of a list,
-    or if outputs of the last call are in several of its tokens.
+    They are not known if the model does not run with gradients, or its graph does not fit into
+    memory, if a call is in no block of a list, or if outputs of the last call are in several of its
+    tokens.
     """
     numbers = merged_numbers(reports)
-    if not numbers or model.plain:
+    needed = grid.tokens * len(inputs[0]) * model.token_bytes * memory.GRAPH
+    if not numbers or model.plain or needed > memory.available(str(model.device)):
         return {}
     pixels = inputs[0].detach().requires_grad_()
     try:

@@ -28,9 +28,6 @@ from attnviz.models import memory
 from attnviz.models.model import Model
 from attnviz.recording import Block
 
-GRAPH = 5
-"""Factor of a run's memory if the graph is kept, which keeps every step of every block."""
-
 
 def observe(
     picture: Picture,
@@ -219,7 +216,7 @@ def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> La
 
 def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:
     tokens = grid.tokens * pictures
-    needed = tokens * model.token_bytes * (GRAPH if gradients else 1)
+    needed = tokens * model.token_bytes * (memory.GRAPH if gradients else 1)
     fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
     advice = f"take --size {fits} or smaller"
     memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))

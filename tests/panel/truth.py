@@ -257,7 +257,8 @@ def true_map(query: str, layer: Layer, weights: Array) -> Array:
     received = np.einsum("wq,whqk->hwk", asking, weights)
     if layer.made is not None:
         shares = layer.made / layer.made.sum(1, keepdims=True)
-        return (received.sum(1) @ shares).reshape(-1, layer.rows, layer.columns)
+        spread: Array = received.sum(1) @ shares
+        return spread.reshape(-1, layer.rows, layer.columns)
     cells = layer.cells
     found = np.zeros((weights.shape[1], layer.rows * layer.columns))
     for head, values in enumerate(received):
