@@ -5,13 +5,14 @@ tokens are merged and dropped, but do not mix: so a score of some tokens of the 
 gradient at those outputs of the last call that these tokens are made of.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError
 from attnviz.explanation.inspection import CallReport, part_of
@@ -23,6 +24,8 @@ from attnviz.models.model import Model
 from attnviz.models.weights import seeded
 from attnviz.recording import Recording, record
 
+_UNKNOWN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models that do not run with their graph, or whose calls with such tokens are in no block."""
 _NONE, _SEVERAL = -1, -2
 _ALONE = 0.9
 """An output that belongs to one token has this share of its gradient from it, or more."""
@@ -54,6 +57,8 @@ def measure_merged(
     needed = grid.tokens * len(inputs[0]) * model.token_bytes * memory.GRAPH
     if not numbers or model.plain or needed > memory.available(str(model.device)):
         return {}
+    if model.module in _UNKNOWN:
+        return {}
     pixels = inputs[0].detach().requires_grad_()
     try:
         with (
@@ -62,9 +67,14 @@ def measure_merged(
             record(picture=pixels, gradients=True, blocks=model.module) as recording,
         ):
             model.module(pixels, *inputs[1:])
-    except Exception:  # whatever keeps a model from running with its graph
+    except Exception as error:  # whatever keeps a model from running with its graph
+        if not memory.is_exhausted(error):
+            _UNKNOWN.add(model.module)
         return {}
     if len(recording) != len(reports):
+        return {}
+    if not recording.blocks.keys() & set(numbers):
+        _UNKNOWN.add(model.module)
         return {}
     owners = [_Owners(grid, recording, picture, len(pixels)) for picture in range(len(pixels))]
     found: dict[int, tuple[Layout, ...]] = {}
