@@ -335,6 +335,19 @@ def test_a_white_cell_is_found_in_every_layer(name: str, layers: int) -> None:
         assert abs((x + 0.5) * wide - (column + 0.5) * CELL) <= wide / 2, answer.layer
 
 
+def test_both_levels_of_a_nested_model_are_drawn_each_on_its_own_grid() -> None:
+    pictures.noise(96, 64).save("noise.png")
+    seen = observed("HIPT", attnviz.load_image("noise.png"))
+    grids = {0: (8, 12), 1: (8, 12), 2: (2, 3), 3: (2, 3)}
+    for answer in attnviz.explain(seen, layers="all", query="cls").answers:
+        call = seen.layers[answer.layer].call
+        assert answer.values.shape == grids[answer.layer]
+        of_class = call.matrix()[:, answer.head, 0, 1:].numpy()  # (windows, tokens)
+        if answer.layer < 2:  # six regions of 4 × 4 cells, each asked by its own class token
+            of_class = of_class.reshape(2, 3, 4, 4).swapaxes(1, 2) / 6
+        np.testing.assert_allclose(answer.values.ravel(), of_class.ravel(), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["EViT", "ToMe"])
 def test_merged_tokens_cover_the_cells_that_they_are_made_of(name: str) -> None:
     model = attnviz.load_model(f"py:nets.py:{name}")
