@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attnviz.explanation.observation import Observation
     from attnviz.explanation.running import observe
     from attnviz.explanation.tiled_file import explain_tiled
+    from attnviz.io.clip_frames import load_clip
     from attnviz.io.picture import Picture, load_image, load_mask
     from attnviz.models import load_model
     from attnviz.models.model import Model
@@ -50,6 +51,7 @@ __all__ = [
     "explain",
     "explain_tiled",
     "explore",
+    "load_clip",
     "load_image",
     "load_mask",
     "load_model",
@@ -77,6 +79,7 @@ _HOMES = {
     "explain": "attnviz.explanation.explain_observation",
     "explain_tiled": "attnviz.explanation.tiled_file",
     "explore": "attnviz.page.explore",
+    "load_clip": "attnviz.io.clip_frames",
     "load_image": "attnviz.io.picture",
     "load_mask": "attnviz.io.picture",
     "load_model": "attnviz.models",

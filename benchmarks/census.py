@@ -1,4 +1,4 @@
-"""Loads every vision type of transformers and observes a picture with it.
+"""Loads every vision type of transformers and observes a picture, or a clip, with it.
 
     python benchmarks/census.py [TYPE …] [--seconds 60] [--file FILE] [--write]
 
@@ -20,15 +20,20 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import attnviz
+from attnviz.io.clip_frames import ClipFrames
+from attnviz.io.clips import Clip, Frame
 from attnviz.models.auto_classes import class_of, find_class
 from attnviz.models.vision import parameters_of, sees
 
@@ -196,7 +201,10 @@ def observed(name: str) -> tuple[str, str]:
             (model.config if large else model).save_pretrained(folder)
             del model
             loaded = attnviz.load_model(folder, random_weights=large)
-            seen = attnviz.observe(attnviz.load_image(str(CAT)), loaded)
+            picture = attnviz.load_image(str(CAT))
+            seen = attnviz.observe(
+                moving(picture, loaded.clip.frames) if loaded.clip else picture, loaded
+            )
         except attnviz.AttnvizError as error:
             line = str(error).replace(folder, "").lstrip(": ")
             return kind_of(line), line + change
@@ -205,10 +213,25 @@ def observed(name: str) -> tuple[str, str]:
     return "works", described(seen) + change
 
 
+def moving(picture: attnviz.Picture, count: int) -> ClipFrames:
+    """A clip of so many frames, in which a picture moves to the right."""
+    frames = [
+        Frame(n, replace(picture, pixels=np.roll(picture.pixels, 8 * n, 1)), n, 1)
+        for n in range(count)
+    ]
+    rate = Fraction(25)
+    clip = Clip("clip.mp4", picture.width, picture.height, rate, 1 / rate, True, count, ())
+    return ClipFrames(clip, tuple(frames))
+
+
 def described(seen: Any) -> str:
     """Layers, grids and errors of an observation, and why calls are not drawn."""
     layers = list(seen.layers.values())
-    grids = dict.fromkeys(f"{each.queries.columns}×{each.queries.rows}" for each in layers)
+    grids = dict.fromkeys(
+        f"{each.queries.columns}×{each.queries.rows}"
+        + (f"×{each.queries.views} in time" if each.queries.moments else "")
+        for each in layers
+    )
     checked = "unchecked" if seen.unexplained else f"{max(seen.errors.values()):.0e}"
     parts = [f"{len(layers)} of {seen.count} layers, {', '.join(grids)}, error {checked}"]
     counts = Counter(seen.calls.not_drawn.values())

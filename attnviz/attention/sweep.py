@@ -99,7 +99,9 @@ class CallTensors:
             pixels; NaN for a token that is not part of the picture; None if positions were not
             traced.
         query_pictures, key_pictures: if several pictures were traced, the number of the picture
-            that each token lies in, (B, N); −1 for one that lies in none. None if one was traced.
+            that each token lies in, (B, N); −1 for one that lies in none. Of a clip, the number of
+            the frame; a token of several frames has the mean, such as 0.5. None if one picture was
+            traced.
         points: positions of keys that differ by head, (B, H, levels, points, 2): the points that
             each query of deformable attention samples for itself. levels × points are the keys;
             there is one level if the model does not divide them. NaN outside of the picture. None

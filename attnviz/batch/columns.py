@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from attnviz.batch.finalizers import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
-from attnviz.output.records import LISTS, Head, Record
+from attnviz.output.records import LISTS, OF_CLIPS, Head, Record
 from attnviz.output.schema import flat
 from attnviz.statistics import MORE, STATISTICS
 
@@ -105,7 +105,8 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     run = {"image": record["image"]["path"], "method": record["method"]}
     run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
     question = {key: record[key] for key in ("query", "target") if record.get(key)}
-    return [{**run, **flat({**question, **head})} for head in record["heads"]]
+    heads = [{**(head.get("moment") or {}), **head} for head in record["heads"]]
+    return [{**run, **flat({**question, **head})} for head in heads]
 
 
 def rows_of(record: Record) -> list[dict[str, Any]]:
@@ -115,9 +116,16 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     """
     data = record.data()
     moment = {name: data["moment"][name] for name in ("frame", "time")} if record.moment else {}
+    rows = _rows(data)
+    of_clips = ("frame", "time", "view", "view_mass") if record.views else ()
     return [
-        {"image": row["image"], **moment, **{name: row.get(name) for name in columns()}}
-        for row in _rows(data)
+        {
+            "image": row["image"],
+            **moment,
+            **{name: row[name] for name in of_clips},
+            **{name: row.get(name) for name in columns()},
+        }
+        for row in rows
     ]
 
 
@@ -125,7 +133,7 @@ def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:
     """The columns of a part of the record, from the annotations of its fields."""
     found: dict[str, type] = {}
     for name, field in model.model_fields.items():
-        if name in LISTS:
+        if name in (*LISTS, *OF_CLIPS):
             continue
         kind = _plain(field.annotation, whole=name in _WHOLE)
         if issubclass(kind, BaseModel):

@@ -198,7 +198,8 @@ def _query(info: QueryInfo) -> str:
     query: dict[str, Any] = info.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
-    return console.printable(str(query.get("path") or ",".join(numbers) or name))
+    place = ",".join(numbers) + ("" if info.time is None else f"@{info.time:g}")
+    return console.printable(str(query.get("path") or place or name))
 
 
 def _target(target: TargetInfo | None) -> str | None:

@@ -12,7 +12,7 @@ from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.reading import ClipFile
-from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, StreamOptions
+from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, Frames, StreamOptions
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def video(
     question: QuestionOptions,
     drawing: ClipOptions,
     streams: StreamOptions,
+    frames: Frames = None,
     out: FilmOut = Path("attnviz-out"),
 ) -> None:
     """Draw a film of what each head attends to.
 
-    All frames have one scale; the sound is kept.
+    All frames have one scale; the sound is kept. A model of clips sees some frames at once: the
+    film is of these, and a strip beside it shows them all.
     """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
@@ -56,18 +58,26 @@ def video(
     whole_files.make_folder(paths[0].parent)
 
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
+    from attnviz.video.clip_film import make_clip_films  # noqa: PLC0415
     from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
     from attnviz.video.film import make_films  # noqa: PLC0415
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
-    questions = question.to_questions()
-    request = ClipRequest(shot, loading.load(model, question), questions, model.fit, model.mask)
-    teller, stop = _FramePrinter(streams, model, len(paths)), Event()
+    from attnviz.io.clip_frames import parse_selection, select  # noqa: PLC0415
+
+    selection = parse_selection(frames or "::")
+    questions, loaded = question.to_questions(), loading.load_for_clips(model, question, selection)
+    seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
+    if frames is not None and seen is None:
+        raise UsageError(f"--frames {frames}: {loaded.spec} sees each frame alone; leave it out")
+    request = ClipRequest(shot, loaded, questions, model.fit, model.mask, seen)
+    make = make_films if seen is None else make_clip_films
+    teller, stop = _FramePrinter(streams, model, len(paths), by_frame=seen is None), Event()
 
     def work() -> list[Made]:
         with console.progress("frames", quiet=streams.quiet) as progress:
-            return make_films(
+            return make(
                 request,
                 paths,
                 style,
@@ -101,17 +111,17 @@ def _places(clip: str, out: Path, methods: Sequence[str]) -> list[Path]:
 class _FramePrinter:
     """Prints the results of every frame in the requested form, and a summary at the end."""
 
-    def __init__(self, streams: StreamOptions, model: ModelOptions, methods: int) -> None:
+    def __init__(
+        self, streams: StreamOptions, model: ModelOptions, methods: int, *, by_frame: bool
+    ) -> None:
         from attnviz.video.means import Means  # noqa: PLC0415
 
+        self._by_frame = by_frame
         self._streams, self._fit, self._several = streams, model.fit, methods > 1
         self._means: dict[str, Means] = defaultdict(Means)
 
     def tell(self, record: Record) -> None:
-        """Print the record of the next frame."""
-        from attnviz.batch.columns import rows_of  # noqa: PLC0415
-        from attnviz.output import encoding  # noqa: PLC0415
-
+        """Print the record of the next frame, if the model sees each frame alone."""
         first = not self._means
         self._means[record.method].add(record)
         if first and record.tokens.fit != self._fit:
@@ -126,6 +136,14 @@ class _FramePrinter:
             else ()
         ):
             console.say(line)
+        if self._by_frame:
+            self._put(record, first=first)
+
+    def _put(self, record: Record, *, first: bool) -> None:
+        """Print a record as JSON or CSV, if that was requested."""
+        from attnviz.batch.columns import rows_of  # noqa: PLC0415
+        from attnviz.output import encoding  # noqa: PLC0415
+
         if self._streams.json:
             console.put(encoding.as_json(record.data()))
         elif self._streams.csv:
@@ -140,7 +158,9 @@ class _FramePrinter:
                 f"warning: {clip.path}: in {unverified} frames the recorded weights do "
                 "not explain the model's output; do not trust these maps"
             )
-        for means, made in zip(self._means.values(), films, strict=True):
+        for number, (means, made) in enumerate(zip(self._means.values(), films, strict=True)):
+            if made.record is not None:
+                self._put(made.record, first=not number)
             self._end_of(clip, means, made)
 
     def _end_of(self, clip: Clip, means: Means, made: Made) -> None:
@@ -154,12 +174,16 @@ class _FramePrinter:
         streams = self._streams
         if streams.quiet:
             console.put(str(made.path))
+            if made.strip is not None:
+                console.put(str(made.strip))
         elif not (streams.json or streams.csv):
             console.show(*stats_tables(means.record(), f"  mean of {made.frames} frames"))
         if not streams.quiet:
             width, height = made.size
-            sound = ", with sound" if clip.sounds else ""
+            sound = ", with sound" if made.has_sound else ""
+            rate = f", {float(clip.rate):.4g} a second" if made.strip is None else ""
             console.note(
-                f"wrote {made.path}: {made.frames} frames of {width}x{height}, "
-                f"{float(clip.rate):.4g} a second{sound}"
+                f"wrote {made.path}: {made.frames} frames of {width}x{height}{rate}{sound}"
             )
+            if made.strip is not None:
+                console.note(f"wrote {made.strip}: a row for each head, a column for each view")

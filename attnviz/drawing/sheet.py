@@ -270,6 +270,8 @@ def original(
     image = preview.image()
     factors = 2 * (preview.width / picture.width, preview.height / picture.height)
     for query in dict.fromkeys(question.query for question in explanation.questions):
+        if not explanation.observation.shows(query.time):
+            continue
         numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
         mark(image, replace(query, numbers=tuple(numbers)))
     return Cell(thumbnail(image, side), caption or f"original, {picture.width}x{picture.height}")

@@ -177,7 +177,7 @@ class MapScorer:
                 f"--heads localized:{count}: layers {', '.join(map(str, among))} have "
                 f"{len(candidates)} heads; give at most localized:{len(candidates)}"
             )
-        chosen = [answer for answer, _ in choose_localized(candidates, count)]
+        chosen = [views[0] for views, _ in choose_localized(candidates, count)]
         for head, answers in ((MEAN, candidates), (LOCALIZED, chosen)):
             mean = mean_of(answers, layers[-1])
             yield head, self._numbers(mean.values.astype(np.float64), mean)

@@ -51,6 +51,8 @@ class Answer:
         drawn: (rows, columns) boolean, False for cells that are masked or lie in padding.
         question: number of the question in the explanation.
         points: of deformable attention from one place, the points themselves, the heaviest first.
+        view: number of the view of a clip that the map shows; 0 for a picture.
+        frames: the frames of this view, by their numbers among those that the model saw.
     """
 
     layer: int
@@ -62,6 +64,8 @@ class Answer:
     drawn: NDArray[np.bool_]
     question: int = 0
     points: tuple[SampledPoint, ...] = ()
+    view: int = 0
+    frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Explanation:
         observation: the observation that the maps were computed from.
         questions: each query with each target.
         method: name of the method.
-        answers: one for each question, layer and head, in this order.
+        answers: one for each question, layer, head and view, in this order.
         settings: the method's options with their values.
         more: further numbers of each layer; empty unless `statistics="all"` was given.
         tiles: the tiles that the maps were joined from; None if the model saw the picture whole.
@@ -164,6 +168,25 @@ class Explanation:
         return tuple(dict.fromkeys(answer.head for answer in self.answers))
 
     @property
+    def views(self) -> int:
+        """The largest number of views of a map; 1 for a picture."""
+        return 1 + max(answer.view for answer in self.answers)
+
+    def at_frame(self, number: int) -> "Explanation":
+        """The maps of one frame of a clip, by its number among those that the model saw.
+
+        >>> attnviz.render(explanation.at_frame(3))[5, 0].size       # doctest: +SKIP
+        (480, 320)
+        """
+        clip = self.observation.clip
+        assert clip is not None  # only a clip has frames
+        return replace(
+            self,
+            observation=replace(self.observation, picture=clip.frames[number].picture),
+            answers=tuple(each for each in self.answers if number in each.frames),
+        )
+
+    @property
     def localized(self) -> bool:
         """Whether the most localized heads were chosen: then the last map of each is their mean."""
         return bool(self.questions[0].localized)
@@ -173,7 +196,7 @@ class Explanation:
         """Whether all layers have the same heads and the same grid of cells."""
         if self.localized:
             return False
-        count = len(self.questions) * len(self.layers) * len(self.heads)
+        count = len(self.questions) * len(self.layers) * len(self.heads) * self.views
         return len(self.answers) == count and all(
             np.array_equal(answer.drawn, self.answers[0].drawn) for answer in self.answers
         )
@@ -182,7 +205,8 @@ class Explanation:
     def maps(self) -> NDArray[np.float32]:
         """All maps, (layers, heads, rows, columns); of several, (questions, layers, …).
 
-        If heads are merged, the axis of heads has length 1.
+        If heads are merged, the axis of heads has length 1. Of a clip there is an axis of views
+        behind that of heads.
 
         Raises:
             UsageError: grids or heads differ from layer to layer.
@@ -193,7 +217,9 @@ class Explanation:
                 "one at a time"
             )
         maps = np.stack([answer.values for answer in self.answers])
-        return maps.reshape(*self._questions, len(self.layers), len(self.heads), *maps.shape[1:])
+        views = () if self.observation.clip is None else (self.views,)
+        shape = *self._questions, len(self.layers), len(self.heads), *views
+        return maps.reshape(*shape, *maps.shape[1:])
 
     @cached_property
     def numbers(self) -> dict[str, NDArray[np.float32]]:
@@ -207,7 +233,7 @@ class Explanation:
                 "localized heads have no common shape; take the numbers from `answers`"
             )
         shape = len(self.layers), len(self.heads)
-        first = [answer for answer in self.answers if answer.question == 0]
+        first = [each for each in self.answers if each.question == 0 and each.view == 0]
         if len(first) != shape[0] * shape[1]:
             raise UsageError("layers differ in their heads; take the numbers from `answers`")
         return {

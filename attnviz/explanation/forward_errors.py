@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.errors import AttnvizError, MemoryLimitError, ModelError, RecordingError, UsageError
-from attnviz.explanation.trials import blank, run_blank, trial
+from attnviz.explanation.trials import run_blank, trial
 from attnviz.geometry.grid import TokenGrid, sides
 from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
@@ -192,14 +192,14 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
     """The line for a dict, a list, or other axes, found by a trial; or None."""
     for key in ("", *_KEYS):
-        pixels = blank(model, shapes[0])
+        pixels = model.blank(shapes[0])
         given = {key: pixels} if key else list(pixels)
         if run_blank(model, given, gradients=False) is None:
             what = "a dict" if key else "a list of pictures"
             return f"it takes {what}, not one tensor; give --input [{key}]"
     for code, layout in _LAYOUTS.items():
         for shape in shapes:
-            if run_blank(model, layout(blank(model, shape)), gradients=False) is None:
+            if run_blank(model, layout(model.blank(shape)), gradients=False) is None:
                 return (
                     "it takes no (batch, 3, height, width) but other axes; give "
                     f"py:FILE.py:FACTORY, whose module calls it with {code}"
@@ -212,7 +212,7 @@ def _of_pairs(model: Model, shapes: Sequence[Shape]) -> str | None:
     # A small one first: a blank picture may be all points that a model matches.
     height, width = sides(model.patch)
     for shape in ((2 * height, 2 * width), shapes[0]):
-        pair = blank(model, shape)[:, None].expand(-1, 2, -1, -1, -1)
+        pair = model.blank(shape)[:, None].expand(-1, 2, -1, -1, -1)
         if run_blank(model, pair, gradients=False) is None:
             return (
                 "it takes pairs of pictures, (batch, 2, 3, height, width); give "

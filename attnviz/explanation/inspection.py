@@ -87,7 +87,7 @@ class Inspector:
             fits=fits,
             alone=call.heads == 1 and call.projection is None,
             uneven=keys.uneven,
-            dropped=len(np.unique(keys.cells[keys.on_picture])) < keys.rows * keys.columns,
+            dropped=len(np.unique(keys.cells[keys.on_picture])) < keys.size,
             beside=keys.outside,
             places=call.key_positions,
         )

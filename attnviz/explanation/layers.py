@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
@@ -103,7 +104,7 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
             raise PositionsLost(call, f"lost by {operator}")
     if call.query_positions is None and call.key_positions is None:
         raise PositionsLost(call, "not seen to come from the picture")
-    keys = _layout(call.key_positions, grid, call)
+    keys = _layout(call.key_positions, call.key_pictures, grid, call)
     if not keys.on_picture.any():
         whole = assume_layer(call, grid, None)
         if grid.grid_tokens == 1 and whole is not None:  # a mean over the whole picture
@@ -112,8 +113,8 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
     if call.query_positions is None:
         windows, _, count, _ = call.shape
         nowhere = np.full((windows, count), -1, dtype=np.int64)
-        return Layer(call, Layout(keys.rows, keys.columns, nowhere), keys)
-    queries = _layout(call.query_positions, grid, call)
+        return Layer(call, replace(keys, cells=nowhere, cover=None), keys)
+    queries = _layout(call.query_positions, call.query_pictures, grid, call)
     if _is_part_of(queries, keys):
         raise Unplaced(
             f"{_size(call)} tokens whose queries are a part of the picture: a piece of one "
@@ -124,7 +125,7 @@ def find_layer(call: AttentionCall, grid: TokenGrid, operators: Sequence[str] = 
 
 def _is_part_of(queries: Layout, keys: Layout) -> bool:
     """Whether the queries are a part of the keys' cells."""
-    if (queries.rows, queries.columns) != (keys.rows, keys.columns):
+    if (queries.rows, queries.columns, queries.moments) != (keys.rows, keys.columns, keys.moments):
         return False
     some, all_ = ({*side.cells[side.on_picture].tolist()} for side in (queries, keys))
     return bool(some) and some < all_
@@ -152,8 +153,12 @@ def _lost_by(positions: Tensor | None, operators: Sequence[str]) -> str | None:
     return operators[number] if 0 <= number < len(operators) else operators[0]
 
 
-def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> Layout:
+def _layout(
+    positions: Tensor | None, frames: Tensor | None, grid: TokenGrid, call: AttentionCall
+) -> Layout:
     """Cells of tokens at these positions, (windows, tokens, 2) in input pixels.
+
+    `frames`, (windows, tokens), are the frames that the tokens of a clip lie in.
 
     A token stands for the cell of its number in the lattice. Convolutions with padding see a little
     more on its left than on its right; models themselves treat the token as this cell when they
@@ -163,7 +168,22 @@ def _layout(positions: Tensor | None, grid: TokenGrid, call: AttentionCall) -> L
         raise Unplaced(f"{_size(call)} tokens of which the keys are no part of the picture")
     windows, tokens, _ = positions.shape
     found = positions.float().cpu().numpy().tobytes()
-    return layout_of(found, windows, tokens, grid, _size(call))
+    layout = layout_of(found, windows, tokens, grid, _size(call))
+    if frames is None or not layout.on_picture.any():
+        return layout
+    return _in_time(layout, frames.cpu().numpy())
+
+
+def _in_time(layout: Layout, frames: NDArray[np.generic]) -> Layout:
+    """The layout of a clip's tokens, whose cells lie in these frames, (windows, tokens)."""
+    moments, view = np.unique(frames[layout.on_picture], return_inverse=True)
+    first = np.zeros_like(layout.cells)  # cell of the view of each token
+    first[layout.on_picture] = view * layout.rows * layout.columns
+    cover = layout.cover
+    if cover is not None:
+        cover = replace(cover, cells=cover.cells + first.ravel()[cover.tokens])
+    moments = tuple(moments.tolist())
+    return replace(layout, cells=layout.cells + first, cover=cover, moments=moments)
 
 
 def _size(call: AttentionCall) -> str:

@@ -10,13 +10,16 @@ from attnviz.geometry.placement import resample
 from attnviz.statistics.localization import scores
 
 
-def choose_localized(answers: Sequence[Answer], count: int) -> list[tuple[Answer, float]]:
-    """The `count` answers with the lowest scores, the lowest first, each with its score.
+def choose_localized(
+    answers: Sequence[Answer], count: int
+) -> list[tuple[tuple[Answer, ...], float]]:
+    """The answers of the `count` heads with the lowest scores, the lowest first, with this score.
 
-    The score is `statistics.localization.scores` of the drawn map. Of equal ones the lower layer
-    comes first, then the lower head; flat maps come last, with score infinity.
+    The score is `statistics.localization.scores` of the drawn map; of a clip its mean over the
+    views whose map is not flat. Of equal ones the lower layer comes first, then the lower head;
+    flat maps come last, with score infinity.
 
-    >>> [(a.layer, a.head) for a, score in choose_localized(explanation.answers, 2)]
+    >>> [(a[0].layer, a[0].head) for a, score in choose_localized(explanation.answers, 2)]
     [(5, 2), (5, 5)]
     """
     values = np.empty(len(answers))
@@ -27,11 +30,27 @@ def choose_localized(answers: Sequence[Answer], count: int) -> list[tuple[Answer
     for numbers in groups.values():
         maps = np.stack([answers[n].values for n in numbers]).astype(np.float64)
         values[numbers] = scores(maps, answers[numbers[0]].drawn)
-    order = sorted(
-        range(len(answers)),
-        key=lambda n: (values[n], answers[n].layer, answers[n].head or 0),
-    )
-    return [(answers[n], float(values[n])) for n in order[:count]]
+    heads: dict[tuple[int, int], list[int]] = {}
+    for number, answer in enumerate(answers):
+        heads.setdefault((answer.layer, answer.head or 0), []).append(number)
+    found = {
+        head: float(np.mean(finite)) if len(finite := values[n][np.isfinite(values[n])]) else np.inf
+        for head, n in heads.items()
+    }
+    order = sorted(heads, key=lambda head: (found[head], head))
+    return [(tuple(answers[n] for n in heads[head]), found[head]) for head in order[:count]]
+
+
+def means_of(heads: Sequence[Sequence[Answer]], layer: int) -> list[Answer]:
+    """The mean of several heads as answers without a head, one for each view; see `mean_of`.
+
+    A head with fewer views of a clip than others has the view of the same time.
+    """
+    views = max(map(len, heads))
+    return [
+        replace(mean_of([each[view * len(each) // views] for each in heads], layer), view=view)
+        for view in range(views)
+    ]
 
 
 def mean_of(answers: Sequence[Answer], layer: int) -> Answer:

@@ -57,7 +57,7 @@ def measure_merged(
     needed = grid.tokens * len(inputs[0]) * model.token_bytes * memory.GRAPH
     if not numbers or model.plain or needed > memory.available(str(model.device)):
         return {}
-    if model.module in _UNKNOWN:
+    if model.module in _UNKNOWN or model.clip is not None:  # tokens of clips are in several views
         return {}
     pixels = inputs[0].detach().requires_grad_()
     try:

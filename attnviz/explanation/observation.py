@@ -15,6 +15,7 @@ from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
+from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
 from attnviz.recording import Recording
@@ -59,6 +60,7 @@ class Observation:
         channels: channels of the input that the model was given.
         suggested: layer and head of the most localized heads, which sheets mark; empty unless
             they were looked for.
+        clip: the frames, if the model saw a clip; `picture` is then the first of them.
     """
 
     picture: PictureLike
@@ -75,6 +77,7 @@ class Observation:
     checked: Mapping[int, float] | None = None
     channels: int = 3
     suggested: tuple[tuple[int, int], ...] = ()
+    clip: ClipFrames | None = None
 
     @property
     def count(self) -> int:
@@ -136,20 +139,56 @@ class Observation:
         rows = (2 * np.arange(layout.rows) + 1) * grid.rows // (2 * layout.rows)
         columns = (2 * np.arange(layout.columns) + 1) * grid.columns // (2 * layout.columns)
         part = self.taking_part[grid.prefix :].reshape(grid.rows, grid.columns)
-        return layout.of_tokens(part[np.ix_(rows, columns)].ravel(), np.True_)
+        of_cells = np.tile(part[np.ix_(rows, columns)].ravel(), layout.views)
+        return layout.of_tokens(of_cells, np.True_)
 
     def drawn_on(self, layout: Layout) -> NDArray[np.bool_]:
-        """Cells that touch the picture and have a token that takes part, (rows, columns)."""
+        """Cells that touch the picture and have a token that takes part, (views, rows, columns).
+
+        A picture is one view.
+        """
         placement = self.placed(layout)
         size = placement.picture_width, placement.picture_height
         part = (layout.count(self.tokens_taking_part(layout)) > 0) | layout.points
         drawn: NDArray[np.bool_] = placement.coverage(0, 0, *size) > 0
-        return drawn & part.reshape(drawn.shape)
+        return drawn & part.reshape(layout.views, *drawn.shape)
 
     @cached_property
     def drawn(self) -> NDArray[np.bool_]:
         """Tokens of the model's own grid that take part and touch the picture, (rows, columns)."""
-        return self.drawn_on(Layout.whole(self.placement.grid))
+        drawn: NDArray[np.bool_] = self.drawn_on(Layout.whole(self.placement.grid))[0]
+        return drawn
+
+    def view_at(self, layout: Layout, seconds: float | None) -> int | None:
+        """The view of a clip's layout at a time; None without a time, or for a picture.
+
+        Raises:
+            UsageError: the clip does not last so long.
+        """
+        if seconds is None or self.clip is None:
+            return None
+        frame = self.clip.frame_at(seconds)
+        return int(np.abs(np.array(layout.moments) - frame).argmin())
+
+    def shows(self, seconds: float | None) -> bool:
+        """Whether `picture` is the frame that is shown at a time of the clip; True without one."""
+        if seconds is None or self.clip is None:
+            return True
+        return self.picture is self.clip.frames[self.clip.frame_at(seconds)].picture
+
+    def frames_of(self, layout: Layout) -> list[tuple[int, ...]]:
+        """The frames of each view of a layout, by their numbers among those that the model saw.
+
+        A frame belongs to the view whose middle is nearest. A picture's only view has none.
+        """
+        if self.clip is None:
+            return [()]
+        found: list[tuple[int, ...]] = [()] * layout.views
+        moments = np.array(layout.moments or (0.0,))
+        for frame in range(len(self.clip.frames)):
+            view = int(np.abs(moments - frame).argmin())
+            found[view] = *found[view], frame
+        return found
 
     @property
     def masked(self) -> int:

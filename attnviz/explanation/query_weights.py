@@ -82,7 +82,7 @@ def _reading(
         queries=_side(observation, layer.queries, device),
         keys=_side(observation, layer.keys, device),
         weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)).to(device),
-        key_cells=layer.keys.rows * layer.keys.columns,
+        key_cells=layer.keys.size,
         tokens=layer.tokens,
         progress=progress,
     )
@@ -101,6 +101,7 @@ def token_weights(
         mask,
         prefix=layer.prefix,
         has_class_token=observation.model.class_token,
+        view=observation.view_at(layout, query.time),
     )
 
 
@@ -146,7 +147,7 @@ def _uneven_tokens(
     """Tokens at their own places with their weights, of a query with shares (windows, queries)."""
     places = layer.call.key_positions
     assert places is not None  # of tokens without a place none lies unevenly
-    if layer.keys.on_picture.sum() > MOST_POINTS:
+    if layer.keys.on_picture.sum() > MOST_POINTS or layer.keys.moments:
         return ()
     weights = torch.from_numpy(shares).to(layer.call.query)
     found = [
@@ -178,8 +179,8 @@ def _side(observation: Observation, layout: Layout, device: torch.device) -> Lay
     """The tokens of a layout, and their positions."""
     positions = np.zeros((*layout.cells.shape, 2), dtype=np.float32)
     if layout.on_picture.any():
-        centres = observation.placed(layout).grid.centres().astype(np.float32)
-        positions = layout.of_tokens(centres, np.float32(0))
+        centres = np.tile(observation.placed(layout).grid.centres(), (layout.views, 1))
+        positions = layout.of_tokens(centres.astype(np.float32), np.float32(0))
     cover = layout.cover
     return LayerTokens(
         cells=torch.from_numpy(layout.cells).to(device),

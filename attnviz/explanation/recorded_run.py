@@ -40,6 +40,7 @@ class RunRequest:
         layers: layers to keep: `-1`, `all`, `0,5-11`.
         gradients: whether to keep the graph.
         blocks: whether to keep inputs and outputs of blocks.
+        pictures: number of pictures, or of clips.
     """
 
     model: Model
@@ -48,6 +49,7 @@ class RunRequest:
     layers: str
     gradients: bool
     blocks: bool
+    pictures: int = 1
 
 
 def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
@@ -86,11 +88,12 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
 def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
     """One run, and the report on each of its calls."""
     model, pixels = request.model, request.inputs[0]
-    inspector = Inspector(request.grid, len(pixels), plain=model.plain)
+    inspector = Inspector(request.grid, request.pictures, plain=model.plain)
     watching = record(
         calls=layers,
         describe=inspector,
         picture=None if model.plain else pixels,  # the trace starts here
+        time=None if model.clip is None else model.clip.dim,
         gradients=request.gradients,
         blocks=model.module if request.blocks else None,
     )

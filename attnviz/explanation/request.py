@@ -25,6 +25,7 @@ from attnviz.explanation.selection import (
 )
 from attnviz.geometry import queries
 from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike, load_mask
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
@@ -155,6 +156,10 @@ def _check_target(model: Model, target: Target) -> None:
 
 def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> None:
     query = queries.parse(text)
+    if query.time is not None and model.clip is None:
+        raise UsageError(
+            f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
+        )
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token
         queries.resolve(query, has_class_token=model.class_token, registers=registers)
@@ -165,7 +170,7 @@ def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> Non
 
 
 def look(
-    picture: Picture,
+    picture: Picture | ClipFrames,
     model: Model,
     questions: Questions,
     *,
@@ -177,14 +182,18 @@ def look(
     Questions are checked before the run.
 
     Args:
-        picture: the picture.
+        picture: the picture, or the frames of a clip.
         model: the model.
         questions: the questions that the run must serve.
         fit: how the picture is laid into the input.
         mask: path of a mask picture: white takes part.
     """
-    check(picture, model, questions, fit=fit)
-    part = None if mask is None else load_mask(mask, width=picture.width, height=picture.height)
+    first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
+    check(first, model, questions, fit=fit)
+    for query in map(queries.parse, questions.queries):
+        if isinstance(picture, ClipFrames) and query.time is not None:
+            picture.frame_at(query.time)
+    part = None if mask is None else load_mask(mask, width=first.width, height=first.height)
     return observe(
         picture,
         model,

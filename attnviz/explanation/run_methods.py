@@ -19,7 +19,7 @@ from attnviz.explanation.explanation import (
     LocalizedHead,
     ResolvedQuestion,
 )
-from attnviz.explanation.localized_heads import choose_localized, mean_of
+from attnviz.explanation.localized_heads import choose_localized, means_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import Backward, gradients, relevances
@@ -37,7 +37,8 @@ class _Found(NamedTuple):
     """The results of one layer.
 
     Attributes:
-        maps: (R, heads, rows, columns), one map for each of R queries and each head.
+        maps: (R, heads, views, rows, columns), a map for each of R queries, each head and each
+            view of a clip; a picture is one view.
         numbers: the value of each statistic for every head.
     """
 
@@ -121,9 +122,9 @@ class LayerQuery:
         answers: list[Answer] = []
         for score, given, candidates in self._candidates(readings, scores):
             chosen = self._chosen(candidates, len(questions))
-            self._measure(readings, {answer.layer for answer, _ in chosen})
-            answers += [self._with_numbers(answer, given) for answer, _ in chosen]
-            answers.append(mean_of([answer for answer, _ in chosen], max(self.layers)))
+            self._measure(readings, {views[0].layer for views, _ in chosen})
+            answers += [self._with_numbers(each, given) for views, _ in chosen for each in views]
+            answers += means_of([views for views, _ in chosen], max(self.layers))
             query = candidates[-1].query  # of the last layer
             scored = None if score is None else score.scored
             questions.append(ResolvedQuestion(query, scored, _named(chosen)))
@@ -153,7 +154,9 @@ class LayerQuery:
                     ],
                 )
 
-    def _chosen(self, candidates: Sequence[Answer], question: int) -> list[tuple[Answer, float]]:
+    def _chosen(
+        self, candidates: Sequence[Answer], question: int
+    ) -> list[tuple[tuple[Answer, ...], float]]:
         """The most localized heads for one question, each with its score; or the given ones."""
         assert self.localized is not None  # else nothing is chosen
         if self.given is None:
@@ -163,8 +166,10 @@ class LayerQuery:
                 f"heads were chosen for {len(self.given)} questions, and here are more; give "
                 "--target auto alone, or targets by name"
             )
-        by_place = {(answer.layer, answer.head): answer for answer in candidates}
-        return [(by_place[each.layer, each.head], each.score) for each in self.given[question]]
+        heads: dict[tuple[int, int | None], tuple[Answer, ...]] = {}
+        for each in candidates:
+            heads[each.layer, each.head] = *heads.get((each.layer, each.head), ()), each
+        return [(heads[each.layer, each.head], each.score) for each in self.given[question]]
 
     def ranked(self, targets: Sequence[Target]) -> list[tuple[LocalizedHead, ...]]:
         """All heads for each question, the most localized first, without any statistics."""
@@ -222,7 +227,7 @@ class LayerQuery:
         }
 
     def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
-        """Maps of a layer on its cells, (R, heads, rows, columns)."""
+        """Maps of a layer on its cells, (R, heads, views, rows, columns)."""
         entry, keys = self.entry, self._keys(layer)
         these = [readings[number] for number in self.layers[layer]]
         options = {option.name: self.settings[option.name] for option in entry.options}
@@ -235,7 +240,7 @@ class LayerQuery:
         if entry.then:
             drawn = self.observation.drawn_on(keys).ravel()
             maps = entry.run(lambda: entry.load_then()(maps, drawn, **options))
-        return maps.reshape(*maps.shape[:2], keys.rows, keys.columns)
+        return maps.reshape(*maps.shape[:2], keys.views, keys.rows, keys.columns)
 
     def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
         """The value of each statistic for every head; empty if heads are merged."""
@@ -268,19 +273,22 @@ class LayerQuery:
                 layer=layer,
                 head=head,
                 query=query,
-                values=results.maps[number, head or 0],
+                values=results.maps[number, head or 0, view],
                 numbers={name: values[head or 0] for name, values in results.numbers.items()},
                 placement=placement,
-                drawn=drawn,
+                drawn=drawn[view],
                 question=question,
                 points=() if not shown else sampled_points(self.observation, layer, query, head),
+                view=view,
+                frames=frames,
             )
             for head in self.heads[layer]
+            for view, frames in enumerate(self.observation.frames_of(keys))
         ]
 
 
-def _named(chosen: Iterable[tuple[Answer, float]]) -> tuple[LocalizedHead, ...]:
-    return tuple(LocalizedHead(a.layer, a.head or 0, score) for a, score in chosen)
+def _named(chosen: Iterable[tuple[Sequence[Answer], float]]) -> tuple[LocalizedHead, ...]:
+    return tuple(LocalizedHead(each[0].layer, each[0].head or 0, score) for each, score in chosen)
 
 
 def _with_score(

@@ -21,8 +21,10 @@ from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
 from attnviz.explanation.shapes_to_try import placements
+from attnviz.explanation.trials import with_clips
 from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
+from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike
 from attnviz.models import memory
 from attnviz.models.model import Model
@@ -30,7 +32,7 @@ from attnviz.recording import Block
 
 
 def observe(
-    picture: Picture,
+    picture: Picture | ClipFrames,
     model: Model,
     *,
     fit: Fit = "keep",
@@ -45,7 +47,7 @@ def observe(
     Observation(cat.jpg as tiny sees it: 6 layers, 22x15 patches)
 
     Args:
-        picture: result of `load_image`.
+        picture: result of `load_image`; for a model of clips, of `load_clip`.
         model: result of `load_model`.
         fit: how the picture is laid into the input: keep, crop, pad or squash.
         mask: (height, width), False where the picture takes no part, as key or as query. A token
@@ -60,9 +62,13 @@ def observe(
         ModelError: the model does not run on the picture; the line says why.
         RecordingError: the model made no attention call that can be drawn.
     """
+    clip = picture if isinstance(picture, ClipFrames) else None
+    first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
+    model = model if clip is None else with_clips(model, len(clip.frames))
     inputs = ModelInputs(
-        (picture,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens
-    )
+        (first,), model, fit=fit, masks=(mask,), layers=layers, gradients=gradients, tokens=tokens,
+        clip=clip,
+    )  # fmt: skip
     return inputs.alone(0)
 
 
@@ -77,6 +83,7 @@ class ModelInputs:
             `Model.lay`.
         tensor: (pictures, channels, height, width), inputs to use as they are; else the pictures
             are laid in and normalised.
+        clip: the frames of a clip, whose first is the only one of `pictures`.
     """
 
     pictures: Sequence[PictureLike] = field(kw_only=False)
@@ -88,6 +95,13 @@ class ModelInputs:
     tokens: bool
     lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
     tensor: torch.Tensor | None = None
+    clip: ClipFrames | None = None
+
+    def __post_init__(self) -> None:
+        wanted = None if self.model.clip is None else self.model.clip.frames
+        given = None if self.clip is None else len(self.clip.frames)
+        if wanted != given:
+            raise UsageError(_other_input(self.model.spec, wanted, given))
 
     def alone(self, number: int) -> Observation:
         """Run the model on one picture; if it refuses the input shape, try other shapes.
@@ -119,7 +133,8 @@ class ModelInputs:
             ForwardError: it does not run on this shape, or on several pictures.
         """
         grid = next(iter(placements.values())).grid
-        _check_memory(self.model, grid, len(placements), gradients=self.gradients)
+        together = len(placements) * (1 if self.clip is None else len(self.clip.frames))
+        _check_memory(self.model, grid, together, gradients=self.gradients)
         parts = {
             number: self._taking_part(number, placement) for number, placement in placements.items()
         }
@@ -135,6 +150,7 @@ class ModelInputs:
             layers=self.layers,
             gradients=self.gradients,
             blocks=self.tokens or self.gradients,
+            pictures=len(placements),
         )
         run, calls = run_recorded(request)
         observations = {
@@ -149,6 +165,10 @@ class ModelInputs:
         """The model's input for some of the pictures, (pictures, channels, height, width)."""
         if self.tensor is not None:
             return self.tensor[list(placements)]
+        if self.clip is not None:
+            (placement,) = placements.values()
+            each = [self.model.lay(frame.picture, placement) for frame in self.clip.frames]
+            return self.model.normalised([np.stack(each)])
         lay = self.lay or (lambda n, placement: self.model.lay(self.pictures[n], placement))
         return self.model.normalised([lay(*each) for each in placements.items()])
 
@@ -181,7 +201,8 @@ class ModelInputs:
             taking_part,
             unread=tuple(recording.unread),
             run=run if self.gradients else None,
-            channels=run.inputs[0].shape[1],
+            channels=self.model.channels if self.clip else run.inputs[0].shape[1],
+            clip=self.clip,
         )
 
     def _taking_part(self, number: int, placement: Placement) -> NDArray[np.bool_]:
@@ -189,6 +210,15 @@ class ModelInputs:
         if mask is None:
             return np.ones(placement.grid.tokens, dtype=np.bool_)
         return _unmasked(placement, mask, takes_mask=self.model.takes_mask)
+
+
+def _other_input(spec: str, wanted: int | None, given: int | None) -> str:
+    """The error for a clip where pictures are wanted, or for another number of frames."""
+    if wanted is None:
+        return f"{spec} takes pictures, not clips; it sees each frame alone: leave --frames out"
+    if given is None:
+        return f"{spec} takes clips of {wanted} frames; give `attnviz video CLIP -m {spec}`"
+    return f"--frames: {spec} takes {wanted} frames, and {given} were chosen; give ::{wanted}"
 
 
 def _with_class_token(observation: Observation, request: RunRequest) -> Observation:

@@ -1,13 +1,17 @@
-"""Runs a model on blank pictures, without recording, to see what it takes."""
+"""Runs a model on blank pictures and clips, without recording, to see what it takes."""
 
 import copy
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnviz.errors import ModelError
+from attnviz.geometry.grid import sides
 from attnviz.models import memory
+from attnviz.models.clip_input import find_clip_input, stated_frames
 from attnviz.models.input_size import Shape
 from attnviz.models.model import Model
 from attnviz.recording.dispatching import uncompiled
@@ -34,14 +38,7 @@ def trial(
     model: Model, shape: Shape, *, channels: int | None = None, gradients: bool = False
 ) -> BaseException | None:
     """Run a model on a blank picture and return its exception, if any."""
-    return run_blank(model, blank(model, shape, channels), gradients=gradients)
-
-
-def blank(model: Model, shape: Shape, channels: int | None = None) -> Tensor:
-    """A blank picture as the model is given one, or of another number of channels."""
-    return torch.zeros(
-        1, channels or model.channels, *shape, device=model.device, dtype=model.dtype
-    )
+    return run_blank(model, model.blank(shape, channels), gradients=gradients)
 
 
 def run_blank(model: Model, pixels: Any, *, gradients: bool) -> BaseException | None:
@@ -62,3 +59,40 @@ def copied(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module, {id(each): each for each in module.parameters()})
     except Exception:  # a lock, file or handle in it cannot be copied
         return module
+
+
+def with_clips(model: Model, count: int | None) -> Model:
+    """The model, as one of clips if it takes no picture, or as one of another number of frames.
+
+    Args:
+        model: the model.
+        count: the number of frames of a clip; None leaves it to the model.
+
+    Raises:
+        ModelError: it takes no clip of so many frames.
+    """
+    if model.clip is None and not (model.head_assumed and not _takes_pictures(model)):
+        return model
+    stated = stated_frames(model.module, getattr(model.module, "model", None))
+    if model.clip is not None and count in (None, model.clip.frames):
+        return model
+    counts = [each for each in (count or stated,) if each]
+    found = find_clip_input(model.module, _shape(model), counts, model.channels)
+    if found is not None:
+        return replace(model, clip=found)
+    if model.clip is None:  # what is wrong is found when it runs on pictures
+        return model
+    raise ModelError(
+        f"--frames: {model.spec} takes no clip of {count} frames; give ::{model.clip.frames}"
+    )
+
+
+def _takes_pictures(model: Model) -> bool:
+    return trial(model, _shape(model)) is None
+
+
+def _shape(model: Model) -> tuple[int, int]:
+    """(height, width) of the model's own input, whole patches."""
+    height, width = model.own_shape or (model.size, model.size)
+    down, across = sides(model.patch)
+    return max(1, round(height / down)) * down, max(1, round(width / across)) * across

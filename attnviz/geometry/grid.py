@@ -143,6 +143,8 @@ class Layout:
         uneven: whether tokens lie on no lattice, and each counts for the cell that holds its place.
         cover: the cells that each token covers, if the tokens lie on several grids or are merged;
             the cells are those of the finest grid, and `cells` has the one at the token's centre.
+        moments: of a clip the middle of each view, in frames from 0: 0.5 for frames 0 and 1. A view
+            has rows × columns cells, and the cells of the second follow those of the first.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -157,12 +159,23 @@ class Layout:
     points: bool = False
     uneven: bool = False
     cover: Cover | None = None
+    moments: tuple[float, ...] = ()
 
     @classmethod
     def whole(cls, grid: TokenGrid) -> "Layout":
         """One window: the prefix first, then the whole grid."""
         cells = np.arange(-grid.prefix, grid.grid_tokens, dtype=np.int64)
         return cls(grid.rows, grid.columns, np.maximum(cells, -1)[None])
+
+    @property
+    def views(self) -> int:
+        """Number of views of a clip; 1 for a picture."""
+        return max(1, len(self.moments))
+
+    @property
+    def size(self) -> int:
+        """Number of cells, of all views."""
+        return self.views * self.rows * self.columns
 
     @property
     def windows(self) -> int:
@@ -180,7 +193,7 @@ class Layout:
         return int((self.cells < 0).sum())
 
     def of_tokens(self, values: NDArray[Scalar], elsewhere: Scalar) -> NDArray[Scalar]:
-        """Each token's value from its cell: (rows·columns, …) → (windows, tokens, …).
+        """Each token's value from its cell: (cells, …) → (windows, tokens, …).
 
         A token that covers several cells has the mean of their values, by its shares.
         """
@@ -202,7 +215,7 @@ class Layout:
         return found
 
     def shared_out(self, of_cells: Array, taking_part: NDArray[np.bool_]) -> Array:
-        """Weights of cells, (rows·columns,), shared out among their tokens: (windows, tokens).
+        """Weights of cells, (cells,), shared out among their tokens: (windows, tokens).
 
         The tokens of a cell have equal parts; of tokens that cover a part of it, by their parts.
         """
@@ -217,9 +230,9 @@ class Layout:
         return np.asarray(found.reshape(self.cells.shape), dtype=np.float64)
 
     def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Count the selected tokens, (windows, tokens), of each cell, (rows·columns,)."""
+        """Count the selected tokens, (windows, tokens), of each cell, (cells,)."""
         if self.cover is not None:
             chosen = self.cover.cells[tokens.ravel()[self.cover.tokens]]
         else:
             chosen = self.cells[tokens & self.on_picture]
-        return np.bincount(chosen, minlength=self.rows * self.columns)
+        return np.bincount(chosen, minlength=self.size)

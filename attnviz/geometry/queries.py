@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
 _REGISTER = re.compile(r"register(\d{1,6})")
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
-_NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})+")
+_NUMBERS = re.compile(rf"({_NUMBER}(?:,{_NUMBER})+)(?:@\s*(\d+(?:\.\d*)?)\s*)?")
 _EXPECTED = "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask picture"
 
 
@@ -32,28 +32,35 @@ _EXPECTED = "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask pictur
 class Query:
     """A query as the user gave it.
 
-    `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture. The
-    kind `all` is for methods that look from every token alike; users cannot type it.
+    `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture;
+    `time` is the second of a clip that a point or box lies in, None for all of it. The kind `all`
+    is for methods that look from every token alike; users cannot type it.
     """
 
     kind: Kind
     numbers: tuple[float, ...] = ()
     path: str | None = None
+    time: float | None = None
 
     def __str__(self) -> str:
         """The query as a user types it."""
         if self.kind == "register":
             return f"register{self.numbers[0]:g}"
-        return self.path or ",".join(f"{n:g}" for n in self.numbers) or self.kind
+        numbers = ",".join(f"{n:g}" for n in self.numbers)
+        when = "" if self.time is None else f"@{self.time:g}"
+        return self.path or (numbers and numbers + when) or self.kind
 
 
 def parse(text: str, *, option: str = "--query ") -> Query:
     """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
-    `option` is the text before the query in an error message.
+    Behind a point or a box may stand the second of a clip: `X,Y@T`. `option` is the text before the
+    query in an error message.
 
     >>> parse("120,80")
-    Query(kind='point', numbers=(120.0, 80.0), path=None)
+    Query(kind='point', numbers=(120.0, 80.0), path=None, time=None)
+    >>> parse("120,80@1.5").time
+    1.5
 
     Raises:
         UsageError: the text cannot be read, has neither two nor four numbers, or is an empty box.
@@ -63,19 +70,21 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     register = _REGISTER.fullmatch(text)
     if register is not None:
         return Query("register", (float(register[1]),))
-    if not _NUMBERS.fullmatch(text):
+    match = _NUMBERS.fullmatch(text)
+    if match is None:
         if not re.search(r"[./\\]", text):
             raise UsageError(f"{option}{text!r} cannot be read; give {_EXPECTED}")
         return Query("mask", path=text)
-    numbers = tuple(float(number) for number in text.split(","))
+    numbers = tuple(float(number) for number in match[1].split(","))
+    time = None if match[2] is None else float(match[2])
     if len(numbers) == 2:
-        return Query("point", numbers)
+        return Query("point", numbers, time=time)
     if len(numbers) != 4:
         raise UsageError(f"{option}{text!r} has {len(numbers)} numbers; give {_EXPECTED}")
     left, top, right, bottom = numbers
     if right <= left or bottom <= top:
         raise UsageError(f"{option}{text!r} is an empty box; give X0,Y0,X1,Y1 with X0<X1, Y0<Y1")
-    return Query("box", numbers)
+    return Query("box", numbers, time=time)
 
 
 def resolve(
@@ -134,6 +143,7 @@ def token_weights(
     *,
     prefix: Sequence[int] = (0,),
     has_class_token: bool = False,
+    view: int | None = None,
 ) -> NDArray[np.float64]:
     """Weights over the query tokens of a layer, (windows, tokens), that sum to 1.
 
@@ -141,7 +151,7 @@ def token_weights(
     all tokens alike. For other kinds, a token has the weight of its cell (`weights`), and tokens of
     the same cell share it. `placement` is on the layout's cells. `taking_part` is (windows,
     tokens); tokens that do not take part have weight 0. `prefix` are the numbers of class token and
-    registers.
+    registers. `view` is the only view of a clip with weight; None gives all of them weight.
 
     Raises:
         UsageError: no token that takes part lies where the query points.
@@ -156,7 +166,7 @@ def token_weights(
         result[:, prefix[number]] = 1 / len(result)
         return result
     assert placement is not None  # `resolve` checks that queries lie on the picture
-    of_cells = weights(query, placement, layout.count(taking_part) > 0, mask)
+    of_cells = weights(query, placement, layout.count(taking_part) > 0, mask, view=view)
     return layout.shared_out(of_cells, taking_part)
 
 
@@ -165,23 +175,27 @@ def weights(
     placement: Placement,
     taking_part: NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
+    *,
+    view: int | None = None,
 ) -> NDArray[np.float64]:
-    """Weights over the cells of a grid, (rows·columns,), that sum to 1.
+    """Weights over the cells of a grid, (views·rows·columns,), that sum to 1.
 
     A point selects one cell, `mean` weights all alike. A box or a mask weights every cell by the
     share of its area that the region covers. The map is then an average over the region's pixels:
     each pixel gives the row of the token that it lies in. Cells that are not `taking_part`,
-    (rows·columns,), have weight 0.
+    (views·rows·columns,), have weight 0, and so have all views but `view`, if it is given.
 
     Raises:
         UsageError: no token that takes part lies where the query points.
     """
     result = taking_part.astype("float64") * 0
-    grid = result.reshape(placement.grid.rows, placement.grid.columns)
+    grid = result.reshape(-1, placement.grid.rows, placement.grid.columns)
+    grid = grid if view is None else grid[view : view + 1]
     if query.kind == "mean":
         grid[:] = 1.0
     elif query.kind == "point":
-        grid[_token(query, placement)] = 1.0
+        row, column = _token(query, placement)
+        grid[:, row, column] = 1.0
     elif query.kind == "box":
         grid[:] = placement.coverage(*query.numbers)
     elif mask is not None:

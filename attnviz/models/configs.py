@@ -29,6 +29,9 @@ def multiple(config: Any) -> Patch:
     """
     rule = next((rule for applies, rule in _RULES if applies(config)), _side)
     sides = _pair(getattr(config, "patch_size", None))
+    tube = getattr(config, "tubelet_size", None)  # of clips: a number of frames, or frames × patch
+    if isinstance(tube, list | tuple) and len(tube) == 3:
+        return patch_of(*map(int, tube[1:]))
     plain = rule is _side and not getattr(config, "depths", None)
     if plain and len(sides) == 2 and all(isinstance(side, int) for side in sides):
         return patch_of(*sides)
@@ -198,7 +201,7 @@ def _image_size(config: Any) -> Any:
     """The input size that a config states, or a config inside it; None if none does."""
     if hasattr(config, "scaled_images_ratios"):
         return _crops(config)
-    size = getattr(config, "image_size", None)
+    size = getattr(config, "image_size", None) or getattr(config, "crop_size", None)
     inner = (_image_size(each) for each in _inner(config))
     return next((each for each in inner if each), None) if size is None else size
 

@@ -11,6 +11,12 @@ from attnviz.models.aliases import Alias
 from attnviz.models.failures import optional
 from attnviz.models.preprocessing import STATISTICS
 
+_PROCESSING = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
 
 def name_of(spec: str) -> tuple[str, str | None]:
     """`hf:ORG/NAME@REV` → name and revision; a folder → the folder and no revision."""
@@ -49,12 +55,17 @@ def processing_of(name: str, revision: str | None) -> dict[str, Any]:
     """The checkpoint's preprocessing config; empty if it has none."""
     from transformers.utils.hub import cached_file  # noqa: PLC0415 — imported in `_library`
 
-    for file in ("preprocessor_config.json", "processor_config.json"):
+    for file in (
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
+    ):
         found = cached_file(
             name, file, revision=revision, _raise_exceptions_for_missing_entries=False
         )
         if found is not None:
             statements: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
             inner: dict[str, Any] = statements.get("image_processor", statements)
-            return inner
+            of_clips: dict[str, Any] = statements.get("video_processor", inner)
+            return of_clips
     return {}

@@ -1,6 +1,5 @@
 """Loads `hf:ORG/NAME[@REV]` and checkpoint folders: vision models of transformers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +12,19 @@ from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
 from attnviz.models.auto_classes import class_of, find_class, saved_class
 from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
 from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
+from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
 from attnviz.models.failures import tried
 from attnviz.models.hub import known_config, library_of, name_of, processing_of
 from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
 from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
-from attnviz.models.preprocessing import per_channel
+from attnviz.models.preprocessing import scaled_statistics
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
 from attnviz.models.settings import FILTERS
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
-from attnviz.models.vision import Embedding, Vision, find_vision
+from attnviz.models.vision import VIDEOS, Embedding, Vision, find_vision
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
@@ -166,7 +166,7 @@ def _described(
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
-    normalised = processing.get("do_normalize", True)
+    mean, std = scaled_statistics(request.spec, processing)
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
@@ -188,29 +188,41 @@ def _described(
         own_shape=shape if fixed else None,
         other_shapes=() if fixed or shape is None else (shape,),
         fixed=fixed,
-        mean=_statistic(request, processing, "mean") if normalised else (0.0, 0.0, 0.0),
-        std=_statistic(request, processing, "std") if normalised else (1.0, 1.0, 1.0),
+        mean=mean,
+        std=std,
         resample=_filter(processing.get("resample")),
         seed=request.seed if request.random_weights else None,
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
+        clip=_clip_input(request.spec, module, config),
     )
+
+
+def _clip_input(spec: str, module: Vision, config: Any) -> ClipInput | None:
+    """How a model takes clips; None if it takes pictures.
+
+    A model of several kinds of input, as Perceiver, may state frames and take pictures.
+
+    Raises:
+        ModelError: it takes none of the clips that were tried.
+    """
+    stated = stated_frames(config)
+    if stated is None and module.name != VIDEOS:
+        return None
+    shape = configs.own_shape(config) or (configs.own_size({}, config),) * 2
+    found = find_clip_input(module, shape, () if stated is None else (stated,))
+    if found is None and module.name == VIDEOS:
+        raise ModelError(
+            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {shape[1]}x"
+            f"{shape[0]} pixels; state num_frames and image_size in its config.json"
+        )
+    return found
 
 
 def _filter(number: Any) -> int:
     """Pillow's number of a filter; 0, nearest, is one, and None stands for bicubic."""
     return FILTERS["bicubic"] if number is None else int(number)
-
-
-def _statistic(
-    request: ModelRequest, processing: Mapping[str, Any], name: str
-) -> tuple[float, ...]:
-    """Mean or std from a checkpoint's preprocessing."""
-    try:
-        return per_channel(processing.get(f"image_{name}"), 0.5, name)
-    except ModelError as error:
-        raise ModelError(f"{request.spec}: preprocessor_config.json: {error}") from error
 
 
 def _check_kind(library: Any, spec: str, config: Any) -> None:
@@ -232,7 +244,7 @@ def _head(request: ModelRequest, config: Any) -> Found:
         check_towers(request.spec, config)
         return "text"
     saved = ", ".join(getattr(config, "architectures", None) or ())
-    classifies = "ForImageClassification" in saved
+    classifies = "ForImageClassification" in saved or "ForVideoClassification" in saved
     if request.head == "class" and not classifies:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
         raise no_class_head(request.spec, why)
@@ -251,7 +263,9 @@ def _model(
         config.mask_ratio = 0.0  # MAE: keep all patches
     kind = checkpoint.kind or find_class(library, request.spec, config)
     if head == "class":
-        kind = class_of(library.AutoModelForImageClassification, config)
+        kind = class_of(library.AutoModelForImageClassification, config) or class_of(
+            library.AutoModelForVideoClassification, config
+        )
     with seeded(request.seed):
         if checkpoint.state is not None:
             return load_pretrained(request.spec, kind, config, checkpoint.state)

@@ -179,10 +179,13 @@ class _Convolution(NamedTuple):
 
 
 def _convolutions(model: nn.Module) -> Iterator[_Convolution]:
-    """Two-dimensional convolutions, as modules or as operations of an exported program."""
+    """Convolutions over height and width, as modules or as operations of an exported program.
+
+    Of one over time, too, height and width count.
+    """
     for part in model.modules():
-        if isinstance(part, nn.Conv2d):
-            yield _Convolution(part.in_channels, part.kernel_size, part.stride)
+        if isinstance(part, nn.Conv2d | nn.Conv3d):
+            yield _Convolution(part.in_channels, part.kernel_size[-2:], part.stride[-2:])
     for node in graph_nodes(model):
         if node.target is torch.ops.aten.conv2d.default:
             _, channels, *kernel = _shape_of(node.args[1])

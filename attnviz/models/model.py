@@ -15,6 +15,7 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.grid import Patch, patch_of
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.picture import PictureLike, with_pixels
+from attnviz.models.clip_input import ClipInput
 from attnviz.models.laying import for_channels, lay_in
 from attnviz.models.targets import Head
 
@@ -103,6 +104,7 @@ class Model:
             checkpoint was read.
         notes: short sentences for the user on how the checkpoint was read.
         texts: for the head `text`, a function from n texts to embeddings (n, features) of length 1.
+        clip: how the module takes a clip; None if it takes pictures.
     """
 
     spec: str
@@ -139,6 +141,7 @@ class Model:
     texts: Callable[[Sequence[str]], Tensor] | None = field(default=None, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    clip: ClipInput | None = None
 
     def place(
         self, picture: PictureLike, *, fit: Fit = "keep", shape: tuple[int, int] | None = None
@@ -194,13 +197,22 @@ class Model:
         """Laid pictures of one shape as the normalised input, (batch, channels, h, w).
 
         A model of one channel gets luma (ITU-R BT.601), and the first numbers of mean and std.
+        Clips (frames, h, w, channels) become what a model of clips takes.
         """
         values = torch.from_numpy(np.stack(laid)).float() / 255
         if self.channels == 1:
             values = (values @ torch.tensor(LUMA))[..., None]
-        mean, std = self.statistics(values.shape[3])
-        normalised = (values - mean) / std
-        return normalised.permute(0, 3, 1, 2).to(self.device, self.dtype)
+        mean, std = self.statistics(values.shape[-1])
+        normalised = ((values - mean) / std).movedim(-1, -3)
+        arranged = normalised if self.clip is None else self.clip.arranged(normalised)
+        return arranged.to(self.device, self.dtype)
+
+    def blank(self, shape: tuple[int, int], channels: int | None = None) -> Tensor:
+        """A blank input of this (height, width), or of another number of channels."""
+        of_picture = channels or self.channels, *shape
+        sizes = of_picture if self.clip is None else (self.clip.frames, *of_picture)
+        empty = torch.zeros(1, *sizes, device=self.device, dtype=self.dtype)
+        return empty if self.clip is None else self.clip.arranged(empty)
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation for each channel of an input, (channels,) each.

@@ -199,7 +199,7 @@ def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
     if not model.fixed:
         least, (height, width) = max(model.size, model.least), sides(model.patch)
         shape = -(-least // height) * height, -(-least // width) * width
-    pixels = torch.zeros(1, 3, *shape)
+    pixels = model.blank(shape)
     with _spoiled(spoiled), torch.no_grad():
         with record() as recording:
             output = model.module(pixels)

@@ -1,7 +1,7 @@
 """How pictures are prepared, as configs and modules state it, with the usual defaults."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -56,6 +56,32 @@ def per_channel(
         each = "three: of red, green and blue" if channels == 3 else f"{channels}: of each channel"
         raise ModelError(f"its {name} has {len(numbers)} numbers; give one, or {each}")
     return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def scaled_statistics(
+    spec: str, processing: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of values 0…1, from a preprocessor's config.
+
+    A preprocessor may scale values to 0…2, and with `offset` to −1…1, before it normalises them.
+
+    >>> scaled_statistics("", {"image_mean": 0.5, "rescale_factor": 1 / 127.5, "offset": True})[0]
+    (0.75, 0.75, 0.75)
+
+    Raises:
+        ModelError: its numbers are no mean, or no deviation.
+    """
+    scale = 255 * float(processing.get("rescale_factor") or 1 / 255)
+    offset = 1.0 if processing.get("offset") else 0.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if processing.get("do_normalize", True):
+        try:
+            mean = per_channel(processing.get("image_mean"), 0.5, "mean")
+            std = per_channel(processing.get("image_std"), 0.5, "std")
+        except ModelError as error:
+            raise ModelError(f"{spec}: preprocessor_config.json: {error}") from error
+    return tuple((each + offset) / scale for each in mean), tuple(each / scale for each in std)
 
 
 def normalisation(

@@ -14,7 +14,7 @@ from attnviz.models.class_token_names import has_class_token
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
 VIDEOS = "pixel_values_videos"
-_PICTURES = ("pixel_values", "image_embeds")
+_PICTURES = ("pixel_values", VIDEOS, "image_embeds")
 
 
 class Pooled(NamedTuple):
@@ -43,6 +43,7 @@ class Vision(nn.Module):
         self.patch = patch
         self.pools = pools
         self._takes = set(inspect.signature(model.forward).parameters)
+        self.name = VIDEOS if VIDEOS in self._takes else "pixel_values"
         self._has_class_token = has_class_token(model)
 
     def forward(self, pixels: Tensor) -> Tensor | Pooled:
@@ -70,9 +71,9 @@ class Vision(nn.Module):
         """
         if "spatial_shapes" in self._takes:
             return self._patches(pixels)
-        arguments: dict[str, Any] = {"pixel_values": pixels}
+        arguments: dict[str, Any] = {self.name: pixels}
         if "interpolate_pos_encoding" in self._takes:
-            arguments["interpolate_pos_encoding"] = tuple(pixels.shape[2:]) != self.shape
+            arguments["interpolate_pos_encoding"] = tuple(pixels.shape[-2:]) != self.shape
         if "noise" in self._takes and hasattr(self.model.config, "mask_ratio"):
             patch = sides(self.patch)
             rows, columns = (a // b for a, b in zip(pixels.shape[2:], patch, strict=True))
@@ -166,12 +167,10 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
         for parameter in parameters
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.name not in ("pixel_values", *GIVEN)
+        and parameter.name not in ("pixel_values", VIDEOS, *GIVEN)
     ]
-    # A model of several kinds of input, as Perceiver, states frames for another kind.
-    if needed or (hasattr(part.config, "num_frames") and sees(part)):
-        needs = " and ".join(needed) or "several frames of a video"
-        raise ModelError(f"{spec}: {needs_more(config, needs)}")
+    if needed:
+        raise ModelError(f"{spec}: {needs_more(config, ' and '.join(needed))}")
     return part
 
 
@@ -194,8 +193,6 @@ def needs_more(config: Any, needs: str) -> str:
 def no_vision(spec: str, config: Any, model: Any) -> str:
     """The error text for a model, or a model class, that takes no pixels as its first input."""
     names = [] if model is None else [n for n in parameters_of(model) if n in _PICTURES]
-    if model is not None and VIDEOS in parameters_of(model):
-        return f"{spec}: {needs_more(config, f'several frames of a video: {VIDEOS}')}"
     if names or getattr(model, "main_input_name", "") == "pixel_values":
         return f"{spec}: {needs_more(config, parameters_of(model)[0])}"
     return (
@@ -224,4 +221,4 @@ def sees(module: Any) -> bool:
     """Whether a module, or a module class, of transformers takes pixels as its first input."""
     if not hasattr(module, "main_input_name"):
         return False
-    return parameters_of(module)[:1] == ["pixel_values"]
+    return parameters_of(module)[:1] in (["pixel_values"], [VIDEOS])

@@ -19,6 +19,7 @@ from attnviz.methods import METHODS
 from attnviz.models.scoring import Scored
 from attnviz.models.settings import FILTERS
 from attnviz.output import record_parts, records
+from attnviz.output.clip_views import fields_of_view, views_of
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
 from attnviz.statistics.tokens import Token
@@ -72,6 +73,7 @@ def make_record(
         animation=animation,
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
+        views=views_of(explanation),
     )
 
 
@@ -112,7 +114,7 @@ def _head(
         layer=answer.layer,
         head=answer.head,
         rank=_rank(explanation, answer),
-        **answer.numbers,
+        **_numbers(answer),
         kind=None if call is None else call.kind,
         sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
@@ -123,7 +125,13 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
+        **fields_of_view(explanation, answer),
     )
+
+
+def _numbers(answer: Answer) -> dict[str, Any]:
+    """The statistics of the head of a map."""
+    return {**answer.numbers}
 
 
 def _points(answer: Answer) -> list[records.PointInfo] | None:
@@ -181,8 +189,9 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
         "window": token.window if layout.windows > 1 else None,
     }
     if token.cell >= 0:
-        row, column = divmod(token.cell, layout.columns)
-        if observation.drawn_on(layout)[row, column]:
+        view, cell = divmod(token.cell, layout.rows * layout.columns)
+        row, column = divmod(cell, layout.columns)
+        if observation.drawn_on(layout)[view, row, column]:
             info["x"], info["y"] = observation.placed(layout).visible_centre(row, column)
     return info
 
@@ -255,7 +264,7 @@ def _preprocessing(observation: Observation) -> record_parts.Preprocessing:
 
 def _query(query: Query) -> record_parts.QueryInfo:
     names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
-    numbers = dict(zip(names, query.numbers, strict=False))
+    numbers = dict(zip(names, query.numbers, strict=False)) | {"time": query.time}
     path = None if query.path is None else readable(query.path)
     return record_parts.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
 

@@ -40,6 +40,32 @@ class Moment(RecordPart):
     rate: Number
 
 
+class ViewMoment(RecordPart):
+    """The first frame of a view of a clip: its number in the clip, and its time in seconds."""
+
+    frame: int
+    time: Number
+
+
+class ViewInfo(RecordPart):
+    """A view: one grid over one part of the picture.
+
+    A view of a clip covers its frames `frame0` to `frame1`. `x0` to `y1` is the part of the
+    picture that the model saw.
+    """
+
+    view: int
+    kind: Literal["frames"]
+    rows: int
+    columns: int
+    x0: Number
+    y0: Number
+    x1: Number
+    y1: Number
+    frame0: int
+    frame1: int
+
+
 class AnimationInfo(RecordPart):
     """An animation of the maps: a frame per layer, head or side, `rate` frames per second."""
 
@@ -120,6 +146,7 @@ class QueryInfo(RecordPart):
     x1: float | None = None
     y1: float | None = None
     path: str | None = None
+    time: float | None = None
 
 
 class TargetInfo(RecordPart):

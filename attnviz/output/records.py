@@ -13,6 +13,8 @@ from attnviz.output.record_parts import (
     TargetInfo,
     Tiles,
     Tokens,
+    ViewInfo,
+    ViewMoment,
 )
 from attnviz.output.schema import (
     Count,
@@ -83,7 +85,9 @@ class Head(RecordPart):
     (docs/formulas.md); `sums_to_one` whether its rows are distributions. If they are not, the
     numbers that need one are null. Both are null where layers are merged. `query` and `target` are
     present if they differ from those of the record: `auto` found another query in this layer, or
-    there were several questions. `points` is present for deformable attention from one place. The
+    there were several questions. `points` is present for deformable attention from one place. Of a
+    clip that the model sees at once, a map shows one view, whose first frame is `moment`;
+    `view_mass` is the share of the query's attention in it. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
     are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
     fields.
@@ -113,6 +117,9 @@ class Head(RecordPart):
     scale: ScaleInfo | None = None
     file: str | None = None
     points: list[PointInfo] | None = None
+    view: int | None = None
+    moment: ViewMoment | None = None
+    view_mass: Maybe = None
 
     @property
     def unsaid(self) -> tuple[str, ...]:
@@ -171,10 +178,12 @@ class LayerInfo(RecordPart):
         return data
 
 
-_OPTIONAL = ("rank", "query", "target", "scale", "file", "points")
-"""Fields of a map that are left out if they do not apply."""
 LISTS = ("points",)
 """Fields of a map that are no columns of a table."""
+OF_CLIPS = ("view", "moment", "view_mass")
+"""Fields of a map of a clip; `moment` becomes the columns `frame` and `time`."""
+_OPTIONAL = ("rank", "query", "target", "scale", "file", "points", *OF_CLIPS)
+"""Fields of a map that are left out if they do not apply."""
 
 
 class Record(RecordPart):
@@ -184,7 +193,8 @@ class Record(RecordPart):
     `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
-    then means over tiles, and the maps and their numbers are those of the joined maps.
+    then means over tiles, and the maps and their numbers are those of the joined maps. `views` is
+    present if the model saw several frames of a clip at once.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -203,6 +213,7 @@ class Record(RecordPart):
     heads: list[Head]
     animation: AnimationInfo | None = None
     layers: list[LayerInfo] | None = None
+    views: list[ViewInfo] | None = None
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
@@ -218,7 +229,7 @@ class Record(RecordPart):
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                "animation",
+                *("animation", "views"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
@@ -235,6 +246,7 @@ class Record(RecordPart):
             if any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
+        heads = [{**(head.pop("moment", None) or {}), **head} for head in heads]
         heads = [{key: head[key] for key in head if key not in LISTS} for head in heads]
         rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)

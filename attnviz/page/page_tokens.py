@@ -116,7 +116,7 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
         layout=layout,
         prefix=_names(layout, class_token=class_token),
         part=part,
-        drawn=observation.drawn_on(layout) if on_picture else None,
+        drawn=observation.drawn_on(layout)[0] if on_picture else None,
         edges=_edges(observation, layout) if on_picture else ([], []),
     )
 

@@ -46,6 +46,7 @@ def record(
     describe: Callable[[AttentionCall], Any] | None = None,
     device: str | torch.device | None = None,
     picture: Tensor | Sequence[Tensor] | None = None,
+    time: int | None = None,
     gradients: bool = False,
     blocks: nn.Module | None = None,
 ) -> Iterator[Recording]:
@@ -67,7 +68,10 @@ def record(
         picture: (B, 3, H, W), the model's input. Calls then have the positions of their tokens in
             this picture (`AttentionCall.query_positions`). Of a model of several pictures, a
             sequence of them; calls then have the numbers of these pictures, too
-            (`AttentionCall.query_pictures`).
+            (`AttentionCall.query_pictures`). A clip is (B, T, 3, H, W) or (B, 3, T, H, W), and
+            these are then numbers of frames.
+        time: the dimension of a clip's frames. By default it is 1 if dimension 2 has one or three
+            channels, else 2.
         gradients: note the place of each call in autograd's graph, which `Recording.gradients`
             needs; this keeps no part of the graph alive.
         blocks: the model. `Recording.blocks` then holds the input and output of each call's block,
@@ -84,7 +88,7 @@ def record(
     recording = Recording(calls_kept, traces if gradients else None, stack)
     numbers = None if calls is None else tuple(calls)
     store = CallStore(calls_kept, traces, recording.descriptions, numbers, where, device, describe)
-    positions = None if picture is None else TokenPositions(*_pictures(picture))
+    positions = None if picture is None else _positions(picture, time)
     if positions is not None:
         recording.operators, store.named = positions.operators, positions.pictures.named
     try:
@@ -98,16 +102,18 @@ def record(
         store.close()
 
 
-def _pictures(given: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    """The pictures to trace; refuses what has no height and width."""
+def _positions(given: Tensor | Sequence[Tensor], time: int | None) -> TokenPositions:
+    """The positions of the pictures to trace; refuses what has no height and width."""
     pictures = [given] if isinstance(given, Tensor) else list(given)
+    if len(pictures) == 1 and pictures[0].ndim == 5 and time is None:
+        time = 1 if pictures[0].shape[2] in (1, 3) else 2
     for picture in pictures:
         if picture.ndim < 3:
             raise UsageError(
                 f"picture= has shape {tuple(picture.shape)}: flat patches have no places; give the "
                 "picture (B, 3, H, W), and make the patches of it inside of record()"
             )
-    return pictures
+    return TokenPositions(*pictures, time=time)
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -20,6 +20,7 @@ from attnviz.errors import OutputError, UsageError
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.explanation.request import Questions, answer, check_picture, look_many
 from attnviz.geometry.placement import Fit
+from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.models.model import Model
 from attnviz.statistics import More
@@ -33,13 +34,17 @@ _PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """What every frame of a clip is asked: fields take the values of the options of their names."""
+    """What every frame of a clip is asked: fields take the values of the options of their names.
+
+    `seen` are the frames that a model of clips sees at once; None for a model of pictures.
+    """
 
     clip: Clip
     model: Model
     questions: Questions
     fit: Fit = "keep"
     mask: str | None = None
+    seen: ClipFrames | None = None
 
     def answered(
         self, stopped: Callable[[], bool]

@@ -45,12 +45,18 @@ class Made:
         frames: number of its frames.
         size: (width, height) of each frame.
         sound: the new codec of each sound codec of the clip that the file cannot hold.
+        has_sound: whether it has the clip's sound.
+        strip: path of the strip, of a model that sees several frames at once.
+        record: the record of all frames, of such a model.
     """
 
     path: Path
     frames: int
     size: tuple[int, int]
     sound: dict[str, str]
+    has_sound: bool = False
+    strip: Path | None = None
+    record: Record | None = None
 
 
 def _again(clip: Clip, spool: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
@@ -66,14 +72,16 @@ def _again(clip: Clip, spool: MapSpool) -> Iterator[tuple[Frame, Explanation]]:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
+    """A frame of a film, drawn, and its record."""
+
     frame: Frame
     image: Image.Image
     record: Record
 
 
 @dataclass(frozen=True)
-class _Screen:
+class Screen:
     """Draws the frames of a film: a single map at the frame's own size, several maps as a sheet.
 
     Attributes:
@@ -86,7 +94,7 @@ class _Screen:
     name: str
     style: Style
 
-    def draw(self, frame: Frame, explanation: Explanation, ranges: Sequence[Range]) -> _Drawn:
+    def draw(self, frame: Frame, explanation: Explanation, ranges: Sequence[Range]) -> Drawn:
         """Draw a frame, and make its record."""
         answers = explanation.answers
         seconds = float(frame.pts * self.clip.time_base)
@@ -97,12 +105,12 @@ class _Screen:
             moment=Moment(frame=frame.number, time=seconds, rate=float(self.clip.rate)),
         )
         if len(answers) == 1:
-            return _Drawn(frame, draw(frame.picture, answers[0], ranges[0], self.style), record)
+            return Drawn(frame, draw(frame.picture, answers[0], ranges[0], self.style), record)
         thumbnail = small(frame.picture)
         cells = cells_on(explanation, thumbnail, ranges, self.style)
         caption = f"frame {frame.number}, {seconds:.2f} s"
         image = sheet(explanation, cells, self.style, preview=thumbnail, caption=caption)
-        return _Drawn(frame, image, record)
+        return Drawn(frame, image, record)
 
 
 def make_films(
@@ -140,10 +148,10 @@ def make_films(
     total = clip.expected
     spools: list[MapSpool] = []
 
-    def each(drawn: _Drawn) -> None:
+    def each(record: Record) -> None:
         if stopped():
             raise KeyboardInterrupt
-        on_record(drawn.record)
+        on_record(record)
         so_far = next(done)
         report(so_far, max(total, so_far))
 
@@ -165,39 +173,45 @@ def make_films(
             )
             ranges = None if scale.kind == "fixed" else spools[number].ranges(scale)
             temporary = stack.enter_context(whole_files.writing(path))
-            drawn = _drawn(_Screen(clip, path.name, drawing.style()), drawing, moments, ranges)
-            made.append(_write(path, temporary, clip, drawn, each))
+            screen = Screen(clip, path.name, drawing.style())
+            drawn = drawn_ahead(screen, drawing, moments, ranges)
+            made.append(write_film(path, temporary, clip, drawn, each))
         return made
 
 
-def _drawn(
-    screen: _Screen,
+def drawn_ahead(
+    screen: Screen,
     drawing: Drawing,
     moments: Iterable[tuple[Frame, Explanation]],
     ranges: Sequence[Range] | None,
-) -> Generator[_Drawn, None, None]:
+) -> Generator[Drawn, None, None]:
     """The frames of a film; without `ranges`, each frame has the ranges of the fixed scale."""
 
-    def one(moment: tuple[Frame, Explanation]) -> _Drawn:
+    def one(moment: tuple[Frame, Explanation]) -> Drawn:
         frame, explanation = moment[0], on(moment[1], moment[0])
         return screen.draw(frame, explanation, ranges or drawing.ranges(explanation))
 
     return _ahead(one, moments)
 
 
-def _write(
+def write_film(
     path: Path,
     temporary: Path,
     clip: Clip,
-    drawn: Generator[_Drawn, None, None],
-    each: Callable[[_Drawn], None],
+    drawn: Generator[Drawn, None, None],
+    each: Callable[[Record], None],
+    *,
+    with_sound: bool = True,
 ) -> Made:
-    """Write frames as they arrive, with the clip's sound; the first frame sets the size."""
+    """Write frames as they arrive, with the clip's sound; the first frame sets the size.
+
+    `each` is called with the record of every frame.
+    """
     first = next(drawn)
     count = 0
     with (
         contextlib.closing(drawn),
-        Sound.of(clip) as sound,
+        Sound.of(clip) if with_sound else contextlib.nullcontext() as sound,
         Film.writing(
             path,
             first.image.size,
@@ -208,10 +222,11 @@ def _write(
         ) as film,
     ):
         for one in chain([first], drawn):
-            each(one)
+            each(one.record)
             film.add(one.image, pts=one.frame.pts, duration=one.frame.duration)
             count += 1
-    return Made(path, count, film.size, {} if sound is None else sound.encoded)
+    encoded = {} if sound is None else sound.encoded
+    return Made(path, count, film.size, encoded, sound is not None)
 
 
 def _ahead(do: Callable[[S], T], items: Iterable[S]) -> Generator[T, None, None]:

@@ -59,7 +59,7 @@ class _Sum:
         return self._sum / self._count if self._count else None
 
 
-_OF_MODEL = ("layer", "head", "rank", "rows", "columns", "kind", "sums_to_one")
+_OF_MODEL = ("layer", "head", "rank", "rows", "columns", "kind", "sums_to_one", "view", "moment")
 """Fields of a head that are the same in every frame."""
 
 

@@ -134,7 +134,7 @@ import signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from attnviz.video import film
 
-real, seen = film._Screen.draw, threading.Event()
+real, seen = film.Screen.draw, threading.Event()
 
 def draw(*arguments):
     if not seen.is_set():
@@ -143,7 +143,7 @@ def draw(*arguments):
         sys.stdin.readline()  # until Ctrl-C was sent
     return real(*arguments)
 
-film._Screen.draw = draw
+film.Screen.draw = draw
 from attnviz.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -112,7 +112,7 @@ def test_of_equal_scores_the_lower_head_comes_first_and_flat_maps_last() -> None
     maps[1, 2, 2] = maps[3, 2, 2] = 1  # two equal maps, after a flat one
     maps[2, 0, 0] = 1  # in a corner
     chosen = choose_localized(answers(maps), 4)
-    assert [answer.head for answer, _ in chosen] == [1, 3, 2, 0]
+    assert [views[0].head for views, _ in chosen] == [1, 3, 2, 0]
     assert chosen[-1][1] == np.inf
 
 

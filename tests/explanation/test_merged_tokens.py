@@ -215,7 +215,7 @@ class HIPT(nn.Module):
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
             for block in self.cells:
                 x = block(x)
-            brightest = x[:, 1:, 0].amax(1, keepdim=True)
+            brightest = torch.tensor(x[:, 1:, 0].amax(1, keepdim=True).tolist())  # has no place
             found.append((x[:, 0] + brightest * F.one_hot(torch.tensor(0), WIDTH)).detach().cpu())
         x = torch.vstack(found).reshape(h // self.side, w // self.side, WIDTH)
         x = x.permute(2, 0, 1)[None].flatten(2).mT

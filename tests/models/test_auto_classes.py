@@ -170,7 +170,6 @@ def refused(config: Any, folder: Path) -> str:
             {"stage_num_blocks": [1, 1, 1, 1], "num_attention_layers": 1},
             r"takes pairs of pictures, \(batch, 2, 3, .* torch.stack",
         ),
-        ("VJEPA2Config", {}, "several frames of a video: pixel_values_videos"),
         ("HGNetV2Config", {}, "made no attention call: it is convolutional"),
         (
             "Dinov2Config",

@@ -170,7 +170,6 @@ def test_the_pooling_head_of_siglip_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "told"),
     [
-        ("VideoMAEConfig", SMALL, "several frames of a video"),
         ("SegGptConfig", {**VIT}, "prompt_pixel_values and prompt_masks"),
         ("OneFormerConfig", {}, r"more than a picture \(task_inputs\)"),
     ],

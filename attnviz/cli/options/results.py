@@ -109,6 +109,18 @@ class ClipOptions(ScaleOptions, LookOptions):
     """How the frames of a clip are drawn."""
 
 
+Frames = Annotated[
+    str | None,
+    option(
+        "--frames",
+        "Frames that a model of clips sees: N of them, evenly from frame A to before frame B.  "
+        "[default: all of the clip, as many as the model takes]",
+        PICTURES,
+        metavar="A:B:N",
+    ),
+]
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class DifferenceOptions(MovieOptions, StyleOptions):
     """How maps and their differences are drawn."""

@@ -94,6 +94,8 @@ def _product_of_two(
     return torch.where(empty, compact(by_column), small).expand(result.shape)
 
 
+_APART = 0.25
+"""Input pixels: tokens of a window that lie less apart than this lie in one place."""
 _SPARSE = 0.25
 """If outputs use at most this share of the inputs, a linear map moves elements, else it mixes."""
 
@@ -180,8 +182,14 @@ def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor)
 def _amid_windows(registry: PositionRegistry, queries: Tensor, values: Tensor) -> Tensor:
     """Queries, of which those that lie nowhere in every window (class tokens) lie in its middle.
 
-    They stay nowhere if windows span the picture, or all lie in one place.
+    They stay nowhere if windows span the picture, if all lie in one place, or if each holds one
+    place alone (of several frames).
     """
+    local = registry.pictures.in_picture(compact(mean_over(values, -1)))
+    parts = torch.view_as_real(local.resolve_conj())
+    low, high = parts.nan_to_num(torch.inf).amin(-3), parts.nan_to_num(-torch.inf).amax(-3)
+    if not bool((high - low > _APART).any()):
+        return queries
     small = compact(queries)
     nowhere = small.real.isnan().flatten(0, -3).all(0)  # (N, 1)
     middle = compact(centre(registry, mean_over(values, -1), [-2]))

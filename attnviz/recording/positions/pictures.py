@@ -48,19 +48,38 @@ class Contents:
 
 
 class Pictures:
-    """Pictures (B, C, H, W) in a row: the second lies to the right of the first, with a wide gap.
+    """Pictures in a row: the second lies to the right of the first, with a wide gap.
+
+    The frames of a clip lie in such a row, too. A token of two frames lies half-way between them.
 
     Attributes:
         positions: the positions of each picture's pixels, expanded to its shape.
+        frames: number of frames of a clip; 0 for pictures.
     """
 
-    def __init__(self, pictures: Sequence[Tensor]) -> None:
+    def __init__(self, pictures: Sequence[Tensor], time: int | None = None) -> None:
+        """Lay pictures (B, C, H, W), or one clip whose frames lie along the dimension `time`."""
+        self.frames = 0 if time is None else pictures[0].shape[time]
         width = max(picture.shape[-1] for picture in pictures)
-        self._apart = 2.0 ** math.ceil(math.log2(2.5 * width))  # of the pictures' left sides
-        self._lattices = [_lattice(p, number * self._apart) for number, p in enumerate(pictures)]
+        gap = 2.5 * width if time is None else 5.0 * width
+        self._apart = 2.0 ** math.ceil(math.log2(gap))  # of the pictures' left sides
         self._contents = [(Contents(p.shape[-1]), Contents(p.shape[-2])) for p in pictures]
-        each = zip(self._lattices, pictures, strict=True)
-        self.positions = [lattice.expand(picture.shape) for lattice, picture in each]
+        if time is None:
+            self._lattices = [_lattice(p, n * self._apart) for n, p in enumerate(pictures)]
+            each = zip(self._lattices, pictures, strict=True)
+            self.positions = [lattice.expand(picture.shape) for lattice, picture in each]
+        else:
+            (clip,) = pictures
+            self._lattices = []
+            of_frames = [_lattice(clip, number * self._apart) for number in range(self.frames)]
+            shape = [self.frames if dim == time else 1 for dim in range(clip.ndim - 2)]
+            lattice = torch.stack(of_frames).reshape(*shape, *clip.shape[-2:])
+            self.positions = [lattice.expand(clip.shape)]
+
+    @property
+    def _alone(self) -> bool:
+        """Whether there is one picture, whose positions are as they are."""
+        return len(self._contents) == 1 and not self.frames
 
     def are_pixels(self, positions: Tensor) -> bool:
         """Whether positions are those of a picture's own pixels, in their order."""
@@ -72,10 +91,11 @@ class Pictures:
     def named(self, call: AttentionCall) -> AttentionCall:
         """A call with the numbers of the pictures that its tokens lie in, and positions in these.
 
-        With one picture, or if they are named already, the call stays as it is.
+        With one picture, or if they are named already, the call stays as it is. Of a clip these
+        are numbers of frames, and halves: of a token of frames 0 and 1, 0.5.
         """
         named = call.query_pictures is not None or call.key_pictures is not None
-        if named or len(self._contents) == 1:
+        if named or self._alone:
             return call
         found: dict[str, Any] = {}
         for side in ("query", "key"):
@@ -83,7 +103,8 @@ class Pictures:
             if positions is not None:
                 number, x = self._by_picture(positions[..., 0])
                 found[f"{side}_positions"] = torch.stack([x, positions[..., 1]], -1)
-                found[f"{side}_pictures"] = number.nan_to_num(-1).long()
+                number = number.nan_to_num(-1.0)
+                found[f"{side}_pictures"] = number if self.frames else number.long()
         if call.points is not None:
             x = self._by_picture(call.points[..., 0])[1]
             found["points"] = torch.stack([x, call.points[..., 1]], -1)
@@ -91,16 +112,31 @@ class Pictures:
 
     def _by_picture(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of pictures and x in them, of x in the row of pictures; both NaN for nowhere."""
-        number = (x / self._apart + 0.25).floor().clamp(0, len(self._contents) - 1)
+        if self.frames:
+            number = (2 * x / self._apart + 0.25).floor() / 2
+        else:
+            number = (x / self._apart + 0.25).floor().clamp(0, len(self._contents) - 1)
         return number, x - number * self._apart
+
+    def in_picture(self, positions: Tensor) -> Tensor:
+        """Positions in the picture or frame that they lie in; without a row, as they are."""
+        if self._alone:
+            return positions
+        lost = lost_at(positions)
+        x = self._by_picture(positions.real)[1]
+        return torch.complex(torch.where(lost, positions.real, x), positions.imag)
 
     def inside(self, positions: Tensor) -> Tensor:
         """Positions of tokens; `NOWHERE` for tokens whose cell does not touch their picture."""
-        if len(self._contents) == 1:
+        if self._alone:
             return self._inside_of(0, positions)
         numbers, x = self._by_picture(positions.real)
         local = torch.complex(x, positions.imag)
         nowhere = torch.full((), NOWHERE, device=positions.device)
+        if self.frames:
+            beyond = (numbers < 0) | (numbers > self.frames - 1)  # padding in time
+            outside = self._inside_of(0, local).real.isnan() | beyond
+            return torch.where(outside & ~lost_at(positions), nowhere, positions)
         found = positions
         for number in range(len(self._contents)):
             of_picture = torch.where(numbers == number, local, nowhere)
@@ -130,7 +166,9 @@ class Pictures:
         """Note where the content of a picture ends that is padded along a dimension."""
         numbers, x = self._by_picture(positions.real)
         number = float(numbers.nan_to_num(0.0).max())
-        if number != float(numbers.nan_to_num(number).min()):
+        if self.frames:
+            number = 0.0
+        elif number != float(numbers.nan_to_num(number).min()):
             return  # parts of several pictures
         contents = self._contents[int(number)]
         for part, content in zip((x, positions.imag), contents, strict=True):

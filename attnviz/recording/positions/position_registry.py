@@ -25,7 +25,7 @@ from attnviz.recording.tensor_registry import TensorRegistry, covers_storage, sh
 
 
 class PositionRegistry:
-    """Positions of the elements of tensors, starting with pictures (B, C, H, W).
+    """Positions of the elements of tensors, starting with pictures (B, C, H, W), or with a clip.
 
     Attributes:
         pictures: where the pictures lie.
@@ -33,11 +33,11 @@ class PositionRegistry:
         reshaped: a cache of the rules' results for the same positions.
     """
 
-    def __init__(self, *pictures: Tensor) -> None:
+    def __init__(self, *pictures: Tensor, time: int | None = None) -> None:
         self.height, self.width = (max(p.shape[dim] for p in pictures) for dim in (-2, -1))
         self.operators: list[str] = []
         self._known: TensorRegistry[Tensor] = TensorRegistry()
-        self.pictures = Pictures(pictures)
+        self.pictures = Pictures(pictures, time)
         if len(pictures) > 1:
             self.put_parts(pictures, self.pictures.positions)
         else:
@@ -141,7 +141,8 @@ class PositionRegistry:
 
     def spans_picture(self, positions: Tensor, dims: list[int]) -> Tensor:
         """Whether elements along dimensions extend over the whole picture, with keepdim."""
-        return spans_picture(positions, dims, self.width, self.height)
+        local = self.pictures.in_picture(positions)
+        return spans_picture(local, dims, self.width, self.height)
 
     def lost(self, operator: str, like: Tensor) -> Tensor:
         """Lost positions with the operator's index."""

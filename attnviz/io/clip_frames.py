@@ -1,0 +1,126 @@
+"""Chooses the frames of a clip that a model of clips sees at once."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attnviz.errors import UsageError
+from attnviz.io.clips import Clip, Frame, frames, open_clip
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFrames:
+    """The frames of a clip that a model of clips sees at once.
+
+    Attributes:
+        clip: the clip.
+        frames: the frames; each lasts until the next one.
+        whole: whether they are spread over the whole clip.
+    """
+
+    clip: Clip
+    frames: tuple[Frame, ...]
+    whole: bool = True
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The time of each frame, in seconds."""
+        return tuple(float(frame.pts * self.clip.time_base) for frame in self.frames)
+
+    @property
+    def end(self) -> float:
+        """The end of the last frame, in seconds."""
+        last = self.frames[-1]
+        return float((last.pts + last.duration) * self.clip.time_base)
+
+    def frame_at(self, seconds: float) -> int:
+        """The frame that is shown at a time, by its number among these frames.
+
+        Raises:
+            UsageError: none of them is.
+        """
+        if not self.times[0] <= seconds < self.end:
+            raise UsageError(
+                f"--query …@{seconds:g}: the model sees {self.times[0]:.4g} to {self.end:.4g} "
+                f"seconds of {self.clip.path}; give a time between these"
+            )
+        return sum(time <= seconds for time in self.times) - 1
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a clip a model of clips sees: `count` of them, from `start` to before `stop`.
+
+    None stands for the first frame, the end of the clip, and the number that the model takes.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    count: int | None = None
+
+
+def parse_selection(text: str) -> Selection:
+    """Read `A:B:N`, numbers of frames from 0; each part may be left out.
+
+    >>> parse_selection("10:50:8"), parse_selection("::4").count
+    (Selection(start=10, stop=50, count=8), 4)
+
+    Raises:
+        UsageError: anything else.
+    """
+    parts = text.split(":")
+    if len(parts) != 3 or not all(not part or part.isdecimal() for part in parts) or len(text) > 30:
+        raise UsageError(
+            f"--frames {text!r} cannot be read; give A:B:N, such as 0:50:16 or ::16: the first "
+            "frame, the one behind the last, and how many"
+        )
+    start, stop, count = (int(part) if part else None for part in parts)
+    if count == 0 or (stop is not None and stop <= (start or 0)):
+        raise UsageError(f"--frames {text!r} has no frame; give A:B:N with A below B, and N over 0")
+    return Selection(start, stop, count)
+
+
+def load_clip(path: str | Path, frames: str = "::16") -> ClipFrames:
+    """Read some frames of a clip, evenly spread, for a model that takes clips.
+
+    >>> seen = load_clip("clip.mp4", "::4")
+    >>> len(seen.frames), seen.times[0]
+    (4, 0.0)
+
+    Args:
+        path: path of the clip.
+        frames: `A:B:N`: N frames from frame A to before frame B; see `select`.
+
+    Raises:
+        UsageError: there are not so many frames.
+        ImageError, MissingExtraError: as of `open_clip`.
+    """
+    return select(open_clip(path), parse_selection(frames), 16)
+
+
+def select(clip: Clip, selection: Selection, count: int) -> ClipFrames:
+    """The chosen frames of a clip, evenly spread from the first to the last; `count` by default.
+
+    Frame i of n is that of number round(A + i·(B − 1 − A)/(n − 1)).
+
+    Raises:
+        UsageError: the clip has fewer frames.
+        ImageError: the clip is damaged.
+    """
+    start, wanted = selection.start or 0, selection.count or count
+    stop = selection.stop or sum(1 for _ in frames(clip))
+    if stop - start < wanted:
+        raise UsageError(
+            f"--frames: {clip.path} has {max(0, stop - start)} frames there, and the model takes "
+            f"{wanted}; give a longer clip, or a longer part of it"
+        )
+    step = (stop - 1 - start) / max(1, wanted - 1)
+    numbers = [round(start + n * step) for n in range(wanted)]
+    found = {each.number: each for each in frames(clip) if each.number in numbers}
+    if len(found) < wanted:
+        raise UsageError(
+            f"--frames: {clip.path} ends before frame {stop - 1}; leave the second number out"
+        )
+    chosen = [found[number] for number in numbers]
+    ends = [each.pts for each in chosen[1:]] + [chosen[-1].pts + chosen[-1].duration]
+    lasting = [replace(f, duration=end - f.pts) for f, end in zip(chosen, ends, strict=True)]
+    return ClipFrames(clip, tuple(lasting), not start and selection.stop is None)
