@@ -124,7 +124,7 @@ class PositionRegistry:
         found = self.get(tensor)
         if found is None:
             self.put(tensor, positions)
-        elif varies(found, -1) and not varies(positions, -1):
+        elif positions.ndim == found.ndim and varies(found, -1) and not varies(positions, -1):
             return  # values that are whole windows, token beside token
         elif not bool(compact(found).real.isnan().all()):
             empty = compact(positions).real.isnan()
