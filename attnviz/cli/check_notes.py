@@ -58,6 +58,12 @@ def of_check(check: Check, layers: int, last: int) -> list[str]:
             f"note: places of tokens are assumed from their number ({check.places_reason}), not "
             "measured: maps may lie wrong"
         )
+    if check.uneven:
+        where = ", ".join(map(str, check.uneven))
+        notes.append(
+            f"note: layer {where}: tokens lie unevenly over the picture; each is drawn in the cell "
+            "that holds its place"
+        )
     if check.not_drawn:
         missing = layers - 1 in {one.layer for one in check.not_drawn}
         instead = f"; the last layer that is drawn is {last}" if missing else ""

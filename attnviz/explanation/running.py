@@ -30,9 +30,6 @@ from attnviz.models import memory
 from attnviz.models.model import LaidPicture, Model
 from attnviz.recording import Block
 
-GRAPH = 5
-"""Factor of a run's memory if the graph is kept, which keeps every step of every block."""
-
 
 def observe(
     picture: Picture | ClipFrames,
@@ -189,10 +186,10 @@ class ModelInputs:
         blocks = recording.blocks if self.tokens or self.gradients else {}
         layers = {}
         for n in calls.choose(self.layers):
-            call = part_of(recording[n], *part)
+            call, merged = part_of(recording[n], *part), calls.merged.get(n)
             layer = place_layer(
                 call, placement.grid, recording.operators, calls.assumed.get(n),
-                plain=self.model.plain,
+                None if merged is None else merged[part[0]], plain=self.model.plain,
             )  # fmt: skip
             layers[n] = _with_tokens(layer, blocks.get(n), part)
         return Observation(
@@ -249,7 +246,7 @@ def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> La
 
 def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:
     tokens = grid.tokens * pictures
-    needed = tokens * model.token_bytes * (GRAPH if gradients else 1)
+    needed = tokens * model.token_bytes * (memory.GRAPH if gradients else 1)
     fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
     advice = f"take --size {fits} or smaller"
     memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))

@@ -81,12 +81,14 @@ def make_record(
 
 def check_info(observation: Observation, layers: Sequence[int] | None = None) -> record_parts.Check:
     """Whether the maps of some layers, or of all, can be trusted; and what is not drawn."""
-    assumed = [
-        reason
-        for number, reason in observation.assumed.items()
+    chosen = {
+        number: layer
+        for number, layer in observation.layers.items()
         if layers is None or number in layers
-    ]
+    }
+    assumed = [layer.assumed for layer in chosen.values() if layer.assumed is not None]
     calls = [*observation.calls.not_drawn.items(), *((None, what) for what in observation.unread)]
+    covers = {number: layer.keys.cover for number, layer in chosen.items()}
     return record_parts.Check(
         verified=not observation.unexplained,
         max_error=max(observation.errors.values()),
@@ -95,6 +97,8 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
         loaded=observation.model.loaded,
         load_notes=list(observation.model.notes) or None,
         not_drawn=[record_parts.NotDrawn(layer=n, reason=reason) for n, reason in calls],
+        merged=[n for n, each in covers.items() if each is not None and not each.grids] or None,
+        uneven=[n for n, layer in chosen.items() if layer.keys.uneven] or None,
     )
 
 
@@ -256,7 +260,7 @@ def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
         input_height=entire.input_height,
         fit=answer.placement.fit,
         masked=observation.masked,
-        grids=None if cover is None else list(cover.grids),
+        grids=list(cover.grids) or None if cover is not None else None,
     )
 
 

@@ -188,7 +188,9 @@ class Check(RecordPart):
     `assumed` if they follow from the number of tokens alone; `places_reason` then gives the reason.
     `loaded` is the share of the parameters that the maps need and that a checkpoint filled; it is
     null if no checkpoint was read. `load_notes` is present if parts of the checkpoint are missing
-    or unused, and names them. `not_drawn` lists the attention calls that no map shows.
+    or unused, and names them. `not_drawn` lists the attention calls that no map shows. `merged` are
+    layers some of whose tokens cover several cells, `uneven` those whose tokens lie on no lattice,
+    so that each counts for the cell that holds its place; both are left out if there are none.
     """
 
     verified: bool
@@ -198,7 +200,10 @@ class Check(RecordPart):
     loaded: Maybe = None
     load_notes: list[str] | None = None
     not_drawn: list[NotDrawn] = Field(default_factory=list)
+    merged: list[int] | None = None
+    uneven: list[int] | None = None
 
     def data(self) -> dict[str, Any]:
-        """The check as plain data, without reasons and notes that do not exist."""
-        return without_missing(self.model_dump(), ("load_notes", "places_reason"))
+        """The check as plain data, without what does not exist."""
+        missing = "load_notes", "places_reason", "merged", "uneven"
+        return without_missing(self.model_dump(), missing)
