@@ -80,11 +80,6 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def code_of(*arguments: str) -> int:
-    """The exit code of a real run."""
-    return subprocess.run(command(*arguments), capture_output=True, check=False).returncode
-
-
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 

@@ -18,7 +18,7 @@ from pygments.formatters import HtmlFormatter
 
 from attnviz.cli import app
 from attnviz.output.record_parts import Image
-from attnviz.output.records import Record
+from attnviz.output.records import MapInfo, Record
 
 LIGHT, DARK = "default", "github-dark"
 
@@ -129,8 +129,9 @@ def schema() -> str:
 
 
 def _parts(found: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a record; that of the picture has a serializer of its own, so it is added."""
-    return {**found["$defs"], "Image": Image.model_json_schema()}
+    """The parts of a record; those with a serializer of their own are added."""
+    parts = {part.__name__: part.model_json_schema() for part in (Image, MapInfo)}
+    return {**found["$defs"], **parts}
 
 
 def _type(kind: dict[str, Any]) -> str:

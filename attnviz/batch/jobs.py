@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions
@@ -20,6 +17,7 @@ from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, PictureHeader
 from attnviz.io.picture_files import Note
 from attnviz.io.ranges import FULL
+from attnviz.models.model import LaidPicture
 from attnviz.output import encoding
 from attnviz.output.records import Record
 from attnviz.output.write_pictures import Drawing
@@ -197,14 +195,16 @@ class Prepared:
         pixels: the model's input, (input_height, input_width, 3); empty if it is read by tiles.
         thumbnail: the small picture that the sheet is drawn on, if a sheet is requested.
         job: its job; None for a stand-in.
+        spectrogram: of a sound, the picture itself, which only its model can make again.
     """
 
     entry: LedgerEntry
     picture: PictureHeader
     placement: Placement
-    pixels: NDArray[np.uint8]
+    pixels: LaidPicture
     thumbnail: Picture | None = None
     job: Job | None = None
+    spectrogram: Picture | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnviz.errors import ImageError, UsageError
-from attnviz.io.picture_files import OF_SCIENCES, SUFFIXES
+from attnviz.io.picture_files import OF_SCIENCES, SOUNDS, SUFFIXES
 from attnviz.output import whole_files
 
 JOURNAL_FOLDER = ".attnviz"
@@ -56,7 +56,7 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     per line; or each with a NUL after it, as `find -print0` writes them), or a picture. The folder
     `out` is skipped, and so are files that attnviz wrote into sub-folders. If the only source is a
     folder, the tree of `out` is the tree of that folder; otherwise it is the tree of the folder
-    that holds all pictures.
+    that holds all pictures. Sounds are taken where folders and patterns have no picture.
 
     A sub-folder counts as a failed picture if it cannot be read, or if it has the name of a picture
     and holds none; the other pictures are processed.
@@ -91,6 +91,7 @@ class _Finder:
 
     def __init__(self, out: Path, *, recursive: bool) -> None:
         self.found: set[str] = set()
+        self._sounds: set[str] = set()
         self.hidden = self.others = self.ours = 0
         self._recursive = recursive
         self._out = _identity(out)
@@ -114,7 +115,14 @@ class _Finder:
             raise ImageError(f"{source}: no such file; name a folder, a pattern or a .txt list")
 
     def end(self) -> None:
-        """After the last source: add the folders that have a picture's name and hold no picture."""
+        """After the last source: add sounds, and folders that have a picture's name and hold none.
+
+        Sounds are added if there is no picture.
+        """
+        if self.found:
+            self.others += len(self._sounds - self.found)
+        else:
+            self.found |= self._sounds
         above: set[str] = set()
         for path in self.found:
             _add_above(path, above)
@@ -153,6 +161,8 @@ class _Finder:
             self.hidden += 1
         elif name.lower().endswith((*SUFFIXES, *OF_SCIENCES)):
             self.found.add(path)
+        elif name.lower().endswith(SOUNDS):
+            self._sounds.add(path)
         else:
             self.others += 1
 

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnviz.batch import tiled_work
 from attnviz.batch.gallery import write_thumbnail
@@ -41,7 +40,7 @@ from attnviz.geometry.placement import Placement
 from attnviz.io.picture import Picture, PictureHeader, decode
 from attnviz.io.picture_files import read_file
 from attnviz.models import memory
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 from attnviz.output import whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.records import Record
@@ -76,7 +75,7 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
-        picture = decode(data, job.path, settings.range, settings.part)
+        picture = model.decode(data, job.path, settings.range, settings.part)
         placement = model.place(picture, fit=settings.fit)
         return Prepared(
             replace(entry, size=(picture.width, picture.height)),
@@ -85,6 +84,7 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
             model.lay(picture, placement),
             small(picture) if settings.pictures == "sheet" else None,
             job,
+            None if picture.sound is None else replace(picture, features=None),
         )
     except Exception as error:  # a bad file must not stop the others
         return failure(entry, error)
@@ -100,8 +100,7 @@ def stand_in(entry: LedgerEntry, model: Model, settings: Settings) -> Prepared:
         placement = tiled_work.place(picture, model, settings)
         return Prepared(entry, picture, placement, np.zeros((0, 0, 3), dtype=np.uint8))
     placement = model.place(picture, fit=settings.fit)
-    shape = placement.grid.input_height, placement.grid.input_width, 3
-    return Prepared(entry, picture, placement, np.zeros(shape, dtype=np.uint8))
+    return Prepared(entry, picture, placement, model.blank_picture(placement))
 
 
 def failure(entry: LedgerEntry, error: Exception) -> Outcome:
@@ -168,18 +167,17 @@ def _look(
 
 def _laid_out(
     prepared: Prepared, placement: Placement, model: Model, settings: Settings
-) -> NDArray[np.uint8]:
+) -> LaidPicture:
     """The model's input; it is made again if the model takes another shape than prepared."""
     if placement == prepared.placement:
         return prepared.pixels
     if prepared.job is None:
-        shape = placement.grid.input_height, placement.grid.input_width, 3
-        return np.zeros(shape, dtype=np.uint8)
-    return model.lay(_again(prepared, settings), placement)
+        return model.blank_picture(placement)
+    return model.lay(_again(prepared, settings, model), placement)
 
 
-def _again(prepared: Prepared, settings: Settings) -> Picture:
-    """The picture, read a second time.
+def _again(prepared: Prepared, settings: Settings, model: Model | None = None) -> Picture:
+    """The picture, read a second time; a spectrogram needs its model.
 
     Raises:
         ImageError: the file has changed.
@@ -188,7 +186,8 @@ def _again(prepared: Prepared, settings: Settings) -> Picture:
     data, _ = read_file(path)
     if hashlib.sha256(data).hexdigest() != prepared.entry.file:
         raise ImageError(f"{path}: was changed while it was looked at; run again")
-    return decode(data, path, settings.range, settings.part)
+    decoded = decode if model is None else model.decode
+    return decoded(data, path, settings.range, settings.part)
 
 
 def _explain(observation: Observation, settings: Settings) -> list[Explanation]:
@@ -243,7 +242,9 @@ def _write(
     folder = out / job.folder
     shown = answered.prepared.thumbnail
     again = _again if settings.tiling is None else tiled_work.reduced
-    large = again(answered.prepared, settings) if settings.pictures == "heads" else None
+    large = answered.prepared.spectrogram if settings.pictures == "heads" else None
+    if settings.pictures == "heads" and large is None:
+        large = again(answered.prepared, settings)
     records, paths, before = list[Record](), list[Path](), set(job.before)
     for each in answered.explanations:
         place = whole_files.method_folder(folder, each.method, settings.questions.methods)

@@ -189,7 +189,8 @@ class _BatchPrinter:
         self._note(outcome)
         record = outcome.records[0]
         self._unverified += not record.check.verified
-        self._less += record.tokens.fit != self._settings.fit
+        fits = record.tokens.fit == self._settings.fit or record.image.duration is not None
+        self._less += not fits
         self._checks.update(
             check_notes.of_check(record.check, record.model.layers, record.heads[-1].layer)
         )

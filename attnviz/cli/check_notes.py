@@ -18,7 +18,7 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
     """Print what the model was not shown of the picture or each tile, and what is not drawn."""
     from attnviz.output.make_record import check_info  # noqa: PLC0415
 
-    if observation.placement.fit != fit:
+    if observation.placement.fit != fit and observation.model.sound is None:
         console.say(shown_less(observation, of))
     for line in of_check(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
@@ -57,6 +57,12 @@ def of_check(check: Check, layers: int, last: int) -> list[str]:
         notes.append(
             f"note: places of tokens are assumed from their number ({check.places_reason}), not "
             "measured: maps may lie wrong"
+        )
+    if check.uneven:
+        where = ", ".join(map(str, check.uneven))
+        notes.append(
+            f"note: layer {where}: tokens lie unevenly over the picture; each is drawn in the cell "
+            "that holds its place"
         )
     if check.not_drawn:
         missing = layers - 1 in {one.layer for one in check.not_drawn}

@@ -28,7 +28,7 @@ from attnviz.methods import METHODS
 from attnviz.models.settings import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from attnviz.comparison.sides import ComparisonSide
     from attnviz.io.picture import Picture
@@ -61,8 +61,7 @@ def compare(
 
     folders = [out / name for name in whole_files.folder_names(images)]
     work = _Comparing(images, rivals, reading, where, streams, most=most)
-    # Before any model is loaded.
-    work.each(lambda _, number: whole_files.check_folder(folders[number]))
+    work.check(folders)  # before any model is loaded
     if work.left:
         preview = not no_preview
         finish = _finishing(work, folders, drawing, streams, npz=npz, preview=preview)
@@ -161,28 +160,59 @@ class _Comparing:
         self.failures = run.Failures(streams)
         self._read_once: dict[int, Picture] = {}
 
-    def each(self, do: Callable[[Picture, int], None]) -> None:
-        """Call `do` for every picture that has had no error so far."""
+    def check(self, folders: Sequence[Path]) -> None:
+        """Check every folder, and every file as far as it can be read without a model."""
+
+        def checked(number: int, path: str) -> None:
+            whole_files.check_folder(folders[number])
+            if is_sound(path):  # its picture needs a model
+                read_file(path)
+            else:
+                self._picture(number, path)
+
+        from attnviz.io.picture_files import read_file  # noqa: PLC0415 — not for `--help`
+        from attnviz.io.waveforms import is_sound  # noqa: PLC0415
+        from attnviz.output import whole_files  # noqa: PLC0415
+
+        self._each(checked)
+
+    def each(self, do: Callable[[Picture, int], None], model: Model | None = None) -> None:
+        """Call `do` for every picture, as a model takes it, that has had no error so far."""
+        self._each(lambda number, path: do(self._picture(number, path, model), number))
+
+    def _each(self, do: Callable[[int, str], None]) -> None:
         for number, path in list(self.left.items()):
             try:
-                do(self._picture(number, path), number)
+                do(number, path)
             except ModelError:  # all other pictures would fail too
                 raise
             except AttnvizError as error:
                 self.failures.add(error, path)
                 del self.left[number]
 
-    def _picture(self, number: int, path: str) -> Picture:
-        """The picture; it is kept if it cannot be read twice."""
+    def _picture(self, number: int, path: str, model: Model | None = None) -> Picture:
+        """The picture; it is kept if it cannot be read twice.
+
+        Of a sound it is the first model's spectrogram. Another model must make the same rows and
+        frames of it.
+        """
         from attnviz.io.picture import load_part  # noqa: PLC0415
 
-        if number in self._read_once:
-            return self._read_once[number]
-        picture = load_part(path, self._reading.range, self._reading.part)
+        first = self._read_once.get(number)
+        if first is not None and (model is None or (model.sound is None and first.sound is None)):
+            return first
+        load = load_part if model is None else model.load
+        picture = load(path, self._reading.range, self._reading.part)
+        if first is not None and (first.sound, first.width) != (picture.sound, picture.width):
+            raise UsageError(
+                f"{path}: these models hear different spectrograms; compare models whose feature "
+                "extractors are the same"
+            )
         if number not in self._noted:  # it is read again for every model
             self._noted.add(number)
             run.say_notes(picture)
-        if not Path(path).is_file():  # standard input, or a named pipe
+        # Standard input, or a named pipe; or a sound, which no model is left for at the end.
+        if not Path(path).is_file() or picture.sound is not None:
             self._read_once[number] = picture
         return picture
 
@@ -199,7 +229,7 @@ class _Comparing:
             return None
         questions = self._where.to_questions()
         model = loading.load_spec(spec, inputs, self._where, head=questions.head)
-        self.each(lambda picture, number: self._one(model, inputs, picture, number))
+        self.each(lambda picture, number: self._one(model, inputs, picture, number), model)
         why = loading.uncontrolled(model)
         if why is None:
             return loading.controlled(inputs, model)

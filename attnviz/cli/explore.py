@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from attnviz.explanation.observation import Observation
     from attnviz.io.picture import Picture
+    from attnviz.models.model import Model
     from attnviz.page.explore import Page
 
 _ENDINGS = (".html", ".htm")
@@ -50,7 +51,7 @@ def explore(
     path = _path(out or Path("attnviz-out"), name)
     whole_files.check_page(path)
 
-    def begin() -> Callable[[Picture, int], None]:
+    def begin() -> tuple[Model, Callable[[Picture, int], None]]:
         from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
         style = Drawing(**asdict(drawing))
@@ -63,7 +64,7 @@ def explore(
             whole_files.make_folder(path.parent)
             _tell(page, page.save(path), streams)
 
-        return one
+        return loaded, one
 
     raise typer.Exit(run.each(images, reading.open, streams, begin))
 

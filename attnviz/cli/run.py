@@ -183,27 +183,28 @@ def _stats(record: Any) -> list[Table]:
 
 def each(
     images: Sequence[str],
-    opened: Callable[[str], AbstractContextManager[P]],
+    opened: Callable[[str, Model | None], AbstractContextManager[P]],
     streams: ToldOptions,
-    begin: Callable[[], Callable[[P, int], None]],
+    begin: Callable[[], tuple[Model, Callable[[P, int], None]]],
 ) -> ExitCode:
     """Process every picture; an error with one is printed and does not stop the others.
 
-    `opened` opens one. `begin` loads what is needed and returns a function of a picture and its
-    number. It is not called if no picture can be read, so that a wrong name is reported at once.
+    `opened` opens one as a model takes it. `begin` loads what is needed and returns the model, and
+    a function of a picture and its number. It is not called if no picture can be read, so that a
+    wrong name is reported at once.
     """
     from attnviz.io.parts import split_path  # noqa: PLC0415
     from attnviz.io.picture_files import STDIN  # noqa: PLC0415
 
-    do = (
+    model, do = (
         begin()
         if any(path == STDIN or os.path.lexists(split_path(path).file) for path in images)
-        else None
+        else (None, None)
     )
     failures = Failures(streams)
     for number, path in enumerate(images):
         try:
-            with opened(path) as picture:
+            with opened(path, model) as picture:
                 say_notes(picture)
                 if do is not None:
                     do(picture, number)

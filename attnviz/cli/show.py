@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from attnviz.io.picture import Picture
     from attnviz.io.picture_tiles import TiledPicture
+    from attnviz.models.model import Model
 
 
 @with_groups
@@ -51,7 +52,7 @@ def show(
 
     names = whole_files.folder_names(images)
 
-    def begin() -> Callable[[Picture | TiledPicture, int], None]:
+    def begin() -> tuple[Model, Callable[[Picture | TiledPicture, int], None]]:
         from attnviz.io.picture_tiles import TiledPicture  # noqa: PLC0415
         from attnviz.output.write_pictures import Drawing, write_maps, write_pictures  # noqa: PLC0415
 
@@ -75,7 +76,7 @@ def show(
                 results.append(run.Result(record, paths, None if no_preview else sheet))
             teller.tell(*results)
 
-        return one
+        return loaded, one
 
     raise typer.Exit(run.each(images, reading.open_tiles, streams, begin))
 
@@ -104,7 +105,7 @@ def stats(
 
     names = whole_files.folder_names(images)
 
-    def begin() -> Callable[[Picture | TiledPicture, int], None]:
+    def begin() -> tuple[Model, Callable[[Picture | TiledPicture, int], None]]:
         from attnviz.output.make_record import make_record  # noqa: PLC0415
         from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
@@ -125,6 +126,6 @@ def stats(
                 results.append(run.Result(record, paths))
             teller.tell(*results)
 
-        return one
+        return loaded, one
 
     raise typer.Exit(run.each(images, reading.open_tiles, streams, begin))

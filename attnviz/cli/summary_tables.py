@@ -7,7 +7,14 @@ from rich.text import Text
 
 from attnviz.batch.aggregate import Aggregate
 from attnviz.cli import console
-from attnviz.cli.table import ADDED_COLUMNS, COLUMNS, MORE_COLUMNS, new_table, undefined
+from attnviz.cli.table import (
+    ADDED_COLUMNS,
+    COLUMNS,
+    MORE_COLUMNS,
+    new_table,
+    peak_place,
+    undefined,
+)
 from attnviz.comparison import AGREEMENTS
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo, SideInfo
 from attnviz.evaluation import GROUPS, MASKS, METRICS, ORACLE, RANDOM
@@ -101,11 +108,12 @@ def _sides(record: ComparisonRecord) -> Table:
     )
     table.add_column("", justify="right")
     table.add_column("side", overflow="fold")
-    for heading in ("grid", "area60", "peak x,y", *_AGREEMENTS.values(), "cells"):
+    peak = "peak x,y" if record.image.duration is None else "peak s,Hz"
+    for heading in ("grid", "area60", peak, *_AGREEMENTS.values(), "cells"):
         table.add_column(heading, justify="right", no_wrap=True)
     for number, side in enumerate(record.sides):
         row = [f"{side.columns}x{side.rows}", f"{side.map.area60:.4f}"]
-        row += [f"{side.map.peak_x:.0f},{side.map.peak_y:.0f}"]
+        row += [peak_place(side.map)]
         table.add_row(
             str(number), console.printable(side.name), *row, *_agreements(to_first.get(number))
         )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from attnviz.cli import console
 from attnviz.output.record_parts import QueryInfo, TargetInfo
-from attnviz.output.records import Record
+from attnviz.output.records import MapInfo, Record
 from attnviz.registry import TableEntry
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
@@ -19,6 +19,7 @@ _ALL = {name: (entry, entry.short or name) for name, entry in STATISTICS.items()
 _ALL |= {f"map_{name}": (each, each.short) for name, each in MAP_NUMBERS.items() if each.short}
 COLUMNS = {name: short for name, (entry, short) in _ALL.items() if not entry.package}
 ADDED_COLUMNS = {name: short for name, (entry, short) in _ALL.items() if entry.package}
+_IN_SOUND = ("time", "frequency", "time0", "frequency0", "time1", "frequency1")
 MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
 """Headings of the columns, by the names of the numbers. Numbers that other packages or
 `--stats all` add have tables of their own."""
@@ -34,13 +35,21 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
     headings = [*places, *(COLUMNS[name] for name in known)]
     table = new_table(f"{_title(record)}{ending}", _caption(record), headings)
-    table.add_column("peak x,y", justify="right", no_wrap=True)
+    of_sound = record.image.duration is not None
+    table.add_column("peak s,Hz" if of_sound else "peak x,y", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [_cell(row[name], marks[name]) for name in known]
-        peak = f"{row['map_peak_x']:.0f},{row['map_peak_y']:.0f}"
+        peak = peak_place(record.heads[i].map)
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
     tables = [table, *_localized(record), *_added(rows, places), *_of_heads(record)]
     return [*tables, *_of_layers(record)]
+
+
+def peak_place(numbers: MapInfo) -> str:
+    """Where the heaviest cell of a map lies: in picture pixels, or in seconds and hertz."""
+    if numbers.peak_time is None or numbers.peak_frequency is None:
+        return f"{numbers.peak_x:.0f},{numbers.peak_y:.0f}"
+    return f"{numbers.peak_time:.2f},{numbers.peak_frequency:.0f}"
 
 
 def _localized(record: Record) -> list[Table]:
@@ -199,6 +208,9 @@ def _query(info: QueryInfo) -> str:
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
     place = ",".join(numbers) + ("" if info.time is None else f"@{info.time:g}")
+    if {"frequency", "frequency0"} & query.keys():  # in a sound
+        given = [name for name in _IN_SOUND if name in query]
+        place = ",".join(f"{query[n]:.4g}{'s' if n[0] == 't' else 'Hz'}" for n in given)
     return console.printable(str(query.get("path") or place or name))
 
 

@@ -12,9 +12,10 @@ from attnviz.comparison import MOST
 from attnviz.comparison.compare import Comparison
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo
 from attnviz.comparison.sides import ComparisonSide, heads, names, shared
-from attnviz.drawing.overlay import Interpolation, Style, colour_table, mark, overlay
+from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz.drawing.panels import described, marked_panel, panel
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import Cell, compose, text_width, thumbnail
+from attnviz.drawing.sheet import Cell, compose, text_width
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, movies, whole_files
 from attnviz.output.make_record import image_info
@@ -151,13 +152,13 @@ def _write_movie(
 ) -> AnimationInfo:
     """Write a moving picture with a frame for each side, beside the original."""
     style, _ = drawing.styles()
-    first = Cell(thumbnail(_original(comparison)), f"original, {comparison.picture.name}")
+    first = Cell(_original(comparison), f"original, {comparison.picture.name}")
     titles = [f"{n}  {name}" for n, name in enumerate(names(comparison.sides))]
     least = max(map(text_width, (*titles, _title(comparison))))
     frames = [
         compose(
             first,
-            [Cell(thumbnail(image), title, side.scale)],
+            [Cell(panel(image, comparison.picture), title, side.scale)],
             style.colours,
             title=_title(comparison),
             columns=2,
@@ -204,19 +205,23 @@ def _sheet(
     """
     style, diverging = drawing.styles()
     above = [
-        Cell(thumbnail(image), f"{number}  {name}", side.scale)
+        Cell(panel(image, comparison.picture), f"{number}  {name}", side.scale)
         for number, (image, name, side) in enumerate(
             zip(sides, names(comparison.sides), comparison.sides, strict=True)
         )
     ]
     below = [
-        Cell(thumbnail(image), _agreement(comparison, number), FULL, diverging.colours)
+        Cell(
+            panel(image, comparison.picture),
+            _agreement(comparison, number),
+            FULL,
+            diverging.colours,
+        )
         for number, image in less.items()
     ]
     picture, columns = comparison.picture, min(len(above), _COLUMNS)
-    original = thumbnail(_original(comparison))
     return compose(
-        Cell(original, f"original, {picture.width}x{picture.height}"),
+        Cell(_original(comparison), described(picture)),
         _in_rows(above, [None, *below], columns),
         style.colours,
         title=_title(comparison),
@@ -255,10 +260,8 @@ def _agreement(comparison: Comparison, number: int) -> str:
 
 def _original(comparison: Comparison) -> Image.Image:
     """The photograph with marks at the queries that are places on it."""
-    image = comparison.picture.image()
-    for query in dict.fromkeys(side.query for side in comparison.sides):
-        mark(image, query)
-    return image
+    picture = comparison.picture
+    return marked_panel(picture.image(), picture, (side.query for side in comparison.sides))
 
 
 def make_record(

@@ -12,9 +12,10 @@ from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestio
 from attnviz.explanation.naming import in_words
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
+from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.methods import METHODS
 from attnviz.output import records
-from attnviz.output.make_record import make_record
+from attnviz.output.make_record import make_record, map_info
 from attnviz.statistics.maps import describe
 
 
@@ -69,6 +70,7 @@ def sides_of(explanation: Explanation) -> list[ComparisonSide]:
             record,
             [explanation.answers[index] for index in group],
             record.heads[group[0]],
+            explanation.observation.picture.sound,
             localized=explanation.localized,
         )
         for (question, _), group in groups.items()
@@ -80,10 +82,14 @@ def _side(
     record: records.Record,
     answers: Sequence[Answer],
     head: records.Head,
+    sound: SoundAxes | None,
     *,
     localized: bool,
 ) -> ComparisonSide:
-    """The mean of some answers; `head` is a record entry with what they share."""
+    """The mean of some answers; `head` is a record entry with what they share.
+
+    `sound` has the seconds and hertz of a spectrogram.
+    """
     first = answers[0]
     mean = np.stack([answer.values for answer in answers]).mean(0, dtype=np.float64)
     values = mean.astype(np.float32)
@@ -101,7 +107,7 @@ def _side(
         rows=head.rows,
         columns=head.columns,
         fit=first.placement.fit,
-        map=records.MapInfo(**vars(describe(values, first.drawn, first.placement))),
+        map=map_info(describe(values, first.drawn, first.placement), sound),
     )
     target = None if question.target is None else in_words(question.target.target)
     return ComparisonSide(info, first.query, target, values, first.drawn, first.placement)

@@ -3,26 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from attnviz.drawing.overlay import Style, draw_points, mark, overlay
+from attnviz.drawing.overlay import Style, draw_points, overlay
+from attnviz.drawing.panels import CELL, described, marked_panel, panel, thumbnail
 from attnviz.drawing.scale import Range
+from attnviz.drawing.text import FAINT, INK, PAPER, font
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import STAR, marked, question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
-CELL = 256  # longest side of a picture in the sheet
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
 _GAP, _BAR, _TITLE = 14, 8, 19
 _TITLE_ROOM = 2 * CELL  # a narrower sheet is made wider for its title, up to this
-_PAPER, _INK, _FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
 
 
 @dataclass(frozen=True)
@@ -36,18 +33,6 @@ class Cell:
     title: str
     scale: Range | None = None
     colours: NDArray[np.uint8] | None = None
-
-
-def thumbnail(image: Image.Image, side: int = CELL) -> Image.Image:
-    """A picture at its size in the sheet: its longest side has `side` pixels.
-
-    Small pictures are enlarged without smoothing, so that their tokens stay sharp.
-    """
-    factor = side / max(image.size)
-    width, height = (max(1, round(length * factor)) for length in image.size)
-    kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
-    # Much larger pictures are first averaged over blocks of pixels: three times as fast.
-    return image.resize((width, height), kind, reducing_gap=2.0)
 
 
 def compose(
@@ -81,10 +66,10 @@ def compose(
     places = [0, *range(first, first + len(cells) - 1)]
     rows = math.ceil((places[-1] + 1) / columns)
     head = _TITLE + _GAP
-    room = min(_TITLE_ROOM, math.ceil(_font(True).getlength(_one_line(title))) + 2 * _GAP)
+    room = min(_TITLE_ROOM, math.ceil(font(bold=True).getlength(_one_line(title))) + 2 * _GAP)
     size = max(columns * step[0] + _GAP, room), head + rows * step[1] + _GAP
-    sheet = Image.new("RGB", size, _PAPER)
-    _write(sheet, (_GAP, _GAP), title, _INK, sheet.width - 2 * _GAP, bold=True)
+    sheet = Image.new("RGB", size, PAPER)
+    _write(sheet, (_GAP, _GAP), title, INK, sheet.width - 2 * _GAP, bold=True)
     for place, cell in zip(places, cells, strict=True):
         if cell is None:
             continue
@@ -96,7 +81,7 @@ def compose(
 
 def text_width(text: str) -> int:
     """The width of a title in pixels."""
-    return math.ceil(_font(False).getlength(text))
+    return math.ceil(font(bold=False).getlength(text))
 
 
 def _columns(number: int, step: tuple[int, int]) -> int:
@@ -113,7 +98,7 @@ def _draw_cell(
     colours: NDArray[np.uint8],
 ) -> None:
     x, y = origin
-    _write(sheet, (x, y), cell.title, _INK, width)
+    _write(sheet, (x, y), cell.title, INK, width)
     y += _TITLE
     sheet.paste(cell.thumbnail, (x, y))
     if cell.scale is None:
@@ -121,7 +106,7 @@ def _draw_cell(
     y += cell.thumbnail.height + 4
     bar = _bar(colours if cell.colours is None else cell.colours, cell.thumbnail.width)
     sheet.paste(bar, (x, y))
-    _write(sheet, (x, y + _BAR + 1), bar_label(cell.scale), _FAINT, width)
+    _write(sheet, (x, y + _BAR + 1), bar_label(cell.scale), FAINT, width)
 
 
 def bar_label(scale: Range) -> str:
@@ -157,28 +142,17 @@ def _write(
     bold: bool = False,
 ) -> None:
     """A line of text, its end cut to fit."""
-    font = _font(bold)
+    letters = font(bold=bold)
     text = _one_line(text)
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
+    if letters.getlength(text) > width:
+        while text and letters.getlength(text + "…") > width:
             text = text[:-1]
         text += "…"
-    ImageDraw.Draw(sheet).text(where, text, fill=colour, font=font)
+    ImageDraw.Draw(sheet).text(where, text, fill=colour, font=letters)
 
 
 def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-@cache
-def _font(bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans from matplotlib's files, so that letters are the same on every machine."""
-    found = find_spec("matplotlib")  # finds its folder without importing it (0.4 s)
-    assert found is not None
-    assert found.origin is not None
-    folder = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(folder / name), 12)
 
 
 _STRIP = 16  # pixels: a picture with a side this short is too coarse to draw a map on
@@ -200,9 +174,9 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
 
 
 def small(picture: PictureLike, side: int = CELL) -> Picture:
-    """A picture reduced to its size in a sheet; a smaller picture, or a strip, does not change."""
+    """A picture reduced to its size in a sheet; a smaller one, a strip or a sound is left."""
     short, long = sorted((picture.width, picture.height))
-    if long <= side or short * side < _STRIP * long:
+    if picture.sound is not None or long <= side or short * side < _STRIP * long:
         return with_pixels(picture)
     return Picture(picture.path, np.asarray(thumbnail(with_pixels(picture).image(), side)))
 
@@ -219,7 +193,8 @@ def cells_on(
     for answer, scale in zip(explanation.answers, scales, strict=True):
         placement = answer.placement.of_size(preview.width, preview.height)
         image = draw(preview, replace(answer, placement=placement), scale, style)
-        cells.append(Cell(thumbnail(image, side), title(explanation, answer), scale))
+        image = panel(image, explanation.observation.picture, side)
+        cells.append(Cell(image, title(explanation, answer), scale))
     return cells
 
 
@@ -266,15 +241,10 @@ def original(
 ) -> Cell:
     """The photograph (or `preview`) with marks at the queries that are places on it."""
     picture = explanation.observation.picture
-    preview = preview or with_pixels(picture)
-    image = preview.image()
-    factors = 2 * (preview.width / picture.width, preview.height / picture.height)
-    for query in dict.fromkeys(question.query for question in explanation.questions):
-        if not explanation.observation.shows(query.time):
-            continue
-        numbers = [n * factor for n, factor in zip(query.numbers, factors, strict=False)]
-        mark(image, replace(query, numbers=tuple(numbers)))
-    return Cell(thumbnail(image, side), caption or f"original, {picture.width}x{picture.height}")
+    image = (preview or with_pixels(picture)).image()
+    questions = (question.query for question in explanation.questions)
+    asked = [query for query in questions if explanation.observation.shows(query.time)]
+    return Cell(marked_panel(image, picture, asked, side), caption or described(picture))
 
 
 def heading(explanation: Explanation) -> str:

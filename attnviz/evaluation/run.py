@@ -17,7 +17,7 @@ from attnviz.explanation.request import Questions, answer, look
 from attnviz.explanation.selection import Localized, parse_heads
 from attnviz.geometry.placement import Fit
 from attnviz.io.parts import WHOLE, Part
-from attnviz.io.picture import Picture, load_part
+from attnviz.io.picture import Picture
 from attnviz.io.picture_files import SUFFIXES, pictures_in
 from attnviz.io.ranges import FULL
 from attnviz.models.model import Model
@@ -145,7 +145,7 @@ def examine(
     Raises:
         AttnvizError: something is wrong with the picture, the mask or the question.
     """
-    picture = load_part(pair.image, request.range, request.part)
+    picture = model.load(pair.image, request.range, request.part)
     objects = None
     if MASKS in request.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
@@ -178,7 +178,7 @@ def _control(
     scorer: MapScorer, picture: Picture, control: Model, request: EvaluationRequest
 ) -> list[Score]:
     """Scores of the control's maps; the control gets the same input as the model."""
-    fit = scorer.observation.placement.fit
+    fit = request.fit if control.sound else scorer.observation.placement.fit
     observation = look(picture, control, request.questions, fit=fit, mask=request.mask)
     return [
         score

@@ -41,8 +41,8 @@ def explain(
 
     Args:
         observation: the result of `observe`.
-        query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` (in picture pixels)
-            or a mask picture; or several of them.
+        query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` (in picture pixels),
+            `1.2s,800Hz` in a sound, or a mask picture; or several of them.
         method: a name that `attnviz methods` lists.
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
             `norm`, `norm:QUERY`; or several.

@@ -22,7 +22,7 @@ from attnviz.io.parts import Box
 from attnviz.io.picture import PictureHeader
 from attnviz.io.picture_tiles import TiledPicture
 from attnviz.models import memory
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 
 T = TypeVar("T")
 AT_ONCE = 8
@@ -93,7 +93,7 @@ def _observed(
 ) -> list[Observation]:
     """Run the model on some tiles at once; each is read when it is laid into the input."""
 
-    def lay(number: int, placement: Placement) -> NDArray[np.uint8]:
+    def lay(number: int, placement: Placement) -> LaidPicture:
         return model.lay(picture.read(boxes[number]), placement)
 
     headers = [PictureHeader(picture.path, width, height) for _, _, width, height in boxes]

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.errors import UsageError
-from attnviz.explanation.lattices import Unplaced
+from attnviz.explanation.lattices import Uneven, Unplaced
 from attnviz.explanation.layers import Layer, PositionsLost, assume_layer, find_layer
 from attnviz.explanation.sampled_points import sampled_layer
 from attnviz.explanation.selection import choose_layers, parse_layers
-from attnviz.geometry.grid import TokenGrid
+from attnviz.geometry.grid import Layout, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class CallReport:
         fits: whether it has as many queries and keys as the grid has tokens.
         alone: whether it has one head without a recorded output projection, as a single head of
             several computed apart has.
+        uneven: whether its tokens lie unevenly: they may be merged ones.
+        dropped: whether some cells have no token.
+        beside: number of keys that lie nowhere.
+        places: places of its keys, if they are known.
     """
 
     reason: str | None = None
@@ -33,6 +38,10 @@ class CallReport:
     traced: bool = True
     fits: bool = False
     alone: bool = False
+    uneven: bool = False
+    dropped: bool = False
+    beside: int = 0
+    places: Tensor | None = None
 
 
 @dataclass
@@ -65,13 +74,23 @@ class Inspector:
         if first.points is not None and _may_be_laid(first.points, self.grid):
             return CallReport()
         try:
-            find_layer(first, self.grid, self.operators)
+            layer = find_layer(first, self.grid, self.operators)
         except PositionsLost as reason:
             traced = call.query_positions is not None or call.key_positions is not None
             return CallReport(str(reason), cause=reason.cause, traced=traced, fits=fits)
         except Unplaced as reason:
-            return CallReport(_sampled(call) or str(reason))
-        return CallReport(fits=fits, alone=call.heads == 1 and call.projection is None)
+            uneven = isinstance(reason, Uneven)
+            why = _sampled(call) or str(reason)
+            return CallReport(why, uneven=uneven, places=call.key_positions if uneven else None)
+        keys = layer.keys
+        return CallReport(
+            fits=fits,
+            alone=call.heads == 1 and call.projection is None,
+            uneven=keys.uneven,
+            dropped=len(np.unique(keys.cells[keys.on_picture])) < keys.size,
+            beside=keys.outside,
+            places=call.key_positions,
+        )
 
 
 def _may_be_laid(points: Tensor, grid: TokenGrid) -> bool:
@@ -102,15 +121,21 @@ class Calls:
         not_drawn: numbers and reasons of calls that are not drawn.
         assumed: numbers of calls whose tokens' places are assumed, and what lost their positions.
         alone: numbers of consecutive calls of one head that may be heads of one attention.
+        merged: of calls with merged tokens the cells of their keys, for each picture.
     """
 
     count: int
     not_drawn: Mapping[int, str]
     assumed: Mapping[int, str]
     alone: frozenset[int] = frozenset()
+    merged: Mapping[int, Sequence[Layout]] = field(default_factory=dict)
 
     @staticmethod
-    def of(reports: Sequence[CallReport], depend: Mapping[int, bool]) -> "Calls":
+    def of(
+        reports: Sequence[CallReport],
+        depend: Mapping[int, bool],
+        merged: Mapping[int, Sequence[Layout]],
+    ) -> "Calls":
         """Combine the reports on all calls.
 
         `depend` says, for calls without a trace to the picture, whether they depend on it.
@@ -118,7 +143,7 @@ class Calls:
         not_drawn: dict[int, str] = {}
         assumed: dict[int, str] = {}
         for number, report in enumerate(reports):
-            if report.reason is None:
+            if report.reason is None or number in merged:
                 continue
             if not report.traced and not depend.get(number, True):
                 not_drawn[number] = "its tokens do not depend on the picture"
@@ -128,7 +153,7 @@ class Calls:
                 not_drawn[number] = report.reason
         alone = {n for n, report in enumerate(reports) if report.alone}
         beside = {n for n in alone if {n - 1, n + 1} & alone}
-        return Calls(len(reports), not_drawn, assumed, frozenset(beside))
+        return Calls(len(reports), not_drawn, assumed, frozenset(beside), merged)
 
     @property
     def drawn(self) -> tuple[int, ...]:
@@ -179,10 +204,15 @@ def place_layer(
     grid: TokenGrid,
     operators: Sequence[str],
     assumed: str | None,
+    merged: Layout | None = None,
     *,
     plain: bool,
 ) -> Layer:
-    """The layer of a call that is drawn."""
+    """The layer of a call that is drawn; `merged` are the cells of keys that are merged tokens."""
+    if merged is not None:
+        count = call.shape[2]
+        alone = Layout(merged.rows, merged.columns, np.full((1, count), -1, dtype=np.int64))
+        return Layer(call, merged if count == call.shape[3] else alone, merged)
     if plain or assumed is not None:
         found = assume_layer(call, grid, assumed)
         assert found is not None  # an inspector has checked it

@@ -1,5 +1,6 @@
 """Finds the cells of tokens by their positions: one lattice, a part of it, or several of them."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,26 +12,72 @@ from attnviz.geometry.placement import overlaps
 
 _TOLERANCE = 0.25
 """Tolerance in input pixels: positions are means of many float32 numbers."""
+_FAR = 1e9
 
 
 class Unplaced(Exception):  # noqa: N818 — not a failure: such a call is not drawn
     """The reason why the tokens of a call are not places of the picture."""
 
 
+class Uneven(Unplaced):
+    """The tokens lie on no lattice that fills the input: they may be merged ones.
+
+    `part` says whether they lie on a lattice over a part of the input.
+    """
+
+    def __init__(self, reason: str, *, part: bool = False) -> None:
+        super().__init__(reason)
+        self.part = part
+
+
 @lru_cache(maxsize=16)
 def layout_of(positions: bytes, windows: int, tokens: int, grid: TokenGrid, size: str) -> Layout:
     """Cells of tokens, cached by the bytes of their positions, which most layers share."""
     places = np.frombuffer(positions, np.float32).reshape(windows, tokens, 2).astype(np.float64)
+    places = _without_class_tokens(places)
     on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
     if not on_picture.any():
         return Layout(1, 1, np.full(on_picture.shape, -1, dtype=np.int64))
     try:
         return _all_cells(places, on_picture, grid, size)
-    except Unplaced:
+    except Unplaced as reason:
         other = _some_cells(places, on_picture, grid) or _several_grids(places, on_picture, grid)
-        if other is None:
+        if other is not None:
+            return other
+        if not isinstance(reason, Uneven) or reason.part or grid.grid_tokens == 1:
             raise
-        return other
+        size_of = np.array([grid.cell_width, grid.cell_height])
+        return replace(cells_at(places / size_of, grid.rows, grid.columns), uneven=True)
+
+
+def cells_at(places: NDArray[np.float64], rows: int, columns: int) -> Layout:
+    """The cells of positions (windows, tokens, 2) in units of a cell; −1 for nowhere."""
+    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
+    x, y = np.where(on_picture[..., None], places, 0).transpose(2, 0, 1)
+    column = np.floor(x).astype(np.int64).clip(0, columns - 1)
+    row = np.floor(y).astype(np.int64).clip(0, rows - 1)
+    return Layout(rows, columns, np.where(on_picture, row * columns + column, -1))
+
+
+def _without_class_tokens(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places without those of tokens that stand for their whole window, at either end of it.
+
+    Such a token (the class token of a region, HIPT's) lies in the middle of all others.
+    """
+    if len(places) == 1 or places.shape[1] == 1:
+        return places
+    low, high = (found(places, axis=1) for found in (np.fmin.reduce, np.fmax.reduce))
+    if not (np.nan_to_num(high - low).max(-1) > _TOLERANCE).all():  # tokens of one place
+        return places
+    places = places.copy()
+    middle = (low + high) / 2
+    for numbers in (range(places.shape[1]), range(places.shape[1])[::-1]):
+        for number in numbers:
+            off = np.abs(places[:, number] - middle)
+            if not np.isnan(off).all() and not (off <= _TOLERANCE).all():
+                break
+            places[:, number] = np.nan
+    return places
 
 
 def _all_cells(
@@ -54,7 +101,7 @@ def _all_cells(
     if found == 1 and on_picture.sum() > 1:
         raise Unplaced(f"{size} channels, not tokens: attention over features (XCiT's)")
     if found < x.size * y.size:
-        raise Unplaced(f"{size} tokens that do not fill a lattice over the picture")
+        raise Uneven(f"{size} tokens that do not fill a lattice over the picture")
     return Layout(y.size, x.size, cells, (y.stride, x.stride), left=x.start, top=y.start)
 
 
@@ -85,41 +132,53 @@ def _some_cells(
 def _several_grids(
     places: NDArray[np.float64], on_picture: NDArray[np.bool_], grid: TokenGrid
 ) -> Layout | None:
-    """The layout of tokens on several grids, one behind the other, each over the whole input.
+    """The layout of tokens on several grids, each over the whole input.
 
-    A pyramid whose levels share a call has such tokens. A new grid begins where the tokens go back
-    to the top. Cells are those of the finest grid; None if the tokens are something else.
+    Levels of a pyramid that share a call lie so, and tiles with a thumbnail, whether they are one
+    sequence or windows. Cells are those of the finest grid; None if the tokens are something else.
     """
-    if len(places) > 1:
+    numbers = _grid_numbers(places, on_picture)
+    if numbers.max() == 0:
         return None
-    numbers = np.flatnonzero(on_picture[0])
-    heights = places[0, numbers, 1]
-    parts = np.split(numbers, np.flatnonzero(np.diff(heights) < -_TOLERANCE) + 1)
-    if len(parts) == 1:
+    parts = [numbers == number for number in range(numbers.max() + 1)]
+    try:
+        layouts = [_all_cells(places, part, grid, "some") for part in parts]
+    except Unplaced:
         return None
-    layouts = []
-    for part in parts:
-        inside = np.zeros(on_picture.shape, dtype=np.bool_)
-        inside[0, part] = True
-        try:
-            layouts.append(_all_cells(places, inside, grid, "some"))
-        except Unplaced:
-            return None
     finest = max(layouts, key=lambda layout: layout.rows * layout.columns)
     cells = np.full(on_picture.shape, -1, dtype=np.int64)
     pairs = []
     for part, layout in zip(parts, layouts, strict=True):
         cell, on_cell, share, of_cell = _covered(layout, finest)
-        token = np.full(layout.rows * layout.columns, -1)
-        token[layout.cells[0, part]] = part
-        pairs.append((token[cell], on_cell, share, of_cell))
-        order = np.argsort(share, kind="stable")  # the last one that is written is the largest
-        cells[0, token[cell[order]]] = on_cell[order]
+        order = np.lexsort((share, cell))  # the last pair of each cell has the largest share
+        of_each = np.split(order, np.cumsum(np.bincount(cell))[:-1])
+        cells[part] = [on_cell[of_each[each][-1]] for each in layout.cells[part]]
+        chosen = [of_each[each] for each in layout.cells[part]]
+        token = np.repeat(np.flatnonzero(part), [len(each) for each in chosen])
+        pairs.append((token, *(each[np.concatenate(chosen)] for each in (on_cell, share, of_cell))))
     grids = tuple((layout.rows, layout.columns) for layout in layouts)
     cover = Cover(grids, *(np.concatenate(each) for each in zip(*pairs, strict=True)))
     return Layout(
         finest.rows, finest.columns, cells, finest.stride, finest.left, finest.top, cover=cover
     )
+
+
+def _grid_numbers(places: NDArray[np.float64], on_picture: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The number of the grid of each token, in the order of the tokens; −1 beside the picture.
+
+    Tokens of one grid have the same distance to the nearer of their neighbours in the sequence.
+    """
+    steps = np.full(on_picture.shape, -1.0)
+    for window, at, inside in zip(steps, places, on_picture, strict=True):
+        apart = np.linalg.norm(np.diff(at[inside], axis=0), axis=1)
+        window[inside] = np.minimum(np.append(apart, _FAR), np.insert(apart, 0, _FAR))
+    different = np.unique(steps[on_picture])
+    kind = np.cumsum(np.diff(different, prepend=different[0]) > 2 * _TOLERANCE)
+    of_token = kind[np.searchsorted(different, steps[on_picture])]
+    _, first = np.unique(of_token, return_index=True)
+    numbers = np.full(on_picture.shape, -1, dtype=np.int64)
+    numbers[on_picture] = np.argsort(np.argsort(first))[of_token]
+    return numbers
 
 
 def _covered(
@@ -174,11 +233,11 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
     stride = float(np.ptp(values)) / (count - 1) if count > 1 else float(length)
     stride = float(round(stride)) if abs(stride - round(stride)) < 1e-3 else stride
     if count > 1 and np.abs(steps - stride).max() > 2 * _TOLERANCE:
-        raise Unplaced("tokens that lie unevenly over the picture")
+        raise Uneven("tokens that lie unevenly over the picture")
     aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
     least, most = (count - 1) * stride - _TOLERANCE, (count + 1) * stride + _TOLERANCE
     if aside or not least < length < most:
-        raise Unplaced("tokens that cover a part of the picture only")
+        raise Uneven("tokens that cover a part of the picture only", part=True)
     filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)
     nearest = np.searchsorted(different, values - 2 * _TOLERANCE)

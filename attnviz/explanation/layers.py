@@ -177,9 +177,13 @@ def _layout(
 def _in_time(layout: Layout, frames: NDArray[np.generic]) -> Layout:
     """The layout of a clip's tokens, whose cells lie in these frames, (windows, tokens)."""
     moments, view = np.unique(frames[layout.on_picture], return_inverse=True)
-    cells = layout.cells.copy()
-    cells[layout.on_picture] += view * layout.rows * layout.columns
-    return replace(layout, cells=cells, moments=tuple(moments.tolist()))
+    first = np.zeros_like(layout.cells)  # cell of the view of each token
+    first[layout.on_picture] = view * layout.rows * layout.columns
+    cover = layout.cover
+    if cover is not None:
+        cover = replace(cover, cells=cover.cells + first.ravel()[cover.tokens])
+    moments = tuple(moments.tolist())
+    return replace(layout, cells=layout.cells + first, cover=cover, moments=moments)
 
 
 def _size(call: AttentionCall) -> str:

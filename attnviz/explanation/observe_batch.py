@@ -16,7 +16,7 @@ from attnviz.geometry.grid import TokenGrid
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.picture import PictureLike
 from attnviz.models import memory
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 
 _ONE_BY_ONE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models that take one picture at a time only, as a run has shown."""
@@ -31,7 +31,7 @@ def observe_many(
     layers: str = "all",
     gradients: bool = False,
     tokens: bool = False,
-    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+    lay: Callable[[int, Placement], LaidPicture] | None = None,
 ) -> list[Observation]:
     """Observe several pictures; those with the same input shape share one run.
 

@@ -27,8 +27,9 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
     """The query resolved for each layer.
 
     Raises:
-        UsageError: a layer does not have the query's token.
+        UsageError: a layer does not have the query's token, or there is no such place.
     """
+    query = located(query, observation.picture)
     found = []
     for number in layers:
         layer = observation.layers[number]
@@ -110,9 +111,16 @@ def sampled_points(
 ) -> tuple[SampledPoint, ...]:
     """The points that a head samples for a query, the heaviest first; none if there are too many.
 
-    A query at a point of the picture stands for one token of each level of features.
+    A query at a point of the picture stands for one token of each level of features. Tokens that
+    lie unevenly are points, too.
     """
     layer = observation.layers[number]
+    if layer.keys.uneven and head is not None:
+        return _uneven_tokens(
+            layer,
+            token_weights(observation, layer, query, mask_of(query, observation.picture)),
+            head,
+        )
     if layer.call.points is None or head is None or query.path is not None:
         return ()
     shares = token_weights(observation, layer, query, None)[:, 0]  # each query is a window
@@ -129,6 +137,33 @@ def sampled_points(
         for query, of_levels in enumerate(call.points[:, head].tolist())
         for level, points in enumerate(of_levels)
         for point, (x, y) in enumerate(points)
+        if math.isfinite(x)
+    ]
+    return tuple(sorted(found, key=lambda point: -point.weight))
+
+
+def located(query: Query, picture: PictureLike) -> Query:
+    """A query with the picture pixels of its place in a sound; see `queries.located`."""
+    return queries.located(query, picture.sound, picture.width, picture.name)
+
+
+def _uneven_tokens(
+    layer: Layer, shares: NDArray[np.float64], head: int
+) -> tuple[SampledPoint, ...]:
+    """Tokens at their own places with their weights, of a query with shares (windows, queries)."""
+    places = layer.call.key_positions
+    assert places is not None  # of tokens without a place none lies unevenly
+    if layer.keys.on_picture.sum() > MOST_POINTS or layer.keys.moments:
+        return ()
+    weights = torch.from_numpy(shares).to(layer.call.query)
+    found = [
+        SampledPoint(x, y, 0, weight)
+        for window, at in enumerate(places.tolist())
+        for (x, y), weight in zip(
+            at,
+            layer.call.batch(slice(window, window + 1)).received(weights[window])[0, head].tolist(),
+            strict=True,
+        )
         if math.isfinite(x)
     ]
     return tuple(sorted(found, key=lambda point: -point.weight))

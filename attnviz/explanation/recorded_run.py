@@ -12,6 +12,7 @@ from torch import nn
 from attnviz.errors import AttnvizError, RecordingError
 from attnviz.explanation.forward_errors import ForwardError, UnevenError
 from attnviz.explanation.inspection import CallReport, Calls, Inspector
+from attnviz.explanation.merged_tokens import measure_merged
 from attnviz.explanation.observation import Run
 from attnviz.explanation.selection import parse_layers
 from attnviz.geometry.grid import TokenGrid
@@ -56,7 +57,7 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
 
     If PyTorch's fast paths lose the positions of tokens, the model runs again without them. If
     tokens have no trace to the picture, it runs with another picture to see whether they depend on
-    the picture.
+    the picture. If tokens may be merged ones, it runs with its graph to see of what.
 
     Raises:
         ForwardError: the model does not run on this shape, or on several pictures.
@@ -71,7 +72,8 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
         _LOSES_PLACES.add(module)
         with _without_fast_paths(True):
             run, reports = _run(request, parse_layers(request.layers))
-    calls = Calls.of(reports, _depend(request, reports))
+    merged = measure_merged(request.model, request.inputs, request.grid, reports)
+    calls = Calls.of(reports, _depend(request, reports), merged)
     if not calls.drawn:
         reason = _nothing_drawn(request.model, calls, run.recording)
         raise RecordingError(f"{request.model.spec} {reason}")

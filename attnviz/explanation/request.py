@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
@@ -13,7 +12,7 @@ from attnviz.explanation.explain_observation import explain, rank_heads
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
-from attnviz.explanation.query_weights import mask_of
+from attnviz.explanation.query_weights import located, mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
 from attnviz.explanation.selection import (
@@ -29,7 +28,7 @@ from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike, load_mask
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 from attnviz.models.targets import Head, Target
 from attnviz.statistics import check_options, options_of
 
@@ -136,9 +135,11 @@ def check_picture(
     """Check all that differs from picture to picture; see `check`.
 
     Raises:
-        UsageError: a query lies outside the picture.
+        UsageError: a query lies outside the picture, or a sound is to be fitted.
         ImageError: a mask picture cannot be read.
     """
+    if model.sound is not None and fit != "keep":
+        raise UsageError(f"--fit {fit} is of pictures; {model.spec} hears sounds: leave it out")
     for text in questions.queries:
         _check_query(picture, model, text, fit)
 
@@ -155,7 +156,7 @@ def _check_target(model: Model, target: Target) -> None:
 
 
 def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> None:
-    query = queries.parse(text)
+    query = located(queries.parse(text), picture)
     if query.time is not None and model.clip is None:
         raise UsageError(
             f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
@@ -212,7 +213,7 @@ def look_many(
     *,
     fit: Fit = "keep",
     mask: str | None = None,
-    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None,
+    lay: Callable[[int, Placement], LaidPicture] | None = None,
 ) -> list[Observation]:
     """Run a model on several checked pictures; see `look` and `observe_many`."""
     sizes = [(picture.width, picture.height) for picture in pictures]

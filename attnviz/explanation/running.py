@@ -27,11 +27,8 @@ from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike
 from attnviz.models import memory
-from attnviz.models.model import Model
+from attnviz.models.model import LaidPicture, Model
 from attnviz.recording import Block
-
-GRAPH = 5
-"""Factor of a run's memory if the graph is kept, which keeps every step of every block."""
 
 
 def observe(
@@ -96,7 +93,7 @@ class ModelInputs:
     layers: str
     gradients: bool
     tokens: bool
-    lay: Callable[[int, Placement], NDArray[np.uint8]] | None = None
+    lay: Callable[[int, Placement], LaidPicture] | None = None
     tensor: torch.Tensor | None = None
     clip: ClipFrames | None = None
 
@@ -189,10 +186,10 @@ class ModelInputs:
         blocks = recording.blocks if self.tokens or self.gradients else {}
         layers = {}
         for n in calls.choose(self.layers):
-            call = part_of(recording[n], *part)
+            call, merged = part_of(recording[n], *part), calls.merged.get(n)
             layer = place_layer(
                 call, placement.grid, recording.operators, calls.assumed.get(n),
-                plain=self.model.plain,
+                None if merged is None else merged[part[0]], plain=self.model.plain,
             )  # fmt: skip
             layers[n] = _with_tokens(layer, blocks.get(n), part)
         return Observation(
@@ -249,7 +246,7 @@ def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> La
 
 def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:
     tokens = grid.tokens * pictures
-    needed = tokens * model.token_bytes * (GRAPH if gradients else 1)
+    needed = tokens * model.token_bytes * (memory.GRAPH if gradients else 1)
     fits = math.floor(model.size * math.sqrt(memory.available(str(model.device)) / max(needed, 1)))
     advice = f"take --size {fits} or smaller"
     memory.require(needed, f"{tokens} tokens", advice, device=str(model.device))

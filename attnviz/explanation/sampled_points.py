@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz.attention import AttentionCall
+from attnviz.explanation.lattices import cells_at
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Layout, TokenGrid
 
@@ -55,19 +56,10 @@ def _of_queries(places: NDArray[np.float32], grid: TokenGrid) -> Layout:
     # The first token lies in the first cell, if not in its middle: convolutions shift places.
     first = np.nanmin(places, axis=(0, 1))
     rows, columns = grid.input_height // stride, grid.input_width // stride
-    return _layout((places - first) / stride + 0.5, rows, columns)
+    return cells_at((places - first) / stride + 0.5, rows, columns)
 
 
 def _on_grid(places: NDArray[np.float32], grid: TokenGrid) -> Layout:
     """The layout of positions (windows, tokens, 2) on the model's own grid."""
     size = np.array([grid.input_width / grid.columns, grid.input_height / grid.rows])
-    return _layout(places / size, grid.rows, grid.columns)
-
-
-def _layout(places: NDArray[np.float64], rows: int, columns: int) -> Layout:
-    """The cells of positions (windows, tokens, 2) in units of a cell; −1 for nowhere."""
-    on_picture: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
-    x, y = np.where(on_picture[..., None], places, 0).transpose(2, 0, 1)
-    column = np.floor(x).astype(np.int64).clip(0, columns - 1)
-    row = np.floor(y).astype(np.int64).clip(0, rows - 1)
-    return Layout(rows, columns, np.where(on_picture, row * columns + column, -1))
+    return cells_at(places / size, grid.rows, grid.columns)

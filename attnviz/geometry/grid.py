@@ -117,7 +117,7 @@ class Cover:
 
     Attributes:
         grids: rows and columns of each grid, in the order of the tokens.
-        tokens, cells: (pairs,), numbers of the token and of the cell.
+        tokens, cells: (pairs,), numbers of the token, counted through all windows, and of the cell.
         shares: (pairs,), the share of the token's area that lies on the cell.
         parts: (pairs,), the part of the cell's area that the token covers.
     """
@@ -140,7 +140,8 @@ class Layout:
         stride: height and width of a cell in input pixels; None if the cells fill the input.
         left, top: start of the first cell, in input pixels.
         points: whether tokens are points, so that a cell without a token has the weight 0.
-        cover: the cells that each token covers, if the tokens lie on several grids in one window;
+        uneven: whether tokens lie on no lattice, and each counts for the cell that holds its place.
+        cover: the cells that each token covers, if the tokens lie on several grids or are merged;
             the cells are those of the finest grid, and `cells` has the one at the token's centre.
         moments: of a clip the middle of each view, in frames from 0: 0.5 for frames 0 and 1. A view
             has rows × columns cells, and the cells of the second follow those of the first.
@@ -156,6 +157,7 @@ class Layout:
     left: float = 0.0
     top: float = 0.0
     points: bool = False
+    uneven: bool = False
     cover: Cover | None = None
     moments: tuple[float, ...] = ()
 
@@ -202,12 +204,14 @@ class Layout:
 
     def _means(self, values: NDArray[Scalar], elsewhere: Scalar, cover: Cover) -> NDArray[Scalar]:
         rest = (1,) * (values.ndim - 1)
-        sums = np.zeros((self.cells.shape[1], *values.shape[1:]))
+        sums = np.zeros((self.cells.size, *values.shape[1:]))
         parts = values[cover.cells].astype(np.float64) * cover.shares.reshape(-1, *rest)
         np.add.at(sums, cover.tokens, parts)
-        means = sums > 0.5 if values.dtype == np.bool_ else sums
-        inside = self.on_picture[0].reshape(-1, *rest)
-        found: NDArray[Scalar] = np.where(inside, means, elsewhere)[None].astype(values.dtype)
+        means = (sums > 0.5 if values.dtype == np.bool_ else sums).reshape(
+            *self.cells.shape, *values.shape[1:]
+        )
+        inside = self.on_picture.reshape(*self.cells.shape, *rest)
+        found: NDArray[Scalar] = np.where(inside, means, elsewhere).astype(values.dtype)
         return found
 
     def shared_out(self, of_cells: Array, taking_part: NDArray[np.bool_]) -> Array:
@@ -219,16 +223,16 @@ class Layout:
             counts = self.count(taking_part).clip(1)
             return self.of_tokens(of_cells / counts, np.float64(0)) * taking_part
         cover = self.cover
-        parts = cover.parts * taking_part[0, cover.tokens]
+        parts = cover.parts * taking_part.ravel()[cover.tokens]
         total = np.bincount(cover.cells, parts, minlength=of_cells.size)
         given = of_cells[cover.cells] * parts / np.where(total, total, 1)[cover.cells]
-        found = np.bincount(cover.tokens, given, minlength=self.cells.shape[1])
-        return np.asarray(found[None], dtype=np.float64)
+        found = np.bincount(cover.tokens, given, minlength=self.cells.size)
+        return np.asarray(found.reshape(self.cells.shape), dtype=np.float64)
 
     def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Count the selected tokens, (windows, tokens), of each cell, (cells,)."""
         if self.cover is not None:
-            chosen = self.cover.cells[tokens[0, self.cover.tokens]]
+            chosen = self.cover.cells[tokens.ravel()[self.cover.tokens]]
         else:
             chosen = self.cells[tokens & self.on_picture]
         return np.bincount(chosen, minlength=self.size)

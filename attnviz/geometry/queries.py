@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from attnviz.errors import UsageError
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
     from attnviz.geometry.grid import Layout
     from attnviz.geometry.placement import Placement
+    from attnviz.geometry.sound_axes import SoundAxes
 
 Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
 _REGISTER = re.compile(r"register(\d{1,6})")
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(rf"({_NUMBER}(?:,{_NUMBER})+)(?:@\s*(\d+(?:\.\d*)?)\s*)?")
-_EXPECTED = "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask picture"
+_PLACE = rf"{_NUMBER}s\s*,{_NUMBER}(?:Hz|hz|HZ)\s*"
+_IN_SOUND = re.compile(rf"{_PLACE}(?:,{_PLACE})?")
+_EXPECTED = (
+    "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, in a sound 1.2s,800Hz, or a mask picture"
+)
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,21 @@ class Query:
 
     `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture;
     `time` is the second of a clip that a point or box lies in, None for all of it. The kind `all`
-    is for methods that look from every token alike; users cannot type it.
+    is for methods that look from every token alike; users cannot type it. `in_sound` has the
+    numbers of a place in a sound as they were typed: seconds, hertz, and so on.
     """
 
     kind: Kind
     numbers: tuple[float, ...] = ()
     path: str | None = None
     time: float | None = None
+    in_sound: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """The query as a user types it."""
+        if self.in_sound:
+            units = zip(self.in_sound, ("s", "Hz", "s", "Hz"), strict=False)
+            return ",".join(f"{number:g}{unit}" for number, unit in units)
         if self.kind == "register":
             return f"register{self.numbers[0]:g}"
         numbers = ",".join(f"{n:g}" for n in self.numbers)
@@ -54,11 +64,12 @@ class Query:
 def parse(text: str, *, option: str = "--query ") -> Query:
     """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
-    Behind a point or a box may stand the second of a clip: `X,Y@T`. `option` is the text before the
-    query in an error message.
+    Behind a point or a box may stand the second of a clip: `X,Y@T`. A place in a sound is
+    `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is the text
+    before the query in an error message.
 
     >>> parse("120,80")
-    Query(kind='point', numbers=(120.0, 80.0), path=None, time=None)
+    Query(kind='point', numbers=(120.0, 80.0), path=None, time=None, in_sound=())
     >>> parse("120,80@1.5").time
     1.5
 
@@ -70,6 +81,14 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     register = _REGISTER.fullmatch(text)
     if register is not None:
         return Query("register", (float(register[1]),))
+    if _IN_SOUND.fullmatch(text):
+        typed = tuple(float(number) for number in re.findall(_NUMBER, text))
+        if len(typed) == 4 and (typed[2] <= typed[0] or typed[3] <= typed[1]):
+            raise UsageError(
+                f"{option}{text!r} is an empty box; give the earlier and lower corner first, such "
+                "as 0.5s,100Hz,1s,800Hz"
+            )
+        return Query("point" if len(typed) == 2 else "box", in_sound=typed)
     match = _NUMBERS.fullmatch(text)
     if match is None:
         if not re.search(r"[./\\]", text):
@@ -85,6 +104,38 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     if right <= left or bottom <= top:
         raise UsageError(f"{option}{text!r} is an empty box; give X0,Y0,X1,Y1 with X0<X1, Y0<Y1")
     return Query("box", numbers, time=time)
+
+
+def located(query: Query, axes: SoundAxes | None, width: int, name: str) -> Query:
+    """A query with the picture pixels of its place in a sound; other queries do not change.
+
+    A frequency below the lowest row, or above the highest one, is in that row.
+
+    Args:
+        query: what `parse` returned.
+        axes: seconds and hertz of the picture; None if it is no spectrogram.
+        width: width of the picture in pixels.
+        name: name of the picture, for errors.
+
+    Raises:
+        UsageError: the picture is no spectrogram, or the place lies outside it.
+    """
+    if not query.in_sound:
+        return query
+    if axes is None:
+        raise UsageError(f"--query {query} is a place in a sound, and {name} a picture; give X,Y")
+    end = axes.time(width)
+    seconds, hertz = query.in_sound[::2], query.in_sound[1::2]
+    if min(seconds) < 0 or min(hertz) < 0 or seconds[0] > max(end, min(axes.duration, end * 1.05)):
+        low, high = axes.span
+        raise UsageError(
+            f"--query {query} lies outside of {name}, which is seen from 0 to {end:.4g} s and from "
+            f"{low:.0f} to {high:.0f} Hz"
+        )
+    x = [min(max(axes.x(time), 0.0), width - 1e-6) for time in seconds]
+    y = [min(max(axes.y(each), 0.0), axes.height - 1e-6) for each in hertz]
+    numbers = (x[0], y[0]) if len(x) == 1 else (x[0], y[1], x[1], y[0])
+    return replace(query, numbers=numbers)
 
 
 def resolve(

@@ -15,6 +15,7 @@ from attnviz.io import arrays, sixteen_bits, tiff, volumes
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture_files import STDIN, Note
 from attnviz.io.values import Opened, Samples, to_8_bit, upright
+from attnviz.io.waveforms import is_sound
 
 T = TypeVar("T")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -133,6 +134,11 @@ def _in_words(decode: Callable[[], T], data: bytes, path: str) -> T:
     except UnidentifiedImageError as error:
         if Path(path).suffix.lower() in _CLIPS:
             raise ImageError(f"{path}: a clip, no picture; try `attnviz video {path}`") from error
+        if is_sound(path):
+            raise ImageError(
+                f"{path}: a sound, no picture; give a model of sounds, such as the folder of an "
+                "Audio Spectrogram Transformer: -m FOLDER"
+            ) from error
         if not (data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS):
             raise ImageError(
                 f"{path}: not a picture that can be read; give a JPEG, PNG, WebP, TIFF, GIF …"

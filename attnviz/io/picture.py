@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.errors import ImageError
+from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.io import regions, tiff, tiff_regions
 from attnviz.io.decoding import as_pillow_sees_it, mask_to_rgb, open_picture, to_rgb
 from attnviz.io.parts import WHOLE, Part, check_region, parse_part, split_path
@@ -34,6 +35,9 @@ class Picture:
         bands: (height, width, N) uint8, all bands of a file that has others than the drawn ones,
             scaled as those are; for models of N channels. None if the drawn ones are all.
         part: the part of the file that this is.
+        sound: of a spectrogram, its seconds and hertz; None for a picture.
+        features: of a spectrogram, (rows, columns) float32: all that the model is given, highest
+            frequency first. The picture is its first columns; what follows is padding.
     """
 
     path: str
@@ -42,6 +46,8 @@ class Picture:
     notes: tuple[Note, ...] = ()
     bands: NDArray[np.uint8] | None = field(default=None, repr=False)
     part: Part = field(default=WHOLE, repr=False)
+    sound: SoundAxes | None = field(default=None, repr=False)
+    features: NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def width(self) -> int:
@@ -60,7 +66,9 @@ class Picture:
 
     def header(self) -> "PictureHeader":
         """The picture without its pixels."""
-        return PictureHeader(self.path, self.width, self.height, self.range, self.notes, self.part)
+        return PictureHeader(
+            self.path, self.width, self.height, self.range, self.notes, self.part, self.sound
+        )
 
     def image(self) -> Image.Image:
         """The picture as a Pillow image in mode RGB."""
@@ -75,7 +83,7 @@ class PictureHeader:
     PictureHeader(path='cat.jpg', width=480, height=320, range=None, notes=())
 
     Attributes:
-        path, width, height, range, notes, part: those of the `Picture`.
+        path, width, height, range, notes, part, sound: those of the `Picture`.
     """
 
     path: str
@@ -84,6 +92,7 @@ class PictureHeader:
     range: tuple[float, float] | None = None
     notes: tuple[Note, ...] = ()
     part: Part = field(default=WHOLE, repr=False)
+    sound: SoundAxes | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:

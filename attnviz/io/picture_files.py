@@ -21,6 +21,9 @@ OF_SCIENCES = (
 )  # fmt: skip
 """File endings of further pictures in a folder of `batch`: scans, and whole slides."""
 
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+"""File endings of sounds; in a folder they count if it has no picture."""
+
 
 def read(path: str) -> bytes:
     """The bytes of a file, or of standard input if the path is `-`.
@@ -80,7 +83,9 @@ def file_digest(path: str) -> tuple[str, os.stat_result]:
 
 
 def pictures_in(folder: str | Path) -> list[str]:
-    """Paths of the pictures in a folder, sorted by name; subfolders are not searched.
+    """Paths of the pictures in a folder, or of its sounds if it has no picture, sorted by name.
+
+    Subfolders are not searched.
 
     Raises:
         ImageError: there is no picture, or the folder cannot be read.
@@ -90,8 +95,11 @@ def pictures_in(folder: str | Path) -> list[str]:
     except OSError as error:
         raise ImageError(f"{folder}: cannot be read ({error.strerror})") from error
     paths = [Path(folder) / name for name in names if not name.startswith(".")]
-    found = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if not found:
+    for suffixes in (SUFFIXES, SOUNDS):
+        found = [str(path) for path in paths if path.suffix.lower() in suffixes and path.is_file()]
+        if found:
+            break
+    else:
         raise ImageError(
             f"{folder}: no picture in it; name a folder with {', '.join(SUFFIXES[:4])} …"
         )
@@ -129,6 +137,8 @@ KINDS = {
     "bands": "they have more bands than are drawn",
     "frames": "they have more pages or frames than the first, which is drawn",
     "bits": "only 8 bits of their samples are read",
+    "sound": "their channels are averaged, or they are resampled to the model's rate",
+    "long": "they are longer than what the model hears: their beginning",
 }
 """Kinds of notes, each with a sentence for many pictures that have such a note."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attnviz.errors import ModelError
-from attnviz.models.vision import needs_more, no_vision, parameters_of, sees, takes_pixels
+from attnviz.models.vision import PIXELS, needs_more, no_vision, parameters_of, sees, takes_pixels
 
 
 def find_class(library: Any, spec: str, config: Any) -> Any:
@@ -35,11 +35,29 @@ def find_class(library: Any, spec: str, config: Any) -> Any:
     return next((kind for kind in seeing if kind.__name__ in saved), seeing[0])
 
 
-def saved_class(library: Any, config: Any) -> Any:
+def find_sound_class(library: Any, spec: str, config: Any, name: str) -> Any:
+    """The model class of a config that takes spectrograms as its argument `name`, or holds one.
+
+    Raises:
+        ModelError: there is no such class.
+    """
+    plain = class_of(library.AutoModel, config)
+    if plain is not None and (sees(plain, name) or hasattr(config, "audio_config")):
+        return plain
+    kind = next((each for each in _classes(library, config) if sees(each, name)), None)
+    if kind is None:
+        raise ModelError(
+            f"{spec}: model type {config.model_type!r} takes more than the spectrogram of its "
+            "feature extractor; give a model of sounds, such as an Audio Spectrogram Transformer"
+        )
+    return kind
+
+
+def saved_class(library: Any, config: Any, name: str = PIXELS) -> Any:
     """The class that the checkpoint was saved from, if it takes pixels first; None if not."""
     saved = getattr(config, "architectures", None) or ()
     kinds = (kind for kind in _classes(library, config) if kind.__name__ in saved)
-    return next(filter(sees, kinds), None)
+    return next((kind for kind in kinds if sees(kind, name)), None)
 
 
 def class_of(auto: Any, config: Any) -> Any:

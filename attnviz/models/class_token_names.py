@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 """Names of parameters that are a class token."""
+PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
 
 
 def has_class_token(module: nn.Module) -> bool:
@@ -44,3 +45,16 @@ def is_of_head(name: str) -> bool:
     True
     """
     return any(part in ("head", "pooler", "attn_pool") for part in name.split(".")[:-1])
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """Number of tokens before the grid: class, distillation, registers.
+
+    Each is a parameter whose last dimension is the width. The token of a pooling head does not
+    count: it is a query only, never a key.
+    """
+    return sum(
+        parameter.numel() // parameter.shape[-1]
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] in PREFIXES and not is_of_head(name)
+    )

@@ -6,6 +6,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
+from attnviz.errors import ModelError
 from attnviz.geometry.grid import Patch, patch_of
 from attnviz.geometry.grid import sides as both
 from attnviz.models.model import token_bytes
@@ -211,3 +212,22 @@ def own_shape(config: Any) -> tuple[int, int] | None:
     size = _image_size(config)
     sides = _pair(size if isinstance(size, int | list | tuple) else None)
     return (int(sides[0]), int(sides[-1])) if len(set(sides)) > 1 else None
+
+
+def check_heads(spec: str, name: str, revision: str | None, config: Any) -> None:
+    """Refuse a config that states the width of layers but not their number of heads.
+
+    Weights have the same shapes for any number of heads, so transformers silently uses a default.
+
+    Raises:
+        ModelError: the config lacks the number of heads.
+    """
+    statements, _ = type(config).get_config_dict(name, revision=revision)
+    heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
+    if "hidden_size" not in statements or heads in statements or not hasattr(config, heads):
+        return
+    if statements["hidden_size"] != getattr(type(config)(), "hidden_size", None):
+        raise ModelError(
+            f"{spec}: its config.json says how wide layers are, and not how many heads they have; "
+            f'add "{heads}" to it'
+        )

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,15 @@ def processing_of(name: str, revision: str | None) -> dict[str, Any]:
         )
         if found is not None:
             statements: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
-            inner: dict[str, Any] = statements.get("image_processor", statements)
-            of_clips: dict[str, Any] = statements.get("video_processor", inner)
-            return of_clips
+            inner: dict[str, Any] = statements
+            for part in ("feature_extractor", "image_processor", "video_processor"):
+                inner = statements.get(part, inner)
+            return inner
     return {}
+
+
+def extractor_of(library: Any, name: str, revision: str | None) -> Any:
+    """The checkpoint's feature extractor of sounds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on filters of frequencies that are empty
+        return library.AutoFeatureExtractor.from_pretrained(name, revision=revision)

@@ -9,26 +9,42 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.models import configs
 from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
-from attnviz.models.auto_classes import class_of, find_class, saved_class
+from attnviz.models.auto_classes import class_of, find_class, find_sound_class, saved_class
 from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
-from attnviz.models.class_token_names import CLASS_TOKENS, has_class_token, is_of_head
+from attnviz.models.class_token_names import has_class_token, prefix_tokens
 from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
 from attnviz.models.failures import tried
-from attnviz.models.hub import known_config, library_of, name_of, processing_of
-from attnviz.models.model import Model, ModelRequest, fixed_size, no_class_head, refuse_options
+from attnviz.models.hub import extractor_of, known_config, library_of, name_of, processing_of
+from attnviz.models.model import (
+    Model,
+    ModelRequest,
+    fixed_size,
+    no_class_head,
+    no_text_tower,
+    refuse_options,
+)
 from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
 from attnviz.models.preprocessing import scaled_statistics
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
 from attnviz.models.settings import FILTERS
+from attnviz.models.sound_input import SoundInput
+from attnviz.models.sound_measures import measured
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
-from attnviz.models.vision import VIDEOS, Embedding, Vision, find_vision
+from attnviz.models.vision import (
+    PIXELS,
+    VIDEOS,
+    Embedding,
+    Hearing,
+    Vision,
+    find_hearing,
+    find_vision,
+)
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 
 Found = Literal["none", "class", "text"]
-PREFIXES = (*CLASS_TOKENS, "distillation_token", "register_tokens")
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class Checkpoint:
         notes: sentences for the user on how the weights were read.
         adapter: an adapter that is merged into the weights.
         kind: the class to load it as; None finds one.
+        sound: how it is given sounds; None for a model of pictures.
     """
 
     library: Any
@@ -51,6 +68,19 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
     kind: Any = None
+    sound: SoundInput | None = None
+
+    @property
+    def argument(self) -> str:
+        """The argument of its `forward` that takes the picture, or the spectrogram."""
+        return PIXELS if self.sound is None else self.sound.name
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Ends of the names of classes with a class head."""
+        if self.sound is not None:
+            return ("AudioClassification",)
+        return "ImageClassification", "VideoClassification"
 
 
 def load(request: ModelRequest) -> Model:
@@ -71,10 +101,18 @@ def load(request: ModelRequest) -> Model:
         read = library.AutoConfig.from_pretrained
         config = tried(request.spec, name, lambda: read(name, **known))
         processing = tried(request.spec, name, lambda: processing_of(name, revision))
-    _check_kind(library, request.spec, config)
+    sound = None
+    if "sampling_rate" in processing and not {"image_mean", "image_std"} & processing.keys():
+        sound = tried(
+            request.spec,
+            name,
+            lambda: measured(request.spec, extractor_of(library, name, revision)),
+        )
+    checkpoint = Checkpoint(library, config, processing, None, adapter=adapter, sound=sound)
+    _check_kind(request.spec, checkpoint)
     if adapter is not None and (of_classes := adapter.head.get("classifier.weight")) is not None:
         config.num_labels = len(of_classes)
-    head = _head(request, config)
+    head = _head(request, checkpoint)
     tokenizer = find_tokenizer(library, request.spec, name, revision) if head == "text" else None
     state: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
@@ -87,9 +125,9 @@ def load(request: ModelRequest) -> Model:
         if adapter is not None:
             state |= adapter.head
     if alias is None:
-        tried(request.spec, name, lambda: _check_heads(request.spec, name, revision, config))
+        tried(request.spec, name, lambda: configs.check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # local files load at once
-    checkpoint = Checkpoint(library, config, processing, state, notes, adapter)
+    checkpoint = replace(checkpoint, state=state, notes=notes)
     model, whole = _build(request, checkpoint, head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
@@ -121,12 +159,16 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
     merged: tuple[str, ...] = ()
     if checkpoint.adapter is not None and checkpoint.state is not None:
         merged = (merge(request.spec, checkpoint.adapter, whole),)
-    part = find_vision(request.spec, whole) if head == "none" else whole
-    model = _described(request, head, part, checkpoint.processing)
+    part = whole
+    if head == "none" and checkpoint.sound is not None:
+        part = find_hearing(request.spec, whole, checkpoint.sound.name)
+    elif head == "none":
+        part = find_vision(request.spec, whole)
+    model = _described(request, head, part, checkpoint)
     if filling is None:
         return model, whole
     if head == "none" and checkpoint.kind is None and filling.unexpected:
-        saved = saved_class(checkpoint.library, checkpoint.config)
+        saved = saved_class(checkpoint.library, checkpoint.config, checkpoint.argument)
         lost = misplaced(model, whole, filling) if saved not in (None, type(whole)) else []
         if lost and {*lost} <= {*filling.unexpected}:  # a head that is a part of layers: of boxes
             return _build(request, replace(checkpoint, kind=saved), head)
@@ -152,9 +194,10 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
 
 
 def _described(
-    request: ModelRequest, head: Found, model: nn.Module, processing: dict[str, Any]
+    request: ModelRequest, head: Found, model: nn.Module, checkpoint: Checkpoint
 ) -> Model:
     """The model, described by its config and its preprocessing."""
+    processing, sound = checkpoint.processing, checkpoint.sound
     vision = find_vision(request.spec, model) if head == "text" else model
     config: Any = vision.config
     labels = labels_of(config.id2label) if head == "class" else None
@@ -162,11 +205,15 @@ def _described(
         config = getattr(config, "vision_config", config)  # for CLIP with a class head
     patch = configs.multiple(config)
     module = Embedding(model, vision, patch) if head == "text" else Vision(vision, patch)
+    if sound is not None:
+        module = Hearing(vision, patch, sound)
     module = module.float().eval().requires_grad_(False)
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
     mean, std = scaled_statistics(request.spec, processing)
+    if sound is not None:
+        fixed, shape, mean, std = True, sound.shape, (0.0,) * 3, (1.0,) * 3
     return Model(
         spec=request.spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
@@ -182,12 +229,13 @@ def _described(
             fixed=fixed,
             shape=(fixed and shape) or None,
         ),
-        prefix=_prefix(vision),
+        prefix=prefix_tokens(vision),
         class_token=has_class_token(vision),
         least=configs.least(config),
         own_shape=shape if fixed else None,
         other_shapes=() if fixed or shape is None else (shape,),
         fixed=fixed,
+        channels=3 if sound is None else 1,
         mean=mean,
         std=std,
         resample=_filter(processing.get("resample")),
@@ -195,7 +243,8 @@ def _described(
         token_bytes=configs.bytes_of_patch(config),
         head=head,
         labels=labels,
-        clip=_clip_input(request.spec, module, config),
+        sound=sound,
+        clip=None if sound is not None else _clip_input(request.spec, module, config),
     )
 
 
@@ -225,26 +274,38 @@ def _filter(number: Any) -> int:
     return FILTERS["bicubic"] if number is None else int(number)
 
 
-def _check_kind(library: Any, spec: str, config: Any) -> None:
+def _check_kind(spec: str, checkpoint: Checkpoint) -> None:
     """Refuse a model that cannot be used, before its weights are downloaded."""
+    config = checkpoint.config
     if config.model_type in ("timm_wrapper", "timm_backbone"):
         name = spec.removeprefix("hf:")
         source = "local-dir" if Path(name).is_dir() else "hf_hub"
         raise ModelError(f"{spec}: a model of timm; give timm:{source}:{name}")
-    find_class(library, spec, config)
+    _found_class(spec, checkpoint)
 
 
-def _head(request: ModelRequest, config: Any) -> Found:
+def _found_class(spec: str, checkpoint: Checkpoint) -> Any:
+    """The model class of a checkpoint that takes pictures, or its sounds."""
+    library, config = checkpoint.library, checkpoint.config
+    if checkpoint.sound is not None:
+        return find_sound_class(library, spec, config, checkpoint.sound.name)
+    return find_class(library, spec, config)
+
+
+def _head(request: ModelRequest, checkpoint: Checkpoint) -> Found:
     """The head to load; a head whose weights the checkpoint lacks would be random.
 
     Raises:
         ModelError: the checkpoint has no such head.
     """
+    config = checkpoint.config
     if request.head == "text":
+        if checkpoint.sound is not None:
+            raise no_text_tower(request.spec, "it hears sounds")
         check_towers(request.spec, config)
         return "text"
     saved = ", ".join(getattr(config, "architectures", None) or ())
-    classifies = "ForImageClassification" in saved or "ForVideoClassification" in saved
+    classifies = any(f"For{ending}" in saved for ending in checkpoint.classifiers)
     if request.head == "class" and not classifies:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
         raise no_class_head(request.spec, why)
@@ -261,45 +322,12 @@ def _model(
     library, config = checkpoint.library, checkpoint.config
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0  # MAE: keep all patches
-    kind = checkpoint.kind or find_class(library, request.spec, config)
+    kind = checkpoint.kind or _found_class(request.spec, checkpoint)
     if head == "class":
-        kind = class_of(library.AutoModelForImageClassification, config) or class_of(
-            library.AutoModelForVideoClassification, config
-        )
+        autos = (getattr(library, f"AutoModelFor{ending}") for ending in checkpoint.classifiers)
+        kind = next(filter(None, (class_of(auto, config) for auto in autos)), None)
     with seeded(request.seed):
         if checkpoint.state is not None:
             return load_pretrained(request.spec, kind, config, checkpoint.state)
         fresh: nn.Module = kind._from_config(config)  # noqa: SLF001 — as Auto classes do
         return fresh, None
-
-
-def _check_heads(spec: str, name: str, revision: str | None, config: Any) -> None:
-    """Refuse a config that states the width of layers but not their number of heads.
-
-    Weights have the same shapes for any number of heads, so transformers silently uses a default.
-
-    Raises:
-        ModelError: the config lacks the number of heads.
-    """
-    statements, _ = type(config).get_config_dict(name, revision=revision)
-    heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
-    if "hidden_size" not in statements or heads in statements or not hasattr(config, heads):
-        return
-    if statements["hidden_size"] != getattr(type(config)(), "hidden_size", None):
-        raise ModelError(
-            f"{spec}: its config.json says how wide layers are, and not how many heads they have; "
-            f'add "{heads}" to it'
-        )
-
-
-def _prefix(model: nn.Module) -> int:
-    """Number of tokens before the grid: class, distillation, registers.
-
-    Each is a parameter whose last dimension is the width. The token of a pooling head does not
-    count: it is a query only, never a key.
-    """
-    return sum(
-        parameter.numel() // parameter.shape[-1]
-        for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] in PREFIXES and not is_of_head(name)
-    )

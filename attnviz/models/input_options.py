@@ -22,13 +22,20 @@ def with_input_options(
     Raises:
         UsageError: an option has no such value, or neither three numbers nor one for each channel.
     """
+    given = {"mean": mean, "std": std, "resize": resize}
+    if model.sound is not None and any(given.values()):
+        name = next(name for name, text in given.items() if text is not None)
+        raise UsageError(
+            f"--{name} is of pictures; {model.spec} hears sounds, which its feature extractor "
+            "prepares: leave it out"
+        )
     channels = channel_count(model.module) if model.channels == 3 else model.channels
-    given = {
+    statistics = {
         name: parse_statistic(name, text)
         for name, text in (("mean", mean), ("std", std))
         if text is not None
     }
-    for name, numbers in given.items():
+    for name, numbers in statistics.items():
         if len(numbers) not in (3, channels):
             raise UsageError(
                 f"--{name} has {len(numbers)} numbers, and {model.spec} takes {channels} channels; "
@@ -37,7 +44,7 @@ def with_input_options(
     return replace(
         model,
         channels=channels,
-        mean=given.get("mean", model.mean),
-        std=given.get("std", model.std),
+        mean=statistics.get("mean", model.mean),
+        std=statistics.get("std", model.std),
         resample=model.resample if resize is None else FILTERS[parse_filter(resize)],
     )

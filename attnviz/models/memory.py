@@ -4,6 +4,8 @@ from attnviz.errors import MemoryLimitError
 
 RESERVE = 0.1
 """Share of the free memory that stays unused."""
+GRAPH = 5
+"""Factor of a run's memory if the graph is kept, which keeps every step of every block."""
 
 
 def available(device: str = "cpu") -> int:

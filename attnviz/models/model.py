@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.grid import Patch, patch_of
 from attnviz.geometry.placement import Fit, Placement, place
-from attnviz.io.picture import PictureLike, with_pixels
+from attnviz.io.parts import WHOLE, Part
+from attnviz.io.picture import Picture, PictureLike, decode, load_part, with_pixels
+from attnviz.io.picture_files import read
+from attnviz.io.ranges import FULL
 from attnviz.models.clip_input import ClipInput
 from attnviz.models.laying import for_channels, lay_in
+from attnviz.models.sound_input import SoundInput
 from attnviz.models.targets import Head
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 CLASSIFIER = "hf:google/vit-base-patch16-224"
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey: ITU-R BT.601, as Pillow's mode L."""
+LaidPicture = NDArray[np.generic]
+"""A picture laid into an input, before it is normalised, or the features of a sound."""
 WITH_TEXT = ("clip-base-16", "siglip-base")
 """Models with a text tower that errors suggest."""
 
@@ -104,6 +110,7 @@ class Model:
             checkpoint was read.
         notes: short sentences for the user on how the checkpoint was read.
         texts: for the head `text`, a function from n texts to embeddings (n, features) of length 1.
+        sound: how it is given sounds; None for a model of pictures. Its pictures are spectrograms.
         clip: how the module takes a clip; None if it takes pictures.
     """
 
@@ -139,9 +146,30 @@ class Model:
     loaded: float | None = None
     notes: tuple[str, ...] = ()
     texts: Callable[[Sequence[str]], Tensor] | None = field(default=None, repr=False)
+    sound: SoundInput | None = field(default=None, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     clip: ClipInput | None = None
+
+    def load(self, path: str, range: str = FULL, part: Part = WHOLE) -> Picture:  # noqa: A002
+        """Read a file as this model takes it: a picture, or a sound as its spectrogram.
+
+        >>> model.load("cat.jpg").width
+        480
+
+        Raises:
+            UsageError: an option of pictures is given for a sound.
+            ImageError: it cannot be read, or it is of the other kind.
+            MissingExtraError: an optional part is not installed.
+        """
+        if self.sound is None:
+            return load_part(path, range, part)
+        return self.sound.picture(read(path), path, range, part)
+
+    def decode(self, data: bytes, path: str, range: str, part: Part) -> Picture:  # noqa: A002
+        """Decode the bytes of a file as `load` does; `path` is its name for messages."""
+        decoded = decode if self.sound is None else self.sound.picture
+        return decoded(data, path, range, part)
 
     def place(
         self, picture: PictureLike, *, fit: Fit = "keep", shape: tuple[int, int] | None = None
@@ -155,6 +183,8 @@ class Model:
                 shapes.
         """
         patch, size = self.patch, self.size
+        if self.sound is not None:
+            return self.sound.place(picture, patch, self.prefix)
         if fit == "keep":
             long, short = max(picture.width, picture.height), min(picture.width, picture.height)
             size = max(size, math.ceil(self.least * math.sqrt(long / short)))
@@ -182,23 +212,37 @@ class Model:
         """
         return self.normalised([self.lay(picture, placement)])
 
-    def lay(self, picture: PictureLike, placement: Placement) -> NDArray[np.uint8]:
+    def lay(self, picture: PictureLike, placement: Placement) -> LaidPicture:
         """The picture laid as its placement says, (input_height, input_width, 3 or channels).
 
-        A model of other channels than one or three gets all bands of a picture of so many.
+        A model of other channels than one or three gets all bands of a picture of so many. A model
+        of sounds gets the features of a spectrogram, (input_height, input_width, 1).
         """
         seen = with_pixels(picture)
+        if self.sound is not None:
+            return self.sound.lay(seen)
         bands = seen.bands
         values = seen.pixels if bands is None or bands.shape[2] != self.channels else bands
         mean, _ = self.statistics(values.shape[2])
         return lay_in(values, placement, mean.tolist(), self.resample)
 
-    def normalised(self, laid: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def blank_picture(self, placement: Placement) -> LaidPicture:
+        """A laid picture without anything on it."""
+        shape = placement.grid.input_height, placement.grid.input_width
+        if self.sound is not None:
+            return np.zeros((*shape, 1), dtype=np.float32)
+        return np.zeros((*shape, 3), dtype=np.uint8)
+
+    def normalised(self, laid: Sequence[LaidPicture]) -> Tensor:
         """Laid pictures of one shape as the normalised input, (batch, channels, h, w).
 
-        A model of one channel gets luma (ITU-R BT.601), and the first numbers of mean and std.
-        Clips (frames, h, w, channels) become what a model of clips takes.
+        A model of one channel gets luma (ITU-R BT.601), and the first numbers of mean and std. The
+        features of sounds are normalised by their extractor. Clips (frames, h, w, channels) become
+        what a model of clips takes.
         """
+        if self.sound is not None:
+            features = torch.from_numpy(np.stack(laid)).permute(0, 3, 1, 2)
+            return features.to(self.device, self.dtype)
         values = torch.from_numpy(np.stack(laid)).float() / 255
         if self.channels == 1:
             values = (values @ torch.tensor(LUMA))[..., None]

@@ -94,6 +94,8 @@ def of_text(text: str) -> Target:
 
 def _norm(text: str) -> Target:
     query = queries.parse(text, option="--target norm:")
+    if query.in_sound:
+        raise UsageError(f"--target norm:{query}: give the place in pixels of the picture: X,Y")
     if query.kind == "pool":
         raise UsageError(
             "--target norm:pool: an attention pool asks and is no token of the output; give norm "

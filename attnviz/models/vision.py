@@ -10,11 +10,14 @@ from torch.nn import functional as F
 from attnviz.errors import ModelError
 from attnviz.geometry.grid import Patch, sides
 from attnviz.models.class_token_names import has_class_token
+from attnviz.models.sound_input import SoundInput
 
 # Arguments beside pixels that a vision model may need, and that it gets.
 GIVEN = ("pixel_attention_mask", "spatial_shapes")
-VIDEOS = "pixel_values_videos"
-_PICTURES = ("pixel_values", VIDEOS, "image_embeds")
+PIXELS, VIDEOS = "pixel_values", "pixel_values_videos"
+SOUNDS = ("input_values", "input_features")
+"""First arguments of models of sounds."""
+_PICTURES = (PIXELS, VIDEOS, "image_embeds")
 
 
 class Pooled(NamedTuple):
@@ -127,6 +130,23 @@ def _tokens(output: Any) -> Tensor:
     raise ModelError("its output has no tensor of floats; give a model that predicts from pixels")
 
 
+class Hearing(Vision):
+    """A model of transformers that takes spectrograms; its input is their picture."""
+
+    def __init__(self, model: nn.Module, patch: Patch, sound: SoundInput) -> None:
+        super().__init__(model, patch)
+        self.sound = sound
+
+    def arguments(self, pixels: Tensor) -> dict[str, Any]:
+        """(B, 1, rows, columns), highest frequency first → the keyword arguments of the model."""
+        sound = self.sound
+        features = (pixels.flip(2) if sound.rising else pixels)[:, 0]
+        features = features.transpose(1, 2) if sound.time_first else features
+        for _ in range(sound.leading):
+            features = features.unsqueeze(1)
+        return {sound.name: features}
+
+
 class Embedding(Vision):
     """The image encoder of a model of pictures and texts, up to the embedding space of both."""
 
@@ -174,12 +194,25 @@ def find_vision(spec: str, model: nn.Module) -> nn.Module:
     return part
 
 
-def _encoder(model: Any) -> nn.Module | None:
-    """The image encoder of a model whose decoder says words; None for other models."""
-    if not (sees(model) and getattr(model.config, "is_encoder_decoder", False)):
+def find_hearing(spec: str, model: nn.Module, name: str) -> nn.Module:
+    """The part of a model that takes spectrograms as its argument `name`: all of it, or an encoder.
+
+    Raises:
+        ModelError: there is no such part.
+    """
+    parts = [_encoder(model, name), *model.modules()]
+    part = next((part for part in parts if part is not None and sees(part, name)), None)
+    if part is None:
+        raise ModelError(f"{spec}: none of its parts takes {name} alone; give an encoder of sounds")
+    return part
+
+
+def _encoder(model: Any, name: str = PIXELS) -> nn.Module | None:
+    """The encoder of a model whose decoder says words; None for other models."""
+    if not (sees(model, name) and getattr(model.config, "is_encoder_decoder", False)):
         return None
     encoder = model.get_encoder()
-    return encoder if encoder is not model and sees(encoder) else None
+    return encoder if encoder is not model and sees(encoder, name) else None
 
 
 def needs_more(config: Any, needs: str) -> str:
@@ -195,6 +228,11 @@ def no_vision(spec: str, config: Any, model: Any) -> str:
     names = [] if model is None else [n for n in parameters_of(model) if n in _PICTURES]
     if names or getattr(model, "main_input_name", "") == "pixel_values":
         return f"{spec}: {needs_more(config, parameters_of(model)[0])}"
+    if model is not None and parameters_of(model)[:1] in ([name] for name in SOUNDS):
+        return (
+            f"{spec}: hears sounds, and no preprocessor_config.json with its sampling rate is "
+            "there; save its feature extractor beside it"
+        )
     return (
         f"{spec}: model type {config.model_type!r} takes no pictures; give a vision model, such "
         "as dinov2-small (see `attnviz models`)"
@@ -217,8 +255,12 @@ def takes_pixels(module: Any) -> bool:
     return "pixel_values" in names and "input_ids" not in names and not required
 
 
-def sees(module: Any) -> bool:
-    """Whether a module, or a module class, of transformers takes pixels as its first input."""
+def sees(module: Any, name: str = PIXELS) -> bool:
+    """Whether a module, or a module class, of transformers takes pixels as its first input.
+
+    `name` is that of another input, as of a spectrogram.
+    """
     if not hasattr(module, "main_input_name"):
         return False
-    return parameters_of(module)[:1] in (["pixel_values"], [VIDEOS])
+    names = (PIXELS, VIDEOS) if name == PIXELS else (name,)
+    return parameters_of(module)[:1] in ([each] for each in names)

@@ -1,9 +1,10 @@
 """Makes the record of an explanation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import repeat
+from types import SimpleNamespace
 from typing import Any
 
 from attnviz.drawing.scale import Range
@@ -13,6 +14,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
+from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.geometry.tiling import TilePlan
 from attnviz.io.picture import PictureLike
 from attnviz.methods import METHODS
@@ -50,7 +52,7 @@ def make_record(
         tokens=_tokens(explanation, answers[-1]),
         tiles=_tiles(explanation.tiles),
         preprocessing=_preprocessing(observation),
-        query=_query(explanation.query),
+        query=_query(explanation.query, observation.picture.sound),
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
@@ -79,12 +81,14 @@ def make_record(
 
 def check_info(observation: Observation, layers: Sequence[int] | None = None) -> record_parts.Check:
     """Whether the maps of some layers, or of all, can be trusted; and what is not drawn."""
-    assumed = [
-        reason
-        for number, reason in observation.assumed.items()
+    chosen = {
+        number: layer
+        for number, layer in observation.layers.items()
         if layers is None or number in layers
-    ]
+    }
+    assumed = [layer.assumed for layer in chosen.values() if layer.assumed is not None]
     calls = [*observation.calls.not_drawn.items(), *((None, what) for what in observation.unread)]
+    covers = {number: layer.keys.cover for number, layer in chosen.items()}
     return record_parts.Check(
         verified=not observation.unexplained,
         max_error=max(observation.errors.values()),
@@ -93,6 +97,8 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
         loaded=observation.model.loaded,
         load_notes=list(observation.model.notes) or None,
         not_drawn=[record_parts.NotDrawn(layer=n, reason=reason) for n, reason in calls],
+        merged=[n for n, each in covers.items() if each is not None and not each.grids] or None,
+        uneven=[n for n, layer in chosen.items() if layer.keys.uneven] or None,
     )
 
 
@@ -103,6 +109,7 @@ def _head(
     several = len(explanation.questions) > 1
     target = explanation.questions[answer.question].target
     drawn = describe(answer.values, answer.drawn, answer.placement)
+    sound = explanation.observation.picture.sound
     rows, columns = answer.values.shape
     one = METHODS[explanation.method].merges != "layers"
     call = explanation.observation.layers[answer.layer].call if one else None
@@ -115,14 +122,26 @@ def _head(
         sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
         columns=columns,
-        map=records.MapInfo(**vars(drawn)),
-        query=_query(answer.query) if several or answer.query != explanation.query else None,
+        map=map_info(drawn, sound),
+        query=_query(answer.query, sound) if several or answer.query != explanation.query else None,
         target=_target(target) if several else None,
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
         **fields_of_view(explanation, answer),
     )
+
+
+def map_info(drawn: SimpleNamespace, sound: SoundAxes | None) -> records.MapInfo:
+    """The numbers of a map; those of a sound have the seconds and hertz of the peak too."""
+    numbers: dict[str, Any] = vars(drawn)
+    if sound is not None:
+        numbers = {
+            **numbers,
+            "peak_time": sound.time(drawn.peak_x),
+            "peak_frequency": sound.frequency(drawn.peak_y),
+        }
+    return records.MapInfo(**numbers)
 
 
 def _numbers(answer: Answer) -> dict[str, Any]:
@@ -194,6 +213,7 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
 
 def image_info(picture: PictureLike) -> record_parts.Image:
     """The record's part about the picture."""
+    sound = picture.sound
     return record_parts.Image(
         path=readable(picture.path),
         width=picture.width,
@@ -202,6 +222,9 @@ def image_info(picture: PictureLike) -> record_parts.Image:
         channels=picture.part.channels,
         slice=picture.part.slice,
         region=picture.part.region,
+        duration=None if sound is None else sound.duration,
+        seconds=None if sound is None else (sound.time(0), sound.time(picture.width)),
+        hertz=None if sound is None else list(sound.hertz),
     )
 
 
@@ -237,7 +260,7 @@ def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
         input_height=entire.input_height,
         fit=answer.placement.fit,
         masked=observation.masked,
-        grids=None if cover is None else list(cover.grids),
+        grids=list(cover.grids) or None if cover is not None else None,
     )
 
 
@@ -248,8 +271,10 @@ def _tiles(plan: TilePlan | None) -> record_parts.Tiles | None:
     return record_parts.Tiles(side=plan.side, overlap=plan.overlap, rows=rows, columns=columns)
 
 
-def _preprocessing(observation: Observation) -> record_parts.Preprocessing:
-    """How the model's input was made of the picture."""
+def _preprocessing(observation: Observation) -> record_parts.Preprocessing | None:
+    """How the model's input was made of the picture; None for a sound."""
+    if observation.model.sound is not None:
+        return None
     channels, model = observation.channels, observation.model
     mean, std = (numbers.tolist() for numbers in model.statistics(channels))
     names = {number: name for name, number in FILTERS.items()}
@@ -258,11 +283,22 @@ def _preprocessing(observation: Observation) -> record_parts.Preprocessing:
     )
 
 
-def _query(query: Query) -> record_parts.QueryInfo:
+def _query(query: Query, sound: SoundAxes | None = None) -> record_parts.QueryInfo:
     names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
-    numbers = dict(zip(names, query.numbers, strict=False)) | {"time": query.time}
+    numbers = dict(zip(names, query.numbers, strict=False))
     path = None if query.path is None else readable(query.path)
-    return record_parts.QueryInfo.model_validate({"kind": query.kind, "path": path, **numbers})
+    places = {} if sound is None else _in_sound(numbers, sound)
+    return record_parts.QueryInfo.model_validate(
+        {"kind": query.kind, "path": path, "time": query.time, **numbers, **places}
+    )
+
+
+def _in_sound(numbers: Mapping[str, float], sound: SoundAxes) -> dict[str, float]:
+    """Seconds and hertz of x and y in picture pixels; of a box, the lower frequency first."""
+    times = {f"time{name[1:]}": sound.time(n) for name, n in numbers.items() if name[0] == "x"}
+    heights = sorted((n for name, n in numbers.items() if name[0] == "y"), reverse=True)
+    names = ["frequency"] if len(heights) == 1 else ["frequency0", "frequency1"]
+    return times | dict(zip(names, map(sound.frequency, heights), strict=False))
 
 
 def _target(scored: Scored | None) -> record_parts.TargetInfo | None:

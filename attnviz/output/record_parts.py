@@ -13,6 +13,10 @@ class Image(RecordPart):
     `range` gives the values that are black and white. It is present if the file is not an ordinary
     8-bit picture, or if the user gave a range. `channels`, `slice` and `region` are present if the
     user chose bands, a slice or page, or a region (x, y, width, height): the picture is that part.
+
+    A sound has `duration`, the seconds of its file, and its picture is a spectrogram of frames ×
+    bands. `seconds` are the times of its left and right border, and `hertz` the middle of each row,
+    the lowest row first.
     """
 
     path: str
@@ -22,14 +26,14 @@ class Image(RecordPart):
     channels: tuple[int, ...] | None = None
     slice: int | None = None
     region: tuple[int, int, int, int] | None = None
+    duration: Maybe = None
+    seconds: tuple[Number, Number] | None = None
+    hertz: list[Number] | None = None
 
     @model_serializer(mode="wrap")
     def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = fields(self)
-        for name in ("range", "channels", "slice", "region"):
-            if data[name] is None:
-                del data[name]
-        return data
+        return {name: value for name, value in data.items() if value is not None}
 
 
 class Moment(RecordPart):
@@ -135,7 +139,11 @@ class Preprocessing(RecordPart):
 
 
 class QueryInfo(RecordPart):
-    """The query: the token, region or average that the map looks from, in picture pixels."""
+    """The query: the token, region or average that the map looks from, in picture pixels.
+
+    A place in a sound has seconds and hertz too: a point `time` and `frequency`, a box `time0`,
+    `frequency0`, `time1` and `frequency1`.
+    """
 
     kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
     number: int | None = None
@@ -146,7 +154,12 @@ class QueryInfo(RecordPart):
     x1: float | None = None
     y1: float | None = None
     path: str | None = None
-    time: float | None = None
+    time: Maybe = None
+    frequency: Maybe = None
+    time0: Maybe = None
+    frequency0: Maybe = None
+    time1: Maybe = None
+    frequency1: Maybe = None
 
 
 class TargetInfo(RecordPart):
@@ -175,7 +188,9 @@ class Check(RecordPart):
     `assumed` if they follow from the number of tokens alone; `places_reason` then gives the reason.
     `loaded` is the share of the parameters that the maps need and that a checkpoint filled; it is
     null if no checkpoint was read. `load_notes` is present if parts of the checkpoint are missing
-    or unused, and names them. `not_drawn` lists the attention calls that no map shows.
+    or unused, and names them. `not_drawn` lists the attention calls that no map shows. `merged` are
+    layers some of whose tokens cover several cells, `uneven` those whose tokens lie on no lattice,
+    so that each counts for the cell that holds its place; both are left out if there are none.
     """
 
     verified: bool
@@ -185,7 +200,10 @@ class Check(RecordPart):
     loaded: Maybe = None
     load_notes: list[str] | None = None
     not_drawn: list[NotDrawn] = Field(default_factory=list)
+    merged: list[int] | None = None
+    uneven: list[int] | None = None
 
     def data(self) -> dict[str, Any]:
-        """The check as plain data, without reasons and notes that do not exist."""
-        return without_missing(self.model_dump(), ("load_notes", "places_reason"))
+        """The check as plain data, without what does not exist."""
+        missing = "load_notes", "places_reason", "merged", "uneven"
+        return without_missing(self.model_dump(), missing)

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from attnviz.output.record_parts import (
     AnimationInfo,
     Check,
@@ -31,7 +33,10 @@ from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
 @with_numbers(MAP_NUMBERS)
 class MapInfo(RecordPart):
-    """Numbers of the drawn weights, and the numbers that other packages add to `MAP_NUMBERS`."""
+    """Numbers of the drawn weights, and the numbers that other packages add to `MAP_NUMBERS`.
+
+    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds.
+    """
 
     minimum: Number
     maximum: Number
@@ -42,6 +47,12 @@ class MapInfo(RecordPart):
     spatial_entropy: Maybe = None
     border_mass: Maybe = None
     border_ratio: Maybe = None
+    peak_time: Maybe = None
+    peak_frequency: Maybe = None
+
+    @model_serializer(mode="wrap")
+    def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_missing(fields(self), ("peak_time", "peak_frequency"))
 
 
 class LocalizedHeadInfo(RecordPart):

@@ -8,8 +8,9 @@ from typing import Literal
 from PIL import Image
 
 from attnviz.drawing.overlay import Style
+from attnviz.drawing.panels import CELL
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import CELL, cells_on, compose, heading, original, small
+from attnviz.drawing.sheet import cells_on, compose, heading, original, small
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import merges_layers
 from attnviz.io.picture import Picture

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
+from attnviz.drawing.panels import panel
 from attnviz.drawing.scale import Range, parse_scale, ranges
-from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small, thumbnail
+from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
@@ -127,7 +128,8 @@ def write_pictures(
         image = draw(picture, _placed_on(answer, picture), scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
         path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
-        return Cell(thumbnail(image), title(explanation, answer), scale), path
+        shown = panel(image, explanation.observation.picture)
+        return Cell(shown, title(explanation, answer), scale), path
 
     threads = threads or (os.cpu_count() or 1 if reduced is None else 1)
     drawn = _at_once(one, explanation.answers, scales, threads)

@@ -131,7 +131,7 @@ def explore(
 
     Raises:
         UsageError: an option cannot be read, or names a layer, head or query that does not exist.
-        RecordingError: the attention is not finite, or a layer's tokens lie on several grids.
+        RecordingError: the attention is not finite.
         OutputError: the page would be larger than 50 MB.
     """
     drawing = drawing or Drawing()

@@ -56,7 +56,7 @@ def pack_layer(
     """A layer of the page, from a reading that answered its `questions`.
 
     Raises:
-        RecordingError: the attention is not finite, or the tokens lie on several grids.
+        RecordingError: the attention is not finite.
     """
     layer = observation.layers[number]
     queries, keys = side_of(observation, layer, "queries"), side_of(observation, layer, "keys")

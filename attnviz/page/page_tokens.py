@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.errors import RecordingError
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
@@ -71,6 +70,16 @@ class PageTokens:
             found[f"{self.role}_part"] = self.part.astype(np.uint8)
         if self.drawn is not None and not self.drawn.all():
             found[f"{self.role}_drawn"] = self.drawn.astype(np.uint8)
+        cover = self.layout.cover
+        if cover is not None:
+            numbers = np.empty(self.cells.shape, dtype=np.int32)
+            np.put_along_axis(numbers, self.order, np.arange(self.cells.shape[1])[None], 1)
+            windows, tokens = np.divmod(cover.tokens, self.cells.shape[1])
+            of_page = windows * self.cells.shape[1] + numbers[windows, tokens]
+            found[f"{self.role}_cover_tokens"] = of_page.astype(np.int32)
+            found[f"{self.role}_cover_cells"] = cover.cells.astype(np.int32)
+            found[f"{self.role}_cover_shares"] = cover.shares.astype(np.float32)
+            found[f"{self.role}_cover_parts"] = cover.parts.astype(np.float32)
         return found
 
     def description(self) -> dict[str, Any]:
@@ -92,21 +101,13 @@ class PageTokens:
             "cells": part("cells"),
             "taking_part": part("part"),
             "drawn": part("drawn"),
+            **({} if self.layout.cover is None else {"cover": f"{self.role}_cover"}),
         }
 
 
 def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
-    """The queries or the keys of a layer.
-
-    Raises:
-        RecordingError: the tokens lie on several grids.
-    """
+    """The queries or the keys of a layer."""
     layout: Layout = getattr(layer, role)
-    if layout.cover is not None:
-        raise RecordingError(
-            f"{observation.picture.path}: a layer has tokens on {len(layout.cover.grids)} grids, "
-            "which a page cannot show; leave it out with --layers, or take `attnviz show`"
-        )
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
     on_picture = bool(layout.on_picture.any())
     class_token = class_token_of(observation, layer)

@@ -5,16 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import batches
 import pytest
 
 from attnviz.batch import run
+from attnviz.batch.connection import connected, library
 from attnviz.cli import main
 from attnviz.errors import ExitCode
 
+ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of itself
 RAY = ("--engine", "ray", "--workers", "2")
 WINDOW = 8
 MORTAL = """
@@ -55,12 +59,19 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """One cluster for the tests that need none of their own; its address."""
+    with connected(library(), None):
+        yield ray.get_runtime_context().gcs_address
+
+
 def batch(*arguments: str) -> int:
     return main(["batch", "photos", *batches.SMALL, *arguments])
 
 
 def driver(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A run on a cluster, in a process of its own: Ray leaves threads behind where one ends."""
+    """A run in a process of its own."""
     command = [sys.executable, "driver.py", "batch", *arguments, *RAY]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIME, check=False)
 
@@ -73,14 +84,18 @@ def mortal(name: str, *, lives: int) -> list[str]:
     return ["-m", f"py:{name}.py:Mortal", "--patch", "8", "--size", "32"]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_files_and_numbers_are_those_of_one_machine_also_where_pictures_are_hostile() -> None:
     said = batches.hostile(Path("photos"))
-    assert batch("-o", "here", "--npz") == ExitCode.SOME_FAILED
-    there = driver("photos", *batches.SMALL, "-o", "there", "--npz")
-    assert there.returncode == ExitCode.SOME_FAILED, there.stderr
+    options = ["--method", "attention", "--method", "rollout", "--npz", "--parquet"]
+    assert batch(*options, "-o", "here") == ExitCode.SOME_FAILED
+    assert batch(*options, "-o", "there", *RAY) == ExitCode.SOME_FAILED
     found, expected = batches.tree(Path("there")), batches.tree(Path("here"))
+    assert {"p0.png/attention/maps.npz", "p0.png/rollout/maps.npz"} <= found.keys()
     assert found.keys() == expected.keys()
     assert found == expected
+    records = [record["method"] for record in batches.lines(Path("there/stats.jsonl"))]
+    assert records == ["attention", "rollout"] * 30
     failed = {
         Path(line["path"]).name: line["error"]
         for line in batches.lines(Path("there/manifest.jsonl"))
@@ -90,22 +105,11 @@ def test_files_and_numbers_are_those_of_one_machine_also_where_pictures_are_host
     assert all(word in failed[name] for name, word in said.items())
 
 
-def test_several_methods_write_what_they_write_on_one_machine() -> None:
-    methods = ["--method", "attention", "--method", "rollout", "--pictures", "none", "--npz"]
-    there = driver("photos", *batches.SMALL[:-2], *methods, "-o", "there", "--parquet")
-    assert there.returncode == ExitCode.DONE, there.stderr
-    here = main(["batch", "photos", *batches.SMALL[:-2], *methods, "-o", "here", "--parquet"])
-    assert here == ExitCode.DONE
-    found, expected = batches.tree(Path("there")), batches.tree(Path("here"))
-    assert {"p0.png/attention/maps.npz", "p0.png/rollout/maps.npz"} <= found.keys()
-    records = [record["method"] for record in batches.lines(Path("there/stats.jsonl"))]
-    assert records == ["attention", "rollout"] * 30
-    assert found == expected
-
-
-def test_a_driver_that_is_killed_goes_on() -> None:
+def test_a_driver_that_is_killed_goes_on(cluster: str) -> None:
+    """On a cluster that has other drivers, and then on one of its own."""
     assert batch("-o", "whole") == ExitCode.DONE
     command = [sys.executable, "driver.py", "batch", "photos", *batches.SMALL, "-o", "out", *RAY]
+    command += ["--ray-address", cluster]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = Path("out/.attnviz/journal.jsonl")
     while not (journal.exists() and journal.read_bytes()):
@@ -120,9 +124,9 @@ def test_a_driver_that_is_killed_goes_on() -> None:
     assert batches.tree(Path("out")) == batches.tree(Path("whole"))
 
 
-def test_a_worker_that_is_killed_costs_time_only() -> None:
+def test_a_worker_that_is_killed_costs_time_only(cluster: str) -> None:
     model = mortal("model", lives=1)
-    there = driver("photos", *model, "-o", "there")
+    there = driver("photos", *model, "-o", "there", "--ray-address", cluster)
     assert there.returncode == ExitCode.DONE, there.stderr
     assert len(list(Path("model-marks").iterdir())) == 1
     assert not there.stdout  # Ray would print its news there
@@ -130,16 +134,22 @@ def test_a_worker_that_is_killed_costs_time_only() -> None:
     assert batches.tree(Path("there")) == batches.tree(Path("here"))
 
 
-def test_a_window_that_kills_every_worker_ends_with_a_line() -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_window_that_kills_every_worker_ends_with_a_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     model = mortal("model", lives=1000)
-    ended = driver("photos/sub/deep", *model, "-o", "out")
-    assert ended.returncode == ExitCode.FAILED
-    assert "was killed 4 times" in ended.stderr
+    pictures = ["photos/p0.png", "photos/p1.png"]  # one window
+    ended = main(["batch", *pictures, *model, "-o", "out", *RAY[:2], "--workers", "1"])
+    assert ended == ExitCode.FAILED
+    assert "was killed 4 times" in capfd.readouterr().err
     assert not Path("out/.attnviz/cluster").exists()
 
 
-def test_a_model_that_cannot_be_had_is_told_as_it_is() -> None:
-    ended = driver("photos", *batches.SMALL, "-o", "out", "--layers", "7")
-    assert ended.returncode == ExitCode.USAGE
-    assert "attnviz: error: --layers: the model has 1 layer" in ended.stderr
-    assert "Traceback" not in ended.stderr
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_cannot_be_had_is_told_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = batch("-o", "out", "--layers", "7", *RAY[:2], "--workers", "1")
+    assert ended == ExitCode.USAGE
+    told = capfd.readouterr().err
+    assert "attnviz: error: --layers: the model has 1 layer" in told
+    assert "Traceback" not in told

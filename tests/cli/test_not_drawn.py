@@ -55,10 +55,10 @@ class Plain(nn.Module):
 
 
 class Merged(Plain):
-    """Pairs of tokens become one behind the first block."""
+    """Pairs of tokens become one behind the first block, where no gradient shows of what."""
 
     def between(self, x, number):
-        return (x[:, :8] + x[:, 8:]) / 2 if number == 0 else x
+        return (x[:, :8] + x[:, 8:]).detach() / 2 if number == 0 else x
 
 
 class Dropped(Plain):

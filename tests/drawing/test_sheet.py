@@ -9,8 +9,9 @@ from rich.console import Console
 import attnviz
 from attnviz.cli.console import for_terminal
 from attnviz.drawing.overlay import colour_table
+from attnviz.drawing.panels import thumbnail
 from attnviz.drawing.scale import Range
-from attnviz.drawing.sheet import Cell, bar_label, compose, shortened, thumbnail
+from attnviz.drawing.sheet import Cell, bar_label, compose, shortened
 from attnviz.output.write_pictures import write_pictures
 
 

@@ -45,6 +45,24 @@ class White(nn.Module):
         return out[:, 0].mean(1)
 
 
+class Views(White):
+    """The same of several grids in one call: two sizes of cells, or four tiles and a thumbnail."""
+
+    def __init__(self, size, kernel, tiles):
+        super().__init__(size, kernel)
+        self.tiles = tiles
+
+    def forward(self, pixels):
+        half = F.avg_pool2d(pixels, 2)
+        whole = pixels
+        if self.tiles:
+            (b, c, h, w), (down, across) = pixels.shape, half.shape[2:]
+            whole = pixels.reshape(b, c, 2, down, 2, across).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        views = [self.embed(each).flatten(2).mT.reshape(1, -1, 4) for each in (whole, half)]
+        tokens = torch.cat(views, 1)[:, None]
+        return F.scaled_dot_product_attention(0 * tokens + 2.0, tokens, tokens)[:, 0].mean(1)
+
+
 class Reader(nn.Module):
     """Two layers over patches of any shape, with a class token, positions and a class head."""
 
@@ -81,6 +99,8 @@ def cut(): return White((92, 140), (16, 20), padded=(0, 0, 0, 4))
 def beyond(): return White((96, 144), 16, 16, 8)
 def windows(): return White((64, 96), (4, 8), windows=(4, 4))
 def shuffled(): return White((64, 96), (8, 4), order=True)
+def two_grids(): return Views((64, 96), 8, tiles=False)
+def tiles(): return Views((64, 96), 8, tiles=True)
 '''
 # Input, and the white cell: its row, its column, height and width, and where the first begins.
 LAYOUTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -95,6 +115,8 @@ LAYOUTS: dict[str, tuple[tuple[int, int], ...]] = {
     "beyond": ((96, 144), (1, 9), (16, 16), (-8, -8)),
     "windows": ((64, 96), (9, 2), (4, 8), (0, 0)),
     "shuffled": ((64, 96), (1, 3), (8, 4), (0, 0)),
+    "two_grids": ((64, 96), (5, 7), (8, 8), (0, 0)),
+    "tiles": ((64, 96), (5, 7), (8, 8), (0, 0)),
 }
 
 

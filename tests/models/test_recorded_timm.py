@@ -122,6 +122,24 @@ def test_grids_and_other_tokens_are_the_models(name: str, seen: attnviz.Observat
         assert {layer.keys.outside for layer in seen.layers.values()} == {expected.outside}
 
 
+def test_tokens_of_crossvit_lie_in_the_middle_of_the_patches_of_their_branch(
+    tmp_path: Path,
+) -> None:
+    """Patches of 12 pixels, and of 16 of the picture made 224 pixels wide."""
+    pictures.noise(240, 240).save(tmp_path / "noise.png")
+    seen = attnviz.observe(attnviz.load_image(tmp_path / "noise.png"), load("crossvit_9_240"))
+    for layer in seen.layers.values():
+        places = layer.call.key_positions
+        assert places is not None
+        side = layer.keys.rows
+        assert side in (14, 20)
+        at = (torch.arange(side) + 0.5) * 240 / side
+        y, x = torch.meshgrid(at, at, indexing="ij")
+        expected = torch.stack([x.flatten(), y.flatten()], 1)
+        torch.testing.assert_close(places[0, 1:], expected, atol=0.01, rtol=0)
+        assert bool(places[0, 0].isnan().all())
+
+
 def test_predictions_are_bit_identical_while_they_are_recorded(seen: attnviz.Observation) -> None:
     families.check_predictions(seen)
 

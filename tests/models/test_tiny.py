@@ -193,7 +193,7 @@ def test_more_heads_than_it_has_is_an_error_that_says_how_many(
 
 def test_its_class_head_can_be_asked(capfd: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", str(SAMPLES / "cat.jpg"), "--metrics", "perturbation", "--json"]
-    assert main([*command, "--size", "64"]) == 0
+    assert main([*command, "--size", "32"]) == 0
     rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert {row["baseline"] for row in rows} == {None, "random weights", "gaussian", "saliency"}
     for row in rows:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import attnviz
 from attnviz.cli import main
-from attnviz.drawing.sheet import CELL
+from attnviz.drawing.panels import CELL
 from attnviz.io.picture import with_pixels
 from attnviz.output.write_animation import LARGE, animate
 from attnviz.output.write_pictures import Drawing

@@ -106,7 +106,8 @@ def _check_layer(
     for query, found, wanted in zip(queries, maps, expected, strict=True):
         error = np.abs(found - wanted).max() / wanted.max()
         assert error < 1e-5, f"layer {number}, query {query}: off by {error:.2g} of the maximum"
-    empty = np.bincount(layer.cells[layer.cells >= 0], minlength=layer.rows * layer.columns) == 0
+    cells = layer.cells[layer.cells >= 0] if layer.made is None else layer.made.nonzero()[1]
+    empty = np.bincount(cells, minlength=layer.rows * layer.columns) == 0
     name = "drawn" if "maps" in said.arrays else f"layer{number:02d}_drawn"
     shown = said.arrays[name].ravel()[empty]
     assert not shown.any(), f"layer {number}: {shown.sum()} cells are drawn that have no token"

@@ -108,10 +108,11 @@ def merge(metric: Tensor, x: Tensor, r: int) -> Tensor:
 
 
 def _merged(mixtures: list[Array]) -> list[Layer]:
-    return [attends(PATCHES), attends(mixed(mixtures[0], PATCHES), drawn=False)]
+    made = (mixtures[0] > 0).astype(float)
+    return [attends(PATCHES), attends(mixed(mixtures[0], PATCHES), on=PATCHES, made=made)]
 
 
-@expects(of=_merged, may_be="right, not drawn", asks=[(("auto",), "all")], within=4)
+@expects(of=_merged, asks=[(("auto",), "all")], within=4)
 class MergedTokens(nn.Module):
     """ToMe: after block 0 eight pairs of tokens become one each."""
 
@@ -119,14 +120,14 @@ class MergedTokens(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(3, dim, 8, 8)
         self.pos_embed = nn.Parameter(torch.zeros(1, 24, dim))
-        self.first, self.second = Block(dim, 2), Block(dim, 2)
+        self.blocks = nn.ModuleList([Block(dim, 2), Block(dim, 2)])
         seeded(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(self.embed(x).flatten(2).transpose(1, 2) + self.pos_embed)
+        x = self.blocks[0](self.embed(x).flatten(2).transpose(1, 2) + self.pos_embed)
         if taking_notes():
             note_mixture(merge(x, torch.eye(24)[None], 8))
-        return self.second(merge(x, x, 8)).mean(1)
+        return self.blocks[1](merge(x, x, 8)).mean(1)
 
 
 def _sorted(mixtures: list[Array]) -> list[Layer]:

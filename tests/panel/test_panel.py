@@ -114,7 +114,11 @@ def _check_places(call: AttentionCall, side: str, tokens: Array, case: Case) -> 
     lost = np.isinf(found[..., 0]) if case.may_be != {"right"} else False
     denied = seen & ~there & ~lost
     assert not denied.any(), f"{denied.sum()} {side} places are lost, or said to be nowhere"
-    made_up = there & ~seen & (tokens[..., 2] != 2)
+    low, high = (end.reduce(found, 1, keepdims=True) for end in (np.fmin, np.fmax))
+    of_window = (
+        (tokens[..., 2] == 1) & (np.abs(found - (low + high) / 2).max(-1) < 1e-3) & (len(found) > 1)
+    )
+    made_up = there & ~seen & (tokens[..., 2] != 2) & ~of_window
     assert not made_up.any(), f"{made_up.sum()} tokens that lie nowhere have a {side} place"
     off = np.where(there & seen, np.abs(found - wanted).max(-1), 0.0)
     within = case.within if case.within is not None else half_a_cell(wanted)

@@ -69,13 +69,15 @@ def each_with(prefix: Array, of_windows: Array) -> Array:
 class Layer:
     """An attention call: its tokens, and the lattice that its keys stand on.
 
-    `x` and `y` are the lattice's coordinates; without any the call can't be drawn.
+    `x` and `y` are the lattice's coordinates; without any the call can't be drawn. `made`, (tokens,
+    cells), is 1 at the cells that merged tokens are made of.
     """
 
     queries: Array
     keys: Array
     x: Array
     y: Array
+    made: Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -107,17 +109,23 @@ class Layer:
 
 
 def attends(
-    queries: Array, keys: Array | None = None, *, on: Array | None = None, drawn: bool = True
+    queries: Array,
+    keys: Array | None = None,
+    *,
+    on: Array | None = None,
+    drawn: bool = True,
+    made: Array | None = None,
 ) -> Layer:
     """Self-attention, or attention from `queries` to `keys`.
 
-    `on` is the lattice where the keys are not all of it; `drawn=False`: they stand on none.
+    `on` is the lattice where the keys are not all of it; `drawn=False`: they stand on none; `made`:
+    they are merged of its cells.
     """
     keys = queries if keys is None else keys
     lattice = keys if on is None else on
     there = np.isfinite(lattice[..., 0]) & drawn
     x, y = (np.unique(lattice[there][:, i].round(3)) for i in (0, 1))
-    return Layer(queries, keys, x, y)
+    return Layer(queries, keys, x, y, made)
 
 
 def mixed(mixture: Array, tokens: Array) -> Array:
@@ -225,7 +233,8 @@ def query_weights(query: str, layer: Layer) -> Array:
     if query == "cls":
         chosen = is_class.astype(float)
     elif query == "mean":
-        chosen = _each_place_alike(x, y, there)
+        made = layer.made
+        chosen = _each_place_alike(x, y, there) if made is None else made.sum(1)[None]
     elif query == "pool":
         chosen = np.ones(x.shape)
     else:
@@ -246,6 +255,10 @@ def true_map(query: str, layer: Layer, weights: Array) -> Array:
     """The map of a query, (heads, rows, columns), from weights (windows, heads, queries, keys)."""
     asking = query_weights(query, layer)
     received = np.einsum("wq,whqk->hwk", asking, weights)
+    if layer.made is not None:
+        shares = layer.made / layer.made.sum(1, keepdims=True)
+        spread: Array = received.sum(1) @ shares
+        return spread.reshape(-1, layer.rows, layer.columns)
     cells = layer.cells
     found = np.zeros((weights.shape[1], layer.rows * layer.columns))
     for head, values in enumerate(received):

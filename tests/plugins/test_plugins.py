@@ -15,6 +15,7 @@ from typing import Any
 import forks
 import pytest
 
+from attnviz.cli.doctor import EXTRAS
 from attnviz.registry import Table
 
 HERE = Path(__file__).parent
@@ -44,7 +45,8 @@ def install(package: str, site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[forks.Forks]:
-    with forks.Forks("torch") as opened:
+    parts = [*EXTRAS, "transformers.modeling_utils"]  # what the doctor would import each time
+    with forks.Forks("torch", "PIL.Image", "pydantic", "rich.console", *parts) as opened:
         yield opened
 
 

@@ -47,7 +47,8 @@ class WhereOptions:
     query: list[str] | None = option_field(
         None,
         "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
-        "picture; X,Y@T of a model of clips. May be repeated.  [default: auto]",
+        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds. May be repeated.  "
+        "[default: auto]",
         **_QUERY,
     )
 

@@ -16,6 +16,7 @@ from attnviz.io.ranges import FULL, PERCENTS, parse_range
 if TYPE_CHECKING:
     from attnviz.io.picture import Picture
     from attnviz.io.picture_tiles import TiledPicture
+    from attnviz.models.model import Model
 
 
 Images = Annotated[
@@ -78,11 +79,12 @@ class ReadingOptions:
         """The part of each file that is the picture."""
         return parse_part(self.channels, self.slice, self.region)
 
-    def open(self, path: str) -> "AbstractContextManager[Picture]":
-        """A decoded picture, for a `with` statement."""
+    def open(self, path: str, model: "Model | None" = None) -> "AbstractContextManager[Picture]":
+        """A file as a model takes it, for a `with` statement: a picture, or a spectrogram."""
         from attnviz.io.picture import load_part  # noqa: PLC0415 — not for `--help`
 
-        return nullcontext(load_part(path, self.range, self.part))
+        load = load_part if model is None else model.load
+        return nullcontext(load(path, self.range, self.part))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -118,11 +120,15 @@ class TiledReadingOptions(ReadingOptions):
             return None
         return Tiling(self.tile, OVERLAP if self.overlap is None else self.overlap)
 
-    def open_tiles(self, path: str) -> "AbstractContextManager[Picture | TiledPicture]":
+    def open_tiles(
+        self, path: str, model: "Model | None" = None
+    ) -> "AbstractContextManager[Picture | TiledPicture]":
         """A picture as requested: decoded, or open to be read tile by tile."""
         from attnviz.io.picture_tiles import open_tiled  # noqa: PLC0415
 
         tiling = self.tiling
         if tiling is None:
-            return self.open(path)
+            return self.open(path, model)
+        if model is not None and model.sound is not None:
+            raise UsageError(f"--tile is of pictures; {model.spec} hears sounds: leave it out")
         return open_tiled(path, self.range, self.part, tiling.side, tiling.overlap)

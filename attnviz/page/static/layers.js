@@ -11,7 +11,10 @@
  * @property {number} tokens a window
  * @property {string[]} prefix names of the tokens that lie nowhere, which come first
  * @property {Int32Array} cellOf cell of each token of all windows, -1 for none
+ * @property {?object} cover cells that each token covers, as pairs: tokens, cells, shares of the token
+ *   on the cell, parts of the cell that the token covers; null where a token stands for one cell
  * @property {number[][]} tokensOf tokens of each cell
+ * @property {number[][]} partsOf what each of them covers of the cell
  * @property {?Uint8Array} part 0 for each token that is masked; null where none is
  * @property {Uint8Array} drawn 1 for each cell that is drawn
  */
@@ -28,9 +31,16 @@ function sideOf(given, arrays) {
   side.part = given.taking_part ? arrays[given.taking_part] : null;
   side.drawn = given.drawn ? arrays[given.drawn] : new Uint8Array(cells).fill(1);
   side.tokensOf = Array.from({ length: cells }, () => []);
-  side.cellOf.forEach((cell, token) => {
-    if (cell >= 0 && (!side.part || side.part[token])) side.tokensOf[cell].push(token);
-  });
+  side.partsOf = Array.from({ length: cells }, () => []);
+  const put = (token, cell, part) => {
+    if (cell < 0 || (side.part && !side.part[token])) return;
+    side.tokensOf[cell].push(token);
+    side.partsOf[cell].push(part);
+  };
+  const read = (name) => arrays[`${given.cover}_${name}`];
+  side.cover = given.cover ? { tokens: read("tokens"), cells: read("cells"), shares: read("shares"), parts: read("parts") } : null;
+  if (side.cover) side.cover.tokens.forEach((token, i) => put(token, side.cover.cells[i], side.cover.parts[i]));
+  else side.cellOf.forEach((cell, token) => put(token, cell, 1));
   return side;
 }
 

@@ -27,11 +27,16 @@ function lookOf(keys, heads, weights) {
   const made = { maps: [], prefix: new Float32Array(heads * outside), beside: new Float32Array(heads) };
   for (let h = 0; h < heads; h += 1) {
     const map = new Float32Array(cells);
-    for (let k = 0; k < all; k += 1) {
-      const cell = keys.cellOf[k], weight = weights[h * all + k];
+    const put = (cell, weight) => {
       if (cell >= 0) map[cell] += weight;
       if (cell < 0 || !keys.drawn[cell]) made.beside[h] += weight;
+    };
+    for (let k = 0; k < all; k += 1) {
+      if (!keys.cover || keys.cellOf[k] < 0) put(keys.cellOf[k], weights[h * all + k]);
     }
+    keys.cover?.tokens.forEach((token, i) => {
+      put(keys.cover.cells[i], weights[h * all + token] * keys.cover.shares[i]);
+    });
     for (let k = 0; k < outside; k += 1) made.prefix[h * outside + k] = weights[h * all + k];
     made.maps.push(map);
   }

@@ -41,10 +41,19 @@ function askable(layer, query) {
   return inside && tokensOf(side, query).length ? query : fallback(layer);
 }
 
-/** Tokens, of all windows, that a query looks from; none where they are masked. */
+/** Tokens, of all windows, that a query looks from, each with its share; none where they are masked. */
 function tokensOf(side, query) {
-  if (query.kind === "prefix") return [side.prefix.indexOf(query.name)];
-  return side.tokensOf[query.row * side.columns + query.column] ?? [];
+  if (query.kind === "prefix") return [[side.prefix.indexOf(query.name), 1]];
+  const cells = query.kind === "mean" ? side.tokensOf.map((_, i) => i).filter((i) => side.tokensOf[i].length)
+    : [query.row * side.columns + query.column];
+  if (!side.cover) {
+    const tokens = cells.flatMap((cell) => side.tokensOf[cell] ?? []);
+    return tokens.map((token) => [token, 1 / tokens.length]);
+  }
+  return cells.flatMap((cell) => {
+    const parts = side.partsOf[cell] ?? [], total = parts.reduce((sum, part) => sum + part, 0) * cells.length;
+    return parts.map((part, i) => [side.tokensOf[cell][i], part / total]);
+  });
 }
 
 /** Weights of every head over the key tokens of all windows: (heads, windows · tokens). */
@@ -52,9 +61,8 @@ function tokenWeights(layer, query) {
   const { heads, keys, arrays } = layer;
   if (query.kind === "mean" || query.kind === "received") return pooled(layer, arrays[query.kind]);
   const weights = new Float32Array(heads.length * keys.cellOf.length);
-  const tokens = tokensOf(layer.queries, query);
   const add = layer.encoding === "keys16" ? addSoftmax : addBytes;
-  for (const token of tokens) add(layer, token, 1 / tokens.length, weights);
+  for (const [token, share] of tokensOf(layer.queries, query)) add(layer, token, share, weights);
   return weights;
 }
 
@@ -120,11 +128,11 @@ function scoresOf({ heads, queries, keys, features, arrays }, window, h, query, 
 /** Rollout from a query to the end of a layer, over its key tokens. */
 function rolloutWeights(end, query) {
   const { queries, keys, arrays } = end, row = new Float32Array(keys.tokens);
-  const tokens = query.kind === "mean" ? queries.tokensOf.flat()
-    : query.kind === "received" ? [...queries.cellOf.keys()] : tokensOf(queries, query);
+  const asked = query.kind === "received" ? Array.from(queries.cellOf, (_, i) => [i, 1 / queries.cellOf.length])
+    : tokensOf(queries, query);
   const own = arrays.own;
-  for (const token of tokens) {
-    const share = 1 / tokens.length, unit = arrays.maximum[token] / 255;
+  for (const [token, share] of asked) {
+    const unit = arrays.maximum[token] / 255;
     const inside = token - keys.prefix.length, width = keys.tokens - keys.prefix.length;
     addRow(arrays, keys, token, share, row, 0);
     if (own && inside >= 0) {

@@ -88,12 +88,18 @@ def _product_of_two(
     if by_row is None or by_column is None or not varies(columns, -1):
         return by_row
     small = compact(by_row)
+    if varies(columns, -2) and queries.shape[:-2] == columns.shape[:-2]:
+        # Values that are whole windows, whose tokens lie beside each other as features (SepViT).
+        aside = mean_over(columns - mean_over(columns, -1), -2)
+        small = torch.where(aside.real.isfinite(), small + aside, small)
     empty = small.real.isnan()
     if not bool(empty.any()):
-        return by_row
+        return small.expand(result.shape)
     return torch.where(empty, compact(by_column), small).expand(result.shape)
 
 
+_APART = 0.25
+"""Input pixels: tokens of a window that lie less apart than this lie in one place."""
 _SPARSE = 0.25
 """If outputs use at most this share of the inputs, a linear map moves elements, else it mixes."""
 
@@ -165,6 +171,9 @@ def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor)
         return queries
     if queries.shape[:-2] != values.shape[:-2]:
         return queries
+    queries = registry.reshaped.get(
+        [queries, values], "class", lambda: _amid_windows(registry, queries, values)
+    )
     flat = queries.flatten(0, -3)
     one, other = complex(flat[0, 0, 0]), complex(flat[-1, 0, 0])
     if one != other and not (cmath.isnan(one) and cmath.isnan(other)):  # each has its own
@@ -172,6 +181,25 @@ def _within_windows(registry: PositionRegistry, queries: Tensor, values: Tensor)
     return registry.reshaped.get(
         [queries, values], "windows", lambda: _outside_nowhere(queries, values)
     )
+
+
+def _amid_windows(registry: PositionRegistry, queries: Tensor, values: Tensor) -> Tensor:
+    """Queries, of which those that lie nowhere in every window (class tokens) lie in its middle.
+
+    They stay nowhere if windows span the picture, if all lie in one place, or if each holds one
+    place alone (of several frames).
+    """
+    local = registry.pictures.in_picture(compact(mean_over(values, -1)))
+    parts = torch.view_as_real(local.resolve_conj())
+    low, high = parts.nan_to_num(torch.inf).amin(-3), parts.nan_to_num(-torch.inf).amax(-3)
+    if not bool((high - low > _APART).any()):
+        return queries
+    small = compact(queries)
+    nowhere = small.real.isnan().flatten(0, -3).all(0)  # (N, 1)
+    middle = compact(centre(registry, mean_over(values, -1), [-2]))
+    if not bool(nowhere.any()) or not bool((middle != middle.flatten()[0]).any()):
+        return queries
+    return torch.where(nowhere, middle, small).expand(queries.shape)
 
 
 def _outside_nowhere(queries: Tensor, values: Tensor) -> Tensor:

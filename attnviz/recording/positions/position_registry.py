@@ -117,9 +117,19 @@ class PositionRegistry:
         self._known.put(tensor, positions.expand(tensor.shape))
 
     def put_unless_nowhere(self, tensor: Tensor, positions: Tensor) -> None:
-        """The same as `put`, unless a rule has found that the whole tensor lies nowhere."""
+        """The same as `put`, unless a rule has found that the whole tensor lies nowhere.
+
+        Where `positions` are nowhere, those that a rule has found stay (class tokens of windows).
+        """
         found = self.get(tensor)
-        if found is None or not bool(compact(found).real.isnan().all()):
+        if found is None:
+            self.put(tensor, positions)
+        elif positions.ndim == found.ndim and varies(found, -1) and not varies(positions, -1):
+            return  # values that are whole windows, token beside token
+        elif not bool(compact(found).real.isnan().all()):
+            empty = compact(positions).real.isnan()
+            if bool(empty.any()) and found.ndim == positions.ndim:
+                positions = torch.where(empty, compact(found), compact(positions))
             self.put(tensor, positions)
 
     def get(self, tensor: object) -> Tensor | None:
