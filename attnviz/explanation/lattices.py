@@ -236,7 +236,10 @@ def _lattice(values: NDArray[np.float64], length: int) -> tuple[Lattice, NDArray
         raise Uneven("tokens that lie unevenly over the picture")
     aside = count == 1 and abs(float(different[0]) - length / 2) > length / 4
     least, most = (count - 1) * stride - _TOLERANCE, (count + 1) * stride + _TOLERANCE
-    if aside or not least < length < most:
+    before, behind = float(different[0]), length - float(different[-1])
+    # Wide patches without padding: half a patch at either end, and what holds no further one.
+    unpadded = before < 1.5 * stride and -_TOLERANCE <= behind - before < stride + _TOLERANCE
+    if aside or not (least < length < most or (count > 1 and unpadded)):
         raise Uneven("tokens that cover a part of the picture only", part=True)
     filled = (count - 1) * stride < length - _TOLERANCE < count * stride
     start = 0.0 if filled else float(different[0] - stride / 2)

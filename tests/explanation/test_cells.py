@@ -95,6 +95,7 @@ def line(): return White((32, 448), (32, 4))
 def column(): return White((448, 32), (4, 32))
 def overlapping(): return White((96, 144), 16, 8, 4)
 def unpadded(): return White((92, 140), (20, 12), (12, 8))
+def remainder(): return White((64, 157), 16, 10)
 def cut(): return White((92, 140), (16, 20), padded=(0, 0, 0, 4))
 def beyond(): return White((96, 144), 16, 16, 8)
 def windows(): return White((64, 96), (4, 8), windows=(4, 4))
@@ -111,6 +112,7 @@ LAYOUTS: dict[str, tuple[tuple[int, int], ...]] = {
     "column": ((448, 32), (90, 0), (4, 32), (0, 0)),
     "overlapping": ((96, 144), (3, 11), (8, 8), (0, 0)),
     "unpadded": ((92, 140), (2, 9), (12, 8), (4, 2)),
+    "remainder": ((64, 157), (2, 13), (10, 10), (3, 3)),
     "cut": ((92, 140), (5, 6), (16, 20), (0, 0)),
     "beyond": ((96, 144), (1, 9), (16, 16), (-8, -8)),
     "windows": ((64, 96), (9, 2), (4, 8), (0, 0)),
