@@ -16,7 +16,7 @@ _REASONS = 3
 
 def say_checks(observation: Observation, fit: str, of: str = "the picture") -> None:
     """Print what the model was not shown of the picture or each tile, and what is not drawn."""
-    from attnviz.output.make_record import check_info  # noqa: PLC0415
+    from attnviz.output.record_info import check_info  # noqa: PLC0415
 
     if observation.placement.fit != fit and observation.model.sound is None:
         console.say(shown_less(observation, of))

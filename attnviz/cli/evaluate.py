@@ -190,7 +190,7 @@ class _ModelEvaluation:
         """The key of a picture's entry: from its name, and with `content` from its content."""
         from attnviz.cli.loading import key_of  # noqa: PLC0415
         from attnviz.io.picture_files import fingerprint  # noqa: PLC0415
-        from attnviz.output.make_record import readable  # noqa: PLC0415
+        from attnviz.output.record_info import readable  # noqa: PLC0415
 
         names = [path for path in (pair.image, pair.mask) if path is not None]
         files = {readable(path): fingerprint(path) if content else "" for path in names}

@@ -109,7 +109,7 @@ def arguments(
 def identities(spec: str, inputs: InputOptions, queries: Sequence[str]) -> dict[str, Any]:
     """The identities of files on this machine that may change: weights, code, masks."""
     from attnviz.models import find_path  # noqa: PLC0415
-    from attnviz.output.make_record import readable  # noqa: PLC0415
+    from attnviz.output.record_info import readable  # noqa: PLC0415
 
     named = [find_path(spec), inputs.weights, inputs.base, inputs.mask, *queries]
     return {readable(path): identity(path) for path in named if path is not None}

@@ -18,7 +18,7 @@ from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width
 from attnviz.io.picture import Picture
 from attnviz.output import encoding, movies, whole_files
-from attnviz.output.make_record import image_info
+from attnviz.output.record_info import image_info
 from attnviz.output.record_parts import AnimationInfo
 from attnviz.output.write_pictures import write_numbers
 

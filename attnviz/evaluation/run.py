@@ -22,7 +22,7 @@ from attnviz.io.picture_files import SUFFIXES, pictures_in
 from attnviz.io.ranges import FULL
 from attnviz.models.model import Model
 from attnviz.output import encoding, line_files, whole_files
-from attnviz.output.make_record import readable
+from attnviz.output.record_info import readable
 
 
 @dataclass(frozen=True)

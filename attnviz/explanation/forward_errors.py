@@ -17,7 +17,8 @@ from attnviz.geometry.grid import TokenGrid, sides
 from attnviz.models.configs import own_shape
 from attnviz.models.failures import describe, message, place
 from attnviz.models.input_size import Shape, linear_patches
-from attnviz.models.model import Model, takes_only
+from attnviz.models.model import Model
+from attnviz.models.model_request import takes_only
 from attnviz.models.vision import Vision, needs_more
 
 _DEVICE = re.compile(

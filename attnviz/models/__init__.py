@@ -11,7 +11,8 @@ from attnviz.models.targets import Head
 from attnviz.registry import Table, TableEntry, load
 
 if TYPE_CHECKING:
-    from attnviz.models.model import Model, ModelRequest
+    from attnviz.models.model import Model
+    from attnviz.models.model_request import ModelRequest
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def load_model(
     if weights is not None and random_weights:
         raise UsageError("--weights and --random-weights exclude one another; give one of them")
     from attnviz.models.aliases import ALIASES  # noqa: PLC0415 — not for `--help`
-    from attnviz.models.model import ModelRequest  # noqa: PLC0415
+    from attnviz.models.model_request import ModelRequest  # noqa: PLC0415
 
     alias = ALIASES.get(spec)
     request = ModelRequest(

@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnviz.errors import ModelError
+from attnviz.errors import ModelError, UsageError
+from attnviz.models.checkpoints import find_file
+from attnviz.models.failures import tried
 from attnviz.models.fitting import is_head, size
+from attnviz.models.hub import name_of
+from attnviz.models.model_request import ModelRequest
 from attnviz.models.state_dict_names import MERGE
 from attnviz.models.state_dicts import read_state
 
@@ -190,3 +194,21 @@ def _module(spec: str, modules: Mapping[str, nn.Module], name: str) -> nn.Module
             f"--base FOLDER, or {MERGE}"
         )
     return modules[alike[0]]
+
+
+def adapted(
+    request: ModelRequest, name: str, revision: str | None
+) -> tuple[Adapter | None, str, str | None]:
+    """The adapter that a spec names, if it is one, and name and revision of the model itself."""
+    spec = request.spec
+    adapter = None
+    if request.alias is None:
+        find = lambda file: tried(spec, name, lambda: find_file(name, file, revision))  # noqa: E731
+        adapter = read_adapter(spec, find)
+    if adapter is None:
+        if request.base is not None:
+            raise UsageError(f"--base {request.base}: {spec} is no adapter; leave it out")
+        return None, name, revision
+    if request.weights is not None:
+        raise UsageError(f"--weights {request.weights}: {spec} is an adapter; give --base FOLDER")
+    return adapter, *name_of(find_base(name, adapter, request.base))

@@ -10,14 +10,8 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.geometry.grid import patch_of
 from attnviz.models.fitting import misfit, size
 from attnviz.models.layouts import Translation, translate
-from attnviz.models.model import (
-    Model,
-    ModelRequest,
-    no_class_head,
-    no_text_tower,
-    refuse_options,
-    token_bytes,
-)
+from attnviz.models.model import Model, token_bytes
+from attnviz.models.model_request import ModelRequest, no_class_head, no_text_tower, refuse_options
 from attnviz.models.plain_vit import Design, PlainViT
 from attnviz.models.preprocessing import STATISTICS
 from attnviz.models.state_dicts import StateDict, read_state_dict

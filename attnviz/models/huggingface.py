@@ -6,17 +6,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from attnviz.errors import ModelError, UsageError
+from attnviz.errors import ModelError
 from attnviz.models import configs
-from attnviz.models.adapters import Adapter, find_base, merge, read_adapter
+from attnviz.models.adapters import Adapter, adapted, merge
 from attnviz.models.auto_classes import class_of, find_class, find_sound_class, saved_class
-from attnviz.models.checkpoints import Filling, find_file, read_checkpoint
+from attnviz.models.checkpoints import Filling, read_checkpoint
 from attnviz.models.class_token_names import has_class_token, prefix_tokens
-from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
 from attnviz.models.failures import tried
 from attnviz.models.hub import extractor_of, known_config, library_of, name_of, processing_of
-from attnviz.models.model import (
-    Model,
+from attnviz.models.model import Model
+from attnviz.models.model_request import (
     ModelRequest,
     fixed_size,
     no_class_head,
@@ -35,10 +34,10 @@ from attnviz.models.targets import labels_of
 from attnviz.models.texts import Texts, check_complete, check_family, check_towers, find_tokenizer
 from attnviz.models.vision import (
     PIXELS,
-    VIDEOS,
     Embedding,
     Hearing,
     Vision,
+    clip_input_of,
     find_hearing,
     find_vision,
 )
@@ -91,7 +90,7 @@ def load(request: ModelRequest) -> Model:
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     if request.head == "text" and request.alias is not None:
         check_family(request.spec, request.alias)
-    adapter, name, revision = _adapted(request, name, revision)
+    adapter, name, revision = adapted(request, name, revision)
     # An alias describes the image encoder only; the tokenizer lies beside the weights.
     alias = request.alias if request.random_weights and request.head != "text" else None
     if alias is not None:
@@ -132,24 +131,6 @@ def load(request: ModelRequest) -> Model:
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
     return replace(model, texts=Texts(request.spec, whole, tokenizer)) if head == "text" else model
-
-
-def _adapted(
-    request: ModelRequest, name: str, revision: str | None
-) -> tuple[Adapter | None, str, str | None]:
-    """The adapter that a spec names, if it is one, and name and revision of the model itself."""
-    spec = request.spec
-    adapter = None
-    if request.alias is None:
-        find = lambda file: tried(spec, name, lambda: find_file(name, file, revision))  # noqa: E731
-        adapter = read_adapter(spec, find)
-    if adapter is None:
-        if request.base is not None:
-            raise UsageError(f"--base {request.base}: {spec} is no adapter; leave it out")
-        return None, name, revision
-    if request.weights is not None:
-        raise UsageError(f"--weights {request.weights}: {spec} is an adapter; give --base FOLDER")
-    return adapter, *name_of(find_base(name, adapter, request.base))
 
 
 def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[Model, nn.Module]:
@@ -244,29 +225,8 @@ def _described(
         head=head,
         labels=labels,
         sound=sound,
-        clip=None if sound is not None else _clip_input(request.spec, module, config),
+        clip=None if sound is not None else clip_input_of(request.spec, module, config),
     )
-
-
-def _clip_input(spec: str, module: Vision, config: Any) -> ClipInput | None:
-    """How a model takes clips; None if it takes pictures.
-
-    A model of several kinds of input, as Perceiver, may state frames and take pictures.
-
-    Raises:
-        ModelError: it takes none of the clips that were tried.
-    """
-    stated = stated_frames(config)
-    if stated is None and module.name != VIDEOS:
-        return None
-    shape = configs.own_shape(config) or (configs.own_size({}, config),) * 2
-    found = find_clip_input(module, shape, () if stated is None else (stated,))
-    if found is None and module.name == VIDEOS:
-        raise ModelError(
-            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {shape[1]}x"
-            f"{shape[0]} pixels; state num_frames and image_size in its config.json"
-        )
-    return found
 
 
 def _filter(number: Any) -> int:

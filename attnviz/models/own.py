@@ -23,14 +23,8 @@ from attnviz.models.input_size import (
     position_shape,
     stated_shape,
 )
-from attnviz.models.model import (
-    Model,
-    ModelRequest,
-    fixed_size,
-    no_text_tower,
-    patch_in,
-    refuse_options,
-)
+from attnviz.models.model import Model, patch_in
+from attnviz.models.model_request import ModelRequest, fixed_size, no_text_tower, refuse_options
 from attnviz.models.module_kinds import allocate, as_module, check_filled, check_made, ready, unwrap
 from attnviz.models.preprocessing import (
     first,

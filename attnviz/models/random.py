@@ -10,7 +10,8 @@ from attnviz.attention import MultiHeadAttention
 from attnviz.errors import UsageError
 from attnviz.models import memory
 from attnviz.models.fitting import fit
-from attnviz.models.model import Model, ModelRequest, no_class_head, no_text_tower
+from attnviz.models.model import Model
+from attnviz.models.model_request import ModelRequest, no_class_head, no_text_tower
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.weights import DTYPES, find_device, initial_state
 

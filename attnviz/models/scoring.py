@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.errors import ModelError, UsageError
-from attnviz.models.model import CLASSIFIER, WITH_TEXT, Model, no_class_head
+from attnviz.models.model import Model
+from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
 from attnviz.models.targets import Target, find_label
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from attnviz.errors import MissingExtraError, ModelError, UsageError
 from attnviz.models.aliases import Alias
 from attnviz.models.failures import explain, tried
-from attnviz.models.model import no_text_tower
+from attnviz.models.model_request import no_text_tower
 from attnviz.models.vision import unit
 from attnviz.models.weights import few
 

@@ -14,14 +14,13 @@ from attnviz.models.checkpoints import Filling, filling_of, loading
 from attnviz.models.class_token_names import has_class_token
 from attnviz.models.failures import optional, tried
 from attnviz.models.fitting import load_weights
-from attnviz.models.model import (
-    Model,
+from attnviz.models.model import Model, token_bytes
+from attnviz.models.model_request import (
     ModelRequest,
     fixed_size,
     no_class_head,
     no_text_tower,
     refuse_options,
-    token_bytes,
 )
 from attnviz.models.needs import Reach, checked, does_not_fit, no_place, reach, unfilled_tensors
 from attnviz.models.preprocessing import per_channel

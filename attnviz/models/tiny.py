@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from attnviz.attention import MultiHeadAttention
 from attnviz.errors import ModelError
 from attnviz.models.fitting import fit
-from attnviz.models.model import Model, ModelRequest, no_text_tower, refuse_options, token_bytes
+from attnviz.models.model import Model, token_bytes
+from attnviz.models.model_request import ModelRequest, no_text_tower, refuse_options
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.weights import DTYPES, find_device, initial_state
 

@@ -11,14 +11,8 @@ from attnviz.errors import ModelError, did_you_mean
 from attnviz.models.class_token_names import has_class_token
 from attnviz.models.failures import optional, tried
 from attnviz.models.fitting import load_weights
-from attnviz.models.model import (
-    Model,
-    ModelRequest,
-    fixed_size,
-    no_text_tower,
-    refuse_options,
-    token_bytes,
-)
+from attnviz.models.model import Model, token_bytes
+from attnviz.models.model_request import ModelRequest, fixed_size, no_text_tower, refuse_options
 from attnviz.models.preprocessing import per_channel
 from attnviz.models.settings import FILTERS
 from attnviz.models.targets import labels_of

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from attnviz.errors import ModelError
 from attnviz.geometry.grid import Patch, sides
+from attnviz.models import configs
 from attnviz.models.class_token_names import has_class_token
+from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
 from attnviz.models.sound_input import SoundInput
 
 # Arguments beside pixels that a vision model may need, and that it gets.
@@ -264,3 +266,24 @@ def sees(module: Any, name: str = PIXELS) -> bool:
         return False
     names = (PIXELS, VIDEOS) if name == PIXELS else (name,)
     return parameters_of(module)[:1] in ([each] for each in names)
+
+
+def clip_input_of(spec: str, module: Vision, config: Any) -> ClipInput | None:
+    """How a model takes clips; None if it takes pictures.
+
+    A model of several kinds of input, as Perceiver, may state frames and take pictures.
+
+    Raises:
+        ModelError: it takes none of the clips that were tried.
+    """
+    stated = stated_frames(config)
+    if stated is None and module.name != VIDEOS:
+        return None
+    shape = configs.own_shape(config) or (configs.own_size({}, config),) * 2
+    found = find_clip_input(module, shape, () if stated is None else (stated,))
+    if found is None and module.name == VIDEOS:
+        raise ModelError(
+            f"{spec}: it takes no clip of {stated or 'a usual number of'} frames of {shape[1]}x"
+            f"{shape[0]} pixels; state num_frames and image_size in its config.json"
+        )
+    return found

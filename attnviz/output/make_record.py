@@ -1,6 +1,5 @@
 """Makes the record of an explanation."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import repeat
@@ -16,12 +15,17 @@ from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.geometry.tiling import TilePlan
-from attnviz.io.picture import PictureLike
 from attnviz.methods import METHODS
 from attnviz.models.scoring import Scored
-from attnviz.models.settings import FILTERS
 from attnviz.output import record_parts, records
 from attnviz.output.clip_views import fields_of_view, views_of
+from attnviz.output.record_info import (
+    check_info,
+    image_info,
+    model_info,
+    preprocessing_info,
+    readable,
+)
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
 from attnviz.statistics.tokens import Token
@@ -51,7 +55,7 @@ def make_record(
         model=model_info(observation),
         tokens=_tokens(explanation, answers[-1]),
         tiles=_tiles(explanation.tiles),
-        preprocessing=_preprocessing(observation),
+        preprocessing=preprocessing_info(observation),
         query=_query(explanation.query, observation.picture.sound),
         method=explanation.method,
         options=dict(explanation.settings) or None,
@@ -76,29 +80,6 @@ def make_record(
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
         views=views_of(explanation),
-    )
-
-
-def check_info(observation: Observation, layers: Sequence[int] | None = None) -> record_parts.Check:
-    """Whether the maps of some layers, or of all, can be trusted; and what is not drawn."""
-    chosen = {
-        number: layer
-        for number, layer in observation.layers.items()
-        if layers is None or number in layers
-    }
-    assumed = [layer.assumed for layer in chosen.values() if layer.assumed is not None]
-    calls = [*observation.calls.not_drawn.items(), *((None, what) for what in observation.unread)]
-    covers = {number: layer.keys.cover for number, layer in chosen.items()}
-    return record_parts.Check(
-        verified=not observation.unexplained,
-        max_error=max(observation.errors.values()),
-        places="assumed" if assumed else "measured",
-        places_reason=assumed[0] if assumed else None,
-        loaded=observation.model.loaded,
-        load_notes=list(observation.model.notes) or None,
-        not_drawn=[record_parts.NotDrawn(layer=n, reason=reason) for n, reason in calls],
-        merged=[n for n, each in covers.items() if each is not None and not each.grids] or None,
-        uneven=[n for n, layer in chosen.items() if layer.keys.uneven] or None,
     )
 
 
@@ -211,38 +192,6 @@ def _token(observation: Observation, layer: Layer, layout: Layout, token: Token)
     return info
 
 
-def image_info(picture: PictureLike) -> record_parts.Image:
-    """The record's part about the picture."""
-    sound = picture.sound
-    return record_parts.Image(
-        path=readable(picture.path),
-        width=picture.width,
-        height=picture.height,
-        range=picture.range,
-        channels=picture.part.channels,
-        slice=picture.part.slice,
-        region=picture.part.region,
-        duration=None if sound is None else sound.duration,
-        seconds=None if sound is None else (sound.time(0), sound.time(picture.width)),
-        hertz=None if sound is None else list(sound.hertz),
-    )
-
-
-def model_info(observation: Observation) -> record_parts.ModelInfo:
-    """The record's part about the model."""
-    model = observation.model
-    return record_parts.ModelInfo(
-        spec=model.spec,
-        weights=readable(model.weights),
-        layers=observation.count,
-        heads=max(layer.call.heads for layer in observation.layers.values()),
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        features=model.features,
-        seed=model.seed,
-    )
-
-
 def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
     """The record's part about the grid of one answer."""
     observation = explanation.observation
@@ -269,18 +218,6 @@ def _tiles(plan: TilePlan | None) -> record_parts.Tiles | None:
         return None
     rows, columns = len(plan.tops), len(plan.lefts)
     return record_parts.Tiles(side=plan.side, overlap=plan.overlap, rows=rows, columns=columns)
-
-
-def _preprocessing(observation: Observation) -> record_parts.Preprocessing | None:
-    """How the model's input was made of the picture; None for a sound."""
-    if observation.model.sound is not None:
-        return None
-    channels, model = observation.channels, observation.model
-    mean, std = (numbers.tolist() for numbers in model.statistics(channels))
-    names = {number: name for name, number in FILTERS.items()}
-    return record_parts.Preprocessing(
-        channels=channels, mean=mean, std=std, resize=names[model.resample]
-    )
 
 
 def _query(query: Query, sound: SoundAxes | None = None) -> record_parts.QueryInfo:
@@ -316,8 +253,3 @@ def _target(scored: Scored | None) -> record_parts.TargetInfo | None:
             "probability": scored.probability,
         }
     )
-
-
-def readable(path: str) -> str:
-    """A path as text; bytes of it that are not valid text are replaced."""
-    return os.fsencode(path).decode("utf-8", "replace")

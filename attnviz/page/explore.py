@@ -22,7 +22,7 @@ from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.models import find_path
 from attnviz.output import encoding, whole_files
-from attnviz.output.make_record import check_info, image_info, model_info, readable
+from attnviz.output.record_info import check_info, image_info, model_info, readable
 from attnviz.output.schema import tidy
 from attnviz.output.write_pictures import Drawing
 from attnviz.page.page_heads import choose

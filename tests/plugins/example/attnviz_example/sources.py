@@ -5,7 +5,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from attnviz.models import own
-from attnviz.models.model import Model, ModelRequest
+from attnviz.models.model import Model
+from attnviz.models.model_request import ModelRequest
 
 
 class Checkers(nn.Module):
