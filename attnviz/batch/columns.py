@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from attnviz.batch.finalizers import STATS, each
 from attnviz.errors import MissingExtraError
 from attnviz.output import whole_files
-from attnviz.output.records import LISTS, OF_CLIPS, Head, Record
+from attnviz.output.records import LISTS, OF_VIEWS, Head, Record
 from attnviz.output.schema import flat
 from attnviz.statistics import MORE, STATISTICS
 
@@ -117,12 +117,12 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     data = record.data()
     moment = {name: data["moment"][name] for name in ("frame", "time")} if record.moment else {}
     rows = _rows(data)
-    of_clips = ("frame", "time", "view", "view_mass") if record.views else ()
+    of_views = [name for name in ("frame", "time", "view", "view_mass") if name in rows[0]]
     return [
         {
             "image": row["image"],
             **moment,
-            **{name: row[name] for name in of_clips},
+            **{name: row[name] for name in of_views},
             **{name: row.get(name) for name in columns()},
         }
         for row in rows
@@ -133,7 +133,7 @@ def _of_model(model: type[BaseModel], prefix: str = "") -> dict[str, type]:
     """The columns of a part of the record, from the annotations of its fields."""
     found: dict[str, type] = {}
     for name, field in model.model_fields.items():
-        if name in (*LISTS, *OF_CLIPS):
+        if name in (*LISTS, *OF_VIEWS):
             continue
         kind = _plain(field.annotation, whole=name in _WHOLE)
         if issubclass(kind, BaseModel):

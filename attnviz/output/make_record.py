@@ -18,7 +18,6 @@ from attnviz.geometry.tiling import TilePlan
 from attnviz.methods import METHODS
 from attnviz.models.scoring import Scored
 from attnviz.output import record_parts, records
-from attnviz.output.clip_views import fields_of_view, views_of
 from attnviz.output.record_info import (
     check_info,
     image_info,
@@ -26,6 +25,7 @@ from attnviz.output.record_info import (
     preprocessing_info,
     readable,
 )
+from attnviz.output.record_views import fields_of_view, views_of
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
 from attnviz.statistics.tokens import Token

@@ -52,22 +52,21 @@ class ViewMoment(RecordPart):
 
 
 class ViewInfo(RecordPart):
-    """A view: one grid over one part of the picture.
+    """A view: one grid over one part of the picture, `x0` to `y1`, that the model saw.
 
-    A view of a clip covers its frames `frame0` to `frame1`. `x0` to `y1` is the part of the
-    picture that the model saw.
+    A view of a clip is of the kind `frames`, and covers its frames `frame0` to `frame1`.
     """
 
     view: int
-    kind: Literal["frames"]
+    kind: Literal["whole", "frames"]
     rows: int
     columns: int
     x0: Number
     y0: Number
     x1: Number
     y1: Number
-    frame0: int
-    frame1: int
+    frame0: int | None = None
+    frame1: int | None = None
 
 
 class AnimationInfo(RecordPart):

@@ -98,7 +98,7 @@ class Head(RecordPart):
     present if they differ from those of the record: `auto` found another query in this layer, or
     there were several questions. `points` is present for deformable attention from one place. Of a
     clip that the model sees at once, a map shows one view, whose first frame is `moment`;
-    `view_mass` is the share of the query's attention in it. The
+    `view_mass` is the share of the query's attention in it. `view` is present if `views` is. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
     are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
     fields.
@@ -191,9 +191,9 @@ class LayerInfo(RecordPart):
 
 LISTS = ("points",)
 """Fields of a map that are no columns of a table."""
-OF_CLIPS = ("view", "moment", "view_mass")
-"""Fields of a map of a clip; `moment` becomes the columns `frame` and `time`."""
-_OPTIONAL = ("rank", "query", "target", "scale", "file", "points", *OF_CLIPS)
+OF_VIEWS = ("view", "moment", "view_mass")
+"""Fields of a map about its view; `moment` becomes the columns `frame` and `time`."""
+_OPTIONAL = ("rank", "query", "target", "scale", "file", "points", *OF_VIEWS)
 """Fields of a map that are left out if they do not apply."""
 
 
@@ -205,7 +205,7 @@ class Record(RecordPart):
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
     then means over tiles, and the maps and their numbers are those of the joined maps. `views` is
-    present if the model saw several frames of a clip at once.
+    present if maps lie on several grids, or if the model saw several frames of a clip at once.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -235,6 +235,7 @@ class Record(RecordPart):
         ]
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
+        data["views"] = None if self.views is None else [defined(one) for one in data["views"]]
         data["tokens"] = without_missing(data["tokens"], ("grids",))
         parts = without_missing(
             data,

@@ -107,13 +107,15 @@ def _positions(given: Tensor | Sequence[Tensor], time: int | None) -> TokenPosit
     pictures = [given] if isinstance(given, Tensor) else list(given)
     if len(pictures) == 1 and pictures[0].ndim == 5 and time is None:
         time = 1 if pictures[0].shape[2] in (1, 3) else 2
+    if time is not None and len(pictures) > 1:
+        raise UsageError("time= is of one clip; leave it out, or give one tensor as picture=")
     for picture in pictures:
         if picture.ndim < 3:
             raise UsageError(
                 f"picture= has shape {tuple(picture.shape)}: flat patches have no places; give the "
                 "picture (B, 3, H, W), and make the patches of it inside of record()"
             )
-    return TokenPositions(*pictures, time=time)
+    return TokenPositions(*pictures, time=None if time is None else time % pictures[0].ndim)
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -86,6 +86,24 @@ class Reader(nn.Module):
         return self.head(x[:, 0])
 
 
+class TwoScales(nn.Module):
+    """Two branches, of patches of 8 and of 16 (CrossViT)."""
+
+    img_size = (64, 96)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fine, self.coarse = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(3, 8, 16, 16)
+
+    def forward(self, pixels):
+        found = []
+        for embed in (self.fine, self.coarse):
+            x = embed(pixels).flatten(2).mT[:, None]
+            found.append(F.scaled_dot_product_attention(x, x, x).mean((1, 2)))
+        return torch.cat(found, 1)
+
+
 def text_line(): return Reader((32, 448), (32, 4))
 def text_wide(): return Reader((32, 128), (4, 8))
 def square(): return White((96, 144), 16)
@@ -246,3 +264,20 @@ def test_a_model_of_transformers_with_patches_of_4_by_8_equals_its_eager_attenti
     for layer, weights in enumerate(eager):
         maps = weights[0, :, 0, 1:].reshape(-1, grid.rows, grid.columns)
         np.testing.assert_allclose(found.maps[layer], maps.numpy(), atol=1e-5)
+
+
+def test_layers_of_several_grids_are_several_views(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (96, 64), "white").save("white.png")
+    args = ["stats", "white.png", "-m", "py:nets.py:TwoScales", "--json"]
+    assert main([*args, "--layers", "all"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    place = {"kind": "whole", "x0": 0, "y0": 0, "x1": 96, "y1": 64}
+    assert record["views"] == [
+        {"view": 0, "rows": 8, "columns": 12, **place},
+        {"view": 1, "rows": 4, "columns": 6, **place},
+    ]
+    assert [head["view"] for head in record["heads"]] == [0, 1]
+    assert main([*args, "--layers", "1"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert "views" not in record
+    assert "view" not in record["heads"][0]
