@@ -29,8 +29,8 @@ _NUMBERS = re.compile(rf"({_NUMBER}(?:,{_NUMBER})+)(?:@\s*(\d+(?:\.\d*)?)\s*)?")
 _PLACE = rf"{_NUMBER}s\s*,{_NUMBER}(?:Hz|hz|HZ)\s*"
 _IN_SOUND = re.compile(rf"{_PLACE}(?:,{_PLACE})?")
 _EXPECTED = (
-    "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, of a clip X,Y@T, in a sound 1.2s,800Hz, or "
-    "a mask picture"
+    "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, in a clip X,Y@T, in a sound 1.2s,800Hz, "
+    "or a mask picture"
 )
 
 

@@ -1,4 +1,4 @@
-"""The views of a record: the grids that its maps lie on, and the frames of a clip that they show."""
+"""The views of a record: the grids that its maps lie on, and frames of a clip."""
 
 from typing import Any
 
