@@ -191,9 +191,7 @@ def _channels_by_trial(model: Model, shapes: Sequence[Shape]) -> int | None:
 
 
 def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
-    """The line for clips, a dict, a list, or other axes, found by a trial; or None."""
-    if (clip := with_clips(model, None).clip) is not None and model.clip is None:
-        return f"it takes clips of {clip.frames} frames; give `attnviz video CLIP -m {model.spec}`"
+    """The line for a dict, a list, other axes, or clips, found by a trial; or None."""
     for key in ("", *_KEYS):
         pixels = model.blank(shapes[0])
         given = {key: pixels} if key else list(pixels)
@@ -207,6 +205,8 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
                     "it takes no (batch, 3, height, width) but other axes; give "
                     f"py:FILE.py:FACTORY, whose module calls it with {code}"
                 )
+    if (clip := with_clips(model, None).clip) is not None and model.clip is None:
+        return f"it takes clips of {clip.frames} frames; give `attnviz video CLIP -m {model.spec}`"
     return _of_pairs(model, shapes)
 
 

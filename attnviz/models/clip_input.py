@@ -78,10 +78,10 @@ def _runs(module: nn.Module, pixels: Tensor) -> bool:
         }
         with torch.no_grad():
             torch.func.functional_call(copied, state, (given.to("meta"),))
-    except Exception:
+    except (Exception, SystemExit):
         try:
             with torch.no_grad():
                 module(given)
-        except Exception:  # of any kind: it may be the user's own code
+        except (Exception, SystemExit):  # of any kind: it may be the user's own code
             return False
     return True
