@@ -126,7 +126,7 @@ def draw_strip(
 ) -> Image.Image:
     """A sheet with a column for each view, at its first frame, and a row for each head.
 
-    The title of a map has the share of the query's attention that lies in this view.
+    The title of a map begins with the share of the query's attention that lies in this view.
     """
     clip = whole.observation.clip
     assert clip is not None  # only a clip has views
@@ -147,7 +147,7 @@ def draw_strip(
         named = number == firsts[0]
         columns.append(
             [
-                replace(cell, title=f"{title(one, each)}  {share}" if named else share)
+                replace(cell, title=f"{share}  {title(one, each)}" if named else share)
                 for cell, each, share in zip(cells, one.answers, shares, strict=True)
             ]
         )
