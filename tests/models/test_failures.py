@@ -8,7 +8,7 @@ import pytest
 
 import attnviz
 from attnviz.cli import main
-from attnviz.models import checkpoints, huggingface
+from attnviz.models import adapters, checkpoints
 
 transformers: Any = pytest.importorskip("transformers")
 errors: Any = pytest.importorskip("huggingface_hub.errors")
@@ -22,7 +22,7 @@ def _no_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     def local(name: str, file: str, revision: str | None) -> Path | None:
         return find(name, file, revision) if Path(name).exists() else None
 
-    monkeypatch.setattr(huggingface, "find_file", local)
+    monkeypatch.setattr(adapters, "find_file", local)
 
 
 def hub_error(kind: str) -> Exception:
