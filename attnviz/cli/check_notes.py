@@ -18,10 +18,15 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
     """Print what the model was not shown of the picture or each tile, and what is not drawn."""
     from attnviz.output.record_info import check_info  # noqa: PLC0415
 
-    if observation.placement.fit != fit and observation.model.sound is None:
+    if shows_less(observation, fit):
         console.say(shown_less(observation, of))
     for line in of_check(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
+
+
+def shows_less(observation: Observation, fit: str) -> bool:
+    """Whether a picture was laid in otherwise than requested; sounds are never fitted."""
+    return observation.placement.fit != fit and observation.model.sound is None
 
 
 def shown_less(observation: Observation, of: str = "the picture") -> str:

@@ -156,8 +156,8 @@ class _Evaluating:
             run.say_notes(observation.picture)
         check_notes.warn(observation)
         less = check_notes.shown_less(observation)
-        fits = observation.placement.fit == self._inputs.fit or observation.model.sound is not None
-        if not fits and less not in self._reported:
+        shows_less = check_notes.shows_less(observation, self._inputs.fit)
+        if shows_less and less not in self._reported:
             self._reported.add(less)
             console.say(less)
 

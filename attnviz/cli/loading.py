@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from attnviz.cli.options.inputs import ModelOptions
     from attnviz.cli.options.questions import QuestionOptions, StartOptions, WhereOptions
-    from attnviz.io.clip_frames import Selection
     from attnviz.models.model import Model
     from attnviz.models.targets import Head
 
@@ -63,16 +62,6 @@ def load(options: ModelOptions, question: QuestionOptions | StartOptions) -> Mod
     if model.weights == "random":
         console.note("note: random weights: maps show architecture and seed, nothing learnt")
     return model
-
-
-def load_for_clips(options: ModelOptions, question: QuestionOptions, selection: Selection) -> Model:
-    """Load the requested model; a module that takes no picture is tried with clips.
-
-    `selection` may say of how many frames.
-    """
-    from attnviz.explanation.trials import with_clips  # noqa: PLC0415 — torch
-
-    return with_clips(load(options, question), selection.count)
 
 
 def load_spec(

@@ -18,8 +18,10 @@ from attnviz.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from attnviz.io.clip_frames import Selection
     from attnviz.io.clips import Clip
     from attnviz.output.records import Record
+    from attnviz.video.clip_maps import ClipRequest
     from attnviz.video.film import Made
     from attnviz.video.means import Means
 
@@ -45,35 +47,24 @@ def video(
     """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
-    paths = _places(clip, out, question.methods)
-    from attnviz.io.clips import open_clip  # noqa: PLC0415
-    from attnviz.output import whole_files  # noqa: PLC0415
+    from attnviz.io.clip_frames import parse_selection  # noqa: PLC0415
 
-    shot = open_clip(clip)
-    for path in paths:
-        if path.exists() and path.samefile(clip):
-            raise UsageError(f"{path}: is the clip itself; choose another --out")
-    for note in shot.notes:
-        console.say(f"note: {clip}: {note}")
-    whole_files.make_folder(paths[0].parent)
+    selection = parse_selection("::" if frames is None else frames)
+    paths = _places(clip, out, question.methods)
+    shot = _opened(clip, paths)
 
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415 — torch, once all is there
     from attnviz.video.clip_film import make_clip_films  # noqa: PLC0415
-    from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
     from attnviz.video.film import make_films  # noqa: PLC0415
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
-    from attnviz.io.clip_frames import parse_selection, select  # noqa: PLC0415
-
-    selection = parse_selection(frames or "::")
-    questions, loaded = question.to_questions(), loading.load_for_clips(model, question, selection)
-    seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
-    if frames is not None and seen is None:
-        raise UsageError(f"--frames {frames}: {loaded.spec} sees each frame alone; leave it out")
-    request = ClipRequest(shot, loaded, questions, model.fit, model.mask, seen)
-    make = make_films if seen is None else make_clip_films
-    teller, stop = _FramePrinter(streams, model, len(paths), by_frame=seen is None), Event()
+    request = _request(shot, model, question, selection)
+    if frames is not None and request.seen is None:
+        raise UsageError(f"--frames {frames}: {model.model} sees each frame alone; leave it out")
+    by_frame = request.seen is None
+    make = make_films if by_frame else make_clip_films
+    teller, stop = _FramePrinter(streams, model, len(paths), by_frame=by_frame), Event()
 
     def work() -> list[Made]:
         with console.progress("frames", quiet=streams.quiet) as progress:
@@ -87,6 +78,38 @@ def video(
             )
 
     teller.end(shot, console.stoppable(work, stop))
+
+
+def _opened(clip: str, paths: Sequence[Path]) -> Clip:
+    """Open a clip, and make the folder of its films.
+
+    Raises:
+        UsageError: a film would replace the clip.
+    """
+    from attnviz.io.clips import open_clip  # noqa: PLC0415
+    from attnviz.output import whole_files  # noqa: PLC0415
+
+    shot = open_clip(clip)
+    for path in paths:
+        if path.exists() and path.samefile(clip):
+            raise UsageError(f"{path}: is the clip itself; choose another --out")
+    for note in shot.notes:
+        console.say(f"note: {clip}: {note}")
+    whole_files.make_folder(paths[0].parent)
+    return shot
+
+
+def _request(
+    shot: Clip, model: ModelOptions, question: QuestionOptions, selection: Selection
+) -> ClipRequest:
+    """Load the model, and choose the frames that it sees if it is one of clips."""
+    from attnviz.explanation.trials import with_clips  # noqa: PLC0415 — torch
+    from attnviz.io.clip_frames import select  # noqa: PLC0415
+    from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
+
+    loaded = with_clips(loading.load(model, question), selection.count)
+    seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
+    return ClipRequest(shot, loaded, question.to_questions(), model.fit, model.mask, seen)
 
 
 def _place(clip: str, out: Path) -> Path:

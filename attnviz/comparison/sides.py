@@ -57,7 +57,11 @@ def sides_of(explanation: Explanation) -> list[ComparisonSide]:
 
     The mean of the float32 weights is computed in float64. If there is only one head, or the method
     merges heads, the side is that map itself.
+
+    Raises:
+        UsageError: the maps are those of a clip.
     """
+    explanation.require_one_view()
     record = make_record(explanation)
     groups: dict[tuple[int, int], list[int]] = {}
     for index, answer in enumerate(explanation.answers):

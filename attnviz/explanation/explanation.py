@@ -1,6 +1,6 @@
 """The result of `explain`: maps, the numbers of their heads, and their names in words and files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -66,6 +66,14 @@ class Answer:
     points: tuple[SampledPoint, ...] = ()
     view: int = 0
     frames: tuple[int, ...] = ()
+
+
+def by_head(answers: Iterable[Answer]) -> dict[tuple[int, int, int | None], list[Answer]]:
+    """The answers of each question, layer and head: one for each view, in their order."""
+    found: dict[tuple[int, int, int | None], list[Answer]] = {}
+    for answer in answers:
+        found.setdefault((answer.question, answer.layer, answer.head), []).append(answer)
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,16 +183,33 @@ class Explanation:
     def at_frame(self, number: int) -> "Explanation":
         """The maps of one frame of a clip, by its number among those that the model saw.
 
-        >>> attnviz.render(explanation.at_frame(3))[5, 0].size       # doctest: +SKIP
-        (480, 320)
+        It can be drawn as a picture's maps are: `render(explanation.at_frame(3))`. Colours then
+        span the weights of this frame; a scale of `LO:HI` compares frames.
+
+        Raises:
+            UsageError: the model saw a picture, or not so many frames.
         """
         clip = self.observation.clip
-        assert clip is not None  # only a clip has frames
+        if clip is None or not 0 <= number < len(clip.frames):
+            seen = "a picture" if clip is None else f"frames 0 to {len(clip.frames) - 1}"
+            raise UsageError(f"there is no frame {number}: the model saw {seen}")
         return replace(
             self,
             observation=replace(self.observation, picture=clip.frames[number].picture),
-            answers=tuple(each for each in self.answers if number in each.frames),
+            answers=tuple(replace(a, view=0) for a in self.answers if number in a.frames),
         )
+
+    def require_one_view(self) -> None:
+        """Check that the maps can be drawn on one picture.
+
+        Raises:
+            UsageError: they are those of a clip.
+        """
+        if self.views > 1:
+            raise UsageError(
+                f"{self.observation.picture.name} is a clip, whose frames have maps of their own; "
+                "take one of them: explanation.at_frame(0)"
+            )
 
     @property
     def localized(self) -> bool:

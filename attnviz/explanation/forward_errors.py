@@ -205,7 +205,7 @@ def _of_layout(model: Model, shapes: Sequence[Shape]) -> str | None:
                     "it takes no (batch, 3, height, width) but other axes; give "
                     f"py:FILE.py:FACTORY, whose module calls it with {code}"
                 )
-    if (clip := with_clips(model, None).clip) is not None and model.clip is None:
+    if model.clip is None and (clip := with_clips(model, None).clip) is not None:
         return f"it takes clips of {clip.frames} frames; give `attnviz video CLIP -m {model.spec}`"
     return _of_pairs(model, shapes)
 

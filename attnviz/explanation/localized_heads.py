@@ -10,9 +10,7 @@ from attnviz.geometry.placement import resample
 from attnviz.statistics.localization import scores
 
 
-def choose_localized(
-    answers: Sequence[Answer], count: int
-) -> list[tuple[tuple[Answer, ...], float]]:
+def choose_localized(answers: Sequence[Answer], count: int) -> list[tuple[list[Answer], float]]:
     """The answers of the `count` heads with the lowest scores, the lowest first, with this score.
 
     The score is `statistics.localization.scores` of the drawn map; of a clip its mean over the
@@ -38,7 +36,7 @@ def choose_localized(
         for head, n in heads.items()
     }
     order = sorted(heads, key=lambda head: (found[head], head))
-    return [(tuple(answers[n] for n in heads[head]), found[head]) for head in order[:count]]
+    return [([answers[n] for n in heads[head]], found[head]) for head in order[:count]]
 
 
 def means_of(heads: Sequence[Sequence[Answer]], layer: int) -> list[Answer]:

@@ -191,9 +191,10 @@ def look(
     """
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
     check(first, model, questions, fit=fit)
-    for query in map(queries.parse, questions.queries):
-        if isinstance(picture, ClipFrames) and query.time is not None:
-            picture.frame_at(query.time)
+    if isinstance(picture, ClipFrames):
+        for query in map(queries.parse, questions.queries):
+            if query.time is not None:
+                picture.frame_at(query.time)
     part = None if mask is None else load_mask(mask, width=first.width, height=first.height)
     return observe(
         picture,

@@ -18,11 +18,12 @@ from attnviz.explanation.explanation import (
     Explanation,
     LocalizedHead,
     ResolvedQuestion,
+    by_head,
 )
 from attnviz.explanation.localized_heads import choose_localized, means_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, sampled_points
-from attnviz.explanation.score_gradients import Backward, gradients, relevances
+from attnviz.explanation.score_gradients import Backward, gradients, relevances, with_score
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, Method
@@ -135,7 +136,7 @@ class LayerQuery:
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
     ) -> Iterator[tuple[Backward | None, Mapping[int, LayerInput], list[Answer]]]:
         """For each question its score, the readings with it, and all maps without numbers."""
-        given_scores = [_with_score(readings, score) for score in scores]
+        given_scores = [with_score(readings, score) for score in scores]
         maps = [
             {layer: _Found(self._maps(layer, given), {}) for layer in self.layers}
             for given in given_scores
@@ -156,7 +157,7 @@ class LayerQuery:
 
     def _chosen(
         self, candidates: Sequence[Answer], question: int
-    ) -> list[tuple[tuple[Answer, ...], float]]:
+    ) -> list[tuple[list[Answer], float]]:
         """The most localized heads for one question, each with its score; or the given ones."""
         assert self.localized is not None  # else nothing is chosen
         if self.given is None:
@@ -166,10 +167,9 @@ class LayerQuery:
                 f"heads were chosen for {len(self.given)} questions, and here are more; give "
                 "--target auto alone, or targets by name"
             )
-        heads: dict[tuple[int, int | None], tuple[Answer, ...]] = {}
-        for each in candidates:
-            heads[each.layer, each.head] = *heads.get((each.layer, each.head), ()), each
-        return [(heads[each.layer, each.head], each.score) for each in self.given[question]]
+        views = by_head(candidates)
+        given = self.given[question]
+        return [(views[question, each.layer, each.head], each.score) for each in given]
 
     def ranked(self, targets: Sequence[Target]) -> list[tuple[LocalizedHead, ...]]:
         """All heads for each question, the most localized first, without any statistics."""
@@ -220,7 +220,7 @@ class LayerQuery:
         self, readings: Mapping[int, LayerInput], score: Backward | None
     ) -> dict[int, _Found]:
         """The results of each layer, given the backward pass of one score."""
-        readings = _with_score(readings, score)
+        readings = with_score(readings, score)
         return {
             layer: _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
             for layer in self.layers
@@ -289,15 +289,6 @@ class LayerQuery:
 
 def _named(chosen: Iterable[tuple[Sequence[Answer], float]]) -> tuple[LocalizedHead, ...]:
     return tuple(LocalizedHead(each[0].layer, each[0].head or 0, score) for each, score in chosen)
-
-
-def _with_score(
-    readings: Mapping[int, LayerInput], score: Backward | None
-) -> Mapping[int, LayerInput]:
-    """Layer inputs with the gradients of a score, if there is one."""
-    if score is None:
-        return readings
-    return {number: score.given_to(number, reading) for number, reading in readings.items()}
 
 
 def _check_finite(observation: Observation, layer: int, maps: Tensor) -> None:

@@ -186,3 +186,12 @@ def _score(observation: Observation, output: object, target: Target) -> Scored:
         weights = torch.from_numpy(found[0]).to(observation.model.device)
     class_token = class_token_of(observation, layer) or 0
     return scoring.score(observation.model, output, target, weights, class_token=class_token)
+
+
+def with_score(
+    readings: Mapping[int, LayerInput], score: Backward | None
+) -> Mapping[int, LayerInput]:
+    """Layer inputs with the gradients of a score, if there is one."""
+    if score is None:
+        return readings
+    return {number: score.given_to(number, reading) for number, reading in readings.items()}

@@ -71,24 +71,19 @@ def with_clips(model: Model, count: int | None) -> Model:
     Raises:
         ModelError: it takes no clip of so many frames.
     """
-    if model.clip is None and not (model.head_assumed and not _takes_pictures(model)):
+    known = model.clip
+    if known is None and not model.head_assumed:  # a checkpoint says what it takes
+        return model
+    if known is not None and count in (None, known.frames):
         return model
     stated = stated_frames(model.module, getattr(model.module, "model", None))
-    if model.clip is not None and count in (None, model.clip.frames):
-        return model
     counts = [each for each in (count or stated,) if each]
     found = find_clip_input(model.module, _shape(model), counts, model.channels)
-    if found is not None:
-        return replace(model, clip=found)
-    if model.clip is None:  # what is wrong is found when it runs on pictures
-        return model
-    raise ModelError(
-        f"--frames: {model.spec} takes no clip of {count} frames; give ::{model.clip.frames}"
-    )
-
-
-def _takes_pictures(model: Model) -> bool:
-    return trial(model, _shape(model)) is None
+    if found is None and known is not None:
+        raise ModelError(
+            f"--frames: {model.spec} takes no clip of {count} frames; give ::{known.frames}"
+        )
+    return model if found is None else replace(model, clip=found)
 
 
 def _shape(model: Model) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """Chooses the frames of a clip that a model of clips sees at once."""
 
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from attnviz.errors import UsageError
@@ -115,7 +117,11 @@ def select(clip: Clip, selection: Selection, count: int) -> ClipFrames:
         )
     step = (stop - 1 - start) / max(1, wanted - 1)
     numbers = [round(start + n * step) for n in range(wanted)]
-    found = {each.number: each for each in frames(clip) if each.number in numbers}
+    found = {}
+    with closing(frames(clip)) as moving:
+        for each in takewhile(lambda frame: frame.number <= numbers[-1], moving):
+            if each.number in numbers:
+                found[each.number] = each
     if len(found) < wanted:
         raise UsageError(
             f"--frames: {clip.path} ends before frame {stop - 1}; leave the second number out"

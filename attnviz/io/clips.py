@@ -20,7 +20,7 @@ from attnviz.io.picture import Picture
 from attnviz.io.values import NARROW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from types import ModuleType
 
     from av.container import InputContainer
@@ -131,7 +131,7 @@ def open_clip(path: str | Path) -> Clip:
         return replace(clip, width=width, height=height, notes=_deep(first, pixels))
 
 
-def frames(clip: Clip) -> Iterator[Frame]:
+def frames(clip: Clip) -> Generator[Frame, None, None]:
     """Yield every frame, in the order in which they are shown.
 
     A frame without a time follows the frame before it. A frame of another size than the first is

@@ -17,6 +17,7 @@ _PROCESSING = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
+"""Files with a checkpoint's preprocessing, in the order in which they are looked for."""
 
 
 def name_of(spec: str) -> tuple[str, str | None]:
@@ -56,11 +57,7 @@ def processing_of(name: str, revision: str | None) -> dict[str, Any]:
     """The checkpoint's preprocessing config; empty if it has none."""
     from transformers.utils.hub import cached_file  # noqa: PLC0415 — imported in `_library`
 
-    for file in (
-        "preprocessor_config.json",
-        "processor_config.json",
-        "video_preprocessor_config.json",
-    ):
+    for file in _PROCESSING:
         found = cached_file(
             name, file, revision=revision, _raise_exceptions_for_missing_entries=False
         )

@@ -48,7 +48,7 @@ class Vision(nn.Module):
         self.patch = patch
         self.pools = pools
         self._takes = set(inspect.signature(model.forward).parameters)
-        self.name = VIDEOS if VIDEOS in self._takes else "pixel_values"
+        self.name = VIDEOS if VIDEOS in self._takes else PIXELS
         self._has_class_token = has_class_token(model)
 
     def forward(self, pixels: Tensor) -> Tensor | Pooled:

@@ -98,7 +98,7 @@ def _head(
         layer=answer.layer,
         head=answer.head,
         rank=_rank(explanation, answer),
-        **_numbers(answer),
+        **dict[str, Any](answer.numbers),
         kind=None if call is None else call.kind,
         sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
@@ -123,11 +123,6 @@ def map_info(drawn: SimpleNamespace, sound: SoundAxes | None) -> records.MapInfo
             "peak_frequency": sound.frequency(drawn.peak_y),
         }
     return records.MapInfo(**numbers)
-
-
-def _numbers(answer: Answer) -> dict[str, Any]:
-    """The statistics of the head of a map."""
-    return {**answer.numbers}
 
 
 def _points(answer: Answer) -> list[records.PointInfo] | None:
@@ -209,7 +204,7 @@ def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:
         input_height=entire.input_height,
         fit=answer.placement.fit,
         masked=observation.masked,
-        grids=list(cover.grids) or None if cover is not None else None,
+        grids=list(cover.grids) if cover is not None and cover.grids else None,
     )
 
 

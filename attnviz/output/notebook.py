@@ -3,7 +3,9 @@
 from base64 import b64encode
 from html import escape
 
+from attnviz.drawing.scale import parse_scale
 from attnviz.drawing.sheet import cells_on, heading, sheet, small
+from attnviz.drawing.strip import head_ranges, strip
 from attnviz.explanation.explanation import Explanation
 from attnviz.output import encoding
 from attnviz.output.make_record import make_record
@@ -16,11 +18,17 @@ _LEFT_OUT = ("image", "rows", "columns")
 
 
 def png(explanation: Explanation) -> bytes:
-    """The sheet as the bytes of a PNG; each map's colours span its smallest to largest weight."""
+    """The sheet, or the strip of a clip, as the bytes of a PNG.
+
+    The colours of each head span its smallest to largest weight.
+    """
     drawing = Drawing()
     style, shown = drawing.style(), small(explanation.observation.picture)
-    cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
-    image = sheet(explanation, cells, style, preview=shown)
+    if explanation.views > 1:
+        image = strip(explanation, head_ranges(explanation, parse_scale(drawing.scale)), style)
+    else:
+        cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
+        image = sheet(explanation, cells, style, preview=shown)
     image.thumbnail((LARGEST, LARGEST))
     return encoding.as_image(image, "png")
 

@@ -85,12 +85,14 @@ def render(
     >>> render(explanation)[5, 3].save("head3.png")
 
     Raises:
-        UsageError: no such scale or colour map, or the explanation has several questions.
+        UsageError: no such scale or colour map, or the explanation has several questions, or
+            several views of a clip.
         ImageError: the explanation's picture has no pixels, and `on` is None.
     """
     drawing = drawing or Drawing()
     if len(explanation.questions) > 1:
         raise UsageError("several questions were asked; render each of explanation.each()")
+    explanation.require_one_view()
     picture, style = on or with_pixels(explanation.observation.picture), drawing.style()
     return {
         (answer.layer, answer.head): draw(picture, _placed_on(answer, picture), scale, style)

@@ -130,10 +130,16 @@ def explore(
         progress: is called with (finished query rows, all query rows).
 
     Raises:
-        UsageError: an option cannot be read, or names a layer, head or query that does not exist.
+        UsageError: an option cannot be read, or names a layer, head or query that does not exist;
+            or the model saw a clip.
         RecordingError: the attention is not finite.
         OutputError: the page would be larger than 50 MB.
     """
+    if observation.clip is not None:
+        raise UsageError(
+            f"{observation.picture.name} is a clip, and a page shows one picture; give `attnviz "
+            "video`"
+        )
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)

@@ -11,7 +11,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "attention.py"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
-def test_8192_tokens_take_far_less_than_their_matrix() -> None:
-    command = [sys.executable, str(BENCHMARK), "--peak", "ours", "8192", "8"]
+def test_16384_tokens_take_far_less_than_their_matrix() -> None:
+    command = [sys.executable, str(BENCHMARK), "--peak", "ours", "16384", "8"]
     run = subprocess.run(command, capture_output=True, check=True, text=True)
-    assert json.loads(run.stdout)["mb"] < 100  # the matrix: 2 147
+    assert json.loads(run.stdout)["mb"] < 400  # the matrix: 8 590

@@ -29,12 +29,12 @@ def status(name):
 ask(64)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
-ask(4096)
+ask(8192)
 print((status("VmHWM") - before) // 1024)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
-def test_4096_tokens_take_far_less_than_their_matrix() -> None:
+def test_8192_tokens_take_far_less_than_their_matrix() -> None:
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, check=True, text=True)
-    assert int(run.stdout) < 60  # MB; the matrix: 134
+    assert int(run.stdout) < 200  # MB; the matrix: 537

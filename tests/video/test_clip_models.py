@@ -1,5 +1,6 @@
 """Models that see several frames of a clip at once: tubes, divided attention, strips, queries."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch import nn
 
 import attnviz
 from attnviz.cli import main
-from attnviz.io.clip_frames import load_clip, parse_selection
+from attnviz.io.clip_frames import load_clip
+from attnviz.video import clip_film, film
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 48, "image_size": 32, "patch_size": 8, "num_frames": 8}  # fmt: skip
@@ -219,6 +221,51 @@ def test_gradients_and_localized_heads_go_through_clips(folder: Path) -> None:
     assert np.allclose(means, heads.mean(0))
 
 
+def test_maps_of_a_clip_are_drawn_on_no_single_picture(folder: Path) -> None:
+    model = attnviz.load_model(str(folder / "videomae"))
+    seen = attnviz.observe(load_clip(folder / "clip.mp4", "::8"), model)
+    whole = attnviz.explain(seen, layers="all")
+    for draw in (attnviz.render, lambda maps: attnviz.compare(maps, maps)):
+        with pytest.raises(attnviz.AttnvizError, match=r"take one of them: explanation.at_frame"):
+            draw(whole)
+    with pytest.raises(attnviz.AttnvizError, match="a page shows one picture"):
+        attnviz.explore(seen)
+    with Image.open(io.BytesIO(whole._repr_png_())) as strip:  # a notebook's
+        assert strip.width == 4 * (150 + 14) + 14
+    third = whole.at_frame(5)
+    assert np.array_equal(third.maps[:, :, 0], whole.maps[:, :, 2])  # frames 4 and 5
+    assert third.numbers["entropy"].shape == (2, 2)
+    assert attnviz.render(third)[1, 0].size == (48, 32)
+    with pytest.raises(attnviz.AttnvizError, match="frames 0 to 7"):
+        whole.at_frame(8)
+    picture = attnviz.explain(attnviz.observe(load_clip_picture(folder), attnviz.load_model()))
+    with pytest.raises(attnviz.AttnvizError, match="the model saw a picture"):
+        picture.at_frame(0)
+
+
+def load_clip_picture(folder: Path) -> attnviz.Picture:
+    return load_clip(folder / "clip.mp4", "::1").frames[0].picture
+
+
+def test_a_run_that_fails_leaves_no_film_and_no_strip(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = film.write_film
+    films_made: list[Path] = []
+
+    def fails_second(path: Path, *given: Any, **options: Any) -> Any:
+        if films_made:
+            raise attnviz.AttnvizError("no room")
+        films_made.append(path)
+        return real(path, *given, **options)
+
+    monkeypatch.setattr(clip_film, "write_film", fails_second)
+    args = ["video", str(folder / "clip.mp4"), "-m", str(folder / "videomae"), "-o", str(tmp_path)]
+    assert main([*args, "--method", "attention", "--method", "rollout"]) == 1
+    assert films_made
+    assert not list(tmp_path.iterdir())
+
+
 def test_frames_are_spread_evenly_over_what_is_chosen(folder: Path) -> None:
     clip = str(folder / "clip.mp4")
     assert [frame.number for frame in load_clip(clip, "::4").frames] == [0, 13, 26, 39]
@@ -227,7 +274,6 @@ def test_frames_are_spread_evenly_over_what_is_chosen(folder: Path) -> None:
     assert seen.times == pytest.approx((0.4, 0.52, 0.64, 0.76))
     assert seen.end == pytest.approx(0.8)
     assert np.abs(seen.frames[1].picture.pixels.astype(int) - stripes(13)).mean() < 6
-    assert parse_selection("::") == parse_selection("::")
 
 
 def test_a_film_and_a_strip_are_written(folder: Path, tmp_path: Path) -> None:
@@ -235,8 +281,8 @@ def test_a_film_and_a_strip_are_written(folder: Path, tmp_path: Path) -> None:
     args = ["video", str(folder / "clip.mp4"), "-m", str(folder / "timesformer"), "-o", str(out)]
     assert main([*args, "--layers", "1", "--frames", "0:30:8", "--quiet"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["clip-strip.png", "clip.mp4"]
-    with av.open(str(out / "clip.mp4")) as film:
-        times = [float(frame.time) for frame in film.decode(video=0)]
+    with av.open(str(out / "clip.mp4")) as made:
+        times = [float(frame.time) for frame in made.decode(video=0)]
     assert times == pytest.approx([number / 25 for number in (0, 4, 8, 12, 17, 21, 25, 29)])
     with Image.open(out / "clip-strip.png") as strip:
         assert strip.width == 8 * (150 + 14) + 14
