@@ -18,8 +18,8 @@ from attnviz.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attnviz.io.clip_frames import Selection
     from attnviz.io.clips import Clip
+    from attnviz.io.parts import FrameSelection
     from attnviz.output.records import Record
     from attnviz.video.clip_maps import ClipRequest
     from attnviz.video.film import Made
@@ -47,9 +47,9 @@ def video(
     """
     from threading import Event  # noqa: PLC0415 — not for `--help`
 
-    from attnviz.io.clip_frames import parse_selection  # noqa: PLC0415
+    from attnviz.io.parts import parse_frames  # noqa: PLC0415
 
-    selection = parse_selection("::" if frames is None else frames)
+    selection = parse_frames("::" if frames is None else frames)
     paths = _places(clip, out, question.methods)
     shot = _opened(clip, paths)
 
@@ -100,7 +100,7 @@ def _opened(clip: str, paths: Sequence[Path]) -> Clip:
 
 
 def _request(
-    shot: Clip, model: ModelOptions, question: QuestionOptions, selection: Selection
+    shot: Clip, model: ModelOptions, question: QuestionOptions, selection: FrameSelection
 ) -> ClipRequest:
     """Load the model, and choose the frames that it sees if it is one of clips."""
     from attnviz.explanation.trials import with_clips  # noqa: PLC0415 — torch

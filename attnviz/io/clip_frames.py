@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attnviz.errors import UsageError
 from attnviz.io.clips import Clip, Frame, frames, open_clip
+from attnviz.io.parts import FrameSelection, parse_frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,39 +49,6 @@ class ClipFrames:
         return sum(time <= seconds for time in self.times) - 1
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which frames of a clip a model of clips sees: `count` of them, from `start` to before `stop`.
-
-    None stands for the first frame, the end of the clip, and the number that the model takes.
-    """
-
-    start: int | None = None
-    stop: int | None = None
-    count: int | None = None
-
-
-def parse_selection(text: str) -> Selection:
-    """Read `A:B:N`, numbers of frames from 0; each part may be left out.
-
-    >>> parse_selection("10:50:8"), parse_selection("::4").count
-    (Selection(start=10, stop=50, count=8), 4)
-
-    Raises:
-        UsageError: anything else.
-    """
-    parts = text.split(":")
-    if len(parts) != 3 or not all(not part or part.isdecimal() for part in parts) or len(text) > 30:
-        raise UsageError(
-            f"--frames {text!r} cannot be read; give A:B:N, such as 0:50:16 or ::16: the first "
-            "frame, the one behind the last, and how many"
-        )
-    start, stop, count = (int(part) if part else None for part in parts)
-    if count == 0 or (stop is not None and stop <= (start or 0)):
-        raise UsageError(f"--frames {text!r} has no frame; give A:B:N with A below B, and N over 0")
-    return Selection(start, stop, count)
-
-
 def load_clip(path: str | Path, frames: str = "::16") -> ClipFrames:
     """Read some frames of a clip, evenly spread, for a model that takes clips.
 
@@ -96,10 +64,10 @@ def load_clip(path: str | Path, frames: str = "::16") -> ClipFrames:
         UsageError: there are not so many frames.
         ImageError, MissingExtraError: as of `open_clip`.
     """
-    return select(open_clip(path), parse_selection(frames), 16)
+    return select(open_clip(path), parse_frames(frames), 16)
 
 
-def select(clip: Clip, selection: Selection, count: int) -> ClipFrames:
+def select(clip: Clip, selection: FrameSelection, count: int) -> ClipFrames:
     """The chosen frames of a clip, evenly spread from the first to the last; `count` by default.
 
     Frame i of n is that of number round(A + i·(B − 1 − A)/(n − 1)).

@@ -1,4 +1,4 @@
-"""Parses `--channels`, `--slice` and `--region`: which part of a file is the picture.
+"""Parses `--channels`, `--slice`, `--region` and `--frames`: which part of a file is seen.
 
 This file has no heavy imports, so that a usage error shows at once. `io.selecting` applies parts.
 """
@@ -161,3 +161,36 @@ def split_path(path: str) -> ArrayPath:
     if _LAYOUT.fullmatch(last) and len(set(last)) == len(last) and {"H", "W"} <= set(last):
         name, axes = front, last
     return ArrayPath(match["file"], name or None, axes)
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """Which frames of a clip a model of clips sees: `count` of them, from `start` to before `stop`.
+
+    None stands for the first frame, the end of the clip, and the number that the model takes.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    count: int | None = None
+
+
+def parse_frames(text: str) -> FrameSelection:
+    """Read `A:B:N`, numbers of frames from 0; each part may be left out.
+
+    >>> parse_frames("10:50:8"), parse_frames("::4").count
+    (FrameSelection(start=10, stop=50, count=8), 4)
+
+    Raises:
+        UsageError: anything else.
+    """
+    parts = text.split(":")
+    if len(parts) != 3 or not all(not part or part.isdecimal() for part in parts) or len(text) > 30:
+        raise UsageError(
+            f"--frames {text!r} cannot be read; give A:B:N, such as 0:50:16 or ::16: the first "
+            "frame, the one behind the last, and how many"
+        )
+    start, stop, count = (int(part) if part else None for part in parts)
+    if count == 0 or (stop is not None and stop <= (start or 0)):
+        raise UsageError(f"--frames {text!r} has no frame; give A:B:N with A below B, and N over 0")
+    return FrameSelection(start, stop, count)
