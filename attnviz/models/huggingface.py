@@ -42,6 +42,7 @@ from attnviz.models.vision import (
     find_vision,
 )
 from attnviz.models.weights import DTYPES, few, find_device, seeded
+from attnviz.models.word_models import load_words
 
 Found = Literal["none", "class", "text"]
 
@@ -107,6 +108,8 @@ def load(request: ModelRequest) -> Model:
             name,
             lambda: measured(request.spec, extractor_of(library, name, revision)),
         )
+    if request.head == "words":
+        return load_words(request, library, config, (name, revision))
     checkpoint = Checkpoint(library, config, processing, None, adapter=adapter, sound=sound)
     _check_kind(request.spec, checkpoint)
     if adapter is not None and (of_classes := adapter.head.get("classifier.weight")) is not None:

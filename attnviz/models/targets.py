@@ -17,7 +17,7 @@ from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 
 Kind = Literal["auto", "class", "norm", "text"]
-Head = Literal["none", "class", "any", "text"]
+Head = Literal["none", "class", "any", "text", "words"]
 """The head of a checkpoint that `load_model` is to load."""
 _HEADS: dict[Kind, Head] = {"auto": "any", "class": "class", "norm": "none", "text": "text"}
 _EXPECTED = "auto, a class by its number or label, norm or norm:QUERY"
