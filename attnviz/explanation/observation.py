@@ -15,9 +15,11 @@ from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
+from attnviz.explanation.view_layouts import View
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
+from attnviz.models.transcript import Transcript
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
@@ -61,6 +63,8 @@ class Observation:
         suggested: layer and head of the most localized heads, which sheets mark; empty unless
             they were looked for.
         clip: the frames, if the model saw a clip; `picture` is then the first of them.
+        text: prompt and answer, of a model that answers in words.
+        views: of such a model the views of the picture that its words attend to.
     """
 
     picture: PictureLike
@@ -78,6 +82,8 @@ class Observation:
     channels: int = 3
     suggested: tuple[tuple[int, int], ...] = ()
     clip: ClipFrames | None = None
+    text: Transcript | None = None
+    views: tuple[View, ...] = ()
 
     @property
     def count(self) -> int:

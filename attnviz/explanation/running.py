@@ -19,6 +19,7 @@ from attnviz.explanation.forward_errors import (
 from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.observe_words import MAX_WORDS, Prompting, observe_words
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
 from attnviz.explanation.shapes_to_try import placements
 from attnviz.explanation.trials import with_clips
@@ -40,6 +41,9 @@ def observe(
     layers: str = "all",
     gradients: bool = False,
     tokens: bool = False,
+    prompt: str | None = None,
+    answer: str | None = None,
+    max_words: int = MAX_WORDS,
 ) -> Observation:
     """Run a model once on a picture and record its attention.
 
@@ -55,6 +59,9 @@ def observe(
         layers: layers to keep for `explain`: `-1`, `all`, `0,5-11`.
         gradients: keep the graph of the run, so that methods can take the gradient of a score.
         tokens: keep the tokens after each layer's block too.
+        prompt: the question, for a model that was loaded with `head="words"`.
+        answer: an answer to look at; by default the model generates one, greedily.
+        max_words: the most words of the answer.
 
     Raises:
         UsageError: the mask leaves no token, the model takes no mask, or it has no such layer.
@@ -62,6 +69,10 @@ def observe(
         ModelError: the model does not run on the picture; the line says why.
         RecordingError: the model made no attention call that can be drawn.
     """
+    if model.words is not None or prompt is not None:
+        return _observe_words(
+            picture, model, Prompting(prompt or "", answer, max_words), (layers, gradients)
+        )
     clip = picture if isinstance(picture, ClipFrames) else None
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
     model = model if clip is None else with_clips(model, len(clip.frames))
@@ -70,6 +81,20 @@ def observe(
         clip=clip,
     )  # fmt: skip
     return inputs.alone(0)
+
+
+def _observe_words(
+    picture: Picture | ClipFrames, model: Model, prompting: Prompting, keep: tuple[str, bool]
+) -> Observation:
+    """Observe a model that answers in words, if it can answer this."""
+    layers, gradients = keep
+    if isinstance(picture, ClipFrames):
+        raise UsageError("a prompt is about one picture; give a picture, or leave --prompt out")
+    if gradients:
+        raise UsageError(
+            "with a prompt no gradients are taken yet; take --method attention or value-norm"
+        )
+    return observe_words(picture, model, prompting, layers=layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,12 +38,14 @@ class PictureTensor:
             shows, in picture pixels; it may reach beyond the picture (padding). None for a tile
             that shows nothing. Empty for a tensor of patches in some order.
         dim: the dimension that counts the tiles; None if there is one tile.
+        size: height and width of a tile in its own pixels.
         places: of patches, the place x + iy of each element in picture pixels; NaN for nowhere.
     """
 
     name: str
     tiles: tuple[Box | None, ...] = ()
     dim: int | None = None
+    size: tuple[int, int] = (0, 0)
     places: Tensor | None = None
 
 
@@ -133,7 +135,8 @@ def _tiled(name: str, places: Tensor) -> PictureTensor | None:
             return None
     if all(tile is None for tile in tiles):
         return None
-    return PictureTensor(name, tuple(tiles), several[0] if several else None)
+    height, width = places.shape[-2:]
+    return PictureTensor(name, tuple(tiles), several[0] if several else None, (height, width))
 
 
 def _box(tile: Tensor) -> Box | None:
