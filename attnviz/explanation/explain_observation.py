@@ -10,6 +10,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import ALL, resolve
+from attnviz.explanation.words_asked import each_word
 from attnviz.explanation.requirements import check_able, layers_of
 from attnviz.explanation.run_methods import LayerQuery, Statistics
 from attnviz.explanation.selection import Localized, choose_heads, parse_heads, requested_layers
@@ -42,7 +43,8 @@ def explain(
     Args:
         observation: the result of `observe`.
         query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` (in picture pixels),
-            `1.2s,800Hz` in a sound, or a mask picture; or several of them.
+            `1.2s,800Hz` in a sound, or a mask picture; with a prompt `words`, `word:NAME`,
+            `prompt:NAME` or `token:N`; or several of them.
         method: a name that `attnviz methods` lists.
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
             `norm`, `norm:QUERY`; or several.
@@ -165,7 +167,7 @@ def _resolve_queries(
     observation: Observation, query: Sequence[str], layers: Sequence[int], name: str
 ) -> dict[int, tuple[Query, ...]]:
     """The queries resolved for each layer, without duplicates."""
-    asked = [queries.parse(each) for each in query]
+    asked = each_word(observation, [queries.parse(each) for each in query])
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
     if not METHODS[name].asks:

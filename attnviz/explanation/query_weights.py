@@ -13,6 +13,7 @@ from attnviz.attention.sweep import Progress
 from attnviz.explanation.explanation import SampledPoint
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.words_asked import in_text
 from attnviz.geometry import queries
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
@@ -30,6 +31,8 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
         UsageError: a layer does not have the query's token, or there is no such place.
     """
     query = located(query, observation.picture)
+    if query.kind in queries.OF_TEXT or observation.text is not None:
+        return [in_text(observation, query, number) for number in layers]
     found = []
     for number in layers:
         layer = observation.layers[number]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from attnviz.errors import UsageError
@@ -22,15 +22,22 @@ if TYPE_CHECKING:
     from attnviz.geometry.placement import Placement
     from attnviz.geometry.sound_axes import SoundAxes
 
-Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+Kind = Literal[
+    "auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask",
+    "words", "word", "prompt_word", "token",
+]  # fmt: skip
+OF_TEXT = ("words", "word", "prompt_word", "token")
+"""Kinds of queries that are places in a text."""
 _REGISTER = re.compile(r"register(\d{1,6})")
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(rf"({_NUMBER}(?:,{_NUMBER})+)(?:@\s*(\d+(?:\.\d*)?)\s*)?")
 _PLACE = rf"{_NUMBER}s\s*,{_NUMBER}(?:Hz|hz|HZ)\s*"
 _IN_SOUND = re.compile(rf"{_PLACE}(?:,{_PLACE})?")
+_WORD = re.compile(r"(word|prompt):([^#]*[^#\s][^#]*)(?:#([1-9]\d{0,5}))?")
+_TOKEN = re.compile(r"token:(\d{1,7})")
 _EXPECTED = (
     "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, in a clip X,Y@T, in a sound 1.2s,800Hz, "
-    "or a mask picture"
+    "with a prompt words, word:cat, prompt:cat, token:17, or a mask picture"
 )
 
 
@@ -41,7 +48,10 @@ class Query:
     `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture;
     `time` is the second of a clip that a point or box lies in, None for all of it. The kind `all`
     is for methods that look from every token alike; users cannot type it. `in_sound` has the
-    numbers of a place in a sound as they were typed: seconds, hertz, and so on.
+    numbers of a place in a sound as they were typed: seconds, hertz, and so on. A word has a
+    `name`, and as its number which of the words of this name it is, from 1; once it is found,
+    `index` is its number among the words of its text, and `tokens` are the tokens whose rows are
+    its map.
     """
 
     kind: Kind
@@ -49,6 +59,9 @@ class Query:
     path: str | None = None
     time: float | None = None
     in_sound: tuple[float, ...] = ()
+    name: str = field(default="", repr=False)
+    index: int | None = field(default=None, repr=False)
+    tokens: tuple[int, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         """The query as a user types it."""
@@ -57,6 +70,11 @@ class Query:
             return ",".join(f"{number:g}{unit}" for number, unit in units)
         if self.kind == "register":
             return f"register{self.numbers[0]:g}"
+        if self.kind == "token":
+            return f"token:{self.numbers[0]:g}"
+        if self.kind in ("word", "prompt_word"):
+            nth = "" if self.numbers == (1.0,) else f"#{self.numbers[0]:g}"
+            return f"{self.kind.removesuffix('_word')}:{self.name}{nth}"
         numbers = ",".join(f"{n:g}" for n in self.numbers)
         when = "" if self.time is None else f"@{self.time:g}"
         return self.path or (numbers and numbers + when) or self.kind
@@ -65,8 +83,9 @@ class Query:
 def parse(text: str, *, option: str = "--query ") -> Query:
     """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
-    Behind a point or a box may stand the second of a clip: `X,Y@T`. A place in a sound is
-    `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is the text
+    Behind a point or a box may stand the second of a clip: `X,Y@T`. With a prompt it is `words`,
+    `word:NAME`, `word:NAME#2` for the second of this name, `prompt:NAME` or `token:N`. A place in a
+    sound is `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is the text
     before the query in an error message.
 
     >>> parse("120,80")
@@ -77,8 +96,13 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     Raises:
         UsageError: the text cannot be read, has neither two nor four numbers, or is an empty box.
     """
-    if text in ("auto", "cls", "mean", "pool"):
+    if text in ("auto", "cls", "mean", "pool", "words"):
         return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
+    if (token := _TOKEN.fullmatch(text)) is not None:
+        return Query("token", (float(token[1]),))
+    if (word := _WORD.fullmatch(text)) is not None:
+        kind: Kind = "word" if word[1] == "word" else "prompt_word"
+        return Query(kind, (float(word[3] or 1),), name=word[2].strip())
     register = _REGISTER.fullmatch(text)
     if register is not None:
         return Query("register", (float(register[1]),))
@@ -209,6 +233,10 @@ def token_weights(
         UsageError: no token that takes part lies where the query points.
     """
     result: NDArray[np.float64] = taking_part.astype("float64")
+    if query.kind in OF_TEXT:
+        result[:] = 0
+        result[0, list(query.tokens)] = 1 / len(query.tokens)
+        return result
     if query.kind in ("pool", "all"):
         result /= result.sum()
         return result

@@ -1,0 +1,85 @@
+"""Finds the words and tokens that queries name in a prompt and its answer."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attnviz.errors import UsageError
+from attnviz.explanation.observation import Observation
+from attnviz.geometry.queries import OF_TEXT, Query
+from attnviz.models.transcript import Transcript, named
+
+_ON_PICTURE = ("mean", "point", "box", "mask")
+
+
+def each_word(observation: Observation, queries: Sequence[Query]) -> list[Query]:
+    """The queries, with one for each word of the answer in place of `words`.
+
+    With a prompt, `auto` is `words`.
+
+    Raises:
+        UsageError: the answer has no words, or there is no text.
+    """
+    text = observation.text
+    found: list[Query] = []
+    for query in queries:
+        if query.kind != "words" and (query.kind != "auto" or text is None):
+            found.append(query)
+            continue
+        text = _text(observation, query)
+        if not text.words:
+            raise UsageError(
+                f"--query words: the answer {text.answer!r} has no words; give token:N, with N "
+                f"from {text.prompt_tokens} to {text.tokens - 1}, or another --prompt"
+            )
+        counts: dict[str, int] = {}
+        for word in text.words:
+            key = word.word.casefold()
+            counts[key] = counts.get(key, 0) + 1
+            found.append(Query("word", (float(counts[key]),), name=word.word))
+    return found
+
+
+def in_text(observation: Observation, query: Query, layer: int) -> Query:
+    """A query with the tokens that it names in the text; places on the picture do not change.
+
+    A word of the answer looks from the positions that predict its tokens: one before each. A word
+    of the prompt, or a token, looks from its own positions.
+
+    Raises:
+        UsageError: there is no text, or no such word or token in it.
+    """
+    text = _text(observation, query)
+    if query.kind in _ON_PICTURE:
+        if observation.layers[layer].queries.on_picture.any():
+            return query
+        raise UsageError(
+            f"--query {query}: in layer {layer} only words look at the picture; give words"
+        )
+    if query.kind == "token":
+        number = int(query.numbers[0])
+        if number >= text.tokens:
+            raise UsageError(
+                f"--query {query}: there are {text.tokens} tokens; give token:0 to "
+                f"token:{text.tokens - 1}"
+            )
+        return replace(query, tokens=(number,))
+    if query.kind not in OF_TEXT:
+        raise UsageError(f"--query {query}: a prompt is asked by words; give words or word:NAME")
+    of_prompt = query.kind == "prompt_word"
+    words = text.prompt_words if of_prompt else text.words
+    index = text.find(query.name, int(query.numbers[0]), prompt=of_prompt)
+    if index is None:
+        side = "prompt" if of_prompt else "answer"
+        has = f"its words are {named(words)}" if words else "it has no words"
+        raise UsageError(f"--query {query}: not in the {side}; {has}")
+    rows = tuple(token - (not of_prompt) for token in words[index].tokens)
+    return replace(query, name=words[index].word, index=index, tokens=rows)
+
+
+def _text(observation: Observation, query: Query) -> Transcript:
+    if observation.text is None:
+        raise UsageError(
+            f"--query {query}: {observation.model.spec} was asked nothing; add --prompt TEXT, of a "
+            "model that answers in words"
+        )
+    return observation.text
