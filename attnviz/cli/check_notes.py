@@ -8,6 +8,7 @@ from attnviz.cli import console
 
 if TYPE_CHECKING:
     from attnviz.explanation.observation import Observation
+    from attnviz.models.transcript import Transcript
     from attnviz.output.record_parts import Check
 
 _REASONS = 3
@@ -22,11 +23,30 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
         console.say(shown_less(observation, of))
     for line in of_check(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
+    if observation.text is not None:
+        for line in of_text(observation.text):
+            console.say(line)
+
+
+def of_text(text: Transcript) -> list[str]:
+    """Notes about an answer."""
+    notes = []
+    if text.cut:
+        notes.append(
+            f"note: the answer is cut after {len(text.words)} words; give --max-words for more"
+        )
+    if text.agrees is False:
+        notes.append(
+            "warning: one run over prompt and answer predicts other words than were generated; "
+            "maps are of the run"
+        )
+    return notes
 
 
 def shows_less(observation: Observation, fit: str) -> bool:
     """Whether a picture was laid in otherwise than requested; sounds are never fitted."""
-    return observation.placement.fit != fit and observation.model.sound is None
+    own = observation.model.sound is not None or observation.model.words is not None
+    return observation.placement.fit != fit and not own
 
 
 def shown_less(observation: Observation, of: str = "the picture") -> str:

@@ -1,5 +1,6 @@
 """Makes the tables of statistics."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
 
     Further statistics have tables of their own. The title ends with `ending`.
     """
+    if record.text is not None and record.localized:
+        return word_tables(record, f"{_title(record)}{ending}", _caption(record))
     rows, places = record.rows(), _places(record)
     known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
@@ -69,6 +72,37 @@ def _localized(record: Record) -> list[Table]:
         cells = [undefined() if each is None else Text(f"{each:.4f}") for each in (score, *numbers)]
         table.add_row(str(head.layer), "mean" if head.head is None else str(head.head), *cells)
     return [table]
+
+
+def word_tables(record: Record, title: str, caption: str | None) -> list[Table]:
+    """The words of an answer with the mean map of the localized heads, and these heads."""
+    assert record.text is not None
+    words = new_table(title, caption, ["word", "probability", "image", "text"])
+    words.add_column("peak x,y", justify="right", no_wrap=True)
+    marks = _extremes([h.image_mass for h in record.heads if h.head is None])
+    for head in record.heads:
+        if head.head is not None:
+            continue
+        query = head.query or record.query
+        of_answer = query.kind == "word" and query.index is not None
+        chance = record.text.words[query.index or 0].logprob if of_answer else None
+        words.add_row(
+            _query(query),
+            undefined() if chance is None else Text(f"{math.exp(chance):.4f}"),
+            _cell(head.image_mass, marks),
+            _cell(head.text_mass, None),
+            peak_place(head.map),
+        )
+    heads = new_table(
+        "the most localized heads",
+        "the same for all words; score: the mean over words of spatial entropy + 2 x border mass",
+        ["layer", "head", "score"],
+    )
+    for chosen in record.localized or ():
+        if chosen.question == 0:
+            score = undefined() if chosen.score is None else Text(f"{chosen.score:.4f}")
+            heads.add_row(str(chosen.layer), str(chosen.head), score)
+    return [words, heads]
 
 
 def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Table]:
@@ -195,6 +229,8 @@ def _title(record: Record) -> str:
     image, kind = record.image, record.tokens.kind
     grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
     queries = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
+    if record.text is not None and record.text.words:
+        queries = {f"the words of “{console.printable(record.text.answer)}”": None}
     scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
     of = ", ".join(filter(None, scored))
     return (
@@ -207,6 +243,7 @@ def _query(info: QueryInfo) -> str:
     query: dict[str, Any] = info.model_dump(exclude_none=True)
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
+    name = f"token:{info.token}" if info.kind == "token" else info.word or name
     place = ",".join(numbers) + ("" if info.time is None else f"@{info.time:g}")
     if {"frequency", "frequency0"} & query.keys():  # in a sound
         given = [name for name in _IN_SOUND if name in query]

@@ -14,7 +14,7 @@ from attnviz.drawing.panels import CELL, described, marked_panel, panel, thumbna
 from attnviz.drawing.scale import Range
 from attnviz.drawing.text import FAINT, INK, PAPER, font
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import STAR, marked, question_in_words, rows, title
+from attnviz.explanation.naming import STAR, in_sheet, marked, question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
@@ -217,6 +217,7 @@ def sheet(
         caption: the text above the original; by default its size.
         side: longest side of the original in the sheet, in pixels.
     """
+    cells = [cell for cell, shown in zip(cells, in_sheet(explanation), strict=True) if shown]
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
     placed: list[Cell | None] = []

@@ -10,10 +10,10 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import ALL, resolve
-from attnviz.explanation.words_asked import each_word
 from attnviz.explanation.requirements import check_able, layers_of
 from attnviz.explanation.run_methods import LayerQuery, Statistics
 from attnviz.explanation.selection import Localized, choose_heads, parse_heads, requested_layers
+from attnviz.explanation.words_asked import each_word
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings

@@ -53,6 +53,8 @@ class Answer:
         points: of deformable attention from one place, the points themselves, the heaviest first.
         view: number of the view of a clip that the map shows; 0 for a picture.
         frames: the frames of this view, by their numbers among those that the model saw.
+        masses: with a prompt, the share of the row on tokens of the picture, and on tokens of text
+            but the first (NaN if the layer sees no text); None without, and for merged heads.
     """
 
     layer: int
@@ -66,6 +68,7 @@ class Answer:
     points: tuple[SampledPoint, ...] = ()
     view: int = 0
     frames: tuple[int, ...] = ()
+    masses: tuple[float, float] | None = None
 
 
 def by_head(answers: Iterable[Answer]) -> dict[tuple[int, int, int | None], list[Answer]]:

@@ -70,4 +70,14 @@ def mean_of(answers: Sequence[Answer], layer: int) -> Answer:
     ]
     mean = np.mean(maps, 0).astype(np.float32)
     values = np.where(finest.drawn, mean, 0)
-    return replace(finest, layer=layer, head=None, numbers={}, values=values, points=())
+    masses = [answer.masses for answer in answers if answer.masses is not None]
+    image, text = np.mean(masses, 0) if masses else (np.nan, np.nan)
+    return replace(
+        finest,
+        layer=layer,
+        head=None,
+        numbers={},
+        values=values,
+        points=(),
+        masses=(float(image), float(text)) if masses else None,
+    )

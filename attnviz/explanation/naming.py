@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.geometry.queries import OF_TEXT
 from attnviz.models import targets
 
 STAR = "★"
@@ -34,6 +35,8 @@ def title(explanation: Explanation, answer: Answer) -> str:
     if answer.head is not None:
         star = f"{STAR} " if marked(explanation, answer) else ""
         name = f"{star}layer {answer.layer}  head {answer.head}"
+    elif explanation.localized and _of_words(explanation):
+        return answer.query.name or str(answer.query)
     elif explanation.localized:
         count = len(explanation.questions[answer.question].localized)
         name = f"mean of {count} localized heads"
@@ -63,6 +66,9 @@ def question_in_words(explanation: Explanation) -> str:
     answers = explanation.answers
     starts = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
     scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
+    text = explanation.observation.text
+    if text is not None and _of_words(explanation):
+        return f"{explanation.method}: {text.prompt} — {text.answer}"
     parts = f"{explanation.method} from {', '.join(starts)}"
     return f"{parts} for {scored}" if scored else parts
 
@@ -101,12 +107,25 @@ def _numbers(explanation: Explanation, number: int) -> list[str]:
     return found
 
 
+def in_sheet(explanation: Explanation) -> list[bool]:
+    """Which answers the sheet shows: all, or of words with localized heads the mean of each."""
+    only_means = explanation.localized and _of_words(explanation)
+    return [not only_means or answer.head is None for answer in explanation.answers]
+
+
+def _of_words(explanation: Explanation) -> bool:
+    """Whether all questions are words or tokens of a text."""
+    return all(question.query.kind in OF_TEXT for question in explanation.questions)
+
+
 def rows(explanation: Explanation) -> list[int]:
     """The number of maps in each row of the sheet.
 
     A row shows one layer of one question; if heads are merged or localized, all maps of one
-    question.
+    question; of words with localized heads, all of them in reading order.
     """
+    if explanation.localized and _of_words(explanation):
+        return [len(explanation.questions)]
     if explanation.localized:
         return list(Counter(answer.question for answer in explanation.answers).values())
     answers = explanation.answers

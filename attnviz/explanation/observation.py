@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.view_layouts import View
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
-from attnviz.explanation.view_layouts import View
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model

@@ -19,6 +19,7 @@ from attnviz.explanation.inspection import Calls
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.view_layouts import View, layout_of, places_of, views_of
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
@@ -27,28 +28,6 @@ from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
 from attnviz.models.words import Answered
 from attnviz.recording import Recording, record
-
-MAX_WORDS = 32
-"""The most words of an answer, unless more are wanted."""
-
-
-@dataclass(frozen=True)
-class Prompting:
-    """What a model that answers in words is asked; fields take the values of these options.
-
-    Attributes:
-        prompt: the question; empty for a model that takes none.
-        answer: an answer to look at; None lets the model generate one.
-        max_words: the most words of the answer.
-    """
-
-    prompt: str = ""
-    answer: str | None = None
-    max_words: int = MAX_WORDS
-
-    def __post_init__(self) -> None:
-        if self.max_words < 1:
-            raise UsageError(f"--max-words {self.max_words}: give 1 or more")
 
 
 def observe_words(
@@ -201,9 +180,7 @@ def _placed(call: AttentionCall | None, source: PictureTensor, whole: Box) -> _P
         return _Placed(reason=str(reason))
     if not keys:
         return _Placed(reason="its words do not attend to tokens of the picture")
-    return _Placed(
-        call, layout_of(queries, call.shape[2]), layout_of(keys, call.shape[3]), keys
-    )
+    return _Placed(call, layout_of(queries, call.shape[2]), layout_of(keys, call.shape[3]), keys)
 
 
 def _observation(
@@ -244,5 +221,3 @@ def _observation(
         text=text,
         views=tuple(first.views),
     )
-
-

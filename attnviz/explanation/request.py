@@ -1,7 +1,7 @@
 """Checks all questions about a picture before the model runs, and runs the model for them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from attnviz.explanation.explain_observation import explain, rank_heads
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
+from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.query_weights import located, mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
@@ -25,7 +26,7 @@ from attnviz.explanation.selection import (
 from attnviz.geometry import queries
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
-from attnviz.io.picture import Picture, PictureLike, load_mask
+from attnviz.io.picture import Picture, PictureLike, load_mask, with_pixels
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import LaidPicture, Model
@@ -47,6 +48,7 @@ class Questions:
         statistics: `basic`, or `all`.
         suggest: whether heads are suggested too, for which more layers must be kept.
         chosen: by method, the localized heads of each question if they were chosen before.
+        prompting: what a model that answers in words is asked.
 
     Raises:
         UsageError: a method is unknown, or no method takes an option; see `check_request`.
@@ -62,6 +64,7 @@ class Questions:
     statistics: Statistics = "basic"
     suggest: bool = False
     chosen: Mapping[str, Sequence[Sequence[LocalizedHead]]] = field(default_factory=dict)
+    prompting: Prompting | None = None
 
     def __post_init__(self) -> None:
         check_request(
@@ -82,6 +85,8 @@ class Questions:
     @property
     def head(self) -> Head:
         """The head that the model must be loaded with."""
+        if self.prompting is not None:
+            return "words"
         if not self.scored:
             return "none"
         wanted = {target.head for target in self.targets} or {Target("auto").head}
@@ -157,6 +162,8 @@ def _check_target(model: Model, target: Target) -> None:
 
 def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> None:
     query = located(queries.parse(text), picture)
+    if model.words is not None:
+        return  # words are known once the model has answered
     if query.time is not None and model.clip is None:
         raise UsageError(
             f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
@@ -204,7 +211,13 @@ def look(
         layers=questions.needed_layers,
         gradients=questions.scored,
         tokens=questions.needs_tokens,
+        **_prompt(questions),
     )
+
+
+def _prompt(questions: Questions) -> dict[str, Any]:
+    """The arguments of `observe` for what is asked in words."""
+    return {} if questions.prompting is None else asdict(questions.prompting)
 
 
 def look_many(
@@ -217,6 +230,8 @@ def look_many(
     lay: Callable[[int, Placement], LaidPicture] | None = None,
 ) -> list[Observation]:
     """Run a model on several checked pictures; see `look` and `observe_many`."""
+    if questions.prompting is not None:
+        return [look(with_pixels(each), model, questions, fit=fit, mask=mask) for each in pictures]
     sizes = [(picture.width, picture.height) for picture in pictures]
     mask_of_size = {
         size: None if mask is None else load_mask(mask, width=size[0], height=size[1])

@@ -24,6 +24,7 @@ from attnviz.explanation.localized_heads import choose_localized, means_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import Backward, gradients, relevances, with_score
+from attnviz.explanation.words_asked import masses
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, Method
@@ -117,12 +118,18 @@ class LayerQuery:
     ) -> Explanation:
         """The explanation of each question by its most localized heads and their mean.
 
-        Maps first: statistics are computed only of the layers that a chosen head lies in.
+        Maps first: statistics are computed only of the layers that a chosen head lies in. All words
+        of a text have the same heads, so that their maps can be compared.
         """
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
-        for score, given, candidates in self._candidates(readings, scores):
-            chosen = self._chosen(candidates, len(questions))
+        found = list(self._candidates(readings, scores))
+        given_heads = self.given
+        if self.observation.text is not None and given_heads is None:
+            every = [answer for _, _, candidates in found for answer in candidates]
+            given_heads = [_named(choose_localized(every, self.localized or 0))] * len(found)
+        for score, given, candidates in found:
+            chosen = self._chosen(candidates, len(questions), given_heads)
             self._measure(readings, {views[0].layer for views, _ in chosen})
             answers += [self._with_numbers(each, given) for views, _ in chosen for each in views]
             answers += means_of([views for views, _ in chosen], max(self.layers))
@@ -156,20 +163,22 @@ class LayerQuery:
                 )
 
     def _chosen(
-        self, candidates: Sequence[Answer], question: int
+        self,
+        candidates: Sequence[Answer],
+        question: int,
+        heads: Sequence[Sequence[LocalizedHead]] | None,
     ) -> list[tuple[list[Answer], float]]:
         """The most localized heads for one question, each with its score; or the given ones."""
         assert self.localized is not None  # else nothing is chosen
-        if self.given is None:
+        if heads is None:
             return choose_localized(candidates, self.localized)
-        if question >= len(self.given):
+        if question >= len(heads):
             raise UsageError(
-                f"heads were chosen for {len(self.given)} questions, and here are more; give "
+                f"heads were chosen for {len(heads)} questions, and here are more; give "
                 "--target auto alone, or targets by name"
             )
         views = by_head(candidates)
-        given = self.given[question]
-        return [(views[question, each.layer, each.head], each.score) for each in given]
+        return [(views[question, each.layer, each.head], each.score) for each in heads[question]]
 
     def ranked(self, targets: Sequence[Target]) -> list[tuple[LocalizedHead, ...]]:
         """All heads for each question, the most localized first, without any statistics."""
@@ -279,6 +288,7 @@ class LayerQuery:
                 drawn=drawn[view],
                 question=question,
                 points=() if not shown else sampled_points(self.observation, layer, query, head),
+                masses=None if not shown else masses(self.observation, layer, query, head),
                 view=view,
                 frames=frames,
             )

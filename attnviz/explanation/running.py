@@ -19,7 +19,8 @@ from attnviz.explanation.forward_errors import (
 from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
-from attnviz.explanation.observe_words import MAX_WORDS, Prompting, observe_words
+from attnviz.explanation.observe_words import observe_words
+from attnviz.explanation.prompting import MAX_WORDS, Prompting
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
 from attnviz.explanation.shapes_to_try import placements
 from attnviz.explanation.trials import with_clips
@@ -71,8 +72,9 @@ def observe(
     """
     if model.words is not None or prompt is not None:
         return _observe_words(
-            picture, model, Prompting(prompt or "", answer, max_words), (layers, gradients)
-        )
+            picture, model, Prompting(prompt or "", answer, max_words), (layers, gradients),
+            own=fit == "keep" and mask is None,
+        )  # fmt: skip
     clip = picture if isinstance(picture, ClipFrames) else None
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
     model = model if clip is None else with_clips(model, len(clip.frames))
@@ -84,10 +86,19 @@ def observe(
 
 
 def _observe_words(
-    picture: Picture | ClipFrames, model: Model, prompting: Prompting, keep: tuple[str, bool]
+    picture: Picture | ClipFrames,
+    model: Model,
+    prompting: Prompting,
+    keep: tuple[str, bool],
+    *,
+    own: bool,
 ) -> Observation:
-    """Observe a model that answers in words, if it can answer this."""
+    """Observe a model that answers in words; `own` says that its processor fits the picture."""
     layers, gradients = keep
+    if not own:
+        raise UsageError(
+            "with a prompt the model's own processor fits the picture; leave --fit and --mask out"
+        )
     if isinstance(picture, ClipFrames):
         raise UsageError("a prompt is about one picture; give a picture, or leave --prompt out")
     if gradients:

@@ -162,4 +162,3 @@ def _line(values: Array, side: float, start: float) -> tuple[NDArray[np.int64], 
         raise Unplaced("tokens that lie on no lattice of the picture")
     count = int(number.max()) + 1
     return number.astype(np.int64), count, step, first - step / 2
-

@@ -1,7 +1,10 @@
 """Finds the words and tokens that queries name in a prompt and its answer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
@@ -74,6 +77,26 @@ def in_text(observation: Observation, query: Query, layer: int) -> Query:
         raise UsageError(f"--query {query}: not in the {side}; {has}")
     rows = tuple(token - (not of_prompt) for token in words[index].tokens)
     return replace(query, name=words[index].word, index=index, tokens=rows)
+
+
+def masses(
+    observation: Observation, number: int, query: Query, head: int | None
+) -> tuple[float, float] | None:
+    """The share of a head's row on tokens of the picture, and on tokens of text but the first.
+
+    The second is NaN if the layer sees no text. None without a prompt, or if heads are merged.
+    """
+    text, layer = observation.text, observation.layers[number]
+    if text is None or head is None or not query.tokens:
+        return None
+    rows = layer.call.rows(list(query.tokens))[0, head].float().mean(0).cpu().numpy()
+    on_picture = layer.keys.on_picture[0]
+    image = float(rows[on_picture].sum(dtype=np.float64))
+    if len(rows) != text.tokens:
+        return image, math.nan
+    words = ~on_picture
+    words[[0, *text.placeholders]] = False
+    return image, float(rows[words].sum(dtype=np.float64))
 
 
 def _text(observation: Observation, query: Query) -> Transcript:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnviz.errors import ModelError
+from attnviz.errors import ModelError, UsageError
 from attnviz.models.auto_classes import class_of
 from attnviz.models.checkpoints import read_checkpoint
 from attnviz.models.failures import tried
@@ -29,6 +29,10 @@ def load_words(
         ModelError: it does not, its processor cannot be read, or its weights are incomplete.
     """
     spec, (name, revision) = request.spec, named
+    if request.size is not None:
+        raise UsageError(
+            f"--size {request.size}: the processor of a model with words chooses; leave it out"
+        )
     autos = (getattr(library, auto, None) for auto in _AUTOS)
     kind = next((k for a in autos if a is not None and (k := class_of(a, config))), None)
     if kind is None:
@@ -43,9 +47,7 @@ def load_words(
     library.logging.disable_progress_bar()  # local files load at once
     module = tried(spec, name, lambda: _module(request, kind, config, named))
     with contextlib.suppress(OSError):  # without one, the config's numbers hold
-        module.generation_config = library.GenerationConfig.from_pretrained(
-            name, revision=revision
-        )
+        module.generation_config = library.GenerationConfig.from_pretrained(name, revision=revision)
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     module = module.to(device, dtype).eval().requires_grad_(False)
     return Model(

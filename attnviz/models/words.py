@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.models.failures import describe
@@ -177,7 +177,7 @@ class WordInput:
         else:
             sequence, count = self._given(prompted, answer)
         ids = sequence[0, sequence.shape[1] - count :].tolist()
-        text, found = find_words(self.decode, ids, 0)
+        _, found = find_words(self.decode, ids, 0)
         if answer is not None and len(found) > words:
             raise UsageError(
                 f"--answer has {len(found)} words, and --max-words is {words}; give --max-words "
@@ -298,7 +298,6 @@ class WordInput:
 
     def _enough(self, words: int) -> Any:
         """A condition of `generate`: the words that are wanted are there, and one more began."""
-
         begun: list[int] = []
 
         def enough(sequence: Tensor, _: Any, **__: Any) -> Tensor:
@@ -330,15 +329,13 @@ class WordInput:
         """
         if self.has_encoder or self._decodes_prompt:
             return {**prompted.arguments, "decoder_input_ids": sequence}
-        from transformers.utils import ModelOutput  # noqa: PLC0415 — an optional library
-
         kept = {name: each for name, each in prompted.arguments.items() if name != "input_ids"}
         assert prompted.start is not None  # a decoder has a prompt
         mask = kept.get("attention_mask")
         before = prompted.start.shape[1] if mask is None else mask.shape[1]
         grow = self.module._update_model_kwargs_for_generation  # noqa: SLF001 — what generate calls
         for _ in range(sequence.shape[1] - before):
-            kept = grow(ModelOutput(), kept, is_encoder_decoder=False, num_new_tokens=1)
+            kept = grow({}, kept, is_encoder_decoder=False, num_new_tokens=1)
         names = inspect.signature(self.module.forward).parameters
         kept = {name: each for name, each in kept.items() if name in names}
         if "use_cache" in names:
@@ -375,5 +372,3 @@ def _common(start: Sequence[int], sequence: Sequence[int]) -> int:
         if one != other and count:
             return count
     return min(len(start), len(sequence))
-
-

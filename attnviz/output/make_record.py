@@ -12,7 +12,7 @@ from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
-from attnviz.geometry.queries import Query
+from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.geometry.tiling import TilePlan
 from attnviz.methods import METHODS
@@ -24,6 +24,7 @@ from attnviz.output.record_info import (
     model_info,
     preprocessing_info,
     readable,
+    text_info,
 )
 from attnviz.output.record_views import fields_of_view, views_of
 from attnviz.statistics import More
@@ -56,6 +57,7 @@ def make_record(
         tokens=_tokens(explanation, answers[-1]),
         tiles=_tiles(explanation.tiles),
         preprocessing=preprocessing_info(observation),
+        text=text_info(observation.text),
         query=_query(explanation.query, observation.picture.sound),
         method=explanation.method,
         options=dict(explanation.settings) or None,
@@ -109,6 +111,8 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
+        image_mass=None if answer.masses is None else answer.masses[0],
+        text_mass=None if answer.masses is None else answer.masses[1],
         **fields_of_view(explanation, answer),
     )
 
@@ -216,6 +220,10 @@ def _tiles(plan: TilePlan | None) -> record_parts.Tiles | None:
 
 
 def _query(query: Query, sound: SoundAxes | None = None) -> record_parts.QueryInfo:
+    if query.kind in OF_TEXT:
+        first = query.tokens[0] + (query.kind == "word")
+        named = {"word": query.name or None, "index": query.index, "token": first}
+        return record_parts.QueryInfo.model_validate({"kind": query.kind, **named})
     names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
     numbers = dict(zip(names, query.numbers, strict=False))
     path = None if query.path is None else readable(query.path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from attnviz.explanation.observation import Observation
 from attnviz.io.picture import PictureLike
 from attnviz.models.settings import FILTERS
+from attnviz.models.transcript import Transcript
 from attnviz.output import record_parts
 
 
@@ -65,14 +66,38 @@ def model_info(observation: Observation) -> record_parts.ModelInfo:
 
 
 def preprocessing_info(observation: Observation) -> record_parts.Preprocessing | None:
-    """How the model's input was made of the picture; None for a sound."""
-    if observation.model.sound is not None:
+    """How the model's input was made of the picture; None if its own processor made it."""
+    if observation.model.sound is not None or observation.model.words is not None:
         return None
     channels, model = observation.channels, observation.model
     mean, std = (numbers.tolist() for numbers in model.statistics(channels))
     names = {number: name for name, number in FILTERS.items()}
     return record_parts.Preprocessing(
         channels=channels, mean=mean, std=std, resize=names[model.resample]
+    )
+
+
+def text_info(text: Transcript | None) -> record_parts.TextInfo | None:
+    """Prompt and answer; None if the model was asked nothing."""
+    if text is None:
+        return None
+    return record_parts.TextInfo(
+        prompt=text.prompt,
+        answer=text.answer,
+        prompt_tokens=text.prompt_tokens,
+        tokens=text.tokens,
+        agrees=text.agrees,
+        cut=text.cut,
+        words=[
+            record_parts.WordInfo(
+                word=word.word,
+                start=word.start,
+                end=word.end,
+                tokens=list(word.tokens),
+                logprob=word.logprob,
+            )
+            for word in text.words
+        ],
     )
 
 

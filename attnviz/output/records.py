@@ -13,6 +13,7 @@ from attnviz.output.record_parts import (
     Preprocessing,
     QueryInfo,
     TargetInfo,
+    TextInfo,
     Tiles,
     Tokens,
     ViewInfo,
@@ -98,7 +99,9 @@ class Head(RecordPart):
     present if they differ from those of the record: `auto` found another query in this layer, or
     there were several questions. `points` is present for deformable attention from one place. Of a
     clip that the model sees at once, a map shows one view, whose first frame is `moment`;
-    `view_mass` is the share of the query's attention in it. `view` is present if `views` is. The
+    `view_mass` is the share of the query's attention in it. `view` is present if `views` is. With a
+    prompt, `image_mass` is the share of a row's attention on tokens of the picture, and `text_mass`
+    that on tokens of text but the first; null where a layer sees no text. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
     are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
     fields.
@@ -128,6 +131,8 @@ class Head(RecordPart):
     scale: ScaleInfo | None = None
     file: str | None = None
     points: list[PointInfo] | None = None
+    image_mass: Maybe = None
+    text_mass: Maybe = None
     view: int | None = None
     moment: ViewMoment | None = None
     view_mass: Maybe = None
@@ -193,7 +198,10 @@ LISTS = ("points",)
 """Fields of a map that are no columns of a table."""
 OF_VIEWS = ("view", "moment", "view_mass")
 """Fields of a map about its view; `moment` becomes the columns `frame` and `time`."""
-_OPTIONAL = ("rank", "query", "target", "scale", "file", "points", *OF_VIEWS)
+_OPTIONAL = (
+    *("rank", "query", "target", "scale", "file", "points", "image_mass", "text_mass"),
+    *OF_VIEWS,
+)
 """Fields of a map that are left out if they do not apply."""
 
 
@@ -205,7 +213,9 @@ class Record(RecordPart):
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
     then means over tiles, and the maps and their numbers are those of the joined maps. `views` is
-    present if maps lie on several grids, or if the model saw several frames of a clip at once.
+    present if maps lie on several grids, or if the model saw several frames of a clip at once. With
+    a prompt, `text` has it and the answer, and `views` are the parts of the picture that the words
+    attend to, of which a map is put together.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -215,6 +225,7 @@ class Record(RecordPart):
     tokens: Tokens
     tiles: Tiles | None = None
     preprocessing: Preprocessing | None = None
+    text: TextInfo | None = None
     query: QueryInfo
     method: str
     options: dict[str, Any] | None = None
@@ -241,7 +252,7 @@ class Record(RecordPart):
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                *("animation", "views"),
+                *("animation", "views", "text"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}

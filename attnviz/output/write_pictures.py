@@ -72,7 +72,11 @@ class Drawing:
         """The range of weights that the colours of each answer span."""
         answers = explanation.answers
         weights = [answer.values[answer.drawn] for answer in answers]
-        return ranges(parse_scale(self.scale), weights, [answer.layer for answer in answers])
+        layers = [answer.layer for answer in answers]
+        heads = None  # the words of an answer are compared: all maps of a head have one range
+        if explanation.observation.text is not None:
+            heads = [(answer.layer, answer.head) for answer in answers]
+        return ranges(parse_scale(self.scale), weights, layers, heads)
 
 
 def render(

@@ -9,12 +9,14 @@ from attnviz import methods
 from attnviz.cli.options.completion import HEADS, LAYERS, QUERIES, TARGETS, method_names
 from attnviz.cli.options.groups import WHERE, AllSettings, Settings, option_field
 from attnviz.errors import UsageError
+from attnviz.explanation.prompting import parse_prompting
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
 from attnviz.models import targets
 from attnviz.statistics import check_options
 
 if TYPE_CHECKING:
+    from attnviz.explanation.prompting import Prompting
     from attnviz.explanation.request import Questions
 
 
@@ -215,10 +217,35 @@ class QuestionsOptions(WhereOptions, SettingOptions):
 class QuestionOptions(QuestionsOptions):
     """What is computed, and which statistics with it."""
 
+    prompt: str | None = option_field(
+        None,
+        "Question about the picture, for a model that answers in words. Each word of its answer "
+        "has a map.",
+        WHERE,
+        metavar="TEXT",
+    )
+    answer: str | None = option_field(
+        None,
+        "Answer to look at.  [default: what the model says]",
+        WHERE,
+        metavar="TEXT",
+    )
+    max_words: int | None = option_field(
+        None, "The most words of an answer.  [default: 32]", WHERE, min=1, max=4096
+    )
     stats: Literal["basic", "all"] = option_field(
         "basic", "Statistics; all adds head similarity, sinks, importance and more."
     )
     settings: AllSettings = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._prompting
+
+    @property
+    def _prompting(self) -> Prompting | None:
+        """What a model that answers in words is asked."""
+        return parse_prompting(self.prompt, self.answer, self.max_words, self.queries)
 
     @property
     def _stats(self) -> str:
@@ -238,9 +265,14 @@ class QuestionOptions(QuestionsOptions):
             raise UsageError(
                 f"--animate heads: {merging[0]} merges all heads; use --animate layers"
             )
-        to_questions = _questions(self, self, self.methods, statistics=self.stats)
+        to_questions = _questions(
+            self, self, self.methods, statistics=self.stats, prompting=self._prompting
+        )
+        if self._prompting is not None and self.heads == WhereOptions.heads and not merging:
+            to_questions = replace(to_questions, heads="localized")  # the last layer tells least
         default = (self.layers, self.heads) == (WhereOptions.layers, WhereOptions.heads)
         if animate == "layers" and self.layers == WhereOptions.layers:
             return replace(to_questions, layers="all")
         plain = default and self.methods == (methods.DEFAULT,) and self.stats == "basic"
-        return replace(to_questions, suggest=suggest and plain and len(self.queries) == 1)
+        suggest = suggest and plain and len(self.queries) == 1 and self._prompting is None
+        return replace(to_questions, suggest=suggest)
