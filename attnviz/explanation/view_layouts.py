@@ -45,7 +45,7 @@ class View:
 
 
 def places_of(call: AttentionCall, side: str, picture: PictureTensor) -> tuple[Array, Array]:
-    """Places of a call's queries or keys in picture pixels, (tokens, 2), and their tiles, (tokens,).
+    """Places of a call's queries or keys in picture pixels, (tokens, 2), and their tiles.
 
     Tokens that lie nowhere, or in a tile that shows nothing of the picture, are NaN.
     """
@@ -85,7 +85,7 @@ def views_of(places: Array, tiles: Array, picture: PictureTensor, whole: Box) ->
         return []
     views = []
     for numbers in _groups(tiles[there], picture):
-        these = there & (np.isin(np.rint(tiles), numbers) if numbers else True)
+        these = there & np.isin(np.rint(tiles), numbers) if numbers else there
         boxes = [box for n in numbers if (box := picture.tiles[n]) is not None]
         extent = _around(boxes) if boxes else whole
         views.append(View(these, _layout(places, these, extent), max(1, len(numbers))))

@@ -85,8 +85,8 @@ def parse(text: str, *, option: str = "--query ") -> Query:
 
     Behind a point or a box may stand the second of a clip: `X,Y@T`. With a prompt it is `words`,
     `word:NAME`, `word:NAME#2` for the second of this name, `prompt:NAME` or `token:N`. A place in a
-    sound is `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is the text
-    before the query in an error message.
+    sound is `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is
+    the text before the query in an error message.
 
     >>> parse("120,80")
     Query(kind='point', numbers=(120.0, 80.0), path=None, time=None, in_sound=())
@@ -98,14 +98,9 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     """
     if text in ("auto", "cls", "mean", "pool", "words"):
         return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
-    if (token := _TOKEN.fullmatch(text)) is not None:
-        return Query("token", (float(token[1]),))
-    if (word := _WORD.fullmatch(text)) is not None:
-        kind: Kind = "word" if word[1] == "word" else "prompt_word"
-        return Query(kind, (float(word[3] or 1),), name=word[2].strip())
-    register = _REGISTER.fullmatch(text)
-    if register is not None:
-        return Query("register", (float(register[1]),))
+    named = _named(text)
+    if named is not None:
+        return named
     if _IN_SOUND.fullmatch(text):
         typed = tuple(float(number) for number in re.findall(_NUMBER, text))
         if len(typed) == 4 and (typed[2] <= typed[0] or typed[3] <= typed[1]):
@@ -129,6 +124,18 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     if right <= left or bottom <= top:
         raise UsageError(f"{option}{text!r} is an empty box; give X0,Y0,X1,Y1 with X0<X1, Y0<Y1")
     return Query("box", numbers, time=time)
+
+
+def _named(text: str) -> Query | None:
+    """The register, word or token that a text names; None if it names none."""
+    if (number := _REGISTER.fullmatch(text)) is not None:
+        return Query("register", (float(number[1]),))
+    if (number := _TOKEN.fullmatch(text)) is not None:
+        return Query("token", (float(number[1]),))
+    if (word := _WORD.fullmatch(text)) is None:
+        return None
+    kind: Kind = "word" if word[1] == "word" else "prompt_word"
+    return Query(kind, (float(word[3] or 1),), name=word[2].strip())
 
 
 def located(query: Query, axes: SoundAxes | None, width: int, name: str) -> Query:

@@ -58,7 +58,8 @@ def measure_processor(process: Process, width: int, height: int) -> dict[str, Pi
 
     Args:
         process: the processor.
-        width, height: size of the picture in pixels.
+        width: width of the picture in pixels.
+        height: its height.
     """
     made = {name: process(picture) for name, picture in _patterns(width, height)}
     found = {}

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -139,10 +140,10 @@ class WordInput:
 
     def _processed(self, picture: Image.Image, written: str | None) -> dict[str, Any]:
         """What the processor makes of a picture and a text."""
-        if written is None:
-            made = self.processor(images=[picture], return_tensors="pt")
-        else:
-            made = self.processor(images=[picture], text=[written], return_tensors="pt")
+        text = {} if written is None else {"text": [written]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, on how they call each other
+            made = self.processor(images=[picture], **text, return_tensors="pt")
         return {name: each for name, each in made.items() if name != "labels"}
 
     def _names(self) -> set[str] | None:
@@ -284,7 +285,8 @@ class WordInput:
             "stopping_criteria": [self._enough(words)],
         }
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 found = self.module.generate(**prompted.arguments, **settings)
         except Exception as error:
             raise ModelError(f"{self.spec}: does not generate ({describe(error)})") from error
