@@ -15,7 +15,9 @@ tokenizers: Any = pytest.importorskip("tokenizers")
 WIDTH = 64
 SEEN = {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4}  # fmt: skip
-CORPUS = ["What is the cat sitting on? Describe the picture. A red mat and a blue mug, side by side."]
+CORPUS = [
+    "What is the cat sitting on? Describe the picture. A red mat and a blue mug, side by side."
+]
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}{% endfor %}<end>"
@@ -28,8 +30,13 @@ def template(image: str) -> str:
     return TEMPLATE.replace("IMAGE", image)
 
 
-def tokenizer(extra: Mapping[str, str], more: tuple[str, ...] = (), side: str = "left") -> Any:
-    """A byte-level tokenizer with special tokens, by the names of its attributes."""
+def tokenizer(
+    extra: Mapping[str, str], more: tuple[str, ...] = (), side: str = "left", around: bool = False
+) -> Any:
+    """A byte-level tokenizer with special tokens, by the names of its attributes.
+
+    With `around` it writes a beginning and an end around each text.
+    """
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
@@ -39,6 +46,10 @@ def tokenizer(extra: Mapping[str, str], more: tuple[str, ...] = (), side: str = 
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     made.train_from_iterator(CORPUS, trainer)
+    if around:
+        made.post_processor = tokenizers.processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         extra_special_tokens=dict(extra), padding_side=side,
@@ -133,9 +144,7 @@ def idefics3(folder: Path) -> None:
 
 def gemma3(folder: Path) -> None:
     """Pooled patches, attention both ways over the picture, a sliding window, grouped heads."""
-    words = tokenizer(
-        {"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<img_soft>"}
-    )
+    words = tokenizer({"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<img_soft>"})
     pictures = transformers.Gemma3ImageProcessorPil(
         size={"height": 64, "width": 64}, do_pan_and_scan=False
     )
@@ -191,9 +200,7 @@ def mllama(folder: Path) -> None:
     pictures = transformers.MllamaImageProcessorPil(
         size={"height": 56, "width": 56}, max_image_tiles=4
     )
-    processor = transformers.MllamaProcessor(
-        pictures, words, chat_template=template("<|image|>")
-    )
+    processor = transformers.MllamaProcessor(pictures, words, chat_template=template("<|image|>"))
     save(folder, transformers.MllamaForConditionalGeneration, config, processor)
 
 
@@ -224,6 +231,100 @@ def donut(folder: Path) -> None:
     )  # fmt: skip
     pictures = transformers.DonutImageProcessorPil(size={"height": 64, "width": 96})
     _captioner(folder, pictures, tower, transformers.DonutProcessor)
+
+
+def git(folder: Path) -> None:
+    """Tokens of the picture stand before the text, which has no place for it."""
+    words = tokenizer({}, side="right")
+    tower = {**SEEN, "image_size": 64, "patch_size": 16}
+    config = transformers.GitConfig(
+        vision_config=tower, **SEEN, vocab_size=len(words) + 64, max_position_embeddings=128,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    pictures = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
+    )
+    processor = transformers.GitProcessor(pictures, words)
+    save(folder, transformers.GitForCausalLM, config, processor)
+
+
+def blip(folder: Path) -> None:
+    """A decoder that begins with the prompt and attends across."""
+    words = tokenizer({}, side="right", around=True)
+    text = {
+        **SEEN, "vocab_size": len(words) + 64, "encoder_hidden_size": WIDTH, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0, "sep_token_id": 2, "max_position_embeddings": 128,
+    }  # fmt: skip
+    tower = {**SEEN, "image_size": 64, "patch_size": 16}
+    config = transformers.BlipConfig(text_config=text, vision_config=tower, projection_dim=WIDTH)
+    pictures = transformers.BlipImageProcessorPil(size={"height": 64, "width": 64})
+    processor = transformers.BlipProcessor(pictures, words)
+    save(folder, transformers.BlipForConditionalGeneration, config, processor)
+
+
+def pix2struct(folder: Path) -> None:
+    """Flat patches with their row and column, as many as fit."""
+    words = tokenizer({}, side="right")
+    seen = {
+        "hidden_size": WIDTH, "patch_embed_hidden_size": 768, "d_ff": 96, "d_kv": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "seq_len": 128,
+    }  # fmt: skip
+    text = {
+        "vocab_size": len(words) + 64, "hidden_size": WIDTH, "d_kv": 16, "d_ff": 96,
+        "num_layers": 3, "num_heads": 4, "decoder_start_token_id": 0, "pad_token_id": 0,
+        "eos_token_id": 2,
+    }  # fmt: skip
+    config = transformers.Pix2StructConfig(text_config=text, vision_config=seen)
+    pictures = transformers.Pix2StructImageProcessorPil()
+    processor = transformers.Pix2StructProcessor(pictures, words)
+    save(folder, transformers.Pix2StructForConditionalGeneration, config, processor)
+
+
+def florence2(folder: Path) -> None:
+    """The encoder of text reads the picture, and the decoder attends across to both."""
+    words = tokenizer({"image_token": "<image>"}, side="right", around=True)
+    text = {
+        "vocab_size": len(words) + 64, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 3,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 96,
+        "decoder_ffn_dim": 96, "max_position_embeddings": 256, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
+        "forced_eos_token_id": None,
+    }  # fmt: skip
+    tower = {
+        "embed_dim": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "num_heads": [2, 2, 4, 4],
+        "num_groups": [2, 2, 4, 4], "window_size": 4, "projection_dim": WIDTH,
+        "max_position_embeddings": 20,
+    }  # fmt: skip
+    config = transformers.Florence2Config(
+        text_config=transformers.BartConfig(**text), vision_config=tower,
+        image_token_id=words.image_token_id,
+    )  # fmt: skip
+    pictures = transformers.CLIPImageProcessorPil(
+        size={"height": 128, "width": 128}, do_center_crop=False
+    )
+    pictures.image_seq_length = 17
+    processor = transformers.Florence2Processor(pictures, words)
+    save(folder, transformers.Florence2ForConditionalGeneration, config, processor)
+
+
+def pixtral(folder: Path) -> None:
+    """A picture of any shape; a token ends each row."""
+    words = tokenizer(
+        {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+    )
+    tower = transformers.PixtralVisionConfig(**SEEN, head_dim=16, image_size=96, patch_size=16)
+    config = transformers.LlavaConfig(
+        vision_config=tower, text_config=transformers.MistralConfig(**spoken(words, head_dim=16)),
+        image_token_id=words.image_token_id, image_token_index=words.image_token_id,
+        vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    pictures = transformers.PixtralImageProcessorPil(
+        size={"longest_edge": 96}, patch_size={"height": 16, "width": 16}
+    )
+    processor = transformers.PixtralProcessor(
+        pictures, words, patch_size=16, chat_template=template("[IMG]")
+    )
+    save(folder, transformers.LlavaForConditionalGeneration, config, processor)
 
 
 def qwen2_5_vl(folder: Path) -> None:
@@ -308,10 +409,13 @@ def _qwen() -> tuple[Any, dict[str, int], str]:
 
 PLAIN: dict[str, Callable[[Path], None]] = {
     made.__name__: made
-    for made in (llava, llava_next, idefics3, gemma3, paligemma, mllama, trocr, donut)
+    for made in (
+        *(llava, llava_next, idefics3, gemma3, paligemma, mllama, trocr, donut),
+        *(git, blip, pix2struct, florence2),
+    )
 }
 """Families whose processors need no torchvision."""
 WITH_TORCHVISION: dict[str, Callable[[Path], None]] = {
-    made.__name__: made for made in (qwen2_5_vl, qwen3_vl, internvl)
+    made.__name__: made for made in (qwen2_5_vl, qwen3_vl, internvl, pixtral)
 }
 """Families whose processors need torchvision."""

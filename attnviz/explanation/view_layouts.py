@@ -144,6 +144,9 @@ def _layout(places: Array, these: NDArray[np.bool_], extent: Box) -> Layout:
 def _line(values: Array, side: float, start: float) -> tuple[NDArray[np.int64], int, float, float]:
     """Number of each value among even steps; how many steps; their length and their start.
 
+    If the cells fill the side, the first begins at its start, wherever the centres lie: a
+    convolution with padding sees a little more on one side of its cell.
+
     Raises:
         Unplaced: the steps are not even.
     """
@@ -161,4 +164,6 @@ def _line(values: Array, side: float, start: float) -> tuple[NDArray[np.int64], 
     if np.abs(values - first - number * step).max() > _ASTRAY * step:
         raise Unplaced("tokens that lie on no lattice of the picture")
     count = int(number.max()) + 1
+    if (count - 1) * step < 0.999 * side <= count * step * 1.001:
+        return number.astype(np.int64), count, step, start
     return number.astype(np.int64), count, step, first - step / 2

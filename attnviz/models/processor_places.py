@@ -1,7 +1,7 @@
 """Measures which picture pixel each number shows that a processor makes of a picture.
 
-The processor runs on a black, a white, a ramp and some waves along x and y. Nothing is known of it:
-it may crop, pad, tile, add a thumbnail, or cut the picture into patches in any order.
+The processor runs on ramps and waves along x and y. Nothing is known of it: it may crop, pad, tile,
+add a thumbnail, or cut the picture into patches in any order.
 """
 
 import math
@@ -21,9 +21,12 @@ Process = Callable[[Image.Image], Mapping[str, Any]]
 """A processor with all its other arguments: from a picture to tensors by name."""
 _WAVES = 8
 """Periods of the waves over a side of the picture: their phase is read to 0.001 of a side."""
+_HEIGHT = 1 / math.sqrt(6)
+"""Height of the waves: all patterns have the mean and the standard deviation of a ramp, so that a
+processor that normalises each picture by its own treats them alike."""
 _SHOWN = 0.5
-"""An element shows the picture if it changes by this share of the largest change: channels have
-standard deviations of their own, and padding does not change."""
+"""An element shows the picture if its waves have this share of the largest height: channels have
+standard deviations of their own, and padding has no waves."""
 _STRAIGHT = 0.02
 """The farthest that a tile's pixels may lie from even steps, as a share of the tile's side."""
 
@@ -63,39 +66,35 @@ def measure_processor(process: Process, width: int, height: int) -> dict[str, Pi
     """
     made = {name: process(picture) for name, picture in _patterns(width, height)}
     found = {}
-    for name, black in made["black"].items():
-        if not isinstance(black, Tensor) or not black.is_floating_point():
+    for name, first in made["inverted"].items():
+        if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
             continue
         each = {pattern: tensors[name].float() for pattern, tensors in made.items()}
-        if any(tensor.shape != black.shape for tensor in each.values()):
+        if any(tensor.shape != first.shape for tensor in each.values()):
             continue
-        change = each["white"] - each["black"]
-        most = float(change.abs().amax()) if change.numel() else 0.0
-        if most == 0:
-            continue
-        shows = change.abs() >= _SHOWN * most
-        change = torch.where(shows, change, torch.nan)
-        x, y = (
-            _along(each, axis, change, _periods(side))
-            for axis, side in (("x", width), ("y", height))
-        )
-        places = torch.complex(x * width, y * height)
-        found[name] = _tiled(name, places) or PictureTensor(name, places=places)
+        grey = (each["x cos"] + each.pop("inverted")) / 2
+        waves = {pattern: tensor - grey for pattern, tensor in each.items()}
+        x, y = (_along(waves, axis, side) for axis, side in (("x", width), ("y", height)))
+        if bool(x.isfinite().any()) and bool(y.isfinite().any()):
+            places = torch.complex(x * width, y * height)
+            found[name] = _tiled(name, places) or PictureTensor(name, places=places)
     return found
 
 
 def _patterns(width: int, height: int) -> Iterator[tuple[str, Image.Image]]:
     """Grey pictures by name."""
-    yield "black", _grey(np.zeros((height, width)))
-    yield "white", _grey(np.ones((height, width)))
     for axis, side in (("x", width), ("y", height)):
         at = (np.arange(side) + 0.5) / side
-        turn = 2 * np.pi * _periods(side) * at
-        for kind, values in (
-            ("ramp", at), ("cos", 0.5 + 0.5 * np.cos(turn)), ("sin", 0.5 + 0.5 * np.sin(turn))
-        ):  # fmt: skip
-            across = values[None] if axis == "x" else values[:, None]
-            yield f"{axis} {kind}", _grey(np.broadcast_to(across, (height, width)))
+        values = {f"{axis} ramp": at}
+        for kind, periods in (("", _periods(side)), ("long ", 1)):
+            turn = 2 * np.pi * periods * at
+            values[f"{axis} {kind}cos"] = 0.5 + _HEIGHT * np.cos(turn)
+            values[f"{axis} {kind}sin"] = 0.5 + _HEIGHT * np.sin(turn)
+        if axis == "x":
+            values["inverted"] = 1 - values["x cos"]
+        for name, each in values.items():
+            across = each[None] if axis == "x" else each[:, None]
+            yield name, _grey(np.broadcast_to(across, (height, width)))
 
 
 def _periods(side: int) -> int:
@@ -107,17 +106,22 @@ def _grey(values: NDArray[np.float64]) -> Image.Image:
     return Image.fromarray(np.repeat(levels[..., None], 3, axis=-1))
 
 
-def _along(each: Mapping[str, Tensor], axis: str, change: Tensor, periods: int) -> Tensor:
-    """Where elements lie along an axis, 0 to 1; NaN where `change` from black to white is NaN.
+def _along(waves: Mapping[str, Tensor], axis: str, side: int) -> Tensor:
+    """Where elements lie along an axis, 0 to 1; NaN for elements that do not show the picture.
 
     The ramp tells the period of the waves, and their phase the place in it. A linear filter takes
-    height from waves and leaves their phase.
+    height from short waves and leaves their phase; long waves and ramps stay as they are, so the
+    height of the long waves is the unit of the ramp.
     """
-    ramp, cos, sin = (
-        (each[f"{axis} {kind}"] - each["black"]) / change for kind in ("ramp", "cos", "sin")
-    )
-    phase = torch.atan2(sin - 0.5, cos - 0.5) / (2 * math.pi)
-    return ((ramp * periods - phase).round() + phase) / periods
+    ramp, cos, sin = (waves[f"{axis} {kind}"] for kind in ("ramp", "cos", "sin"))
+    height = torch.hypot(waves[f"{axis} long cos"], waves[f"{axis} long sin"])
+    periods = _periods(side)
+    most = float(height.max())
+    shows = (height > _SHOWN * most) & (most > 0)
+    phase = torch.atan2(sin, cos) / (2 * math.pi)
+    coarse = 0.5 + _HEIGHT * ramp / height
+    place = ((coarse * periods - phase).round() + phase) / periods
+    return torch.where(shows, place, torch.nan)
 
 
 def _tiled(name: str, places: Tensor) -> PictureTensor | None:
