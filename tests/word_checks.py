@@ -10,7 +10,7 @@ from torch import nn
 
 import attnviz
 from attnviz.explanation.observation import Observation
-from attnviz.io.picture import Picture
+from attnviz.io.picture import Picture, with_pixels
 from attnviz.models.model import Model
 
 PROMPT = "What is the cat sitting on?"
@@ -37,7 +37,7 @@ def check_rows(folder: Path, observation: Observation) -> None:
     assert words is not None
     assert text.agrees
     eager = words.module.__class__.from_pretrained(folder, attn_implementation="eager").eval()
-    prompted = words.prompted(observation.picture.image(), text.prompt)  # type: ignore[attr-defined]
+    prompted = words.prompted(with_pixels(observation.picture).image(), text.prompt)
     count = text.tokens - text.prompt_tokens
     with torch.no_grad():
         truth = eager.generate(
@@ -45,9 +45,10 @@ def check_rows(folder: Path, observation: Observation) -> None:
             num_beams=1, output_attentions=True, return_dict_in_generate=True,
             suppress_tokens=sorted(words._placeholders()),
         )  # fmt: skip
-    across = getattr(truth, "cross_attentions", None)
-    keys = next(iter(observation.layers.values())).call.shape[3]
-    if across is None and keys != text.tokens:  # a decoder that does not return them
+    given = getattr(truth, "cross_attentions", None) or truth.attentions
+    number, layer = next(iter(observation.layers.items()))
+    keys = layer.call.shape[3]
+    if keys not in (text.tokens, given[0][number].shape[-1]):  # it does not return those across
         answered = words.answered(prompted, None, 1)
         with Softmaxes() as softmaxes, torch.no_grad():
             eager(**answered.arguments)
@@ -57,7 +58,7 @@ def check_rows(folder: Path, observation: Observation) -> None:
             assert torch.allclose(layer.call.matrix(), each, atol=1e-5)
         return
     for step in range(count):
-        of_layers = (across or truth.attentions)[step]
+        of_layers = given[step]
         assert len(of_layers) == observation.count
         for number, layer in observation.layers.items():
             rows = layer.call.rows([text.prompt_tokens + step - 1])[0, :, 0]

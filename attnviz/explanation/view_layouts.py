@@ -80,12 +80,14 @@ def views_of(places: Array, tiles: Array, picture: PictureTensor, whole: Box) ->
     Raises:
         Unplaced: tokens lie on no lattice.
     """
-    there = np.isfinite(places).all(-1)
+    there: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))
     if not there.any():
         return []
     views = []
     for numbers in _groups(tiles[there], picture):
-        these = there & np.isin(np.rint(tiles), numbers) if numbers else there
+        these: NDArray[np.bool_] = there
+        if numbers:
+            these = np.asarray(there & np.isin(np.rint(tiles), numbers))
         boxes = [box for n in numbers if (box := picture.tiles[n]) is not None]
         extent = _around(boxes) if boxes else whole
         views.append(View(these, _layout(places, these, extent), max(1, len(numbers))))
