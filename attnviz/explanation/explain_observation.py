@@ -13,7 +13,7 @@ from attnviz.explanation.query_weights import ALL, resolve
 from attnviz.explanation.requirements import check_able, layers_of
 from attnviz.explanation.run_methods import LayerQuery, Statistics
 from attnviz.explanation.selection import Localized, choose_heads, parse_heads, requested_layers
-from attnviz.explanation.words_asked import each_word
+from attnviz.explanation.words_asked import each_word, word_targets
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
@@ -147,7 +147,9 @@ def _request(
         statistics=statistics,
         localized=_localized(observation, heads, chosen),
     )
-    if entry.scored and not goals:
+    if observation.text is not None and entry.scored:
+        goals = word_targets(request.queries[max(chosen)], goals)
+    elif entry.scored and not goals:
         goals = [Target("auto")]
     return request, goals
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
-from attnviz.explanation.observation import Observation
+from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.view_layouts import View, layout_of, places_of, views_of
 from attnviz.geometry.grid import Box, Layout, TokenGrid
@@ -36,6 +36,7 @@ def observe_words(
     prompting: Prompting,
     *,
     layers: str = "all",
+    gradients: bool = False,
 ) -> Observation:
     """Ask a model, and record where the words of its answer look; see `observe`.
 
@@ -54,17 +55,24 @@ def observe_words(
             f"({', '.join(answered.pictures)}), and one is followed; give another model"
         )
     (source,) = answered.pictures.values()
+    answered.arguments[source.name].requires_grad_(gradients)
     blocks = _BlockNumbers(words.module, answered.length - len(answered.placeholders))
-    with torch.no_grad(), blocks.watching(), _recorded(answered, source, blocks) as recording:
+    recorded = _recorded(answered, source, blocks, gradients=gradients)
+    with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
         logits = words.run(answered)
-    text = words.transcript(answered, logits)
-    calls = _language_calls(recording, blocks, text.tokens)
+    text = words.transcript(answered, logits.detach())
+    numbers = _language_calls(recording, blocks, text.tokens)
+    recording = recording.choose(numbers)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
-    placed = {number: _placed(call, source, whole) for number, call in calls.items()}
-    return _observation(picture, model, (recording, text), placed, layers)
+    placed = [_placed(call, source, whole) for call in recording]
+    run = Run(recording, (answered.arguments[source.name],), logits)
+    found = _observation(picture, model, (recording, text), placed, layers)
+    return replace(found, run=run) if gradients else found
 
 
-def _recorded(answered: Answered, source: PictureTensor, blocks: "_BlockNumbers") -> Any:
+def _recorded(
+    answered: Answered, source: PictureTensor, blocks: "_BlockNumbers", *, gradients: bool
+) -> Any:
     """A recording of the run, whose positions start at the tensor of the picture."""
     tensor = answered.arguments[source.name]
     places = source.places
@@ -73,6 +81,7 @@ def _recorded(answered: Answered, source: PictureTensor, blocks: "_BlockNumbers"
         time=source.dim,
         places=None if places is None else places.to(tensor.device),
         where=blocks.counts,
+        gradients=gradients,
     )
 
 
@@ -138,24 +147,26 @@ def _memory(call: AttentionCall) -> tuple[int, int]:
     return call.query.data_ptr(), call.key.data_ptr()
 
 
-def _language_calls(
-    recording: Recording, blocks: _BlockNumbers, tokens: int
-) -> dict[int, AttentionCall | None]:
-    """The call of each block of the language model that may reach the picture, by block.
+def _language_calls(recording: Recording, blocks: _BlockNumbers, tokens: int) -> list[int]:
+    """Numbers of the calls of the language model, one for each of its blocks.
 
-    None for a block none of whose calls does. Of several calls of a block, the one counts whose
-    keys lie on the picture.
+    Of several calls of a block, the one counts whose keys lie on the picture.
     """
-    found: dict[Any, AttentionCall | None] = {}
+    found: dict[Any, int] = {}
     for number, call in enumerate(recording):
         if call.shape[2] != tokens:
             continue
         block = blocks.block(call)
         at = number if block is None else block
-        reaches = call.key_positions is not None and bool(call.key_positions.isfinite().any())
-        if reaches or at not in found:
-            found[at] = call if reaches else None
-    return dict(enumerate(found.values()))
+        if at not in found or _reaches(call):
+            found[at] = number
+    return list(found.values())
+
+
+def _reaches(call: AttentionCall) -> bool:
+    """Whether a call's keys lie on the picture."""
+    positions = call.key_positions
+    return positions is not None and bool(positions.isfinite().any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,9 +180,9 @@ class _Placed:
     reason: str | None = None
 
 
-def _placed(call: AttentionCall | None, source: PictureTensor, whole: Box) -> _Placed:
+def _placed(call: AttentionCall, source: PictureTensor, whole: Box) -> _Placed:
     """The layouts of a call."""
-    if call is None:
+    if not _reaches(call):
         return _Placed(reason="its words do not attend to tokens of the picture")
     try:
         keys = views_of(*places_of(call, "key", source), source, whole)
@@ -187,11 +198,11 @@ def _observation(
     picture: PictureLike,
     model: Model,
     run: tuple[Recording, Any],
-    placed: dict[int, _Placed],
+    placed: Sequence[_Placed],
     layers: str,
 ) -> Observation:
     recording, text = run
-    not_drawn = {n: each.reason for n, each in placed.items() if each.reason is not None}
+    not_drawn = {n: each.reason for n, each in enumerate(placed) if each.reason is not None}
     calls = Calls(len(placed), not_drawn, {})
     if not calls.drawn:
         why = next(iter(not_drawn.values()), "no attention call was seen in it")

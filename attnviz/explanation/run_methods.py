@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure, more
 
+T = TypeVar("T")
 Statistics = Literal["basic", "all"]
 
 
@@ -91,12 +92,18 @@ class LayerQuery:
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
         for number in range(len(next(iter(self.queries.values())))):
-            for score, of_layers in zip(scores, results, strict=True):
+            for score, of_layers in self._of_query(number, zip(scores, results, strict=True)):
                 for layer in self.layers:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
                 questions.append(ResolvedQuestion(last, None if score is None else score.scored))
         return self._explanation(questions, answers, self.layers)
+
+    def _of_query(self, number: int, scored: Iterable[T]) -> list[T]:
+        """What is scored for a query: all, or of words the word itself."""
+        each = list(scored)
+        own = self.observation.text is not None and self.entry.scored
+        return each[number : number + 1] if own else each
 
     def _explanation(
         self,
@@ -150,7 +157,8 @@ class LayerQuery:
         ]
         question = count(0)
         for number in range(len(next(iter(self.queries.values())))):
-            for score, given, of_layers in zip(scores, given_scores, maps, strict=True):
+            all_three = zip(scores, given_scores, maps, strict=True)
+            for score, given, of_layers in self._of_query(number, all_three):
                 this = next(question)
                 yield (
                     score,

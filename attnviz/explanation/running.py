@@ -101,11 +101,7 @@ def _observe_words(
         )
     if isinstance(picture, ClipFrames):
         raise UsageError("a prompt is about one picture; give a picture, or leave --prompt out")
-    if gradients:
-        raise UsageError(
-            "with a prompt no gradients are taken yet; take --method attention or value-norm"
-        )
-    return observe_words(picture, model, prompting, layers=layers)
+    return observe_words(picture, model, prompting, layers=layers, gradients=gradients)
 
 
 @dataclass(frozen=True, kw_only=True)

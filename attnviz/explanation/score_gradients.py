@@ -176,6 +176,10 @@ def _alone(scored: Scored) -> Scored:
 
 
 def _score(observation: Observation, output: object, target: Target) -> Scored:
+    if target.kind == "word":
+        assert observation.text is not None
+        assert isinstance(output, Tensor)
+        return scoring.word_score(observation.model, output, target, observation.text)
     weights = None
     number = max(observation.layers)
     layer = observation.layers[number]

@@ -9,6 +9,7 @@ import numpy as np
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.queries import OF_TEXT, Query
+from attnviz.models.targets import Target
 from attnviz.models.transcript import Transcript, named
 
 _ON_PICTURE = ("mean", "point", "box", "mask")
@@ -77,6 +78,25 @@ def in_text(observation: Observation, query: Query, layer: int) -> Query:
         raise UsageError(f"--query {query}: not in the {side}; {has}")
     rows = tuple(token - (not of_prompt) for token in words[index].tokens)
     return replace(query, name=words[index].word, index=index, tokens=rows)
+
+
+def word_targets(queries: Sequence[Query], given: Sequence[Target]) -> list[Target]:
+    """The target of each query: the word that it is.
+
+    Raises:
+        UsageError: another target is given, or a query is no word of the answer.
+    """
+    if given:
+        raise UsageError(
+            f"--target {given[0]}: with a prompt the score is that of the word asked; leave it out"
+        )
+    for query in queries:
+        if query.kind != "word":
+            raise UsageError(
+                f"--query {query}: methods that take a gradient look from words of the answer; "
+                "give words or word:NAME"
+            )
+    return [Target("word", query=query) for query in queries]
 
 
 def masses(

@@ -13,6 +13,7 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.models.model import Model
 from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
 from attnviz.models.targets import Target, find_label
+from attnviz.models.transcript import Transcript
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,8 @@ def resolve(model: Model, target: Target) -> Target:
         UsageError: the model has no such class, token, or head.
         ModelError: its tokenizer belongs to another model.
     """
+    if target.kind == "word":
+        return target
     if target.kind == "text":
         return _resolve_text(model, target)
     if model.head == "text":
@@ -106,6 +109,24 @@ def score(
     )
     value = torch.linalg.vector_norm(vector)
     return Scored(replace(target, kind="norm"), _finite(model, value))
+
+
+def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -> Scored:
+    """The sum of the logits of a word's tokens, each at the position that predicts it.
+
+    Args:
+        model: the model.
+        logits: (1, tokens, vocabulary), of the run over prompt and answer.
+        target: the word.
+        text: prompt and answer.
+
+    Raises:
+        ModelError: the score is not finite.
+    """
+    assert target.query is not None  # a word
+    rows = list(target.query.tokens)
+    ids = [text.ids[row + 1 - text.prompt_tokens] for row in rows]
+    return Scored(target, _finite(model, logits[0, rows, ids].float().sum()))
 
 
 def logits(model: Model, output: Any) -> Tensor:

@@ -45,6 +45,7 @@ class Transcript:
         given: whether the answer was given and not generated.
         cut: whether the answer goes on behind the last word that was wanted.
         placeholders: numbers of the tokens that are no text but stand for the picture.
+        ids: the answer's tokens, as numbers of the vocabulary.
     """
 
     prompt: str
@@ -57,6 +58,7 @@ class Transcript:
     given: bool = False
     cut: bool = False
     placeholders: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
 
     def find(self, name: str, nth: int = 1, *, prompt: bool = False) -> int | None:
         """The number of the nth word that is written so, in capitals or not; None if it is none."""

@@ -244,6 +244,7 @@ class WordInput:
             given=answered.given,
             cut=answered.cut,
             placeholders=tuple(n + before for n in answered.placeholders),
+            ids=answered.ids,
         )
 
     def _prompt_words(self, answered: Answered, before: int) -> tuple[Word, ...]:

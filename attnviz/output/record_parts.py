@@ -203,7 +203,7 @@ class QueryInfo(RecordPart):
 class TargetInfo(RecordPart):
     """The score whose gradient the method uses: its target (class, text or norm) and its value."""
 
-    kind: Literal["class", "norm", "text"]
+    kind: Literal["class", "norm", "text", "word"]
     index: int | None = None
     label: str | None = None
     text: str | None = None

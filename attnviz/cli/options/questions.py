@@ -268,9 +268,9 @@ class QuestionOptions(QuestionsOptions):
         to_questions = _questions(
             self, self, self.methods, statistics=self.stats, prompting=self._prompting
         )
-        if self._prompting is not None and self.heads == WhereOptions.heads and not merging:
-            to_questions = replace(to_questions, heads="localized")  # the last layer tells least
         default = (self.layers, self.heads) == (WhereOptions.layers, WhereOptions.heads)
+        if self._prompting is not None and default and not merging:
+            to_questions = replace(to_questions, heads="localized")  # the last layer tells least
         if animate == "layers" and self.layers == WhereOptions.layers:
             return replace(to_questions, layers="all")
         plain = default and self.methods == (methods.DEFAULT,) and self.stats == "basic"
