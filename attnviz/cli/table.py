@@ -232,7 +232,7 @@ def _title(record: Record) -> str:
     if record.text is not None and record.text.words:
         queries = {f"the words of “{console.printable(record.text.answer)}”": None}
     scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
-    of = ", ".join(filter(None, scored))
+    of = "" if record.text is not None else ", ".join(filter(None, scored))
     return (
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
         f"{grids} {kind}  {record.method} from {', '.join(queries)}{f' for {of}' if of else ''}"
@@ -259,6 +259,8 @@ def _target(target: TargetInfo | None) -> str | None:
         named = target.label or f"class {target.index}"
         sure = "" if target.probability is None else f" ({target.probability:.1%})"
         return f"{console.printable(named)}{sure}"
+    if target.kind == "word":  # which the query names
+        return f"its logit ({target.score:.4g})"
     where = "" if target.query is None else f":{_query(target.query)}"
     return f"{console.printable(target.text or target.kind + where)} ({target.score:.4g})"
 

@@ -263,6 +263,8 @@ def load_model(
     )
     source = find_source(spec)
     _check_settings(source, spec, request)
+    if head == "words":
+        _check_words(source, spec, {"--mean": mean, "--std": std, "--resize": resize})
     if key is not None and weights is None and source != "file":
         raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     if base is not None and source != "hf":
@@ -272,6 +274,17 @@ def load_model(
 
     model = replace(model, spec=spec, size_given=size is not None)
     return with_input_options(model, mean=mean, std=std, resize=resize)
+
+
+def _check_words(source: str, spec: str, given: Mapping[str, str | None]) -> None:
+    """Refuse what cannot answer in words, and options of a picture that a processor prepares."""
+    from attnviz.models.model_request import no_words  # noqa: PLC0415
+
+    if source != "hf":
+        raise no_words(spec, "models of transformers do, with their processor beside them")
+    option = next((name for name, value in given.items() if value is not None), None)
+    if option is not None:
+        raise UsageError(f"{option}: the processor of a model with words prepares; leave it out")
 
 
 def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:
