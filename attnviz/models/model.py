@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from attnviz.geometry.grid import Patch, patch_of
+from attnviz.geometry.grid import Box, Patch, TokenGrid, patch_of
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, PictureLike, decode, load_part, with_pixels
@@ -154,6 +154,8 @@ class Model:
                 shapes.
         """
         patch, size = self.patch, self.size
+        if self.words is not None:
+            return _whole(picture.width, picture.height)
         if self.sound is not None:
             return self.sound.place(picture, patch, self.prefix)
         if fit == "keep":
@@ -236,6 +238,12 @@ class Model:
         """
         mean, std = (for_channels(each, channels) for each in (self.mean, self.std))
         return mean, std
+
+
+def _whole(width: int, height: int) -> Placement:
+    """A picture as one cell, as long as it is not known how a processor fits it."""
+    box = Box(0.0, 0.0, float(width), float(height))
+    return Placement(width, height, box, box, TokenGrid(1, 1, (height, width)))
 
 
 def patch_in(patch: Patch, shape: tuple[int, int]) -> Patch:

@@ -66,6 +66,11 @@ class ClipRequest:
             for frame, found in zip(group, self._answers(group), strict=True):
                 counts = [len(each.answers) for each in found]
                 expected = expected or counts
+                if counts != expected and self.questions.prompting is not None:
+                    raise UsageError(
+                        f"the answer about frame {frame.number} has other words than that about "
+                        "frame 0; give --answer TEXT, to follow the same words"
+                    )
                 if counts != expected:
                     raise UsageError(
                         f"--target auto equals another target in frame {frame.number}, but not in "

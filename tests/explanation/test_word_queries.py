@@ -41,13 +41,10 @@ def observation(model: Model) -> Observation:
 
 
 def test_words_have_the_tokens_that_write_their_letters() -> None:
-    pieces = {1: "a", 2: " r", 3: "ed", 4: " caf", 5: b"\xc3", 6: b"\xa9", 7: ", 2"}
+    pieces = {1: b"a", 2: b" r", 3: b"ed", 4: b" caf", 5: b"\xc3", 6: b"\xa9", 7: b", 2"}
 
     def decode(ids: Any) -> str:
-        parts = [pieces[each] for each in ids]
-        return b"".join(p if isinstance(p, bytes) else p.encode() for p in parts).decode(
-            errors="replace"
-        )
+        return b"".join(pieces[each] for each in ids).decode(errors="replace")
 
     text, words = find_words(decode, [1, 2, 3, 4, 5, 6, 7], 10, [-1.0, -2, -4, -8, -16, -32, -64])
     assert text == "a red café, 2"
@@ -157,7 +154,8 @@ def weights_of(folder: Path, kind: Any, model: Model, rows: list[int]) -> list[T
     finally:
         F.softmax = softmax
     ids = answered.arguments["input_ids"][0]
-    torch.stack([logits[row, ids[row + 1]] for row in rows]).sum().backward()
+    score = torch.stack([logits[row, ids[row + 1]] for row in rows]).sum()
+    torch.autograd.backward(score, inputs=kept)
     of_text = [each for each in kept if each.shape[-2] == len(logits)]
     found = []
     for each in of_text:
