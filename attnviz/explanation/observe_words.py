@@ -26,7 +26,7 @@ from attnviz.geometry.placement import Placement
 from attnviz.io.picture import PictureLike, with_pixels
 from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
-from attnviz.models.words import Answered
+from attnviz.models.words import PromptRun
 from attnviz.recording import Recording, record
 
 
@@ -71,7 +71,7 @@ def observe_words(
 
 
 def _recorded(
-    answered: Answered, source: PictureTensor, blocks: "_BlockNumbers", *, gradients: bool
+    answered: PromptRun, source: PictureTensor, blocks: "_BlockNumbers", *, gradients: bool
 ) -> Any:
     """A recording of the run, whose positions start at the tensor of the picture."""
     tensor = answered.arguments[source.name]

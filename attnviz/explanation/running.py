@@ -73,7 +73,7 @@ def observe(
     if model.words is not None or prompt is not None:
         return _observe_words(
             picture, model, Prompting(prompt or "", answer, max_words), (layers, gradients),
-            own=fit == "keep" and mask is None,
+            fitted=fit != "keep" or mask is not None,
         )  # fmt: skip
     clip = picture if isinstance(picture, ClipFrames) else None
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
@@ -91,11 +91,11 @@ def _observe_words(
     prompting: Prompting,
     keep: tuple[str, bool],
     *,
-    own: bool,
+    fitted: bool,
 ) -> Observation:
-    """Observe a model that answers in words; `own` says that its processor fits the picture."""
+    """Observe a model that answers in words; `fitted` says whether --fit or --mask is given."""
     layers, gradients = keep
-    if not own:
+    if fitted:
         raise UsageError(
             "with a prompt the model's own processor fits the picture; leave --fit and --mask out"
         )

@@ -55,9 +55,12 @@ class PictureTensor:
 def measure_processor(process: Process, width: int, height: int) -> dict[str, PictureTensor]:
     """The tensors that a processor makes of a picture of this size, by name.
 
-    >>> found = measure_processor(process, 480, 320)
-    >>> found["pixel_values"].tiles
-    (Box(left=80.0, top=0.0, right=400.0, bottom=320.0),)
+    >>> def process(picture):                                 # two tiles side by side
+    ...     pixels = torch.from_numpy(np.array(picture.resize((64, 32)))).permute(2, 0, 1) / 255
+    ...     return {"pixel_values": torch.stack(pixels.split(32, -1))}
+    >>> [[round(side) for side in box] for box in
+    ...  measure_processor(process, 480, 320)["pixel_values"].tiles]
+    [[0, 0, 240, 320], [240, 0, 480, 320]]
 
     Args:
         process: the processor.

@@ -32,9 +32,6 @@ class Word:
 class Transcript:
     """What a model was asked, and what it answered.
 
-    >>> [word.word for word in observation.text.words]
-    ['a', 'red', 'mat']
-
     Attributes:
         prompt, answer: the texts.
         prompt_tokens: number of tokens before the answer, those of the picture included.
@@ -78,6 +75,11 @@ def find_words(
 
     A word has all tokens that write one of its letters. So the text of the first n tokens is
     compared with that of one more: the vocabulary is not looked at.
+
+    >>> text, words = find_words(lambda ids: "".join("a r ed mat".split(" ")[i] for i in ids),
+    ...                          [0], 7)
+    >>> text, words[0].tokens
+    ('a', (7,))
 
     Args:
         decode: from numbers of the vocabulary to text.

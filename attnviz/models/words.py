@@ -39,7 +39,7 @@ class Prompted:
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class PromptRun:
     """The arguments of one run over prompt and answer.
 
     Attributes:
@@ -161,7 +161,7 @@ class WordInput:
                 moved[name] = each.to(self.module.device, kind)
         return moved
 
-    def answered(self, prompted: Prompted, answer: str | None, words: int) -> Answered:
+    def answered(self, prompted: Prompted, answer: str | None, words: int) -> PromptRun:
         """Generate an answer, or take the given one, and make the arguments of the run over all.
 
         Args:
@@ -198,7 +198,7 @@ class WordInput:
         row = sequence[0].tolist()
         before = len(row) - len(ids)
         special = {*self.tokenizer.all_special_ids}
-        return Answered(
+        return PromptRun(
             arguments=self._whole_run(prompted, sequence),
             pictures=prompted.pictures,
             ids=tuple(ids),
@@ -218,7 +218,7 @@ class WordInput:
             )
         )
 
-    def transcript(self, answered: Answered, logits: Tensor) -> Transcript:
+    def transcript(self, answered: PromptRun, logits: Tensor) -> Transcript:
         """Words and their probabilities, of the logits (1, n, vocabulary) of the run over all.
 
         Token numbers are those of the sequence that the language model sees, which may have tokens
@@ -247,7 +247,7 @@ class WordInput:
             ids=answered.ids,
         )
 
-    def _prompt_words(self, answered: Answered, before: int) -> tuple[Word, ...]:
+    def _prompt_words(self, answered: PromptRun, before: int) -> tuple[Word, ...]:
         """The words of the prompt itself, without those of the chat template around it."""
         numbers = [number for number, _ in answered.prompt_ids]
         text, words = find_words(self.decode, [token for _, token in answered.prompt_ids], 0)
@@ -345,7 +345,7 @@ class WordInput:
             kept["use_cache"] = False
         return {**kept, "input_ids": sequence}
 
-    def run(self, answered: Answered) -> Tensor:
+    def run(self, answered: PromptRun) -> Tensor:
         """Logits (1, n, vocabulary) of the run over prompt and answer.
 
         Raises:
