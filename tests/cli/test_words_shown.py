@@ -26,10 +26,8 @@ def test_show_draws_a_map_for_each_word(
     code = main(["show", "sample_images/cat.jpg", "-m", folder, *ANSWER, "-o", str(tmp_path)])
     assert code == 0
     said = capsys.readouterr().out
-    assert "the words of “a red mat”" in said
-    assert [
-        line.split()[0] for line in said.splitlines() if line.strip()[:3] in ("a  ", "red", "mat")
-    ]
+    firsts = [line.split()[0] for line in said.splitlines() if line.strip()]
+    assert [first for first in firsts if first in ("a", "red", "mat")] == ["a", "red", "mat"]
     made = tmp_path / "cat.jpg"
     maps = sorted(path.name for path in made.glob("localized-query*.png"))
     assert maps == [f"localized-query{n}.png" for n in range(3)]
@@ -53,9 +51,8 @@ def test_a_chosen_layer_has_all_heads(folder: str, capsys: pytest.CaptureFixture
     assert main([*line, "1", "--csv", "--query", "prompt:it"]) == 0
     rows = capsys.readouterr().out.splitlines()
     names = rows[0].split(",")
-    assert [row.split(",")[names.index("query_word")] for row in rows[1:]] == ["mat"] * 4 + [
-        "it"
-    ] * 4
+    words = [row.split(",")[names.index("query_word")] for row in rows[1:]]
+    assert words == ["mat"] * 4 + ["it"] * 4
 
 
 def test_a_method_of_gradients_takes_the_word(
