@@ -80,11 +80,12 @@ def test_a_folder_is_asked(folder: str, tmp_path: Path) -> None:
         shutil.copy("sample_images/cat.jpg", pictures / name)
     line = ["batch", str(pictures), "-o", str(tmp_path / "out"), "-m", folder, "--quiet"]
     assert main([*line, *ANSWER]) == 0
-    records = [json.loads(line) for line in (tmp_path / "out" / "stats.jsonl").open()]
+    lines = tmp_path / "out" / "stats.jsonl"
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [record["text"]["answer"] for record in records] == ["a red mat"] * 2
     assert (tmp_path / "out" / "a.jpg" / "sheet.png").exists()
     assert main([*line, *ANSWER[:-1], "a blue mug"]) == 0  # another answer is another question
-    records = [json.loads(line) for line in (tmp_path / "out" / "stats.jsonl").open()]
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {record["text"]["answer"] for record in records} == {"a blue mug"}
 
 
