@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,20 @@ class SampledPoint:
     weight: float
 
 
+class SeenRow(NamedTuple):
+    """Where the row of a word goes.
+
+    Attributes:
+        image: its share on tokens of the picture.
+        text: its share on tokens of text but the first; NaN if the layer sees no text.
+        views: its weights on the cells of each view of the picture, (rows, columns) each.
+    """
+
+    image: float
+    text: float
+    views: tuple[NDArray[np.float32], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """One map: where a head looks, or all heads together.
@@ -53,8 +67,7 @@ class Answer:
         points: of deformable attention from one place, the points themselves, the heaviest first.
         view: number of the view of a clip that the map shows; 0 for a picture.
         frames: the frames of this view, by their numbers among those that the model saw.
-        masses: with a prompt, the share of the row on tokens of the picture, and on tokens of text
-            but the first (NaN if the layer sees no text); None without, and for merged heads.
+        row: with a prompt, where the row of the word goes; None without, and for merged heads.
     """
 
     layer: int
@@ -68,7 +81,7 @@ class Answer:
     points: tuple[SampledPoint, ...] = ()
     view: int = 0
     frames: tuple[int, ...] = ()
-    masses: tuple[float, float] | None = None
+    row: SeenRow | None = None
 
 
 def by_head(answers: Iterable[Answer]) -> dict[tuple[int, int, int | None], list[Answer]]:

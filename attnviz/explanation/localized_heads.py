@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from attnviz.explanation.explanation import Answer
+from attnviz.explanation.words_asked import mean_row
 from attnviz.geometry.placement import resample
 from attnviz.statistics.localization import scores
 
@@ -70,8 +71,6 @@ def mean_of(answers: Sequence[Answer], layer: int) -> Answer:
     ]
     mean = np.mean(maps, 0).astype(np.float32)
     values = np.where(finest.drawn, mean, 0)
-    masses = [answer.masses for answer in answers if answer.masses is not None]
-    image, text = np.mean(masses, 0) if masses else (np.nan, np.nan)
     return replace(
         finest,
         layer=layer,
@@ -79,5 +78,5 @@ def mean_of(answers: Sequence[Answer], layer: int) -> Answer:
         numbers={},
         values=values,
         points=(),
-        masses=(float(image), float(text)) if masses else None,
+        row=mean_row([answer.row for answer in answers if answer.row is not None]),
     )

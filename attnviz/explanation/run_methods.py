@@ -24,7 +24,7 @@ from attnviz.explanation.localized_heads import choose_localized, means_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import Backward, gradients, relevances, with_score
-from attnviz.explanation.words_asked import masses
+from attnviz.explanation.words_asked import seen_row
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, Method
@@ -296,7 +296,7 @@ class LayerQuery:
                 drawn=drawn[view],
                 question=question,
                 points=() if not shown else sampled_points(self.observation, layer, query, head),
-                masses=None if not shown else masses(self.observation, layer, query, head),
+                row=None if not shown else seen_row(self.observation, layer, query, head),
                 view=view,
                 frames=frames,
             )

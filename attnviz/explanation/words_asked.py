@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from attnviz.errors import UsageError
+from attnviz.explanation.explanation import SeenRow
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.models.targets import Target
@@ -99,24 +100,36 @@ def word_targets(queries: Sequence[Query], given: Sequence[Target]) -> list[Targ
     return [Target("word", query=query) for query in queries]
 
 
-def masses(
+def seen_row(
     observation: Observation, number: int, query: Query, head: int | None
-) -> tuple[float, float] | None:
-    """The share of a head's row on tokens of the picture, and on tokens of text but the first.
-
-    The second is NaN if the layer sees no text. None without a prompt, or if heads are merged.
-    """
+) -> SeenRow | None:
+    """Where a head's row of a word goes; None without a prompt, or if heads are merged."""
     text, layer = observation.text, observation.layers[number]
     if text is None or head is None or not query.tokens:
         return None
-    rows = layer.call.rows(list(query.tokens))[0, head].float().mean(0).cpu().numpy()
+    row = layer.call.rows(list(query.tokens))[0, head].float().mean(0).cpu().numpy()
     on_picture = layer.keys.on_picture[0]
-    image = float(rows[on_picture].sum(dtype=np.float64))
-    if len(rows) != text.tokens:
-        return image, math.nan
+    views = []
+    for view in observation.views:
+        cells = view.layout.cells[0]
+        of_view = np.bincount(cells[view.tokens], row[view.tokens], minlength=view.layout.size)
+        shape = view.layout.rows, view.layout.columns
+        views.append(of_view.astype(np.float32).reshape(shape))
+    image = float(row[on_picture].sum(dtype=np.float64))
+    if len(row) != text.tokens:
+        return SeenRow(image, math.nan, tuple(views))
     words = ~on_picture
     words[[0, *text.placeholders]] = False
-    return image, float(rows[words].sum(dtype=np.float64))
+    return SeenRow(image, float(row[words].sum(dtype=np.float64)), tuple(views))
+
+
+def mean_row(rows: Sequence[SeenRow]) -> SeenRow | None:
+    """The mean of where several rows go; None for none."""
+    if not rows:
+        return None
+    image, text = np.mean([(row.image, row.text) for row in rows], 0)
+    views = tuple(np.mean(each, 0) for each in zip(*(row.views for row in rows), strict=True))
+    return SeenRow(float(image), float(text), views)
 
 
 def _text(observation: Observation, query: Query) -> Transcript:

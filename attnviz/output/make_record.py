@@ -111,8 +111,8 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
-        image_mass=None if answer.masses is None else answer.masses[0],
-        text_mass=None if answer.masses is None else answer.masses[1],
+        image_mass=None if answer.row is None else answer.row.image,
+        text_mass=None if answer.row is None else answer.row.text,
         **fields_of_view(explanation, answer),
     )
 

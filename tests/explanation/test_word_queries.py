@@ -112,9 +112,9 @@ def test_shares_of_a_row_add_up(observation: Observation) -> None:
     matrix = layer.call.matrix()[0][:, list(rows)].mean(1).numpy()
     words = [n for n in range(1, text.tokens) if n not in text.placeholders]
     for answer in found.answers:
-        assert answer.masses is not None
-        assert math.isclose(answer.masses[0], answer.values.sum(), rel_tol=1e-5)
-        assert math.isclose(answer.masses[1], matrix[answer.head, words].sum(), rel_tol=1e-5)
+        assert answer.row is not None
+        assert math.isclose(answer.row.image, answer.values.sum(), rel_tol=1e-5)
+        assert math.isclose(answer.row.text, matrix[answer.head, words].sum(), rel_tol=1e-5)
 
 
 def test_log_probabilities_are_those_of_the_logits(model: Model, observation: Observation) -> None:
@@ -246,8 +246,8 @@ def test_a_captioner_looks_across_alone(tmp_path: Path) -> None:
     last = seen.text.tokens - 1
     found = attnviz.explain(seen, query=f"token:{last}")
     assert np.allclose(found.maps.sum((-2, -1)), 1 - _class_token(seen, last), atol=1e-5)
-    assert found.answers[0].masses is not None
-    assert math.isnan(found.answers[0].masses[1])
+    assert found.answers[0].row is not None
+    assert math.isnan(found.answers[0].row.text)
     with pytest.raises(UsageError, match="only words look at the picture"):
         attnviz.explain(seen, query="100,100")
 
