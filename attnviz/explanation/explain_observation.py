@@ -13,7 +13,7 @@ from attnviz.explanation.query_weights import ALL, resolve
 from attnviz.explanation.requirements import check_able, layers_of
 from attnviz.explanation.run_methods import LayerQuery, Statistics
 from attnviz.explanation.selection import Localized, choose_heads, parse_heads, requested_layers
-from attnviz.explanation.words_asked import each_word, word_targets
+from attnviz.explanation.words_asked import each_word, relative, word_targets
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
@@ -84,7 +84,15 @@ def explain(
         statistics=statistics,
         **options,
     )
-    return replace(request, given=chosen).answered(goals, progress)
+    found = replace(request, given=chosen).answered(goals, progress)
+    if observation.baseline is None:
+        return found
+    request, _ = _request(
+        observation.baseline, query=query, method=method, layers=layers, heads=heads,
+        start_layer=start_layer, **options,
+    )  # fmt: skip
+    heads_of = [question.localized for question in found.questions] if found.localized else None
+    return relative(found, replace(request, given=heads_of).answered([], None))
 
 
 def rank_heads(observation: Observation, **question: Any) -> list[tuple[LocalizedHead, ...]]:

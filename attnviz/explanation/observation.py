@@ -65,6 +65,7 @@ class Observation:
         clip: the frames, if the model saw a clip; `picture` is then the first of them.
         text: prompt and answer, of a model that answers in words.
         views: of such a model the views of the picture that its words attend to.
+        baseline: the same answer after another prompt, by whose maps those of this are divided.
     """
 
     picture: PictureLike
@@ -84,6 +85,7 @@ class Observation:
     clip: ClipFrames | None = None
     text: Transcript | None = None
     views: tuple[View, ...] = ()
+    baseline: "Observation | None" = None
 
     @property
     def count(self) -> int:
@@ -215,6 +217,7 @@ class Observation:
             self,
             layers={n: layer.without_tensors() for n, layer in self.layers.items()},
             run=None,
+            baseline=None if self.baseline is None else self.baseline.without_run(),
             gradients={},
             numbers={},
             more={},

@@ -49,6 +49,22 @@ def observe_words(
     seen = with_pixels(picture).image()
     prompted = words.prompted(seen, prompting.prompt)
     answered = words.answered(prompted, prompting.answer, prompting.max_words)
+    found = _observed(picture, model, answered, layers, gradients=gradients)
+    if prompting.baseline_prompt is None:
+        return found
+    if gradients:
+        raise UsageError("--baseline-prompt is of methods without a score; take --method attention")
+    other = words.prompted(seen, prompting.baseline_prompt)
+    again = words.answered(other, answered.ids, prompting.max_words)
+    return replace(found, baseline=_observed(picture, model, again, layers, gradients=False))
+
+
+def _observed(
+    picture: PictureLike, model: Model, answered: PromptRun, layers: str, *, gradients: bool
+) -> Observation:
+    """Record the run over prompt and answer."""
+    words = model.words
+    assert words is not None
     if len(answered.pictures) > 1:
         raise RecordingError(
             f"{model.spec} takes {len(answered.pictures)} tensors of the picture "

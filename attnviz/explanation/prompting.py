@@ -22,11 +22,14 @@ class Prompting:
         prompt: the question; empty for a model that takes none.
         answer: an answer to look at; None lets the model generate one.
         max_words: the most words of the answer.
+        baseline_prompt: another prompt, such as "describe the picture": each map is divided by
+            that of the same word there (relative attention, 2502.17422).
     """
 
     prompt: str = ""
     answer: str | None = None
     max_words: int = MAX_WORDS
+    baseline_prompt: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_words < 1:
@@ -34,7 +37,11 @@ class Prompting:
 
 
 def parse_prompting(
-    prompt: str | None, answer: str | None, max_words: int | None, asked: Sequence[str]
+    prompt: str | None,
+    answer: str | None,
+    max_words: int | None,
+    baseline_prompt: str | None,
+    asked: Sequence[str],
 ) -> Prompting | None:
     """What is asked by these options and queries; None if nothing is.
 
@@ -43,9 +50,12 @@ def parse_prompting(
     Raises:
         UsageError: an option is given that needs a prompt, or `max_words` is 0.
     """
+    if baseline_prompt is not None and prompt is None:
+        raise UsageError("--baseline-prompt is what --prompt is compared with; add --prompt TEXT")
     of_text = any(queries.parse(query).kind in OF_TEXT for query in asked)
     if prompt is None and answer is None and not of_text:
         if max_words is not None:
             raise UsageError(f"--max-words {max_words} is of an answer; add --prompt TEXT")
         return None
-    return Prompting(prompt or "", answer, MAX_WORDS if max_words is None else max_words)
+    most = MAX_WORDS if max_words is None else max_words
+    return Prompting(prompt or "", answer, most, baseline_prompt)

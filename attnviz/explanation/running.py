@@ -45,6 +45,7 @@ def observe(
     prompt: str | None = None,
     answer: str | None = None,
     max_words: int = MAX_WORDS,
+    baseline_prompt: str | None = None,
 ) -> Observation:
     """Run a model once on a picture and record its attention.
 
@@ -63,6 +64,7 @@ def observe(
         prompt: the question, for a model that was loaded with `head="words"`.
         answer: an answer to look at; by default the model generates one, greedily.
         max_words: the most words of the answer.
+        baseline_prompt: another prompt: maps are divided by those of the same words there.
 
     Raises:
         UsageError: the mask leaves no token, the model takes no mask, or it has no such layer.
@@ -72,8 +74,8 @@ def observe(
     """
     if model.words is not None or prompt is not None:
         return _observe_words(
-            picture, model, Prompting(prompt or "", answer, max_words), (layers, gradients),
-            fitted=fit != "keep" or mask is not None,
+            picture, model, Prompting(prompt or "", answer, max_words, baseline_prompt),
+            (layers, gradients), fitted=fit != "keep" or mask is not None,
         )  # fmt: skip
     clip = picture if isinstance(picture, ClipFrames) else None
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from attnviz.errors import UsageError
-from attnviz.explanation.explanation import SeenRow
+from attnviz.explanation.explanation import Explanation, SeenRow
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.models.targets import Target
@@ -130,6 +130,19 @@ def mean_row(rows: Sequence[SeenRow]) -> SeenRow | None:
     image, text = np.mean([(row.image, row.text) for row in rows], 0)
     views = tuple(np.mean(each, 0) for each in zip(*(row.views for row in rows), strict=True))
     return SeenRow(float(image), float(text), views)
+
+
+def relative(found: Explanation, baseline: Explanation) -> Explanation:
+    """Maps divided by those of the same words after another prompt; 0 where those are 0.
+
+    Zhang et al. 2025, 2502.17422: relative attention.
+    """
+    answers = []
+    for one, other in zip(found.answers, baseline.answers, strict=True):
+        apart = np.where(other.values > 0, other.values, 1)
+        values = np.where(other.values > 0, one.values / apart, 0).astype(np.float32)
+        answers.append(replace(one, values=values))
+    return replace(found, answers=tuple(answers))
 
 
 def _text(observation: Observation, query: Query) -> Transcript:

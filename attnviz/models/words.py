@@ -161,12 +161,14 @@ class WordInput:
                 moved[name] = each.to(self.module.device, kind)
         return moved
 
-    def answered(self, prompted: Prompted, answer: str | None, words: int) -> PromptRun:
+    def answered(
+        self, prompted: Prompted, answer: str | Sequence[int] | None, words: int
+    ) -> PromptRun:
         """Generate an answer, or take the given one, and make the arguments of the run over all.
 
         Args:
             prompted: picture and prompt.
-            answer: an answer to look at; None generates one, greedily.
+            answer: an answer to look at, or its tokens; None generates one, greedily.
             words: the most words.
 
         Raises:
@@ -311,10 +313,12 @@ class WordInput:
 
         return enough
 
-    def _given(self, prompted: Prompted, answer: str) -> tuple[Tensor, int]:
+    def _given(self, prompted: Prompted, answer: str | Sequence[int]) -> tuple[Tensor, int]:
         """The sequence with a given answer, and how many tokens of it are the answer."""
-        made = self.tokenizer(answer, add_special_tokens=False, return_tensors="pt")
-        ids = made["input_ids"].to(self.module.device, torch.long)
+        made = answer
+        if isinstance(answer, str):
+            made = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([made], device=self.module.device, dtype=torch.long)
         if not ids.numel():
             raise UsageError("--answer is empty; give the words to look at")
         start = prompted.start

@@ -57,7 +57,7 @@ def make_record(
         tokens=_tokens(explanation, answers[-1]),
         tiles=_tiles(explanation.tiles),
         preprocessing=preprocessing_info(observation),
-        text=text_info(observation.text),
+        text=text_info(observation),
         query=_query(explanation.query, observation.picture.sound),
         method=explanation.method,
         options=dict(explanation.settings) or None,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from attnviz.explanation.observation import Observation
 from attnviz.io.picture import PictureLike
 from attnviz.models.settings import FILTERS
-from attnviz.models.transcript import Transcript
 from attnviz.output import record_parts
 
 
@@ -77,13 +76,15 @@ def preprocessing_info(observation: Observation) -> record_parts.Preprocessing |
     )
 
 
-def text_info(text: Transcript | None) -> record_parts.TextInfo | None:
+def text_info(observation: Observation) -> record_parts.TextInfo | None:
     """Prompt and answer; None if the model was asked nothing."""
+    text, baseline = observation.text, observation.baseline
     if text is None:
         return None
     return record_parts.TextInfo(
         prompt=text.prompt,
         answer=text.answer,
+        baseline_prompt=None if baseline is None or baseline.text is None else baseline.text.prompt,
         prompt_tokens=text.prompt_tokens,
         tokens=text.tokens,
         agrees=text.agrees,

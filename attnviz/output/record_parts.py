@@ -89,11 +89,13 @@ class TextInfo(RecordPart):
     """Prompt and answer of a model that answers in words.
 
     `agrees` says whether the recorded run predicts every token that was generated; it is null for a
-    given answer. `cut` says whether the answer goes on behind the last word.
+    given answer. `cut` says whether the answer goes on behind the last word. `baseline_prompt` is
+    present if maps are divided by those after this other prompt.
     """
 
     prompt: str
     answer: str
+    baseline_prompt: str | None = None
     prompt_tokens: int
     tokens: int
     agrees: bool | None = None

@@ -247,6 +247,8 @@ class Record(RecordPart):
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
         data["views"] = None if self.views is None else [defined(one) for one in data["views"]]
+        if data["text"] is not None:
+            data["text"] = without_missing(data["text"], ("baseline_prompt",))
         data["tokens"] = without_missing(data["tokens"], ("grids",))
         parts = without_missing(
             data,

@@ -182,6 +182,27 @@ def test_the_gradient_is_that_of_the_word(folder: Path, model: Model) -> None:
         assert np.allclose(mine, truth, atol=1e-5 * float(truth.max()))
 
 
+def test_maps_are_divided_by_those_after_another_prompt(model: Model) -> None:
+    picture, general = picture_of(480, 320), "Describe the picture."
+    asked = {"prompt": PROMPT, "answer": ANSWER}
+    found = attnviz.observe(picture, model, **asked, baseline_prompt=general)  # type: ignore[arg-type]
+    plain = attnviz.observe(picture, model, **asked)  # type: ignore[arg-type]
+    other = attnviz.observe(picture, model, prompt=general, answer=ANSWER)
+    for heads in ("all", "localized:2"):
+        relative = attnviz.explain(found, query="word:mat", heads=heads, layers="all")
+        chosen = [q.localized for q in relative.questions] if relative.localized else None
+        one, two = (
+            attnviz.explain(each, query="word:mat", heads=heads, layers="all", chosen=chosen)
+            for each in (plain, other)
+        )
+        for mine, a, b in zip(relative.answers, one.answers, two.answers, strict=True):
+            assert np.allclose(mine.values, a.values / b.values, rtol=1e-5)
+    text = make_record(attnviz.explain(found, query="word:mat")).data()["text"]
+    assert text["baseline_prompt"] == general
+    with pytest.raises(UsageError, match="of methods without a score"):
+        attnviz.observe(picture, model, **asked, baseline_prompt=general, gradients=True)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -233,6 +233,13 @@ class QuestionOptions(QuestionsOptions):
     max_words: int | None = option_field(
         None, "The most words of an answer.  [default: 32]", WHERE, min=1, max=4096
     )
+    baseline_prompt: str | None = option_field(
+        None,
+        'Prompt to compare with, such as "describe the picture": each map is divided by that of '
+        "the same word there.",
+        WHERE,
+        metavar="TEXT",
+    )
     stats: Literal["basic", "all"] = option_field(
         "basic", "Statistics; all adds head similarity, sinks, importance and more."
     )
@@ -245,7 +252,9 @@ class QuestionOptions(QuestionsOptions):
     @property
     def _prompting(self) -> Prompting | None:
         """What a model that answers in words is asked."""
-        return parse_prompting(self.prompt, self.answer, self.max_words, self.queries)
+        return parse_prompting(
+            self.prompt, self.answer, self.max_words, self.baseline_prompt, self.queries
+        )
 
     @property
     def _stats(self) -> str:
