@@ -13,7 +13,7 @@ OBJECTS = 5
 SIZES = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
-    "num_queries": OBJECTS, "num_labels": 3, "use_pretrained_backbone": False,
+    "num_queries": OBJECTS, "id2label": LABELS, "use_pretrained_backbone": False,
 }  # fmt: skip
 SIDES = {"shortest_edge": 96, "longest_edge": 192}
 
@@ -63,20 +63,21 @@ def swin(transformers: Any) -> Any:
 def yolos(transformers: Any) -> Any:
     config = transformers.YolosConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-        image_size=[64, 96], patch_size=16, num_detection_tokens=OBJECTS,
+        image_size=[64, 96], patch_size=16, num_detection_tokens=OBJECTS, id2label=LABELS,
     )  # fmt: skip
     return transformers.YolosForObjectDetection(config)
 
 
 def maskformer(transformers: Any) -> Any:
     decoder = transformers.DetrConfig(
-        **{k: v for k, v in SIZES.items() if k not in ("num_labels", "use_pretrained_backbone")},
+        **{k: v for k, v in SIZES.items() if k not in ("id2label", "use_pretrained_backbone")},
         use_timm_backbone=False, backbone_config=resnet(transformers, "stage4"),
     )  # fmt: skip
     backbone = resnet(transformers, "stage1", "stage2", "stage3", "stage4")
     config = transformers.MaskFormerConfig(
-        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32
-    )
+        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32,
+        id2label=LABELS,
+    )  # fmt: skip
     return transformers.MaskFormerForInstanceSegmentation(config)
 
 
@@ -84,7 +85,7 @@ def mask2former(transformers: Any) -> Any:
     config = transformers.Mask2FormerConfig(
         backbone_config=swin(transformers), feature_size=32, mask_feature_size=32, hidden_dim=32,
         encoder_feedforward_dim=32, encoder_layers=2, decoder_layers=3, num_attention_heads=4,
-        dim_feedforward=32, num_queries=OBJECTS, use_pretrained_backbone=False,
+        dim_feedforward=32, num_queries=OBJECTS, use_pretrained_backbone=False, id2label=LABELS,
     )  # fmt: skip
     return transformers.Mask2FormerForUniversalSegmentation(config)
 
@@ -93,7 +94,7 @@ def eomt(transformers: Any) -> Any:
     config = transformers.EomtConfig(
         hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48,
         image_size=96, patch_size=16, num_queries=OBJECTS, num_blocks=2, num_register_tokens=2,
-        num_upscale_blocks=1,
+        num_upscale_blocks=1, id2label=LABELS,
     )  # fmt: skip
     return transformers.EomtForUniversalSegmentation(config)
 
@@ -136,12 +137,10 @@ def save(transformers: Any, name: str, folder: Path) -> Any:
     torch.manual_seed(0)
     family = FAMILIES[name]
     model = family.build(transformers).eval()
-    model.config.id2label = LABELS
-    model.config.label2id = {label: number for number, label in LABELS.items()}
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.08)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     model.save_pretrained(folder)
     processor = getattr(transformers, f"{family.processor}ImageProcessorPil")
     processor(**family.settings).save_pretrained(folder)

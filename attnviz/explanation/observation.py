@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
+from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
+from attnviz.models.predictions import Predictions
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
@@ -31,11 +33,14 @@ class Run:
         recording: the recorded calls, with the way back from a score to each of them.
         inputs: the inputs of the model.
         output: the output of the model, with the graph of its operations.
+        predictions: what a detector or segmenter predicts for its object queries; None for other
+            models.
     """
 
     recording: Recording
     inputs: tuple[torch.Tensor, ...]
     output: Any
+    predictions: Predictions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,8 @@ class Observation:
         suggested: layer and head of the most localized heads, which sheets mark; empty unless
             they were looked for.
         clip: the frames, if the model saw a clip; `picture` is then the first of them.
+        objects: what a detector or segmenter predicts for each of its object queries, by number.
+        object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
     """
 
     picture: PictureLike
@@ -78,6 +85,8 @@ class Observation:
     channels: int = 3
     suggested: tuple[tuple[int, int], ...] = ()
     clip: ClipFrames | None = None
+    objects: tuple[DetectedObject, ...] = ()
+    object_masks: torch.Tensor | None = None
 
     @property
     def count(self) -> int:
