@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from attnviz.drawing.overlay import Style, draw_points, overlay
+from attnviz.drawing.overlay import Style, draw_points, draw_region, overlay
 from attnviz.drawing.panels import CELL, described, marked_panel, panel, thumbnail
 from attnviz.drawing.scale import Range
 from attnviz.drawing.text import FAINT, INK, PAPER, font
@@ -159,7 +159,7 @@ _STRIP = 16  # pixels: a picture with a side this short is too coarse to draw a 
 
 
 def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
-    """A map over its picture, with exactly the picture's size, and its sampled points."""
+    """A map over its picture, with exactly the picture's size, its sampled points and object."""
     image = overlay(
         picture,
         answer.values,
@@ -170,6 +170,8 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
     )
     place = answer.placement.to_picture
     draw_points(image, [(*place(p.x, p.y), p.level, p.weight) for p in answer.points])
+    if answer.region is not None:
+        draw_region(image, answer.region)
     return image
 
 
@@ -239,9 +241,12 @@ def original(
     side: int = CELL,
     caption: str | None = None,
 ) -> Cell:
-    """The photograph (or `preview`) with marks at the queries that are places on it."""
+    """The photograph (or `preview`) with marks at the queries that are places or objects on it."""
     picture = explanation.observation.picture
     image = (preview or with_pixels(picture)).image()
+    regions = {each.query: each.region for each in explanation.answers if each.region is not None}
+    for region in regions.values():
+        draw_region(image, region)
     questions = (question.query for question in explanation.questions)
     asked = [query for query in questions if explanation.observation.shows(query.time)]
     return Cell(marked_panel(image, picture, asked, side), caption or described(picture))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.errors import UsageError
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
@@ -53,6 +54,7 @@ class Answer:
         points: of deformable attention from one place, the points themselves, the heaviest first.
         view: number of the view of a clip that the map shows; 0 for a picture.
         frames: the frames of this view, by their numbers among those that the model saw.
+        region: where the object lies that the map looks from; None for other queries.
     """
 
     layer: int
@@ -66,6 +68,7 @@ class Answer:
     points: tuple[SampledPoint, ...] = ()
     view: int = 0
     frames: tuple[int, ...] = ()
+    region: ObjectRegion | None = None
 
 
 def by_head(answers: Iterable[Answer]) -> dict[tuple[int, int, int | None], list[Answer]]:

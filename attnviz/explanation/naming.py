@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.geometry.queries import Query
 from attnviz.models import targets
 
 STAR = "★"
@@ -44,7 +45,9 @@ def title(explanation: Explanation, answer: Answer) -> str:
         name = f"layer {answer.layer}"
     question = explanation.questions[answer.question]
     parts = []
-    if len({one.query for one in explanation.questions}) > 1:
+    if answer.query.found is not None:
+        name = f"{place_of(answer.query)}  {name}"
+    elif len({one.query for one in explanation.questions}) > 1:
         parts.append(f"from {answer.query}")
     if question.target is not None and len(set(_targets(explanation))) > 1:
         parts.append(in_words(question.target.target))
@@ -61,10 +64,21 @@ def marked(explanation: Explanation, answer: Answer) -> bool:
 def question_in_words(explanation: Explanation) -> str:
     """The method, its queries and, for gradients, its targets, in words."""
     answers = explanation.answers
-    starts = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
+    starts = dict.fromkeys(place_of(answer.query) for answer in answers)
     scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
     parts = f"{explanation.method} from {', '.join(starts)}"
     return f"{parts} for {scored}" if scored else parts
+
+
+def place_of(query: Query) -> str:
+    """A resolved query in words; an object by its label, score and number.
+
+    >>> place_of(queries.parse("120,80"))
+    '120,80'
+    """
+    if query.found is not None:
+        return f"{query.found} ({query.found.index})"
+    return "all tokens" if query.kind == "all" else str(query)
 
 
 def in_words(target: targets.Target) -> str:

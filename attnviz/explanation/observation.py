@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.object_regions import ObjectRegion, region_of
 from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
@@ -198,6 +199,10 @@ class Observation:
             view = int(np.abs(moments - frame).argmin())
             found[view] = *found[view], frame
         return found
+
+    def region(self, found: DetectedObject) -> ObjectRegion:
+        """Where an object lies on the picture."""
+        return region_of(found, self.placement, self.object_masks)
 
     @property
     def masked(self) -> int:

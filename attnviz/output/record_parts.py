@@ -141,11 +141,15 @@ class QueryInfo(RecordPart):
     """The query: the token, region or average that the map looks from, in picture pixels.
 
     A place in a sound has seconds and hertz too: a point `time` and `frequency`, a box `time0`,
-    `frequency0`, `time1` and `frequency1`.
+    `frequency0`, `time1` and `frequency1`. An object has the number of its object query, its label,
+    the label's probability, and the box that the model predicts, or that of its mask.
     """
 
-    kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+    kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask", "object"]
     number: int | None = None
+    index: int | None = None
+    label: str | None = None
+    score: Maybe = None
     x: float | None = None
     y: float | None = None
     x0: float | None = None
