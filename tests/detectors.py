@@ -139,11 +139,11 @@ def save(transformers: Any, name: str, folder: Path) -> Any:
     model = family.build(transformers).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for path, parameter in model.named_parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-            if "quer" in name and "embed" in name or "detection_tokens" in name:
+            if ("quer" in path and "embed" in path) or "detection_tokens" in path:
                 parameter.mul_(6)
-            if "class" in name and "weight" in name:
+            if "class" in path and "weight" in path:
                 parameter.mul_(3)
     model.save_pretrained(folder)
     processor = getattr(transformers, f"{family.processor}ImageProcessorPil")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attnviz.cli import console
 
 if TYPE_CHECKING:
+    from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.output.record_parts import Check
 
@@ -46,6 +47,16 @@ def warn(observation: Observation) -> None:
             f"warning: {observation.picture.path}: in layer {layers} the recorded weights do not "
             f"explain the model's output (error {max(observation.errors.values()):.1e}); do not "
             "trust these maps"
+        )
+
+
+def say_objects(explanation: Explanation, threshold: float) -> None:
+    """Say that maps look from an object below the threshold, if no object is over it."""
+    found = [q.query.found for q in explanation.questions if q.query.found is not None]
+    if found and all(each.score <= threshold for each in found):
+        console.say(
+            f"note: {explanation.observation.picture.path}: no object has a score over "
+            f"{threshold:g}: maps look from the best, object:{found[0].index}, {found[0]}"
         )
 
 

@@ -41,7 +41,13 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = peak_place(record.heads[i].map)
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
-    tables = [table, *_of_objects(record), *_localized(record), *_added(rows, places), *_of_heads(record)]
+    tables = [
+        table,
+        *_of_objects(record),
+        *_localized(record),
+        *_added(rows, places),
+        *_of_heads(record),
+    ]
     return [*tables, *_of_layers(record)]
 
 

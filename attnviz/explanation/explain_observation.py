@@ -44,6 +44,7 @@ def explain(
     layers: str = "auto",
     heads: str = "all",
     threshold: float = THRESHOLD,
+    one_object: bool = False,
     start_layer: int | None = None,
     statistics: Statistics = "basic",
     chosen: Sequence[Sequence[LocalizedHead]] | None = None,
@@ -66,6 +67,7 @@ def explain(
         heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`, or `localized:3`, the
             3 most localized heads of all these layers for each question, and their mean.
         threshold: objects with a higher score are taken, unless their number is given.
+        one_object: a query that names several objects takes the one with the highest score.
         start_layer: the first layer of methods that merge layers, 0 unless given.
         statistics: `basic`, or `all`, which adds similarities of heads, sinks, tokens of high norm
             and, if a target is given, the importance of heads.
@@ -94,6 +96,7 @@ def explain(
         layers=layers,
         heads=heads,
         threshold=threshold,
+        one_object=one_object,
         start_layer=start_layer,
         statistics=statistics,
         **options,
@@ -125,6 +128,7 @@ def _request(
     layers: str = "auto",
     heads: str = "all",
     threshold: float = THRESHOLD,
+    one_object: bool = False,
     start_layer: int | None = None,
     statistics: Statistics = "basic",
     **options: Any,
@@ -146,6 +150,7 @@ def _request(
     start = settings.get("start_layer", 0)
     asked_queries = [queries.parse(each) for each in asked]
     check_threshold(threshold, "threshold")
+    most = 1 if one_object else None
     wanted = requested_layers(layers, heads)
     chosen = observation.calls.choose(wanted)
     observation.require(chosen)
@@ -163,7 +168,9 @@ def _request(
         settings=settings,
         layers={layer: layers_of(entry, layer, start) for layer in chosen},
         heads=_heads(observation, heads, chosen, method),
-        queries=_resolve_queries(observation, asked_queries, chosen, method, threshold),
+        queries=_resolve_queries(
+            observation, asked_queries, chosen, method, threshold=threshold, most=most
+        ),
         statistics=statistics,
         localized=_localized(observation, heads, chosen),
     )
@@ -188,14 +195,20 @@ def _resolve_queries(
     asked: Sequence[Query],
     layers: Sequence[int],
     name: str,
+    *,
     threshold: float = THRESHOLD,
+    most: int | None = None,
 ) -> dict[int, tuple[Query, ...]]:
-    """The queries resolved for each layer, without duplicates."""
+    """The queries resolved for each layer, without duplicates; `most` is of objects of one."""
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
     if not METHODS[name].asks:
         return dict.fromkeys(layers, (ALL,))
-    each = [q for query in asked for q in objects_asked(observation, query, layers, threshold)]
+    each = [
+        one
+        for query in asked
+        for one in objects_asked(observation, query, layers, threshold)[:most]
+    ]
     of_queries = dict.fromkeys(tuple(resolve(observation, query, layers)) for query in each)
     of_layers = zip(*of_queries, strict=True)
     return dict(zip(layers, of_layers, strict=True))

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz.attention.sweep import Progress
+from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, check, look_many
 from attnviz.explanation.shapes_to_try import first_placement
-from attnviz.explanation.tile_request import check_tiled
+from attnviz.explanation.tile_request import NO_OBJECTS, check_tiled
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.geometry.tiling import JoinedMaps, TilePlan, plan_tiles
 from attnviz.io.parts import Box
@@ -70,6 +71,8 @@ def explain_tiles(
         for box, observation in zip(
             boxes, _observed(picture, boxes, model, questions, fit), strict=True
         ):
+            if observation.objects and "auto" in questions.queries:
+                raise UsageError(f"--tile: {NO_OBJECTS}")
             for method, whole in joined.items():
                 whole.add(box[:2], answer(observation, questions, method))
         done += len(boxes)

@@ -71,7 +71,8 @@ def _boxes(predictions: Predictions, picture: int, grid: TokenGrid) -> list[Box 
     if predictions.boxes is not None:
         x, y, w, h = predictions.boxes[picture].double().unbind(-1)
         sides = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
-        return [Box(l * width, t * height, r * width, b * height) for l, t, r, b in sides.tolist()]
+        sides *= torch.tensor([width, height] * 2)
+        return [Box(*each) for each in sides.tolist()]
     assert predictions.masks is not None  # one of both is there
     found: list[Box | None] = []
     for mask in predictions.masks[picture] > 0:

@@ -51,15 +51,11 @@ def _on_picture(logits: Tensor, placement: Placement) -> NDArray[np.bool_]:
     width, height = placement.picture_width, placement.picture_height
     factor = min(1.0, _LONGEST / max(width, height))
     of_size = placement.of_size(max(1, round(width * factor)), max(1, round(height * factor)))
-    grid = placement.grid
-    columns, rows = (torch.arange(n) + 0.5 for n in (of_size.picture_width, of_size.picture_height))
-    x, _ = of_size.to_input(columns, 0)  # type: ignore[arg-type]  # it is the same for tensors
-    _, y = of_size.to_input(0, rows)  # type: ignore[arg-type]
+    width, height, grid = of_size.picture_width, of_size.picture_height, placement.grid
+    x = torch.tensor([of_size.to_input(n + 0.5, 0)[0] / grid.input_width for n in range(width)])
+    y = torch.tensor([of_size.to_input(0, n + 0.5)[1] / grid.input_height for n in range(height)])
     # (-1, -1) and (1, 1) are the corners of the input.
-    at = torch.stack(
-        torch.meshgrid(2 * x / grid.input_width - 1, 2 * y / grid.input_height - 1, indexing="xy"),
-        -1,
-    )
+    at = torch.stack(torch.meshgrid(2 * x - 1, 2 * y - 1, indexing="xy"), -1)
     values = F.grid_sample(
         logits[None, None].float(), at[None], padding_mode="border", align_corners=False
     )[0, 0]

@@ -123,7 +123,7 @@ def parse(text: str, *, option: str = "--query ") -> Query:
 def _named(text: str, option: str) -> Query | None:
     """A query that is a word, or a kind with a number or a name; None for other queries."""
     if text in WORDS:
-        return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
+        return Query(text)
     register = _REGISTER.fullmatch(text)
     if register is not None:
         return Query("register", (float(register[1]),))
@@ -134,8 +134,8 @@ def _named(text: str, option: str) -> Query | None:
     if not name:
         raise UsageError(f"{option}{text!r} names nothing; give {kind}:3 or {kind}:cat")
     if re.fullmatch(r"\d{1,9}", name):
-        return Query(kind, (float(name),))  # type: ignore[arg-type]  # narrowed as above
-    return Query(kind, name=name)  # type: ignore[arg-type]
+        return Query(kind, (float(name),))
+    return Query(kind, name=name)
 
 
 def located(query: Query, axes: SoundAxes | None, width: int, name: str) -> Query:

@@ -6,6 +6,9 @@ from itertools import repeat
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
@@ -97,10 +100,7 @@ def _head(
     one = METHODS[explanation.method].merges != "layers"
     call = explanation.observation.layers[answer.layer].call if one else None
     region, differs = answer.region, several or answer.query != explanation.query
-    numbers = {}
-    if region is not None:
-        place = answer.values, answer.drawn, answer.placement
-        numbers = of_object(*place, region.box, region.mask)
+    numbers = object_numbers(region, answer.values, answer)
     return records.Head(
         layer=answer.layer,
         head=answer.head,
@@ -135,6 +135,15 @@ def map_info(
             "peak_frequency": sound.frequency(drawn.peak_y),
         }
     return records.MapInfo(**numbers)
+
+
+def object_numbers(
+    region: ObjectRegion | None, values: NDArray[np.float32], answer: Answer
+) -> dict[str, float]:
+    """How much a map on the cells of an answer looks at its object; empty if there is none."""
+    if region is None:
+        return {}
+    return of_object(values, answer.drawn, answer.placement, region.box, region.mask)
 
 
 def _points(answer: Answer) -> list[records.PointInfo] | None:
@@ -244,12 +253,9 @@ def _query(
 def _object(found: DetectedObject, region: ObjectRegion | None) -> record_parts.QueryInfo:
     """An object as a query, with its box in picture pixels."""
     box = () if region is None or region.box is None else region.box
+    sides = dict[str, Any](zip(("x0", "y0", "x1", "y1"), box, strict=False))
     return record_parts.QueryInfo(
-        kind="object",
-        index=found.index,
-        label=found.label,
-        score=found.score,
-        **dict(zip(("x0", "y0", "x1", "y1"), box, strict=False)),
+        kind="object", index=found.index, label=found.label, score=found.score, **sides
     )
 
 

@@ -30,7 +30,6 @@ from attnviz.output.schema import (
 )
 from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
 
-
 _SOMETIMES = (
     *("peak_time", "peak_frequency"), *("object_mass", "object_distance", "object_peak_distance"),
 )  # fmt: skip
@@ -41,10 +40,11 @@ _SOMETIMES = (
 class MapInfo(RecordPart):
     """Numbers of the drawn weights, and the numbers that other packages add to `MAP_NUMBERS`.
 
-    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds. Three numbers are
-    present if the map looks from an object: `object_mass` is the share of the map within its mask,
-    or its box; `object_distance` and `object_peak_distance` lead from the map's centre of mass and
-    from its peak to the middle of the box, in picture pixels. They are null if the mask is empty.
+    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds. Three numbers
+    are present if the map looks from an object: `object_mass` is the share of the map within its
+    mask, or its box; `object_distance` and `object_peak_distance` lead from the map's centre of
+    mass and from its peak to the middle of the box, in picture pixels. They are null if the mask is
+    empty.
     """
 
     minimum: Number

@@ -86,7 +86,9 @@ def of_object(
     `object_peak_distance` that from its peak, in picture pixels. NaN if one is not defined.
 
     Args:
-        values, drawn, placement: as for `describe`.
+        values: (rows, columns) weights, as drawn.
+        drawn: (rows, columns), the cells that count.
+        placement: where the cells lie on the picture.
         box: the object's box in picture pixels; None if its mask is empty.
         mask: (height, width) boolean over the whole picture, in any size.
     """

@@ -11,6 +11,7 @@ from attnviz.cli.options.groups import WHERE, AllSettings, Settings, option_fiel
 from attnviz.errors import UsageError
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
+from attnviz.geometry.detections import THRESHOLD, check_threshold
 from attnviz.models import targets
 from attnviz.statistics import check_options
 
@@ -47,14 +48,18 @@ class WhereOptions:
     query: list[str] | None = option_field(
         None,
         "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
-        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds. May be repeated.  "
-        "[default: auto]",
+        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds; objects, object:LABEL or "
+        "object:N of a detector or segmenter. May be repeated.  [default: auto]",
         **_QUERY,
+    )
+    threshold: float = option_field(
+        THRESHOLD, "Score over which a detector's objects are drawn, 0 to 1.", WHERE
     )
 
     def __post_init__(self) -> None:
         parse_heads(self.heads)
         parse_layers(self.layers)
+        check_threshold(self.threshold)
         for query in self.queries:
             queries.parse(query)
 
@@ -62,6 +67,18 @@ class WhereOptions:
     def queries(self) -> tuple[str, ...]:
         """The queries, each once."""
         return tuple(dict.fromkeys(self.query or ["auto"]))
+
+    def check_one_object(self, command: str) -> None:
+        """Check that each query names one object; of a label it is the best one.
+
+        Raises:
+            UsageError: a query names all objects of a picture.
+        """
+        if "objects" in self.queries:
+            raise UsageError(
+                f"--query objects: {command} takes one object for each map; give object:LABEL, "
+                "whose best one is taken, or object:N"
+            )
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -81,7 +98,7 @@ class StartOptions(WhereOptions):
         if len(self.queries) > 1:
             raise UsageError("explore takes one --query, which its page shows first; give one")
         asked = queries.parse(self.queries[0])
-        if asked.kind in ("box", "mask"):
+        if asked.kind in ("box", "mask", "object", "objects"):
             raise UsageError(
                 f"--query {asked}: a page looks from single tokens; give X,Y, mean, cls or "
                 "registerN"
@@ -147,6 +164,7 @@ def _questions(
         targets=setting.targets,
         layers=where.layers,
         heads=where.heads,
+        threshold=where.threshold,
         start_layer=settings.pop("start_layer", None),
         settings=settings,
         **more,
