@@ -142,7 +142,7 @@ def save(transformers: Any, name: str, folder: Path) -> Any:
         for path, parameter in model.named_parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
             if ("quer" in path and "embed" in path) or "detection_tokens" in path:
-                parameter.mul_(6)
+                parameter.mul_(3)
             if "class" in path and "weight" in path:
                 parameter.mul_(3)
     model.save_pretrained(folder)

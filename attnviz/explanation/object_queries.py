@@ -24,8 +24,9 @@ from attnviz.models.vision import Vision
 from attnviz.models.weights import seeded
 from attnviz.recording import record
 
-_FIRST: weakref.WeakKeyDictionary[nn.Module, dict[int, int]] = weakref.WeakKeyDictionary()
-"""For each model and call, the number of the first object query among the tokens; found once."""
+_RANKS: weakref.WeakKeyDictionary[nn.Module, dict[int, int]] = weakref.WeakKeyDictionary()
+"""For each model and call, the place of its first object query among the tokens that lie outside of
+the grid, whose number does not depend on the picture; found once. −1 for none."""
 _CLEAR = 2.0
 """An object's own token has a gradient of so many times that of any other token, or more."""
 
@@ -115,16 +116,16 @@ def first_objects(
     }
     if not beside or model.clip is not None:
         return {}
-    known = _FIRST.setdefault(model.module, {})
-    if beside.keys() - known.keys():
-        known |= dict.fromkeys(beside, -1) | _measured(model, inputs, beside, count)
-    return {number: known[number] for number in beside if known[number] >= 0}
+    ranks = _RANKS.setdefault(model.module, {})
+    if beside.keys() - ranks.keys():
+        ranks |= dict.fromkeys(beside, -1) | _measured(model, inputs, beside, count)
+    return {n: beside[n][rank] for n in beside if 0 <= (rank := ranks[n]) < len(beside[n])}
 
 
 def _measured(
     model: Model, inputs: tuple[Tensor, ...], beside: dict[int, tuple[int, ...]], count: int
 ) -> dict[int, int]:
-    """The number of the first object query in calls, where it can be measured.
+    """The place of the first object query of calls among `beside`, where it can be measured.
 
     The logits of three objects are each led back to all calls.
     """
@@ -147,16 +148,19 @@ def _measured(
             score = outputs[-1].logits[0, index].float().square().sum()
             for number, gradient in recording.gradients(score, calls=list(beside)).items():
                 own = _largest(gradient, beside[number])
-                places[number].add(-1 if own is None else own - index)
+                places[number].add(-1 if own is None else own - index)  # negative: none
     except Exception:  # whatever keeps a model from running with its graph
         return {}
     return {number: found.pop() for number, found in places.items() if len(found) == 1}
 
 
 def _largest(gradient: Tensor, tokens: Sequence[int]) -> int | None:
-    """The one of these tokens that has by far the largest gradient, (1, heads, queries, values)."""
+    """The place, among these, of the token with by far the largest gradient; None if none has it.
+
+    The gradient is (1, heads, queries, values).
+    """
     of_tokens = gradient[0].float().square().sum((0, 2)).sqrt().cpu()[list(tokens)]
     largest = of_tokens.topk(min(2, len(tokens))).values.tolist()
     if not largest[0] > _CLEAR * (largest[1] if len(largest) > 1 else 0.0):
         return None
-    return tokens[int(of_tokens.argmax())]
+    return int(of_tokens.argmax())

@@ -44,6 +44,9 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
             best = max(observation.objects, key=lambda each: each.score)
             found.append(object_query(best))
             continue
+        if query.kind == "pool" and layer.objects:
+            found.append(query)
+            continue
         prefix = len(layer.prefix)
         has_class_token = observation.model.class_token and prefix > 0
         found.append(
@@ -148,10 +151,11 @@ def token_weights(
 ) -> NDArray[np.float64]:
     """Weights of a query over the query tokens of a layer, (windows, tokens)."""
     layout = layer.queries
-    if query.kind == "object":
-        weights = np.zeros(layout.cells.shape)
-        weights.flat[layer.objects[int(query.numbers[0])]] = 1
-        return weights
+    if layer.objects and query.kind in ("object", "pool"):
+        asked = layer.objects if query.kind == "pool" else [layer.objects[int(query.numbers[0])]]
+        shares = np.zeros(layout.cells.shape)
+        shares.flat[list(asked)] = 1 / len(asked)
+        return shares
     return queries.token_weights(
         query,
         layout,
