@@ -18,6 +18,7 @@ from attnviz.explanation.naming import STAR, marked, question_in_words, rows, ti
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
+_WIDEST = 320  # of a cell, for the titles of objects
 _GAP, _BAR, _TITLE = 14, 8, 19
 _TITLE_ROOM = 2 * CELL  # a narrower sheet is made wider for its title, up to this
 
@@ -231,7 +232,14 @@ def sheet(
         style.colours,
         title=heading(explanation),
         columns=columns,
+        least=_least(explanation),
     )
+
+
+def _least(explanation: Explanation) -> int:
+    """The smallest width of a place in the sheet; titles of objects are longer than others."""
+    named = [title(explanation, each) for each in explanation.answers if each.region is not None]
+    return min(_WIDEST, max(_WIDTH, *map(text_width, named))) if named else _WIDTH
 
 
 def original(
