@@ -26,7 +26,7 @@ def resnet(transformers: Any, *stages: str) -> Any:
 
 def detr(transformers: Any, name: str, **more: Any) -> Any:
     config = getattr(transformers, f"{name}Config")(
-        backbone_config=resnet(transformers, "stage4"), use_timm_backbone=False, **SIZES, **more
+        backbone_config=resnet(transformers, "stage4"), use_timm_backbone=False, **SIZES | more
     )
     return getattr(transformers, f"{name}ForObjectDetection")(config)
 

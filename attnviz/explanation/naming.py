@@ -73,8 +73,8 @@ def question_in_words(explanation: Explanation) -> str:
 def place_of(query: Query) -> str:
     """A resolved query in words; an object by its label, score and number.
 
-    >>> place_of(queries.parse("120,80"))
-    '120,80'
+    >>> place_of(Query("point", (120, 80))), place_of(Query("all"))
+    ('120,80', 'all tokens')
     """
     if query.found is not None:
         return f"{query.found} ({query.found.index})"

@@ -364,3 +364,14 @@ def test_a_head_without_weights_predicts_nothing(tmp_path: Path) -> None:
     assert seen.objects == ()
     with pytest.raises(UsageError, match="this model predicts no objects"):
         attnviz.explain(seen, query="objects")
+
+
+def test_an_encoder_with_as_many_tokens_as_objects_has_no_objects(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detectors.detr(transformers, "Detr", num_queries=15).save_pretrained(tmp_path)
+    pictures.noise(150, 90).save(tmp_path / "noise.png")
+    model = attnviz.load_model(str(tmp_path), size=125)
+    seen = attnviz.observe(attnviz.load_image(tmp_path / "noise.png"), model)
+    assert {layer.call.shape[2] for layer in seen.layers.values()} == {15}
+    objects = {number: bool(layer.objects) for number, layer in seen.layers.items()}
+    assert objects == {0: False, 1: False, 3: True, 5: True}
