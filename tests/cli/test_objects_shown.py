@@ -9,8 +9,10 @@ import jsonschema
 import numpy as np
 import pictures
 import pytest
+from page_decoder import Decoded
 from PIL import Image
 
+import attnviz
 from attnviz.cli import main
 
 transformers = pytest.importorskip("transformers")
@@ -136,3 +138,17 @@ def test_a_model_without_object_queries_is_told(
         model = ["-m", str(folder / "model"), "-m", "tiny"]
         assert main([command, picture, *model, "-q", "objects"]) == 2
         assert f"{command} takes one object for each map" in capfd.readouterr().err
+
+
+def test_a_page_names_object_queries_and_opens_on_the_best_of_a_label(tmp_path: Path) -> None:
+    model = detectors.save(transformers, "DETR", tmp_path / "model")
+    pictures.noise(96, 64).save(tmp_path / "noise.png")
+    assert model.config.id2label == detectors.LABELS
+    seen = attnviz.observe(
+        attnviz.load_image(tmp_path / "noise.png"), attnviz.load_model(str(tmp_path / "model"))
+    )
+    best = max(seen.objects, key=lambda one: one.score)
+    page = Decoded(attnviz.explore(seen, query=f"object:{best.label}").html)
+    assert page.about["start"]["query"] == {"kind": "prefix", "index": best.index}
+    named = [f"object {one.index}: {one}" for one in seen.objects]
+    assert page.layers[5]["queries"]["prefix"] == named

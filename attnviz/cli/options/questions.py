@@ -52,14 +52,10 @@ class WhereOptions:
         "object:N of a detector or segmenter. May be repeated.  [default: auto]",
         **_QUERY,
     )
-    threshold: float = option_field(
-        THRESHOLD, "Score over which a detector's objects are drawn, 0 to 1.", WHERE
-    )
 
     def __post_init__(self) -> None:
         parse_heads(self.heads)
         parse_layers(self.layers)
-        check_threshold(self.threshold)
         for query in self.queries:
             queries.parse(query)
 
@@ -67,18 +63,6 @@ class WhereOptions:
     def queries(self) -> tuple[str, ...]:
         """The queries, each once."""
         return tuple(dict.fromkeys(self.query or ["auto"]))
-
-    def check_one_object(self, command: str) -> None:
-        """Check that each query names one object; of a label it is the best one.
-
-        Raises:
-            UsageError: a query names all objects of a picture.
-        """
-        if "objects" in self.queries:
-            raise UsageError(
-                f"--query objects: {command} takes one object for each map; give object:LABEL, "
-                "whose best one is taken, or object:N"
-            )
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -88,8 +72,8 @@ class StartOptions(WhereOptions):
     layers: str = option_field("all", **_LAYERS)
     query: list[str] | None = option_field(
         None,
-        "Query that the page shows first: auto, cls, registerN, mean, pool or X,Y.  "
-        "[default: auto]",
+        "Query that the page shows first: auto, cls, registerN, mean, pool, X,Y, or object:N or "
+        "object:LABEL of a detector.  [default: auto]",
         **_QUERY,
     )
 
@@ -98,7 +82,7 @@ class StartOptions(WhereOptions):
         if len(self.queries) > 1:
             raise UsageError("explore takes one --query, which its page shows first; give one")
         asked = queries.parse(self.queries[0])
-        if asked.kind in ("box", "mask", "object", "objects"):
+        if asked.kind in ("box", "mask", "objects"):
             raise UsageError(
                 f"--query {asked}: a page looks from single tokens; give X,Y, mean, cls or "
                 "registerN"
@@ -152,7 +136,7 @@ class SettingOptions:
 
 
 def _questions(
-    where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
+    where: QuestionsOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
     """All questions, in the form for `look`."""
     from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once the options are checked
@@ -208,16 +192,32 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         complete=method_names,
         metavar="NAME",
     )
+    threshold: float = option_field(
+        THRESHOLD, "Score over which a detector's objects are drawn, 0 to 1.", WHERE
+    )
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
+        check_threshold(self.threshold)
         _check(self.methods, self, self, stats=self._stats)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Names of the methods, each once."""
         return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
+
+    def check_one_object(self, command: str) -> None:
+        """Check that each query names one object; of a label it is the best one.
+
+        Raises:
+            UsageError: a query names all objects of a picture.
+        """
+        if "objects" in self.queries:
+            raise UsageError(
+                f"--query objects: {command} takes one object for each map; give object:LABEL, "
+                "whose best one is taken, or object:N"
+            )
 
     @property
     def _stats(self) -> str | None:
