@@ -71,10 +71,11 @@ def explain_tiles(
         for box, observation in zip(
             boxes, _observed(picture, boxes, model, questions, fit), strict=True
         ):
-            if observation.objects and "auto" in questions.queries:
-                raise UsageError(f"--tile: {NO_OBJECTS}")
             for method, whole in joined.items():
-                whole.add(box[:2], answer(observation, questions, method))
+                part = answer(observation, questions, method)
+                if any(question.query.found is not None for question in part.questions):
+                    raise UsageError(f"--tile: {NO_OBJECTS}")
+                whole.add(box[:2], part)
         done += len(boxes)
         if progress is not None:
             progress(done, plan.count)

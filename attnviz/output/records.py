@@ -28,11 +28,9 @@ from attnviz.output.schema import (
     with_numbers,
     without_missing,
 )
-from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
+from attnviz.statistics import MAP_NUMBERS, MORE, OBJECT_NUMBERS, STATISTICS
 
-_SOMETIMES = (
-    *("peak_time", "peak_frequency"), *("object_mass", "object_distance", "object_peak_distance"),
-)  # fmt: skip
+_SOMETIMES = ("peak_time", "peak_frequency", *OBJECT_NUMBERS)
 """Numbers of a map that are left out where they were not computed."""
 
 

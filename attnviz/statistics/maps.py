@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from attnviz.geometry.grid import Box
 from attnviz.geometry.placement import Placement
-from attnviz.statistics import MAP_NUMBERS, MapNumber
+from attnviz.statistics import MAP_NUMBERS, OBJECT_NUMBERS, MapNumber
 from attnviz.statistics.localization import border_masses, spatial_entropies, uniform_border
 
 KEEP = 0.6
@@ -94,15 +94,15 @@ def of_object(
     """
     found = DrawnMap(values, drawn, placement)
     total = float(found.mass.sum())
-    names = "object_mass", "object_distance", "object_peak_distance"
     if box is None or total <= 0:
-        return dict.fromkeys(names, float("nan"))
+        return dict.fromkeys(OBJECT_NUMBERS, float("nan"))
     within = placement.coverage(*box) if mask is None else _share(placement, mask)
     centres = np.array([placement.visible_centre(*cell) for cell in np.argwhere(drawn).tolist()])
     middle = np.array([(box.left + box.right) / 2, (box.top + box.bottom) / 2])
     centre = found.mass @ centres / total
     distances = (float(np.linalg.norm(place - middle)) for place in (centre, np.array(found.peak)))
-    return dict(zip(names, (float(found.mass @ within[drawn]) / total, *distances), strict=True))
+    share = float(found.mass @ within[drawn]) / total
+    return dict(zip(OBJECT_NUMBERS, (share, *distances), strict=True))
 
 
 def _share(placement: Placement, mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -80,6 +80,10 @@ def test_each_picture_of_a_batch_has_objects_of_its_own(
     found = [json.loads(line)["query"] for line in lines]
     assert [query["score"] for query in found] == pytest.approx(best, abs=1e-4)
     assert all(query["kind"] == "object" for query in found)
+    lines = (tmp_path / "out" / "aggregate.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows
+    assert all("map_object_mass" in row["statistics"] for row in rows)
     compared = ["-o", str(tmp_path / "compared"), "--json"]
     picture = str(folder / "pictures" / "0.png")
     capfd.readouterr()
