@@ -17,7 +17,8 @@ def stem(explanation: Explanation, answer: Answer) -> str:
     It is `layer11-head03`, or `layer11` if the method merges heads. The mean of localized heads is
     `localized`. For a method that merges layers
     it is the method's name, unless maps end with several layers. If there are several queries,
-    targets or texts, their numbers follow: `layer11-head03-query0`.
+    targets or texts, their numbers follow: `layer11-head03-query0`, or of a detector the object
+    query's: `layer11-head03-object7`.
     """
     if answer.head is not None:
         name = f"layer{answer.layer:02d}-head{answer.head:02d}"
@@ -107,7 +108,9 @@ def _numbers(explanation: Explanation, number: int) -> list[str]:
     question = explanation.questions[number]
     queries = list(dict.fromkeys(one.query for one in explanation.questions))
     if len(queries) > 1:
-        found.append(f"query{queries.index(question.query)}")
+        object_ = question.query.found
+        number = queries.index(question.query)
+        found.append(f"query{number}" if object_ is None else f"object{object_.index}")
     scored = list(dict.fromkeys(_targets(explanation)))
     if question.target is not None and len(scored) > 1:
         kind = "text" if question.target.target.kind == "text" else "target"
