@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -90,12 +91,17 @@ def object_rows(layer: Layer, count: int, first: int | None) -> tuple[int, ...]:
 
     `first` is the number of the first one, if they are tokens among others.
     """
-    windows, tokens = layer.queries.cells.shape
-    if windows * tokens == count and 1 in (windows, tokens) and not _covers(layer):
+    if _is_of_objects(layer, count):
         return tuple(range(count))
-    if windows > 1 or first is None or first + count > tokens:
+    if first is None or first + count > layer.queries.cells.shape[1]:
         return ()
     return tuple(range(first, first + count))
+
+
+def _is_of_objects(layer: Layer, count: int) -> bool:
+    """Whether a layer has as many queries as there are objects, not all over the picture."""
+    windows, tokens = layer.queries.cells.shape
+    return windows * tokens == count and 1 in (windows, tokens) and not _covers(layer)
 
 
 def _covers(layer: Layer) -> bool:
@@ -112,8 +118,11 @@ def first_objects(
     The model runs once more, with its graph, if there may be such layers; its result is kept.
     """
     beside = {
-        number: layer.outside for number, layer in layers.items() if len(layer.outside) >= count
+        number: tuple(np.flatnonzero(~layer.queries.on_picture[0]).tolist())
+        for number, layer in layers.items()
+        if layer.queries.windows == 1 and not _is_of_objects(layer, count)
     }
+    beside = {number: tokens for number, tokens in beside.items() if len(tokens) >= count}
     if not beside or model.clip is not None:
         return {}
     ranks = _RANKS.setdefault(model.module, {})

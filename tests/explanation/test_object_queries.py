@@ -375,3 +375,23 @@ def test_an_encoder_with_as_many_tokens_as_objects_has_no_objects(tmp_path: Path
     assert {layer.call.shape[2] for layer in seen.layers.values()} == {15}
     objects = {number: bool(layer.objects) for number, layer in seen.layers.items()}
     assert objects == {0: False, 1: False, 3: True, 5: True}
+
+
+DECODER = OWN.replace('"""Objects stand', '"""A decoder. Objects stand').replace(
+    "x = torch.cat([self.extra.expand(len(pixels), -1, -1), patches], 1)",
+    "x = self.extra.expand(len(pixels), -1, -1)",
+).replace(
+    "q, k, v = qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)",
+    "q, k, v = (qkv(y).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)[i]"
+    " for i, y in enumerate((x, patches, patches)))",
+)  # fmt: skip
+
+
+def test_objects_among_other_queries_of_a_decoder_are_measured(tmp_path: Path) -> None:
+    """Two of the five queries are no objects; those have no self-attention that mixes them."""
+    (tmp_path / "own.py").write_text(DECODER)
+    pictures.noise(64, 48).save(tmp_path / "noise.png")
+    model = attnviz.load_model(f"py:{tmp_path / 'own.py'}:make", patch=8, size=56)
+    seen = attnviz.observe(attnviz.load_image(tmp_path / "noise.png"), model)
+    assert [layer.call.shape[2] for layer in seen.layers.values()] == [5, 5]
+    assert [layer.objects for layer in seen.layers.values()] == [(2, 3, 4)] * 2
