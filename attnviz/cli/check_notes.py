@@ -51,12 +51,17 @@ def warn(observation: Observation) -> None:
 
 
 def say_objects(explanation: Explanation, threshold: float) -> None:
-    """Say that maps look from an object below the threshold, if no object is over it."""
+    """Say that maps look from one object alone: none is over the threshold, or layers differ."""
     found = [q.query.found for q in explanation.questions if q.query.found is not None]
     if found and all(each.score <= threshold for each in found):
         console.say(
             f"note: {explanation.observation.picture.path}: no object has a score over "
             f"{threshold:g}: maps look from the best, object:{found[0].index}, {found[0]}"
+        )
+    elif found and any(answer.region is None for answer in explanation.answers):
+        console.say(
+            f"note: {explanation.observation.picture.path}: layers with object queries look from "
+            f"the best object alone, {found[0]}; --query objects takes all, in these layers"
         )
 
 
