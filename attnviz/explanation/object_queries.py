@@ -33,24 +33,29 @@ _CLEAR = 2.0
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[Predictions]]:
-    """Inside this context, each run of a model appends what it predicts for its object queries."""
-    found: list[Predictions] = []
-    inner = module.model if isinstance(module, Vision) else module
-    if isinstance(inner, torch.jit.ScriptModule) or not getattr(module, "detects", True):
-        yield found
+def watched(module: nn.Module) -> Iterator[list[Any]]:
+    """Inside this context, each run of a model appends the output of the model that it wraps."""
+    outputs: list[Any] = []
+    inner = _inner(module)
+    if isinstance(inner, torch.jit.ScriptModule):
+        yield outputs
         return
-
-    def after(_module: nn.Module, _arguments: Any, output: Any) -> None:
-        predictions = find_predictions(output, inner)
-        if predictions is not None:
-            found.append(predictions)
-
-    handle = inner.register_forward_hook(after)
+    handle = inner.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
-        yield found
+        yield outputs
     finally:
         handle.remove()
+
+
+def predicted(outputs: Sequence[Any], module: nn.Module) -> Predictions | None:
+    """What a model predicts for its object queries in its last run; None if it predicts none."""
+    if not outputs or not getattr(module, "detects", True):
+        return None
+    return find_predictions(outputs[-1], _inner(module))
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    return module.model if isinstance(module, Vision) else module
 
 
 def objects_of(
@@ -150,11 +155,12 @@ def _measured(
             record(gradients=True, calls=list(beside)) as recording,
         ):
             model.module(pixels, *(each[:1] for each in inputs[1:]))
-        if not outputs or outputs[-1].count != count:
+        predictions = predicted(outputs, model.module)
+        if predictions is None or predictions.count != count:
             return {}
         places: dict[int, set[int]] = {number: set() for number in beside}
         for index in sorted({0, count // 2, count - 1}):
-            score = outputs[-1].logits[0, index].float().square().sum()
+            score = predictions.logits[0, index].float().square().sum()
             for number, gradient in recording.gradients(score, calls=list(beside)).items():
                 own = _largest(gradient, beside[number])
                 places[number].add(-1 if own is None else own - index)  # negative: none
