@@ -33,29 +33,33 @@ _CLEAR = 2.0
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[Any]]:
-    """Inside this context, each run of a model appends the output of the model that it wraps."""
+def inner_outputs(module: nn.Module) -> Iterator[list[Any]]:
+    """Inside this context, each run appends the output of the model of transformers in a module.
+
+    `Vision` returns a part of it. Of other modules there is nothing to append.
+    """
     outputs: list[Any] = []
-    inner = _inner(module)
-    if isinstance(inner, torch.jit.ScriptModule):
+    if not isinstance(module, Vision) or not module.detects:
         yield outputs
         return
-    handle = inner.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    handle = module.model.register_forward_hook(lambda _model, _inputs, out: outputs.append(out))
     try:
         yield outputs
     finally:
         handle.remove()
 
 
-def predicted(outputs: Sequence[Any], module: nn.Module) -> Predictions | None:
-    """What a model predicts for its object queries in its last run; None if it predicts none."""
-    if not outputs or not getattr(module, "detects", True):
-        return None
-    return find_predictions(outputs[-1], _inner(module))
+def predicted(module: nn.Module, output: Any, inner: Sequence[Any]) -> Predictions | None:
+    """What a model predicts for its object queries; None if it predicts none.
 
-
-def _inner(module: nn.Module) -> nn.Module:
-    return module.model if isinstance(module, Vision) else module
+    Args:
+        module: the module that ran.
+        output: what it returned.
+        inner: what `inner_outputs` has found.
+    """
+    if not isinstance(module, Vision):
+        return find_predictions(output, module)
+    return find_predictions(inner[-1], module.model) if inner else None
 
 
 def objects_of(
@@ -151,11 +155,11 @@ def _measured(
         with (
             seeded(model.seed or 0),
             torch.enable_grad(),
-            watched(model.module) as outputs,
+            inner_outputs(model.module) as inner,
             record(gradients=True, calls=list(beside)) as recording,
         ):
-            model.module(pixels, *(each[:1] for each in inputs[1:]))
-        predictions = predicted(outputs, model.module)
+            output = model.module(pixels, *(each[:1] for each in inputs[1:]))
+        predictions = predicted(model.module, output, inner)
         if predictions is None or predictions.count != count:
             return {}
         places: dict[int, set[int]] = {number: set() for number in beside}

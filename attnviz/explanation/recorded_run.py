@@ -13,7 +13,7 @@ from attnviz.errors import AttnvizError, RecordingError
 from attnviz.explanation.forward_errors import ForwardError, UnevenError
 from attnviz.explanation.inspection import CallReport, Calls, Inspector
 from attnviz.explanation.merged_tokens import measure_merged
-from attnviz.explanation.object_queries import predicted, watched
+from attnviz.explanation.object_queries import inner_outputs, predicted
 from attnviz.explanation.observation import Run
 from attnviz.explanation.selection import parse_layers
 from attnviz.geometry.grid import TokenGrid
@@ -103,7 +103,7 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
         with (
             seeded(model.seed or 0),
             torch.set_grad_enabled(request.gradients),
-            watched(model.module) as outputs,
+            inner_outputs(model.module) as inner,
             watching as recording,
         ):
             inspector.operators = recording.operators
@@ -117,7 +117,7 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
     if inspector.uneven:
         line = f"{model.spec} cannot take several pictures at once"
         raise UnevenError(line, pixels.detach())
-    predictions = predicted(outputs, model.module)
+    predictions = predicted(model.module, output, inner)
     return Run(recording, request.inputs, output, predictions), recording.descriptions
 
 

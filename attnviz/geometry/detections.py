@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnviz.errors import UsageError
+from attnviz.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,8 @@ def found_objects(
         label: the class of the objects that are asked for.
 
     Raises:
-        UsageError: the model has no such object query, or found no such object.
+        UsageError: the model has no such object query.
+        NotFoundError: it found no such object in the picture.
     """
     if not objects:
         raise UsageError(
@@ -96,7 +97,7 @@ def found_objects(
     ranked = sorted(objects, key=lambda each: -each.score)
     over = [each for each in ranked if each.score > threshold]
     if label is None and not over:
-        raise UsageError(f"--query {asked}: {nothing_over(ranked[0], threshold)}")
+        raise NotFoundError(f"--query {asked}: {nothing_over(ranked[0], threshold)}")
     return over if label is None else _of_label(label, asked, ranked, threshold)
 
 
@@ -128,7 +129,7 @@ def _of_label(
     else:
         advice = f"the best is object:{ranked[0].index}, {ranked[0]}"
     there = f"; there are {shown}" if shown else ""
-    raise UsageError(
+    raise NotFoundError(
         f"--query {asked}: no object over {threshold:g} has this label{there}; {advice}"
     )
 

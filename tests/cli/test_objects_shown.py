@@ -94,6 +94,17 @@ def test_each_picture_of_a_batch_has_objects_of_its_own(
     assert "object_mass" not in sides[1]["map"]
 
 
+def test_a_batch_goes_on_after_pictures_without_such_an_object(
+    folder: Path, tmp_path: Path
+) -> None:
+    model, out = ["-m", str(folder / "model")], ["-o", str(tmp_path / "out"), "--pictures", "none"]
+    assert main(["batch", str(folder / "pictures"), *model, *out, "-q", "object:fox"]) == 1
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    errors = [json.loads(line)["error"] for line in lines]
+    assert len(errors) == 2  # not one, after which the run gives up
+    assert all("no object over 0.5 has this label" in error for error in errors)
+
+
 def test_each_frame_of_a_clip_has_an_object_of_its_own(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
