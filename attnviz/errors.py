@@ -49,6 +49,10 @@ class UsageError(AttnvizError):
     exit_code = ExitCode.USAGE
 
 
+class NotFoundError(UsageError):
+    """A picture has nothing of what was asked for; another one may have it."""
+
+
 class ImageError(AttnvizError):
     """A picture cannot be read."""
 

@@ -32,7 +32,7 @@ from attnviz.batch.jobs import (
     digests,
 )
 from attnviz.drawing.sheet import small
-from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
+from attnviz.errors import AttnvizError, ImageError, NotFoundError, OutputError, UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import answer, check_picture, look, look_many
@@ -214,6 +214,8 @@ def _explain_words(prepared: Prepared, model: Model, settings: Settings) -> list
 def _answered(prepared: Prepared, explained: Callable[[], list[Explanation]]) -> Answered | Outcome:
     try:
         return Answered(prepared, tuple(explained()))
+    except NotFoundError as error:
+        return failure(prepared.entry, error)
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attnviz.cli import console
 
 if TYPE_CHECKING:
+    from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
     from attnviz.models.transcript import Transcript
     from attnviz.output.record_parts import Check
@@ -66,6 +67,21 @@ def warn(observation: Observation) -> None:
             f"warning: {observation.picture.path}: in layer {layers} the recorded weights do not "
             f"explain the model's output (error {max(observation.errors.values()):.1e}); do not "
             "trust these maps"
+        )
+
+
+def say_objects(explanation: Explanation, threshold: float) -> None:
+    """Say that maps look from one object alone: none is over the threshold, or layers differ."""
+    found = [q.query.found for q in explanation.questions if q.query.found is not None]
+    if found and all(each.score <= threshold for each in found):
+        console.say(
+            f"note: {explanation.observation.picture.path}: no object has a score over "
+            f"{threshold:g}: maps look from the best, object:{found[0].index}, {found[0]}"
+        )
+    elif found and any(answer.region is None for answer in explanation.answers):
+        console.say(
+            f"note: {explanation.observation.picture.path}: layers with object queries look from "
+            f"the best object alone, {found[0]}; --query objects takes all, in these layers"
         )
 
 

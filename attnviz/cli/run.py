@@ -109,6 +109,8 @@ def explain_all(
             ask = partial(answer, observation, questions, method, progress=progress)
             explanations.append(console.interruptible(ask))
     check_notes.warn(observation)
+    if "auto" in questions.queries:
+        check_notes.say_objects(explanations[0], questions.threshold)
     return explanations
 
 

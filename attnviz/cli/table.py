@@ -44,7 +44,13 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = peak_place(record.heads[i].map)
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
-    tables = [table, *_localized(record), *_added(rows, places), *_of_heads(record)]
+    tables = [
+        table,
+        *_of_objects(record),
+        *_localized(record),
+        *_added(rows, places),
+        *_of_heads(record),
+    ]
     return [*tables, *_of_layers(record)]
 
 
@@ -105,6 +111,28 @@ def word_tables(record: Record, title: str, caption: str | None) -> list[Table]:
     return [words, heads]
 
 
+def _of_objects(record: Record) -> list[Table]:
+    """The table that compares maps with the objects that they look from, if they do."""
+    queries = [head.query or record.query for head in record.heads]
+    if all(query.kind != "object" for query in queries):
+        return []
+    table = new_table(
+        "objects",
+        "in object: share of the map within the mask, or the box; centre, peak: from the box's "
+        "middle, in pixels",
+        ["layer", "head", "from", "object", "score", "in object", "centre", "peak"],
+    )
+    for head, query in zip(record.heads, queries, strict=True):
+        map_ = head.map
+        numbers = (map_.object_mass, map_.object_distance, map_.object_peak_distance)
+        cells = [undefined() if each is None else Text(f"{each:.4g}") for each in numbers]
+        name = "all" if head.head is None else str(head.head)
+        label = console.printable(query.label or "")
+        score = "" if query.score is None else f"{query.score:.2f}"
+        table.add_row(str(head.layer), name, _query(query, short=True), label, score, *cells)
+    return [table]
+
+
 def _added(rows: list[dict[str, Any]], places: dict[str, list[str]]) -> list[Table]:
     """Tables of the numbers that other packages add, one row per map."""
     known = [name for name in ADDED_COLUMNS if any(row[name] is not None for row in rows)]
@@ -148,7 +176,7 @@ def _places(record: Record) -> dict[str, list[str]]:
     columns = {
         "layer": [str(head.layer) for head in heads],
         "head": [merged if head.head is None else str(head.head) for head in heads],
-        "from": [_query(head.query or record.query) for head in heads],
+        "from": [_query(head.query or record.query, short=True) for head in heads],
         "for": [_target(head.target or record.target) or "" for head in heads],
     }
     always = ("layer", "head")
@@ -239,8 +267,12 @@ def _title(record: Record) -> str:
     )
 
 
-def _query(info: QueryInfo) -> str:
+def _query(info: QueryInfo, *, short: bool = False) -> str:
+    """A query in words; a short one of an object leaves its label and score out."""
     query: dict[str, Any] = info.model_dump(exclude_none=True)
+    if info.kind == "object":
+        name = f"object:{info.index}"
+        return name if short else console.printable(f"{info.label} {info.score:.2f} ({name})")
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
     name = f"token:{info.token}" if info.kind == "token" else info.word or name

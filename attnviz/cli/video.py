@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ def video(
     from attnviz.io.parts import parse_frames  # noqa: PLC0415
 
     selection = parse_frames("::" if frames is None else frames)
+    question.check_one_object("video")
     paths = _places(clip, out, question.methods)
     shot = _opened(clip, paths)
 
@@ -107,9 +108,10 @@ def _request(
     from attnviz.io.clip_frames import select  # noqa: PLC0415
     from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
 
+    asked = replace(question.to_questions(), one_object=True)
     loaded = with_clips(loading.load(model, question), selection.count)
     seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
-    return ClipRequest(shot, loaded, question.to_questions(), model.fit, model.mask, seen)
+    return ClipRequest(shot, loaded, asked, model.fit, model.mask, seen)
 
 
 def _place(clip: str, out: Path) -> Path:

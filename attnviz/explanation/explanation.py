@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.errors import UsageError
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
@@ -68,6 +69,7 @@ class Answer:
         view: number of the view of a clip that the map shows; 0 for a picture.
         frames: the frames of this view, by their numbers among those that the model saw.
         row: with a prompt, where the row of the word goes; None without, and for merged heads.
+        region: where the object lies that the map looks from; None for other queries.
     """
 
     layer: int
@@ -82,6 +84,7 @@ class Answer:
     view: int = 0
     frames: tuple[int, ...] = ()
     row: SeenRow | None = None
+    region: ObjectRegion | None = None
 
 
 def by_head(answers: Iterable[Answer]) -> dict[tuple[int, int, int | None], list[Answer]]:

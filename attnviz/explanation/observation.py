@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.object_regions import ObjectRegion, region_of
 from attnviz.explanation.view_layouts import View
+from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
+from attnviz.models.predictions import Predictions
 from attnviz.models.transcript import Transcript
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
@@ -33,11 +36,14 @@ class Run:
         recording: the recorded calls, with the way back from a score to each of them.
         inputs: the inputs of the model.
         output: the output of the model, with the graph of its operations.
+        predictions: what a detector or segmenter predicts for its object queries; None for other
+            models.
     """
 
     recording: Recording
     inputs: tuple[torch.Tensor, ...]
     output: Any
+    predictions: Predictions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +72,8 @@ class Observation:
         text: prompt and answer, of a model that answers in words.
         views: of such a model the views of the picture that its words attend to.
         baseline: the same answer after another prompt, by whose maps those of this are divided.
+        objects: what a detector or segmenter predicts for each of its object queries, by number.
+        object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
     """
 
     picture: PictureLike
@@ -86,6 +94,8 @@ class Observation:
     text: Transcript | None = None
     views: tuple[View, ...] = ()
     baseline: "Observation | None" = None
+    objects: tuple[DetectedObject, ...] = ()
+    object_masks: torch.Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -197,6 +207,10 @@ class Observation:
             view = int(np.abs(moments - frame).argmin())
             found[view] = *found[view], frame
         return found
+
+    def region(self, found: DetectedObject) -> ObjectRegion:
+        """Where an object lies on the picture."""
+        return region_of(found, self.placement, self.object_masks)
 
     @property
     def masked(self) -> int:

@@ -24,6 +24,7 @@ from attnviz.explanation.selection import (
     requested_layers,
 )
 from attnviz.geometry import queries
+from attnviz.geometry.detections import THRESHOLD, check_threshold, found_objects
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike, load_mask, with_pixels
@@ -49,6 +50,8 @@ class Questions:
         suggest: whether heads are suggested too, for which more layers must be kept.
         chosen: by method, the localized heads of each question if they were chosen before.
         prompting: what a model that answers in words is asked.
+        threshold: the score over which objects of a detector or segmenter are taken.
+        one_object: whether a query takes one object only, the best, if it names several.
 
     Raises:
         UsageError: a method is unknown, or no method takes an option; see `check_request`.
@@ -65,8 +68,11 @@ class Questions:
     suggest: bool = False
     chosen: Mapping[str, Sequence[Sequence[LocalizedHead]]] = field(default_factory=dict)
     prompting: Prompting | None = None
+    threshold: float = THRESHOLD
+    one_object: bool = False
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         check_request(
             self.methods,
             {**self.settings, "start_layer": self.start_layer},
@@ -168,6 +174,8 @@ def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> Non
         raise UsageError(
             f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
         )
+    if query.kind in ("object", "objects") and (model.plain or model.head != "none"):
+        found_objects([], 0, asked=text)  # it predicts no objects
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token
         queries.resolve(query, has_class_token=model.class_token, registers=registers)
@@ -288,6 +296,8 @@ def _arguments(questions: Questions, method: str) -> dict[str, Any]:
         "method": method,
         "target": questions.targets if entry.scored or questions.statistics == "all" else (),
         "layers": requested_layers(questions.layers, questions.heads),
+        "threshold": questions.threshold,
+        "one_object": questions.one_object,
         "heads": questions.heads if entry.merges == "nothing" or not shared else "all",
         "start_layer": questions.start_layer if entry.merges == "layers" else None,
         "statistics": questions.statistics,

@@ -285,6 +285,7 @@ class LayerQuery:
         keys = self._keys(layer)
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
         query, shown = self.queries[layer][number], self.method == DEFAULT
+        region = None if query.found is None else self.observation.region(query.found)
         return [
             Answer(
                 layer=layer,
@@ -299,6 +300,7 @@ class LayerQuery:
                 row=None if not shown else seen_row(self.observation, layer, query, head),
                 view=view,
                 frames=frames,
+                region=region,
             )
             for head in self.heads[layer]
             for view, frames in enumerate(self.observation.frames_of(keys))

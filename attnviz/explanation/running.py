@@ -18,6 +18,7 @@ from attnviz.explanation.forward_errors import (
 )
 from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.object_queries import first_objects, object_rows, objects_of
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.observe_words import observe_words
 from attnviz.explanation.prompting import MAX_WORDS, Prompting
@@ -193,7 +194,10 @@ class ModelInputs:
             )
             for i, (number, placement) in enumerate(placements.items())
         }
-        return {number: _with_class_token(each, request) for number, each in observations.items()}
+        return {
+            number: _with_objects(_with_class_token(each, request), run, i, request)
+            for i, (number, each) in enumerate(observations.items())
+        }
 
     def _pixels(self, placements: Mapping[int, Placement]) -> torch.Tensor:
         """The model's input for some of the pictures, (pictures, channels, height, width)."""
@@ -266,6 +270,24 @@ def _with_class_token(observation: Observation, request: RunRequest) -> Observat
         return observation
     ranked = {n: replace(layer, class_rank=ranks[n]) for n, layer in layers.items()}
     return replace(observation, layers=ranked)
+
+
+def _with_objects(
+    observation: Observation, run: Run, picture: int, request: RunRequest
+) -> Observation:
+    """The observation of one picture of a run with the objects that the model predicts for it."""
+    predictions = run.predictions
+    if predictions is None or len(predictions.scores) != request.pictures:
+        return observation
+    layers = dict(observation.layers)
+    first = first_objects(request.model, request.inputs, layers, predictions.count)
+    rows = {n: object_rows(each, predictions.count, first.get(n)) for n, each in layers.items()}
+    return replace(
+        observation,
+        layers={n: replace(each, objects=rows[n]) for n, each in layers.items()},
+        objects=objects_of(predictions, picture, observation.placement.grid),
+        object_masks=None if predictions.masks is None else predictions.masks[picture],
+    )
 
 
 def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> Layer:

@@ -72,7 +72,7 @@ def in_text(observation: Observation, query: Query, layer: int) -> Query:
         raise UsageError(f"--query {query}: a prompt is asked by words; give words or word:NAME")
     of_prompt = query.kind == "prompt_word"
     words = text.prompt_words if of_prompt else text.words
-    index = text.find(query.name, int(query.numbers[0]), prompt=of_prompt)
+    index = text.find(query.name or "", int(query.numbers[0]), prompt=of_prompt)
     if index is None:
         side = "prompt" if of_prompt else "answer"
         has = f"its words are {named(words)}" if words else "it has no words"

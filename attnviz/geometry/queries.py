@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, cast
 
 from attnviz.errors import UsageError
 
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from attnviz.geometry.detections import DetectedObject
     from attnviz.geometry.grid import Layout
     from attnviz.geometry.placement import Placement
     from attnviz.geometry.sound_axes import SoundAxes
 
 Kind = Literal[
-    "auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask",
+    "auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask", "object", "objects",
     "words", "word", "prompt_word", "token",
 ]  # fmt: skip
-OF_TEXT = ("words", "word", "prompt_word", "token")
+OF_TEXT: tuple[Kind, ...] = ("words", "word", "prompt_word", "token")
 """Kinds of queries that are places in a text."""
+WORDS: tuple[Kind, ...] = ("auto", "cls", "mean", "pool", "objects", "words")
+"""Queries that are typed as their kind."""
+NAMED: tuple[Kind, ...] = ("object",)
+"""Kinds of queries that are typed with a colon and a name or a number: `object:cat`."""
 _REGISTER = re.compile(r"register(\d{1,6})")
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(rf"({_NUMBER}(?:,{_NUMBER})+)(?:@\s*(\d+(?:\.\d*)?)\s*)?")
@@ -37,7 +42,8 @@ _WORD = re.compile(r"(word|prompt):([^#]*[^#\s][^#]*)(?:#([1-9]\d{0,5}))?")
 _TOKEN = re.compile(r"token:(\d{1,7})")
 _EXPECTED = (
     "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, in a clip X,Y@T, in a sound 1.2s,800Hz, "
-    "with a prompt words, word:cat, prompt:cat, token:17, or a mask picture"
+    "with a prompt words, word:cat, prompt:cat or token:17, of a detector objects, object:N or "
+    "object:LABEL, or a mask picture"
 )
 
 
@@ -45,9 +51,10 @@ _EXPECTED = (
 class Query:
     """A query as the user gave it.
 
-    `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture;
-    `time` is the second of a clip that a point or box lies in, None for all of it. The kind `all`
-    is for methods that look from every token alike; users cannot type it. `in_sound` has the
+    `numbers` are picture pixels, or the number of a register or an object query; `path` is the
+    path of a mask picture; `name` is the label of objects, and `found` the object of a resolved
+    query; `time` is the second of a clip that a point or box lies in, None for all of it. The kind
+    `all` is for methods that look from every token alike; users cannot type it. `in_sound` has the
     numbers of a place in a sound as they were typed: seconds, hertz, and so on. A word has a
     `name`, and as its number which of the words of this name it is, from 1; once it is found,
     `index` is its number among the words of its text, and `tokens` are the tokens whose rows are
@@ -59,9 +66,10 @@ class Query:
     path: str | None = None
     time: float | None = None
     in_sound: tuple[float, ...] = ()
-    name: str = field(default="", repr=False)
-    index: int | None = field(default=None, repr=False)
-    tokens: tuple[int, ...] = field(default=(), repr=False)
+    name: str | None = None
+    found: DetectedObject | None = None
+    index: int | None = None
+    tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """The query as a user types it."""
@@ -75,6 +83,8 @@ class Query:
         if self.kind in ("word", "prompt_word"):
             nth = "" if self.numbers == (1.0,) else f"#{self.numbers[0]:g}"
             return f"{self.kind.removesuffix('_word')}:{self.name}{nth}"
+        if self.kind in NAMED:
+            return f"{self.kind}:{self.name or format(self.numbers[0], 'g')}"
         numbers = ",".join(f"{n:g}" for n in self.numbers)
         when = "" if self.time is None else f"@{self.time:g}"
         return self.path or (numbers and numbers + when) or self.kind
@@ -85,20 +95,19 @@ def parse(text: str, *, option: str = "--query ") -> Query:
 
     Behind a point or a box may stand the second of a clip: `X,Y@T`. With a prompt it is `words`,
     `word:NAME`, `word:NAME#2` for the second of this name, `prompt:NAME` or `token:N`. A place in a
-    sound is `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is
-    the text before the query in an error message.
+    sound is `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `object:3` is
+    an object query of a detector or segmenter by its number, `object:cat` the objects of a label.
+    `option` is the text before the query in an error message.
 
-    >>> parse("120,80")
-    Query(kind='point', numbers=(120.0, 80.0), path=None, time=None, in_sound=())
-    >>> parse("120,80@1.5").time
-    1.5
+    >>> parse("120,80").kind, parse("120,80").numbers
+    ('point', (120.0, 80.0))
+    >>> parse("120,80@1.5").time, parse("object:cat").name
+    (1.5, 'cat')
 
     Raises:
         UsageError: the text cannot be read, has neither two nor four numbers, or is an empty box.
     """
-    if text in ("auto", "cls", "mean", "pool", "words"):
-        return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
-    named = _named(text)
+    named = _named(text, option)
     if named is not None:
         return named
     if _IN_SOUND.fullmatch(text):
@@ -126,16 +135,25 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     return Query("box", numbers, time=time)
 
 
-def _named(text: str) -> Query | None:
-    """The register, word or token that a text names; None if it names none."""
-    if (number := _REGISTER.fullmatch(text)) is not None:
-        return Query("register", (float(number[1]),))
-    if (number := _TOKEN.fullmatch(text)) is not None:
-        return Query("token", (float(number[1]),))
-    if (word := _WORD.fullmatch(text)) is None:
+def _named(text: str, option: str) -> Query | None:
+    """A query that is a word, or a kind with a number or a name; None for other queries."""
+    if text in WORDS:
+        return Query(text)
+    for pattern, numbered in ((_REGISTER, "register"), (_TOKEN, "token")):
+        if (number := pattern.fullmatch(text)) is not None:
+            return Query(cast("Kind", numbered), (float(number[1]),))
+    if (word := _WORD.fullmatch(text)) is not None:
+        of: Kind = "word" if word[1] == "word" else "prompt_word"
+        return Query(of, (float(word[3] or 1),), name=word[2].strip())
+    kind, _, name = text.partition(":")
+    if kind == text or kind not in NAMED:
         return None
-    kind: Kind = "word" if word[1] == "word" else "prompt_word"
-    return Query(kind, (float(word[3] or 1),), name=word[2].strip())
+    name = name.strip()
+    if not name:
+        raise UsageError(f"{option}{text!r} names nothing; give {kind}:3 or {kind}:cat")
+    if re.fullmatch(r"\d{1,9}", name):
+        return Query(kind, (float(name),))
+    return Query(kind, name=name)
 
 
 def located(query: Query, axes: SoundAxes | None, width: int, name: str) -> Query:

@@ -12,6 +12,7 @@ from torch import Tensor
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.model import Model
 from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
+from attnviz.models.predictions import part
 from attnviz.models.targets import Target, find_label
 from attnviz.models.transcript import Transcript
 
@@ -164,12 +165,6 @@ def find_logits(output: Any) -> Tensor | None:
         elif isinstance(output, tuple | list):
             candidates = list(output)
     return next((each for each in candidates if _are_logits(each)), None)
-
-
-def part(output: Any, name: str) -> Any:
-    """The part of an output that has a name, as an attribute or a key; None if there is none."""
-    found = getattr(output, name, None)
-    return output.get(name) if found is None and isinstance(output, Mapping) else found
 
 
 def _are_logits(value: Any) -> bool:

@@ -175,15 +175,19 @@ class QueryInfo(RecordPart):
     """The query: the token, region or average that the map looks from, in picture pixels.
 
     A place in a sound has seconds and hertz too: a point `time` and `frequency`, a box `time0`,
-    `frequency0`, `time1` and `frequency1`. Of a word, `index` is its number among the words of its
-    text, and `token` its first token.
+    `frequency0`, `time1` and `frequency1`. An object has the number of its object query, its label,
+    the label's probability, and the box that the model predicts, or that of its mask. Of a word,
+    `index` is its number among the words of its text, and `token` its first token.
     """
 
     kind: Literal[
-        "cls", "register", "mean", "pool", "all", "point", "box", "mask",
+        "cls", "register", "mean", "pool", "all", "point", "box", "mask", "object",
         "word", "prompt_word", "token",
     ]  # fmt: skip
     number: int | None = None
+    index: int | None = None
+    label: str | None = None
+    score: Maybe = None
     x: float | None = None
     y: float | None = None
     x0: float | None = None
@@ -198,7 +202,6 @@ class QueryInfo(RecordPart):
     time1: Maybe = None
     frequency1: Maybe = None
     word: str | None = None
-    index: int | None = None
     token: int | None = None
 
 

@@ -29,14 +29,21 @@ from attnviz.output.schema import (
     with_numbers,
     without_missing,
 )
-from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
+from attnviz.statistics import MAP_NUMBERS, MORE, OBJECT_NUMBERS, STATISTICS
+
+_SOMETIMES = ("peak_time", "peak_frequency", *OBJECT_NUMBERS)
+"""Numbers of a map that are left out where they were not computed."""
 
 
 @with_numbers(MAP_NUMBERS)
 class MapInfo(RecordPart):
     """Numbers of the drawn weights, and the numbers that other packages add to `MAP_NUMBERS`.
 
-    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds.
+    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds. Three numbers
+    are present if the map looks from an object: `object_mass` is the share of the map within its
+    mask, or its box; `object_distance` and `object_peak_distance` lead from the map's centre of
+    mass and from its peak to the middle of the box, in picture pixels. They are null if the mask is
+    empty.
     """
 
     minimum: Number
@@ -50,10 +57,14 @@ class MapInfo(RecordPart):
     border_ratio: Maybe = None
     peak_time: Maybe = None
     peak_frequency: Maybe = None
+    object_mass: Maybe = None
+    object_distance: Maybe = None
+    object_peak_distance: Maybe = None
 
     @model_serializer(mode="wrap")
     def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_missing(fields(self), ("peak_time", "peak_frequency"))
+        missing = [name for name in _SOMETIMES if name not in self.model_fields_set]
+        return {name: value for name, value in fields(self).items() if name not in missing}
 
 
 class LocalizedHeadInfo(RecordPart):
@@ -262,13 +273,14 @@ class Record(RecordPart):
     def rows(self) -> list[dict[str, Any]]:
         """A flat row per map: `map.peak_x` becomes `map_peak_x`; the picture, or frame, is first.
 
-        All rows have the same columns. If maps differ in their query or target, its columns are
-        among them.
+        All rows have the same columns. If maps differ in their query or target, or look from an
+        object, its columns are among them.
         """
         data = self.data()
         heads = data["heads"]
         for part in ("query", "target"):
-            if any(part in head for head in heads):
+            named = part == "query" and self.query.kind == "object"
+            if named or any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
         heads = [{**(head.pop("moment", None) or {}), **head} for head in heads]

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from attnviz.drawing.scale import Range, Scale, ranges
 from attnviz.errors import OutputError, UsageError
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.request import Questions, answer, check_picture, look_many
 from attnviz.geometry.placement import Fit
+from attnviz.geometry.queries import Query
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.models.model import Model
@@ -104,6 +106,7 @@ class _Part:
 
     questions: tuple[ResolvedQuestion, ...]
     values: tuple[NDArray[np.float32], ...]
+    places: tuple[tuple[Query, ObjectRegion | None], ...]
     numbers: tuple[dict[str, float], ...]
     more: Mapping[int, More]
     errors: Mapping[int, float]
@@ -142,6 +145,7 @@ class MapSpool:
         part = _Part(
             tuple(map(_without_graph, explanation.questions)),
             tuple(answer.values for answer in answers),
+            tuple((answer.query, answer.region) for answer in answers),
             tuple(answer.numbers for answer in answers),
             explanation.more,
             explanation.observation.errors,
@@ -164,12 +168,15 @@ class MapSpool:
         for _ in range(self.count):
             assert first is not None
             part: _Part = pickle.load(self._file)  # no other process can write to it
-            answers = zip(first.answers, part.values, part.numbers, strict=True)
+            answers = zip(first.answers, part.values, part.places, part.numbers, strict=True)
             yield replace(
                 first,
                 observation=replace(first.observation, checked=part.errors),
                 questions=part.questions,
-                answers=tuple(replace(one, values=v, numbers=n) for one, v, n in answers),
+                answers=tuple(
+                    replace(one, values=v, query=query, region=region, numbers=n)
+                    for one, v, (query, region), n in answers
+                ),
                 more=part.more,
             )
 

@@ -12,6 +12,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.prompting import parse_prompting
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
+from attnviz.geometry.detections import THRESHOLD, check_threshold
 from attnviz.models import targets
 from attnviz.statistics import check_options
 
@@ -49,8 +50,8 @@ class WhereOptions:
     query: list[str] | None = option_field(
         None,
         "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
-        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds. May be repeated.  "
-        "[default: auto]",
+        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds; objects, object:LABEL or "
+        "object:N of a detector or segmenter. May be repeated.  [default: auto]",
         **_QUERY,
     )
 
@@ -73,8 +74,8 @@ class StartOptions(WhereOptions):
     layers: str = option_field("all", **_LAYERS)
     query: list[str] | None = option_field(
         None,
-        "Query that the page shows first: auto, cls, registerN, mean, pool or X,Y.  "
-        "[default: auto]",
+        "Query that the page shows first: auto, cls, registerN, mean, pool, X,Y, or object:N or "
+        "object:LABEL of a detector.  [default: auto]",
         **_QUERY,
     )
 
@@ -83,7 +84,7 @@ class StartOptions(WhereOptions):
         if len(self.queries) > 1:
             raise UsageError("explore takes one --query, which its page shows first; give one")
         asked = queries.parse(self.queries[0])
-        if asked.kind in ("box", "mask"):
+        if asked.kind in ("box", "mask", "objects"):
             raise UsageError(
                 f"--query {asked}: a page looks from single tokens; give X,Y, mean, cls or "
                 "registerN"
@@ -137,7 +138,7 @@ class SettingOptions:
 
 
 def _questions(
-    where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
+    where: QuestionsOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
     """All questions, in the form for `look`."""
     from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once the options are checked
@@ -149,6 +150,7 @@ def _questions(
         targets=setting.targets,
         layers=where.layers,
         heads=where.heads,
+        threshold=where.threshold,
         start_layer=settings.pop("start_layer", None),
         settings=settings,
         **more,
@@ -192,16 +194,32 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         complete=method_names,
         metavar="NAME",
     )
+    threshold: float = option_field(
+        THRESHOLD, "Score over which a detector's objects are drawn, 0 to 1.", WHERE
+    )
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
+        check_threshold(self.threshold)
         _check(self.methods, self, self, stats=self._stats)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Names of the methods, each once."""
         return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
+
+    def check_one_object(self, command: str) -> None:
+        """Check that each query names one object; of a label it is the best one.
+
+        Raises:
+            UsageError: a query names all objects of a picture.
+        """
+        if "objects" in self.queries:
+            raise UsageError(
+                f"--query objects: {command} takes one object for each map; give object:LABEL, "
+                "whose best one is taken, or object:N"
+            )
 
     @property
     def _stats(self) -> str | None:
