@@ -62,12 +62,12 @@ def test_words_have_the_tokens_that_write_their_letters() -> None:
         ("word:cat", "word", "cat", (1.0,)),
         ("word:cat#2", "word", "cat", (2.0,)),
         ("prompt:the", "prompt_word", "the", (1.0,)),
-        ("token:17", "token", "", (17.0,)),
-        ("words", "words", "", ()),
+        ("token:17", "token", None, (17.0,)),
+        ("words", "words", None, ()),
     ],
 )
 def test_words_are_read_and_written_as_typed(
-    typed: str, kind: str, name: str, numbers: tuple[float, ...]
+    typed: str, kind: str, name: str | None, numbers: tuple[float, ...]
 ) -> None:
     query = queries.parse(typed)
     assert (query.kind, query.name, query.numbers) == (kind, name, numbers)
