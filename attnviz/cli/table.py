@@ -220,10 +220,13 @@ def _target(target: TargetInfo | None) -> str | None:
         return None
     if target.kind == "class":
         named = target.label or f"class {target.index}"
+        named += f" against {target.against}" if target.against else ""
         sure = "" if target.probability is None else f" ({target.probability:.1%})"
         return f"{console.printable(named)}{sure}"
     where = "" if target.query is None else f":{_query(target.query)}"
-    return f"{console.printable(target.text or target.kind + where)} ({target.score:.4g})"
+    named = target.text or target.kind + where
+    named += f" against {target.against}" if target.against else ""
+    return f"{console.printable(named)} ({target.score:.4g})"
 
 
 def _caption(record: Record) -> str:

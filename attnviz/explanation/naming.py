@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
@@ -73,9 +74,16 @@ def in_words(target: targets.Target) -> str:
     >>> in_words(targets.Target("class", index=281, label="tabby, tabby cat"))
     'tabby, tabby cat (281)'
     """
+    if target.against:
+        return f"{in_words(replace(target, against=()))} against {others_in_words(target)}"
     if target.kind == "class" and target.label is not None:
         return f"{target.label} ({target.index})"
     return f"class {target}" if target.kind == "class" else str(target)
+
+
+def others_in_words(target: targets.Target) -> str:
+    """The targets that a resolved one is compared with, in words; empty without any."""
+    return " and ".join("rest" if o.kind == "rest" else in_words(o) for o in target.against)
 
 
 def merges_layers(explanation: Explanation) -> bool:

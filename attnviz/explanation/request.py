@@ -68,7 +68,7 @@ class Questions:
             self.methods,
             {**self.settings, "start_layer": self.start_layer},
             query=any(query != "auto" for query in self.queries),
-            targets=["--text" if each.kind == "text" else "--target" for each in self.targets],
+            targets=[each.option for each in self.targets],
             importance=self.statistics == "all",
             others=check_options(self.settings, self.statistics),
         )

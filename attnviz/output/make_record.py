@@ -9,6 +9,7 @@ from typing import Any
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.naming import others_in_words
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
 from attnviz.geometry.grid import Layout
@@ -246,5 +247,6 @@ def _target(scored: Scored | None) -> record_parts.TargetInfo | None:
             "query": None if target.query is None else _query(target.query),
             "score": float(scored.value),
             "probability": scored.probability,
+            "against": others_in_words(target) or None,
         }
     )

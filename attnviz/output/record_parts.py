@@ -162,7 +162,11 @@ class QueryInfo(RecordPart):
 
 
 class TargetInfo(RecordPart):
-    """The score whose gradient the method uses: its target (class, text or norm) and its value."""
+    """The score whose gradient the method uses: its target (class, text or norm) and its value.
+
+    `against` is present if the mean score of others is subtracted: these in words, or `rest`, all
+    others. `score` is then the difference, and `probability` that of the target itself.
+    """
 
     kind: Literal["class", "norm", "text"]
     index: int | None = None
@@ -171,6 +175,7 @@ class TargetInfo(RecordPart):
     query: QueryInfo | None = None
     score: Maybe
     probability: Maybe = None
+    against: str | None = None
 
 
 class NotDrawn(RecordPart):

@@ -119,6 +119,13 @@ class SettingOptions:
         WHERE,
         metavar="TEXT",
     )
+    against: list[str] | None = option_field(
+        None,
+        "Subtract the score of this class (or text) from each target's: what speaks for one and "
+        "not the other. rest is the mean of all others. May be repeated.",
+        WHERE,
+        metavar="SCORE",
+    )
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +138,7 @@ class SettingOptions:
         """The targets of the gradients, each once."""
         found = [targets.parse(each) for each in self.target or ()]
         found += [targets.of_text(each) for each in self.text or ()]
-        return tuple(dict.fromkeys(found))
+        return targets.contrasts(tuple(dict.fromkeys(found)), self.against or ())
 
 
 def _questions(
@@ -171,7 +178,7 @@ def _check(
         names,
         setting.settings,
         query=any(query != "auto" for query in where.queries),
-        targets=["--text" if each.kind == "text" else "--target" for each in setting.targets],
+        targets=[each.option for each in setting.targets],
         importance=stats == "all",
         others=check_options(setting.settings, stats) if stats else (),
     )
