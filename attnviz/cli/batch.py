@@ -114,9 +114,11 @@ def _settings(
     from attnviz.cli.loading import key_of  # noqa: PLC0415
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
-    style, asked = Drawing(**drawing.values()), question.to_questions(drawing.animate)
-    if drawing.animate is not None and many.pictures == "none":
-        raise UsageError("--animate draws, and --pictures none does not; leave out one of them")
+    style = Drawing(**drawing.values())
+    asked = question.to_questions(drawing.animate, blend=drawing.blend)
+    draws = "--animate" if drawing.animate is not None else "--blend" if drawing.blend else None
+    if draws is not None and many.pictures == "none":
+        raise UsageError(f"{draws} draws, and --pictures none does not; leave out one of them")
     style.check()  # an unknown colour map is wrong usage, before anything runs
     settings_of_run = {
         "attnviz": attnviz.__version__,

@@ -58,7 +58,7 @@ def show(
 
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
-        questions = question.to_questions(drawing.animate, suggest=True)
+        questions = question.to_questions(drawing.animate, suggest=True, blend=drawing.blend)
         loaded = loading.load(model, question)
         teller = run.ResultPrinter(streams)
 

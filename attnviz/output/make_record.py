@@ -38,6 +38,7 @@ def make_record(
     scales: Sequence[Range] | None = None,
     files: Sequence[str] | None = None,
     animation: record_parts.AnimationInfo | None = None,
+    blends: Sequence[record_parts.BlendInfo] = (),
     moment: record_parts.Moment | None = None,
 ) -> records.Record:
     """The record of one picture: CONTRACT §4.
@@ -47,6 +48,7 @@ def make_record(
         scales: the range of the colours of each answer.
         files: the name of the file that shows each answer.
         animation: the animation of all answers.
+        blends: the pictures of several maps each.
         moment: the frame of a clip that the picture is.
     """
     observation, answers = explanation.observation, explanation.answers
@@ -78,6 +80,7 @@ def make_record(
             )
         ],
         animation=animation,
+        blends=list(blends) or None,
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
         views=views_of(explanation),

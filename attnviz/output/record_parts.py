@@ -78,6 +78,15 @@ class AnimationInfo(RecordPart):
     file: str
 
 
+class BlendInfo(RecordPart):
+    """Maps of one layer and head in one picture: a colour for each question, or component."""
+
+    layer: int
+    head: int | None
+    colours: list[str]
+    file: str
+
+
 class ModelInfo(RecordPart):
     """The model that was run; `heads` is the largest number of heads of a layer."""
 

@@ -6,6 +6,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from attnviz.output.record_parts import (
     AnimationInfo,
+    BlendInfo,
     Check,
     Image,
     ModelInfo,
@@ -201,6 +202,7 @@ class Record(RecordPart):
     """Everything about one picture.
 
     `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
+    `blends` if pictures of several maps were drawn,
     `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
@@ -223,6 +225,7 @@ class Record(RecordPart):
     localized: list[LocalizedHeadInfo] | None = None
     heads: list[Head]
     animation: AnimationInfo | None = None
+    blends: list[BlendInfo] | None = None
     layers: list[LayerInfo] | None = None
     views: list[ViewInfo] | None = None
 
@@ -241,7 +244,7 @@ class Record(RecordPart):
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                *("animation", "views"),
+                *("animation", "blends", "views"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}

@@ -24,6 +24,7 @@ from attnviz.output.make_record import make_record
 from attnviz.output.record_parts import AnimationInfo
 from attnviz.output.records import Record
 from attnviz.output.write_animation import By, write_animation
+from attnviz.output.write_blends import blend_cells, drawn_blends, write_blends
 
 
 class Tabular(Protocol):
@@ -52,6 +53,7 @@ class Drawing:
     animate: By | None = None
     movie: movies.Kind = "webp"
     fps: float = 2.0
+    blend: bool = False
 
     def style(self) -> Style:
         """The style of the overlays, with the table of the colour map."""
@@ -137,10 +139,15 @@ def write_pictures(
     drawn = _at_once(one, explanation.answers, scales, threads)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     files = [path.name for path in paths]
+    mixed = drawn_blends(explanation, picture, scales, style, wanted=drawing.blend)
+    blended, more = write_blends(explanation, mixed, folder, drawing.format)
+    cells, paths = [*cells, *blend_cells(explanation, mixed)], [*paths, *more]
     animation, moving = _animation(
         explanation, folder, drawing, scales=scales, style=style, preview=preview
     )
-    record = make_record(explanation, scales=scales, files=files, animation=animation)
+    record = make_record(
+        explanation, scales=scales, files=files, animation=animation, blends=blended
+    )
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
     whole = sheet(explanation, cells, style, preview=preview)
     name = f"{whole_files.SHEET}.{drawing.format}"
@@ -212,6 +219,8 @@ def write_sheet(
     style, scales = drawing.style(), drawing.ranges(explanation)
     whole_files.make_folder(folder)
     cells = cells_on(explanation, preview, scales, style)
+    mixed = drawn_blends(explanation, preview, scales, style, wanted=drawing.blend)
+    cells += blend_cells(explanation, mixed)
     whole = sheet(explanation, cells, style, preview=preview)
     animation, moving = _animation(
         explanation, folder, drawing, scales=scales, style=style, preview=preview

@@ -231,15 +231,24 @@ class QuestionOptions(QuestionsOptions):
     def _stats(self) -> str:
         return self.stats
 
-    def to_questions(self, animate: str | None = None, *, suggest: bool = False) -> Questions:
+    def to_questions(
+        self, animate: str | None = None, *, suggest: bool = False, blend: bool = False
+    ) -> Questions:
         """The questions for `look`, with enough layers or heads to `animate`.
 
         An animation by layers takes all layers instead of the default, the last layer alone. Heads
         are suggested if nothing but the query was chosen.
 
         Raises:
-            UsageError: the animation is by heads, and a method merges them.
+            UsageError: the animation is by heads, and a method merges them; or too few or too many
+                questions are asked for a `blend`.
         """
+        count = len(self.queries) * max(len(self.targets), 1)
+        if blend and count not in (2, 3):
+            raise UsageError(
+                f"--blend draws two or three maps in one picture, and {count} are asked for; give "
+                "two or three of --target, --text or --query"
+            )
         merging = [name for name in self.methods if methods.METHODS[name].merges != "nothing"]
         if animate == "heads" and merging:
             raise UsageError(
