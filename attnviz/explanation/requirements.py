@@ -8,7 +8,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.grid import Layout
-from attnviz.methods import METHODS, Method
+from attnviz.methods import ENTERING, METHODS, Method
 
 
 def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
@@ -72,8 +72,8 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
             return reason
     for number, layer in zip(numbers, layers, strict=True):
         reason = _without(method, layer, number)
-        in_a_block = "tokens" in method.needs or "block gradient" in method.needs
-        begins = "propagation" in method.needs and number == numbers[0]
+        in_a_block = not {"tokens", "block gradient", "token gradient"}.isdisjoint(method.needs)
+        begins = not ENTERING.isdisjoint(method.needs) and number == numbers[0]
         if reason is None and (in_a_block or begins) and layer.tokens is None:
             reason = (
                 f"the tokens after layer {number} are not known: it is no block of a plain stack "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +24,23 @@ from attnviz.explanation.explanation import (
 from attnviz.explanation.localized_heads import choose_localized, means_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, sampled_points
-from attnviz.explanation.score_gradients import Backward, gradients, relevances, with_score
+from attnviz.explanation.score_gradients import (
+    Backward,
+    Way,
+    by_rules,
+    gradients,
+    relevances,
+    with_score,
+)
+from attnviz.explanation.token_gradients import (
+    gradient_times_input,
+    integrated,
+    path_gradients,
+    token_gradients,
+)
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.methods import DEFAULT, METHODS, Method
+from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
 from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure, more
@@ -211,10 +225,23 @@ class LayerQuery:
         return list(different.values()) or [None]
 
     def _backward(self, target: Target) -> Backward:
-        if "propagation" in self.entry.needs:
-            return relevances(self.observation, target, self.layers)
-        of_blocks = "block gradient" in self.entry.needs
-        return gradients(self.observation, target, of_blocks=of_blocks)
+        needs, observation = self.entry.needs, self.observation
+        if "path gradient" in needs:
+            return path_gradients(observation, target, tuple(self.layers), self.settings["steps"])
+        if "token gradient" in needs:
+            return token_gradients(observation, target)
+        for need in needs:
+            if need in ENTERING:
+                way, name = self._way(need)
+                return relevances(observation, target, self.layers, way, name=name)
+        return gradients(observation, target, of_blocks="block gradient" in needs)
+
+    def _way(self, need: Need) -> tuple[Way, object]:
+        """How relevance goes back to tokens, and the name under which it is kept."""
+        if need == "integrated gradient":
+            steps = self.settings["steps"]
+            return partial(integrated, steps=steps), (need, steps)
+        return by_rules if need == "propagation" else gradient_times_input, need
 
     def _found(
         self, readings: Mapping[int, LayerInput], score: Backward | None

@@ -13,8 +13,14 @@ from attnviz.errors import UsageError, unknown
 from attnviz.registry import Option, Table, TableEntry, complete, load
 
 Need = Literal[
-    "gradient", "block gradient", "propagation", "projection", "tokens", "keys", "distribution"
-]
+    "gradient", "block gradient", "token gradient", "path gradient",
+    "propagation", "input gradient", "integrated gradient",
+    "projection", "tokens", "keys", "distribution",
+]  # fmt: skip
+ENTERING = frozenset[Need]({"propagation", "input gradient", "integrated gradient"})
+"""What goes back to the tokens that enter the first merged layer."""
+SCORED = ENTERING | {"gradient", "block gradient", "token gradient", "path gradient"}
+"""What needs a score."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,10 @@ class Method(TableEntry):
     Attributes:
         merges: what one map combines: one head, all heads of a layer, or all layers up to one.
         needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
-            computed from every layer's own tokens), relevance propagated from a score, the output
-            projection, the tokens after each layer, that queries and keys are the same tokens, or
-            that rows of weights are distributions.
+            computed from every layer's own tokens, at the tokens, or in runs on parts of the
+            picture), relevance of the tokens that enter the first layer (by rules, by the gradient,
+            or integrated), the output projection, the tokens after each layer, that queries and
+            keys are the same tokens, or that rows of weights are distributions.
         asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: a function that changes the map on cells; it takes values (…, cells), drawn cells
@@ -56,7 +63,7 @@ class Method(TableEntry):
     @property
     def scored(self) -> bool:
         """Whether it needs a score to take gradients or relevance of."""
-        return not {"gradient", "block gradient", "propagation"}.isdisjoint(self.needs)
+        return not SCORED.isdisjoint(self.needs)
 
 
 START_LAYER = Option(
@@ -66,6 +73,10 @@ FUSION = Option("fusion", ("mean", "max", "min"), "mean", "How rollout merges he
 DISCARD = Option(
     "discard", float, 0.0, "Share of the smallest weights that rollouts leave out.",
     minimum=0.0, maximum=0.999,
+)  # fmt: skip
+STEPS = Option(
+    "steps", int, 20, "Runs of the model in transition and integrated-gradients.",
+    minimum=1, maximum=1000, metavar="N",
 )  # fmt: skip
 KEEP = Option("keep", float, 0.6, "Share of the mass that mass holds.", minimum=0.001, maximum=1.0)
 
@@ -119,6 +130,47 @@ _METHODS: dict[str, Method] = {
         "Achtibat et al. 2024, arXiv 2402.05602",
         merges="layers",
         needs=("propagation",),
+        asks=False,
+    ),
+    "transition": Method(
+        "attnviz.methods.token_products:transition",
+        "attention followed through the layers, times the integrated gradient of the last",
+        "Yuan et al. 2021, Explaining Information Flow Inside Vision Transformers",
+        merges="layers",
+        needs=("path gradient", "distribution"),
+        options=(STEPS,),
+    ),
+    "grad-cam": Method(
+        "attnviz.methods.token_products:grad_cam",
+        "tokens that enter the layer, weighted by the mean gradient of each of their features",
+        "Selvaraju et al. 2017, arXiv 1610.02391",
+        merges="heads",
+        needs=("token gradient",),
+        asks=False,
+    ),
+    "attcat": Method(
+        "attnviz.methods.token_products:attcat",
+        "tokens times their gradients, weighted by the attention that they receive, all layers",
+        "Qiang et al. 2022, AttCAT: Explaining Transformers via Attentive Class Activation Tokens",
+        merges="layers",
+        needs=("token gradient", "distribution"),
+        asks=False,
+    ),
+    "input-gradient": Method(
+        "attnviz.methods.token_products:input_gradient",
+        "tokens that enter the first layer times their gradient, for or against",
+        "Shrikumar et al. 2016, arXiv 1605.01713",
+        merges="layers",
+        needs=("input gradient",),
+        asks=False,
+    ),
+    "integrated-gradients": Method(
+        "attnviz.methods.token_products:integrated_gradients",
+        "the same, with the mean gradient on the way from an empty picture",
+        "Sundararajan et al. 2017, arXiv 1703.01365",
+        merges="layers",
+        needs=("integrated gradient",),
+        options=(STEPS,),
         asks=False,
     ),
     "value-norm": Method(

@@ -12,6 +12,7 @@ import attnviz
 from attnviz.cli import main
 from attnviz.drawing.blend import COLOURS
 from attnviz.errors import UsageError
+from attnviz.io.picture import with_pixels
 from attnviz.output.write_pictures import Drawing, write_pictures
 
 
@@ -42,7 +43,7 @@ def test_colours_add_up_like_light(
             low = max(values.min(), 0) if values.max() > 0 else values.min()
             share = np.clip((values[row, column] - low) / (values.max() - low), 0, 1)
             light += share * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-        photo = found.observation.picture.pixels[int(y), int(x)]
+        photo = with_pixels(found.observation.picture).pixels[int(y), int(x)]
         expected = 0.25 * photo + 0.75 * np.minimum(light, 255)
         np.testing.assert_allclose(image[int(y), int(x)], expected, atol=0.51)
 
