@@ -78,6 +78,7 @@ class LayerInput:
             None if it was not taken.
         path: the call, with its gradient, in runs on parts of the picture, each with its share of
             their mean; empty if they were not made.
+        number: the number of the layer in call order; None if it is not known.
         progress: called with (query rows done, query rows in total).
     """
 
@@ -91,6 +92,7 @@ class LayerInput:
     entering: TokenGradient | None = None
     leaving: TokenGradient | None = None
     path: tuple[tuple[float, AttentionCall], ...] = ()
+    number: int | None = None
     progress: Progress | None = None
 
     @classmethod

@@ -114,6 +114,8 @@ def _places(record: Record) -> dict[str, list[str]]:
     columns = {
         "layer": [str(head.layer) for head in heads],
         "head": [merged if head.head is None else str(head.head) for head in heads],
+        "part": [str(head.component or "") for head in heads],
+        "share": ["" if head.share is None else f"{head.share:.1%}" for head in heads],
         "from": [_query(head.query or record.query) for head in heads],
         "for": [_target(head.target or record.target) or "" for head in heads],
     }

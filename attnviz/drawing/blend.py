@@ -37,14 +37,26 @@ class Blend:
     colours: tuple[str, ...]
 
 
-def blends(explanation: Explanation) -> list[Blend]:
-    """For each layer and head the maps of all questions, in colours; none of one question.
+PALETTE = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00",
+    "#cc79a7", "#999999", "#8b5a2b", "#7fff00", "#4b0082", "#ffffff",
+)  # fmt: skip
+"""Colours of clusters and factors: those of Okabe and Ito, and four more."""
+
+
+def blends(explanation: Explanation, *, questions: bool = True) -> list[Blend]:
+    """The maps that are drawn in one picture.
+
+    For each layer and head these are the maps of all questions, if there are several and
+    `questions` is True; of methods of components, the components of each layer.
 
     Raises:
         UsageError: there are more questions than colours, or several views of a clip.
     """
+    if explanation.answers[0].component is not None:
+        return _of_components(explanation)
     count = len(explanation.questions)
-    if count == 1 or explanation.localized:
+    if count == 1 or explanation.localized or not questions:
         return []
     if count not in COLOURS:
         raise UsageError(
@@ -71,6 +83,25 @@ _WORDS = {
     "#ff8000": "orange", "#0080ff": "blue",
     "#ff0000": "red", "#00ff00": "green", "#0000ff": "blue",
 }  # fmt: skip
+
+
+def _of_components(explanation: Explanation) -> list[Blend]:
+    """The components of each layer: the first three of `pca`, all clusters and factors."""
+    if explanation.views > 1:
+        return []
+    groups: dict[int, list[int]] = {}
+    for number, answer in enumerate(explanation.answers):
+        groups.setdefault(answer.layer, []).append(number)
+    found = []
+    for layer, numbers in groups.items():
+        parts = numbers[:3] if explanation.method == "pca" else numbers
+        if len(parts) < 2:
+            continue
+        colours = COLOURS[len(parts)] if explanation.method == "pca" else PALETTE[: len(parts)]
+        names = ", ".join(str(explanation.answers[number].component) for number in parts)
+        title = f"layer {layer}  {explanation.method} {names}"
+        found.append(Blend(f"layer{layer:02d}-colours", title, tuple(parts), colours))
+    return found
 
 
 def _asked(explanation: Explanation) -> list[str]:

@@ -9,18 +9,21 @@ from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.models import targets
 
 STAR = "★"
+_PARTS = {"clusters": "cluster", "factors": "factor"}
 
 
 def stem(explanation: Explanation, answer: Answer) -> str:
     """The name of an answer's file, without its ending.
 
-    It is `layer11-head03`, or `layer11` if the method merges heads. The mean of localized heads is
-    `localized`. For a method that merges layers
-    it is the method's name, unless maps end with several layers. If there are several queries,
-    targets or texts, their numbers follow: `layer11-head03-query0`.
+    It is `layer11-head03`, `layer11-component01`, or `layer11` if the method merges heads. The mean
+    of localized heads is `localized`. For a method that merges layers it is the method's name,
+    unless maps end with several layers. If there are several queries, targets or texts, their
+    numbers follow: `layer11-head03-query0`.
     """
     if answer.head is not None:
         name = f"layer{answer.layer:02d}-head{answer.head:02d}"
+    elif answer.component is not None:
+        name = f"layer{answer.layer:02d}-component{answer.component:02d}"
     elif explanation.localized:
         name = "localized"
     elif merges_layers(explanation) and len(explanation.layers) == 1:
@@ -35,6 +38,10 @@ def title(explanation: Explanation, answer: Answer) -> str:
     if answer.head is not None:
         star = f"{STAR} " if marked(explanation, answer) else ""
         name = f"{star}layer {answer.layer}  head {answer.head}"
+    elif answer.component is not None:
+        share = "" if answer.share is None else f"  {answer.share:.1%}"
+        kind = _PARTS.get(explanation.method, "component")
+        name = f"layer {answer.layer}  {kind} {answer.component}{share}"
     elif explanation.localized:
         count = len(explanation.questions[answer.question].localized)
         name = f"mean of {count} localized heads"
@@ -118,4 +125,4 @@ def rows(explanation: Explanation) -> list[int]:
     if explanation.localized:
         return list(Counter(answer.question for answer in explanation.answers).values())
     answers = explanation.answers
-    return list(Counter((a.question, -1 if a.head is None else a.layer) for a in answers).values())
+    return list(Counter((a.question, -1 if a.part is None else a.layer) for a in answers).values())

@@ -90,7 +90,8 @@ class Questions:
     @property
     def needs_tokens(self) -> bool:
         """Whether the tokens after each layer are needed."""
-        return self.statistics == "all" or any("tokens" in METHODS[n].needs for n in self.methods)
+        needs = {need for name in self.methods for need in METHODS[name].needs}
+        return self.statistics == "all" or bool(needs & {"tokens", "features"})
 
     @property
     def needed_layers(self) -> str:

@@ -44,6 +44,7 @@ from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
 from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure, more
+from attnviz.statistics.tokens import HighNorm, high_norm
 
 Statistics = Literal["basic", "all"]
 
@@ -55,10 +56,12 @@ class _Found(NamedTuple):
         maps: (R, heads, views, rows, columns), a map for each of R queries, each head and each
             view of a clip; a picture is one view.
         numbers: the value of each statistic for every head.
+        components: the number and the share of each component, if the maps are components.
     """
 
     maps: NDArray[np.float32]
     numbers: dict[str, list[float]]
+    components: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,13 @@ class LayerQuery:
             tuple(answers),
             self.settings,
             {layer: self.observation.more[layer] for layer in layers} if self._all else {},
+            self._high_norm() if self.entry.components else {},
         )
+
+    def _high_norm(self) -> dict[int, HighNorm]:
+        """Tokens of high norm of each layer whose tokens are known."""
+        found = {n: high_norm(reading) for n, reading in self._readings(None).items()}
+        return {number: each for number, each in found.items() if each is not None}
 
     def _answered_localized(
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
@@ -249,9 +258,24 @@ class LayerQuery:
         """The results of each layer, given the backward pass of one score."""
         readings = with_score(readings, score)
         return {
-            layer: _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
+            layer: self._components(readings[layer], layer)
+            if self.entry.components
+            else _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
             for layer in self.layers
         }
+
+    def _components(self, reading: LayerInput, layer: int) -> _Found:
+        """The maps of a layer's components; cells that are left out are NaN."""
+        options = {option.name: self.settings[option.name] for option in self.entry.options}
+        found = self.entry(reading, **options)
+        left_out = torch.isnan(found.maps)
+        cells = reading.on_cells(found.maps.masked_fill(left_out, 0.0))
+        without = reading.on_cells(left_out.float()) > 0
+        cells = cells.masked_fill(without, torch.nan)
+        keys, maps = self._keys(layer), cells.float().cpu().numpy()
+        shape = keys.views, keys.rows, keys.columns
+        components = tuple(zip(found.numbers, found.shares, strict=True))
+        return _Found(maps.reshape(*maps.shape[:2], *shape), {}, components)
 
     def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
         """Maps of a layer on its cells, (R, heads, views, rows, columns)."""
@@ -295,6 +319,8 @@ class LayerQuery:
         keys = self._keys(layer)
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
         query, shown = self.queries[layer][number], self.method == DEFAULT
+        if results.components:
+            return self._component_answers(layer, number, results, question)
         return [
             Answer(
                 layer=layer,
@@ -310,6 +336,38 @@ class LayerQuery:
                 frames=frames,
             )
             for head in self.heads[layer]
+            for view, frames in enumerate(self.observation.frames_of(keys))
+        ]
+
+    def _component_answers(
+        self, layer: int, number: int, results: _Found, question: int
+    ) -> list[Answer]:
+        """The answers of a layer's components; cells that are left out are not drawn."""
+        keys = self._keys(layer)
+        placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
+        left_out = np.isnan(results.maps)
+        maps = np.where(left_out, np.float32(0), results.maps)
+        if not (drawn & ~left_out[number, 0]).any():
+            raise UsageError(
+                f"--foreground {self.settings.get('foreground')}: no token of layer {layer} is "
+                "over it; give a lower one"
+            )
+        return [
+            Answer(
+                layer=layer,
+                head=None,
+                query=self.queries[layer][number],
+                values=maps[number, place, view],
+                numbers={},
+                placement=placement,
+                drawn=drawn[view] & ~left_out[number, place, view],
+                question=question,
+                view=view,
+                frames=frames,
+                component=component,
+                share=share,
+            )
+            for place, (component, share) in enumerate(results.components)
             for view, frames in enumerate(self.observation.frames_of(keys))
         ]
 

@@ -29,7 +29,7 @@ from attnviz.output.record_info import (
 from attnviz.output.record_views import fields_of_view, views_of
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe
-from attnviz.statistics.tokens import Token
+from attnviz.statistics.tokens import HighNorm, Token
 
 
 def make_record(
@@ -84,7 +84,16 @@ def make_record(
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
         views=views_of(explanation),
-    )
+        high_norm=[
+            records.LayerHighNorm(
+                layer=number, median=each.median, limit=each.limit,
+                tokens=_high_norm(observation, observation.layers[number], each),
+            )
+            for number, each in explanation.high_norm.items()
+            if each.tokens
+        ]
+        or None,
+    )  # fmt: skip
 
 
 def _head(
@@ -113,6 +122,8 @@ def _head(
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
+        component=answer.component,
+        share=answer.share,
         **fields_of_view(explanation, answer),
     )
 
@@ -152,12 +163,7 @@ def _layer(observation: Observation, number: int, more: More) -> records.LayerIn
     layer, norms = observation.layers[number], more.high_norm
     high: dict[str, Any] = {}
     if norms is not None:
-        found = [
-            records.HighNormToken(
-                norm=token.value, **_token(observation, layer, layer.queries, token)
-            )
-            for token in norms.tokens
-        ]
+        found = _high_norm(observation, layer, norms)
         high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
     return records.LayerInfo(
         layer=number,
@@ -174,6 +180,15 @@ def _layer(observation: Observation, number: int, more: More) -> records.LayerIn
         ],
         **high,
     )
+
+
+def _high_norm(
+    observation: Observation, layer: Layer, norms: HighNorm
+) -> list[records.HighNormToken]:
+    return [
+        records.HighNormToken(norm=token.value, **_token(observation, layer, layer.queries, token))
+        for token in norms.tokens
+    ]
 
 
 def _token(observation: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:

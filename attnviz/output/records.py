@@ -99,7 +99,9 @@ class Head(RecordPart):
     present if they differ from those of the record: `auto` found another query in this layer, or
     there were several questions. `points` is present for deformable attention from one place. Of a
     clip that the model sees at once, a map shows one view, whose first frame is `moment`;
-    `view_mass` is the share of the query's attention in it. `view` is present if `views` is. The
+    `view_mass` is the share of the query's attention in it. `component` and `share` are present for
+    methods of components: its number from 1, and what it explains of the variance (`pca`), of the
+    tokens (`clusters`) or of all weights (`factors`). `view` is present if `views` is. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
     are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
     fields.
@@ -132,6 +134,8 @@ class Head(RecordPart):
     view: int | None = None
     moment: ViewMoment | None = None
     view_mass: Maybe = None
+    component: int | None = None
+    share: Maybe = None
 
     @property
     def unsaid(self) -> tuple[str, ...]:
@@ -166,6 +170,15 @@ class HighNormToken(TokenInfo):
     norm: Number
 
 
+class LayerHighNorm(RecordPart):
+    """The tokens of high norm of a layer whose components were asked."""
+
+    layer: int
+    median: Number
+    limit: Number
+    tokens: list[HighNormToken]
+
+
 class LayerInfo(RecordPart):
     """Numbers that compare the heads or the tokens of one layer.
 
@@ -194,7 +207,10 @@ LISTS = ("points",)
 """Fields of a map that are no columns of a table."""
 OF_VIEWS = ("view", "moment", "view_mass")
 """Fields of a map about its view; `moment` becomes the columns `frame` and `time`."""
-_OPTIONAL = ("rank", "query", "target", "scale", "file", "points", *OF_VIEWS)
+_OPTIONAL = (
+    *("rank", "query", "target", "scale", "file", "points", *OF_VIEWS),
+    *("component", "share"),
+)
 """Fields of a map that are left out if they do not apply."""
 
 
@@ -202,7 +218,8 @@ class Record(RecordPart):
     """Everything about one picture.
 
     `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
-    `blends` if pictures of several maps were drawn,
+    `blends` if pictures of several maps were drawn, `high_norm` if there are such tokens in layers
+    whose components were asked,
     `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
@@ -228,6 +245,7 @@ class Record(RecordPart):
     blends: list[BlendInfo] | None = None
     layers: list[LayerInfo] | None = None
     views: list[ViewInfo] | None = None
+    high_norm: list[LayerHighNorm] | None = None
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
@@ -244,7 +262,7 @@ class Record(RecordPart):
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                *("animation", "blends", "views"),
+                *("animation", "blends", "views", "high_norm"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}

@@ -18,7 +18,7 @@ COMPARE, DIFFERENCE, CHECKPOINTS = "compare", "difference", "checkpoints"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _ENDINGS = "|".join(FORMATS)
 _OVERLAY = re.compile(
-    rf"(layer\d+(-head\d+)?(-blend)?|localized|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.({_ENDINGS})"
+    rf"(layer\d+(-(head|component)\d+)?(-blend|-colours)?|localized|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.({_ENDINGS})"
     r"|(layers|heads)\.(gif|webp|png|mp4)"
 )
 _COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.({_ENDINGS})")

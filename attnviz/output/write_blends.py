@@ -37,7 +37,7 @@ def drawn_blends(
                 style,
             ),
         )
-        for blend in (blends(explanation) if wanted else ())
+        for blend in blends(explanation, questions=wanted)
     ]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.panels import panel
-from attnviz.drawing.scale import Range, parse_scale, ranges
+from attnviz.drawing.scale import Range, ranges, scale_of
 from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
@@ -74,7 +74,8 @@ class Drawing:
         """The range of weights that the colours of each answer span."""
         answers = explanation.answers
         weights = [answer.values[answer.drawn] for answer in answers]
-        return ranges(parse_scale(self.scale), weights, [answer.layer for answer in answers])
+        scale = scale_of(explanation.method, self.scale)
+        return ranges(scale, weights, [answer.layer for answer in answers])
 
 
 def render(
@@ -82,7 +83,8 @@ def render(
 ) -> dict[tuple[int, int | None], Image.Image]:
     """Overlays of all maps by (layer, head); each has exactly the picture's size.
 
-    If the method merges heads, head is None. `on` is the picture in another size, to draw on.
+    If the method merges heads, head is None, or the number of a component. `on` is the picture in
+    another size, to draw on.
 
     >>> render(explanation)[5, 3].save("head3.png")
 
@@ -97,7 +99,7 @@ def render(
     explanation.require_one_view()
     picture, style = on or with_pixels(explanation.observation.picture), drawing.style()
     return {
-        (answer.layer, answer.head): draw(picture, _placed_on(answer, picture), scale, style)
+        (answer.layer, answer.part): draw(picture, _placed_on(answer, picture), scale, style)
         for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
     }
 
@@ -273,7 +275,7 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     else:
         for layer, answers in explanation.by_layer.items():
             name = f"layer{layer:02d}"
-            heads = dict.fromkeys(answer.head for answer in answers)
+            heads = dict.fromkeys(answer.part for answer in answers)
             maps = np.stack([answer.values for answer in answers])
             several = (len(explanation.questions),) if len(explanation.questions) > 1 else ()
             arrays[name] = maps.reshape(*several, len(heads), *maps.shape[1:])
