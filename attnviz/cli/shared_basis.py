@@ -63,7 +63,7 @@ def with_basis(
     if path is None:
         return questions
     if remake or not path.exists():
-        from attnviz.explanation.shared_basis import fit_basis  # noqa: PLC0415 — torch
+        from attnviz.explanation.fit_basis import fit_basis  # noqa: PLC0415 — torch
         from attnviz.output import encoding, whole_files  # noqa: PLC0415
 
         own = replace(questions, methods=("pca",), settings=_of_pca(questions))

@@ -139,7 +139,7 @@ def _request(
             f"--start-layer {start} is behind layer {min(chosen)}, with which {method} is to end; "
             "take other --layers"
         )
-    check_able(observation, method, chosen, start)
+    check_able(observation, method, chosen, start, settings.get("of", "tokens"))
     request = LayerQuery(
         observation=observation,
         method=method,
