@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.layer_input import LayerInput, TokenGradient
@@ -16,6 +18,9 @@ from attnviz.models.scoring import Scored
 from attnviz.models.targets import Target
 from attnviz.models.weights import seeded
 from attnviz.recording import record, run_from
+
+AT_ONCE = 5
+"""Steps of an integral that run together; each takes as much memory as the observed run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +146,33 @@ def integrated(
             "an empty picture has other tokens than this one, so there is no way between them; "
             "take --method input-gradient"
         )
+    points = list(_points(steps))
     total = torch.zeros_like(tokens, dtype=torch.float32)
-    for alpha, share in _points(steps):
-        between = (start + alpha * (tokens - start)).requires_grad_()
+    for i in range(0, steps, AT_ONCE):
+        alphas, shares = (
+            tokens.new_tensor(each) for each in zip(*points[i : i + AT_ONCE], strict=True)
+        )
+        between = (start + alphas[:, None, None] * (tokens - start)).requires_grad_()
+        inputs = tuple(each.detach().expand(len(alphas), *each.shape[1:]) for each in run.inputs)
         with seeded(observation.model.seed or 0):
-            output = run_from(module, run.inputs, blocks, first, between, last=last)
-        score = score_of(observation, output, whole.target).value
-        (gradient,) = torch.autograd.grad(score, [between])
-        total += share * gradient
+            output = run_from(module, inputs, blocks, first, between, last=last)
+        scores = [
+            score_of(observation, part, whole.target).value for part in _parts(output, len(alphas))
+        ]
+        (gradient,) = torch.autograd.grad(torch.stack(scores).sum(), [between])
+        total += torch.einsum("s,snf->nf", shares.float(), gradient.float())
     return ((tokens - start).float() * total).sum(-1)
+
+
+def _parts(output: Any, count: int) -> Iterator[Any]:
+    """The output of each picture, from that of several."""
+    leaves, spec = tree_flatten(output)
+    for i in range(count):
+        part = [
+            leaf[i : i + 1] if isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) else leaf
+            for leaf in leaves
+        ]
+        yield tree_unflatten(part, spec)
 
 
 def gradient_times_input(

@@ -231,9 +231,9 @@ def k_means(x: Tensor, count: int, seed: int) -> Tensor:
             if torch.equal(moved, places):
                 break
             places = moved
-            for each in range(count):
-                if bool((places == each).any()):
-                    centres[each] = x[places == each].mean(0)
+            member = torch.nn.functional.one_hot(places, count).to(x.dtype)  # (n, count)
+            sizes = member.sum(0)[:, None]
+            centres = torch.where(sizes > 0, member.T @ x / sizes.clamp_min(1), centres)
         inertia = float((x - centres[places]).square().sum())
         if inertia < least:
             best, least = places, inertia
@@ -269,7 +269,7 @@ def factorise(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         before = w.clone()
         _sweep(w, x @ h.T, h @ h.T)
         _sweep(h.T, x.T @ w, w.T @ w)
-        if float((w - before).norm()) <= 1e-6 * float(before.norm()):
+        if float((w - before).norm()) <= 1e-4 * float(before.norm()):
             break
     length = h.norm(dim=1).clamp_min(_TINY)
     return w * length, h / length[:, None]
