@@ -34,6 +34,7 @@ class Option:
         help: a description in one sentence.
         minimum, maximum: bounds of a number, inclusive.
         metavar: the placeholder for the value in `--help`.
+        pattern: a regular expression that the whole of a text must match.
         package: name and version of the package that adds it; empty for an option of attnviz.
     """
 
@@ -44,6 +45,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     metavar: str | None = None
+    pattern: str | None = None
     package: str = field(default="", kw_only=True)
 
     @property
@@ -68,6 +70,8 @@ class Option:
         kinds: Any = (int, float) if self.kind is float else self.kind
         if not isinstance(value, kinds) or isinstance(value, bool) != (self.kind is bool):
             raise UsageError(f"{self.flag} {value!r}: give a value of type {self.kind.__name__}")
+        if self.pattern is not None and not re.fullmatch(self.pattern, value):
+            raise UsageError(f"{self.flag} {value!r} cannot be read; give such as {self.default}")
         low, high = self.minimum, self.maximum
         inside = (low is None or value >= low) and (high is None or value <= high)
         if not inside:  # NaN is outside too

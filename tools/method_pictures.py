@@ -8,8 +8,12 @@ Methods of single heads show head 0 of the last layer, whose head looks at the w
 import argparse
 from pathlib import Path
 
+from PIL import Image
+
 import attnviz
+from attnviz.io.picture import with_pixels
 from attnviz.methods import METHODS
+from attnviz.output.write_blends import drawn_blends
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "sample_images" / "cat.jpg"
@@ -33,9 +37,18 @@ def main() -> None:
         query = EYE if name in LIKE else "auto"
         target = ["mammal"] if method.scored else []
         answer = attnviz.explain(seen, method=name, query=query, target=target)
-        image = attnviz.render(answer, DRAWING)[5, None if method.merges != "nothing" else 0]
+        image = _picture(answer)
         image.thumbnail((WIDTH, WIDTH))
         image.save(out / f"{name}.webp", quality=QUALITY, method=6)
+
+
+def _picture(answer: attnviz.Explanation) -> Image.Image:
+    """The map of head 0 or of all heads; components together in colours."""
+    scales, style = DRAWING.ranges(answer), DRAWING.style()
+    picture = with_pixels(answer.observation.picture)
+    for _, image in drawn_blends(answer, picture, scales, style, wanted=False):
+        return image
+    return attnviz.render(answer, DRAWING)[5, answer.heads[0]]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +52,13 @@ class LayerTokens:
         return self.on_picture & self.taking_part
 
 
+class TokenGradient(NamedTuple):
+    """Tokens and the gradient of a score at them, (1, tokens, features) float32 each."""
+
+    tokens: Tensor
+    gradient: Tensor
+
+
 @dataclass(frozen=True)
 class LayerInput:
     """A layer, its tokens, and the queries that we look from.
@@ -66,6 +74,11 @@ class LayerInput:
         tokens: (windows, queries, features), tokens after the layer's block; None if not kept.
         relevance: (windows, keys), relevance of the tokens that enter the first merged layer, for
             a score of the model that ends with this layer; None if not propagated.
+        entering, leaving: tokens before and after the layer's block, with the gradient of a score;
+            None if it was not taken.
+        path: the call, with its gradient, in runs on parts of the picture, each with its share of
+            their mean; empty if they were not made.
+        number: the number of the layer in call order; None if it is not known.
         progress: called with (query rows done, query rows in total).
     """
 
@@ -76,6 +89,10 @@ class LayerInput:
     key_cells: int
     tokens: Tensor | None = None
     relevance: Tensor | None = None
+    entering: TokenGradient | None = None
+    leaving: TokenGradient | None = None
+    path: tuple[tuple[float, AttentionCall], ...] = ()
+    number: int | None = None
     progress: Progress | None = None
 
     @classmethod

@@ -20,6 +20,7 @@ from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.reading import TiledReadingOptions
 from attnviz.cli.options.results import DrawingOptions, Out, StreamOptions
+from attnviz.cli.shared_basis import NAME, basis_path, observations, with_basis
 from attnviz.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from attnviz.batch.jobs import Outcome, Settings
     from attnviz.batch.run import Batch, Count, OnOutcome
     from attnviz.batch.sources import Plan
+    from attnviz.explanation.request import Questions
 
 _ERRORS = 20
 """At most this many failures are printed one by one; the manifest has all."""
@@ -60,8 +62,9 @@ def batch(
     for name in many.finalizers:
         FINALIZERS[name].check()  # before hours of work
     cluster = where.cluster()
-    settings = _settings(many, model, reading, question, drawing)
     plan = find(sources, out, recursive=many.recursive)
+    asked = _asked(plan, many, model, reading, question, drawing, streams, out)
+    settings = _settings(asked, many, model, reading, question, drawing)
     stop = Event()
     with Ledger(out) as ledger:
         todo = Batch(plan.items, settings, out, ledger, force=many.force)
@@ -102,7 +105,29 @@ def _show_aggregate(out: Path) -> None:
     console.show(*aggregate_tables(aggregate(out / STATS)))
 
 
-def _settings(
+def _asked(  # noqa: PLR0917 — the groups of the command
+    plan: Plan,
+    many: BatchOptions,
+    model: ModelOptions,
+    reading: TiledReadingOptions,
+    question: QuestionOptions,
+    drawing: DrawingOptions,
+    streams: StreamOptions,
+    out: Path,
+) -> Questions:
+    """The questions; a basis that all pictures share is made first if it is not there."""
+    asked = question.to_questions(drawing.animate, blend=drawing.blend)
+    path = basis_path(asked, out / NAME)
+    remake = many.force and asked.settings.get("basis") == "shared"
+    if path is None or (path.exists() and not remake):
+        return with_basis(asked, path, lambda _: (), quiet=streams.quiet)
+    paths = [item.path for item in plan.items]
+    seen = observations(paths, loading.load(model, question), model, reading)
+    return with_basis(asked, path, seen, quiet=streams.quiet, remake=remake)
+
+
+def _settings(  # noqa: PLR0917 — the groups of the command
+    asked: Questions,
     many: BatchOptions,
     model: ModelOptions,
     reading: TiledReadingOptions,
@@ -114,9 +139,10 @@ def _settings(
     from attnviz.cli.loading import key_of  # noqa: PLC0415
     from attnviz.output.write_pictures import Drawing  # noqa: PLC0415
 
-    style, asked = Drawing(**drawing.values()), question.to_questions(drawing.animate)
-    if drawing.animate is not None and many.pictures == "none":
-        raise UsageError("--animate draws, and --pictures none does not; leave out one of them")
+    style = Drawing(**drawing.values())
+    draws = "--animate" if drawing.animate is not None else "--blend" if drawing.blend else None
+    if draws is not None and many.pictures == "none":
+        raise UsageError(f"{draws} draws, and --pictures none does not; leave out one of them")
     style.check()  # an unknown colour map is wrong usage, before anything runs
     settings_of_run = {
         "attnviz": attnviz.__version__,
@@ -131,7 +157,9 @@ def _settings(
         settings_of_run["part"] = asdict(reading.part)
     if reading.tiling is not None:
         settings_of_run["tiling"] = asdict(reading.tiling)
-    digest = key_of(settings_of_run, loading.identities(model.model, model, question.queries))
+    basis = asked.settings.get("basis", "own")
+    files = [*question.queries, *([] if basis == "own" else [basis])]
+    digest = key_of(settings_of_run, loading.identities(model.model, model, files))
     return Settings(
         asked,
         style,

@@ -108,10 +108,27 @@ def explain_all(
         with console.progress(label, quiet=streams.quiet) as progress:
             ask = partial(answer, observation, questions, method, progress=progress)
             explanations.append(console.interruptible(ask))
+        _say_high_norm(explanations[-1], quiet=streams.quiet)
     check_notes.warn(observation)
     if "auto" in questions.queries:
         check_notes.say_objects(explanations[0], questions.threshold)
     return explanations
+
+
+def _say_high_norm(explanation: Explanation, *, quiet: bool) -> None:
+    """Name the tokens of high norm that take part in components."""
+    if quiet or explanation.settings.get("outliers") != "keep":
+        return
+    for layer, norms in explanation.high_norm.items():
+        cells = [token for token in norms.tokens if token.cell >= 0]
+        if not cells:
+            continue
+        names = ", ".join(str(token.token) for token in cells[:5])
+        console.say(
+            f"note: {len(cells)} tokens after layer {layer} have a high norm ({names}"
+            f"{' …' * (len(cells) > 5)}), which bends {explanation.method}; leave them out with "
+            "--outliers leave"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from attnviz.cli.options.results import (
     Out,
     StreamOptions,
 )
+from attnviz.cli.shared_basis import NAME, basis_path, observations, with_basis
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +59,15 @@ def show(
 
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
-        questions = question.to_questions(drawing.animate, suggest=True)
+        questions = question.to_questions(drawing.animate, suggest=True, blend=drawing.blend)
         loaded = loading.load(model, question)
+        questions = with_basis(
+            questions,
+            basis_path(questions, out / NAME),
+            observations(images, loaded, model, reading),
+            quiet=streams.quiet,
+            remake=questions.settings.get("basis") == "shared",
+        )
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture | TiledPicture, number: int) -> None:
@@ -110,7 +118,15 @@ def stats(
         from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
         questions = question.to_questions()
+        path = basis_path(questions, None if out is None else out / NAME)
         loaded = loading.load(model, question)
+        questions = with_basis(
+            questions,
+            path,
+            observations(images, loaded, model, reading),
+            quiet=streams.quiet,
+            remake=questions.settings.get("basis") == "shared",
+        )
         teller = run.ResultPrinter(streams)
 
         def one(picture: Picture | TiledPicture, number: int) -> None:

@@ -176,6 +176,8 @@ def _places(record: Record) -> dict[str, list[str]]:
     columns = {
         "layer": [str(head.layer) for head in heads],
         "head": [merged if head.head is None else str(head.head) for head in heads],
+        "part": [str(head.component or "") for head in heads],
+        "share": ["" if head.share is None else f"{head.share:.1%}" for head in heads],
         "from": [_query(head.query or record.query, short=True) for head in heads],
         "for": [_target(head.target or record.target) or "" for head in heads],
     }
@@ -289,12 +291,15 @@ def _target(target: TargetInfo | None) -> str | None:
         return None
     if target.kind == "class":
         named = target.label or f"class {target.index}"
+        named += f" against {target.against}" if target.against else ""
         sure = "" if target.probability is None else f" ({target.probability:.1%})"
         return f"{console.printable(named)}{sure}"
     if target.kind == "word":  # which the query names
         return f"its logit ({target.score:.4g})"
     where = "" if target.query is None else f":{_query(target.query)}"
-    return f"{console.printable(target.text or target.kind + where)} ({target.score:.4g})"
+    named = target.text or target.kind + where
+    named += f" against {target.against}" if target.against else ""
+    return f"{console.printable(named)} ({target.score:.4g})"
 
 
 def _caption(record: Record) -> str:

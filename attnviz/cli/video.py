@@ -13,11 +13,14 @@ from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
 from attnviz.cli.options.reading import ClipFile
 from attnviz.cli.options.results import FILMS, ClipOptions, FilmOut, Frames, StreamOptions
+from attnviz.cli.shared_basis import NAME, basis_path, with_basis
 from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from attnviz.explanation.observation import Observation
+    from attnviz.explanation.request import Questions
     from attnviz.io.clips import Clip
     from attnviz.io.parts import FrameSelection
     from attnviz.output.records import Record
@@ -60,7 +63,7 @@ def video(
 
     style = Drawing(**asdict(drawing))
     style.check()  # an unknown colour map is wrong usage, before anything runs
-    request = _request(shot, model, question, selection)
+    request = _request(shot, model, question, selection, paths[0], quiet=streams.quiet)
     if frames is not None and request.seen is None:
         raise UsageError(f"--frames {frames}: {model.model} sees each frame alone; leave it out")
     by_frame = request.seen is None
@@ -101,7 +104,13 @@ def _opened(clip: str, paths: Sequence[Path]) -> Clip:
 
 
 def _request(
-    shot: Clip, model: ModelOptions, question: QuestionOptions, selection: FrameSelection
+    shot: Clip,
+    model: ModelOptions,
+    question: QuestionOptions,
+    selection: FrameSelection,
+    film: Path,
+    *,
+    quiet: bool,
 ) -> ClipRequest:
     """Load the model, and choose the frames that it sees if it is one of clips."""
     from attnviz.explanation.trials import with_clips  # noqa: PLC0415 — torch
@@ -111,7 +120,30 @@ def _request(
     asked = replace(question.to_questions(), one_object=True)
     loaded = with_clips(loading.load(model, question), selection.count)
     seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
-    return ClipRequest(shot, loaded, asked, model.fit, model.mask, seen)
+    request = ClipRequest(shot, loaded, asked, model.fit, model.mask, seen)
+    return _with_basis(request, film, quiet=quiet)
+
+
+def _with_basis(request: ClipRequest, film: Path, *, quiet: bool) -> ClipRequest:
+    """The request with one basis of `pca` for all frames, unless each is to have its own."""
+    from attnviz.explanation.request import look  # noqa: PLC0415
+    from attnviz.io.clips import frames  # noqa: PLC0415
+
+    asked = request.questions
+    if "pca" in asked.methods and "basis" not in asked.settings and request.seen is None:
+        asked = replace(asked, settings={**asked.settings, "basis": "shared"})
+
+    def seen(questions: Questions) -> Iterator[Observation]:
+        if request.seen is not None:
+            yield look(request.seen, request.model, questions, fit=request.fit, mask=request.mask)
+            return
+        for frame in frames(request.clip):
+            yield look(frame.picture, request.model, questions, fit=request.fit, mask=request.mask)
+
+    shared = film.with_name(f"{film.stem}-{NAME}")
+    remake = asked.settings.get("basis") == "shared"
+    path = basis_path(asked, shared)
+    return replace(request, questions=with_basis(asked, path, seen, quiet=quiet, remake=remake))
 
 
 def _place(clip: str, out: Path) -> Path:

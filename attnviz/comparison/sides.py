@@ -65,6 +65,7 @@ def sides_of(explanation: Explanation) -> list[ComparisonSide]:
         UsageError: the maps are those of a clip.
     """
     explanation.require_one_view()
+    explanation.require_one_component()
     record = make_record(explanation)
     groups: dict[tuple[int, int], list[int]] = {}
     for index, answer in enumerate(explanation.answers):

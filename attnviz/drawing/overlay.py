@@ -78,9 +78,19 @@ def overlay(
     """
     spread, visible = spread_out(scale.position(values), drawn, placement, style.interpolation)
     index = np.rint(spread * (len(style.colours) - 1)).astype(np.intp)
-    tints = np.float32(style.alpha) * style.colours.astype(np.float32)
-    mixed = np.take(tints, index, axis=0)
-    mixed += np.multiply(picture.pixels, np.float32(1 - style.alpha), dtype=np.float32)
+    light = np.take(style.colours.astype(np.float32), index, axis=0)
+    return over(picture, light, visible, style.alpha)
+
+
+def over(
+    picture: Picture, light: NDArray[np.float32], visible: NDArray[np.bool_], alpha: float
+) -> Image.Image:
+    """Colours, (height, width, 3) in 0…255, over a picture where they are visible.
+
+    `light` is overwritten.
+    """
+    mixed = np.multiply(light, np.float32(alpha), out=light)
+    mixed += np.multiply(picture.pixels, np.float32(1 - alpha), dtype=np.float32)
     blended = np.rint(mixed, out=mixed).astype(np.uint8)
     if not visible.all():
         blended[~visible] = _without_part(picture.pixels)[~visible]

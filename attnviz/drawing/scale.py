@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from attnviz.errors import UsageError
+from attnviz.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -76,6 +77,16 @@ def parse_scale(text: str) -> Scale:
             f"--scale {text!r} cannot be read; give head, layer, all, log or LO:HI (0:0.05)"
         )
     return Scale("fixed", low, high)
+
+
+def scale_of(method: str, text: str) -> Scale:
+    """The scale of a method's maps: `head`, the default, is the method's own span if it has one.
+
+    >>> scale_of("pca", "head")
+    Scale(kind='fixed', low=-2.0, high=2.0)
+    """
+    span = METHODS[method].span
+    return parse_scale(text) if span is None or text != "head" else Scale("fixed", *span)
 
 
 def ranges(

@@ -227,6 +227,7 @@ def sheet(
     rest = iter(cells)
     for length in lengths:
         placed += [*islice(rest, length), *[None] * ((columns or length) - length)]
+    placed += rest  # blends
     return compose(
         original(explanation, preview, side=side, caption=caption),
         placed,

@@ -136,6 +136,7 @@ class MapScorer:
         Raises:
             UsageError: there are fewer heads than localized ones were requested.
         """
+        explanation.require_one_component()
         if explanation.localized:
             return [
                 self._of_chosen(explanation, answer, baseline) for answer in explanation.answers

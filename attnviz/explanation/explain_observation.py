@@ -42,6 +42,7 @@ def explain(
     method: str = DEFAULT,
     target: str | Sequence[str | Target] = (),
     text: str | Sequence[str] = (),
+    against: str | Sequence[str] = (),
     layers: str = "auto",
     heads: str = "all",
     threshold: float = THRESHOLD,
@@ -64,6 +65,8 @@ def explain(
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
             `norm`, `norm:QUERY`; or several.
         text: one or more texts that the picture is compared with, instead of a target.
+        against: one or more classes (or texts) whose mean score is subtracted from each target's;
+            `rest` for all others.
         layers: `-1`, `all`, `upper` (the upper half), `0,5-11`; methods that merge layers end with
             each of these. `auto` is `upper` with localized heads, else `-1`.
         heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`, or `localized:3`, the
@@ -95,6 +98,7 @@ def explain(
         method=method,
         target=target,
         text=text,
+        against=against,
         layers=layers,
         heads=heads,
         threshold=threshold,
@@ -135,6 +139,7 @@ def _request(
     method: str = DEFAULT,
     target: str | Sequence[str | Target] = (),
     text: str | Sequence[str] = (),
+    against: str | Sequence[str] = (),
     layers: str = "auto",
     heads: str = "all",
     threshold: float = THRESHOLD,
@@ -144,13 +149,13 @@ def _request(
     **options: Any,
 ) -> tuple[LayerQuery, list[Target]]:
     """The resolved request of `explain`, and its targets."""
-    goals, asked = _targets(target, text), [query] if isinstance(query, str) else query
+    goals, asked = _targets(target, text, against), [query] if isinstance(query, str) else query
     given = {**options, "start_layer": start_layer}
     check_request(
         (method,),
         given,
         query=any(each != "auto" for each in asked),
-        targets=["--text" if goal.kind == "text" else "--target" for goal in goals],
+        targets=[goal.option for goal in goals],
         importance=statistics == "all",
         others=check_options(given, statistics),
     )
@@ -171,7 +176,7 @@ def _request(
             f"--start-layer {start} is behind layer {min(chosen)}, with which {method} is to end; "
             "take other --layers"
         )
-    check_able(observation, method, chosen, start)
+    check_able(observation, method, chosen, start, settings.get("of", "tokens"))
     request = LayerQuery(
         observation=observation,
         method=method,
@@ -191,7 +196,9 @@ def _request(
     return request, goals
 
 
-def _targets(target: str | Sequence[str | Target], text: str | Sequence[str]) -> list[Target]:
+def _targets(
+    target: str | Sequence[str | Target], text: str | Sequence[str], against: str | Sequence[str]
+) -> list[Target]:
     """The targets of the requested gradients.
 
     Raises:
@@ -199,7 +206,8 @@ def _targets(target: str | Sequence[str | Target], text: str | Sequence[str]) ->
     """
     given = [target] if isinstance(target, str) else target
     found = [targets.parse(each) if isinstance(each, str) else each for each in given]
-    return found + [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
+    found += [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
+    return list(targets.contrasts(found, [against] if isinstance(against, str) else against))
 
 
 def _resolve_queries(

@@ -17,6 +17,7 @@ from attnviz.geometry.tiling import TilePlan
 from attnviz.models.scoring import Scored
 from attnviz.registry import load
 from attnviz.statistics import More
+from attnviz.statistics.tokens import HighNorm
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Answer:
         frames: the frames of this view, by their numbers among those that the model saw.
         row: with a prompt, where the row of the word goes; None without, and for merged heads.
         region: where the object lies that the map looks from; None for other queries.
+        component: of methods with several maps of a layer, its number from 1.
+        share: what the component explains: a share of the variance, of the tokens, or of weights.
     """
 
     layer: int
@@ -85,13 +88,20 @@ class Answer:
     frames: tuple[int, ...] = ()
     row: SeenRow | None = None
     region: ObjectRegion | None = None
+    component: int | None = None
+    share: float | None = None
+
+    @property
+    def part(self) -> int | None:
+        """The number of its head, or of its component; None if all heads are merged."""
+        return self.head if self.component is None else self.component
 
 
 def by_head(answers: Iterable[Answer]) -> dict[tuple[int, int, int | None], list[Answer]]:
     """The answers of each question, layer and head: one for each view, in their order."""
     found: dict[tuple[int, int, int | None], list[Answer]] = {}
     for answer in answers:
-        found.setdefault((answer.question, answer.layer, answer.head), []).append(answer)
+        found.setdefault((answer.question, answer.layer, answer.part), []).append(answer)
     return found
 
 
@@ -140,6 +150,7 @@ class Explanation:
         answers: one for each question, layer, head and view, in this order.
         settings: the method's options with their values.
         more: further numbers of each layer; empty unless `statistics="all"` was given.
+        high_norm: of methods of components, the tokens of high norm of each layer.
         tiles: the tiles that the maps were joined from; None if the model saw the picture whole.
             The observation is then that of the first tile.
     """
@@ -150,6 +161,7 @@ class Explanation:
     answers: tuple[Answer, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[int, More] = field(default_factory=dict)
+    high_norm: Mapping[int, HighNorm] = field(default_factory=dict)
     tiles: TilePlan | None = None
 
     @property
@@ -191,8 +203,8 @@ class Explanation:
 
     @property
     def heads(self) -> tuple[int | None, ...]:
-        """Numbers of the heads of all these layers; None for merged heads."""
-        return tuple(dict.fromkeys(answer.head for answer in self.answers))
+        """Numbers of the heads, or components, of all these layers; None for merged heads."""
+        return tuple(dict.fromkeys(answer.part for answer in self.answers))
 
     @property
     def views(self) -> int:
@@ -230,6 +242,19 @@ class Explanation:
                 "take one of them: explanation.at_frame(0)"
             )
 
+    def require_one_component(self) -> None:
+        """Check that each layer has one map, or one of each head.
+
+        Raises:
+            UsageError: there are several components.
+        """
+        if len({answer.component for answer in self.answers}) > 1:
+            advice = "--components 1" if self.method == "pca" else "--method attention"
+            raise UsageError(
+                f"--method {self.method}: it makes several maps of a layer, and one is taken here; "
+                f"give {advice}"
+            )
+
     @property
     def localized(self) -> bool:
         """Whether the most localized heads were chosen: then the last map of each is their mean."""
@@ -249,8 +274,8 @@ class Explanation:
     def maps(self) -> NDArray[np.float32]:
         """All maps, (layers, heads, rows, columns); of several, (questions, layers, …).
 
-        If heads are merged, the axis of heads has length 1. Of a clip there is an axis of views
-        behind that of heads.
+        If heads are merged, the axis of heads has length 1, or one place for each component. Of a
+        clip there is an axis of views behind that of heads.
 
         Raises:
             UsageError: grids or heads differ from layer to layer.

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
@@ -9,19 +10,22 @@ from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.models import targets
 
 STAR = "★"
+_PARTS = {"clusters": "cluster", "factors": "factor"}
 
 
 def stem(explanation: Explanation, answer: Answer) -> str:
     """The name of an answer's file, without its ending.
 
-    It is `layer11-head03`, or `layer11` if the method merges heads. The mean of localized heads is
-    `localized`. For a method that merges layers
-    it is the method's name, unless maps end with several layers. If there are several queries,
-    targets or texts, their numbers follow: `layer11-head03-query0`, or of a detector the object
-    query's: `layer11-head03-object7`.
+    It is `layer11-head03`, `layer11-component01`, or `layer11` if the method merges heads. The mean
+    of localized heads is `localized`. For a method that merges layers it is the method's name,
+    unless maps end with several layers. If there are several queries, targets or texts, their
+    numbers follow: `layer11-head03-query0`, or of a detector the object query's:
+    `layer11-head03-object7`.
     """
     if answer.head is not None:
         name = f"layer{answer.layer:02d}-head{answer.head:02d}"
+    elif answer.component is not None:
+        name = f"layer{answer.layer:02d}-component{answer.component:02d}"
     elif explanation.localized:
         name = "localized"
     elif merges_layers(explanation) and len(explanation.layers) == 1:
@@ -38,6 +42,10 @@ def title(explanation: Explanation, answer: Answer) -> str:
         name = f"{star}layer {answer.layer}  head {answer.head}"
     elif explanation.localized and _of_words(explanation):
         return answer.query.name or str(answer.query)
+    elif answer.component is not None:
+        share = "" if answer.share is None else f"  {answer.share:.1%}"
+        kind = _PARTS.get(explanation.method, "component")
+        name = f"layer {answer.layer}  {kind} {answer.component}{share}"
     elif explanation.localized:
         count = len(explanation.questions[answer.question].localized)
         name = f"mean of {count} localized heads"
@@ -93,9 +101,16 @@ def in_words(target: targets.Target) -> str:
     >>> in_words(targets.Target("class", index=281, label="tabby, tabby cat"))
     'tabby, tabby cat (281)'
     """
+    if target.against:
+        return f"{in_words(replace(target, against=()))} against {others_in_words(target)}"
     if target.kind == "class" and target.label is not None:
         return f"{target.label} ({target.index})"
     return f"class {target}" if target.kind == "class" else str(target)
+
+
+def others_in_words(target: targets.Target) -> str:
+    """The targets that a resolved one is compared with, in words; empty without any."""
+    return " and ".join("rest" if o.kind == "rest" else in_words(o) for o in target.against)
 
 
 def merges_layers(explanation: Explanation) -> bool:
@@ -145,4 +160,4 @@ def rows(explanation: Explanation) -> list[int]:
     if explanation.localized:
         return list(Counter(answer.question for answer in explanation.answers).values())
     answers = explanation.answers
-    return list(Counter((a.question, -1 if a.head is None else a.layer) for a in answers).values())
+    return list(Counter((a.question, -1 if a.part is None else a.layer) for a in answers).values())

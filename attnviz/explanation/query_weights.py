@@ -145,6 +145,7 @@ def _reading(
         weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)).to(device),
         key_cells=layer.keys.size,
         tokens=layer.tokens,
+        number=number,
         progress=progress,
     )
 

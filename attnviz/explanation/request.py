@@ -77,7 +77,7 @@ class Questions:
             self.methods,
             {**self.settings, "start_layer": self.start_layer},
             query=any(query != "auto" for query in self.queries),
-            targets=["--text" if each.kind == "text" else "--target" for each in self.targets],
+            targets=[each.option for each in self.targets],
             importance=self.statistics == "all",
             others=check_options(self.settings, self.statistics),
         )
@@ -101,7 +101,8 @@ class Questions:
     @property
     def needs_tokens(self) -> bool:
         """Whether the tokens after each layer are needed."""
-        return self.statistics == "all" or any("tokens" in METHODS[n].needs for n in self.methods)
+        needs = {need for name in self.methods for need in METHODS[name].needs}
+        return self.statistics == "all" or bool(needs & {"tokens", "features"})
 
     @property
     def needed_layers(self) -> str:

@@ -8,7 +8,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.grid import Layout
-from attnviz.methods import METHODS, Method
+from attnviz.methods import ENTERING, METHODS, Method
 
 
 def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
@@ -16,15 +16,19 @@ def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
     return tuple(range(start, last + 1)) if method.merges == "layers" else (last,)
 
 
-def check_able(observation: Observation, name: str, chosen: Sequence[int], start: int) -> None:
-    """Check that a method can be used on these layers.
+def check_able(
+    observation: Observation, name: str, chosen: Sequence[int], start: int, of: str = "tokens"
+) -> None:
+    """Check that a method can be used on these layers; `of` is its option, if it has one.
 
     Raises:
         UsageError: it cannot; the line names the methods that can.
     """
-    reason = _missing(observation, METHODS[name], chosen, start)
+    reason = _missing(observation, METHODS[name], chosen, start, of)
     if reason is None:
         return
+    if "features" in METHODS[name].needs and of == "tokens":
+        reason += "; --of keys needs none. Give it, or another method"
     able = [
         other
         for other, method in METHODS.items()
@@ -39,7 +43,11 @@ def reason_against(observation: Observation, name: str, layer: int) -> str | Non
 
 
 def _missing(
-    observation: Observation, method: Method, chosen: Sequence[int], start: int
+    observation: Observation,
+    method: Method,
+    chosen: Sequence[int],
+    start: int,
+    of: str = "tokens",
 ) -> str | None:
     """Why a method cannot be used on these layers; None if it can."""
     for last in chosen:
@@ -50,13 +58,15 @@ def _missing(
             return f"layer {between} is not drawn ({not_drawn[between]})"
         if any(number not in observation.layers for number in numbers):
             return f"of the layers {numbers[0]} to {last} not all were kept"
-        reason = _lacking(observation, method, numbers)
+        reason = _lacking(observation, method, numbers, of)
         if reason is not None:
             return reason
     return None
 
 
-def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -> str | None:
+def _lacking(
+    observation: Observation, method: Method, numbers: Sequence[int], of: str
+) -> str | None:
     """What the method needs and the layers of one map lack; None if nothing."""
     layers = [observation.layers[n] for n in numbers]
     if method.merges == "layers":
@@ -72,8 +82,9 @@ def _lacking(observation: Observation, method: Method, numbers: Sequence[int]) -
             return reason
     for number, layer in zip(numbers, layers, strict=True):
         reason = _without(method, layer, number)
-        in_a_block = "tokens" in method.needs or "block gradient" in method.needs
-        begins = "propagation" in method.needs and number == numbers[0]
+        in_a_block = not {"tokens", "block gradient", "token gradient"}.isdisjoint(method.needs)
+        begins = not ENTERING.isdisjoint(method.needs) and number == numbers[0]
+        in_a_block |= "features" in method.needs and of == "tokens"
         if reason is None and (in_a_block or begins) and layer.tokens is None:
             reason = (
                 f"the tokens after layer {number} are not known: it is no block of a plain stack "

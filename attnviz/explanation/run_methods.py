@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -23,14 +24,28 @@ from attnviz.explanation.explanation import (
 from attnviz.explanation.localized_heads import choose_localized, means_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import read, sampled_points
-from attnviz.explanation.score_gradients import Backward, gradients, relevances, with_score
+from attnviz.explanation.score_gradients import (
+    Backward,
+    Way,
+    by_rules,
+    gradients,
+    relevances,
+    with_score,
+)
+from attnviz.explanation.token_gradients import (
+    gradient_times_input,
+    integrated,
+    path_gradients,
+    token_gradients,
+)
 from attnviz.explanation.words_asked import seen_row
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
-from attnviz.methods import DEFAULT, METHODS, Method
+from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
 from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure, more
+from attnviz.statistics.tokens import HighNorm, high_norm
 
 T = TypeVar("T")
 Statistics = Literal["basic", "all"]
@@ -43,10 +58,12 @@ class _Found(NamedTuple):
         maps: (R, heads, views, rows, columns), a map for each of R queries, each head and each
             view of a clip; a picture is one view.
         numbers: the value of each statistic for every head.
+        components: the number and the share of each component, if the maps are components.
     """
 
     maps: NDArray[np.float32]
     numbers: dict[str, list[float]]
+    components: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +135,13 @@ class LayerQuery:
             tuple(answers),
             self.settings,
             {layer: self.observation.more[layer] for layer in layers} if self._all else {},
+            self._high_norm() if self.entry.components else {},
         )
+
+    def _high_norm(self) -> dict[int, HighNorm]:
+        """Tokens of high norm of each layer whose tokens are known."""
+        found = {n: high_norm(reading) for n, reading in self._readings(None).items()}
+        return {number: each for number, each in found.items() if each is not None}
 
     def _answered_localized(
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
@@ -228,10 +251,23 @@ class LayerQuery:
         return list(different.values()) or [None]
 
     def _backward(self, target: Target) -> Backward:
-        if "propagation" in self.entry.needs:
-            return relevances(self.observation, target, self.layers)
-        of_blocks = "block gradient" in self.entry.needs
-        return gradients(self.observation, target, of_blocks=of_blocks)
+        needs, observation = self.entry.needs, self.observation
+        if "path gradient" in needs:
+            return path_gradients(observation, target, tuple(self.layers), self.settings["steps"])
+        if "token gradient" in needs:
+            return token_gradients(observation, target)
+        for need in needs:
+            if need in ENTERING:
+                way, name = self._way(need)
+                return relevances(observation, target, self.layers, way, name=name)
+        return gradients(observation, target, of_blocks="block gradient" in needs)
+
+    def _way(self, need: Need) -> tuple[Way, object]:
+        """How relevance goes back to tokens, and the name under which it is kept."""
+        if need == "integrated gradient":
+            steps = self.settings["steps"]
+            return partial(integrated, steps=steps), (need, steps)
+        return by_rules if need == "propagation" else gradient_times_input, need
 
     def _found(
         self, readings: Mapping[int, LayerInput], score: Backward | None
@@ -239,9 +275,24 @@ class LayerQuery:
         """The results of each layer, given the backward pass of one score."""
         readings = with_score(readings, score)
         return {
-            layer: _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
+            layer: self._components(readings[layer], layer)
+            if self.entry.components
+            else _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
             for layer in self.layers
         }
+
+    def _components(self, reading: LayerInput, layer: int) -> _Found:
+        """The maps of a layer's components; cells that are left out are NaN."""
+        options = {option.name: self.settings[option.name] for option in self.entry.options}
+        found = self.entry(reading, **options)
+        left_out = torch.isnan(found.maps)
+        cells = reading.on_cells(found.maps.masked_fill(left_out, 0.0))
+        without = reading.on_cells(left_out.float()) > 0
+        cells = cells.masked_fill(without, torch.nan)
+        keys, maps = self._keys(layer), cells.float().cpu().numpy()
+        shape = keys.views, keys.rows, keys.columns
+        components = tuple(zip(found.numbers, found.shares, strict=True))
+        return _Found(maps.reshape(*maps.shape[:2], *shape), {}, components)
 
     def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
         """Maps of a layer on its cells, (R, heads, views, rows, columns)."""
@@ -286,6 +337,8 @@ class LayerQuery:
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
         query, shown = self.queries[layer][number], self.method == DEFAULT
         region = None if query.found is None else self.observation.region(query.found)
+        if results.components:
+            return self._component_answers(layer, number, results, question)
         return [
             Answer(
                 layer=layer,
@@ -303,6 +356,38 @@ class LayerQuery:
                 region=region,
             )
             for head in self.heads[layer]
+            for view, frames in enumerate(self.observation.frames_of(keys))
+        ]
+
+    def _component_answers(
+        self, layer: int, number: int, results: _Found, question: int
+    ) -> list[Answer]:
+        """The answers of a layer's components; cells that are left out are not drawn."""
+        keys = self._keys(layer)
+        placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
+        left_out = np.isnan(results.maps)
+        maps = np.where(left_out, np.float32(0), results.maps)
+        if not (drawn & ~left_out[number, 0]).any():
+            raise UsageError(
+                f"--foreground {self.settings.get('foreground')}: no token of layer {layer} is "
+                "over it; give a lower one"
+            )
+        return [
+            Answer(
+                layer=layer,
+                head=None,
+                query=self.queries[layer][number],
+                values=maps[number, place, view],
+                numbers={},
+                placement=placement,
+                drawn=drawn[view] & ~left_out[number, place, view],
+                question=question,
+                view=view,
+                frames=frames,
+                component=component,
+                share=share,
+            )
+            for place, (component, share) in enumerate(results.components)
             for view, frames in enumerate(self.observation.frames_of(keys))
         ]
 

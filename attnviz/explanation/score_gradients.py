@@ -78,12 +78,21 @@ def gradients(observation: Observation, target: Target, *, of_blocks: bool = Fal
         RecordingError: the gradient cannot be computed.
     """
     find = _of_blocks if of_blocks else _of_model
-    found: Gradients = _once(observation, target, of_blocks, find)
+    found: Gradients = once(observation, target, of_blocks, find)
     return found
 
 
+Way = Callable[[Observation, Run, Scored, int, int], Tensor]
+"""Gives (1, tokens), the relevance of what enters the first layer, of the model up to the last."""
+
+
 def relevances(
-    observation: Observation, target: Target, layers: Mapping[int, Sequence[int]]
+    observation: Observation,
+    target: Target,
+    layers: Mapping[int, Sequence[int]],
+    way: Way,
+    *,
+    name: object,
 ) -> Relevances:
     """Relevance of the tokens that enter the first of some layers; each is computed once.
 
@@ -94,6 +103,8 @@ def relevances(
         observation: of a model that ran with `gradients`.
         target: what the score is.
         layers: for each layer that the model is to end with, all layers from the first to this one.
+        way: how relevance goes back.
+        name: a name of this way.
 
     Raises:
         UsageError: the model ran without gradients, or has no such score.
@@ -102,19 +113,19 @@ def relevances(
     """
 
     def find(observation: Observation, run: Run, target: Target) -> Relevances:
-        whole = _score(observation, run.output, target)
+        whole = score_of(observation, run.output, target)
         found = {
-            last: _relevance(observation, run, whole, numbers[0], last)
+            last: _checked(observation, way(observation, run, whole, numbers[0], last), numbers[0])
             for last, numbers in layers.items()
         }
-        return Relevances(_alone(whole), found)
+        return Relevances(alone(whole), found)
 
-    key = tuple((last, numbers[0]) for last, numbers in layers.items())
-    found: Relevances = _once(observation, target, key, find)
+    key = name, *((last, numbers[0]) for last, numbers in layers.items())
+    found: Relevances = once(observation, target, key, find)
     return found
 
 
-def _once(
+def once(
     observation: Observation,
     target: Target,
     what: object,
@@ -140,42 +151,51 @@ def _once(
 
 
 def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
-    scored = _score(observation, run.output, target)
-    return Gradients(_alone(scored), run.recording.gradients(scored.value))
+    scored = score_of(observation, run.output, target)
+    return Gradients(alone(scored), run.recording.gradients(scored.value))
 
 
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     """Gradients of each block's own score, which goes back through that block only."""
-    whole = _score(observation, run.output, target)
+    whole = score_of(observation, run.output, target)
     blocks = run.recording.blocks
     found: dict[int, Tensor] = {}
     for number in sorted(blocks.keys() & observation.layers.keys()):
         output = run_tail(observation.model.module, run.inputs, blocks, number)
-        score = _score(observation, output, whole.target).value
+        score = score_of(observation, output, whole.target).value
         found |= run.recording.gradients(score, calls=[number])
-    return Gradients(_alone(whole), found)
+    return Gradients(alone(whole), found)
 
 
-def _relevance(observation: Observation, run: Run, whole: Scored, first: int, last: int) -> Tensor:
-    """Relevance, (1, tokens), of the tokens before layer `first`, of the model ending at `last`."""
+def by_rules(observation: Observation, run: Run, whole: Scored, first: int, last: int) -> Tensor:
+    """Relevance by the rules of AttnLRP."""
+    score = score_up_to(observation, run, whole, last)
+    return propagate(score, run.recording.blocks[first].input)
+
+
+def score_up_to(observation: Observation, run: Run, whole: Scored, last: int) -> Tensor:
+    """The score of the model as if its stack of blocks ended with a layer."""
     blocks = run.recording.blocks
-    score, tokens = whole.value, blocks[first].input
-    if tokens.shape[:2] != observation.layers[first].keys.cells.shape:
+    if last >= max(blocks):
+        return whole.value
+    output = run_tail(observation.model.module, run.inputs, blocks, last)
+    return score_of(observation, output, whole.target).value
+
+
+def _checked(observation: Observation, relevance: Tensor, first: int) -> Tensor:
+    if relevance.shape != observation.layers[first].keys.cells.shape:
         raise RecordingError(
             f"the tokens that enter the block of layer {first} are not its keys; ask another method"
         )
-    if last < max(blocks):
-        output = run_tail(observation.model.module, run.inputs, blocks, last)
-        score = _score(observation, output, whole.target).value
-    return propagate(score, tokens)
+    return relevance
 
 
-def _alone(scored: Scored) -> Scored:
+def alone(scored: Scored) -> Scored:
     """A score without its graph."""
     return replace(scored, value=scored.value.detach())
 
 
-def _score(observation: Observation, output: object, target: Target) -> Scored:
+def score_of(observation: Observation, output: object, target: Target) -> Scored:
     if target.kind == "word":
         assert observation.text is not None
         assert isinstance(output, Tensor)

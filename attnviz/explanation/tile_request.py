@@ -60,6 +60,11 @@ def check_tiled(
         UsageError: a query is a place of the picture, each tile would have a score of its own, or
             an option compares what lies in one run of the model.
     """
+    parts = next((name for name in methods if METHODS[name].components), None)
+    if parts is not None:
+        raise UsageError(
+            f"--tile: for {parts}, each tile would have components of its own; leave out --tile"
+        )
     for text in asked:
         if queries.parse(text).kind in ("object", "objects"):
             raise UsageError(f"--query {text}: {NO_OBJECTS}")

@@ -33,6 +33,7 @@ def explain_tiled(
     method: str = DEFAULT,
     query: str | Sequence[str] = "auto",
     target: str | Sequence[str] = (),
+    against: str | Sequence[str] = (),
     layers: str = "auto",
     heads: str = "all",
     start_layer: int | None = None,
@@ -61,6 +62,7 @@ def explain_tiled(
         method: a name that `attnviz methods` lists.
         query: `auto`, `cls`, `registerN`, `mean` or `pool`, or several of them.
         target: the score, for methods that take gradients: a class, or `norm`; or several.
+        against: the classes whose mean score is subtracted from each target's, as of `explain`.
         layers: the layers that have maps, as of `explain`.
         heads: the heads that have maps, as of `explain`.
         start_layer: the first layer of methods that merge layers.
@@ -79,7 +81,10 @@ def explain_tiled(
     questions = Questions(
         (method,),
         (query,) if isinstance(query, str) else tuple(query),
-        tuple(map(targets.parse, [target] if isinstance(target, str) else target)),
+        targets.contrasts(
+            [targets.parse(each) for each in ([target] if isinstance(target, str) else target)],
+            [against] if isinstance(against, str) else against,
+        ),
         layers,
         heads,
         start_layer,

@@ -13,8 +13,14 @@ from attnviz.errors import UsageError, unknown
 from attnviz.registry import Option, Table, TableEntry, complete, load
 
 Need = Literal[
-    "gradient", "block gradient", "propagation", "projection", "tokens", "keys", "distribution"
-]
+    "gradient", "block gradient", "token gradient", "path gradient",
+    "propagation", "input gradient", "integrated gradient",
+    "projection", "tokens", "keys", "distribution", "features",
+]  # fmt: skip
+ENTERING = frozenset[Need]({"propagation", "input gradient", "integrated gradient"})
+"""What goes back to the tokens that enter the first merged layer."""
+SCORED = ENTERING | {"gradient", "block gradient", "token gradient", "path gradient"}
+"""What needs a score."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +30,17 @@ class Method(TableEntry):
     Attributes:
         merges: what one map combines: one head, all heads of a layer, or all layers up to one.
         needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
-            computed from every layer's own tokens), relevance propagated from a score, the output
-            projection, the tokens after each layer, that queries and keys are the same tokens, or
-            that rows of weights are distributions.
+            computed from every layer's own tokens, at the tokens, or in runs on parts of the
+            picture), relevance of the tokens that enter the first layer (by rules, by the gradient,
+            or integrated), the output projection, the tokens after each layer, that queries and
+            keys are the same tokens, that rows of weights are distributions, or the tokens after
+            each layer where they are known.
         asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: a function that changes the map on cells; it takes values (…, cells), drawn cells
             (cells,), and the options.
+        span: of maps whose colours always span the same values, these.
+        components: whether it returns `Components`, several maps of a layer.
     """
 
     merges: Literal["nothing", "heads", "layers"] = "nothing"
@@ -38,6 +48,8 @@ class Method(TableEntry):
     asks: bool = True
     options: tuple[Option, ...] = ()
     then: str = ""
+    span: tuple[float, float] | None = None
+    components: bool = False
 
     @property
     def declared_options(self) -> tuple[Option, ...]:
@@ -56,7 +68,7 @@ class Method(TableEntry):
     @property
     def scored(self) -> bool:
         """Whether it needs a score to take gradients or relevance of."""
-        return not {"gradient", "block gradient", "propagation"}.isdisjoint(self.needs)
+        return not SCORED.isdisjoint(self.needs)
 
 
 START_LAYER = Option(
@@ -67,6 +79,35 @@ DISCARD = Option(
     "discard", float, 0.0, "Share of the smallest weights that rollouts leave out.",
     minimum=0.0, maximum=0.999,
 )  # fmt: skip
+STEPS = Option(
+    "steps", int, 20, "Runs of the model in transition and integrated-gradients.",
+    minimum=1, maximum=1000, metavar="N",
+)  # fmt: skip
+OF = Option(
+    "of", ("tokens", "keys", "queries", "values"), "tokens",
+    "Vectors of pca, clusters and factors: tokens after the layer, or what its heads see.",
+)  # fmt: skip
+OUTLIERS = Option(
+    "outliers", ("keep", "leave"), "keep",
+    "Tokens of high norm: leave takes them out of pca, clusters and factors.",
+)  # fmt: skip
+COMPONENTS = Option(
+    "components", str, "1,2,3", "Components of pca; the first three are red, green and blue.",
+    metavar="LIST", pattern=r"[1-9]\d?(,[1-9]\d?)*",
+)  # fmt: skip
+FOREGROUND = Option(
+    "foreground", float, None,
+    "Leave out tokens whose first component of pca is at most this, such as 0.", metavar="SCORE",
+)  # fmt: skip
+BASIS = Option(
+    "basis", str, "own",
+    "Basis of pca: own, of each picture; shared, of all of them; or a file, made of all pictures "
+    "if it is not there.", metavar="BASIS",
+)  # fmt: skip
+PARTS = Option(
+    "parts", int, 5, "Parts of clusters and factors.", minimum=2, maximum=12, metavar="N"
+)
+CLUSTER_SEED = Option("cluster_seed", int, 0, "Random seed of clusters.", minimum=0)
 KEEP = Option("keep", float, 0.6, "Share of the mass that mass holds.", minimum=0.001, maximum=1.0)
 
 _METHODS: dict[str, Method] = {
@@ -121,6 +162,47 @@ _METHODS: dict[str, Method] = {
         needs=("propagation",),
         asks=False,
     ),
+    "transition": Method(
+        "attnviz.methods.token_products:transition",
+        "attention followed through the layers, times the integrated gradient of the last",
+        "Yuan et al. 2021, Explaining Information Flow Inside Vision Transformers",
+        merges="layers",
+        needs=("path gradient", "distribution"),
+        options=(STEPS,),
+    ),
+    "grad-cam": Method(
+        "attnviz.methods.token_products:grad_cam",
+        "tokens that enter the layer, weighted by the mean gradient of each of their features",
+        "Selvaraju et al. 2017, arXiv 1610.02391",
+        merges="heads",
+        needs=("token gradient",),
+        asks=False,
+    ),
+    "attcat": Method(
+        "attnviz.methods.token_products:attcat",
+        "tokens times their gradients, weighted by the attention that they receive, all layers",
+        "Qiang et al. 2022, AttCAT: Explaining Transformers via Attentive Class Activation Tokens",
+        merges="layers",
+        needs=("token gradient", "distribution"),
+        asks=False,
+    ),
+    "input-gradient": Method(
+        "attnviz.methods.token_products:input_gradient",
+        "tokens that enter the first layer times their gradient, for or against",
+        "Shrikumar et al. 2016, arXiv 1605.01713",
+        merges="layers",
+        needs=("input gradient",),
+        asks=False,
+    ),
+    "integrated-gradients": Method(
+        "attnviz.methods.token_products:integrated_gradients",
+        "the same, with the mean gradient on the way from an empty picture",
+        "Sundararajan et al. 2017, arXiv 1703.01365",
+        merges="layers",
+        needs=("integrated gradient",),
+        options=(STEPS,),
+        asks=False,
+    ),
     "value-norm": Method(
         "attnviz.methods.attention:value_norm",
         "the weights times the length of what they carry to the tokens",
@@ -152,6 +234,38 @@ _METHODS: dict[str, Method] = {
         "Amir et al. 2021, arXiv 2112.05814",
         merges="heads",
         needs=("tokens",),
+    ),
+    "pca": Method(
+        "attnviz.methods.components:pca",
+        "the three directions in which tokens differ most, as red, green and blue",
+        "Oquab et al. 2023, arXiv 2304.07193",
+        merges="heads",
+        needs=("features",),
+        asks=False,
+        options=(OF, COMPONENTS, FOREGROUND, OUTLIERS, BASIS),
+        span=(-2.0, 2.0),
+        components=True,
+    ),
+    "clusters": Method(
+        "attnviz.methods.components:clusters",
+        "groups of tokens that are alike, by k-means",
+        "Arthur & Vassilvitskii 2007, k-means++",
+        merges="heads",
+        needs=("features",),
+        asks=False,
+        options=(OF, PARTS, OUTLIERS, CLUSTER_SEED),
+        span=(0.0, 1.0),
+        components=True,
+    ),
+    "factors": Method(
+        "attnviz.methods.components:factors",
+        "parts that add up to the tokens, none of them negative",
+        "Collins et al. 2018, arXiv 1806.10206",
+        merges="heads",
+        needs=("features",),
+        asks=False,
+        options=(OF, PARTS, OUTLIERS),
+        components=True,
     ),
     "mass": Method(
         "attnviz.methods.attention:mass",

@@ -8,7 +8,7 @@ from torch import Tensor
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution.vector_products import mat_vec, vec_mat
 from attnviz.errors import RecordingError
-from attnviz.methods.rollout import fuse, query_weights, split
+from attnviz.methods.rollout import equal_weights, fuse, query_weights, split
 
 
 def gradient_attention(reading: LayerInput) -> Tensor:
@@ -124,14 +124,8 @@ def legrad(readings: Sequence[LayerInput]) -> Tensor:
     """
     layers, pool = split(readings)
     every = [*layers, *([] if pool is None else [pool])]
-    maps = [vec_mat(fuse(reading, "gradient"), _alike(reading)) for reading in every]
+    maps = [vec_mat(fuse(reading, "gradient"), equal_weights(reading)) for reading in every]
     return torch.stack(maps).mean(0)[:, :, None]
-
-
-def _alike(reading: LayerInput) -> Tensor:
-    """Equal weights of all queries that take part, (windows, 1, queries)."""
-    part = reading.queries.taking_part.float()
-    return (part / part.sum(-1, keepdim=True).clamp_min(1))[:, None]
 
 
 def attnlrp(readings: Sequence[LayerInput]) -> Tensor:

@@ -105,6 +105,12 @@ def query_weights(readings: Sequence[LayerInput]) -> Tensor:
     return readings[-1].weights.to(torch.float32)
 
 
+def equal_weights(reading: LayerInput) -> Tensor:
+    """Equal weights of all queries that take part, (windows, 1, queries)."""
+    part = reading.queries.taking_part.float()
+    return (part / part.sum(-1, keepdim=True).clamp_min(1))[:, None]
+
+
 def similarity(reading: LayerInput) -> Tensor:
     """cos(k_j, Σ_i w_i k_i) of each head, (windows, R, heads, keys).
 

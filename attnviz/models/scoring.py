@@ -1,6 +1,6 @@
 """Computes the score of a target: the scalar of a model's output that gradients are taken of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ class Scored:
     Attributes:
         target: the resolved target: a class with its number, and its label if it has one; a norm;
             or a text.
-        value: the score, a scalar in float32 with its graph.
+        value: the score, a scalar in float32 with its graph; of a target against others, the
+            difference.
         probability: for a class, its softmax over all classes; None for other targets.
     """
 
@@ -45,6 +46,9 @@ def resolve(model: Model, target: Target) -> Target:
     """
     if target.kind == "word":
         return target
+    if target.against:
+        others = tuple(_resolve_other(model, other) for other in target.against)
+        return replace(resolve(model, replace(target, against=())), against=others)
     if target.kind == "text":
         return _resolve_text(model, target)
     if model.head == "text":
@@ -73,7 +77,8 @@ def score(
     and text. That of a norm is the L2 norm of one vector: with a query, the output token at the
     query or the weighted mean of tokens; without a query, the class token, else the model's own
     pooled vector, else the mean of the grid; if the model returns a single vector, that vector.
-    `auto` is the class of the largest logit if there are logits, else the norm.
+    `auto` is the class of the largest logit if there are logits, else the norm. Of targets
+    `against` it, the mean score is subtracted.
 
     Args:
         model: the model that made the output.
@@ -94,11 +99,45 @@ def score(
         ModelError: the output has no such score, or the score is not finite.
     """
     target = resolve(model, target)
+    found = _score_alone(model, output, target, weights, class_token)
+    return found if not target.against else _contrast(model, output, found, target.against)
+
+
+def _contrast(model: Model, output: Any, found: Scored, against: Sequence[Target]) -> Scored:
+    """A score less the mean score of others (Finer-CAM, 2501.11309).
+
+    Raises:
+        UsageError: a class is compared with itself.
+    """
+    values, index = [], found.target.index
+    for other in against:
+        if other.kind == "rest":
+            of_classes = logits(model, output)[0]
+            values.append((of_classes.sum() - found.value) / (len(of_classes) - 1))
+            continue
+        if found.target.kind == "class" and other.index == index:
+            raise UsageError(
+                f"--against {other}: {other.label or index} is the target itself; give another "
+                "class, or rest"
+            )
+        values.append(_score_alone(model, output, other, None, 0).value)
+    difference = found.value - torch.stack(values).mean()
+    return replace(found, target=replace(found.target, against=tuple(against)), value=difference)
+
+
+def _score_alone(
+    model: Model,
+    output: Any,
+    target: Target,
+    weights: Tensor | NDArray[np.float64] | None,
+    class_token: int,
+) -> Scored:
+    """The score of a resolved target, without what it is compared with."""
     if target.kind == "text":
         assert model.texts is not None  # `resolve` checked both
         assert target.text is not None
         value = (_state(model, output)[0].float() * model.texts([target.text])[0]).sum()
-        return Scored(target, _finite(model, value))
+        return Scored(replace(target, against=()), _finite(model, value))
     classes = find_logits(output) if _predicts(model, output) else None
     if target.kind == "class" or (target.kind == "auto" and classes is not None):
         return _score_class(model, logits(model, output)[0], target)
@@ -199,6 +238,24 @@ def _resolve_class(model: Model, target: Target) -> Target:
             )
         target = replace(target, index=find_label(model.labels, target.label))
     return target if model.labels is None else _named(model, target, len(model.labels))
+
+
+def _resolve_other(model: Model, other: Target) -> Target:
+    """A target that another is compared with, resolved.
+
+    Raises:
+        UsageError: the model has no such class; the line names `--against`.
+    """
+    if other.kind == "text":
+        return _resolve_text(model, other)
+    try:
+        if other.kind == "class":
+            return _resolve_class(model, other)
+        _resolve_class(model, Target("class", index=0))  # a head that has classes
+    except UsageError as error:
+        shown = str(error).replace("--target 0:", "--target rest:")
+        raise UsageError(shown.replace("--target", "--against", 1)) from error
+    return other
 
 
 def _named(model: Model, target: Target, count: int) -> Target:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from attnviz.errors import UsageError
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 
-Kind = Literal["auto", "class", "norm", "text", "word"]
+Kind = Literal["auto", "class", "norm", "text", "word", "rest"]
 Head = Literal["none", "class", "any", "text", "words"]
 """The head of a checkpoint that `load_model` is to load."""
 _HEADS: dict[Kind, Head] = {
-    "auto": "any", "class": "class", "norm": "none", "text": "text", "word": "words"
+    "auto": "any", "class": "class", "norm": "none", "text": "text", "word": "words",
+    "rest": "class",
 }  # fmt: skip
 _EXPECTED = "auto, a class by its number or label, norm or norm:QUERY"
 
@@ -32,12 +33,14 @@ class Target:
     Attributes:
         kind: `auto` is the predicted class, or the norm if there are no classes; `class` is the
             logit of a class; `norm` is the norm of the output; `text` is the cosine to the
-            embedding of a text; `word` is the sum of the logits of a word's tokens.
+            embedding of a text; `word` is the sum of the logits of a word's tokens; `rest`, the
+            mean score of all other classes, is only `against`.
         index, label: for a class, the one that the user gave; after `resolve` both, if the class
             has a label.
         query: for a norm, the tokens of the output; None for the model's own pooling. For a
             word, the word.
         text: the text that the picture is compared with.
+        against: targets whose mean score is subtracted from this one's.
     """
 
     kind: Kind
@@ -45,9 +48,13 @@ class Target:
     label: str | None = None
     query: Query | None = None
     text: str | None = None
+    against: tuple[Target, ...] = ()
 
     def __str__(self) -> str:
         """The target as it is typed: a text after `--text`, any other after `--target`."""
+        if self.against:
+            others = (f" --against {other}" for other in self.against)
+            return f"{replace(self, against=())}{''.join(others)}"
         if self.kind == "text":
             return str(self.text)
         if self.kind == "class":
@@ -59,14 +66,20 @@ class Target:
     @property
     def head(self) -> Head:
         """The head that a checkpoint must be loaded with: `load_model(…, head=target.head)`."""
-        return _HEADS[self.kind]
+        return "class" if self.kind == "auto" and self.against else _HEADS[self.kind]
+
+    @property
+    def option(self) -> str:
+        """The option that gives the target."""
+        given_alone = self.kind == "auto" and self.against
+        return "--text" if self.kind == "text" else "--against" if given_alone else "--target"
 
 
 def parse(text: str) -> Target:
     """Parse a target: `auto`, `norm`, `norm:QUERY`, or a class by its number or label.
 
     >>> parse("243")
-    Target(kind='class', index=243, label=None, query=None, text=None)
+    Target(kind='class', index=243, label=None, query=None, text=None, against=())
 
     Raises:
         UsageError: the text is empty or a negative number, or the query is not valid for a norm.
@@ -95,6 +108,52 @@ def of_text(text: str) -> Target:
     if not text.strip():
         raise UsageError("--text is empty; give what the picture may show, such as 'a tabby cat'")
     return Target("text", text=text.strip())
+
+
+def contrasts(found: Sequence[Target], against: Sequence[str]) -> tuple[Target, ...]:
+    """Targets whose scores are differences to others: `--against`, of every target.
+
+    >>> [str(each) for each in contrasts([parse("cat")], ["dog", "fox"])]
+    ['cat --against dog --against fox']
+
+    Args:
+        found: the targets; without any it is the predicted class.
+        against: classes, or texts if the targets are texts; or `rest`, all other classes or, among
+            texts, all other targets.
+
+    Raises:
+        UsageError: there is nothing to subtract, or a target cannot be compared with another.
+    """
+    if not against:
+        return tuple(found)
+    rest = "rest" in against
+    if rest and len(against) > 1:
+        raise UsageError("--against rest is all others; give it alone, or leave it out")
+    results = []
+    for target in found or (Target("auto"),):
+        if target.kind == "norm":
+            raise UsageError(
+                f"--against {against[0]}: the target is a norm, which has no like; give "
+                "--target CLASS or --text"
+            )
+        if target.kind == "text":
+            others = tuple(found) if rest else tuple(map(of_text, against))
+        else:
+            others = tuple(Target("rest") if rest else _other(each) for each in against)
+        others = tuple(dict.fromkeys(other for other in others if other != target))
+        if not others:
+            advice = "another --text" if target.kind == "text" else "another class, or rest"
+            raise UsageError(f"--against {against[0]}: nothing is left to compare; give {advice}")
+        results.append(replace(target, against=others))
+    return tuple(results)
+
+
+def _other(text: str) -> Target:
+    """A class that another is compared with."""
+    other = parse(text)
+    if other.kind != "class":
+        raise UsageError(f"--against {text}: give a class by its number or label, or rest")
+    return other
 
 
 def _norm(text: str) -> Target:

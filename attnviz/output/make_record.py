@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.naming import others_in_words
 from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
@@ -34,7 +35,7 @@ from attnviz.output.record_info import (
 from attnviz.output.record_views import fields_of_view, views_of
 from attnviz.statistics import More
 from attnviz.statistics.maps import describe, of_object
-from attnviz.statistics.tokens import Token
+from attnviz.statistics.tokens import HighNorm, Token
 
 
 def make_record(
@@ -43,6 +44,7 @@ def make_record(
     scales: Sequence[Range] | None = None,
     files: Sequence[str] | None = None,
     animation: record_parts.AnimationInfo | None = None,
+    blends: Sequence[record_parts.BlendInfo] = (),
     moment: record_parts.Moment | None = None,
 ) -> records.Record:
     """The record of one picture: CONTRACT §4.
@@ -52,6 +54,7 @@ def make_record(
         scales: the range of the colours of each answer.
         files: the name of the file that shows each answer.
         animation: the animation of all answers.
+        blends: the pictures of several maps each.
         moment: the frame of a clip that the picture is.
     """
     observation, answers = explanation.observation, explanation.answers
@@ -84,10 +87,20 @@ def make_record(
             )
         ],
         animation=animation,
+        blends=list(blends) or None,
         layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
         or None,
         views=views_of(explanation),
-    )
+        high_norm=[
+            records.LayerHighNorm(
+                layer=number, median=each.median, limit=each.limit,
+                tokens=_high_norm(observation, observation.layers[number], each),
+            )
+            for number, each in explanation.high_norm.items()
+            if each.tokens
+        ]
+        or None,
+    )  # fmt: skip
 
 
 def _head(
@@ -120,6 +133,8 @@ def _head(
         points=_points(answer),
         image_mass=None if answer.row is None else answer.row.image,
         text_mass=None if answer.row is None else answer.row.text,
+        component=answer.component,
+        share=answer.share,
         **fields_of_view(explanation, answer),
     )
 
@@ -173,12 +188,7 @@ def _layer(observation: Observation, number: int, more: More) -> records.LayerIn
     layer, norms = observation.layers[number], more.high_norm
     high: dict[str, Any] = {}
     if norms is not None:
-        found = [
-            records.HighNormToken(
-                norm=token.value, **_token(observation, layer, layer.queries, token)
-            )
-            for token in norms.tokens
-        ]
+        found = _high_norm(observation, layer, norms)
         high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
     return records.LayerInfo(
         layer=number,
@@ -195,6 +205,15 @@ def _layer(observation: Observation, number: int, more: More) -> records.LayerIn
         ],
         **high,
     )
+
+
+def _high_norm(
+    observation: Observation, layer: Layer, norms: HighNorm
+) -> list[records.HighNormToken]:
+    return [
+        records.HighNormToken(norm=token.value, **_token(observation, layer, layer.queries, token))
+        for token in norms.tokens
+    ]
 
 
 def _token(observation: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
@@ -288,5 +307,6 @@ def _target(scored: Scored | None) -> record_parts.TargetInfo | None:
             "query": None if target.query is None else _query(target.query),
             "score": float(scored.value),
             "probability": scored.probability,
+            "against": others_in_words(target) or None,
         }
     )

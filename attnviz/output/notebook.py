@@ -3,7 +3,7 @@
 from base64 import b64encode
 from html import escape
 
-from attnviz.drawing.scale import parse_scale
+from attnviz.drawing.scale import scale_of
 from attnviz.drawing.sheet import cells_on, heading, sheet, small
 from attnviz.drawing.strip import head_ranges, strip
 from attnviz.explanation.explanation import Explanation
@@ -25,7 +25,11 @@ def png(explanation: Explanation) -> bytes:
     drawing = Drawing()
     style, shown = drawing.style(), small(explanation.observation.picture)
     if explanation.views > 1:
-        image = strip(explanation, head_ranges(explanation, parse_scale(drawing.scale)), style)
+        image = strip(
+            explanation,
+            head_ranges(explanation, scale_of(explanation.method, drawing.scale)),
+            style,
+        )
     else:
         cells = cells_on(explanation, shown, drawing.ranges(explanation), style)
         image = sheet(explanation, cells, style, preview=shown)

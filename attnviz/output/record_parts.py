@@ -112,6 +112,15 @@ class AnimationInfo(RecordPart):
     file: str
 
 
+class BlendInfo(RecordPart):
+    """Maps of one layer and head in one picture: a colour for each question, or component."""
+
+    layer: int
+    head: int | None
+    colours: list[str]
+    file: str
+
+
 class ModelInfo(RecordPart):
     """The model that was run; `heads` is the largest number of heads of a layer."""
 
@@ -206,7 +215,11 @@ class QueryInfo(RecordPart):
 
 
 class TargetInfo(RecordPart):
-    """The score whose gradient the method uses: its target (class, text or norm) and its value."""
+    """The score whose gradient the method uses: its target (class, text or norm) and its value.
+
+    `against` is present if the mean score of others is subtracted: these in words, or `rest`, all
+    others. `score` is then the difference, and `probability` that of the target itself.
+    """
 
     kind: Literal["class", "norm", "text", "word"]
     index: int | None = None
@@ -215,6 +228,7 @@ class TargetInfo(RecordPart):
     query: QueryInfo | None = None
     score: Maybe
     probability: Maybe = None
+    against: str | None = None
 
 
 class NotDrawn(RecordPart):

@@ -6,6 +6,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from attnviz.output.record_parts import (
     AnimationInfo,
+    BlendInfo,
     Check,
     Image,
     ModelInfo,
@@ -110,7 +111,9 @@ class Head(RecordPart):
     present if they differ from those of the record: `auto` found another query in this layer, or
     there were several questions. `points` is present for deformable attention from one place. Of a
     clip that the model sees at once, a map shows one view, whose first frame is `moment`;
-    `view_mass` is the share of the query's attention in it. `view` is present if `views` is. With a
+    `view_mass` is the share of the query's attention in it. `component` and `share` are present for
+    methods of components: its number from 1, and what it explains of the variance (`pca`), of the
+    tokens (`clusters`) or of all weights (`factors`). `view` is present if `views` is. With a
     prompt, `image_mass` is the share of a row's attention on tokens of the picture, and `text_mass`
     that on tokens of text but the first; null where a layer sees no text. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
@@ -147,6 +150,8 @@ class Head(RecordPart):
     view: int | None = None
     moment: ViewMoment | None = None
     view_mass: Maybe = None
+    component: int | None = None
+    share: Maybe = None
 
     @property
     def unsaid(self) -> tuple[str, ...]:
@@ -181,6 +186,15 @@ class HighNormToken(TokenInfo):
     norm: Number
 
 
+class LayerHighNorm(RecordPart):
+    """The tokens of high norm of a layer whose components were asked."""
+
+    layer: int
+    median: Number
+    limit: Number
+    tokens: list[HighNormToken]
+
+
 class LayerInfo(RecordPart):
     """Numbers that compare the heads or the tokens of one layer.
 
@@ -211,7 +225,7 @@ OF_VIEWS = ("view", "moment", "view_mass")
 """Fields of a map about its view; `moment` becomes the columns `frame` and `time`."""
 _OPTIONAL = (
     *("rank", "query", "target", "scale", "file", "points", "image_mass", "text_mass"),
-    *OF_VIEWS,
+    *("component", "share", *OF_VIEWS),
 )
 """Fields of a map that are left out if they do not apply."""
 
@@ -220,6 +234,8 @@ class Record(RecordPart):
     """Everything about one picture.
 
     `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
+    `blends` if pictures of several maps were drawn, `high_norm` if there are such tokens in layers
+    whose components were asked,
     `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
@@ -245,8 +261,10 @@ class Record(RecordPart):
     localized: list[LocalizedHeadInfo] | None = None
     heads: list[Head]
     animation: AnimationInfo | None = None
+    blends: list[BlendInfo] | None = None
     layers: list[LayerInfo] | None = None
     views: list[ViewInfo] | None = None
+    high_norm: list[LayerHighNorm] | None = None
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
@@ -265,7 +283,7 @@ class Record(RecordPart):
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                *("animation", "views", "text"),
+                *("animation", "blends", "views", "text", "high_norm"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}

@@ -18,7 +18,7 @@ COMPARE, DIFFERENCE, CHECKPOINTS = "compare", "difference", "checkpoints"
 _PAGE = b'content="attnviz explore"'  # in the head of every page of `explore`
 _ENDINGS = "|".join(FORMATS)
 _OVERLAY = re.compile(
-    rf"(layer\d+(-head\d+)?|localized|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.({_ENDINGS})"
+    rf"(layer\d+(-(head|component)\d+)?(-blend|-colours)?|localized|{'|'.join(METHODS)})(-(query|target|text)\d+)*\.({_ENDINGS})"
     r"|(layers|heads)\.(gif|webp|png|mp4)"
 )
 _COMPARED = re.compile(rf"({COMPARE}|{DIFFERENCE})-\d+\.({_ENDINGS})")
@@ -161,7 +161,7 @@ def earlier_files(folder: Path) -> set[str]:
     """
     beside = [*(f"{SHEET}.{kind}" for kind in FORMATS), MAPS]
     record = folder / STATS_JSON
-    return _earlier(record, "attnviz/", parts=("heads",), pattern=_OVERLAY, beside=beside)
+    return _earlier(record, "attnviz/", parts=("heads", "blends"), pattern=_OVERLAY, beside=beside)
 
 
 def earlier_comparison(folder: Path) -> set[str]:
@@ -212,7 +212,7 @@ def _earlier(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         ours = str(record["schema"]).startswith(schema)
-        entries = [entry for part in parts for entry in record[part]]
+        entries = [entry for part in parts for entry in record.get(part) or ()]
         named = {entry.get("file") for entry in (*entries, record.get("animation") or {})}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()

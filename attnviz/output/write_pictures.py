@@ -13,7 +13,7 @@ from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
 from attnviz.drawing.panels import panel
-from attnviz.drawing.scale import Range, parse_scale, ranges
+from attnviz.drawing.scale import Range, ranges, scale_of
 from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
@@ -24,6 +24,7 @@ from attnviz.output.make_record import make_record
 from attnviz.output.record_parts import AnimationInfo
 from attnviz.output.records import Record
 from attnviz.output.write_animation import By, write_animation
+from attnviz.output.write_blends import blend_cells, drawn_blends, write_blends
 
 
 class Tabular(Protocol):
@@ -52,6 +53,7 @@ class Drawing:
     animate: By | None = None
     movie: movies.Kind = "webp"
     fps: float = 2.0
+    blend: bool = False
 
     def style(self) -> Style:
         """The style of the overlays, with the table of the colour map."""
@@ -76,7 +78,8 @@ class Drawing:
         heads = None  # the words of an answer are compared: all maps of a head have one range
         if explanation.observation.text is not None:
             heads = [(answer.layer, answer.head) for answer in answers]
-        return ranges(parse_scale(self.scale), weights, layers, heads)
+        scale = scale_of(explanation.method, self.scale)
+        return ranges(scale, weights, layers, heads)
 
 
 def render(
@@ -84,7 +87,8 @@ def render(
 ) -> dict[tuple[int, int | None], Image.Image]:
     """Overlays of all maps by (layer, head); each has exactly the picture's size.
 
-    If the method merges heads, head is None. `on` is the picture in another size, to draw on.
+    If the method merges heads, head is None, or the number of a component. `on` is the picture in
+    another size, to draw on.
 
     >>> render(explanation)[5, 3].save("head3.png")
 
@@ -99,7 +103,7 @@ def render(
     explanation.require_one_view()
     picture, style = on or with_pixels(explanation.observation.picture), drawing.style()
     return {
-        (answer.layer, answer.head): draw(picture, _placed_on(answer, picture), scale, style)
+        (answer.layer, answer.part): draw(picture, _placed_on(answer, picture), scale, style)
         for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
     }
 
@@ -141,10 +145,15 @@ def write_pictures(
     drawn = _at_once(one, explanation.answers, scales, threads)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     files = [path.name for path in paths]
+    mixed = drawn_blends(explanation, picture, scales, style, wanted=drawing.blend)
+    blended, more = write_blends(explanation, mixed, folder, drawing.format)
+    cells, paths = [*cells, *blend_cells(explanation, mixed)], [*paths, *more]
     animation, moving = _animation(
         explanation, folder, drawing, scales=scales, style=style, preview=preview
     )
-    record = make_record(explanation, scales=scales, files=files, animation=animation)
+    record = make_record(
+        explanation, scales=scales, files=files, animation=animation, blends=blended
+    )
     paths += write_numbers(record, folder)  # before the sheet, which may be too large to encode
     whole = sheet(explanation, cells, style, preview=preview)
     name = f"{whole_files.SHEET}.{drawing.format}"
@@ -216,6 +225,8 @@ def write_sheet(
     style, scales = drawing.style(), drawing.ranges(explanation)
     whole_files.make_folder(folder)
     cells = cells_on(explanation, preview, scales, style)
+    mixed = drawn_blends(explanation, preview, scales, style, wanted=drawing.blend)
+    cells += blend_cells(explanation, mixed)
     whole = sheet(explanation, cells, style, preview=preview)
     animation, moving = _animation(
         explanation, folder, drawing, scales=scales, style=style, preview=preview
@@ -269,7 +280,7 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     else:
         for layer, answers in explanation.by_layer.items():
             name = f"layer{layer:02d}"
-            heads = dict.fromkeys(answer.head for answer in answers)
+            heads = dict.fromkeys(answer.part for answer in answers)
             maps = np.stack([answer.values for answer in answers])
             several = (len(explanation.questions),) if len(explanation.questions) > 1 else ()
             arrays[name] = maps.reshape(*several, len(heads), *maps.shape[1:])

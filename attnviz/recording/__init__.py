@@ -14,12 +14,12 @@ output_tracker     follows outputs to heads, projection and LayerScale
 joining            joins calls that are pieces of one attention
 positions          where in the picture every token comes from
 call_store         which calls are kept
-model_blocks       the model's blocks, one for each call, and a run of the rest of the model
+model_blocks       the model's blocks, one for each call, and runs of the rest of the model
 recorded           Recording, which `record` returns, and its tables for notebooks
 """
 
-from attnviz.recording.model_blocks import Block, run_tail
+from attnviz.recording.model_blocks import Block, run_from, run_tail
 from attnviz.recording.record import record
 from attnviz.recording.recorded import Recording
 
-__all__ = ["Block", "Recording", "record", "run_tail"]
+__all__ = ["Block", "Recording", "record", "run_from", "run_tail"]

@@ -164,7 +164,7 @@ def run_tail(
             "the blocks change the shape of their tokens, so that none but the last can end the "
             "model; take a model that is a plain stack"
         )
-    with _idle(blocks, blocks[number].output) as ended:
+    with _ending(blocks, blocks[number].output) as ended:
         if isinstance(inputs, Mapping):
             result = module(**inputs)
         else:
@@ -174,8 +174,69 @@ def run_tail(
     return result
 
 
+def run_from(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    blocks: Mapping[int, Block],
+    number: int,
+    tokens: Tensor,
+    *,
+    last: int,
+) -> Any:
+    """The model's result if other tokens enter the block of call `number`.
+
+    Blocks before this one do nothing, and neither do those after the block of call `last`.
+
+    Args:
+        module: the model.
+        inputs: the model's input.
+        blocks: all of `Recording.blocks`.
+        number: the number of a call.
+        tokens: what enters its block, in the shape of what entered it when it was recorded.
+        last: the number of the last call whose block is to run.
+
+    Raises:
+        RecordingError: the model does not run this block, or the blocks are not a plain stack.
+    """
+    entered: list[bool] = []
+
+    def forward(number_of_block: int, block: Block) -> Callable[..., Any]:
+        before = block.module.forward
+
+        def enter(*given: Any, **more: Any) -> Any:
+            entered.append(True)
+            place = next(i for i, each in enumerate(given) if isinstance(each, Tensor))
+            return before(*given[:place], tokens, *given[place + 1 :], **more)
+
+        return enter if number_of_block == number else _idle(block)
+
+    replaced = {n: each for n, each in blocks.items() if n <= number or n > last}
+    modules = {block.module for block in blocks.values()}
+    if len(modules) < len(blocks) or any(
+        each.input.shape != each.output.shape for n, each in replaced.items() if n != number
+    ):
+        raise RecordingError(
+            "the blocks are no plain stack, so that none but the first can begin the model; take "
+            "a method of one run, such as input-gradient"
+        )
+    with _forwards({block.module: forward(n, block) for n, block in replaced.items()}):
+        result = module(*inputs)
+    if not entered:
+        raise RecordingError("the model did not run its blocks; give it what it was recorded with")
+    return result
+
+
+def _idle(block: Block) -> Callable[..., Any]:
+    """A forward that returns what it is given."""
+
+    def forward(*given: Any, **_: Any) -> Any:
+        return block.returned(next(each for each in given if isinstance(each, Tensor)))
+
+    return forward
+
+
 @contextmanager
-def _idle(blocks: Mapping[int, Block], end: Tensor) -> Iterator[list[bool]]:
+def _ending(blocks: Mapping[int, Block], end: Tensor) -> Iterator[list[bool]]:
     """Make all blocks do nothing, except that the last one returns `end`.
 
     Yields a list that is not empty after the last block has run.
@@ -183,22 +244,25 @@ def _idle(blocks: Mapping[int, Block], end: Tensor) -> Iterator[list[bool]]:
     ended: list[bool] = []
     last = blocks[max(blocks)]
 
-    def forward(block: Block) -> Callable[..., Any]:
-        def forward(*given: Any, **_: Any) -> Any:
-            if block.module is last.module:
-                ended.append(True)
-                return block.returned(end)
-            return block.returned(next(each for each in given if isinstance(each, Tensor)))
+    def forward(*_: Any, **__: Any) -> Any:
+        ended.append(True)
+        return last.returned(end)
 
-        return forward
-
-    forwards = {block.module: vars(block.module).get("forward") for block in blocks.values()}
-    try:
-        for block in blocks.values():
-            block.module.forward = forward(block)
+    forwards = {block.module: _idle(block) for block in blocks.values()}
+    with _forwards(forwards | {last.module: forward}):
         yield ended
+
+
+@contextmanager
+def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules other forwards for a while."""
+    earlier = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
     finally:
-        for module, before in forwards.items():
+        for module, before in earlier.items():
             del module.forward
             if before is not None:
                 module.forward = before

@@ -8,18 +8,10 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput, LayerTokens
+from attnviz.attention.token_norms import DEVIATIONS, deviation, median, norm_limit
 
-DEVIATIONS = 10.0
-"""A token stands out if it is more than so many MADs above the median.
-
-In a normal distribution this is 6.7 standard deviations, a chance of 1e-11 per token. Received
-attention is spread wider: in some heads of `tiny` more than a tenth of all tokens pass. So each
-kind has a second limit, which also holds if all tokens are alike and the MAD is 0.
-"""
 SHARE = 10.0
 """A sink receives more than so many times the mean of all keys."""
-LARGE = 2.0
-"""A high norm is more than so many times the median."""
 
 Kind = Literal["cls", "prefix", "cell", "other"]
 
@@ -105,8 +97,7 @@ def high_norm(reading: LayerInput) -> HighNorm | None:
         return None
     norms = reading.tokens.detach().float().norm(dim=-1).cpu()
     norms = norms[reading.queries.taking_part.cpu()]
-    middle = _median(norms)
-    limit = torch.maximum(middle + DEVIATIONS * _mad(norms), LARGE * middle)
+    middle, limit = norm_limit(norms)
     chosen = _above(norms, limit)
     return HighNorm(
         tokens=_tokens(reading.queries, chosen, norms[chosen]),
@@ -121,7 +112,7 @@ def _received(reading: LayerInput) -> tuple[Tensor, Tensor]:
     assert received is not None  # always requested
     part = reading.keys.taking_part
     alpha = received[:, :, 0].transpose(0, 1)[:, part].cpu()
-    robust = _median(alpha) + DEVIATIONS * _mad(alpha)
+    robust = median(alpha) + DEVIATIONS * deviation(alpha)
     return alpha, torch.maximum(robust, SHARE * alpha.mean(-1))
 
 
@@ -143,14 +134,3 @@ def _tokens(
         Token(window, token, int(cells[window, token]), value, head, before=token < first)
         for (window, token), value in zip(places.tolist(), values.tolist(), strict=True)
     )
-
-
-def _median(values: Tensor) -> Tensor:
-    """Median over the last axis; for an even number, the mean of the two in the middle."""
-    ordered, count = values.sort(-1).values, values.shape[-1]
-    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
-
-
-def _mad(values: Tensor) -> Tensor:
-    """Median absolute deviation from the median, over the last axis."""
-    return _median((values - _median(values)[..., None]).abs())

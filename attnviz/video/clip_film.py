@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from attnviz.drawing.scale import parse_scale
+from attnviz.drawing.scale import scale_of
 from attnviz.drawing.strip import head_ranges, strip
 from attnviz.explanation.explanation import Explanation, by_head
 from attnviz.explanation.request import answer, look
@@ -84,7 +84,7 @@ def _made(
     clip, style = whole.observation.clip, drawing.style()
     assert clip is not None  # the model saw one
     whole = replace(whole, observation=whole.observation.without_run())
-    scales = head_ranges(whole, parse_scale(drawing.scale))
+    scales = head_ranges(whole, scale_of(whole.method, drawing.scale))
     moments = ((frame, whole.at_frame(number)) for number, frame in enumerate(clip.frames))
     drawn = drawn_ahead(Screen(clip.clip, path.name, style), drawing, moments, scales)
     film = write_film(path, temporary, clip.clip, drawn, each, with_sound=clip.whole)

@@ -110,6 +110,8 @@ class _Part:
     numbers: tuple[dict[str, float], ...]
     more: Mapping[int, More]
     errors: Mapping[int, float]
+    drawn: tuple[NDArray[np.bool_], ...] = ()
+    """Of components, which cells are not left out; of other methods all frames have the same."""
 
 
 class MapSpool:
@@ -149,6 +151,7 @@ class MapSpool:
             tuple(answer.numbers for answer in answers),
             explanation.more,
             explanation.observation.errors,
+            tuple(answer.drawn for answer in answers) if answers[0].component else (),
         )
         pickle.dump(part, self._file, pickle.HIGHEST_PROTOCOL)
         for extremes, one in zip(self._extremes, answers, strict=True):
@@ -168,14 +171,18 @@ class MapSpool:
         for _ in range(self.count):
             assert first is not None
             part: _Part = pickle.load(self._file)  # no other process can write to it
-            answers = zip(first.answers, part.values, part.places, part.numbers, strict=True)
+            before = [one.drawn for one in first.answers]
+            answers = zip(
+                first.answers, part.values, part.places, part.numbers, part.drawn or before,
+                strict=True,
+            )  # fmt: skip
             yield replace(
                 first,
                 observation=replace(first.observation, checked=part.errors),
                 questions=part.questions,
                 answers=tuple(
-                    replace(one, values=v, query=query, region=region, numbers=n)
-                    for one, v, (query, region), n in answers
+                    replace(one, values=v, query=query, region=region, numbers=n, drawn=d)
+                    for one, v, (query, region), n, d in answers
                 ),
                 more=part.more,
             )

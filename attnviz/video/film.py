@@ -14,7 +14,7 @@ from typing import TypeVar
 from PIL import Image
 
 from attnviz.drawing.overlay import Style
-from attnviz.drawing.scale import Range, parse_scale
+from attnviz.drawing.scale import Range, parse_scale, scale_of
 from attnviz.drawing.sheet import cells_on, draw, sheet, small
 from attnviz.errors import ImageError
 from attnviz.explanation.explanation import Explanation
@@ -25,6 +25,7 @@ from attnviz.output.make_record import make_record
 from attnviz.output.movies import Film
 from attnviz.output.record_parts import Moment
 from attnviz.output.records import Record
+from attnviz.output.write_blends import drawn_blends
 from attnviz.output.write_pictures import Drawing
 from attnviz.video.clip_heads import choose_heads
 from attnviz.video.clip_maps import ClipRequest, MapSpool, on
@@ -84,6 +85,8 @@ class Drawn:
 class Screen:
     """Draws the frames of a film: a single map at the frame's own size, several maps as a sheet.
 
+    The components of one layer are one picture in colours.
+
     Attributes:
         clip: the clip.
         name: name of the film.
@@ -104,6 +107,9 @@ class Screen:
             files=[self.name] * len(answers),
             moment=Moment(frame=frame.number, time=seconds, rate=float(self.clip.rate)),
         )
+        colours = drawn_blends(explanation, frame.picture, ranges, self.style, wanted=False)
+        if len(colours) == 1:
+            return Drawn(frame, colours[0][1], record)
         if len(answers) == 1:
             return Drawn(frame, draw(frame.picture, answers[0], ranges[0], self.style), record)
         thumbnail = small(frame.picture)
@@ -171,7 +177,13 @@ def make_films(
                 if spools
                 else ((frame, explanation) for frame, (explanation,) in request.answered(stopped))
             )
-            ranges = None if scale.kind == "fixed" else spools[number].ranges(scale)
+            ranges = (
+                None
+                if scale.kind == "fixed"
+                else spools[number].ranges(
+                    scale_of(request.questions.methods[number], drawing.scale)
+                )
+            )
             temporary = stack.enter_context(whole_files.writing(path))
             screen = Screen(clip, path.name, drawing.style())
             drawn = drawn_ahead(screen, drawing, moments, ranges)

@@ -43,7 +43,12 @@ def test_every_method_is_drawn_under_its_name(
         "heads": {"layer05.png"},
         "layers": {f"{method}.png"},
     }[entry.merges]
-    assert names == expected
+    blended = {blend["file"] for blend in record.get("blends", ())}
+    if entry.components:
+        count = 3 if method == "pca" else 5
+        expected = {f"layer05-component{part:02d}.png" for part in range(1, count + 1)}
+        assert blended == {"layer05-colours.png"}
+    assert names == expected | blended
     assert {head["file"] for head in record["heads"]} == expected
     for name in names | {"sheet.png"}:
         with Image.open(tmp_path / "cat.jpg" / name) as image:

@@ -122,6 +122,13 @@ class SettingOptions:
         WHERE,
         metavar="TEXT",
     )
+    against: list[str] | None = option_field(
+        None,
+        "Subtract the score of this class (or text) from each target's: what speaks for one and "
+        "not the other. rest is the mean of all others. May be repeated.",
+        WHERE,
+        metavar="SCORE",
+    )
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,7 +141,7 @@ class SettingOptions:
         """The targets of the gradients, each once."""
         found = [targets.parse(each) for each in self.target or ()]
         found += [targets.of_text(each) for each in self.text or ()]
-        return tuple(dict.fromkeys(found))
+        return targets.contrasts(tuple(dict.fromkeys(found)), self.against or ())
 
 
 def _questions(
@@ -175,7 +182,7 @@ def _check(
         names,
         setting.settings,
         query=any(query != "auto" for query in where.queries),
-        targets=["--text" if each.kind == "text" else "--target" for each in setting.targets],
+        targets=[each.option for each in setting.targets],
         importance=stats == "all",
         others=check_options(setting.settings, stats) if stats else (),
     )
@@ -278,15 +285,24 @@ class QuestionOptions(QuestionsOptions):
     def _stats(self) -> str:
         return self.stats
 
-    def to_questions(self, animate: str | None = None, *, suggest: bool = False) -> Questions:
+    def to_questions(
+        self, animate: str | None = None, *, suggest: bool = False, blend: bool = False
+    ) -> Questions:
         """The questions for `look`, with enough layers or heads to `animate`.
 
         An animation by layers takes all layers instead of the default, the last layer alone. Heads
         are suggested if nothing but the query was chosen.
 
         Raises:
-            UsageError: the animation is by heads, and a method merges them.
+            UsageError: the animation is by heads, and a method merges them; or too few or too many
+                questions are asked for a `blend`.
         """
+        count = len(self.queries) * max(len(self.targets), 1)
+        if blend and count not in (2, 3):
+            raise UsageError(
+                f"--blend draws two or three maps in one picture, and {count} are asked for; give "
+                "two or three of --target, --text or --query"
+            )
         merging = [name for name in self.methods if methods.METHODS[name].merges != "nothing"]
         if animate == "heads" and merging:
             raise UsageError(

@@ -93,6 +93,11 @@ class DrawingOptions(MovieOptions, ScaleOptions, StyleOptions):
     animate: Literal["layers", "heads"] | None = option_field(
         None, "Also write a moving picture with one frame per layer, or per head.", PICTURES
     )
+    blend: bool = option_field(
+        False,
+        "Also draw two or three targets, texts or queries in one picture, each in its colour.",
+        PICTURES,
+    )
 
     def __post_init__(self) -> None:
         ScaleOptions.__post_init__(self)
