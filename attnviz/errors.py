@@ -2,6 +2,7 @@
 
     AttnvizError            1   the root: catch this one
     ├── UsageError          2   an option or argument is wrong
+    │   └── NotFoundError   2   a picture has nothing of what was asked for
     ├── ImageError          1   a picture cannot be read
     ├── ModelError          1   a model or its weights cannot be used
     │   └── MisfitError     1   weights do not fit a model; three lines say why

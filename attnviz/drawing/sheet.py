@@ -220,7 +220,8 @@ def sheet(
         caption: the text above the original; by default its size.
         side: longest side of the original in the sheet, in pixels.
     """
-    cells = [cell for cell, shown in zip(cells, in_sheet(explanation), strict=True) if shown]
+    shown = in_sheet(explanation)  # other cells, of several maps, follow
+    cells = [cell for n, cell in enumerate(cells) if n >= len(shown) or shown[n]]
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
     placed: list[Cell | None] = []
