@@ -250,7 +250,10 @@ class LayerQuery:
         if need == "integrated gradient":
             steps = self.settings["steps"]
             return partial(integrated, steps=steps), (need, steps)
-        return by_rules if need == "propagation" else gradient_times_input, need
+        if need == "propagation":
+            rule = self.settings.get("rule", "epsilon")
+            return partial(by_rules, rule=rule), (need, rule)
+        return gradient_times_input, need
 
     def _found(
         self, readings: Mapping[int, LayerInput], score: Backward | None

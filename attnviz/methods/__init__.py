@@ -79,6 +79,10 @@ DISCARD = Option(
     "discard", float, 0.0, "Share of the smallest weights that rollouts leave out.",
     minimum=0.0, maximum=0.999,
 )  # fmt: skip
+RULE = Option(
+    "rule", ("epsilon", "cp"), "epsilon",
+    "Rule of attnlrp: epsilon goes through attention weights, too; for cp they are constants.",
+)  # fmt: skip
 STEPS = Option(
     "steps", int, 20, "Runs of the model in transition and integrated-gradients.",
     minimum=1, maximum=1000, metavar="N",
@@ -160,6 +164,7 @@ _METHODS: dict[str, Method] = {
         "Achtibat et al. 2024, arXiv 2402.05602",
         merges="layers",
         needs=("propagation",),
+        options=(RULE,),
         asks=False,
     ),
     "transition": Method(

@@ -66,8 +66,9 @@ def entering(seen: attnviz.Observation) -> Tensor:
     return seen.run.recording.blocks[0].input
 
 
+@pytest.mark.parametrize("rule", ["epsilon", "cp"])
 @pytest.mark.parametrize(("start", "last"), [(0, 2), (1, 2), (0, 1), (1, 1)])
-def test_a_class_by_the_layers_that_are_asked(start: int, last: int) -> None:
+def test_a_class_by_the_layers_that_are_asked(start: int, last: int, rule: str) -> None:
     """Up to a layer: as if the model ended with it."""
     seen = observed()
     state = dict(seen.model.module.state_dict())
@@ -84,9 +85,11 @@ def test_a_class_by_the_layers_that_are_asked(start: int, last: int) -> None:
         )
         return oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end)[0, TARGET]
 
-    _, expected = oracle.relevance(entering(seen), layers, head, heads=4, eps=1e-12)
+    _, expected = oracle.relevance(
+        entering(seen), layers, head, heads=4, eps=1e-12, constant=rule == "cp"
+    )
     found = attnviz.explain(
-        seen, method="attnlrp", target=str(TARGET), layers=str(last), start_layer=start
+        seen, method="attnlrp", target=str(TARGET), layers=str(last), start_layer=start, rule=rule
     )
     assert found.maps.shape == (1, 1, ROWS, COLUMNS)
     close(found.maps[0, 0].ravel(), expected[start][0, 1:])
