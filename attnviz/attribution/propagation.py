@@ -57,6 +57,13 @@ def propagate(score: Tensor, tokens: Tensor, *, rule: OfAttention = "epsilon") -
         RecordingError: the score does not depend on the tokens, or depends on them by an operation
             that has no rule; the message names it.
     """
+    found = modified_gradient(score, tokens, rule)
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    return (tokens.detach().to(wide) * found).sum(-1)
+
+
+def modified_gradient(score: Tensor, tokens: Tensor, rule: OfAttention = "epsilon") -> Tensor:
+    """The g of tokens, or of pixels, of their shape: R = x⊙g; see `propagate`."""
     if score.numel() != 1:
         raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
     if score.grad_fn is None or not tokens.requires_grad:
@@ -77,8 +84,7 @@ def propagate(score: Tensor, tokens: Tensor, *, rule: OfAttention = "epsilon") -
     finally:
         for hook in hooks:
             hook.remove()
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    return (tokens.detach().to(wide) * found).sum(-1)
+    return found
 
 
 def _turned(ways: list[BackwardRule], ordinary: _Gradients, outputs: _Gradients) -> _Gradients:

@@ -128,7 +128,12 @@ def legrad(readings: Sequence[LayerInput]) -> Tensor:
     return torch.stack(maps).mean(0)[:, :, None]
 
 
-def attnlrp(readings: Sequence[LayerInput], *, rule: str = "epsilon") -> Tensor:  # noqa: ARG001 — of the pass
+def attnlrp(
+    readings: Sequence[LayerInput],
+    *,
+    rule: str = "epsilon",  # noqa: ARG001 — of the backward pass, which was made before
+    at: str = "tokens",  # noqa: ARG001
+) -> Tensor:
     """R_j of the tokens that enter the first layer, (windows, 1, 1, keys), with their sign.
 
         g = d(score)/dx, but on the way back:
