@@ -6,6 +6,7 @@ factor is seen by half.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,9 +59,16 @@ def linear(x: Tensor, affine: Affine) -> Tensor:
 
 
 def block(
-    x: Tensor, of: Layer, *, heads: int, activation: Activation, eps: float, mask: Tensor | None
+    x: Tensor,
+    of: Layer,
+    *,
+    heads: int,
+    activation: Activation,
+    eps: float,
+    mask: Tensor | None,
+    constant: bool = False,
 ) -> Tensor:
-    """(B, N, F) → the same; a mask (B, N) leaves keys out."""
+    """(B, N, F) → the same; a mask (B, N) leaves keys out; CP-LRP's weights are `constant`."""
     inner = normed(x, of.norm, eps)
     q, k, v = (
         linear(inner, each).view(*x.shape[:2], heads, -1).transpose(1, 2)
@@ -69,7 +77,9 @@ def block(
     scores = product(q, k.transpose(-2, -1)) / q.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
-    x = x + linear(product(scores.softmax(-1), v).transpose(1, 2).flatten(2), of.out)
+    weights = scores.softmax(-1)
+    mixed = weights.detach() @ v if constant else product(weights, v)
+    x = x + linear(mixed.transpose(1, 2).flatten(2), of.out)
     inner = activated(linear(normed(x, of.mlp_norm, eps), of.up), activation)
     return x + linear(inner, of.down)
 
@@ -83,14 +93,14 @@ def relevance(
     activation: Activation = F.gelu,
     eps: float = 1e-5,
     mask: Tensor | None = None,
+    constant: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """The score that `head` makes, and R of the tokens that enter each layer, (B, N)."""
     x = tokens.detach().double().requires_grad_()
     entering = [x]
     for each in layers:
-        entering.append(
-            block(entering[-1], each, heads=heads, activation=activation, eps=eps, mask=mask)
-        )
+        more: dict[str, Any] = {"activation": activation, "eps": eps, "mask": mask}
+        entering.append(block(entering[-1], each, heads=heads, constant=constant, **more))
     score = head(entering[-1])
     found = torch.autograd.grad(score, entering[:-1])
     return score, [(x * g).sum(-1).detach() for x, g in zip(entering, found, strict=False)]

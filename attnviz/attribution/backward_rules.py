@@ -9,14 +9,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn import functional as F
 
-from attnviz.attribution.graph_patterns import Edge, is_gated, is_length, operator
+from attnviz.attribution.graph_patterns import Edge, is_gated, is_length, is_softmax, operator
 from attnviz.errors import RecordingError
 
 BackwardRule = float | Callable[[Tensor], Tensor]
@@ -48,15 +48,22 @@ class Step:
 
 
 Rule = Callable[[Step], list[BackwardRule]]
+OfAttention = Literal["epsilon", "cp"]
+"""Whether relevance goes through attention weights, too, or they are constants (CP-LRP)."""
 
 
-def rules_for(node: Node, depends: tuple[bool, ...]) -> list[BackwardRule]:
+def rules_for(
+    node: Node, depends: tuple[bool, ...], rule: OfAttention = "epsilon"
+) -> list[BackwardRule]:
     """How to compute the g of each input of a node.
 
     Raises:
         RecordingError: there is no rule for such a node.
     """
     name, step = operator(node), Step(node, depends)
+    constant = _constant_weights(step) if rule == "cp" else None
+    if constant is not None:
+        return constant
     if name in _ORDINARY:
         return step.ordinary()
     if name.startswith("ScaledDotProduct"):
@@ -64,6 +71,18 @@ def rules_for(node: Node, depends: tuple[bool, ...]) -> list[BackwardRule]:
     if name not in _RULES:
         raise _no_rule(step)
     return _RULES[name](step)
+
+
+def _constant_weights(step: Step) -> list[BackwardRule] | None:
+    """The rule of a node if attention weights are constants; None if they take no part in it."""
+    name = operator(step.node)
+    if name.startswith("ScaledDotProduct"):
+        return [1.0 if i == 2 else 0.0 for i in range(len(step.depends))]
+    if name not in _PRODUCTS:
+        return None
+    first, second = _PRODUCTS[name]
+    weights = [i for i in (first, second) if is_softmax(step.edges[i])]
+    return [0.0 if i in weights else 1.0 for i in range(len(step.depends))] if weights else None
 
 
 def _no_rule(step: Step, what: str = "") -> RecordingError:
@@ -209,19 +228,15 @@ def _wide(values: Tensor) -> Tensor:
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
+_PRODUCTS = {
+    **dict.fromkeys(("Mm", "Bmm", "Mv", "Dot", "Linear"), (0, 1)),
+    **dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm", "Addcmul"), (1, 2)),
+}
+"""Products, with the numbers of their two factors."""
 _RULES: dict[str, Rule] = {
     "Mul": _multiplied,
     "Div": _divided,
-    "Mm": _product(0, 1),
-    "Bmm": _product(0, 1),
-    "Mv": _product(0, 1),
-    "Dot": _product(0, 1),
-    "Linear": _product(0, 1),
-    "Addmm": _product(1, 2),
-    "Addmv": _product(1, 2),
-    "Addbmm": _product(1, 2),
-    "Baddbmm": _product(1, 2),
-    "Addcmul": _product(1, 2),
+    **{name: _product(*factors) for name, factors in _PRODUCTS.items()},
     "Convolution": _convolved,
     "NativeBatchNorm": _batch_normed,
     "CudnnBatchNorm": _batch_normed,

@@ -24,6 +24,7 @@ _AROUND = {
     ),
     *("View", "UnsafeView", "ReshapeAlias"),
 }
+_REARRANGED = {"NativeDropout", "Transpose", "Permute", "T", "Slice", "Select", "Index"}
 _ELEMENTWISE = {
     *("Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Pow", "Exp", "ToCopy", "Clamp", "ClampMin"),
     *("ClampMax", "Relu", "Gelu", "Silu", "Sigmoid", "Tanh", "Erf", "Softplus", "Hardtanh"),
@@ -55,6 +56,17 @@ def is_length(edge: Edge) -> bool:
     if name in ("Sqrt", "Rsqrt"):
         return _is_spread(_inside(node.next_functions[0]))
     return name in ("LinalgVectorNorm", "Norm", "Std")
+
+
+def is_softmax(edge: Edge) -> bool:
+    """Whether a tensor is a softmax, perhaps rearranged, dropped out or scaled."""
+    node = edge[0]
+    while node is not None and operator(node) not in ("Softmax", "SafeSoftmax"):
+        inputs = list(_inputs(node))
+        if operator(node) not in _AROUND | _REARRANGED or len(inputs) != 1:
+            return False
+        node = inputs[0][0]
+    return node is not None
 
 
 def _is_spread(node: Node | None) -> bool:

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.checkpoint import CheckpointError
 
-from attnviz.attribution.backward_rules import BackwardRule, rules_for
+from attnviz.attribution.backward_rules import BackwardRule, OfAttention, rules_for
 from attnviz.attribution.graph_patterns import Edge, is_given
 from attnviz.errors import RecordingError, UsageError
 
 _Gradients = tuple[Tensor | None, ...]
 
 
-def propagate(score: Tensor, tokens: Tensor) -> Tensor:
+def propagate(score: Tensor, tokens: Tensor, *, rule: OfAttention = "epsilon") -> Tensor:
     """R_j = Σ_f x_jf·g_jf, (…): the signed relevance of each of (…, F) tokens for a score.
 
         g = 1                                 # at the score, and back from there:
@@ -37,11 +37,15 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
     denominator are constants too, so relevance of a cosine is also distributed. A score that is a
     norm uses its gradient. The graph is kept for other scores.
 
+    With the rule `cp` attention weights are constants: g_v = A.T @ g, and nothing goes back through
+    softmax, queries and keys. That is CP-LRP (Ali et al. 2022, 2202.07304).
+
     Achtibat et al. 2024, 2402.05602.
 
     Args:
         score: one number that is computed from the model's result.
         tokens: tokens with their graph, such as the input of a block: `Recording.blocks[3].input`.
+        rule: `epsilon`, or `cp`.
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
     ...     logits = model(pixels.requires_grad_())
@@ -53,6 +57,13 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
         RecordingError: the score does not depend on the tokens, or depends on them by an operation
             that has no rule; the message names it.
     """
+    found = modified_gradient(score, tokens, rule)
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    return (tokens.detach().to(wide) * found).sum(-1)
+
+
+def modified_gradient(score: Tensor, tokens: Tensor, rule: OfAttention = "epsilon") -> Tensor:
+    """The g of tokens, or of pixels, of their shape: R = x⊙g; see `propagate`."""
     if score.numel() != 1:
         raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
     if score.grad_fn is None or not tokens.requires_grad:
@@ -61,7 +72,7 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
             "torch.no_grad(), and record with gradients=True"
         )
     edge = get_gradient_edge(tokens)
-    ways = _nodes_with_rules(score.grad_fn, (edge.node, edge.output_nr))
+    ways = _nodes_with_rules(score.grad_fn, (edge.node, edge.output_nr), rule)
     hooks = [node.register_hook(partial(_turned, each)) for node, each in ways.items()]
     try:
         (found,) = torch.autograd.grad(score, [tokens], retain_graph=True)
@@ -73,8 +84,7 @@ def propagate(score: Tensor, tokens: Tensor) -> Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    return (tokens.detach().to(wide) * found).sum(-1)
+    return found
 
 
 def _turned(ways: list[BackwardRule], ordinary: _Gradients, outputs: _Gradients) -> _Gradients:
@@ -92,7 +102,9 @@ def _modified_gradient(way: BackwardRule, gradient: Tensor, output: Tensor | Non
     return way(output).to(gradient.dtype)
 
 
-def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRule]]:
+def _nodes_with_rules(
+    root: Node, tokens: Edge, rule: OfAttention
+) -> Mapping[Node, list[BackwardRule]]:
     """The nodes between a score and tokens whose gradients are modified, with their rules.
 
     Raises:
@@ -108,7 +120,8 @@ def _nodes_with_rules(root: Node, tokens: Edge) -> Mapping[Node, list[BackwardRu
         if node in found:
             continue
         edges = node.next_functions
-        found[node] = rules_for(node, tuple(e == tokens or e[0] in graph.from_input for e in edges))
+        depends = tuple(each == tokens or each[0] in graph.from_input for each in edges)
+        found[node] = rules_for(node, depends, rule)
         stack += [
             edge[0]
             for edge, way in zip(edges, found[node], strict=True)

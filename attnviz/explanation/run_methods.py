@@ -34,8 +34,11 @@ from attnviz.explanation.score_gradients import (
 )
 from attnviz.explanation.token_gradients import (
     gradient_times_input,
+    gradient_times_pixels,
     integrated,
+    integrated_pixels,
     path_gradients,
+    pixels_by_rules,
     token_gradients,
 )
 from attnviz.explanation.words_asked import seen_row
@@ -264,10 +267,17 @@ class LayerQuery:
 
     def _way(self, need: Need) -> tuple[Way, object]:
         """How relevance goes back to tokens, and the name under which it is kept."""
+        at, pixels = self.settings["at"], self.settings["at"] == "pixels"
+        if pixels and self.settings["start_layer"]:
+            raise UsageError("--at pixels begins with the picture; leave --start-layer out")
         if need == "integrated gradient":
             steps = self.settings["steps"]
-            return partial(integrated, steps=steps), (need, steps)
-        return by_rules if need == "propagation" else gradient_times_input, need
+            way = partial(integrated_pixels if pixels else integrated, steps=steps)
+            return way, (need, at, steps)
+        if need == "propagation":
+            rule = self.settings["rule"]
+            return partial(pixels_by_rules if pixels else by_rules, rule=rule), (need, at, rule)
+        return gradient_times_pixels if pixels else gradient_times_input, (need, at)
 
     def _found(
         self, readings: Mapping[int, LayerInput], score: Backward | None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution import propagate
+from attnviz.attribution.backward_rules import OfAttention
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.query_weights import class_token_of, mask_of, resolve, token_weights
@@ -167,10 +168,18 @@ def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     return Gradients(alone(whole), found)
 
 
-def by_rules(observation: Observation, run: Run, whole: Scored, first: int, last: int) -> Tensor:
-    """Relevance by the rules of AttnLRP."""
+def by_rules(
+    observation: Observation,
+    run: Run,
+    whole: Scored,
+    first: int,
+    last: int,
+    *,
+    rule: OfAttention = "epsilon",
+) -> Tensor:
+    """Relevance by the rules of AttnLRP, or of CP-LRP."""
     score = score_up_to(observation, run, whole, last)
-    return propagate(score, run.recording.blocks[first].input)
+    return propagate(score, run.recording.blocks[first].input, rule=rule)
 
 
 def score_up_to(observation: Observation, run: Run, whole: Scored, last: int) -> Tensor:

@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.layer_input import LayerInput, TokenGradient
+from attnviz.attribution.backward_rules import OfAttention
+from attnviz.attribution.propagation import modified_gradient
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.score_gradients import alone, once, score_of, score_up_to
@@ -173,6 +175,66 @@ def _parts(output: Any, count: int) -> Iterator[Any]:
             for leaf in leaves
         ]
         yield tree_unflatten(part, spec)
+
+
+def integrated_pixels(
+    observation: Observation, run: Run, whole: Scored, first: int, last: int, *, steps: int
+) -> Tensor:
+    """(x·∫g) of the pixels of each token, (1, tokens), from a picture of zeros."""
+    pixels, *rest = run.inputs
+    blocks, module = run.recording.blocks, observation.model.module
+    total = torch.zeros_like(pixels)
+    for alpha, share in _points(steps):
+        scaled = (alpha * pixels.detach()).requires_grad_()
+        with seeded(observation.model.seed or 0):
+            output = run_from(module, (scaled, *rest), blocks, min(blocks), None, last=last)
+        score = score_of(observation, output, whole.target).value
+        total += share * torch.autograd.grad(score, [scaled])[0]
+    return _on_tokens(observation, first, pixels.detach() * total)
+
+
+def gradient_times_pixels(
+    observation: Observation, run: Run, whole: Scored, first: int, last: int
+) -> Tensor:
+    """(x·g) of the pixels of each token, (1, tokens)."""
+    pixels, score = run.inputs[0], score_up_to(observation, run, whole, last)
+    (gradient,) = torch.autograd.grad(score, [pixels], retain_graph=True)
+    return _on_tokens(observation, first, pixels.detach() * gradient)
+
+
+def pixels_by_rules(
+    observation: Observation,
+    run: Run,
+    whole: Scored,
+    first: int,
+    last: int,
+    *,
+    rule: OfAttention = "epsilon",
+) -> Tensor:
+    """Relevance of the pixels of each token, (1, tokens), by the rules of AttnLRP or CP-LRP."""
+    pixels, score = run.inputs[0], score_up_to(observation, run, whole, last)
+    gradient = modified_gradient(score, pixels, rule)
+    return _on_tokens(observation, first, pixels.detach() * gradient)
+
+
+def _on_tokens(observation: Observation, number: int, relevance: Tensor) -> Tensor:
+    """Sums over the pixels of each token's cell, (1, tokens), of (1, channels, height, width).
+
+    Raises:
+        RecordingError: the cells of the layer are no blocks of pixels.
+    """
+    layout = observation.layers[number].keys
+    grid, shape = observation.placed(layout).grid, (layout.rows, layout.columns)
+    cell = grid.cell_height, grid.cell_width
+    sides = tuple(count * side for count, side in zip(shape, cell, strict=True))
+    if relevance.ndim != 4 or relevance.shape[-2:] != sides or layout.left or layout.top:
+        raise RecordingError(
+            f"the cells of layer {number} are no blocks of the input's pixels; take --at tokens"
+        )
+    height, width = (int(side) for side in cell)
+    blocks = relevance.float().sum((0, 1)).reshape(shape[0], height, shape[1], width)
+    sums = torch.cat([blocks.sum((1, 3)).flatten(), relevance.new_zeros(1)])  # −1: no cell
+    return sums[torch.from_numpy(layout.cells).to(sums.device)]
 
 
 def gradient_times_input(

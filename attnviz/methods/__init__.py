@@ -79,6 +79,14 @@ DISCARD = Option(
     "discard", float, 0.0, "Share of the smallest weights that rollouts leave out.",
     minimum=0.0, maximum=0.999,
 )  # fmt: skip
+RULE = Option(
+    "rule", ("epsilon", "cp"), "epsilon",
+    "Rule of attnlrp: epsilon goes through attention weights, too; for cp they are constants.",
+)  # fmt: skip
+AT = Option(
+    "at", ("tokens", "pixels"), "tokens",
+    "Where relevance ends: at the tokens that enter the first layer, or at the pixels of each.",
+)  # fmt: skip
 STEPS = Option(
     "steps", int, 20, "Runs of the model in transition and integrated-gradients.",
     minimum=1, maximum=1000, metavar="N",
@@ -160,6 +168,7 @@ _METHODS: dict[str, Method] = {
         "Achtibat et al. 2024, arXiv 2402.05602",
         merges="layers",
         needs=("propagation",),
+        options=(RULE, AT),
         asks=False,
     ),
     "transition": Method(
@@ -192,6 +201,7 @@ _METHODS: dict[str, Method] = {
         "Shrikumar et al. 2016, arXiv 1605.01713",
         merges="layers",
         needs=("input gradient",),
+        options=(AT,),
         asks=False,
     ),
     "integrated-gradients": Method(
@@ -200,7 +210,7 @@ _METHODS: dict[str, Method] = {
         "Sundararajan et al. 2017, arXiv 1703.01365",
         merges="layers",
         needs=("integrated gradient",),
-        options=(STEPS,),
+        options=(STEPS, AT),
         asks=False,
     ),
     "value-norm": Method(

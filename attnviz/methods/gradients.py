@@ -128,7 +128,12 @@ def legrad(readings: Sequence[LayerInput]) -> Tensor:
     return torch.stack(maps).mean(0)[:, :, None]
 
 
-def attnlrp(readings: Sequence[LayerInput]) -> Tensor:
+def attnlrp(
+    readings: Sequence[LayerInput],
+    *,
+    rule: str = "epsilon",  # noqa: ARG001 — of the backward pass, which was made before
+    at: str = "tokens",  # noqa: ARG001
+) -> Tensor:
     """R_j of the tokens that enter the first layer, (windows, 1, 1, keys), with their sign.
 
         g = d(score)/dx, but on the way back:
@@ -139,7 +144,8 @@ def attnlrp(readings: Sequence[LayerInput]) -> Tensor:
 
     This is AttnLRP with the ε-rule for all linear maps, ε → 0. The paper uses the γ-rule for those
     of vision transformers. That rule needs the input of each linear map, which autograd does not
-    keep for frozen weights. `attention.propagate` has the rules. The score is that of the model as
+    keep for frozen weights. `attribution.propagate` has the rules; with `cp` attention weights are
+    constants. The score is that of the model as
     if it ended with the last layer; the query has no effect.
 
     Achtibat et al. 2024, 2402.05602.

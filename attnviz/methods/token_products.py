@@ -78,12 +78,13 @@ def transition(readings: Sequence[LayerInput], *, steps: int = 20) -> Tensor:  #
     return (row * _integral(last))[:, :, None]
 
 
-def input_gradient(readings: Sequence[LayerInput]) -> Tensor:
+def input_gradient(readings: Sequence[LayerInput], *, at: str = "tokens") -> Tensor:  # noqa: ARG001
     """Σ_f x_jf·g_jf of the tokens that enter the first layer, (windows, 1, 1, keys).
 
         map = (x * g).sum(-1)                 # g = d(score)/dx
 
-    The score is that of the model as if it ended with the last layer. The query has no effect.
+    The score is that of the model as if it ended with the last layer. At `pixels`, x are the pixels
+    of each token. The query has no effect.
 
     Shrikumar et al. 2016, 1605.01713.
 
@@ -93,7 +94,12 @@ def input_gradient(readings: Sequence[LayerInput]) -> Tensor:
     return _relevance(readings)
 
 
-def integrated_gradients(readings: Sequence[LayerInput], *, steps: int = 20) -> Tensor:  # noqa: ARG001
+def integrated_gradients(
+    readings: Sequence[LayerInput],
+    *,
+    steps: int = 20,  # noqa: ARG001 — of the runs, which were made before
+    at: str = "tokens",  # noqa: ARG001
+) -> Tensor:
     """Σ_f (x − x⁰)_jf·∫g_jf of the tokens that enter the first layer, (windows, 1, 1, keys).
 
         x0 = the tokens of a picture of zeros     # the mean colour, after normalisation

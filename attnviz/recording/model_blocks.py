@@ -179,7 +179,7 @@ def run_from(
     inputs: tuple[Tensor, ...],
     blocks: Mapping[int, Block],
     number: int,
-    tokens: Tensor,
+    tokens: Tensor | None,
     *,
     last: int,
 ) -> Any:
@@ -192,7 +192,8 @@ def run_from(
         inputs: the model's input.
         blocks: all of `Recording.blocks`.
         number: the number of a call.
-        tokens: what enters its block, in the shape of what entered it when it was recorded.
+        tokens: what enters its block, in the shape of what entered it when it was recorded; None:
+            what the model itself gives it, and all blocks before it run.
         last: the number of the last call whose block is to run.
 
     Raises:
@@ -206,11 +207,13 @@ def run_from(
         def enter(*given: Any, **more: Any) -> Any:
             entered.append(True)
             place = next(i for i, each in enumerate(given) if isinstance(each, Tensor))
-            return before(*given[:place], tokens, *given[place + 1 :], **more)
+            own = given[place] if tokens is None else tokens
+            return before(*given[:place], own, *given[place + 1 :], **more)
 
         return enter if number_of_block == number else _idle(block)
 
-    replaced = {n: each for n, each in blocks.items() if n <= number or n > last}
+    first = number if tokens is None else 0
+    replaced = {n: each for n, each in blocks.items() if first <= n <= number or n > last}
     modules = {block.module for block in blocks.values()}
     if len(modules) < len(blocks) or any(
         each.input.shape != each.output.shape for n, each in replaced.items() if n != number

@@ -96,6 +96,12 @@ def test_a_vit_of_transformers_is_the_transformer_written_out(
         torch.testing.assert_close(found, score, rtol=near, atol=near)
         for number in range(LAYERS):
             close(propagate(found, recording.blocks[number].input), expected[number], near)
+        _, constant = oracle.relevance(
+            recording.blocks[0].input, [oracle.layer(state, each) for each in names], head,
+            heads=HEADS, activation=activation, eps=1e-12, constant=True,
+        )  # fmt: skip
+        by_cp = propagate(found, recording.blocks[0].input, rule="cp")
+        close(by_cp, constant[0], near)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -165,8 +171,9 @@ def test_without_biases_and_softmax_the_whole_score_arrives_at_every_layer(mlp: 
         assert float(found.sum()) == pytest.approx(score.item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("rule", ["epsilon", "cp"])
 @pytest.mark.parametrize("kind", ["plain", "masked", "causal", "biased"])
-def test_fused_attention_is_attention_written_out(kind: str) -> None:
+def test_fused_attention_is_attention_written_out(kind: str, rule: Any) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 12, dtype=torch.float64, requires_grad=True)
     w = torch.randn(2, 3, 6, 4, dtype=torch.float64)
@@ -186,16 +193,18 @@ def test_fused_attention_is_attention_written_out(kind: str) -> None:
         scores = scores.masked_fill(~keep, -torch.inf)
     if bias is not None:
         scores = scores + bias
-    expected = oracle.product(scores.softmax(-1), v)
+    weights = scores.softmax(-1)
+    expected = weights.detach() @ v if rule == "cp" else oracle.product(weights, v)
     torch.testing.assert_close(fused, expected)
     (g,) = torch.autograd.grad((expected * w).sum(), x, retain_graph=True)
-    close(propagate((fused * w).sum(), x), (x * g).sum(-1).detach())
+    close(propagate((fused * w).sum(), x, rule=rule), (x * g).sum(-1).detach())
     by_hand = (q @ k.mT) * 0.7
     if kind in ("masked", "causal"):
         by_hand = by_hand.masked_fill(~keep, -torch.inf)
     if bias is not None:
         by_hand = by_hand + bias
-    close(propagate(((by_hand.softmax(-1) @ v) * w).sum(), x), (x * g).sum(-1).detach())
+    found = propagate(((by_hand.softmax(-1) @ v) * w).sum(), x, rule=rule)
+    close(found, (x * g).sum(-1).detach())
 
 
 @pytest.mark.parametrize("fused", [False, True])

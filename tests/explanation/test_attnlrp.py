@@ -1,5 +1,6 @@
 """AttnLRP asked of models, held to a transformer written out and cut off."""
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,6 +13,7 @@ import pytest
 import torch
 from text_models import TEXTS, build, transformers
 from torch import Tensor
+from torch.nn import functional as F
 
 import attnviz
 from attnviz.errors import UsageError
@@ -66,8 +68,9 @@ def entering(seen: attnviz.Observation) -> Tensor:
     return seen.run.recording.blocks[0].input
 
 
+@pytest.mark.parametrize("rule", ["epsilon", "cp"])
 @pytest.mark.parametrize(("start", "last"), [(0, 2), (1, 2), (0, 1), (1, 1)])
-def test_a_class_by_the_layers_that_are_asked(start: int, last: int) -> None:
+def test_a_class_by_the_layers_that_are_asked(start: int, last: int, rule: str) -> None:
     """Up to a layer: as if the model ended with it."""
     seen = observed()
     state = dict(seen.model.module.state_dict())
@@ -84,13 +87,37 @@ def test_a_class_by_the_layers_that_are_asked(start: int, last: int) -> None:
         )
         return oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end)[0, TARGET]
 
-    _, expected = oracle.relevance(entering(seen), layers, head, heads=4, eps=1e-12)
+    _, expected = oracle.relevance(
+        entering(seen), layers, head, heads=4, eps=1e-12, constant=rule == "cp"
+    )
     found = attnviz.explain(
-        seen, method="attnlrp", target=str(TARGET), layers=str(last), start_layer=start
+        seen, method="attnlrp", target=str(TARGET), layers=str(last), start_layer=start, rule=rule
     )
     assert found.maps.shape == (1, 1, ROWS, COLUMNS)
     close(found.maps[0, 0].ravel(), expected[start][0, 1:])
     assert found.maps.min() < 0 < found.maps.max()
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "cp"])
+def test_relevance_of_the_pixels_of_each_token(rule: str) -> None:
+    seen = observed()
+    module = deepcopy(seen.model.module).double()
+    state = {name.removeprefix("model."): v for name, v in module.state_dict().items()}
+    pixels = seen.model.pixels(seen.picture, seen.placement).double().requires_grad_()
+    embed = next(m for n, m in module.named_modules() if n.endswith("vit.embeddings"))
+    x = embed(pixels, interpolate_pos_encoding=True)
+    for i in range(3):
+        of = oracle.layer(state, [f"vit.layers.{i}.{n}" for n in ("layernorm_before", *ViT)])
+        x = oracle.block(
+            x, of, heads=4, activation=F.gelu, eps=1e-12, mask=None, constant=rule == "cp"
+        )
+    norm = state["vit.layernorm.weight"], state["vit.layernorm.bias"]
+    end = state["classifier.weight"], state["classifier.bias"]
+    score = oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end)[0, TARGET]
+    (g,) = torch.autograd.grad(score, [pixels])
+    cells = (pixels * g).detach()[0].sum(0).view(ROWS, 8, COLUMNS, 8).sum((1, 3))
+    found = attnviz.explain(seen, method="attnlrp", target=str(TARGET), at="pixels", rule=rule)
+    close(found.maps[0, 0].ravel(), cells.flatten())
 
 
 def test_a_text_is_a_cosine_that_is_shared_out(tmp_path: Path) -> None:

@@ -227,6 +227,37 @@ def test_integrated_gradients(name: str, first: int, last: int) -> None:
     close(found, ((x - start) * total)[0].sum(-1), name)
 
 
+@pytest.mark.parametrize("last", [2, 1])
+@pytest.mark.parametrize("method", ["input-gradient", "integrated-gradients"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_at_the_pixels_of_each_token(name: str, method: str, last: int) -> None:
+    by_hand, steps = eager(name), 4
+    points = nodes(steps) if method == "integrated-gradients" else [(1.0, 1.0)]
+    total = torch.zeros_like(by_hand.pixels)
+    for alpha, weight in points:
+        pixels = (alpha * by_hand.pixels).requires_grad_()
+        score = by_hand.logit(pixels, 0, None, last)
+        total += weight * torch.autograd.grad(score, [pixels])[0]
+    products = (by_hand.pixels * total)[0].sum(0)
+    expected = torch.stack(
+        [
+            products[r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH].sum()
+            for r in range(ROWS)
+            for c in range(COLUMNS)
+        ]
+    )
+    options: dict[str, Any] = {"steps": steps} if method == "integrated-gradients" else {}
+    found = attnviz.explain(
+        observed(name), method=method, target=str(TARGET), layers=str(last), at="pixels", **options
+    )
+    close(found, torch.cat([torch.zeros(PREFIX[name]), expected]), name)
+
+
+def test_pixels_have_no_first_layer() -> None:
+    with pytest.raises(UsageError, match="leave --start-layer out"):
+        attnviz.explain(observed("vit"), method="attnlrp", at="pixels", start_layer=1)
+
+
 def test_integrated_gradients_sum_to_the_difference_of_scores() -> None:
     """Without tokens beside the grid all of it is drawn."""
     by_hand = eager("ijepa")
