@@ -2,6 +2,7 @@
 
     AttnvizError            1   the root: catch this one
     ├── UsageError          2   an option or argument is wrong
+    │   └── NotFoundError   2   a picture has nothing of what was asked for
     ├── ImageError          1   a picture cannot be read
     ├── ModelError          1   a model or its weights cannot be used
     │   └── MisfitError     1   weights do not fit a model; three lines say why
@@ -47,6 +48,10 @@ class UsageError(AttnvizError):
     """An option or argument is wrong."""
 
     exit_code = ExitCode.USAGE
+
+
+class NotFoundError(UsageError):
+    """A picture has nothing of what was asked for; another one may have it."""
 
 
 class ImageError(AttnvizError):

@@ -208,6 +208,7 @@ def _run(record: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
     weights = [] if model["weights"] == "pretrained" else [f"weights {model['weights']}"]
     numbers = [f"{query[key]:g}" for key in ("x", "y", "x0", "y0", "x1", "y1") if key in query]
     where = query.get("path") or ",".join(numbers) or query["kind"]
+    where = "objects" if query["kind"] == "object" else where
     layers = sorted({head["layer"] for head in record["heads"]})
     which = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
     which = "localized heads" if record.get("localized") else which

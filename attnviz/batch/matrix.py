@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
+from attnviz.statistics import MAP_NUMBERS, MORE, OBJECT_NUMBERS, STATISTICS
 
 MOST = 2_000_000
 """How many numbers a page can hold; about 14 MB."""
@@ -89,11 +89,12 @@ def _means(values: NDArray[np.float64]) -> list[float]:
 
 
 OF_HEADS = (*STATISTICS, *MORE)
-OF_MAPS = tuple(f"map_{name}" for name in MAP_NUMBERS)
+OF_MAPS = tuple(f"map_{name}" for name in (*MAP_NUMBERS, *OBJECT_NUMBERS))
 NUMBERS = (*OF_HEADS, *OF_MAPS)
 MEANINGS = {name: entry.summary for name, entry in {**STATISTICS, **MORE}.items()} | {
     f"map_{name}": entry.summary for name, entry in MAP_NUMBERS.items()
 }
+MEANINGS |= {f"map_{name}": line for name, line in OBJECT_NUMBERS.items()}
 """The description of each number, in one line."""
 
 
@@ -104,7 +105,7 @@ def numbers(head: Mapping[str, Any]) -> "array[float]":
         TypeError: a value is not a number.
     """
     of_map = head["map"]
-    found = [*map(head.get, OF_HEADS), *map(of_map.get, MAP_NUMBERS)]
+    found = [*map(head.get, OF_HEADS), *map(of_map.get, (*MAP_NUMBERS, *OBJECT_NUMBERS))]
     return array("d", [math.nan if value is None else value for value in found])
 
 

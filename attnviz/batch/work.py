@@ -32,10 +32,10 @@ from attnviz.batch.jobs import (
     digests,
 )
 from attnviz.drawing.sheet import small
-from attnviz.errors import AttnvizError, ImageError, OutputError, UsageError
+from attnviz.errors import AttnvizError, ImageError, NotFoundError, OutputError, UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.request import answer, check_picture, look_many
+from attnviz.explanation.request import answer, check_picture, look, look_many
 from attnviz.geometry.placement import Placement
 from attnviz.io.picture import Picture, PictureHeader, decode
 from attnviz.io.picture_files import read_file
@@ -77,11 +77,12 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
         picture = model.decode(data, job.path, settings.range, settings.part)
         placement = model.place(picture, fit=settings.fit)
+        asked = settings.questions.prompting is not None  # the model's processor lays it
         return Prepared(
             replace(entry, size=(picture.width, picture.height)),
             picture.header(),
             placement,
-            model.lay(picture, placement),
+            np.zeros((0, 0, 3), dtype=np.uint8) if asked else model.lay(picture, placement),
             small(picture) if settings.pictures == "sheet" else None,
             job,
             None if picture.sound is None else replace(picture, features=None),
@@ -125,6 +126,11 @@ def ask(
         for each in group:
             if each.job is not None:
                 yield _answered(each, partial(tiled_work.explain, each, model, settings))
+        return
+    if settings.questions.prompting is not None:
+        for each in group:
+            if each.job is not None:
+                yield _answered(each, partial(_explain_words, each, model, settings))
         return
     able = []
     for each in group:
@@ -198,9 +204,18 @@ def _explain(observation: Observation, settings: Settings) -> list[Explanation]:
     return [replace(each, observation=kept) for each in found]
 
 
+def _explain_words(prepared: Prepared, model: Model, settings: Settings) -> list[Explanation]:
+    """The explanation of what a model answers about one picture."""
+    picture = _again(prepared, settings, model)
+    observation = look(picture, model, settings.questions, fit=settings.fit)
+    return _explain(replace(observation, picture=prepared.picture), settings)
+
+
 def _answered(prepared: Prepared, explained: Callable[[], list[Explanation]]) -> Answered | Outcome:
     try:
         return Answered(prepared, tuple(explained()))
+    except NotFoundError as error:
+        return failure(prepared.entry, error)
     except UsageError as error:
         return failure(prepared.entry, Unanswerable(str(error)))
     except Exception as error:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from attnviz.cli import console
 
 if TYPE_CHECKING:
+    from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
+    from attnviz.models.transcript import Transcript
     from attnviz.output.record_parts import Check
 
 _REASONS = 3
@@ -22,11 +24,30 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
         console.say(shown_less(observation, of))
     for line in of_check(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
+    if observation.text is not None:
+        for line in of_text(observation.text):
+            console.say(line)
+
+
+def of_text(text: Transcript) -> list[str]:
+    """Notes about an answer."""
+    notes = []
+    if text.cut:
+        notes.append(
+            f"note: the answer is cut after {len(text.words)} words; give --max-words for more"
+        )
+    if text.agrees is False:
+        notes.append(
+            "warning: one run over prompt and answer predicts other words than were generated; "
+            "maps are of the run"
+        )
+    return notes
 
 
 def shows_less(observation: Observation, fit: str) -> bool:
     """Whether a picture was laid in otherwise than requested; sounds are never fitted."""
-    return observation.placement.fit != fit and observation.model.sound is None
+    own = observation.model.sound is not None or observation.model.words is not None
+    return observation.placement.fit != fit and not own
 
 
 def shown_less(observation: Observation, of: str = "the picture") -> str:
@@ -46,6 +67,21 @@ def warn(observation: Observation) -> None:
             f"warning: {observation.picture.path}: in layer {layers} the recorded weights do not "
             f"explain the model's output (error {max(observation.errors.values()):.1e}); do not "
             "trust these maps"
+        )
+
+
+def say_objects(explanation: Explanation, threshold: float) -> None:
+    """Say that maps look from one object alone: none is over the threshold, or layers differ."""
+    found = [q.query.found for q in explanation.questions if q.query.found is not None]
+    if found and all(each.score <= threshold for each in found):
+        console.say(
+            f"note: {explanation.observation.picture.path}: no object has a score over "
+            f"{threshold:g}: maps look from the best, object:{found[0].index}, {found[0]}"
+        )
+    elif found and any(answer.region is None for answer in explanation.answers):
+        console.say(
+            f"note: {explanation.observation.picture.path}: layers with object queries look from "
+            f"the best object alone, {found[0]}; --query objects takes all, in these layers"
         )
 
 

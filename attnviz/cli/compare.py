@@ -91,6 +91,7 @@ def _check(rivals: RivalOptions, where: QuestionsOptions, most: int) -> None:
     Raises:
         UsageError: there are too few or too many.
     """
+    where.check_one_object("compare")
     layers = parse_layers(requested_layers(where.layers, where.heads))
     of_model = 0
     for name in where.methods:
@@ -240,7 +241,7 @@ class _Comparing:
     def _one(self, model: Model, inputs: InputOptions, picture: Picture, number: int) -> None:
         from attnviz.comparison.sides import sides_of  # noqa: PLC0415
 
-        questions = self._where.to_questions()
+        questions = replace(self._where.to_questions(), one_object=True)
         observation = run.look(picture, model, inputs, questions, self._streams)
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -60,10 +60,11 @@ def evaluate(
         raise UsageError("--weights belongs to one model; give one --model")
     if len(where.queries) > 1 or len(where.targets) > 1:
         raise UsageError("evaluate takes one --query, and one --target or --text")
+    where.check_one_object("evaluate")
     from attnviz.evaluation.run import EvaluationRequest, Store  # noqa: PLC0415 — not for `--help`
 
     question = EvaluationRequest.of(
-        where.to_questions(),
+        replace(where.to_questions(), one_object=True),
         groups,
         fit=inputs.fit,
         mask=inputs.mask,

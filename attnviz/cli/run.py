@@ -110,6 +110,8 @@ def explain_all(
             explanations.append(console.interruptible(ask))
         _say_high_norm(explanations[-1], quiet=streams.quiet)
     check_notes.warn(observation)
+    if "auto" in questions.queries:
+        check_notes.say_objects(explanations[0], questions.threshold)
     return explanations
 
 

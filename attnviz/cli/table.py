@@ -1,5 +1,6 @@
 """Makes the tables of statistics."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
 
     Further statistics have tables of their own. The title ends with `ending`.
     """
+    if record.text is not None and record.localized:
+        return word_tables(record, f"{_title(record)}{ending}", _caption(record))
     rows, places = record.rows(), _places(record)
     known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
@@ -41,7 +44,13 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
         cells = [_cell(row[name], marks[name]) for name in known]
         peak = peak_place(record.heads[i].map)
         table.add_row(*(column[i] for column in places.values()), *cells, peak)
-    tables = [table, *_localized(record), *_added(rows, places), *_of_heads(record)]
+    tables = [
+        table,
+        *_of_objects(record),
+        *_localized(record),
+        *_added(rows, places),
+        *_of_heads(record),
+    ]
     return [*tables, *_of_layers(record)]
 
 
@@ -68,6 +77,59 @@ def _localized(record: Record) -> list[Table]:
             score = (numbers[0] or 0) + 2 * (numbers[1] or 0)
         cells = [undefined() if each is None else Text(f"{each:.4f}") for each in (score, *numbers)]
         table.add_row(str(head.layer), "mean" if head.head is None else str(head.head), *cells)
+    return [table]
+
+
+def word_tables(record: Record, title: str, caption: str | None) -> list[Table]:
+    """The words of an answer with the mean map of the localized heads, and these heads."""
+    assert record.text is not None
+    words = new_table(title, caption, ["word", "probability", "image", "text"])
+    words.add_column("peak x,y", justify="right", no_wrap=True)
+    marks = _extremes([h.image_mass for h in record.heads if h.head is None])
+    for head in record.heads:
+        if head.head is not None:
+            continue
+        query = head.query or record.query
+        of_answer = query.kind == "word" and query.index is not None
+        chance = record.text.words[query.index or 0].logprob if of_answer else None
+        words.add_row(
+            _query(query),
+            undefined() if chance is None else Text(f"{math.exp(chance):.4f}"),
+            _cell(head.image_mass, marks),
+            _cell(head.text_mass, None),
+            peak_place(head.map),
+        )
+    heads = new_table(
+        "the most localized heads",
+        "the same for all words; score: the mean over words of spatial entropy + 2 x border mass",
+        ["layer", "head", "score"],
+    )
+    for chosen in record.localized or ():
+        if chosen.question == 0:
+            score = undefined() if chosen.score is None else Text(f"{chosen.score:.4f}")
+            heads.add_row(str(chosen.layer), str(chosen.head), score)
+    return [words, heads]
+
+
+def _of_objects(record: Record) -> list[Table]:
+    """The table that compares maps with the objects that they look from, if they do."""
+    queries = [head.query or record.query for head in record.heads]
+    if all(query.kind != "object" for query in queries):
+        return []
+    table = new_table(
+        "objects",
+        "in object: share of the map within the mask, or the box; centre, peak: from the box's "
+        "middle, in pixels",
+        ["layer", "head", "from", "object", "score", "in object", "centre", "peak"],
+    )
+    for head, query in zip(record.heads, queries, strict=True):
+        map_ = head.map
+        numbers = (map_.object_mass, map_.object_distance, map_.object_peak_distance)
+        cells = [undefined() if each is None else Text(f"{each:.4g}") for each in numbers]
+        name = "all" if head.head is None else str(head.head)
+        label = console.printable(query.label or "")
+        score = "" if query.score is None else f"{query.score:.2f}"
+        table.add_row(str(head.layer), name, _query(query, short=True), label, score, *cells)
     return [table]
 
 
@@ -116,7 +178,7 @@ def _places(record: Record) -> dict[str, list[str]]:
         "head": [merged if head.head is None else str(head.head) for head in heads],
         "part": [str(head.component or "") for head in heads],
         "share": ["" if head.share is None else f"{head.share:.1%}" for head in heads],
-        "from": [_query(head.query or record.query) for head in heads],
+        "from": [_query(head.query or record.query, short=True) for head in heads],
         "for": [_target(head.target or record.target) or "" for head in heads],
     }
     always = ("layer", "head")
@@ -197,18 +259,25 @@ def _title(record: Record) -> str:
     image, kind = record.image, record.tokens.kind
     grids = ", ".join(dict.fromkeys(f"{head.columns}x{head.rows}" for head in record.heads))
     queries = dict.fromkeys(_query(head.query or record.query) for head in record.heads)
+    if record.text is not None and record.text.words:
+        queries = {f"the words of “{console.printable(record.text.answer)}”": None}
     scored = dict.fromkeys(_target(head.target or record.target) for head in record.heads)
-    of = ", ".join(filter(None, scored))
+    of = "" if record.text is not None else ", ".join(filter(None, scored))
     return (
         f"{console.printable(image.path)}  {image.width}x{image.height}  {record.model.spec}  "
         f"{grids} {kind}  {record.method} from {', '.join(queries)}{f' for {of}' if of else ''}"
     )
 
 
-def _query(info: QueryInfo) -> str:
+def _query(info: QueryInfo, *, short: bool = False) -> str:
+    """A query in words; a short one of an object leaves its label and score out."""
     query: dict[str, Any] = info.model_dump(exclude_none=True)
+    if info.kind == "object":
+        name = f"object:{info.index}"
+        return name if short else console.printable(f"{info.label} {info.score:.2f} ({name})")
     numbers = [f"{value:g}" for key, value in query.items() if key[0] in "xy"]
     name = {"register": f"register{info.number}", "all": "all tokens"}.get(info.kind, info.kind)
+    name = f"token:{info.token}" if info.kind == "token" else info.word or name
     place = ",".join(numbers) + ("" if info.time is None else f"@{info.time:g}")
     if {"frequency", "frequency0"} & query.keys():  # in a sound
         given = [name for name in _IN_SOUND if name in query]
@@ -225,6 +294,8 @@ def _target(target: TargetInfo | None) -> str | None:
         named += f" against {target.against}" if target.against else ""
         sure = "" if target.probability is None else f" ({target.probability:.1%})"
         return f"{console.printable(named)}{sure}"
+    if target.kind == "word":  # which the query names
+        return f"its logit ({target.score:.4g})"
     where = "" if target.query is None else f":{_query(target.query)}"
     named = target.text or target.kind + where
     named += f" against {target.against}" if target.against else ""

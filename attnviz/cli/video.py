@@ -53,6 +53,7 @@ def video(
     from attnviz.io.parts import parse_frames  # noqa: PLC0415
 
     selection = parse_frames("::" if frames is None else frames)
+    question.check_one_object("video")
     paths = _places(clip, out, question.methods)
     shot = _opened(clip, paths)
 
@@ -116,9 +117,10 @@ def _request(
     from attnviz.io.clip_frames import select  # noqa: PLC0415
     from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
 
+    asked = replace(question.to_questions(), one_object=True)
     loaded = with_clips(loading.load(model, question), selection.count)
     seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
-    request = ClipRequest(shot, loaded, question.to_questions(), model.fit, model.mask, seen)
+    request = ClipRequest(shot, loaded, asked, model.fit, model.mask, seen)
     return _with_basis(request, film, quiet=quiet)
 
 

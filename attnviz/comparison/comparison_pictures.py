@@ -12,7 +12,7 @@ from attnviz.comparison import MOST
 from attnviz.comparison.compare import Comparison
 from attnviz.comparison.comparison_record import ComparisonRecord, PairInfo
 from attnviz.comparison.sides import ComparisonSide, heads, names, shared
-from attnviz.drawing.overlay import Interpolation, Style, colour_table, overlay
+from attnviz.drawing.overlay import Interpolation, Style, colour_table, draw_region, overlay
 from attnviz.drawing.panels import described, marked_panel, panel
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell, compose, text_width
@@ -91,7 +91,7 @@ def differences(
 
 
 def _side(picture: Picture, side: ComparisonSide, style: Style) -> Image.Image:
-    return overlay(
+    image = overlay(
         picture,
         side.values,
         drawn=side.drawn,
@@ -99,6 +99,9 @@ def _side(picture: Picture, side: ComparisonSide, style: Style) -> Image.Image:
         scale=side.scale,
         style=style,
     )
+    if side.region is not None:
+        draw_region(image, side.region)
+    return image
 
 
 def write_comparison(

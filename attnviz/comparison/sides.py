@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from attnviz.comparison.comparison_record import SideInfo
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
-from attnviz.explanation.naming import in_words
+from attnviz.explanation.naming import in_words, place_of
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.methods import METHODS
 from attnviz.output import records
-from attnviz.output.make_record import make_record, map_info
+from attnviz.output.make_record import make_record, map_info, object_numbers
 from attnviz.statistics.maps import describe
 
 
@@ -30,6 +31,7 @@ class ComparisonSide:
         values: (rows, columns) float32 weights on its own grid.
         drawn: (rows, columns), False for cells that are masked or lie in padding.
         placement: where its cells lie on the picture.
+        region: where the object lies that the map looks from; None for other queries.
     """
 
     info: SideInfo
@@ -38,6 +40,7 @@ class ComparisonSide:
     values: NDArray[np.float32]
     drawn: NDArray[np.bool_]
     placement: Placement
+    region: ObjectRegion | None = None
 
     @property
     def scale(self) -> Range:
@@ -112,10 +115,16 @@ def _side(
         rows=head.rows,
         columns=head.columns,
         fit=first.placement.fit,
-        map=map_info(describe(values, first.drawn, first.placement), sound),
+        map=map_info(
+            describe(values, first.drawn, first.placement),
+            sound,
+            object_numbers(first.region, values, first),
+        ),
     )
     target = None if question.target is None else in_words(question.target.target)
-    return ComparisonSide(info, first.query, target, values, first.drawn, first.placement)
+    return ComparisonSide(
+        info, first.query, target, values, first.drawn, first.placement, first.region
+    )
 
 
 def names(sides: Sequence[ComparisonSide]) -> list[str]:
@@ -155,7 +164,7 @@ def _parts(side: ComparisonSide, *, models: bool) -> tuple[str, ...]:
         info.method,
         _layers(side),
         f"head {info.head}" if isinstance(info.head, int) else "",
-        f"from {'all tokens' if side.query.kind == 'all' else side.query}",
+        f"from {place_of(side.query)}",
         "" if side.target is None else f"for {side.target}",
     )
 

@@ -8,10 +8,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from attnviz.drawing.scale import Range
+from attnviz.drawing.text import font
 from attnviz.errors import UsageError, did_you_mean
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture
@@ -162,6 +164,30 @@ def draw_points(image: Image.Image, points: Sequence[tuple[float, float, int, fl
         radius = max(1.0, largest * math.sqrt(max(weight, 0.0) / most)) if most > 0 else 1.0
         box = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(box, fill=LEVELS[level % len(LEVELS)], outline="white")
+
+
+def draw_region(image: Image.Image, region: ObjectRegion) -> None:
+    """Draw the outline of an object's mask, else its box, with its label and score."""
+    line, draw = max(2, round(max(image.size) / 150)), ImageDraw.Draw(image)
+    across, down = (a / b for a, b in zip(image.size, region.size, strict=True))
+    if region.box is None:
+        return
+    left, top, right, bottom = (n * f for n, f in zip(region.box, (across, down) * 2, strict=True))
+    if region.mask is None:
+        for width, colour in ((2 * line, "black"), (line, "white")):
+            draw.rectangle((left, top, right, bottom), outline=colour, width=width)
+    else:
+        whole = Image.fromarray(region.mask).convert("L").resize(image.size)
+        for width, colour in ((2 * line, "black"), (line, "white")):
+            inside = whole.filter(ImageFilter.MinFilter(2 * width + 1))
+            image.paste(colour, mask=ImageChops.subtract(whole, inside))
+    letters = font(bold=True, size=max(11, round(max(image.size) / 28)))
+    text = f" {region.found} "
+    wide, high = letters.getlength(text), letters.size + 4
+    x = min(max(left, 0), max(0, image.width - wide))
+    y = min(max(top - high, 0), image.height - high)
+    draw.rectangle((x, y, x + wide, y + high), fill="black")
+    draw.text((x, y + 1), text, fill="white", font=letters)
 
 
 def mark(image: Image.Image, query: Query) -> None:

@@ -13,7 +13,7 @@ from attnviz.errors import UsageError
 from attnviz.methods import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -90,12 +90,19 @@ def scale_of(method: str, text: str) -> Scale:
 
 
 def ranges(
-    scale: Scale, weights: Sequence[NDArray[np.float32]], layers: Sequence[int]
+    scale: Scale,
+    weights: Sequence[NDArray[np.float32]],
+    layers: Sequence[int],
+    heads: Sequence[Hashable] | None = None,
 ) -> list[Range]:
-    """The range of each map, from its drawn weights (n,) and its layer in `layers`."""
+    """The range of each map, from its drawn weights (n,) and its layer in `layers`.
+
+    Maps of equal `heads` share one range if each head has its own; by default no two maps do.
+    """
     import numpy as np  # noqa: PLC0415 — numpy stays out of `--help`
 
-    groups = {"layer": list(layers), "all": [0] * len(layers)}.get(scale.kind)
+    groups: Sequence[Hashable] | None
+    groups = {"layer": list(layers), "all": [0] * len(layers), "head": heads}.get(scale.kind)
     if groups is None:
         return [_range(scale, one) for one in weights]
     shared = {

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from attnviz.drawing.overlay import Style, draw_points, overlay
+from attnviz.drawing.overlay import Style, draw_points, draw_region, overlay
 from attnviz.drawing.panels import CELL, described, marked_panel, panel, thumbnail
 from attnviz.drawing.scale import Range
 from attnviz.drawing.text import FAINT, INK, PAPER, font
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import STAR, marked, question_in_words, rows, title
+from attnviz.explanation.naming import STAR, in_sheet, marked, question_in_words, rows, title
 from attnviz.io.picture import Picture, PictureLike, with_pixels
 
 _WIDTH = 170  # narrowest cell, so that titles of a layer and a head fit
+_WIDEST = 320  # of a cell, for the titles of objects
 _GAP, _BAR, _TITLE = 14, 8, 19
 _TITLE_ROOM = 2 * CELL  # a narrower sheet is made wider for its title, up to this
 
@@ -159,7 +160,7 @@ _STRIP = 16  # pixels: a picture with a side this short is too coarse to draw a 
 
 
 def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.Image:
-    """A map over its picture, with exactly the picture's size, and its sampled points."""
+    """A map over its picture, with exactly the picture's size, its sampled points and object."""
     image = overlay(
         picture,
         answer.values,
@@ -170,6 +171,8 @@ def draw(picture: Picture, answer: Answer, scale: Range, style: Style) -> Image.
     )
     place = answer.placement.to_picture
     draw_points(image, [(*place(p.x, p.y), p.level, p.weight) for p in answer.points])
+    if answer.region is not None:
+        draw_region(image, answer.region)
     return image
 
 
@@ -217,6 +220,8 @@ def sheet(
         caption: the text above the original; by default its size.
         side: longest side of the original in the sheet, in pixels.
     """
+    shown = in_sheet(explanation)  # other cells, of several maps, follow
+    cells = [cell for n, cell in enumerate(cells) if n >= len(shown) or shown[n]]
     lengths = rows(explanation)
     columns = max(lengths) if len(lengths) > 1 else None
     placed: list[Cell | None] = []
@@ -230,7 +235,14 @@ def sheet(
         style.colours,
         title=heading(explanation),
         columns=columns,
+        least=_least(explanation),
     )
+
+
+def _least(explanation: Explanation) -> int:
+    """The smallest width of a place in the sheet; titles of objects are longer than others."""
+    named = [title(explanation, each) for each in explanation.answers if each.region is not None]
+    return min(_WIDEST, max(_WIDTH, *map(text_width, named))) if named else _WIDTH
 
 
 def original(
@@ -240,9 +252,12 @@ def original(
     side: int = CELL,
     caption: str | None = None,
 ) -> Cell:
-    """The photograph (or `preview`) with marks at the queries that are places on it."""
+    """The photograph (or `preview`) with marks at the queries that are places or objects on it."""
     picture = explanation.observation.picture
     image = (preview or with_pixels(picture)).image()
+    regions = {each.query: each.region for each in explanation.answers if each.region is not None}
+    for region in regions.values():
+        draw_region(image, region)
     questions = (question.query for question in explanation.questions)
     asked = [query for query in questions if explanation.observation.shows(query.time)]
     return Cell(marked_panel(image, picture, asked, side), caption or described(picture))

@@ -16,6 +16,7 @@ from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, look
 from attnviz.explanation.selection import Localized, parse_heads
 from attnviz.geometry.placement import Fit
+from attnviz.geometry.queries import Query
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture
 from attnviz.io.picture_files import SUFFIXES, pictures_in
@@ -165,7 +166,7 @@ def examine(
         assert len(each.questions) == 1
     scores = [score for each in answers for score in scorer.maps(each)]
     if control is not None:
-        scores += _control(scorer, picture, control, request)
+        scores += _control(scorer, picture, control, request, answers[0].query)
     scores += scorer.trivial(answers[0])
     mask = None if pair.mask is None else readable(pair.mask)
     entry = SummaryEntry(
@@ -175,15 +176,22 @@ def examine(
 
 
 def _control(
-    scorer: MapScorer, picture: Picture, control: Model, request: EvaluationRequest
+    scorer: MapScorer,
+    picture: Picture,
+    control: Model,
+    request: EvaluationRequest,
+    query: Query,
 ) -> list[Score]:
-    """Scores of the control's maps; the control gets the same input as the model."""
+    """Scores of the control's maps; the control gets the same input, and the same object query."""
+    questions = request.questions
+    if query.found is not None:
+        questions = replace(questions, queries=(str(query),))
     fit = request.fit if control.sound else scorer.observation.placement.fit
-    observation = look(picture, control, request.questions, fit=fit, mask=request.mask)
+    observation = look(picture, control, questions, fit=fit, mask=request.mask)
     return [
         score
-        for method in request.questions.methods
-        for score in scorer.maps(answer(observation, request.questions, method), RANDOM)
+        for method in questions.methods
+        for score in scorer.maps(answer(observation, questions, method), RANDOM)
     ]
 
 

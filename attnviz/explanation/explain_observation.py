@@ -9,11 +9,24 @@ from attnviz.attention.sweep import Progress
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.query_weights import ALL, resolve
+from attnviz.explanation.query_weights import (
+    ALL,
+    layers_with_objects,
+    objects_asked,
+    resolve,
+)
 from attnviz.explanation.requirements import check_able, layers_of
 from attnviz.explanation.run_methods import LayerQuery, Statistics
-from attnviz.explanation.selection import Localized, choose_heads, parse_heads, requested_layers
+from attnviz.explanation.selection import (
+    Localized,
+    choose_heads,
+    parse_heads,
+    parse_layers,
+    requested_layers,
+)
+from attnviz.explanation.words_asked import each_word, relative, word_targets
 from attnviz.geometry import queries
+from attnviz.geometry.detections import THRESHOLD, check_threshold
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
 from attnviz.models import targets
@@ -32,6 +45,8 @@ def explain(
     against: str | Sequence[str] = (),
     layers: str = "auto",
     heads: str = "all",
+    threshold: float = THRESHOLD,
+    one_object: bool = False,
     start_layer: int | None = None,
     statistics: Statistics = "basic",
     chosen: Sequence[Sequence[LocalizedHead]] | None = None,
@@ -43,7 +58,9 @@ def explain(
     Args:
         observation: the result of `observe`.
         query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y`, `X0,Y0,X1,Y1` (in picture pixels),
-            `1.2s,800Hz` in a sound, or a mask picture; or several of them.
+            `1.2s,800Hz` in a sound, or a mask picture; with a prompt `words`, `word:NAME`,
+            `prompt:NAME` or `token:N`; of a detector or segmenter `objects`, `object:3` (an object
+            query) or `object:cat` (a label); or several of them.
         method: a name that `attnviz methods` lists.
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
             `norm`, `norm:QUERY`; or several.
@@ -54,6 +71,8 @@ def explain(
             each of these. `auto` is `upper` with localized heads, else `-1`.
         heads: `all`, a count `8` (the first of each layer), a list `0,3,5-7`, or `localized:3`, the
             3 most localized heads of all these layers for each question, and their mean.
+        threshold: objects with a higher score are taken, unless their number is given.
+        one_object: a query that names several objects takes the one with the highest score.
         start_layer: the first layer of methods that merge layers, 0 unless given.
         statistics: `basic`, or `all`, which adds similarities of heads, sinks, tokens of high norm
             and, if a target is given, the importance of heads.
@@ -82,11 +101,21 @@ def explain(
         against=against,
         layers=layers,
         heads=heads,
+        threshold=threshold,
+        one_object=one_object,
         start_layer=start_layer,
         statistics=statistics,
         **options,
     )
-    return replace(request, given=chosen).answered(goals, progress)
+    found = replace(request, given=chosen).answered(goals, progress)
+    if observation.baseline is None:
+        return found
+    request, _ = _request(
+        observation.baseline, query=query, method=method, layers=layers, heads=heads,
+        start_layer=start_layer, **options,
+    )  # fmt: skip
+    heads_of = [question.localized for question in found.questions] if found.localized else None
+    return relative(found, replace(request, given=heads_of).answered([], None))
 
 
 def rank_heads(observation: Observation, **question: Any) -> list[tuple[LocalizedHead, ...]]:
@@ -113,6 +142,8 @@ def _request(
     against: str | Sequence[str] = (),
     layers: str = "auto",
     heads: str = "all",
+    threshold: float = THRESHOLD,
+    one_object: bool = False,
     start_layer: int | None = None,
     statistics: Statistics = "basic",
     **options: Any,
@@ -132,8 +163,14 @@ def _request(
     if entry.merges == "nothing":
         settings = complete(options_of(statistics).values(), given) | settings
     start = settings.get("start_layer", 0)
-    chosen = observation.calls.choose(requested_layers(layers, heads))
+    asked_queries = [queries.parse(each) for each in asked]
+    check_threshold(threshold, "threshold")
+    most = 1 if one_object else None
+    wanted = requested_layers(layers, heads)
+    chosen = observation.calls.choose(wanted)
     observation.require(chosen)
+    if parse_layers(wanted) is None:
+        chosen = layers_with_objects(observation, chosen, asked_queries, wanted)
     if start > min(chosen):
         raise UsageError(
             f"--start-layer {start} is behind layer {min(chosen)}, with which {method} is to end; "
@@ -146,11 +183,15 @@ def _request(
         settings=settings,
         layers={layer: layers_of(entry, layer, start) for layer in chosen},
         heads=_heads(observation, heads, chosen, method),
-        queries=_resolve_queries(observation, asked, chosen, method),
+        queries=_resolve_queries(
+            observation, asked_queries, chosen, method, threshold=threshold, most=most
+        ),
         statistics=statistics,
         localized=_localized(observation, heads, chosen),
     )
-    if entry.scored and not goals:
+    if observation.text is not None and entry.scored:
+        goals = word_targets(request.queries[max(chosen)], goals)
+    elif entry.scored and not goals:
         goals = [Target("auto")]
     return request, goals
 
@@ -170,15 +211,26 @@ def _targets(
 
 
 def _resolve_queries(
-    observation: Observation, query: Sequence[str], layers: Sequence[int], name: str
+    observation: Observation,
+    asked: Sequence[Query],
+    layers: Sequence[int],
+    name: str,
+    *,
+    threshold: float = THRESHOLD,
+    most: int | None = None,
 ) -> dict[int, tuple[Query, ...]]:
-    """The queries resolved for each layer, without duplicates."""
-    asked = [queries.parse(each) for each in query]
+    """The queries resolved for each layer, without duplicates; `most` is of objects of one."""
+    asked = each_word(observation, asked)
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
     if not METHODS[name].asks:
         return dict.fromkeys(layers, (ALL,))
-    of_queries = dict.fromkeys(tuple(resolve(observation, each, layers)) for each in asked)
+    each = [
+        one
+        for query in asked
+        for one in objects_asked(observation, query, layers, threshold)[:most]
+    ]
+    of_queries = dict.fromkeys(tuple(resolve(observation, query, layers)) for query in each)
     of_layers = zip(*of_queries, strict=True)
     return dict(zip(layers, of_layers, strict=True))
 
@@ -202,8 +254,9 @@ def suggest_heads(
         UsageError: the query cannot be read, or a layer was not kept.
         RecordingError: the weights are not finite.
     """
-    layers = observation.calls.choose("upper")
+    layers, asked = observation.calls.choose("upper"), [queries.parse(query)]
     observation.require(layers)
+    layers = layers_with_objects(observation, layers, asked, "upper")
     heads = {n: tuple(range(observation.layers[n].call.heads)) for n in layers}
     if len(observation.calls.drawn) < 2 or sum(map(len, heads.values())) < max(4, count):
         return ()
@@ -213,7 +266,7 @@ def suggest_heads(
         settings=complete_settings(DEFAULT, {}),
         layers={layer: (layer,) for layer in layers},
         heads=heads,
-        queries=_resolve_queries(observation, [query], layers, DEFAULT),
+        queries=_resolve_queries(observation, asked, layers, DEFAULT),
     )
     chosen = request.ranked([])[0][:count]
     return () if any(math.isinf(head.score) for head in chosen) else chosen

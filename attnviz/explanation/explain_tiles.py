@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from attnviz.attention.sweep import Progress
+from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.request import Questions, answer, check, look_many
 from attnviz.explanation.shapes_to_try import first_placement
-from attnviz.explanation.tile_request import check_tiled
+from attnviz.explanation.tile_request import NO_OBJECTS, check_tiled
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.geometry.tiling import JoinedMaps, TilePlan, plan_tiles
 from attnviz.io.parts import Box
@@ -71,7 +72,10 @@ def explain_tiles(
             boxes, _observed(picture, boxes, model, questions, fit), strict=True
         ):
             for method, whole in joined.items():
-                whole.add(box[:2], answer(observation, questions, method))
+                part = answer(observation, questions, method)
+                if any(question.query.found is not None for question in part.questions):
+                    raise UsageError(f"--tile: {NO_OBJECTS}")
+                whole.add(box[:2], part)
         done += len(boxes)
         if progress is not None:
             progress(done, plan.count)

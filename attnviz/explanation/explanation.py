@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnviz.errors import UsageError
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
@@ -35,6 +36,20 @@ class SampledPoint:
     weight: float
 
 
+class SeenRow(NamedTuple):
+    """Where the row of a word goes.
+
+    Attributes:
+        image: its share on tokens of the picture.
+        text: its share on tokens of text but the first; NaN if the layer sees no text.
+        views: its weights on the cells of each view of the picture, (rows, columns) each.
+    """
+
+    image: float
+    text: float
+    views: tuple[NDArray[np.float32], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """One map: where a head looks, or all heads together.
@@ -54,6 +69,8 @@ class Answer:
         points: of deformable attention from one place, the points themselves, the heaviest first.
         view: number of the view of a clip that the map shows; 0 for a picture.
         frames: the frames of this view, by their numbers among those that the model saw.
+        row: with a prompt, where the row of the word goes; None without, and for merged heads.
+        region: where the object lies that the map looks from; None for other queries.
         component: of methods with several maps of a layer, its number from 1.
         share: what the component explains: a share of the variance, of the tokens, or of weights.
     """
@@ -69,6 +86,8 @@ class Answer:
     points: tuple[SampledPoint, ...] = ()
     view: int = 0
     frames: tuple[int, ...] = ()
+    row: SeenRow | None = None
+    region: ObjectRegion | None = None
     component: int | None = None
     share: float | None = None
 

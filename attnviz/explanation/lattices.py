@@ -1,5 +1,6 @@
 """Finds the cells of tokens by their positions: one lattice, a part of it, or several of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -145,15 +146,26 @@ def _several_grids(
         layouts = [_all_cells(places, part, grid, "some") for part in parts]
     except Unplaced:
         return None
+    return merged(parts, layouts)
+
+
+def merged(parts: Sequence[NDArray[np.bool_]], layouts: Sequence[Layout]) -> Layout:
+    """One layout of tokens on several lattices: its cells are those of the finest.
+
+    Args:
+        parts: for each lattice which tokens lie on it, (windows, tokens).
+        layouts: the lattices, whose `cells` are those of their own tokens, in the tokens' order.
+    """
     finest = max(layouts, key=lambda layout: layout.rows * layout.columns)
-    cells = np.full(on_picture.shape, -1, dtype=np.int64)
+    cells = np.full(parts[0].shape, -1, dtype=np.int64)
     pairs = []
     for part, layout in zip(parts, layouts, strict=True):
         cell, on_cell, share, of_cell = _covered(layout, finest)
         order = np.lexsort((share, cell))  # the last pair of each cell has the largest share
-        of_each = np.split(order, np.cumsum(np.bincount(cell))[:-1])
-        cells[part] = [on_cell[of_each[each][-1]] for each in layout.cells[part]]
+        counts = np.bincount(cell, minlength=layout.rows * layout.columns)
+        of_each = np.split(order, np.cumsum(counts)[:-1])
         chosen = [of_each[each] for each in layout.cells[part]]
+        cells[part] = [on_cell[each[-1]] if len(each) else -1 for each in chosen]
         token = np.repeat(np.flatnonzero(part), [len(each) for each in chosen])
         pairs.append((token, *(each[np.concatenate(chosen)] for each in (on_cell, share, of_cell))))
     grids = tuple((layout.rows, layout.columns) for layout in layouts)

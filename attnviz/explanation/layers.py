@@ -25,6 +25,8 @@ class Layer:
         assumed: why the tokens' places follow from their number alone, in a few words; None if
             they were measured.
         class_rank: place of the class token among the tokens outside of the grid.
+        objects: numbers of the object queries of a detector or segmenter among all queries,
+            (windows · tokens,); empty if the layer has none.
     """
 
     call: AttentionCall
@@ -33,6 +35,7 @@ class Layer:
     tokens: Tensor | None = None
     assumed: str | None = None
     class_rank: int = 0
+    objects: tuple[int, ...] = ()
 
     @property
     def prefix(self) -> tuple[int, ...]:

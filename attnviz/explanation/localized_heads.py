@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from attnviz.explanation.explanation import Answer
+from attnviz.explanation.words_asked import mean_row
 from attnviz.geometry.placement import resample
 from attnviz.statistics.localization import scores
 
@@ -70,4 +71,12 @@ def mean_of(answers: Sequence[Answer], layer: int) -> Answer:
     ]
     mean = np.mean(maps, 0).astype(np.float32)
     values = np.where(finest.drawn, mean, 0)
-    return replace(finest, layer=layer, head=None, numbers={}, values=values, points=())
+    return replace(
+        finest,
+        layer=layer,
+        head=None,
+        numbers={},
+        values=values,
+        points=(),
+        row=mean_row([answer.row for answer in answers if answer.row is not None]),
+    )

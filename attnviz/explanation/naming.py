@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from attnviz import methods
 from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.models import targets
 
 STAR = "★"
@@ -18,7 +19,8 @@ def stem(explanation: Explanation, answer: Answer) -> str:
     It is `layer11-head03`, `layer11-component01`, or `layer11` if the method merges heads. The mean
     of localized heads is `localized`. For a method that merges layers it is the method's name,
     unless maps end with several layers. If there are several queries, targets or texts, their
-    numbers follow: `layer11-head03-query0`.
+    numbers follow: `layer11-head03-query0`, or of a detector the object query's:
+    `layer11-head03-object7`.
     """
     if answer.head is not None:
         name = f"layer{answer.layer:02d}-head{answer.head:02d}"
@@ -38,6 +40,8 @@ def title(explanation: Explanation, answer: Answer) -> str:
     if answer.head is not None:
         star = f"{STAR} " if marked(explanation, answer) else ""
         name = f"{star}layer {answer.layer}  head {answer.head}"
+    elif explanation.localized and _of_words(explanation):
+        return answer.query.name or str(answer.query)
     elif answer.component is not None:
         share = "" if answer.share is None else f"  {answer.share:.1%}"
         kind = _PARTS.get(explanation.method, "component")
@@ -52,7 +56,9 @@ def title(explanation: Explanation, answer: Answer) -> str:
         name = f"layer {answer.layer}"
     question = explanation.questions[answer.question]
     parts = []
-    if len({one.query for one in explanation.questions}) > 1:
+    if answer.query.found is not None:
+        name = f"{place_of(answer.query)}  {name}"
+    elif len({one.query for one in explanation.questions}) > 1:
         parts.append(f"from {answer.query}")
     if question.target is not None and len(set(_targets(explanation))) > 1:
         parts.append(in_words(question.target.target))
@@ -69,10 +75,24 @@ def marked(explanation: Explanation, answer: Answer) -> bool:
 def question_in_words(explanation: Explanation) -> str:
     """The method, its queries and, for gradients, its targets, in words."""
     answers = explanation.answers
-    starts = dict.fromkeys("all tokens" if a.query.kind == "all" else str(a.query) for a in answers)
+    starts = dict.fromkeys(place_of(answer.query) for answer in answers)
     scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
+    text = explanation.observation.text
+    if text is not None and _of_words(explanation):
+        return f"{explanation.method}: {text.prompt} — {text.answer}"
     parts = f"{explanation.method} from {', '.join(starts)}"
     return f"{parts} for {scored}" if scored else parts
+
+
+def place_of(query: Query) -> str:
+    """A resolved query in words; an object by its label, score and number.
+
+    >>> place_of(Query("point", (120, 80))), place_of(Query("all"))
+    ('120,80', 'all tokens')
+    """
+    if query.found is not None:
+        return f"{query.found} ({query.found.index})"
+    return "all tokens" if query.kind == "all" else str(query)
 
 
 def in_words(target: targets.Target) -> str:
@@ -108,7 +128,9 @@ def _numbers(explanation: Explanation, number: int) -> list[str]:
     question = explanation.questions[number]
     queries = list(dict.fromkeys(one.query for one in explanation.questions))
     if len(queries) > 1:
-        found.append(f"query{queries.index(question.query)}")
+        object_ = question.query.found
+        number = queries.index(question.query)
+        found.append(f"query{number}" if object_ is None else f"object{object_.index}")
     scored = list(dict.fromkeys(_targets(explanation)))
     if question.target is not None and len(scored) > 1:
         kind = "text" if question.target.target.kind == "text" else "target"
@@ -116,12 +138,25 @@ def _numbers(explanation: Explanation, number: int) -> list[str]:
     return found
 
 
+def in_sheet(explanation: Explanation) -> list[bool]:
+    """Which answers the sheet shows: all, or of words with localized heads the mean of each."""
+    only_means = explanation.localized and _of_words(explanation)
+    return [not only_means or answer.head is None for answer in explanation.answers]
+
+
+def _of_words(explanation: Explanation) -> bool:
+    """Whether all questions are words or tokens of a text."""
+    return all(question.query.kind in OF_TEXT for question in explanation.questions)
+
+
 def rows(explanation: Explanation) -> list[int]:
     """The number of maps in each row of the sheet.
 
     A row shows one layer of one question; if heads are merged or localized, all maps of one
-    question.
+    question; of words with localized heads, all of them in reading order.
     """
+    if explanation.localized and _of_words(explanation):
+        return [len(explanation.questions)]
     if explanation.localized:
         return list(Counter(answer.question for answer in explanation.answers).values())
     answers = explanation.answers

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.object_regions import ObjectRegion, region_of
+from attnviz.explanation.view_layouts import View
+from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
+from attnviz.models.predictions import Predictions
+from attnviz.models.transcript import Transcript
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
@@ -31,11 +36,14 @@ class Run:
         recording: the recorded calls, with the way back from a score to each of them.
         inputs: the inputs of the model.
         output: the output of the model, with the graph of its operations.
+        predictions: what a detector or segmenter predicts for its object queries; None for other
+            models.
     """
 
     recording: Recording
     inputs: tuple[torch.Tensor, ...]
     output: Any
+    predictions: Predictions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +69,11 @@ class Observation:
         suggested: layer and head of the most localized heads, which sheets mark; empty unless
             they were looked for.
         clip: the frames, if the model saw a clip; `picture` is then the first of them.
+        text: prompt and answer, of a model that answers in words.
+        views: of such a model the views of the picture that its words attend to.
+        baseline: the same answer after another prompt, by whose maps those of this are divided.
+        objects: what a detector or segmenter predicts for each of its object queries, by number.
+        object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
     """
 
     picture: PictureLike
@@ -78,6 +91,11 @@ class Observation:
     channels: int = 3
     suggested: tuple[tuple[int, int], ...] = ()
     clip: ClipFrames | None = None
+    text: Transcript | None = None
+    views: tuple[View, ...] = ()
+    baseline: "Observation | None" = None
+    objects: tuple[DetectedObject, ...] = ()
+    object_masks: torch.Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -190,6 +208,10 @@ class Observation:
             found[view] = *found[view], frame
         return found
 
+    def region(self, found: DetectedObject) -> ObjectRegion:
+        """Where an object lies on the picture."""
+        return region_of(found, self.placement, self.object_masks)
+
     @property
     def masked(self) -> int:
         """Number of masked tokens."""
@@ -209,6 +231,7 @@ class Observation:
             self,
             layers={n: layer.without_tensors() for n, layer in self.layers.items()},
             run=None,
+            baseline=None if self.baseline is None else self.baseline.without_run(),
             gradients={},
             numbers={},
             more={},

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.attention.sweep import Progress
+from attnviz.errors import UsageError
 from attnviz.explanation.explanation import SampledPoint
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.words_asked import in_text
 from attnviz.geometry import queries
+from attnviz.geometry.detections import DetectedObject, found_objects
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import PictureLike, load_mask
@@ -24,15 +27,29 @@ MOST_POINTS = 128
 
 
 def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> list[Query]:
-    """The query resolved for each layer.
+    """The query resolved for each layer; `auto` is the best object where there are objects.
 
     Raises:
         UsageError: a layer does not have the query's token, or there is no such place.
     """
     query = located(query, observation.picture)
+    if query.kind in queries.OF_TEXT or observation.text is not None:
+        return [in_text(observation, query, number) for number in layers]
     found = []
     for number in layers:
         layer = observation.layers[number]
+        if query.kind == "object" and not layer.objects:
+            raise UsageError(
+                f"--query {query}: layer {number} has no object queries; take other --layers, or "
+                "--query auto"
+            )
+        if query.kind == "auto" and layer.objects:
+            best = max(observation.objects, key=lambda each: each.score)
+            found.append(object_query(best))
+            continue
+        if query.kind == "pool" and layer.objects:
+            found.append(query)
+            continue
         prefix = len(layer.prefix)
         has_class_token = observation.model.class_token and prefix > 0
         found.append(
@@ -45,6 +62,49 @@ def resolve(observation: Observation, query: Query, layers: Sequence[int]) -> li
             )
         )
     return found
+
+
+def object_query(found: DetectedObject) -> Query:
+    """The query that looks from an object."""
+    return Query("object", (float(found.index),), found=found)
+
+
+def objects_asked(
+    observation: Observation, query: Query, layers: Sequence[int], threshold: float
+) -> list[Query]:
+    """A query for each object that a query names; other queries do not change.
+
+    `auto` names the objects over the threshold, or the best one, if all layers have objects.
+
+    Raises:
+        UsageError: the model predicts no such objects.
+    """
+    objects = observation.objects
+    if query.kind == "auto" and objects and all(observation.layers[n].objects for n in layers):
+        query = Query("objects" if any(o.score > threshold for o in objects) else "auto")
+    if query.kind not in ("object", "objects"):
+        return [query]
+    found = found_objects(
+        objects,
+        threshold,
+        asked=str(query),
+        number=int(query.numbers[0]) if query.numbers else None,
+        label=query.name,
+    )
+    return [object_query(each) for each in found]
+
+
+def layers_with_objects(
+    observation: Observation, layers: Sequence[int], asked: Sequence[Query], wanted: str
+) -> tuple[int, ...]:
+    """Those of all layers, or of the upper half, that have object queries, if these are asked for.
+
+    In the upper half, `auto` asks for them too.
+    """
+    kinds = {query.kind for query in asked}
+    having = tuple(number for number in layers if observation.layers[number].objects)
+    asking = kinds & {"object", "objects"} or (kinds == {"auto"} and wanted.strip() == "upper")
+    return having if having and asking else tuple(layers)
 
 
 def read(
@@ -95,6 +155,11 @@ def token_weights(
 ) -> NDArray[np.float64]:
     """Weights of a query over the query tokens of a layer, (windows, tokens)."""
     layout = layer.queries
+    if layer.objects and query.kind in ("object", "pool"):
+        asked = layer.objects if query.kind == "pool" else [layer.objects[int(query.numbers[0])]]
+        shares = np.zeros(layout.cells.shape)
+        shares.flat[list(asked)] = 1 / len(asked)
+        return shares
     return queries.token_weights(
         query,
         layout,

@@ -13,6 +13,7 @@ from attnviz.errors import AttnvizError, RecordingError
 from attnviz.explanation.forward_errors import ForwardError, UnevenError
 from attnviz.explanation.inspection import CallReport, Calls, Inspector
 from attnviz.explanation.merged_tokens import measure_merged
+from attnviz.explanation.object_queries import inner_outputs, predicted
 from attnviz.explanation.observation import Run
 from attnviz.explanation.selection import parse_layers
 from attnviz.geometry.grid import TokenGrid
@@ -102,6 +103,7 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
         with (
             seeded(model.seed or 0),
             torch.set_grad_enabled(request.gradients),
+            inner_outputs(model.module) as inner,
             watching as recording,
         ):
             inspector.operators = recording.operators
@@ -115,7 +117,8 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
     if inspector.uneven:
         line = f"{model.spec} cannot take several pictures at once"
         raise UnevenError(line, pixels.detach())
-    return Run(recording, request.inputs, output), recording.descriptions
+    predictions = predicted(model.module, output, inner)
+    return Run(recording, request.inputs, output, predictions), recording.descriptions
 
 
 def _depend(request: RunRequest, reports: Sequence[CallReport]) -> Mapping[int, bool]:

@@ -1,7 +1,7 @@
 """Checks all questions about a picture before the model runs, and runs the model for them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from attnviz.explanation.explain_observation import explain, rank_heads
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
+from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.query_weights import located, mask_of
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
@@ -23,9 +24,10 @@ from attnviz.explanation.selection import (
     requested_layers,
 )
 from attnviz.geometry import queries
+from attnviz.geometry.detections import THRESHOLD, check_threshold, found_objects
 from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
-from attnviz.io.picture import Picture, PictureLike, load_mask
+from attnviz.io.picture import Picture, PictureLike, load_mask, with_pixels
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
 from attnviz.models import scoring
 from attnviz.models.model import LaidPicture, Model
@@ -47,6 +49,9 @@ class Questions:
         statistics: `basic`, or `all`.
         suggest: whether heads are suggested too, for which more layers must be kept.
         chosen: by method, the localized heads of each question if they were chosen before.
+        prompting: what a model that answers in words is asked.
+        threshold: the score over which objects of a detector or segmenter are taken.
+        one_object: whether a query takes one object only, the best, if it names several.
 
     Raises:
         UsageError: a method is unknown, or no method takes an option; see `check_request`.
@@ -62,8 +67,12 @@ class Questions:
     statistics: Statistics = "basic"
     suggest: bool = False
     chosen: Mapping[str, Sequence[Sequence[LocalizedHead]]] = field(default_factory=dict)
+    prompting: Prompting | None = None
+    threshold: float = THRESHOLD
+    one_object: bool = False
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         check_request(
             self.methods,
             {**self.settings, "start_layer": self.start_layer},
@@ -82,6 +91,8 @@ class Questions:
     @property
     def head(self) -> Head:
         """The head that the model must be loaded with."""
+        if self.prompting is not None:
+            return "words"
         if not self.scored:
             return "none"
         wanted = {target.head for target in self.targets} or {Target("auto").head}
@@ -158,10 +169,14 @@ def _check_target(model: Model, target: Target) -> None:
 
 def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> None:
     query = located(queries.parse(text), picture)
+    if model.words is not None:
+        return  # words are known once the model has answered
     if query.time is not None and model.clip is None:
         raise UsageError(
             f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
         )
+    if query.kind in ("object", "objects") and (model.plain or model.head != "none"):
+        found_objects([], 0, asked=text)  # it predicts no objects
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token
         queries.resolve(query, has_class_token=model.class_token, registers=registers)
@@ -205,7 +220,13 @@ def look(
         layers=questions.needed_layers,
         gradients=questions.scored,
         tokens=questions.needs_tokens,
+        **_prompt(questions),
     )
+
+
+def _prompt(questions: Questions) -> dict[str, Any]:
+    """The arguments of `observe` for what is asked in words."""
+    return {} if questions.prompting is None else asdict(questions.prompting)
 
 
 def look_many(
@@ -218,6 +239,8 @@ def look_many(
     lay: Callable[[int, Placement], LaidPicture] | None = None,
 ) -> list[Observation]:
     """Run a model on several checked pictures; see `look` and `observe_many`."""
+    if questions.prompting is not None:
+        return [look(with_pixels(each), model, questions, fit=fit, mask=mask) for each in pictures]
     sizes = [(picture.width, picture.height) for picture in pictures]
     mask_of_size = {
         size: None if mask is None else load_mask(mask, width=size[0], height=size[1])
@@ -274,6 +297,8 @@ def _arguments(questions: Questions, method: str) -> dict[str, Any]:
         "method": method,
         "target": questions.targets if entry.scored or questions.statistics == "all" else (),
         "layers": requested_layers(questions.layers, questions.heads),
+        "threshold": questions.threshold,
+        "one_object": questions.one_object,
         "heads": questions.heads if entry.merges == "nothing" or not shared else "all",
         "start_layer": questions.start_layer if entry.merges == "layers" else None,
         "statistics": questions.statistics,

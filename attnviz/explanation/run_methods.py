@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from attnviz.explanation.token_gradients import (
     pixels_by_rules,
     token_gradients,
 )
+from attnviz.explanation.words_asked import seen_row
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
@@ -49,6 +50,7 @@ from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure, more
 from attnviz.statistics.tokens import HighNorm, high_norm
 
+T = TypeVar("T")
 Statistics = Literal["basic", "all"]
 
 
@@ -110,12 +112,18 @@ class LayerQuery:
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
         for number in range(len(next(iter(self.queries.values())))):
-            for score, of_layers in zip(scores, results, strict=True):
+            for score, of_layers in self._of_query(number, zip(scores, results, strict=True)):
                 for layer in self.layers:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
                 questions.append(ResolvedQuestion(last, None if score is None else score.scored))
         return self._explanation(questions, answers, self.layers)
+
+    def _of_query(self, number: int, scored: Iterable[T]) -> list[T]:
+        """What is scored for a query: all, or of words the word itself."""
+        each = list(scored)
+        own = self.observation.text is not None and self.entry.scored
+        return each[number : number + 1] if own else each
 
     def _explanation(
         self,
@@ -143,12 +151,18 @@ class LayerQuery:
     ) -> Explanation:
         """The explanation of each question by its most localized heads and their mean.
 
-        Maps first: statistics are computed only of the layers that a chosen head lies in.
+        Maps first: statistics are computed only of the layers that a chosen head lies in. All words
+        of a text have the same heads, so that their maps can be compared.
         """
         questions: list[ResolvedQuestion] = []
         answers: list[Answer] = []
-        for score, given, candidates in self._candidates(readings, scores):
-            chosen = self._chosen(candidates, len(questions))
+        found = list(self._candidates(readings, scores))
+        given_heads = self.given
+        if self.observation.text is not None and given_heads is None:
+            every = [answer for _, _, candidates in found for answer in candidates]
+            given_heads = [_named(choose_localized(every, self.localized or 0))] * len(found)
+        for score, given, candidates in found:
+            chosen = self._chosen(candidates, len(questions), given_heads)
             self._measure(readings, {views[0].layer for views, _ in chosen})
             answers += [self._with_numbers(each, given) for views, _ in chosen for each in views]
             answers += means_of([views for views, _ in chosen], max(self.layers))
@@ -169,7 +183,8 @@ class LayerQuery:
         ]
         question = count(0)
         for number in range(len(next(iter(self.queries.values())))):
-            for score, given, of_layers in zip(scores, given_scores, maps, strict=True):
+            all_three = zip(scores, given_scores, maps, strict=True)
+            for score, given, of_layers in self._of_query(number, all_three):
                 this = next(question)
                 yield (
                     score,
@@ -182,20 +197,22 @@ class LayerQuery:
                 )
 
     def _chosen(
-        self, candidates: Sequence[Answer], question: int
+        self,
+        candidates: Sequence[Answer],
+        question: int,
+        heads: Sequence[Sequence[LocalizedHead]] | None,
     ) -> list[tuple[list[Answer], float]]:
         """The most localized heads for one question, each with its score; or the given ones."""
         assert self.localized is not None  # else nothing is chosen
-        if self.given is None:
+        if heads is None:
             return choose_localized(candidates, self.localized)
-        if question >= len(self.given):
+        if question >= len(heads):
             raise UsageError(
-                f"heads were chosen for {len(self.given)} questions, and here are more; give "
+                f"heads were chosen for {len(heads)} questions, and here are more; give "
                 "--target auto alone, or targets by name"
             )
         views = by_head(candidates)
-        given = self.given[question]
-        return [(views[question, each.layer, each.head], each.score) for each in given]
+        return [(views[question, each.layer, each.head], each.score) for each in heads[question]]
 
     def ranked(self, targets: Sequence[Target]) -> list[tuple[LocalizedHead, ...]]:
         """All heads for each question, the most localized first, without any statistics."""
@@ -329,6 +346,7 @@ class LayerQuery:
         keys = self._keys(layer)
         placement, drawn = self.observation.placed(keys), self.observation.drawn_on(keys)
         query, shown = self.queries[layer][number], self.method == DEFAULT
+        region = None if query.found is None else self.observation.region(query.found)
         if results.components:
             return self._component_answers(layer, number, results, question)
         return [
@@ -342,8 +360,10 @@ class LayerQuery:
                 drawn=drawn[view],
                 question=question,
                 points=() if not shown else sampled_points(self.observation, layer, query, head),
+                row=None if not shown else seen_row(self.observation, layer, query, head),
                 view=view,
                 frames=frames,
+                region=region,
             )
             for head in self.heads[layer]
             for view, frames in enumerate(self.observation.frames_of(keys))

@@ -18,7 +18,10 @@ from attnviz.explanation.forward_errors import (
 )
 from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
+from attnviz.explanation.object_queries import first_objects, object_rows, objects_of
 from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.observe_words import observe_words
+from attnviz.explanation.prompting import MAX_WORDS, Prompting
 from attnviz.explanation.recorded_run import RunRequest, run_recorded
 from attnviz.explanation.shapes_to_try import placements
 from attnviz.explanation.trials import with_clips
@@ -40,6 +43,10 @@ def observe(
     layers: str = "all",
     gradients: bool = False,
     tokens: bool = False,
+    prompt: str | None = None,
+    answer: str | None = None,
+    max_words: int = MAX_WORDS,
+    baseline_prompt: str | None = None,
 ) -> Observation:
     """Run a model once on a picture and record its attention.
 
@@ -55,6 +62,10 @@ def observe(
         layers: layers to keep for `explain`: `-1`, `all`, `0,5-11`.
         gradients: keep the graph of the run, so that methods can take the gradient of a score.
         tokens: keep the tokens after each layer's block too.
+        prompt: the question, for a model that was loaded with `head="words"`.
+        answer: an answer to look at; by default the model generates one, greedily.
+        max_words: the most words of the answer.
+        baseline_prompt: another prompt: maps are divided by those of the same words there.
 
     Raises:
         UsageError: the mask leaves no token, the model takes no mask, or it has no such layer.
@@ -62,6 +73,11 @@ def observe(
         ModelError: the model does not run on the picture; the line says why.
         RecordingError: the model made no attention call that can be drawn.
     """
+    if model.words is not None or prompt is not None:
+        return _observe_words(
+            picture, model, Prompting(prompt or "", answer, max_words, baseline_prompt),
+            (layers, gradients), fitted=fit != "keep" or mask is not None,
+        )  # fmt: skip
     clip = picture if isinstance(picture, ClipFrames) else None
     first = picture.frames[0].picture if isinstance(picture, ClipFrames) else picture
     model = model if clip is None else with_clips(model, len(clip.frames))
@@ -70,6 +86,25 @@ def observe(
         clip=clip,
     )  # fmt: skip
     return inputs.alone(0)
+
+
+def _observe_words(
+    picture: Picture | ClipFrames,
+    model: Model,
+    prompting: Prompting,
+    keep: tuple[str, bool],
+    *,
+    fitted: bool,
+) -> Observation:
+    """Observe a model that answers in words; `fitted` says whether --fit or --mask is given."""
+    layers, gradients = keep
+    if fitted:
+        raise UsageError(
+            "with a prompt the model's own processor fits the picture; leave --fit and --mask out"
+        )
+    if isinstance(picture, ClipFrames):
+        raise UsageError("a prompt is about one picture; give a picture, or leave --prompt out")
+    return observe_words(picture, model, prompting, layers=layers, gradients=gradients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +194,10 @@ class ModelInputs:
             )
             for i, (number, placement) in enumerate(placements.items())
         }
-        return {number: _with_class_token(each, request) for number, each in observations.items()}
+        return {
+            number: _with_objects(_with_class_token(each, request), run, i, request)
+            for i, (number, each) in enumerate(observations.items())
+        }
 
     def _pixels(self, placements: Mapping[int, Placement]) -> torch.Tensor:
         """The model's input for some of the pictures, (pictures, channels, height, width)."""
@@ -232,6 +270,24 @@ def _with_class_token(observation: Observation, request: RunRequest) -> Observat
         return observation
     ranked = {n: replace(layer, class_rank=ranks[n]) for n, layer in layers.items()}
     return replace(observation, layers=ranked)
+
+
+def _with_objects(
+    observation: Observation, run: Run, picture: int, request: RunRequest
+) -> Observation:
+    """The observation of one picture of a run with the objects that the model predicts for it."""
+    predictions = run.predictions
+    if predictions is None or len(predictions.scores) != request.pictures:
+        return observation
+    layers = dict(observation.layers)
+    first = first_objects(request.model, request.inputs, layers, predictions.count)
+    rows = {n: object_rows(each, predictions.count, first.get(n)) for n, each in layers.items()}
+    return replace(
+        observation,
+        layers={n: replace(each, objects=rows[n]) for n, each in layers.items()},
+        objects=objects_of(predictions, picture, observation.placement.grid),
+        object_masks=None if predictions.masks is None else predictions.masks[picture],
+    )
 
 
 def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> Layer:

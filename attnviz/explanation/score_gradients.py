@@ -205,6 +205,10 @@ def alone(scored: Scored) -> Scored:
 
 
 def score_of(observation: Observation, output: object, target: Target) -> Scored:
+    if target.kind == "word":
+        assert observation.text is not None
+        assert isinstance(output, Tensor)
+        return scoring.word_score(observation.model, output, target, observation.text)
     weights = None
     number = max(observation.layers)
     layer = observation.layers[number]

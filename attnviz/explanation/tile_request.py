@@ -12,6 +12,11 @@ from attnviz.geometry import queries
 from attnviz.methods import METHODS
 from attnviz.models.targets import Target
 
+NO_OBJECTS = (
+    "each tile has objects of its own; leave out --tile, or take --query pool, the mean over all "
+    "object queries"
+)
+"""Why tiles are not looked at from objects."""
 SMALLEST, LARGEST = 16, 65536
 """The smallest and the largest side of a tile in pixels."""
 OVERLAP = 0.25
@@ -61,6 +66,8 @@ def check_tiled(
             f"--tile: for {parts}, each tile would have components of its own; leave out --tile"
         )
     for text in asked:
+        if queries.parse(text).kind in ("object", "objects"):
+            raise UsageError(f"--query {text}: {NO_OBJECTS}")
         if queries.parse(text).kind in ("point", "box", "mask"):
             raise UsageError(
                 f"--query {text}: a place lies in few tiles, and the others have no query; leave "

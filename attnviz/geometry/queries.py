@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from attnviz.errors import UsageError
 
@@ -18,19 +18,32 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from attnviz.geometry.detections import DetectedObject
     from attnviz.geometry.grid import Layout
     from attnviz.geometry.placement import Placement
     from attnviz.geometry.sound_axes import SoundAxes
 
-Kind = Literal["auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+Kind = Literal[
+    "auto", "cls", "register", "mean", "pool", "all", "point", "box", "mask", "object", "objects",
+    "words", "word", "prompt_word", "token",
+]  # fmt: skip
+OF_TEXT: tuple[Kind, ...] = ("words", "word", "prompt_word", "token")
+"""Kinds of queries that are places in a text."""
+WORDS: tuple[Kind, ...] = ("auto", "cls", "mean", "pool", "objects", "words")
+"""Queries that are typed as their kind."""
+NAMED: tuple[Kind, ...] = ("object",)
+"""Kinds of queries that are typed with a colon and a name or a number: `object:cat`."""
 _REGISTER = re.compile(r"register(\d{1,6})")
 _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(rf"({_NUMBER}(?:,{_NUMBER})+)(?:@\s*(\d+(?:\.\d*)?)\s*)?")
 _PLACE = rf"{_NUMBER}s\s*,{_NUMBER}(?:Hz|hz|HZ)\s*"
 _IN_SOUND = re.compile(rf"{_PLACE}(?:,{_PLACE})?")
+_WORD = re.compile(r"(word|prompt):([^#]*[^#\s][^#]*)(?:#([1-9]\d{0,5}))?")
+_TOKEN = re.compile(r"token:(\d{1,7})")
 _EXPECTED = (
     "auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1, in a clip X,Y@T, in a sound 1.2s,800Hz, "
-    "or a mask picture"
+    "with a prompt words, word:cat, prompt:cat or token:17, of a detector objects, object:N or "
+    "object:LABEL, or a mask picture"
 )
 
 
@@ -38,10 +51,14 @@ _EXPECTED = (
 class Query:
     """A query as the user gave it.
 
-    `numbers` are picture pixels, or a register's number; `path` is the path of a mask picture;
-    `time` is the second of a clip that a point or box lies in, None for all of it. The kind `all`
-    is for methods that look from every token alike; users cannot type it. `in_sound` has the
-    numbers of a place in a sound as they were typed: seconds, hertz, and so on.
+    `numbers` are picture pixels, or the number of a register or an object query; `path` is the
+    path of a mask picture; `name` is the label of objects, and `found` the object of a resolved
+    query; `time` is the second of a clip that a point or box lies in, None for all of it. The kind
+    `all` is for methods that look from every token alike; users cannot type it. `in_sound` has the
+    numbers of a place in a sound as they were typed: seconds, hertz, and so on. A word has a
+    `name`, and as its number which of the words of this name it is, from 1; once it is found,
+    `index` is its number among the words of its text, and `tokens` are the tokens whose rows are
+    its map.
     """
 
     kind: Kind
@@ -49,6 +66,10 @@ class Query:
     path: str | None = None
     time: float | None = None
     in_sound: tuple[float, ...] = ()
+    name: str | None = None
+    found: DetectedObject | None = None
+    index: int | None = None
+    tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """The query as a user types it."""
@@ -57,6 +78,13 @@ class Query:
             return ",".join(f"{number:g}{unit}" for number, unit in units)
         if self.kind == "register":
             return f"register{self.numbers[0]:g}"
+        if self.kind == "token":
+            return f"token:{self.numbers[0]:g}"
+        if self.kind in ("word", "prompt_word"):
+            nth = "" if self.numbers == (1.0,) else f"#{self.numbers[0]:g}"
+            return f"{self.kind.removesuffix('_word')}:{self.name}{nth}"
+        if self.kind in NAMED:
+            return f"{self.kind}:{self.name or format(self.numbers[0], 'g')}"
         numbers = ",".join(f"{n:g}" for n in self.numbers)
         when = "" if self.time is None else f"@{self.time:g}"
         return self.path or (numbers and numbers + when) or self.kind
@@ -65,23 +93,23 @@ class Query:
 def parse(text: str, *, option: str = "--query ") -> Query:
     """Read a query: a word, `registerN`, `X,Y`, `X0,Y0,X1,Y1` or the path of a mask picture.
 
-    Behind a point or a box may stand the second of a clip: `X,Y@T`. A place in a sound is
-    `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `option` is the text
-    before the query in an error message.
+    Behind a point or a box may stand the second of a clip: `X,Y@T`. With a prompt it is `words`,
+    `word:NAME`, `word:NAME#2` for the second of this name, `prompt:NAME` or `token:N`. A place in a
+    sound is `1.2s,800Hz` or `0.5s,100Hz,1s,800Hz`; `located` finds it in the picture. `object:3` is
+    an object query of a detector or segmenter by its number, `object:cat` the objects of a label.
+    `option` is the text before the query in an error message.
 
-    >>> parse("120,80")
-    Query(kind='point', numbers=(120.0, 80.0), path=None, time=None, in_sound=())
-    >>> parse("120,80@1.5").time
-    1.5
+    >>> parse("120,80").kind, parse("120,80").numbers
+    ('point', (120.0, 80.0))
+    >>> parse("120,80@1.5").time, parse("object:cat").name
+    (1.5, 'cat')
 
     Raises:
         UsageError: the text cannot be read, has neither two nor four numbers, or is an empty box.
     """
-    if text in ("auto", "cls", "mean", "pool"):
-        return Query(text)  # type: ignore[arg-type]  # narrowed by the line above
-    register = _REGISTER.fullmatch(text)
-    if register is not None:
-        return Query("register", (float(register[1]),))
+    named = _named(text, option)
+    if named is not None:
+        return named
     if _IN_SOUND.fullmatch(text):
         typed = tuple(float(number) for number in re.findall(_NUMBER, text))
         if len(typed) == 4 and (typed[2] <= typed[0] or typed[3] <= typed[1]):
@@ -105,6 +133,27 @@ def parse(text: str, *, option: str = "--query ") -> Query:
     if right <= left or bottom <= top:
         raise UsageError(f"{option}{text!r} is an empty box; give X0,Y0,X1,Y1 with X0<X1, Y0<Y1")
     return Query("box", numbers, time=time)
+
+
+def _named(text: str, option: str) -> Query | None:
+    """A query that is a word, or a kind with a number or a name; None for other queries."""
+    if text in WORDS:
+        return Query(text)
+    for pattern, numbered in ((_REGISTER, "register"), (_TOKEN, "token")):
+        if (number := pattern.fullmatch(text)) is not None:
+            return Query(cast("Kind", numbered), (float(number[1]),))
+    if (word := _WORD.fullmatch(text)) is not None:
+        of: Kind = "word" if word[1] == "word" else "prompt_word"
+        return Query(of, (float(word[3] or 1),), name=word[2].strip())
+    kind, _, name = text.partition(":")
+    if kind == text or kind not in NAMED:
+        return None
+    name = name.strip()
+    if not name:
+        raise UsageError(f"{option}{text!r} names nothing; give {kind}:3 or {kind}:cat")
+    if re.fullmatch(r"\d{1,9}", name):
+        return Query(kind, (float(name),))
+    return Query(kind, name=name)
 
 
 def located(query: Query, axes: SoundAxes | None, width: int, name: str) -> Query:
@@ -209,6 +258,10 @@ def token_weights(
         UsageError: no token that takes part lies where the query points.
     """
     result: NDArray[np.float64] = taking_part.astype("float64")
+    if query.kind in OF_TEXT:
+        result[:] = 0
+        result[0, list(query.tokens)] = 1 / len(query.tokens)
+        return result
     if query.kind in ("pool", "all"):
         result /= result.sum()
         return result

@@ -210,7 +210,8 @@ def load_model(
             loads no head if the model can do without. With `class` the module returns logits,
             (batch, classes). `any` is `class` if the checkpoint has a class head, else `none`.
             With `text` the module returns the embedding of the picture, (batch, features), and
-            the model can embed texts. A module of `py:` has the head that its factory gives it.
+            the model can embed texts. With `words` the whole model is loaded, with its processor,
+            and answers prompts. A module of `py:` has the head that its factory gives it.
         settings: for `py:`, arguments of the factory, or of the module's forward beside pixels; for
             a file what its shapes do not tell: `heads`, `act`, `eps`, `pool`.
         input: for `py:`, the argument of the module's forward that takes the pixels: `NAME`;
@@ -262,6 +263,8 @@ def load_model(
     )
     source = find_source(spec)
     _check_settings(source, spec, request)
+    if head == "words":
+        _check_words(source, spec, {"--mean": mean, "--std": std, "--resize": resize})
     if key is not None and weights is None and source != "file":
         raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")
     if base is not None and source != "hf":
@@ -271,6 +274,17 @@ def load_model(
 
     model = replace(model, spec=spec, size_given=size is not None)
     return with_input_options(model, mean=mean, std=std, resize=resize)
+
+
+def _check_words(source: str, spec: str, given: Mapping[str, str | None]) -> None:
+    """Refuse what cannot answer in words, and options of a picture that a processor prepares."""
+    from attnviz.models.model_request import no_words  # noqa: PLC0415
+
+    if source != "hf":
+        raise no_words(spec, "models of transformers do, with their processor beside them")
+    option = next((name for name, value in given.items() if value is not None), None)
+    if option is not None:
+        raise UsageError(f"{option}: the processor of a model with words prepares; leave it out")
 
 
 def _check_settings(source: str, spec: str, request: "ModelRequest") -> None:

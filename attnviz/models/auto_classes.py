@@ -7,6 +7,11 @@ from typing import Any
 from attnviz.errors import ModelError
 from attnviz.models.vision import PIXELS, needs_more, no_vision, parameters_of, sees, takes_pixels
 
+DETECTING = (
+    "ObjectDetection", "InstanceSegmentation", "UniversalSegmentation", "ImageSegmentation",
+)  # fmt: skip
+"""Ends of the names of Auto classes whose models may predict objects."""
+
 
 def find_class(library: Any, spec: str, config: Any) -> Any:
     """The model class of a config that takes pictures.
@@ -58,6 +63,14 @@ def saved_class(library: Any, config: Any, name: str = PIXELS) -> Any:
     saved = getattr(config, "architectures", None) or ()
     kinds = (kind for kind in _classes(library, config) if kind.__name__ in saved)
     return next((kind for kind in kinds if sees(kind, name)), None)
+
+
+def detecting_class(library: Any, config: Any) -> Any:
+    """The class that a checkpoint was saved from, if it predicts objects from pixels; or None."""
+    saved = getattr(config, "architectures", None) or ()
+    autos = (getattr(library, f"AutoModelFor{ending}", None) for ending in DETECTING)
+    kinds = (class_of(auto, config) for auto in autos if auto is not None)
+    return next((kind for kind in kinds if kind and kind.__name__ in saved and sees(kind)), None)
 
 
 def class_of(auto: Any, config: Any) -> Any:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from attnviz.errors import ModelError
 from attnviz.models import configs
 from attnviz.models.adapters import Adapter, adapted, merge
-from attnviz.models.auto_classes import class_of, find_class, find_sound_class, saved_class
+from attnviz.models.auto_classes import (
+    class_of,
+    detecting_class,
+    find_class,
+    find_sound_class,
+    saved_class,
+)
 from attnviz.models.checkpoints import Filling, read_checkpoint
 from attnviz.models.class_token_names import has_class_token, prefix_tokens
 from attnviz.models.failures import tried
@@ -22,7 +28,14 @@ from attnviz.models.model_request import (
     no_text_tower,
     refuse_options,
 )
-from attnviz.models.needs import Reach, checked, misplaced, reach, unfilled_tensors
+from attnviz.models.needs import (
+    Reach,
+    checked,
+    misplaced,
+    reach,
+    spoils_predictions,
+    unfilled_tensors,
+)
 from attnviz.models.preprocessing import scaled_statistics
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.separate_weights import check_fits, resized_positions
@@ -42,6 +55,7 @@ from attnviz.models.vision import (
     find_vision,
 )
 from attnviz.models.weights import DTYPES, few, find_device, seeded
+from attnviz.models.word_models import load_words
 
 Found = Literal["none", "class", "text"]
 
@@ -107,6 +121,8 @@ def load(request: ModelRequest) -> Model:
             name,
             lambda: measured(request.spec, extractor_of(library, name, revision)),
         )
+    if request.head == "words":
+        return load_words(request, library, config, (name, revision))
     checkpoint = Checkpoint(library, config, processing, None, adapter=adapter, sound=sound)
     _check_kind(request.spec, checkpoint)
     if adapter is not None and (of_classes := adapter.head.get("classifier.weight")) is not None:
@@ -126,7 +142,8 @@ def load(request: ModelRequest) -> Model:
     if alias is None:
         tried(request.spec, name, lambda: configs.check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # local files load at once
-    checkpoint = replace(checkpoint, state=state, notes=notes)
+    kind = detecting_class(library, config) if head == "none" and sound is None else None
+    checkpoint = replace(checkpoint, state=state, notes=notes, kind=kind)
     model, whole = _build(request, checkpoint, head)
     module = model.module.to(device, dtype)
     model = replace(model, module=module, device=device, dtype=dtype)
@@ -166,6 +183,10 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
             raise no_class_head(request.spec, why)
         bare, whole = _build(request, checkpoint, "none")
         return replace(bare, notes=(f"no class head ({why})", *bare.notes)), whole
+    if isinstance(model.module, Vision) and spoils_predictions(model, unfilled):
+        model.module.detects = False
+        why = f"its checkpoint has no usable {few(list(unfilled))}"
+        model = replace(model, notes=(*model.notes, f"it predicts no objects: {why}"))
     if reached == Reach.HEAD and isinstance(model.module, Vision):
         model.module.pools = False
         note = "it pools its tokens by weights that its checkpoint has not: its norm is their mean"

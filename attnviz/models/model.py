@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from attnviz.geometry.grid import Patch, patch_of
+from attnviz.geometry.grid import Box, Patch, TokenGrid, patch_of
 from attnviz.geometry.placement import Fit, Placement, place
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture, PictureLike, decode, load_part, with_pixels
@@ -20,6 +20,7 @@ from attnviz.io.ranges import FULL
 from attnviz.models.clip_input import ClipInput
 from attnviz.models.laying import for_channels, lay_in
 from attnviz.models.sound_input import SoundInput
+from attnviz.models.words import WordInput
 
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey: ITU-R BT.601, as Pillow's mode L."""
@@ -70,7 +71,8 @@ class Model:
         token_bytes: bytes that a run and its statistics take for each patch² input pixels, beside
             the weights; 0 if the width is not known.
         head: what the module returns: for `class` logits (batch, classes), for `text` embeddings
-            (batch, features) of length 1, for `none` tokens or features.
+            (batch, features) of length 1, for `none` tokens or features. A model with the head
+            `words` answers prompts.
         head_assumed: whether `head` is an assumption until the module has run.
         labels: names of the classes in order; None if there is no class head or no names.
         loaded: share of the parameters needed by maps that a checkpoint filled; None if no
@@ -79,6 +81,7 @@ class Model:
         texts: for the head `text`, a function from n texts to embeddings (n, features) of length 1.
         sound: how it is given sounds; None for a model of pictures. Its pictures are spectrograms.
         clip: how the module takes a clip; None if it takes pictures.
+        words: how it is asked and answers in words; None if it was loaded without them.
     """
 
     spec: str
@@ -107,7 +110,7 @@ class Model:
     resample: int = int(Image.Resampling.BICUBIC)
     seed: int | None = None
     token_bytes: int = 0
-    head: Literal["none", "class", "text"] = "none"
+    head: Literal["none", "class", "text", "words"] = "none"
     head_assumed: bool = False
     labels: tuple[str, ...] | None = None
     loaded: float | None = None
@@ -117,6 +120,7 @@ class Model:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     clip: ClipInput | None = None
+    words: WordInput | None = field(default=None, repr=False)
 
     def load(self, path: str, range: str = FULL, part: Part = WHOLE) -> Picture:  # noqa: A002
         """Read a file as this model takes it: a picture, or a sound as its spectrogram.
@@ -150,6 +154,8 @@ class Model:
                 shapes.
         """
         patch, size = self.patch, self.size
+        if self.words is not None:
+            return _whole(picture.width, picture.height)
         if self.sound is not None:
             return self.sound.place(picture, patch, self.prefix)
         if fit == "keep":
@@ -232,6 +238,12 @@ class Model:
         """
         mean, std = (for_channels(each, channels) for each in (self.mean, self.std))
         return mean, std
+
+
+def _whole(width: int, height: int) -> Placement:
+    """A picture as one cell, as long as it is not known how a processor fits it."""
+    box = Box(0.0, 0.0, float(width), float(height))
+    return Placement(width, height, box, box, TokenGrid(1, 1, (height, width)))
 
 
 def patch_in(patch: Patch, shape: tuple[int, int]) -> Patch:

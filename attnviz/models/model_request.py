@@ -72,6 +72,14 @@ def no_text_tower(spec: str, why: str) -> ModelError:
     )
 
 
+def no_words(spec: str, why: str) -> ModelError:
+    """The error for a model that does not answer in words where a prompt is given."""
+    return ModelError(
+        f"{spec} does not answer in words ({why}); leave --prompt out, or give a vision-language "
+        "model, such as hf:HuggingFaceTB/SmolVLM-256M-Instruct"
+    )
+
+
 def fixed_size(
     request: ModelRequest, size: int, *, fixed: bool, shape: tuple[int, int] | None = None
 ) -> int:

@@ -16,8 +16,9 @@ from attnviz.errors import ModelError
 from attnviz.geometry.grid import sides
 from attnviz.models.checkpoints import FILES, MISSING, NOT_FINITE, Filling
 from attnviz.models.model import Model
+from attnviz.models.predictions import find_predictions
 from attnviz.models.state_dict_names import digitless, foreign
-from attnviz.models.vision import Pooled
+from attnviz.models.vision import Pooled, Vision
 from attnviz.models.weights import few
 from attnviz.recording import record
 
@@ -54,6 +55,24 @@ def reach(model: Model, tensors: Sequence[Tensor]) -> Reach:
     if _has_nan(state):
         return Reach.MAPS if model.head == "none" else Reach.HEAD
     return Reach.HEAD if _has_nan(getattr(output, "pooler_output", None)) else Reach.NOTHING
+
+
+def spoils_predictions(model: Model, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether what a detector predicts for its objects depends on some tensors.
+
+    It runs once on an empty picture if there are such tensors.
+    """
+    module = model.module
+    if not tensors or not isinstance(module, Vision):
+        return False
+    try:
+        with torch.no_grad(), _spoiled(list(tensors.values())):
+            output = module.model(**module.arguments(_empty(model)))
+            found = find_predictions(output, module.model)
+    except Exception:  # it does not run on an empty picture: nothing is known
+        return False
+    parts = [] if found is None else [found.scores, found.boxes, found.masks]
+    return any(map(_has_nan, parts))
 
 
 def unfilled_tensors(model: Model, whole: nn.Module, filling: Filling) -> dict[str, Tensor]:
@@ -191,21 +210,23 @@ def _is_inside(model: Model, modules: Mapping[str, nn.Module], name: str) -> boo
 
 
 def _run(model: Model, spoiled: Sequence[Tensor]) -> tuple[bool, Any]:
-    """Whether NaN in some tensors gets into attention, and what the model returns.
-
-    The model runs on an empty picture of its own size.
-    """
-    shape = model.own_shape or (model.size, model.size)
-    if not model.fixed:
-        least, (height, width) = max(model.size, model.least), sides(model.patch)
-        shape = -(-least // height) * height, -(-least // width) * width
-    pixels = model.blank(shape)
+    """Whether NaN in some tensors gets into attention, and what the model returns."""
+    pixels = _empty(model)
     with _spoiled(spoiled), torch.no_grad():
         with record() as recording:
             output = model.module(pixels)
         # Check now, since some are views of the model's weights.
         parts = [(c.query, c.key, c.value, c.bias, c.projection) for c in recording]
         return _has_nan(parts), output
+
+
+def _empty(model: Model) -> Tensor:
+    """An empty picture of a model's own size."""
+    shape = model.own_shape or (model.size, model.size)
+    if not model.fixed:
+        least, (height, width) = max(model.size, model.least), sides(model.patch)
+        shape = -(-least // height) * height, -(-least // width) * width
+    return model.blank(shape)
 
 
 def _has_nan(value: Any) -> bool:

@@ -12,7 +12,9 @@ from torch import Tensor
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.model import Model
 from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
+from attnviz.models.predictions import part
 from attnviz.models.targets import Target, find_label
+from attnviz.models.transcript import Transcript
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ def resolve(model: Model, target: Target) -> Target:
         UsageError: the model has no such class, token, or head.
         ModelError: its tokenizer belongs to another model.
     """
+    if target.kind == "word":
+        return target
     if target.against:
         others = tuple(_resolve_other(model, other) for other in target.against)
         return replace(resolve(model, replace(target, against=())), against=others)
@@ -147,6 +151,24 @@ def _score_alone(
     return Scored(replace(target, kind="norm"), _finite(model, value))
 
 
+def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -> Scored:
+    """The sum of the logits of a word's tokens, each at the position that predicts it.
+
+    Args:
+        model: the model.
+        logits: (1, tokens, vocabulary), of the run over prompt and answer.
+        target: the word.
+        text: prompt and answer.
+
+    Raises:
+        ModelError: the score is not finite.
+    """
+    assert target.query is not None  # a word
+    rows = list(target.query.tokens)
+    ids = [text.ids[row + 1 - text.prompt_tokens] for row in rows]
+    return Scored(target, _finite(model, logits[0, rows, ids].float().sum()))
+
+
 def logits(model: Model, output: Any) -> Tensor:
     """Logits in an output, (B, classes) float32.
 
@@ -182,12 +204,6 @@ def find_logits(output: Any) -> Tensor | None:
         elif isinstance(output, tuple | list):
             candidates = list(output)
     return next((each for each in candidates if _are_logits(each)), None)
-
-
-def part(output: Any, name: str) -> Any:
-    """The part of an output that has a name, as an attribute or a key; None if there is none."""
-    found = getattr(output, name, None)
-    return output.get(name) if found is None and isinstance(output, Mapping) else found
 
 
 def _are_logits(value: Any) -> bool:

@@ -12,6 +12,7 @@ from attnviz.geometry.grid import Patch, sides
 from attnviz.models import configs
 from attnviz.models.class_token_names import has_class_token
 from attnviz.models.clip_input import ClipInput, find_clip_input, stated_frames
+from attnviz.models.predictions import OF_OBJECTS
 from attnviz.models.sound_input import SoundInput
 
 # Arguments beside pixels that a vision model may need, and that it gets.
@@ -37,8 +38,9 @@ class Pooled(NamedTuple):
 class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
-    `pools` says whether to return the pooled vector too, if there is no class token. For an input
-    of the attribute `shape`, (height, width), positions are not interpolated.
+    `pools` says whether to return the pooled vector too, if there is no class token; `detects`
+    whether the model's predictions of objects count, which need all weights of its head. For an
+    input of the attribute `shape`, (height, width), positions are not interpolated.
     """
 
     def __init__(self, model: nn.Module, patch: Patch, *, pools: bool = True) -> None:
@@ -47,6 +49,7 @@ class Vision(nn.Module):
         self.model = model
         self.patch = patch
         self.pools = pools
+        self.detects = True
         self._takes = set(inspect.signature(model.forward).parameters)
         self.name = VIDEOS if VIDEOS in self._takes else PIXELS
         self._has_class_token = has_class_token(model)
@@ -122,9 +125,14 @@ class Vision(nn.Module):
 
 
 def _tokens(output: Any) -> Tensor:
-    """The last feature map or the first tokens of an output, else its first tensor as a vector."""
+    """The last feature map or the first tokens of an output, else its first tensor as a vector.
+
+    Predictions of objects are not looked at.
+    """
     for name, value in output.items():
         of_tokens = any(part in name for part in ("hidden_state", "feature_map", "embeds"))
+        if name in OF_OBJECTS:
+            continue
         tensors = [t for t in (value if isinstance(value, tuple | list) else [value])
                    if isinstance(t, Tensor) and t.is_floating_point()]  # fmt: skip
         if tensors:

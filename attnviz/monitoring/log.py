@@ -132,7 +132,7 @@ def explained(model: nn.Module, pictures: Tensor, **question: Any) -> list[Expla
     )  # fmt: skip
     placements = {n: described.place(picture, fit="crop") for n, picture in enumerate(shown)}
     observations = inputs.at_once(placements)
-    return [explain(observations[n], **question) for n in sorted(observations)]
+    return [explain(observations[n], one_object=True, **question) for n in sorted(observations)]
 
 
 def stretched(picture: Tensor) -> NDArray[np.uint8]:

@@ -6,14 +6,19 @@ from itertools import repeat
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.naming import others_in_words
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
+from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Layout
-from attnviz.geometry.queries import Query
+from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.geometry.tiling import TilePlan
 from attnviz.methods import METHODS
@@ -25,10 +30,11 @@ from attnviz.output.record_info import (
     model_info,
     preprocessing_info,
     readable,
+    text_info,
 )
 from attnviz.output.record_views import fields_of_view, views_of
 from attnviz.statistics import More
-from attnviz.statistics.maps import describe
+from attnviz.statistics.maps import describe, of_object
 from attnviz.statistics.tokens import HighNorm, Token
 
 
@@ -59,7 +65,8 @@ def make_record(
         tokens=_tokens(explanation, answers[-1]),
         tiles=_tiles(explanation.tiles),
         preprocessing=preprocessing_info(observation),
-        query=_query(explanation.query, observation.picture.sound),
+        text=text_info(observation),
+        query=_query(explanation.query, observation.picture.sound, answers[0].region),
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
@@ -107,6 +114,8 @@ def _head(
     rows, columns = answer.values.shape
     one = METHODS[explanation.method].merges != "layers"
     call = explanation.observation.layers[answer.layer].call if one else None
+    region, differs = answer.region, several or answer.query != explanation.query
+    numbers = object_numbers(region, answer.values, answer)
     return records.Head(
         layer=answer.layer,
         head=answer.head,
@@ -116,21 +125,28 @@ def _head(
         sums_to_one=None if call is None else call.sums_to_one,
         rows=rows,
         columns=columns,
-        map=map_info(drawn, sound),
-        query=_query(answer.query, sound) if several or answer.query != explanation.query else None,
+        map=map_info(drawn, sound, numbers),
+        query=_query(answer.query, sound, region) if differs else None,
         target=_target(target) if several else None,
         scale=None if scale is None else records.ScaleInfo(**asdict(scale)),
         file=file,
         points=_points(answer),
+        image_mass=None if answer.row is None else answer.row.image,
+        text_mass=None if answer.row is None else answer.row.text,
         component=answer.component,
         share=answer.share,
         **fields_of_view(explanation, answer),
     )
 
 
-def map_info(drawn: SimpleNamespace, sound: SoundAxes | None) -> records.MapInfo:
-    """The numbers of a map; those of a sound have the seconds and hertz of the peak too."""
-    numbers: dict[str, Any] = vars(drawn)
+def map_info(
+    drawn: SimpleNamespace, sound: SoundAxes | None, more: Mapping[str, float] | None = None
+) -> records.MapInfo:
+    """The numbers of a map; those of a sound have the seconds and hertz of the peak too.
+
+    `more` are further numbers, such as those of an object.
+    """
+    numbers: dict[str, Any] = {**vars(drawn), **(more or {})}
     if sound is not None:
         numbers = {
             **numbers,
@@ -138,6 +154,15 @@ def map_info(drawn: SimpleNamespace, sound: SoundAxes | None) -> records.MapInfo
             "peak_frequency": sound.frequency(drawn.peak_y),
         }
     return records.MapInfo(**numbers)
+
+
+def object_numbers(
+    region: ObjectRegion | None, values: NDArray[np.float32], answer: Answer
+) -> dict[str, float]:
+    """How much a map on the cells of an answer looks at its object; empty if there is none."""
+    if region is None:
+        return {}
+    return of_object(values, answer.drawn, answer.placement, region.box, region.mask)
 
 
 def _points(answer: Answer) -> list[records.PointInfo] | None:
@@ -234,13 +259,30 @@ def _tiles(plan: TilePlan | None) -> record_parts.Tiles | None:
     return record_parts.Tiles(side=plan.side, overlap=plan.overlap, rows=rows, columns=columns)
 
 
-def _query(query: Query, sound: SoundAxes | None = None) -> record_parts.QueryInfo:
+def _query(
+    query: Query, sound: SoundAxes | None = None, region: ObjectRegion | None = None
+) -> record_parts.QueryInfo:
+    if query.found is not None:
+        return _object(query.found, region)
+    if query.kind in OF_TEXT:
+        first = query.tokens[0] + (query.kind == "word")
+        named = {"word": query.name, "index": query.index, "token": first}
+        return record_parts.QueryInfo.model_validate({"kind": query.kind, **named})
     names = {"point": ("x", "y"), "register": ("number",)}.get(query.kind, ("x0", "y0", "x1", "y1"))
     numbers = dict(zip(names, query.numbers, strict=False))
     path = None if query.path is None else readable(query.path)
     places = {} if sound is None else _in_sound(numbers, sound)
     return record_parts.QueryInfo.model_validate(
         {"kind": query.kind, "path": path, "time": query.time, **numbers, **places}
+    )
+
+
+def _object(found: DetectedObject, region: ObjectRegion | None) -> record_parts.QueryInfo:
+    """An object as a query, with its box in picture pixels."""
+    box = () if region is None or region.box is None else region.box
+    sides = dict[str, Any](zip(("x0", "y0", "x1", "y1"), box, strict=False))
+    return record_parts.QueryInfo(
+        kind="object", index=found.index, label=found.label, score=found.score, **sides
     )
 
 

@@ -65,14 +65,40 @@ def model_info(observation: Observation) -> record_parts.ModelInfo:
 
 
 def preprocessing_info(observation: Observation) -> record_parts.Preprocessing | None:
-    """How the model's input was made of the picture; None for a sound."""
-    if observation.model.sound is not None:
+    """How the model's input was made of the picture; None if its own processor made it."""
+    if observation.model.sound is not None or observation.model.words is not None:
         return None
     channels, model = observation.channels, observation.model
     mean, std = (numbers.tolist() for numbers in model.statistics(channels))
     names = {number: name for name, number in FILTERS.items()}
     return record_parts.Preprocessing(
         channels=channels, mean=mean, std=std, resize=names[model.resample]
+    )
+
+
+def text_info(observation: Observation) -> record_parts.TextInfo | None:
+    """Prompt and answer; None if the model was asked nothing."""
+    text, baseline = observation.text, observation.baseline
+    if text is None:
+        return None
+    return record_parts.TextInfo(
+        prompt=text.prompt,
+        answer=text.answer,
+        baseline_prompt=None if baseline is None or baseline.text is None else baseline.text.prompt,
+        prompt_tokens=text.prompt_tokens,
+        tokens=text.tokens,
+        agrees=text.agrees,
+        cut=text.cut,
+        words=[
+            record_parts.WordInfo(
+                word=word.word,
+                start=word.start,
+                end=word.end,
+                tokens=list(word.tokens),
+                logprob=word.logprob,
+            )
+            for word in text.words
+        ],
     )
 
 

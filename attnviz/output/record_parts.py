@@ -54,11 +54,12 @@ class ViewMoment(RecordPart):
 class ViewInfo(RecordPart):
     """A view: one grid over one part of the picture, `x0` to `y1`, that the model saw.
 
-    A view of a clip is of the kind `frames`, and covers its frames `frame0` to `frame1`.
+    A view of a clip is of the kind `frames`, and covers its frames `frame0` to `frame1`. A view of
+    the kind `tiles` is put together from so many tiles of the picture.
     """
 
     view: int
-    kind: Literal["whole", "frames"]
+    kind: Literal["whole", "frames", "tiles"]
     rows: int
     columns: int
     x0: Number
@@ -67,6 +68,39 @@ class ViewInfo(RecordPart):
     y1: Number
     frame0: int | None = None
     frame1: int | None = None
+    tiles: int | None = None
+
+
+class WordInfo(RecordPart):
+    """A word of an answer, and its characters there.
+
+    `tokens` number the sequence that the language model sees. `logprob` is the natural logarithm of
+    the probability that the model gives to them.
+    """
+
+    word: str
+    start: int
+    end: int
+    tokens: list[int]
+    logprob: Maybe = None
+
+
+class TextInfo(RecordPart):
+    """Prompt and answer of a model that answers in words.
+
+    `agrees` says whether the recorded run predicts every token that was generated; it is null for a
+    given answer. `cut` says whether the answer goes on behind the last word. `baseline_prompt` is
+    present if maps are divided by those after this other prompt.
+    """
+
+    prompt: str
+    answer: str
+    baseline_prompt: str | None = None
+    prompt_tokens: int
+    tokens: int
+    agrees: bool | None = None
+    cut: bool = False
+    words: list[WordInfo]
 
 
 class AnimationInfo(RecordPart):
@@ -150,11 +184,19 @@ class QueryInfo(RecordPart):
     """The query: the token, region or average that the map looks from, in picture pixels.
 
     A place in a sound has seconds and hertz too: a point `time` and `frequency`, a box `time0`,
-    `frequency0`, `time1` and `frequency1`.
+    `frequency0`, `time1` and `frequency1`. An object has the number of its object query, its label,
+    the label's probability, and the box that the model predicts, or that of its mask. Of a word,
+    `index` is its number among the words of its text, and `token` its first token.
     """
 
-    kind: Literal["cls", "register", "mean", "pool", "all", "point", "box", "mask"]
+    kind: Literal[
+        "cls", "register", "mean", "pool", "all", "point", "box", "mask", "object",
+        "word", "prompt_word", "token",
+    ]  # fmt: skip
     number: int | None = None
+    index: int | None = None
+    label: str | None = None
+    score: Maybe = None
     x: float | None = None
     y: float | None = None
     x0: float | None = None
@@ -168,6 +210,8 @@ class QueryInfo(RecordPart):
     frequency0: Maybe = None
     time1: Maybe = None
     frequency1: Maybe = None
+    word: str | None = None
+    token: int | None = None
 
 
 class TargetInfo(RecordPart):
@@ -177,7 +221,7 @@ class TargetInfo(RecordPart):
     others. `score` is then the difference, and `probability` that of the target itself.
     """
 
-    kind: Literal["class", "norm", "text"]
+    kind: Literal["class", "norm", "text", "word"]
     index: int | None = None
     label: str | None = None
     text: str | None = None

@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 
 from attnviz.explanation.explanation import Answer, Explanation
+from attnviz.explanation.view_layouts import View
 from attnviz.output.record_parts import ViewInfo, ViewMoment
 
 
 def views_of(explanation: Explanation) -> list[ViewInfo] | None:
     """The views of all maps; None if all of them show one grid over one picture."""
     clip = explanation.observation.clip
+    if explanation.observation.text is not None:
+        return [_info(number, view) for number, view in enumerate(explanation.observation.views)]
     found: dict[tuple[Any, ...], ViewInfo] = {}
     for answer in explanation.answers:
         left, top, right, bottom = answer.placement.source
@@ -27,6 +30,17 @@ def views_of(explanation: Explanation) -> list[ViewInfo] | None:
     return list(found.values()) if clip is not None or len(found) > 1 else None
 
 
+def _info(number: int, view: View) -> ViewInfo:
+    """A view of the picture that words attend to."""
+    left, top, right, bottom = view.box
+    several = view.tiles > 1
+    return ViewInfo(
+        view=number, kind="tiles" if several else "whole", rows=view.layout.rows,
+        columns=view.layout.columns, x0=left, y0=top, x1=right, y1=bottom,
+        tiles=view.tiles if several else None,
+    )  # fmt: skip
+
+
 def fields_of_view(explanation: Explanation, answer: Answer) -> dict[str, Any]:
     """The fields of a map about its view; of a clip also its first frame and its share of the row.
 
@@ -34,6 +48,8 @@ def fields_of_view(explanation: Explanation, answer: Answer) -> dict[str, Any]:
     """
     clip = explanation.observation.clip
     keys = list(dict.fromkeys(map(_key, explanation.answers)))
+    if explanation.observation.text is not None:
+        return {}
     if clip is None:
         return {"view": keys.index(_key(answer))} if len(keys) > 1 else {}
     first = answer.frames[0]

@@ -14,6 +14,7 @@ from attnviz.output.record_parts import (
     Preprocessing,
     QueryInfo,
     TargetInfo,
+    TextInfo,
     Tiles,
     Tokens,
     ViewInfo,
@@ -29,14 +30,21 @@ from attnviz.output.schema import (
     with_numbers,
     without_missing,
 )
-from attnviz.statistics import MAP_NUMBERS, MORE, STATISTICS
+from attnviz.statistics import MAP_NUMBERS, MORE, OBJECT_NUMBERS, STATISTICS
+
+_SOMETIMES = ("peak_time", "peak_frequency", *OBJECT_NUMBERS)
+"""Numbers of a map that are left out where they were not computed."""
 
 
 @with_numbers(MAP_NUMBERS)
 class MapInfo(RecordPart):
     """Numbers of the drawn weights, and the numbers that other packages add to `MAP_NUMBERS`.
 
-    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds.
+    `peak_time` and `peak_frequency`, in seconds and hertz, are present for sounds. Three numbers
+    are present if the map looks from an object: `object_mass` is the share of the map within its
+    mask, or its box; `object_distance` and `object_peak_distance` lead from the map's centre of
+    mass and from its peak to the middle of the box, in picture pixels. They are null if the mask is
+    empty.
     """
 
     minimum: Number
@@ -50,10 +58,14 @@ class MapInfo(RecordPart):
     border_ratio: Maybe = None
     peak_time: Maybe = None
     peak_frequency: Maybe = None
+    object_mass: Maybe = None
+    object_distance: Maybe = None
+    object_peak_distance: Maybe = None
 
     @model_serializer(mode="wrap")
     def _data(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_missing(fields(self), ("peak_time", "peak_frequency"))
+        missing = [name for name in _SOMETIMES if name not in self.model_fields_set]
+        return {name: value for name, value in fields(self).items() if name not in missing}
 
 
 class LocalizedHeadInfo(RecordPart):
@@ -101,7 +113,9 @@ class Head(RecordPart):
     clip that the model sees at once, a map shows one view, whose first frame is `moment`;
     `view_mass` is the share of the query's attention in it. `component` and `share` are present for
     methods of components: its number from 1, and what it explains of the variance (`pca`), of the
-    tokens (`clusters`) or of all weights (`factors`). `view` is present if `views` is. The
+    tokens (`clusters`) or of all weights (`factors`). `view` is present if `views` is. With a
+    prompt, `image_mass` is the share of a row's attention on tokens of the picture, and `text_mass`
+    that on tokens of text but the first; null where a layer sees no text. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
     are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
     fields.
@@ -131,6 +145,8 @@ class Head(RecordPart):
     scale: ScaleInfo | None = None
     file: str | None = None
     points: list[PointInfo] | None = None
+    image_mass: Maybe = None
+    text_mass: Maybe = None
     view: int | None = None
     moment: ViewMoment | None = None
     view_mass: Maybe = None
@@ -208,8 +224,8 @@ LISTS = ("points",)
 OF_VIEWS = ("view", "moment", "view_mass")
 """Fields of a map about its view; `moment` becomes the columns `frame` and `time`."""
 _OPTIONAL = (
-    *("rank", "query", "target", "scale", "file", "points", *OF_VIEWS),
-    *("component", "share"),
+    *("rank", "query", "target", "scale", "file", "points", "image_mass", "text_mass"),
+    *("component", "share", *OF_VIEWS),
 )
 """Fields of a map that are left out if they do not apply."""
 
@@ -224,7 +240,9 @@ class Record(RecordPart):
     heads were (`--heads localized`): then the last map of each question is their mean. `tiles` is
     present if the picture was cut into tiles (`--tile`): the numbers of a head, and a score, are
     then means over tiles, and the maps and their numbers are those of the joined maps. `views` is
-    present if maps lie on several grids, or if the model saw several frames of a clip at once.
+    present if maps lie on several grids, or if the model saw several frames of a clip at once. With
+    a prompt, `text` has it and the answer, and `views` are the parts of the picture that the words
+    attend to, of which a map is put together.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -234,6 +252,7 @@ class Record(RecordPart):
     tokens: Tokens
     tiles: Tiles | None = None
     preprocessing: Preprocessing | None = None
+    text: TextInfo | None = None
     query: QueryInfo
     method: str
     options: dict[str, Any] | None = None
@@ -257,12 +276,14 @@ class Record(RecordPart):
         layers = {} if self.layers is None else {"layers": [one.data() for one in self.layers]}
         data["check"] = self.check.data()
         data["views"] = None if self.views is None else [defined(one) for one in data["views"]]
+        if data["text"] is not None:
+            data["text"] = without_missing(data["text"], ("baseline_prompt",))
         data["tokens"] = without_missing(data["tokens"], ("grids",))
         parts = without_missing(
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                *("animation", "blends", "views", "high_norm"),
+                *("animation", "blends", "views", "text", "high_norm"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
@@ -270,13 +291,14 @@ class Record(RecordPart):
     def rows(self) -> list[dict[str, Any]]:
         """A flat row per map: `map.peak_x` becomes `map_peak_x`; the picture, or frame, is first.
 
-        All rows have the same columns. If maps differ in their query or target, its columns are
-        among them.
+        All rows have the same columns. If maps differ in their query or target, or look from an
+        object, its columns are among them.
         """
         data = self.data()
         heads = data["heads"]
         for part in ("query", "target"):
-            if any(part in head for head in heads):
+            named = part == "query" and self.query.kind == "object"
+            if named or any(part in head for head in heads):
                 heads = [{**head, part: head.get(part, data.get(part))} for head in heads]
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
         heads = [{**(head.pop("moment", None) or {}), **head} for head in heads]

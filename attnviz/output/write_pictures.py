@@ -74,8 +74,12 @@ class Drawing:
         """The range of weights that the colours of each answer span."""
         answers = explanation.answers
         weights = [answer.values[answer.drawn] for answer in answers]
+        layers = [answer.layer for answer in answers]
+        heads = None  # the words of an answer are compared: all maps of a head have one range
+        if explanation.observation.text is not None:
+            heads = [(answer.layer, answer.head) for answer in answers]
         scale = scale_of(explanation.method, self.scale)
-        return ranges(scale, weights, [answer.layer for answer in answers])
+        return ranges(scale, weights, layers, heads)
 
 
 def render(
@@ -260,7 +264,8 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     layers differ in their grids or heads, each has its own arrays instead of `maps`, `heads` and
     `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`. Of localized heads
     each map has its own array, `map00` (rows, columns) and `map00_drawn`; `layers`, `heads` and,
-    with several questions, `questions` have a number for each map.
+    with several questions, `questions` have a number for each map. With a prompt `maps_view0` …
+    (maps, rows, columns) are the weights on each view of the picture as they are.
 
     Raises:
         OutputError: the file cannot be written.
@@ -281,6 +286,9 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
             arrays[name] = maps.reshape(*several, len(heads), *maps.shape[1:])
             arrays[f"{name}_heads"] = _head_numbers(heads)
             arrays[f"{name}_drawn"] = answers[0].drawn
+    rows = [answer.row for answer in explanation.answers if answer.row is not None]
+    for view in range(len(rows[0].views) if rows else 0):
+        arrays[f"maps_view{view}"] = np.stack([row.views[view] for row in rows])
     questions = explanation.questions
     if len(questions) > 1:
         arrays["queries"] = np.array([str(question.query) for question in questions])

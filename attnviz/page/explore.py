@@ -16,7 +16,7 @@ from attnviz.attention.sweep import Progress
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.query_weights import read, resolve, token_weights
+from attnviz.explanation.query_weights import objects_asked, read, resolve, token_weights
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 from attnviz.io.picture import Picture, with_pixels
@@ -143,6 +143,9 @@ def explore(
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
+    asked = queries.parse(query)
+    if asked.kind == "object":  # the best one of a label
+        query = str(objects_asked(observation, asked, chosen, 0.0)[0])
     of_layers, marked = choose(
         observation,
         chosen,
@@ -223,7 +226,7 @@ def start(
         UsageError: the query is not a single token, or the layer does not have it.
     """
     parsed = queries.parse(query)
-    if parsed.kind in ("box", "mask"):
+    if parsed.kind in ("box", "mask", "objects"):
         raise UsageError(
             f"--query {parsed}: a page looks from single tokens; give X,Y, mean, cls or registerN"
         )
@@ -245,6 +248,8 @@ def _place(observation: Observation, number: int, query: Query) -> dict[str, Any
     layout = observation.layers[number].queries
     token = int(token_weights(observation, observation.layers[number], query, None).argmax())
     cell = int(layout.cells.ravel()[token])
+    if cell < 0 and layout.windows > 1:  # an object query that samples points of its own
+        return {"kind": "pool"}
     if cell >= 0:
         row, column = divmod(cell, layout.columns)
         return {"kind": "cell", "row": row, "column": column}

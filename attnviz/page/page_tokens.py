@@ -1,5 +1,6 @@
 """Describes the tokens of one side of a layer (its queries or its keys) for the page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -111,10 +112,16 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
     part = np.take_along_axis(observation.tokens_taking_part(layout), order_of(layout), 1)
     on_picture = bool(layout.on_picture.any())
     class_token = class_token_of(observation, layer)
+    asking = role == "queries" or layer.queries.cells.shape == layout.cells.shape
+    objects = {
+        number: f"object {found.index}: {found}"
+        for number, found in zip(layer.objects, observation.objects, strict=False)
+        if asking
+    }
     return PageTokens(
         role=role,
         layout=layout,
-        prefix=_names(layout, class_token=class_token),
+        prefix=_names(layout, class_token=class_token, objects=objects),
         part=part,
         drawn=observation.drawn_on(layout)[0] if on_picture else None,
         edges=_edges(observation, layout) if on_picture else ([], []),
@@ -132,8 +139,10 @@ def order_of(layout: Layout) -> NDArray[np.intp]:
     return np.argsort(layout.cells, axis=1, kind="stable")
 
 
-def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
-    """Names of the tokens without a place, in their order."""
+def _names(
+    layout: Layout, *, class_token: int | None, objects: Mapping[int, str]
+) -> tuple[str, ...]:
+    """Names of the tokens without a place, in their order; `objects` are those of objects."""
     if layout.windows > 1:
         return ()
     on_picture = layout.on_picture[0]
@@ -149,7 +158,7 @@ def _names(layout: Layout, *, class_token: int | None) -> tuple[str, ...]:
     for kind in ("pool", "register", "other"):
         for i, number in enumerate(n for n in rest if kinds[n] == kind):
             names[number] = kind if alone else f"{kind} {i}"
-    return tuple(names[number] for number in outside)
+    return tuple(objects.get(number, names[number]) for number in outside)
 
 
 def _edges(observation: Observation, layout: Layout) -> tuple[list[float], list[float]]:

@@ -47,6 +47,7 @@ def record(
     device: str | torch.device | None = None,
     picture: Tensor | Sequence[Tensor] | None = None,
     time: int | None = None,
+    places: Tensor | None = None,
     gradients: bool = False,
     blocks: nn.Module | None = None,
 ) -> Iterator[Recording]:
@@ -71,7 +72,9 @@ def record(
             (`AttentionCall.query_pictures`). A clip is (B, T, 3, H, W) or (B, 3, T, H, W), and
             these are then numbers of frames.
         time: the dimension of a clip's frames. By default it is 1 if dimension 2 has one or three
-            channels, else 2.
+            channels, else 2. Tiles of one picture, (N, 3, H, W), are counted as frames are, with 0.
+        places: of a `picture` that is no lattice of pixels, such as patches in a row, the place
+            x + iy of each element, of its shape; NaN is nowhere. Positions are in its units.
         gradients: note the place of each call in autograd's graph, which `Recording.gradients`
             needs; this keeps no part of the graph alive.
         blocks: the model. `Recording.blocks` then holds the input and output of each call's block,
@@ -88,7 +91,7 @@ def record(
     recording = Recording(calls_kept, traces if gradients else None, stack)
     numbers = None if calls is None else tuple(calls)
     store = CallStore(calls_kept, traces, recording.descriptions, numbers, where, device, describe)
-    positions = None if picture is None else _positions(picture, time)
+    positions = None if picture is None else _positions(picture, time, places)
     if positions is not None:
         recording.operators, store.named = positions.operators, positions.pictures.named
     try:
@@ -102,9 +105,15 @@ def record(
         store.close()
 
 
-def _positions(given: Tensor | Sequence[Tensor], time: int | None) -> TokenPositions:
+def _positions(
+    given: Tensor | Sequence[Tensor], time: int | None, places: Tensor | None
+) -> TokenPositions:
     """The positions of the pictures to trace; refuses what has no height and width."""
     pictures = [given] if isinstance(given, Tensor) else list(given)
+    if places is not None:
+        if len(pictures) > 1 or time is not None or places.shape != pictures[0].shape:
+            raise UsageError("places= has the shape of one tensor; give it as picture=, alone")
+        return TokenPositions(*pictures, places=places)
     if len(pictures) == 1 and pictures[0].ndim == 5 and time is None:
         time = 1 if pictures[0].shape[2] in (1, 3) else 2
     if time is not None and len(pictures) > 1:
@@ -112,8 +121,8 @@ def _positions(given: Tensor | Sequence[Tensor], time: int | None) -> TokenPosit
     for picture in pictures:
         if picture.ndim < 3:
             raise UsageError(
-                f"picture= has shape {tuple(picture.shape)}: flat patches have no places; give the "
-                "picture (B, 3, H, W), and make the patches of it inside of record()"
+                f"picture= has shape {tuple(picture.shape)}: flat patches have no places; give "
+                "their places=, or the picture (B, 3, H, W), and make patches inside of record()"
             )
     return TokenPositions(*pictures, time=None if time is None else time % pictures[0].ndim)
 

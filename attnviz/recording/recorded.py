@@ -58,6 +58,14 @@ class Recording(Sequence[AttentionCall]):
             raise RecordingError(f"call {index} was not kept; name it in record(calls=…)")
         return call
 
+    def choose(self, numbers: Sequence[int]) -> "Recording":
+        """The recording of some calls, in this order."""
+        traces = self._traces
+        chosen = None if traces is None else [traces[number] for number in numbers]
+        found = Recording([self._calls[number] for number in numbers], chosen)
+        found.unread, found.operators = self.unread, self.operators
+        return found
+
     def is_kept(self, number: int) -> bool:
         """Whether a call's tensors were kept."""
         return self._calls[number] is not None

@@ -260,6 +260,12 @@ MAP_NUMBERS = Table(
     "attnviz.map_numbers", MapNumber, _MAP_NUMBERS, reserved=_FIELDS, identifiers=True
 )
 """Numbers of a drawn map, by name."""
+OBJECT_NUMBERS = {
+    "object_mass": "share of the map within the object's mask, or its box",
+    "object_distance": "picture pixels from the map's centre of mass to the middle of the box",
+    "object_peak_distance": "picture pixels from the map's peak to the middle of the box",
+}
+"""Numbers of a map that looks from an object of a detector, each with a line about it."""
 
 
 def options_of(statistics: str) -> dict[str, Option]:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
+from attnviz.geometry.grid import Box
 from attnviz.geometry.placement import Placement
-from attnviz.statistics import MAP_NUMBERS, MapNumber
+from attnviz.statistics import MAP_NUMBERS, OBJECT_NUMBERS, MapNumber
 from attnviz.statistics.localization import border_masses, spatial_entropies, uniform_border
 
 KEEP = 0.6
@@ -69,6 +70,44 @@ def describe(
 
 def _number(entry: MapNumber, drawn: DrawnMap) -> float:
     return entry.run_or(float("nan"), lambda: float(entry(drawn)))
+
+
+def of_object(
+    values: NDArray[np.float32],
+    drawn: NDArray[np.bool_],
+    placement: Placement,
+    box: Box | None,
+    mask: NDArray[np.bool_] | None,
+) -> dict[str, float]:
+    """Numbers of a map that looks from an object: how far, and how much, it looks at that object.
+
+    `object_mass` is the share of the map's mass within the object's mask, or its box if there is no
+    mask; `object_distance` the distance from the map's centre of mass to the middle of the box, and
+    `object_peak_distance` that from its peak, in picture pixels. NaN if one is not defined.
+
+    Args:
+        values: (rows, columns) weights, as drawn.
+        drawn: (rows, columns), the cells that count.
+        placement: where the cells lie on the picture.
+        box: the object's box in picture pixels; None if its mask is empty.
+        mask: (height, width) boolean over the whole picture, in any size.
+    """
+    found = DrawnMap(values, drawn, placement)
+    total = float(found.mass.sum())
+    if box is None or total <= 0:
+        return dict.fromkeys(OBJECT_NUMBERS, float("nan"))
+    within = placement.coverage(*box) if mask is None else _share(placement, mask)
+    centres = np.array([placement.visible_centre(*cell) for cell in np.argwhere(drawn).tolist()])
+    middle = np.array([(box.left + box.right) / 2, (box.top + box.bottom) / 2])
+    centre = found.mass @ centres / total
+    distances = (float(np.linalg.norm(place - middle)) for place in (centre, np.array(found.peak)))
+    share = float(found.mass @ within[drawn]) / total
+    return dict(zip(OBJECT_NUMBERS, (share, *distances), strict=True))
+
+
+def _share(placement: Placement, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The share of each cell that a mask covers, (rows, columns)."""
+    return placement.of_size(mask.shape[1], mask.shape[0]).average(mask)
 
 
 def minimum(drawn: DrawnMap) -> float:

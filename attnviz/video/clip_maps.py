@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from attnviz.drawing.scale import Range, Scale, ranges
 from attnviz.errors import OutputError, UsageError
 from attnviz.explanation.explanation import Answer, Explanation, ResolvedQuestion
+from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.request import Questions, answer, check_picture, look_many
 from attnviz.geometry.placement import Fit
+from attnviz.geometry.queries import Query
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.clips import Clip, Frame, frames
 from attnviz.models.model import Model
@@ -66,6 +68,11 @@ class ClipRequest:
             for frame, found in zip(group, self._answers(group), strict=True):
                 counts = [len(each.answers) for each in found]
                 expected = expected or counts
+                if counts != expected and self.questions.prompting is not None:
+                    raise UsageError(
+                        f"the answer about frame {frame.number} has other words than that about "
+                        "frame 0; give --answer TEXT, to follow the same words"
+                    )
                 if counts != expected:
                     raise UsageError(
                         f"--target auto equals another target in frame {frame.number}, but not in "
@@ -99,6 +106,7 @@ class _Part:
 
     questions: tuple[ResolvedQuestion, ...]
     values: tuple[NDArray[np.float32], ...]
+    places: tuple[tuple[Query, ObjectRegion | None], ...]
     numbers: tuple[dict[str, float], ...]
     more: Mapping[int, More]
     errors: Mapping[int, float]
@@ -139,6 +147,7 @@ class MapSpool:
         part = _Part(
             tuple(map(_without_graph, explanation.questions)),
             tuple(answer.values for answer in answers),
+            tuple((answer.query, answer.region) for answer in answers),
             tuple(answer.numbers for answer in answers),
             explanation.more,
             explanation.observation.errors,
@@ -164,14 +173,16 @@ class MapSpool:
             part: _Part = pickle.load(self._file)  # no other process can write to it
             before = [one.drawn for one in first.answers]
             answers = zip(
-                first.answers, part.values, part.numbers, part.drawn or before, strict=True
-            )
+                first.answers, part.values, part.places, part.numbers, part.drawn or before,
+                strict=True,
+            )  # fmt: skip
             yield replace(
                 first,
                 observation=replace(first.observation, checked=part.errors),
                 questions=part.questions,
                 answers=tuple(
-                    replace(one, values=v, numbers=n, drawn=d) for one, v, n, d in answers
+                    replace(one, values=v, query=query, region=region, numbers=n, drawn=d)
+                    for one, v, (query, region), n, d in answers
                 ),
                 more=part.more,
             )

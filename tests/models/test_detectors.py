@@ -5,9 +5,11 @@ A model run with `attn_implementation="eager"` and `output_attentions=True` retu
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import detectors
 import numpy as np
 import pictures
 import pytest
@@ -20,56 +22,12 @@ from attnviz.recording import Recording
 
 transformers = pytest.importorskip("transformers")
 
-SIZES = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
-    "num_queries": 5, "num_labels": 3, "use_pretrained_backbone": False,
-}  # fmt: skip
-
-
-def resnet(*stages: str) -> Any:
-    return transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, out_features=list(stages)
-    )
-
-
-def detr(name: str, **more: Any) -> Any:
-    config = getattr(transformers, f"{name}Config")(
-        backbone_config=resnet("stage4"), use_timm_backbone=False, **SIZES, **more
-    )
-    return getattr(transformers, f"{name}ForObjectDetection")(config)
-
-
-def deformable(**more: Any) -> Any:
-    backbone = resnet("stage2", "stage3", "stage4")
-    config = transformers.DeformableDetrConfig(
-        backbone_config=backbone, use_timm_backbone=False, num_feature_levels=3,
-        disable_custom_kernels=True, **SIZES, **more,
-    )  # fmt: skip
-    return transformers.DeformableDetrForObjectDetection(config)
-
-
-def rt_detr(name: str, **more: Any) -> Any:
-    backbone = transformers.RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    sizes = {name: SIZES[name] for name in SIZES if name != "encoder_layers"}
-    config = getattr(transformers, f"{name}Config")(
-        backbone_config=backbone, encoder_hidden_dim=32, encoder_in_channels=[16, 24, 32],
-        decoder_in_channels=[32, 32, 32], num_denoising=0, hidden_expansion=0.5, **sizes, **more,
-    )  # fmt: skip
-    return getattr(transformers, f"{name}ForObjectDetection")(config)
-
-
 MODELS: dict[str, Callable[[], Any]] = {
-    "DETR": lambda: detr("Detr"),
-    "Conditional DETR": lambda: detr("ConditionalDetr"),
-    "DAB-DETR": lambda: detr("DabDetr", hidden_size=32),
-    "Deformable DETR": deformable,
-    "RT-DETR": lambda: rt_detr("RTDetr"),
-    "D-FINE": lambda: rt_detr("DFine", decoder_n_points=4),
+    name: partial(detectors.FAMILIES[name].build, transformers)
+    for name in ("DETR", "Conditional DETR", "DAB-DETR", "Deformable DETR", "RT-DETR", "D-FINE")
 }
+deformable = partial(detectors.deformable, transformers)
+rt_detr = partial(detectors.rt_detr, transformers)
 
 
 def run(model: Any, **inputs: Any) -> tuple[Recording, Any]:
@@ -163,26 +121,14 @@ def test_the_layers_of_deformable_detr_are_drawn(tmp_path: Path) -> None:
         assert levels <= {0, 1, 2}
         inside = sum(point.weight for point in answer.points)
         assert answer.values.sum() == pytest.approx(inside, abs=1e-5)
-    objects = attnviz.explain(seen, layers="5")
+    objects = attnviz.explain(seen, query="pool", layers="5")
     assert objects.query.kind == "pool"
     assert all(not answer.points or len(answer.points) <= 5 * 12 for answer in objects.answers)
 
 
-def swin() -> Any:
-    return transformers.SwinConfig(
-        image_size=64, embed_dim=12, depths=[1] * 4, num_heads=[1, 2, 3, 4], window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-
-
 def test_masked_attention_and_deformable_attention_of_mask2former_are_recorded() -> None:
     torch.manual_seed(0)
-    config = transformers.Mask2FormerConfig(
-        backbone_config=swin(), feature_size=32, mask_feature_size=32, hidden_dim=32,
-        encoder_feedforward_dim=32, encoder_layers=2, decoder_layers=3, num_attention_heads=4,
-        dim_feedforward=32, num_queries=5, use_pretrained_backbone=False,
-    )  # fmt: skip
-    model = transformers.Mask2FormerForUniversalSegmentation(config)
+    model = detectors.mask2former(transformers)
     recording, output = run(model, pixel_values=torch.randn(1, 3, 64, 96))
     assert [call.kind for call in recording[:6]] == ["softmax"] * 4 + ["sampled"] * 2
     for call, weights in zip(recording[7::2], output.attentions, strict=True):
@@ -196,7 +142,8 @@ def test_masked_attention_and_deformable_attention_of_mask2former_are_recorded()
 def test_every_softmax_of_oneformer_is_recorded_and_its_objects_lie_nowhere() -> None:
     torch.manual_seed(0)
     config = transformers.OneFormerConfig(
-        backbone_config=swin(), hidden_dim=32, mask_dim=32, conv_dim=32, num_queries=6,
+        backbone_config=detectors.swin(transformers), hidden_dim=32, mask_dim=32, conv_dim=32,
+        num_queries=6,
         encoder_feedforward_dim=32, dim_feedforward=32, encoder_layers=2, decoder_layers=3,
         query_dec_layers=2, num_attention_heads=4, task_seq_len=7, is_training=False,
         use_pretrained_backbone=False,

@@ -72,7 +72,8 @@ def test_the_record_declares_the_numbers_of_the_tables_in_their_order() -> None:
     fields = list(records.Head.model_fields)
     assert fields[2:13] == [*NUMBERS, *FURTHER] == [*STATISTICS, *MORE]
     of_sounds = ["peak_time", "peak_frequency"]
-    assert list(records.MapInfo.model_fields) == [*MAP_NUMBERS, *of_sounds]
+    of_objects = ["object_mass", "object_distance", "object_peak_distance"]
+    assert list(records.MapInfo.model_fields) == [*MAP_NUMBERS, *of_sounds, *of_objects]
 
 
 def test_a_plain_record_has_none_of_the_further_parts() -> None:

@@ -18,7 +18,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 RANGES = ("full", "percentile")
 SCALES = ("head", "layer", "all", "log")
 HEADS, LAYERS = ("all", "localized"), ("-1", "all", "upper")
-QUERIES = ("auto", "cls", "mean", "pool", "register0")
+QUERIES = ("auto", "cls", "mean", "pool", "register0", "objects", "object:0")
 TARGETS = ("auto", "norm")
 METRICS = ("masks", "perturbation", "masks,perturbation")
 # Importing matplotlib takes 0.4 s; a test compares these names with matplotlib's.

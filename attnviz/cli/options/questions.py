@@ -9,12 +9,15 @@ from attnviz import methods
 from attnviz.cli.options.completion import HEADS, LAYERS, QUERIES, TARGETS, method_names
 from attnviz.cli.options.groups import WHERE, AllSettings, Settings, option_field
 from attnviz.errors import UsageError
+from attnviz.explanation.prompting import parse_prompting
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
+from attnviz.geometry.detections import THRESHOLD, check_threshold
 from attnviz.models import targets
 from attnviz.statistics import check_options
 
 if TYPE_CHECKING:
+    from attnviz.explanation.prompting import Prompting
     from attnviz.explanation.request import Questions
 
 
@@ -47,8 +50,8 @@ class WhereOptions:
     query: list[str] | None = option_field(
         None,
         "Query to look from: auto, cls, registerN, mean, pool, X,Y, X0,Y0,X1,Y1 or a mask "
-        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds. May be repeated.  "
-        "[default: auto]",
+        "picture; X,Y@T of a model of clips, 1.2s,800Hz of sounds; objects, object:LABEL or "
+        "object:N of a detector or segmenter. May be repeated.  [default: auto]",
         **_QUERY,
     )
 
@@ -71,8 +74,8 @@ class StartOptions(WhereOptions):
     layers: str = option_field("all", **_LAYERS)
     query: list[str] | None = option_field(
         None,
-        "Query that the page shows first: auto, cls, registerN, mean, pool or X,Y.  "
-        "[default: auto]",
+        "Query that the page shows first: auto, cls, registerN, mean, pool, X,Y, or object:N or "
+        "object:LABEL of a detector.  [default: auto]",
         **_QUERY,
     )
 
@@ -81,7 +84,7 @@ class StartOptions(WhereOptions):
         if len(self.queries) > 1:
             raise UsageError("explore takes one --query, which its page shows first; give one")
         asked = queries.parse(self.queries[0])
-        if asked.kind in ("box", "mask"):
+        if asked.kind in ("box", "mask", "objects"):
             raise UsageError(
                 f"--query {asked}: a page looks from single tokens; give X,Y, mean, cls or "
                 "registerN"
@@ -142,7 +145,7 @@ class SettingOptions:
 
 
 def _questions(
-    where: WhereOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
+    where: QuestionsOptions, setting: SettingOptions, names: tuple[str, ...], **more: Any
 ) -> Questions:
     """All questions, in the form for `look`."""
     from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once the options are checked
@@ -154,6 +157,7 @@ def _questions(
         targets=setting.targets,
         layers=where.layers,
         heads=where.heads,
+        threshold=where.threshold,
         start_layer=settings.pop("start_layer", None),
         settings=settings,
         **more,
@@ -197,16 +201,32 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         complete=method_names,
         metavar="NAME",
     )
+    threshold: float = option_field(
+        THRESHOLD, "Score over which a detector's objects are drawn, 0 to 1.", WHERE
+    )
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
         SettingOptions.__post_init__(self)
+        check_threshold(self.threshold)
         _check(self.methods, self, self, stats=self._stats)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Names of the methods, each once."""
         return tuple(dict.fromkeys(self.method or [methods.DEFAULT]))
+
+    def check_one_object(self, command: str) -> None:
+        """Check that each query names one object; of a label it is the best one.
+
+        Raises:
+            UsageError: a query names all objects of a picture.
+        """
+        if "objects" in self.queries:
+            raise UsageError(
+                f"--query objects: {command} takes one object for each map; give object:LABEL, "
+                "whose best one is taken, or object:N"
+            )
 
     @property
     def _stats(self) -> str | None:
@@ -222,10 +242,44 @@ class QuestionsOptions(WhereOptions, SettingOptions):
 class QuestionOptions(QuestionsOptions):
     """What is computed, and which statistics with it."""
 
+    prompt: str | None = option_field(
+        None,
+        "Question about the picture, for a model that answers in words. Each word of its answer "
+        "has a map.",
+        WHERE,
+        metavar="TEXT",
+    )
+    answer: str | None = option_field(
+        None,
+        "Answer to look at.  [default: what the model says]",
+        WHERE,
+        metavar="TEXT",
+    )
+    max_words: int | None = option_field(
+        None, "The most words of an answer.  [default: 32]", WHERE, min=1, max=4096
+    )
+    baseline_prompt: str | None = option_field(
+        None,
+        'Prompt to compare with, such as "describe the picture": each map is divided by that of '
+        "the same word there.",
+        WHERE,
+        metavar="TEXT",
+    )
     stats: Literal["basic", "all"] = option_field(
         "basic", "Statistics; all adds head similarity, sinks, importance and more."
     )
     settings: AllSettings = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._prompting
+
+    @property
+    def _prompting(self) -> Prompting | None:
+        """What a model that answers in words is asked."""
+        return parse_prompting(
+            self.prompt, self.answer, self.max_words, self.baseline_prompt, self.queries
+        )
 
     @property
     def _stats(self) -> str:
@@ -254,9 +308,14 @@ class QuestionOptions(QuestionsOptions):
             raise UsageError(
                 f"--animate heads: {merging[0]} merges all heads; use --animate layers"
             )
-        to_questions = _questions(self, self, self.methods, statistics=self.stats)
+        to_questions = _questions(
+            self, self, self.methods, statistics=self.stats, prompting=self._prompting
+        )
         default = (self.layers, self.heads) == (WhereOptions.layers, WhereOptions.heads)
+        if self._prompting is not None and default and not merging:
+            to_questions = replace(to_questions, heads="localized")  # the last layer tells least
         if animate == "layers" and self.layers == WhereOptions.layers:
             return replace(to_questions, layers="all")
         plain = default and self.methods == (methods.DEFAULT,) and self.stats == "basic"
-        return replace(to_questions, suggest=suggest and plain and len(self.queries) == 1)
+        suggest = suggest and plain and len(self.queries) == 1 and self._prompting is None
+        return replace(to_questions, suggest=suggest)

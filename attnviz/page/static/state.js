@@ -36,7 +36,7 @@ function startQuery() {
   const { kind, index, row, column } = start.query;
   const { prefix } = layerOf(start.layer).queries;
   if (kind === "prefix") return prefix[index];
-  if (kind === "pool") return prefix.length > 1 ? "received" : prefix[0];
+  if (kind === "pool") return prefix.length === 1 ? prefix[0] : "received";
   return kind === "cell" ? `${row},${column}` : "mean";
 }
 

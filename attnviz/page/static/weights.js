@@ -18,7 +18,7 @@ function fallback(layer) {
   const [first] = layer.queries.prefix;
   if (first === "class") return { kind: "prefix", name: first };
   if (hasGrid(layer.queries)) return { kind: "mean" };
-  return layer.queries.prefix.length > 1 ? received : { kind: "prefix", name: first };
+  return layer.queries.prefix.length === 1 ? { kind: "prefix", name: first } : received;
 }
 
 /** The same query in another layer: by name, or where its centre lies. */

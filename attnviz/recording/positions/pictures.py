@@ -55,11 +55,26 @@ class Pictures:
     Attributes:
         positions: the positions of each picture's pixels, expanded to its shape.
         frames: number of frames of a clip; 0 for pictures.
+        height, width: of the largest picture.
     """
 
-    def __init__(self, pictures: Sequence[Tensor], time: int | None = None) -> None:
-        """Lay pictures (B, C, H, W), or one clip whose frames lie along the dimension `time`."""
+    def __init__(
+        self, pictures: Sequence[Tensor], time: int | None = None, places: Tensor | None = None
+    ) -> None:
+        """Lay pictures (B, C, H, W), or one clip whose frames lie along the dimension `time`.
+
+        `places` are the known places of the elements of one tensor that is no lattice.
+        """
         self.frames = 0 if time is None else pictures[0].shape[time]
+        if places is not None:
+            x, y = places.real.nan_to_num(0.0), places.imag.nan_to_num(0.0)
+            self.height, self.width = math.ceil(float(y.max())), math.ceil(float(x.max()))
+            self._apart = 4.0 * self.width
+            self._contents = [(Contents(self.width), Contents(self.height))]
+            self._lattices: list[Tensor] = []
+            self.positions = [places]
+            return
+        self.height, self.width = (max(p.shape[dim] for p in pictures) for dim in (-2, -1))
         width = max(picture.shape[-1] for picture in pictures)
         gap = 2.5 * width if time is None else 5.0 * width
         self._apart = 2.0 ** math.ceil(math.log2(gap))  # of the pictures' left sides

@@ -33,11 +33,13 @@ class PositionRegistry:
         reshaped: a cache of the rules' results for the same positions.
     """
 
-    def __init__(self, *pictures: Tensor, time: int | None = None) -> None:
-        self.height, self.width = (max(p.shape[dim] for p in pictures) for dim in (-2, -1))
+    def __init__(
+        self, *pictures: Tensor, time: int | None = None, places: Tensor | None = None
+    ) -> None:
         self.operators: list[str] = []
         self._known: TensorRegistry[Tensor] = TensorRegistry()
-        self.pictures = Pictures(pictures, time)
+        self.pictures = Pictures(pictures, time, places)
+        self.height, self.width = self.pictures.height, self.pictures.width
         if len(pictures) > 1:
             self.put_parts(pictures, self.pictures.positions)
         else:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attnviz.recording.operation import Operation, by_names, first
 from attnviz.recording.positions import mixing, moves, pointwise, sliding
-from attnviz.recording.positions.position_math import NOWHERE, mean_over, same_memory
+from attnviz.recording.positions.position_math import NOWHERE, compact, mean_over, same_memory
 from attnviz.recording.positions.position_registry import (
     PositionRegistry,
     Rule,
@@ -99,6 +99,15 @@ class TokenPositions(PositionRegistry):
         results = result if isinstance(result, tuple | list) else (result,)
         if op.func.is_view:
             return [self._viewed(op.args[0], each) for each in results]
+        known = (self.get(each) for each in op.flat)
+        if all(at is None or bool(compact(at).real.isnan().all()) for at in known):
+            nowhere = torch.full((), NOWHERE)  # such as a mask made of the picture: nothing is lost
+            return [
+                nowhere.to(each.device).expand(each.shape)
+                if isinstance(each, Tensor) and not each.is_nested
+                else None
+                for each in results
+            ]
         return [  # there is no rule, or it does not handle these arguments
             self.lost(op.name, each) if isinstance(each, Tensor) and not each.is_nested else None
             for each in results

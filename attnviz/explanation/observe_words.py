@@ -1,0 +1,250 @@
+"""Observes a model that answers in words: one recorded run over prompt and answer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
+from attnviz.attention import AttentionCall
+from attnviz.errors import RecordingError, UsageError
+from attnviz.explanation.inspection import Calls
+from attnviz.explanation.lattices import Unplaced
+from attnviz.explanation.layers import Layer
+from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.prompting import Prompting
+from attnviz.explanation.view_layouts import View, layout_of, places_of, views_of
+from attnviz.geometry.grid import Box, Layout, TokenGrid
+from attnviz.geometry.placement import Placement
+from attnviz.io.picture import PictureLike, with_pixels
+from attnviz.models.model import Model
+from attnviz.models.processor_places import PictureTensor
+from attnviz.models.words import PromptRun
+from attnviz.recording import Recording, record
+
+
+def observe_words(
+    picture: PictureLike,
+    model: Model,
+    prompting: Prompting,
+    *,
+    layers: str = "all",
+    gradients: bool = False,
+) -> Observation:
+    """Ask a model, and record where the words of its answer look; see `observe`.
+
+    The answer is generated once, not recorded. Then one recorded run goes over prompt and answer.
+    Layers are the blocks that say the words; those are drawn whose queries reach the picture.
+    """
+    words = model.words
+    if words is None:
+        raise UsageError(f"{model.spec} was loaded without words; load it with head='words'")
+    seen = with_pixels(picture).image()
+    prompted = words.prompted(seen, prompting.prompt)
+    answered = words.answered(prompted, prompting.answer, prompting.max_words)
+    found = _observed(picture, model, answered, layers, gradients=gradients)
+    if prompting.baseline_prompt is None:
+        return found
+    if gradients:
+        raise UsageError("--baseline-prompt is of methods without a score; take --method attention")
+    other = words.prompted(seen, prompting.baseline_prompt)
+    again = words.answered(other, answered.ids, prompting.max_words)
+    return replace(found, baseline=_observed(picture, model, again, layers, gradients=False))
+
+
+def _observed(
+    picture: PictureLike, model: Model, answered: PromptRun, layers: str, *, gradients: bool
+) -> Observation:
+    """Record the run over prompt and answer."""
+    words = model.words
+    assert words is not None
+    if len(answered.pictures) > 1:
+        raise RecordingError(
+            f"{model.spec} takes {len(answered.pictures)} tensors of the picture "
+            f"({', '.join(answered.pictures)}), and one is followed; give another model"
+        )
+    (source,) = answered.pictures.values()
+    answered.arguments[source.name].requires_grad_(gradients)
+    blocks = _BlockNumbers(words.module, answered.length - len(answered.placeholders))
+    recorded = _recorded(answered, source, blocks, gradients=gradients)
+    with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
+        logits = words.run(answered)
+    text = words.transcript(answered, logits.detach())
+    numbers = _language_calls(recording, blocks, text.tokens)
+    recording = recording.choose(numbers)
+    whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
+    placed = [_placed(call, source, whole) for call in recording]
+    run = Run(recording, (answered.arguments[source.name],), logits)
+    found = _observation(picture, model, (recording, text), placed, layers)
+    return replace(found, run=run) if gradients else found
+
+
+def _recorded(
+    answered: PromptRun, source: PictureTensor, blocks: "_BlockNumbers", *, gradients: bool
+) -> Any:
+    """A recording of the run, whose positions start at the tensor of the picture."""
+    tensor = answered.arguments[source.name]
+    places = source.places
+    return record(
+        picture=tensor,
+        time=source.dim,
+        places=None if places is None else places.to(tensor.device),
+        where=blocks.counts,
+        gradients=gradients,
+    )
+
+
+@dataclass(eq=False)
+class _BlockNumbers:
+    """Numbers the blocks of the language model while it runs, by the calls that they make.
+
+    Attributes:
+        module: the model.
+        text: number of text tokens: at least so many queries of a call lie nowhere.
+    """
+
+    module: nn.Module
+    text: int
+    _open: list[nn.Module] = field(default_factory=list)
+    _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch which elements of the model's lists of modules run."""
+        lists = (part for part in self.module.modules() if isinstance(part, nn.ModuleList))
+        elements = {element for each in lists for element in each}
+
+        def entered(module: nn.Module, _: Any) -> None:
+            if module in elements:
+                self._open.append(module)
+
+        def returned(module: nn.Module, _: Any, __: Any) -> None:
+            if module in elements and self._open:
+                self._open.pop()
+
+        hooks = [
+            register_module_forward_pre_hook(entered),
+            register_module_forward_hook(returned),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def counts(self, call: AttentionCall) -> bool:
+        """Whether a call may be one of the language model: enough queries lie nowhere.
+
+        The recording asks this while the block runs that makes the call.
+        """
+        if self._open:
+            self._of_calls[_memory(call)] = id(self._open[0])
+        if call.shape[0] != 1 or call.shape[2] < self.text:
+            return False
+        positions = call.query_positions
+        if positions is None:
+            return True
+        return int((~positions[0].isfinite().all(-1)).sum()) >= self.text
+
+    def block(self, call: AttentionCall) -> int | None:
+        """The identity of the block that made a recorded call; None outside of any block."""
+        return self._of_calls.get(_memory(call))
+
+
+def _memory(call: AttentionCall) -> tuple[int, int]:
+    """Where queries and keys of a call lie in memory, which tells calls apart."""
+    return call.query.data_ptr(), call.key.data_ptr()
+
+
+def _language_calls(recording: Recording, blocks: _BlockNumbers, tokens: int) -> list[int]:
+    """Numbers of the calls of the language model, one for each of its blocks.
+
+    Of several calls of a block, the one counts whose keys lie on the picture.
+    """
+    found: dict[Any, int] = {}
+    for number, call in enumerate(recording):
+        if call.shape[2] != tokens:
+            continue
+        block = blocks.block(call)
+        at = number if block is None else block
+        if at not in found or _reaches(call):
+            found[at] = number
+    return list(found.values())
+
+
+def _reaches(call: AttentionCall) -> bool:
+    """Whether a call's keys lie on the picture."""
+    positions = call.key_positions
+    return positions is not None and bool(positions.isfinite().any())
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A call with its layouts; `reason` says why it is not drawn."""
+
+    call: AttentionCall | None = None
+    queries: Layout | None = None
+    keys: Layout | None = None
+    views: Sequence[View] = ()
+    reason: str | None = None
+
+
+def _placed(call: AttentionCall, source: PictureTensor, whole: Box) -> _Placed:
+    """The layouts of a call."""
+    if not _reaches(call):
+        return _Placed(reason="its words do not attend to tokens of the picture")
+    try:
+        keys = views_of(*places_of(call, "key", source), source, whole)
+        queries = views_of(*places_of(call, "query", source), source, whole)
+    except Unplaced as reason:
+        return _Placed(reason=str(reason))
+    if not keys:
+        return _Placed(reason="its words do not attend to tokens of the picture")
+    return _Placed(call, layout_of(queries, call.shape[2]), layout_of(keys, call.shape[3]), keys)
+
+
+def _observation(
+    picture: PictureLike,
+    model: Model,
+    run: tuple[Recording, Any],
+    placed: Sequence[_Placed],
+    layers: str,
+) -> Observation:
+    recording, text = run
+    not_drawn = {n: each.reason for n, each in enumerate(placed) if each.reason is not None}
+    calls = Calls(len(placed), not_drawn, {})
+    if not calls.drawn:
+        why = next(iter(not_drawn.values()), "no attention call was seen in it")
+        raise RecordingError(
+            f"{model.spec}: no word looks at the picture directly ({why}): tokens may be learned "
+            "queries that read the picture; leave --prompt out to see what its image encoder does"
+        )
+    kept = {}
+    for number in calls.choose(layers):
+        each = placed[number]
+        assert each.call is not None
+        assert each.queries is not None
+        assert each.keys is not None
+        kept[number] = Layer(each.call, each.queries, each.keys)
+    first = placed[calls.drawn[0]]
+    assert first.keys is not None
+    grid = TokenGrid(first.keys.rows, first.keys.columns, first.keys.stride or 1)
+    whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
+    return Observation(
+        picture,
+        model,
+        Placement(picture.width, picture.height, whole, whole, grid),
+        calls,
+        kept,
+        np.ones(grid.tokens, dtype=np.bool_),
+        unread=tuple(recording.unread),
+        text=text,
+        views=tuple(first.views),
+    )

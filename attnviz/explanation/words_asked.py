@@ -1,0 +1,154 @@
+"""Finds the words and tokens that queries name in a prompt and its answer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from attnviz.errors import UsageError
+from attnviz.explanation.explanation import Explanation, SeenRow
+from attnviz.explanation.observation import Observation
+from attnviz.geometry.queries import OF_TEXT, Query
+from attnviz.models.targets import Target
+from attnviz.models.transcript import Transcript, named
+
+_ON_PICTURE = ("mean", "point", "box", "mask")
+
+
+def each_word(observation: Observation, queries: Sequence[Query]) -> list[Query]:
+    """The queries, with one for each word of the answer in place of `words`.
+
+    With a prompt, `auto` is `words`.
+
+    Raises:
+        UsageError: the answer has no words, or there is no text.
+    """
+    text = observation.text
+    found: list[Query] = []
+    for query in queries:
+        if query.kind != "words" and (query.kind != "auto" or text is None):
+            found.append(query)
+            continue
+        text = _text(observation, query)
+        if not text.words:
+            raise UsageError(
+                f"--query words: the answer {text.answer!r} has no words; give token:N, with N "
+                f"from {text.prompt_tokens} to {text.tokens - 1}, or another --prompt"
+            )
+        counts: dict[str, int] = {}
+        for word in text.words:
+            key = word.word.casefold()
+            counts[key] = counts.get(key, 0) + 1
+            found.append(Query("word", (float(counts[key]),), name=word.word))
+    return found
+
+
+def in_text(observation: Observation, query: Query, layer: int) -> Query:
+    """A query with the tokens that it names in the text; places on the picture do not change.
+
+    A word of the answer looks from the positions that predict its tokens: one before each. A word
+    of the prompt, or a token, looks from its own positions.
+
+    Raises:
+        UsageError: there is no text, or no such word or token in it.
+    """
+    text = _text(observation, query)
+    if query.kind in _ON_PICTURE:
+        if observation.layers[layer].queries.on_picture.any():
+            return query
+        raise UsageError(
+            f"--query {query}: in layer {layer} only words look at the picture; give words"
+        )
+    if query.kind == "token":
+        number = int(query.numbers[0])
+        if number >= text.tokens:
+            raise UsageError(
+                f"--query {query}: there are {text.tokens} tokens; give token:0 to "
+                f"token:{text.tokens - 1}"
+            )
+        return replace(query, tokens=(number,))
+    if query.kind not in OF_TEXT:
+        raise UsageError(f"--query {query}: a prompt is asked by words; give words or word:NAME")
+    of_prompt = query.kind == "prompt_word"
+    words = text.prompt_words if of_prompt else text.words
+    index = text.find(query.name or "", int(query.numbers[0]), prompt=of_prompt)
+    if index is None:
+        side = "prompt" if of_prompt else "answer"
+        has = f"its words are {named(words)}" if words else "it has no words"
+        raise UsageError(f"--query {query}: not in the {side}; {has}")
+    rows = tuple(token - (not of_prompt) for token in words[index].tokens)
+    return replace(query, name=words[index].word, index=index, tokens=rows)
+
+
+def word_targets(queries: Sequence[Query], given: Sequence[Target]) -> list[Target]:
+    """The target of each query: the word that it is.
+
+    Raises:
+        UsageError: another target is given, or a query is no word of the answer.
+    """
+    if given:
+        raise UsageError(
+            f"--target {given[0]}: with a prompt the score is that of the word asked; leave it out"
+        )
+    for query in queries:
+        if query.kind != "word":
+            raise UsageError(
+                f"--query {query}: methods that take a gradient look from words of the answer; "
+                "give words or word:NAME"
+            )
+    return [Target("word", query=query) for query in queries]
+
+
+def seen_row(
+    observation: Observation, number: int, query: Query, head: int | None
+) -> SeenRow | None:
+    """Where a head's row of a word goes; None without a prompt, or if heads are merged."""
+    text, layer = observation.text, observation.layers[number]
+    if text is None or head is None or not query.tokens:
+        return None
+    row = layer.call.rows(list(query.tokens))[0, head].float().mean(0).cpu().numpy()
+    on_picture = layer.keys.on_picture[0]
+    views = []
+    for view in observation.views:
+        cells = view.layout.cells[0]
+        of_view = np.bincount(cells[view.tokens], row[view.tokens], minlength=view.layout.size)
+        shape = view.layout.rows, view.layout.columns
+        views.append(of_view.astype(np.float32).reshape(shape))
+    image = float(row[on_picture].sum(dtype=np.float64))
+    if len(row) != text.tokens:
+        return SeenRow(image, math.nan, tuple(views))
+    words = ~on_picture
+    words[[0, *text.placeholders]] = False
+    return SeenRow(image, float(row[words].sum(dtype=np.float64)), tuple(views))
+
+
+def mean_row(rows: Sequence[SeenRow]) -> SeenRow | None:
+    """The mean of where several rows go; None for none."""
+    if not rows:
+        return None
+    image, text = np.mean([(row.image, row.text) for row in rows], 0)
+    views = tuple(np.mean(each, 0) for each in zip(*(row.views for row in rows), strict=True))
+    return SeenRow(float(image), float(text), views)
+
+
+def relative(found: Explanation, baseline: Explanation) -> Explanation:
+    """Maps divided by those of the same words after another prompt; 0 where those are 0.
+
+    Zhang et al. 2025, 2502.17422: relative attention.
+    """
+    answers = []
+    for one, other in zip(found.answers, baseline.answers, strict=True):
+        apart = np.where(other.values > 0, other.values, 1)
+        values = np.where(other.values > 0, one.values / apart, 0).astype(np.float32)
+        answers.append(replace(one, values=values))
+    return replace(found, answers=tuple(answers))
+
+
+def _text(observation: Observation, query: Query) -> Transcript:
+    if observation.text is None:
+        raise UsageError(
+            f"--query {query}: {observation.model.spec} was asked nothing; add --prompt TEXT, of a "
+            "model that answers in words"
+        )
+    return observation.text

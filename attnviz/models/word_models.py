@@ -1,0 +1,88 @@
+"""Loads vision-language models and captioners of transformers, with their processors."""
+
+import contextlib
+from typing import Any
+
+from torch import Tensor
+
+from attnviz.errors import ModelError, UsageError
+from attnviz.models.auto_classes import class_of
+from attnviz.models.checkpoints import read_checkpoint
+from attnviz.models.failures import tried
+from attnviz.models.model import Model
+from attnviz.models.model_request import ModelRequest, no_words
+from attnviz.models.pretrained import load_pretrained
+from attnviz.models.state_dicts import read_state_dict
+from attnviz.models.weights import DTYPES, few, find_device, seeded
+from attnviz.models.words import WordInput
+
+_AUTOS = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
+"""Auto classes of models that answer in words, the newer first."""
+
+
+def load_words(
+    request: ModelRequest, library: Any, config: Any, named: tuple[str, str | None]
+) -> Model:
+    """A model that answers in words, by its config; `named` are its name and revision.
+
+    Raises:
+        ModelError: it does not, its processor cannot be read, or its weights are incomplete.
+    """
+    spec, (name, revision) = request.spec, named
+    if request.size is not None:
+        raise UsageError(
+            f"--size {request.size}: the processor of a model with words chooses; leave it out"
+        )
+    autos = (getattr(library, auto, None) for auto in _AUTOS)
+    kind = next((k for a in autos if a is not None and (k := class_of(a, config))), None)
+    if kind is None:
+        raise no_words(spec, f"its model type is {config.model_type!r}")
+    known = {"revision": revision, "trust_remote_code": False}
+    processor = tried(spec, name, lambda: library.AutoProcessor.from_pretrained(name, **known))
+    if not hasattr(processor, "tokenizer"):
+        raise ModelError(
+            f"{spec}: no processor with a tokenizer lies beside its weights; save the model's own "
+            "there with save_pretrained"
+        )
+    library.logging.disable_progress_bar()  # local files load at once
+    module = tried(spec, name, lambda: _module(request, kind, config, named))
+    with contextlib.suppress(OSError):  # without one, the config's numbers hold
+        module.generation_config = library.GenerationConfig.from_pretrained(name, revision=revision)
+    device, dtype = find_device(request.device), DTYPES[request.dtype]
+    module = module.to(device, dtype).eval().requires_grad_(False)
+    return Model(
+        spec=spec,
+        weights=request.weights or ("random" if request.random_weights else "pretrained"),
+        module=module,
+        layers=None,
+        heads=None,
+        features=None,
+        tokens="patches",
+        patch=1,
+        size=0,
+        seed=request.seed if request.random_weights else None,
+        head="words",
+        loaded=None if request.random_weights else 1.0,
+        device=device,
+        dtype=dtype,
+        words=WordInput(spec, module, processor),
+    )
+
+
+def _module(request: ModelRequest, kind: Any, config: Any, named: tuple[str, str | None]) -> Any:
+    """The model with its weights, or with random ones."""
+    if request.random_weights:
+        with seeded(request.seed):
+            return kind._from_config(config)  # noqa: SLF001 — as Auto classes do
+    state: dict[str, Tensor]
+    if request.weights is not None:
+        state = dict(read_state_dict(request.weights, request.key).tensors)
+    else:
+        state = read_checkpoint(request.spec, *named)
+    module, filling = load_pretrained(request.spec, kind, config, state)
+    if filling.unfilled:
+        raise ModelError(
+            f"{request.spec}: its weights lack {few(list(filling.unfilled))}; give all that "
+            f"{type(module).__name__} was saved with"
+        )
+    return module

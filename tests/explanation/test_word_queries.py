@@ -1,0 +1,278 @@
+"""What is asked of words: queries, scores, shares, and what is refused."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from word_checks import PROMPT, picture_of
+from word_models import llava, transformers, trocr
+
+import attnviz
+from attnviz.errors import ModelError, UsageError
+from attnviz.explanation.observation import Observation
+from attnviz.geometry import queries
+from attnviz.models.model import Model
+from attnviz.models.transcript import find_words
+from attnviz.output.make_record import make_record
+
+ANSWER = "a red mat on a box"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("words") / "llava"
+    llava(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return attnviz.load_model(str(folder), head="words")
+
+
+@pytest.fixture(scope="module")
+def observation(model: Model) -> Observation:
+    return attnviz.observe(picture_of(480, 320), model, prompt=PROMPT, answer=ANSWER)
+
+
+def test_words_have_the_tokens_that_write_their_letters() -> None:
+    pieces = {1: b"a", 2: b" r", 3: b"ed", 4: b" caf", 5: b"\xc3", 6: b"\xa9", 7: b", 2"}
+
+    def decode(ids: Any) -> str:
+        return b"".join(pieces[each] for each in ids).decode(errors="replace")
+
+    text, words = find_words(decode, [1, 2, 3, 4, 5, 6, 7], 10, [-1.0, -2, -4, -8, -16, -32, -64])
+    assert text == "a red café, 2"
+    assert [(w.word, w.start, w.end, w.tokens, w.logprob) for w in words] == [
+        ("a", 0, 1, (10,), -1.0),
+        ("red", 2, 5, (11, 12), -6.0),
+        ("café", 6, 10, (13, 14, 15), -56.0),
+        ("2", 12, 13, (16,), -64.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "name", "numbers"),
+    [
+        ("word:cat", "word", "cat", (1.0,)),
+        ("word:cat#2", "word", "cat", (2.0,)),
+        ("prompt:the", "prompt_word", "the", (1.0,)),
+        ("token:17", "token", None, (17.0,)),
+        ("words", "words", None, ()),
+    ],
+)
+def test_words_are_read_and_written_as_typed(
+    typed: str, kind: str, name: str | None, numbers: tuple[float, ...]
+) -> None:
+    query = queries.parse(typed)
+    assert (query.kind, query.name, query.numbers) == (kind, name, numbers)
+    assert str(query) == typed
+
+
+def test_a_word_looks_from_the_position_that_predicts_it(observation: Observation) -> None:
+    text = observation.text
+    assert text is not None
+    found = attnviz.explain(observation, query="word:red", layers="1")
+    (word,) = [each for each in text.words if each.word == "red"]
+    rows = [token - 1 for token in word.tokens]
+    layer = observation.layers[1]
+    truth = layer.call.matrix()[0][:, rows].mean(1)[:, layer.keys.on_picture[0]]
+    assert np.allclose(found.maps[0].reshape(4, -1), truth, atol=1e-6)
+
+
+def test_a_word_of_the_prompt_looks_from_its_own_position(observation: Observation) -> None:
+    text = observation.text
+    assert text is not None
+    found = attnviz.explain(observation, query="prompt:cat", layers="1")
+    (word,) = [each for each in text.prompt_words if each.word == "cat"]
+    assert found.query.tokens == word.tokens
+    token = attnviz.explain(observation, query=f"token:{word.tokens[0]}", layers="1")
+    assert np.array_equal(found.maps, token.maps)
+
+
+def test_all_words_are_asked_by_default_in_their_order(observation: Observation) -> None:
+    found = attnviz.explain(observation)
+    asked = [str(question.query) for question in found.questions]
+    assert asked == ["word:a", "word:red", "word:mat", "word:on", "word:a#2", "word:box"]
+    second = attnviz.explain(observation, query="word:a#2")
+    assert np.array_equal(found.maps[4], second.maps)
+
+
+def test_shares_of_a_row_add_up(observation: Observation) -> None:
+    text = observation.text
+    assert text is not None
+    found = attnviz.explain(observation, query="word:box", layers="2")
+    rows = found.query.tokens
+    layer = observation.layers[2]
+    matrix = layer.call.matrix()[0][:, list(rows)].mean(1).numpy()
+    words = [n for n in range(1, text.tokens) if n not in text.placeholders]
+    for answer in found.answers:
+        assert answer.row is not None
+        assert math.isclose(answer.row.image, answer.values.sum(), rel_tol=1e-5)
+        assert math.isclose(answer.row.text, matrix[answer.head, words].sum(), rel_tol=1e-5)
+
+
+def test_log_probabilities_are_those_of_the_logits(model: Model, observation: Observation) -> None:
+    assert model.words is not None
+    prompted = model.words.prompted(picture_of(480, 320).image(), PROMPT)
+    answered = model.words.answered(prompted, ANSWER, 32)
+    with torch.no_grad():
+        logits = model.words.module(**answered.arguments).logits[0].log_softmax(-1)
+    ids = answered.arguments["input_ids"][0]
+    assert observation.text is not None
+    for word in observation.text.words:
+        truth = sum(float(logits[token - 1, ids[token]]) for token in word.tokens)
+        assert word.logprob is not None
+        assert math.isclose(word.logprob, truth, rel_tol=1e-5)
+
+
+def weights_of(folder: Path, kind: Any, model: Model, rows: list[int]) -> list[Tensor]:
+    """A ⊙ ∇A of eager weights for the logits of what these rows predict, layer by layer."""
+    assert model.words is not None
+    eager = kind.from_pretrained(folder, attn_implementation="eager").eval()
+    prompted = model.words.prompted(picture_of(480, 320).image(), PROMPT)
+    answered = model.words.answered(prompted, ANSWER, 32)
+    kept: list[Tensor] = []
+
+    def spy(*given: Any, **settings: Any) -> Tensor:
+        found = softmax(*given, **settings)
+        if found.requires_grad:
+            found.retain_grad()
+            kept.append(found)
+        return found
+
+    softmax, F.softmax = F.softmax, spy
+    try:
+        (name,) = prompted.pictures
+        arguments = {**answered.arguments, name: answered.arguments[name].requires_grad_()}
+        logits = eager(**arguments).logits[0]
+    finally:
+        F.softmax = softmax
+    ids = answered.arguments["input_ids"][0]
+    score = torch.stack([logits[row, ids[row + 1]] for row in rows]).sum()
+    torch.autograd.backward(score, inputs=kept)
+    of_text = [each for each in kept if each.shape[-2] == len(logits)]
+    found = []
+    for each in of_text:
+        assert each.grad is not None
+        found.append((each * each.grad)[0].detach())
+    return found
+
+
+def test_the_gradient_is_that_of_the_word(folder: Path, model: Model) -> None:
+    seen = attnviz.observe(
+        picture_of(480, 320), model, prompt=PROMPT, answer=ANSWER, gradients=True
+    )
+    found = attnviz.explain(
+        seen, query=["word:red", "word:box"], method="gradient-attention", layers="1"
+    )
+    assert [str(q.target.target) for q in found.questions if q.target] == ["word:red", "word:box"]
+    for number, question in enumerate(found.questions):
+        rows = list(question.query.tokens)
+        kind = transformers.LlavaForConditionalGeneration
+        truth = weights_of(folder, kind, model, rows)[1]
+        truth = truth[:, rows].clamp_min(0).mean((0, 1))[seen.layers[1].keys.on_picture[0]]
+        assert float(truth.max()) > 0
+        mine = found.maps[number].reshape(-1)
+        assert np.allclose(mine, truth, atol=1e-5 * float(truth.max()))
+
+
+def test_maps_are_divided_by_those_after_another_prompt(model: Model) -> None:
+    picture, general = picture_of(480, 320), "Describe the picture."
+    asked = {"prompt": PROMPT, "answer": ANSWER}
+    found = attnviz.observe(picture, model, **asked, baseline_prompt=general)  # type: ignore[arg-type]
+    plain = attnviz.observe(picture, model, **asked)  # type: ignore[arg-type]
+    other = attnviz.observe(picture, model, prompt=general, answer=ANSWER)
+    for heads in ("all", "localized:2"):
+        relative = attnviz.explain(found, query="word:mat", heads=heads, layers="all")
+        chosen = [q.localized for q in relative.questions] if relative.localized else None
+        one, two = (
+            attnviz.explain(each, query="word:mat", heads=heads, layers="all", chosen=chosen)
+            for each in (plain, other)
+        )
+        for mine, a, b in zip(relative.answers, one.answers, two.answers, strict=True):
+            assert np.allclose(mine.values, a.values / b.values, rtol=1e-5)
+    text = make_record(attnviz.explain(found, query="word:mat")).data()["text"]
+    assert text["baseline_prompt"] == general
+    with pytest.raises(UsageError, match="of methods without a score"):
+        attnviz.observe(picture, model, **asked, baseline_prompt=general, gradients=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"query": "word:dog"}, "its words are a, red, mat, on, box"),
+        ({"query": "word:red#2"}, "not in the answer"),
+        ({"query": "prompt:dog"}, "not in the prompt"),
+        ({"query": "token:99999"}, "tokens; give token:0 to token:"),
+        ({"query": "cls"}, "give words or word:NAME"),
+        ({"query": "prompt:cat", "method": "relevance"}, "look from words of the answer"),
+        ({"target": "norm", "method": "relevance"}, "with a prompt the score is that of the word"),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    observation: Observation, asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        attnviz.explain(observation, **asked)
+
+
+def test_answers_and_options_are_refused_in_one_line(model: Model, folder: Path) -> None:
+    picture = picture_of(48, 32)
+    with pytest.raises(UsageError, match="--answer has 3 words, and --max-words is 2"):
+        attnviz.observe(picture, model, prompt=PROMPT, answer="a red mat", max_words=2)
+    with pytest.raises(UsageError, match="--answer is empty"):
+        attnviz.observe(picture, model, prompt=PROMPT, answer="")
+    with pytest.raises(UsageError, match="leave --fit and --mask out"):
+        attnviz.observe(picture, model, prompt=PROMPT, fit="pad")
+    with pytest.raises(UsageError, match="--size 64"):
+        attnviz.load_model(str(folder), head="words", size=64)
+    with pytest.raises(UsageError, match="--mean"):
+        attnviz.load_model(str(folder), head="words", mean="half")
+    with pytest.raises(ModelError, match="tiny does not answer in words"):
+        attnviz.load_model("tiny", head="words")
+    seen = attnviz.observe(picture, attnviz.load_model())
+    with pytest.raises(UsageError, match="was asked nothing; add --prompt"):
+        attnviz.explain(seen, query="word:cat")
+
+
+def test_the_record_has_text_views_and_words(observation: Observation) -> None:
+    data = make_record(attnviz.explain(observation, heads="localized", layers="upper")).data()
+    text = data["text"]
+    assert (text["prompt"], text["answer"], text["agrees"]) == (PROMPT, ANSWER, None)
+    for word in text["words"]:
+        assert text["answer"][word["start"] : word["end"]] == word["word"]
+    (view,) = data["views"]
+    assert (view["kind"], view["rows"], view["columns"]) == ("whole", 6, 6)
+    assert [round(view[side]) for side in ("x0", "y0", "x1", "y1")] == [80, 0, 400, 320]
+    named = [head["query"]["word"] for head in data["heads"] if head["head"] is None]
+    assert named == ["a", "red", "mat", "on", "a", "box"]
+    assert all(0 < head["image_mass"] < 1 for head in data["heads"])
+    chosen = {(each["layer"], each["head"]) for each in data["localized"]}
+    assert len(chosen) == 3  # all words have the same heads
+
+
+def test_a_captioner_looks_across_alone(tmp_path: Path) -> None:
+    trocr(tmp_path)
+    model = attnviz.load_model(str(tmp_path), head="words")
+    seen = attnviz.observe(picture_of(480, 320), model, prompt="", max_words=1)
+    assert seen.count == 3
+    assert seen.text is not None
+    assert seen.text.agrees
+    last = seen.text.tokens - 1
+    found = attnviz.explain(seen, query=f"token:{last}")
+    assert np.allclose(found.maps.sum((-2, -1)), 1 - _class_token(seen, last), atol=1e-5)
+    assert found.answers[0].row is not None
+    assert math.isnan(found.answers[0].row.text)
+    with pytest.raises(UsageError, match="only words look at the picture"):
+        attnviz.explain(seen, query="100,100")
+
+
+def _class_token(seen: Observation, row: int) -> Tensor:
+    """The weights of a row on the class token of the encoder."""
+    return seen.layers[seen.calls.drawn[-1]].call.rows([row])[0, :, 0, 0]
