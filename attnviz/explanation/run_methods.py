@@ -41,7 +41,7 @@ from attnviz.explanation.token_gradients import (
     pixels_by_rules,
     token_gradients,
 )
-from attnviz.explanation.words_asked import seen_row
+from attnviz.explanation.words_asked import seen_rows
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
@@ -349,6 +349,7 @@ class LayerQuery:
         region = None if query.found is None else self.observation.region(query.found)
         if results.components:
             return self._component_answers(layer, number, results, question)
+        rows = seen_rows(self.observation, layer, query) if shown else []
         return [
             Answer(
                 layer=layer,
@@ -360,7 +361,7 @@ class LayerQuery:
                 drawn=drawn[view],
                 question=question,
                 points=() if not shown else sampled_points(self.observation, layer, query, head),
-                row=None if not shown else seen_row(self.observation, layer, query, head),
+                row=rows[head] if rows and head is not None else None,
                 view=view,
                 frames=frames,
                 region=region,

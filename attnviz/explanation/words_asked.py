@@ -100,27 +100,29 @@ def word_targets(queries: Sequence[Query], given: Sequence[Target]) -> list[Targ
     return [Target("word", query=query) for query in queries]
 
 
-def seen_row(
-    observation: Observation, number: int, query: Query, head: int | None
-) -> SeenRow | None:
-    """Where a head's row of a word goes; None without a prompt, or if heads are merged."""
+def seen_rows(observation: Observation, number: int, query: Query) -> list[SeenRow]:
+    """Where the row of a word goes, of each head of a layer; empty without a prompt."""
     text, layer = observation.text, observation.layers[number]
-    if text is None or head is None or not query.tokens:
-        return None
-    row = layer.call.rows(list(query.tokens))[0, head].float().mean(0).cpu().numpy()
+    if text is None or not query.tokens:
+        return []
+    rows = layer.call.rows(list(query.tokens))[0].float().mean(1).cpu().numpy()  # (heads, keys)
     on_picture = layer.keys.on_picture[0]
-    views = []
-    for view in observation.views:
-        cells = view.layout.cells[0]
-        of_view = np.bincount(cells[view.tokens], row[view.tokens], minlength=view.layout.size)
-        shape = view.layout.rows, view.layout.columns
-        views.append(of_view.astype(np.float32).reshape(shape))
-    image = float(row[on_picture].sum(dtype=np.float64))
-    if len(row) != text.tokens:
-        return SeenRow(image, math.nan, tuple(views))
     words = ~on_picture
-    words[[0, *text.placeholders]] = False
-    return SeenRow(image, float(row[words].sum(dtype=np.float64)), tuple(views))
+    words[0] = False
+    has_text = len(words) == text.tokens
+    if has_text:
+        words[list(text.placeholders)] = False
+    found = []
+    for row in rows:
+        views = []
+        for view in observation.views:
+            cells = view.layout.cells[0][view.tokens]
+            of_view = np.bincount(cells, row[view.tokens], minlength=view.layout.size)
+            shape = view.layout.rows, view.layout.columns
+            views.append(of_view.astype(np.float32).reshape(shape))
+        image, of_text = (float(row[part].sum(dtype=np.float64)) for part in (on_picture, words))
+        found.append(SeenRow(image, of_text if has_text else math.nan, tuple(views)))
+    return found
 
 
 def mean_row(rows: Sequence[SeenRow]) -> SeenRow | None:
