@@ -27,6 +27,7 @@ from attnviz.io.picture import PictureLike, with_pixels
 from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
 from attnviz.models.prompts import PromptRun
+from attnviz.models.words import WordInput
 from attnviz.recording import Recording, record
 
 
@@ -71,15 +72,9 @@ def _observed(
             f"({', '.join(answered.pictures)}), and one is followed; give another model"
         )
     (source,) = answered.pictures.values()
-    answered.arguments[source.name].requires_grad_(gradients)
-    blocks = _BlockNumbers(words.module, answered.length - len(answered.placeholders))
-    recorded = _recorded(answered, source, blocks, gradients=gradients)
-    with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
-        logits = words.run(answered)
-    tokens = recording[-1].shape[2] if len(recording) else answered.length  # it ends the model
+    recording, logits = record_run(words, answered, gradients=gradients)
+    tokens = recording[-1].shape[2] if len(recording) else answered.length
     text = words.transcript(answered, logits.detach(), tokens)
-    numbers = _language_calls(recording, blocks, text.tokens)
-    recording = recording.choose(numbers)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
     placed = [_placed(call, source, whole) for call in recording]
     run = Run(recording, (answered.arguments[source.name],), logits)
@@ -87,19 +82,31 @@ def _observed(
     return replace(found, run=run) if gradients else found
 
 
-def _recorded(
-    answered: PromptRun, source: PictureTensor, blocks: "_BlockNumbers", *, gradients: bool
-) -> Any:
-    """A recording of the run, whose positions start at the tensor of the picture."""
-    tensor = answered.arguments[source.name]
-    places = source.places
-    return record(
+def record_run(
+    words: WordInput, answered: PromptRun, *, gradients: bool
+) -> tuple[Recording, torch.Tensor]:
+    """Record the run over prompt and answer; positions start at the tensor of the picture.
+
+    Returns:
+        A call of each block of the language model, which ends the model, and the logits.
+    """
+    (source,) = answered.pictures.values()
+    tensor, places = answered.arguments[source.name], source.places
+    tensor.requires_grad_(gradients)
+    blocks = _BlockNumbers(words.module, answered.length - len(answered.placeholders))
+    recorded = record(
         picture=tensor,
         time=source.dim,
         places=None if places is None else places.to(tensor.device),
         where=blocks.counts,
         gradients=gradients,
     )
+    with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
+        logits = words.run(answered)
+    if not len(recording):
+        return recording, logits
+    numbers = _language_calls(recording, blocks, recording[-1].shape[2])
+    return recording.choose(numbers), logits
 
 
 @dataclass(eq=False)
