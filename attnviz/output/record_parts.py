@@ -104,9 +104,9 @@ class TextInfo(RecordPart):
 
 
 class AnimationInfo(RecordPart):
-    """An animation of the maps: a frame per layer, head or side, `rate` frames per second."""
+    """An animation of the maps: a frame per layer, head, word or side, `rate` a second."""
 
-    by: Literal["layers", "heads", "checkpoints"]
+    by: Literal["layers", "heads", "words", "checkpoints"]
     frames: int
     rate: Number
     file: str

@@ -1,4 +1,4 @@
-"""Writes the maps of one picture as an animation: a frame for each layer, or for each head."""
+"""Writes the maps of one picture as an animation: a frame for each layer, head, or word."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from attnviz.drawing.panels import CELL
 from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import cells_on, compose, heading, original, small
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.naming import merges_layers
+from attnviz.explanation.naming import in_sheet, merges_layers
 from attnviz.io.picture import Picture
 from attnviz.output import movies, whole_files
 from attnviz.output.record_parts import AnimationInfo
 
-By = Literal["layers", "heads"]
+By = Literal["layers", "heads", "words"]
 LARGE = 2 * CELL
 """Longest side, in pixels, of a map that is alone in its frame."""
 _WIDE = 2
@@ -32,10 +32,10 @@ def animate(
     *,
     preview: Picture | None = None,
 ) -> list[Image.Image]:
-    """A frame for each layer, or each head of each layer, all of one size.
+    """A frame for each layer, each head of each layer, or each word, all of one size.
 
-    Each frame shows the picture first, then the maps of this layer or head, each with its title and
-    its colour bar. If layers have different numbers of heads, some places stay empty.
+    Each frame shows the picture first, then the maps of this layer, head or word, each with its
+    title and its colour bar. If layers have different numbers of heads, some places stay empty.
 
     Args:
         explanation: the maps to draw.
@@ -44,7 +44,7 @@ def animate(
         style: how the maps are drawn.
         preview: a small picture to draw on; by default it is made from the explanation's own.
     """
-    groups = _groups(explanation.answers, by)
+    groups = _groups(explanation, by)
     most = max(map(len, groups))
     side = LARGE if most == 1 and preview is None else CELL
     preview = preview or small(explanation.observation.picture, side)
@@ -87,17 +87,25 @@ def write_animation(
     return AnimationInfo(by=by, frames=len(frames), rate=rate, file=name), path
 
 
-def _groups(answers: Sequence[Answer], by: By) -> list[list[int]]:
-    """For each frame, the numbers of its answers; all questions share the frame."""
+def _groups(explanation: Explanation, by: By) -> list[list[int]]:
+    """For each frame, the numbers of its answers; all questions share it, but for words."""
     found: dict[tuple[int, int | None], list[int]] = {}
-    for number, answer in enumerate(answers):
+    shown = in_sheet(explanation)
+    for number, answer in enumerate(explanation.answers):
+        if by == "words":
+            if shown[number]:
+                found.setdefault((answer.question, None), []).append(number)
+            continue
         key = answer.layer, answer.head if by == "heads" else None
         found.setdefault(key, []).append(number)
     return list(found.values())
 
 
 def _what(explanation: Explanation, answer: Answer, by: By) -> str:
-    """The caption of a frame: which layer of how many, and which head."""
+    """The caption of a frame: which layer of how many, and which head; or which word of them."""
+    if by == "words":
+        count = len(explanation.questions)
+        return f"{answer.query.name or answer.query}, {answer.question + 1} of {count}"
     layers = explanation.observation.count
     upto = "up to layer" if merges_layers(explanation) else "layer"
     caption = f"{upto} {answer.layer} of 0 to {layers - 1}"

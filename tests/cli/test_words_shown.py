@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_show_draws_a_map_for_each_word(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["show", "sample_images/cat.jpg", "-m", folder, *ANSWER, "-o", str(tmp_path)])
-    assert code == 0
+    line = ["show", "sample_images/cat.jpg", "-m", folder, *ANSWER, "--animate", "words"]
+    assert main([*line, "-o", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     firsts = [line.split()[0] for line in said.splitlines() if line.strip()]
     assert [first for first in firsts if first in ("a", "red", "mat")] == ["a", "red", "mat"]
@@ -35,6 +35,8 @@ def test_show_draws_a_map_for_each_word(
         assert image.size == (480, 320)
     with Image.open(made / "sheet.png") as sheet:
         assert sheet.width < 1000  # the original and three words, not all heads
+    with Image.open(made / "words.webp") as film:
+        assert film.n_frames == 3  # type: ignore[attr-defined]
     record = json.loads((made / "stats.json").read_text())
     assert [view["kind"] for view in record["views"]] == ["whole", "tiles"]
     scales = {tuple(head["scale"].values()) for head in record["heads"] if head["head"] is None}
@@ -96,6 +98,7 @@ def test_a_folder_is_asked(folder: str, tmp_path: Path) -> None:
         (["--max-words", "3"], "--max-words 3 is of an answer; add --prompt TEXT"),
         (["-q", "word:"], "--query 'word:' cannot be read"),
         (["-q", "words"], "tiny does not answer in words"),
+        (["--baseline-prompt", "x"], "add --prompt TEXT"),
     ],
 )
 def test_what_cannot_be_asked_is_told(

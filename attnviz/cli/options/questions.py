@@ -304,6 +304,8 @@ class QuestionOptions(QuestionsOptions):
                 "two or three of --target, --text or --query"
             )
         merging = [name for name in self.methods if methods.METHODS[name].merges != "nothing"]
+        if animate == "words" and self._prompting is None:
+            raise UsageError("--animate words shows the words of an answer; add --prompt TEXT")
         if animate == "heads" and merging:
             raise UsageError(
                 f"--animate heads: {merging[0]} merges all heads; use --animate layers"

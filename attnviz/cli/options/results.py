@@ -90,8 +90,10 @@ class MovieOptions:
 class DrawingOptions(MovieOptions, ScaleOptions, StyleOptions):
     """How maps are drawn."""
 
-    animate: Literal["layers", "heads"] | None = option_field(
-        None, "Also write a moving picture with one frame per layer, or per head.", PICTURES
+    animate: Literal["layers", "heads", "words"] | None = option_field(
+        None,
+        "Also write a moving picture with one frame per layer, per head, or per word of an answer.",
+        PICTURES,
     )
     blend: bool = option_field(
         False,
