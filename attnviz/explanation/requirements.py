@@ -50,6 +50,8 @@ def _missing(
     of: str = "tokens",
 ) -> str | None:
     """Why a method cannot be used on these layers; None if it can."""
+    if "path gradient" in method.needs and observation.text is not None:
+        return "it runs the model on parts of the picture, and this one takes words, too"
     for last in chosen:
         numbers = layers_of(method, last, start)
         not_drawn = observation.calls.not_drawn

@@ -214,6 +214,7 @@ def test_maps_are_divided_by_those_after_another_prompt(model: Model) -> None:
         ({"query": "token:99999"}, "tokens; give token:0 to token:"),
         ({"query": "cls"}, "give words or word:NAME"),
         ({"query": "prompt:cat", "method": "relevance"}, "look from words of the answer"),
+        ({"query": "words", "method": "transition"}, "this one takes words, too"),
         ({"target": "norm", "method": "relevance"}, "with a prompt the score is that of the word"),
     ],
 )
