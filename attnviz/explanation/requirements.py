@@ -92,6 +92,8 @@ def _lacking(
                 f"the tokens after layer {number} are not known: it is no block of a plain stack "
                 "(in Python: or observe() ran without tokens=True)"
             )
+            if observation.text is not None:
+                reason = "with a prompt no tokens are kept after the blocks"
         if reason is not None:
             return reason
     return None

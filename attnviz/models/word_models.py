@@ -39,8 +39,8 @@ def load_words(
     kind = next((k for a in autos if a is not None and (k := class_of(a, config))), None)
     if kind is None:
         raise no_words(spec, f"its model type is {config.model_type!r}")
-    known = {"revision": revision, "trust_remote_code": False}
-    processor = tried(spec, name, lambda: _processor(library, spec, name, known))
+    options = {"revision": revision, "trust_remote_code": False}
+    processor = tried(spec, name, lambda: _processor(library, spec, name, options))
     if not hasattr(processor, "tokenizer"):
         raise ModelError(
             f"{spec}: no processor with a tokenizer lies beside its weights; save the model's own "
@@ -71,14 +71,14 @@ def load_words(
     )
 
 
-def _processor(library: Any, spec: str, name: str, known: Mapping[str, Any]) -> Any:
+def _processor(library: Any, spec: str, name: str, options: Mapping[str, Any]) -> Any:
     """The checkpoint's processor.
 
     Raises:
         ModelError: a library that it needs is not installed.
     """
     try:
-        return library.AutoProcessor.from_pretrained(name, **known)
+        return library.AutoProcessor.from_pretrained(name, **options)
     except ImportError as error:
         needed = re.search(r"requires? (?:the )?(\w+)", str(error))
         if needed is None:
