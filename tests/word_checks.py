@@ -12,6 +12,7 @@ import attnviz
 from attnviz.explanation.observation import Observation
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.models.model import Model
+from attnviz.models.prompts import placeholders
 
 PROMPT = "What is the cat sitting on?"
 SHAPES = [(480, 320), (200, 420), (60, 40)]
@@ -43,7 +44,7 @@ def check_rows(folder: Path, observation: Observation) -> None:
         truth = eager.generate(
             **prompted.arguments, max_new_tokens=count, min_new_tokens=count, do_sample=False,
             num_beams=1, output_attentions=True, return_dict_in_generate=True,
-            suppress_tokens=sorted(words._placeholders()),
+            suppress_tokens=sorted(placeholders(words.module, words.processor)),
         )  # fmt: skip
     given = getattr(truth, "cross_attentions", None) or truth.attentions
     number, layer = next(iter(observation.layers.items()))

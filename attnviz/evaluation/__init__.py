@@ -103,6 +103,12 @@ _METRICS: dict[str, Metric] = {
         group=PERTURBATION,
         full=0.5,
     ),
+    "saco": Metric(
+        "attnviz.evaluation.perturbation:saco",
+        "agreement of weights with what tenths of the pixels cost alone, −1 to 1",
+        "Wu et al. 2024, arXiv 2404.01415",
+        group=PERTURBATION,
+    ),
 }
 METRICS = Table(
     "attnviz.metrics",

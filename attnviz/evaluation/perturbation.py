@@ -21,6 +21,8 @@ STEPS = 32
 """Number of steps of deletion and insertion, from none of the pixels to all."""
 TENTHS = tuple(k / 10 for k in range(10))
 """Shares of the pixels that positive and negative perturbation remove: 0 to 90 %."""
+GROUPS = 10
+"""Groups of pixels of like weight, of which SaCo replaces one at a time."""
 BLUR, TAPS = 5.0, 11
 """Standard deviation and width, in pixels, of the Gaussian blur at the start of insertion."""
 BATCH, PIXELS = 16, 16 * 512 * 512
@@ -135,15 +137,18 @@ class PerturbationCurves:
 
     The curves are `deletion` and `insertion`, 33 places from none of the pixels to all;
     `positive` and `negative`, 0 to 90 % in tenths; `MoRF` and `LeRF`, 10 to 90 %, with the heaviest
-    or the lightest pixels imputed. See `perturb`.
+    or the lightest pixels imputed; `groups`, ten places, with one tenth of the pixels alone in the
+    picture's mean colour, the heaviest tenth first. See `perturb`.
 
     Attributes:
         chance: for each curve, the probability of the class, (places,) float64.
         right: for each curve, whether the class is the predicted one, (places,).
+        weights: the sum of the map over the pixels of each group of `groups`, (places,).
     """
 
     chance: Mapping[str, NDArray[np.float64]]
     right: Mapping[str, NDArray[np.bool_]]
+    weights: NDArray[np.float64]
 
 
 def perturb(
@@ -158,6 +163,7 @@ def perturb(
       set to black, heaviest or lightest first (2012.09838, §4): 90 if it is always right.
     - `road`: mean over 10 to 90 % of (p without the lightest − p without the heaviest) / 2, where p
       is the probability of the class and removed pixels are imputed (2202.00449).
+    - `saco`: whether heavier tenths of the pixels cost more than lighter ones (2404.01415).
 
     Args:
         seen: what the model was shown.
@@ -177,11 +183,14 @@ def perturb(
         "negative": _replaced(own, seen.black, last, tenths),
         "MoRF": _imputed(seen, first, tenths[1:], seed),
         "LeRF": _imputed(seen, last, tenths[1:], seed),
+        "groups": _grouped(own, groups := np.array_split(first, GROUPS)),
     }
     found = {name: _predicted(seen, predict, changed) for name, changed in curves.items()}
     chance = {name: p[:, label].numpy().astype(np.float64) for name, p in found.items()}
     right = {name: (p.argmax(1) == label).numpy() for name, p in found.items()}
-    made = PerturbationCurves(chance, right)
+    made = PerturbationCurves(
+        chance, right, np.array([importance.ravel()[each].sum() for each in groups])
+    )
     of_curves = {name: each for name, each in METRICS.items() if each.group == PERTURBATION}
     return {name: _number(entry, made) for name, entry in of_curves.items()}
 
@@ -215,6 +224,20 @@ def road(curves: PerturbationCurves) -> float:
     return float((curves.chance["LeRF"] - curves.chance["MoRF"]).mean() / 2)
 
 
+def saco(curves: PerturbationCurves) -> float:
+    """Share of the differences of weight, of two groups, that costs of probability agree with.
+
+    For all groups i before j: s_i − s_j counts for the map if replacing group i costs at least as
+    much as replacing j, else against it; divided by the sum of all. NaN for a flat map.
+    """
+    cost, weights = curves.chance["deletion"][0] - curves.chance["groups"], curves.weights
+    one, other = np.triu_indices(len(weights), 1)
+    gaps = weights[one] - weights[other]
+    signs = np.where(cost[one] >= cost[other], 1.0, -1.0)
+    whole = float(np.abs(gaps).sum())
+    return float((signs * gaps).sum()) / whole if whole > 0 else math.nan
+
+
 def area(values: NDArray[np.generic], step: float) -> float:
     """Area under values at places `step` apart, by the trapezoidal rule.
 
@@ -232,6 +255,13 @@ def _replaced(start: Tensor, end: Tensor, order: Order, counts: Sequence[int]) -
         yield torch.where(gone, end, start)
 
 
+def _grouped(start: Tensor, groups: Sequence[Order]) -> Iterator[Tensor]:
+    """For each group of pixels, `start` with these alone in its mean colour."""
+    mean = start.mean((1, 2), keepdim=True).expand_as(start)
+    for group in groups:
+        yield torch.where(_first(group, len(group), start), mean, start)
+
+
 def _imputed(
     seen: PerturbationInput, order: Order, counts: Sequence[int], seed: int
 ) -> Iterator[Tensor]:
@@ -246,7 +276,7 @@ def _imputed(
 
 def _first(order: Order, count: int, like: Tensor) -> Tensor:
     """True at the first `count` pixels of an order, (height, width)."""
-    chosen = torch.zeros(order.size, dtype=torch.bool)
+    chosen = torch.zeros(like[0].numel(), dtype=torch.bool)
     chosen[torch.from_numpy(order[:count].copy())] = True
     return chosen.reshape(like.shape[1:])
 

@@ -26,7 +26,7 @@ from attnviz.geometry.placement import Placement
 from attnviz.io.picture import PictureLike, with_pixels
 from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
-from attnviz.models.words import PromptRun
+from attnviz.models.prompts import PromptRun
 from attnviz.recording import Recording, record
 
 
@@ -76,7 +76,8 @@ def _observed(
     recorded = _recorded(answered, source, blocks, gradients=gradients)
     with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
         logits = words.run(answered)
-    text = words.transcript(answered, logits.detach())
+    tokens = recording[-1].shape[2] if len(recording) else answered.length  # it ends the model
+    text = words.transcript(answered, logits.detach(), tokens)
     numbers = _language_calls(recording, blocks, text.tokens)
     recording = recording.choose(numbers)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))

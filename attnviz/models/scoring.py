@@ -156,7 +156,7 @@ def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -
 
     Args:
         model: the model.
-        logits: (1, tokens, vocabulary), of the run over prompt and answer.
+        logits: (1, n, vocabulary), of the last n tokens of prompt and answer.
         target: the word.
         text: prompt and answer.
 
@@ -166,7 +166,9 @@ def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -
     assert target.query is not None  # a word
     rows = list(target.query.tokens)
     ids = [text.ids[row + 1 - text.prompt_tokens] for row in rows]
-    return Scored(target, _finite(model, logits[0, rows, ids].float().sum()))
+    left_out = text.tokens - logits.shape[1]
+    each = logits[0, [row - left_out for row in rows], ids]
+    return Scored(target, _finite(model, each.float().sum()))
 
 
 def object_score(model: Model, predictions: Predictions, target: Target) -> Scored:

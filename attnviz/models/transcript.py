@@ -65,6 +65,15 @@ class Transcript:
         return same[nth - 1] if 0 < nth <= len(same) else None
 
 
+def count_words(text: str) -> int:
+    """The number of words of a text.
+
+    >>> count_words("A cat's mat, 2 m wide.")
+    6
+    """
+    return len(_WORD.findall(text))
+
+
 def find_words(
     decode: Callable[[Sequence[int]], str],
     ids: Sequence[int],

@@ -1,6 +1,8 @@
 """Loads vision-language models and captioners of transformers, with their processors."""
 
 import contextlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -38,7 +40,7 @@ def load_words(
     if kind is None:
         raise no_words(spec, f"its model type is {config.model_type!r}")
     known = {"revision": revision, "trust_remote_code": False}
-    processor = tried(spec, name, lambda: library.AutoProcessor.from_pretrained(name, **known))
+    processor = tried(spec, name, lambda: _processor(library, spec, name, known))
     if not hasattr(processor, "tokenizer"):
         raise ModelError(
             f"{spec}: no processor with a tokenizer lies beside its weights; save the model's own "
@@ -67,6 +69,24 @@ def load_words(
         dtype=dtype,
         words=WordInput(spec, module, processor),
     )
+
+
+def _processor(library: Any, spec: str, name: str, known: Mapping[str, Any]) -> Any:
+    """The checkpoint's processor.
+
+    Raises:
+        ModelError: a library that it needs is not installed.
+    """
+    try:
+        return library.AutoProcessor.from_pretrained(name, **known)
+    except ImportError as error:
+        needed = re.search(r"requires? (?:the )?(\w+)", str(error))
+        if needed is None:
+            raise
+        raise ModelError(
+            f"{spec}: its processor needs {needed[1]}, which is not installed; type pip install "
+            f"{needed[1].lower()}"
+        ) from error
 
 
 def _module(request: ModelRequest, kind: Any, config: Any, named: tuple[str, str | None]) -> Any:

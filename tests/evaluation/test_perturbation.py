@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,6 +60,46 @@ def test_a_perfect_map() -> None:
     lightest = [0.9] * 7 + [0.1 + 0.8 * 0.8, 0.1 + 0.8 * 0.4]
     heaviest = [0.1 + 0.8 * 0.6, 0.1 + 0.8 * 0.2] + [0.1] * 7
     assert found["road"] == pytest.approx(np.mean(np.subtract(lightest, heaviest)) / 2)
+
+
+def by_pairs(weights: list[float], costs: list[float]) -> float:
+    """SaCo as algorithm 1 of 2404.01415 writes it."""
+    found = whole = 0.0
+    for i in range(len(weights) - 1):
+        for j in range(i + 1, len(weights)):
+            weight = weights[i] - weights[j]
+            found += weight if costs[i] >= costs[j] else -weight
+            whole += abs(weight)
+    return found / whole
+
+
+@pytest.mark.parametrize("columns", [X, (X * 7) % SIDE, X[::-1]])
+def test_saco_compares_all_pairs_of_tenths(columns: NDArray[np.int64]) -> None:
+    """A tenth are two columns; the class hangs on each of the left five alike."""
+    seen = made()
+    importance = np.tile(columns.astype(np.float64), (SIDE, 1))
+    found = perturb(seen, Quarter(seen), importance, label=1)
+    order = np.argsort(-columns, kind="stable")
+    tenths = [set(order[2 * k : 2 * k + 2].tolist()) for k in range(10)]
+    costs = [0.8 * len(each & {0, 1, 2, 3, 4}) / 5 for each in tenths]
+    weights = [float(columns[sorted(each)].sum()) for each in tenths]
+    assert found["saco"] == pytest.approx(by_pairs(weights, costs))
+    assert np.isnan(perturb(seen, Quarter(seen), np.ones((SIDE, SIDE)), label=1)["saco"])
+
+
+def test_a_group_has_the_mean_colour_of_the_picture() -> None:
+    seen = made()
+    inputs: list[Tensor] = []
+
+    def keep(given: Tensor) -> Tensor:
+        inputs.extend(given)
+        return torch.full((len(given), 2), 0.5)
+
+    perturb(seen, keep, PERFECT, label=0)
+    last = inputs[-10]  # groups come last, the heaviest first: the two left columns
+    mean = seen.picture.mean((1, 2))
+    torch.testing.assert_close(last[:, :, :2], mean[:, None, None].expand(3, SIDE, 2))
+    torch.testing.assert_close(last[:, :, 2:], seen.picture[:, :, 2:])
 
 
 def test_the_inverse_map_is_the_perfect_one_upside_down() -> None:
@@ -119,7 +160,7 @@ def test_padding_is_never_touched_and_few_inputs_are_held() -> None:
 
     perturb(seen, watch, PERFECT, label=1)
     assert max(quarter.batches) == perturbation.BATCH
-    assert sum(quarter.batches) == 2 * 33 + 2 * 10 + 2 * 9
+    assert sum(quarter.batches) == 2 * 33 + 2 * 10 + 2 * 9 + 10
 
 
 def test_noise_hangs_on_the_seed_alone() -> None:

@@ -122,7 +122,8 @@ def test_log_probabilities_are_those_of_the_logits(model: Model, observation: Ob
     prompted = model.words.prompted(picture_of(480, 320).image(), PROMPT)
     answered = model.words.answered(prompted, ANSWER, 32)
     with torch.no_grad():
-        logits = model.words.module(**answered.arguments).logits[0].log_softmax(-1)
+        whole = {**answered.arguments, "logits_to_keep": 0}
+        logits = model.words.module(**whole).logits[0].log_softmax(-1)
     ids = answered.arguments["input_ids"][0]
     assert observation.text is not None
     for word in observation.text.words:
@@ -149,7 +150,8 @@ def weights_of(folder: Path, kind: Any, model: Model, rows: list[int]) -> list[T
     softmax, F.softmax = F.softmax, spy
     try:
         (name,) = prompted.pictures
-        arguments = {**answered.arguments, name: answered.arguments[name].requires_grad_()}
+        pixels = answered.arguments[name].requires_grad_()
+        arguments = {**answered.arguments, name: pixels, "logits_to_keep": 0}
         logits = eager(**arguments).logits[0]
     finally:
         F.softmax = softmax
