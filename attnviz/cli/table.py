@@ -294,7 +294,7 @@ def _target(target: TargetInfo | None) -> str | None:
         named += f" against {target.against}" if target.against else ""
         sure = "" if target.probability is None else f" ({target.probability:.1%})"
         return f"{console.printable(named)}{sure}"
-    if target.kind == "word":  # which the query names
+    if target.kind in ("word", "object"):  # which the query names
         return f"its logit ({target.score:.4g})"
     where = "" if target.query is None else f":{_query(target.query)}"
     named = target.text or target.kind + where

@@ -189,9 +189,12 @@ def _request(
         statistics=statistics,
         localized=_localized(observation, heads, chosen),
     )
+    of_last = request.queries[max(chosen)]
     if observation.text is not None and entry.scored:
-        goals = word_targets(request.queries[max(chosen)], goals)
-    elif entry.scored and not goals:
+        return replace(request, own_scores=True), word_targets(of_last, goals)
+    if "gradient" in entry.needs and not goals and all(query.found for query in of_last):
+        return replace(request, own_scores=True), [Target("object", query=q) for q in of_last]
+    if entry.scored and not goals:
         goals = [Target("auto")]
     return request, goals
 

@@ -119,7 +119,9 @@ def merges_layers(explanation: Explanation) -> bool:
 
 
 def _targets(explanation: Explanation) -> Iterator[targets.Target]:
-    return (q.target.target for q in explanation.questions if q.target is not None)
+    """The targets, but for those of objects, which the queries name."""
+    found = (q.target.target for q in explanation.questions if q.target is not None)
+    return (target for target in found if target.kind != "object")
 
 
 def _numbers(explanation: Explanation, number: int) -> list[str]:

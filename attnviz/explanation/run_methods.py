@@ -83,6 +83,7 @@ class LayerQuery:
         statistics: `basic`, or `all`.
         localized: how many of these heads to choose for each question; None takes all.
         given: the heads of each question, if they were chosen before.
+        own_scores: whether each query has one score, its own: that of a word or an object.
     """
 
     observation: Observation
@@ -94,6 +95,7 @@ class LayerQuery:
     statistics: Statistics = "basic"
     localized: int | None = None
     given: Sequence[Sequence[LocalizedHead]] | None = None
+    own_scores: bool = False
 
     @property
     def entry(self) -> Method:
@@ -120,10 +122,9 @@ class LayerQuery:
         return self._explanation(questions, answers, self.layers)
 
     def _of_query(self, number: int, scored: Iterable[T]) -> list[T]:
-        """What is scored for a query: all, or of words the word itself."""
+        """What is scored for a query: all, or of words and objects the query itself."""
         each = list(scored)
-        own = self.observation.text is not None and self.entry.scored
-        return each[number : number + 1] if own else each
+        return each[number : number + 1] if self.own_scores else each
 
     def _explanation(
         self,

@@ -153,7 +153,8 @@ def once(
 
 def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
     scored = score_of(observation, run.output, target)
-    return Gradients(alone(scored), run.recording.gradients(scored.value))
+    drawn = sorted(observation.layers)  # others may not depend on the picture
+    return Gradients(alone(scored), run.recording.gradients(scored.value, calls=drawn))
 
 
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
@@ -209,6 +210,10 @@ def score_of(observation: Observation, output: object, target: Target) -> Scored
         assert observation.text is not None
         assert isinstance(output, Tensor)
         return scoring.word_score(observation.model, output, target, observation.text)
+    if target.kind == "object":
+        assert observation.run is not None
+        assert observation.run.predictions is not None  # else there is no such query
+        return scoring.object_score(observation.model, observation.run.predictions, target)
     weights = None
     number = max(observation.layers)
     layer = observation.layers[number]

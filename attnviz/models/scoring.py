@@ -12,7 +12,7 @@ from torch import Tensor
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.model import Model
 from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
-from attnviz.models.predictions import part
+from attnviz.models.predictions import Predictions, part
 from attnviz.models.targets import Target, find_label
 from attnviz.models.transcript import Transcript
 
@@ -44,7 +44,7 @@ def resolve(model: Model, target: Target) -> Target:
         UsageError: the model has no such class, token, or head.
         ModelError: its tokenizer belongs to another model.
     """
-    if target.kind == "word":
+    if target.kind in ("word", "object"):
         return target
     if target.against:
         others = tuple(_resolve_other(model, other) for other in target.against)
@@ -169,6 +169,20 @@ def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -
     left_out = text.tokens - logits.shape[1]
     each = logits[0, [row - left_out for row in rows], ids]
     return Scored(target, _finite(model, each.float().sum()))
+
+
+def object_score(model: Model, predictions: Predictions, target: Target) -> Scored:
+    """The logit of an object's label.
+
+    Raises:
+        ModelError: the score is not finite.
+    """
+    assert target.query is not None  # an object
+    assert target.query.found is not None
+    number = target.query.found.index
+    label = int(predictions.scores[0, number].argmax())
+    value = predictions.logits[0, number, label].float()
+    return Scored(target, _finite(model, value), probability=target.query.found.score)
 
 
 def logits(model: Model, output: Any) -> Tensor:

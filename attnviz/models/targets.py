@@ -16,12 +16,12 @@ from attnviz.errors import UsageError
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 
-Kind = Literal["auto", "class", "norm", "text", "word", "rest"]
+Kind = Literal["auto", "class", "norm", "text", "word", "object", "rest"]
 Head = Literal["none", "class", "any", "text", "words"]
 """The head of a checkpoint that `load_model` is to load."""
 _HEADS: dict[Kind, Head] = {
     "auto": "any", "class": "class", "norm": "none", "text": "text", "word": "words",
-    "rest": "class",
+    "object": "none", "rest": "class",
 }  # fmt: skip
 _EXPECTED = "auto, a class by its number or label, norm or norm:QUERY"
 
@@ -33,12 +33,13 @@ class Target:
     Attributes:
         kind: `auto` is the predicted class, or the norm if there are no classes; `class` is the
             logit of a class; `norm` is the norm of the output; `text` is the cosine to the
-            embedding of a text; `word` is the sum of the logits of a word's tokens; `rest`, the
-            mean score of all other classes, is only `against`.
+            embedding of a text; `word` is the sum of the logits of a word's tokens; `object` the
+            logit of an object's label; `rest`, the mean score of all other classes, is only
+            `against`.
         index, label: for a class, the one that the user gave; after `resolve` both, if the class
             has a label.
         query: for a norm, the tokens of the output; None for the model's own pooling. For a
-            word, the word.
+            word or an object, this word or object.
         text: the text that the picture is compared with.
         against: targets whose mean score is subtracted from this one's.
     """
@@ -59,7 +60,7 @@ class Target:
             return str(self.text)
         if self.kind == "class":
             return str(self.label if self.index is None else self.index)
-        if self.kind == "word":
+        if self.kind in ("word", "object"):
             return str(self.query)
         return self.kind if self.query is None else f"{self.kind}:{self.query}"
 

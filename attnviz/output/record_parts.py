@@ -217,11 +217,13 @@ class QueryInfo(RecordPart):
 class TargetInfo(RecordPart):
     """The score whose gradient the method uses: its target (class, text or norm) and its value.
 
+    The score of a word or an object that the map looks from is the logit of this word, or label.
+
     `against` is present if the mean score of others is subtracted: these in words, or `rest`, all
     others. `score` is then the difference, and `probability` that of the target itself.
     """
 
-    kind: Literal["class", "norm", "text", "word"]
+    kind: Literal["class", "norm", "text", "word", "object"]
     index: int | None = None
     label: str | None = None
     text: str | None = None

@@ -395,3 +395,30 @@ def test_objects_among_other_queries_of_a_decoder_are_measured(tmp_path: Path) -
     seen = attnviz.observe(attnviz.load_image(tmp_path / "noise.png"), model)
     assert [layer.call.shape[2] for layer in seen.layers.values()] == [5, 5]
     assert [layer.objects for layer in seen.layers.values()] == [(2, 3, 4)] * 2
+
+
+@pytest.mark.parametrize("name", ["DETR", "YOLOS"])
+def test_the_score_of_an_object_is_the_logit_of_its_label(
+    name: str, detector: Callable[[str], Detector]
+) -> None:
+    its = detector(name)
+    seen = its.observed(SIZES["wide"], gradients=True)
+    found = attnviz.explain(seen, query=["object:3", "object:1"], method="gradient-attention")
+    output = its.eager(
+        pixel_values=its.model.pixels(seen.picture, seen.placement), output_attentions=True
+    )
+    weights = (output.attentions if name == "YOLOS" else output.cross_attentions)[-1]
+    for number, answer in zip((3, 1), found.answers, strict=True):
+        label = seen.objects[number].label
+        (index,) = [n for n, one in detectors.LABELS.items() if one == label]
+        logit = output.logits[0, number, index]
+        target = found.questions[answer.question].target
+        assert target is not None
+        assert target.value.item() == pytest.approx(logit.item(), abs=1e-4)
+        (gradient,) = torch.autograd.grad(logit, weights, retain_graph=True)
+        row = (gradient * weights).clamp(min=0).mean(1)[0].detach()
+        row = row[-COUNT + number, 1:-COUNT] if name == "YOLOS" else row[number]
+        assert np.abs(answer.values.ravel() - row.numpy()).max() < 1e-5
+    norm = attnviz.explain(seen, query="object:3", method="gradient-attention", target="norm")
+    assert norm.questions[0].target is not None
+    assert norm.questions[0].target.target.kind == "norm"
