@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnviz.cli import check_notes, console, run
+from attnviz.errors import UsageError
 from attnviz.explanation.tile_request import check_tiled
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ def check(reading: TiledReadingOptions, model: ModelOptions, question: QuestionO
         UsageError: there is such a question.
     """
     if reading.tile is not None:
+        if question.asks_words:
+            raise UsageError(
+                f"--tile {reading.tile}: a prompt is about the whole picture; leave --tile out"
+            )
         check_tiled(
             question.methods,
             question.queries,

@@ -151,6 +151,6 @@ def _text(observation: Observation, query: Query) -> Transcript:
     if observation.text is None:
         raise UsageError(
             f"--query {query}: {observation.model.spec} was asked nothing; add --prompt TEXT, of a "
-            "model that answers in words"
+            "model that answers in words (show, stats, batch and video take it)"
         )
     return observation.text

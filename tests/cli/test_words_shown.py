@@ -99,6 +99,7 @@ def test_a_folder_is_asked(folder: str, tmp_path: Path) -> None:
         (["-q", "word:"], "--query 'word:' cannot be read"),
         (["-q", "words"], "tiny does not answer in words"),
         (["--baseline-prompt", "x"], "add --prompt TEXT"),
+        (["--prompt", "x", "--tile", "64"], "a prompt is about the whole picture"),
     ],
 )
 def test_what_cannot_be_asked_is_told(

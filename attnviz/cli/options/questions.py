@@ -282,6 +282,11 @@ class QuestionOptions(QuestionsOptions):
         )
 
     @property
+    def asks_words(self) -> bool:
+        """Whether the model is asked in words."""
+        return self._prompting is not None
+
+    @property
     def _stats(self) -> str:
         return self.stats
 
