@@ -23,7 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-COUNTED, DIFFERENT = 6, ("/recording/", "/panel/", "/models/test_recorded", "/attribution/")
+COUNTED, DIFFERENT = 16, ("/recording/", "/panel/", "/models/test_recorded", "/attribution/")
 """Coverage counts the first so many cases of a test, since the others go the same ways; in these
 rooms each case is a model of its own, and all are counted."""
 LONG = ("test_habit[mypy", "test_cluster.py", "test_sample_pictures.py")

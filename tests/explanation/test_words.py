@@ -26,10 +26,10 @@ def test_rows_equal_those_of_eager_generation(family: Path, shape: tuple[int, in
     check_rows(family, observation)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:2])
+@pytest.mark.parametrize("shape", SHAPES[:1])
 def test_a_painted_cell_is_found_at_its_place(family: Path, shape: tuple[int, int]) -> None:
     if family.name == "florence2":
         pytest.skip("its convolutions reach half a cell to the left: a token sees two cells alike")
     model = attnviz.load_model(str(family), head="words")
     without_mixing(model)
-    check_places(model, shape, prompt_of(family), trials=3)
+    check_places(model, shape, prompt_of(family), trials=4)

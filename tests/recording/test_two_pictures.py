@@ -106,7 +106,7 @@ def test_what_is_made_of_both_pictures_lies_in_neither(watch: Watch) -> None:
 
 def test_flat_patches_are_no_picture() -> None:
     with (
-        pytest.raises(UsageError, match=r"\(24, 192\): flat patches have no places; give the pict"),
+        pytest.raises(UsageError, match=r"\(24, 192\): flat patches have no places; give their pl"),
         attnviz.record(picture=torch.randn(24, 192)),
     ):
         pass
