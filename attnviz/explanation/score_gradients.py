@@ -206,6 +206,17 @@ def alone(scored: Scored) -> Scored:
 
 
 def score_of(observation: Observation, output: object, target: Target) -> Scored:
+    """The score of a target in an output of the observed model, with its graph.
+
+    Args:
+        observation: what the score is of; a word and an object are those that it knows.
+        output: what the model returned.
+        target: the resolved target.
+
+    Raises:
+        UsageError: the output has no such score.
+        ModelError: the score is not finite.
+    """
     if target.kind == "word":
         assert observation.text is not None
         assert isinstance(output, Tensor)

@@ -79,6 +79,8 @@ def generate(
     decode: Callable[[Sequence[int]], str],
     words: int,
     mute: set[int],
+    *,
+    first: bool = False,
 ) -> tuple[Tensor, int]:
     """The whole sequence (1, n) with a greedy answer, and how many tokens of it are the answer.
 
@@ -88,6 +90,7 @@ def generate(
         decode: from tokens to text.
         words: the most words; the answer ends once one more has begun.
         mute: tokens that are not generated.
+        first: whether to generate one token alone.
     """
     begun: list[int] = []
 
@@ -98,7 +101,7 @@ def generate(
 
     stated = getattr(module.generation_config, "suppress_tokens", None) or ()
     settings: dict[str, Any] = {
-        "max_new_tokens": _TOKENS_PER_WORD * words,
+        "max_new_tokens": 1 if first else _TOKENS_PER_WORD * words,
         "do_sample": False,
         "num_beams": 1,
         "suppress_tokens": sorted(mute | {*stated}) or None,
@@ -107,31 +110,25 @@ def generate(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, on how they call each other
         found = module.generate(**prompted.arguments, **settings)
-    start = prompted.start
-    if start is None:  # the decoder's own start
-        return found, found.shape[1] - 1
-    begins = _common(start[0].tolist(), found[0].tolist())
-    if begins >= start.shape[1] - 1:
-        return found, found.shape[1] - min(begins, start.shape[1])
-    return torch.cat([start.to(found), found], 1), found.shape[1]
+    count = len(begun)  # it is asked once for each token
+    if found.shape[1] > count or prompted.start is None:
+        return found, count
+    return torch.cat([prompted.start.to(found), found], 1), count
 
 
-def given(module: Any, prompted: Prompted, answer: Sequence[int]) -> tuple[Tensor, int]:
-    """The sequence with the tokens of a given answer, and how many they are.
+def given(sequence: Tensor, count: int, answer: Sequence[int]) -> tuple[Tensor, int]:
+    """A generated sequence with another answer in place of its own, and the answer's length.
+
+    So the tokens before it are those that the model itself continues: with the decoder's start,
+    and without an end behind the prompt.
 
     Raises:
-        UsageError: there are none.
+        UsageError: the answer has no tokens.
     """
-    ids = torch.tensor([answer], device=module.device, dtype=torch.long)
-    if not ids.numel():
+    if not answer:
         raise UsageError("--answer is empty; give the words to look at")
-    start = prompted.start
-    if start is None:
-        config = module.generation_config
-        first = config.decoder_start_token_id
-        first = config.bos_token_id if first is None else first
-        start = torch.tensor([[first]], device=ids.device)
-    return torch.cat([start.to(ids), ids], 1), ids.shape[1]
+    before = sequence[:, : sequence.shape[1] - count]
+    return torch.cat([before, before.new_tensor([answer])], 1), len(answer)
 
 
 def run_arguments(
@@ -154,11 +151,3 @@ def run_arguments(
     names = inspect.signature(module.forward).parameters
     wanted = {**kept, "use_cache": False, "logits_to_keep": count + 1, "input_ids": sequence}
     return {name: each for name, each in wanted.items() if name in names}
-
-
-def _common(start: Sequence[int], sequence: Sequence[int]) -> int:
-    """How many tokens of a prompt begin a sequence; its first may be replaced."""
-    for count, (one, other) in enumerate(zip(start, sequence, strict=False)):
-        if one != other and count:
-            return count
-    return min(len(start), len(sequence))

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.auto_classes import class_of
-from attnviz.models.checkpoints import read_checkpoint
+from attnviz.models.checkpoints import Filling, read_checkpoint
 from attnviz.models.failures import tried
 from attnviz.models.model import Model
 from attnviz.models.model_request import ModelRequest, no_words
+from attnviz.models.needs import Reach, checked
 from attnviz.models.pretrained import load_pretrained
 from attnviz.models.state_dicts import read_state_dict
-from attnviz.models.weights import DTYPES, few, find_device, seeded
+from attnviz.models.weights import DTYPES, find_device, seeded
 from attnviz.models.words import WordInput
 
 _AUTOS = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
@@ -47,12 +48,12 @@ def load_words(
             "there with save_pretrained"
         )
     library.logging.disable_progress_bar()  # local files load at once
-    module = tried(spec, name, lambda: _module(request, kind, config, named))
+    module, filling, notes = tried(spec, name, lambda: _module(request, kind, config, named))
     with contextlib.suppress(OSError):  # without one, the config's numbers hold
         module.generation_config = library.GenerationConfig.from_pretrained(name, revision=revision)
     device, dtype = find_device(request.device), DTYPES[request.dtype]
     module = module.to(device, dtype).eval().requires_grad_(False)
-    return Model(
+    model = Model(
         spec=spec,
         weights=request.weights or ("random" if request.random_weights else "pretrained"),
         module=module,
@@ -64,11 +65,14 @@ def load_words(
         size=0,
         seed=request.seed if request.random_weights else None,
         head="words",
-        loaded=None if request.random_weights else 1.0,
+        notes=notes,
         device=device,
         dtype=dtype,
         words=WordInput(spec, module, processor),
     )
+    if filling is None:
+        return model
+    return checked(model, module, filling, Reach.MAPS if filling.unfilled else Reach.NOTHING)
 
 
 def _processor(library: Any, spec: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -89,20 +93,18 @@ def _processor(library: Any, spec: str, name: str, options: Mapping[str, Any]) -
         ) from error
 
 
-def _module(request: ModelRequest, kind: Any, config: Any, named: tuple[str, str | None]) -> Any:
-    """The model with its weights, or with random ones."""
+def _module(
+    request: ModelRequest, kind: Any, config: Any, named: tuple[str, str | None]
+) -> tuple[Any, Filling | None, tuple[str, ...]]:
+    """The model with its weights, or with random ones; what was filled; notes on the weights."""
     if request.random_weights:
         with seeded(request.seed):
-            return kind._from_config(config)  # noqa: SLF001 — as Auto classes do
+            return kind._from_config(config), None, ()  # noqa: SLF001 — as Auto classes do
     state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
     if request.weights is not None:
-        state = dict(read_state_dict(request.weights, request.key).tensors)
+        found = read_state_dict(request.weights, request.key)
+        state, notes = dict(found.tensors), tuple(found.notes)
     else:
         state = read_checkpoint(request.spec, *named)
-    module, filling = load_pretrained(request.spec, kind, config, state)
-    if filling.unfilled:
-        raise ModelError(
-            f"{request.spec}: its weights lack {few(list(filling.unfilled))}; give all that "
-            f"{type(module).__name__} was saved with"
-        )
-    return module
+    return *load_pretrained(request.spec, kind, config, state), notes

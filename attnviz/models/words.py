@@ -133,13 +133,12 @@ class WordInput:
             UsageError: the given answer has no token, or more words than wanted.
             ModelError: the model does not generate.
         """
-        if answer is None:
-            sequence, count = self._generated(prompted, words)
-        else:
-            tokens = answer
-            if isinstance(answer, str):
-                tokens = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
-            sequence, count = given(self.module, prompted, tokens)  # type: ignore[arg-type]
+        sequence, count = self._generated(prompted, words, first=answer is not None)
+        if isinstance(answer, str):
+            tokens = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+            sequence, count = given(sequence, count, tokens)
+        elif answer is not None:
+            sequence, count = given(sequence, count, answer)
         ids = sequence[0, sequence.shape[1] - count :].tolist()
         _, found = find_words(self.decode, ids, 0)
         if answer is not None and len(found) > words:
@@ -173,10 +172,10 @@ class WordInput:
             prompt_ids=tuple((n, row[n]) for n in range(before) if row[n] not in special | mute),
         )
 
-    def _generated(self, prompted: Prompted, words: int) -> tuple[Tensor, int]:
+    def _generated(self, prompted: Prompted, words: int, *, first: bool) -> tuple[Tensor, int]:
         """The whole sequence (1, n), and how many tokens of it are the answer."""
         try:
-            return generate(self.module, prompted, self.decode, words, self._mute)
+            return generate(self.module, prompted, self.decode, words, self._mute, first=first)
         except Exception as error:
             raise ModelError(f"{self.spec}: does not generate ({describe(error)})") from error
 

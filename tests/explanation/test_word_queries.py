@@ -1,6 +1,8 @@
 """What is asked of words: queries, scores, shares, and what is refused."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from word_checks import PROMPT, picture_of
-from word_models import llava, transformers, trocr
+from word_models import blip, llava, transformers, trocr
 
 import attnviz
 from attnviz.errors import ModelError, UsageError
@@ -242,6 +244,29 @@ def test_answers_and_options_are_refused_in_one_line(model: Model, folder: Path)
     seen = attnviz.observe(picture, attnviz.load_model())
     with pytest.raises(UsageError, match="was asked nothing; add --prompt"):
         attnviz.explain(seen, query="word:cat")
+
+
+def test_a_given_answer_follows_what_the_model_itself_continues(tmp_path: Path) -> None:
+    """BLIP leaves the end behind the prompt out before it generates."""
+    blip(tmp_path)
+    model = attnviz.load_model(str(tmp_path), head="words")
+    texts = [
+        attnviz.observe(picture_of(48, 32), model, prompt=PROMPT, max_words=1, answer=answer).text
+        for answer in (None, "mat")
+    ]
+    first, second = (text.prompt_tokens for text in texts if text is not None)
+    assert first == second
+
+
+def test_weights_without_a_place_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A config with a layer less than the weights have would leave it out."""
+    shutil.copytree(folder, tmp_path / "less")
+    path = tmp_path / "less" / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["num_hidden_layers"] = 2
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="for which the model that its config describes has no"):
+        attnviz.load_model(str(tmp_path / "less"), head="words")
 
 
 def test_the_record_has_text_views_and_words(observation: Observation) -> None:
