@@ -172,11 +172,13 @@ def test_padding_is_never_touched_and_few_inputs_are_held() -> None:
 
 def test_equal_inputs_are_predicted_once() -> None:
     seen = made()
-    told = Quarter(seen)
-    model = remembered(told)
+    direct = Quarter(seen)
+    model = remembered(direct)
     other = PERFECT[::-1, ::-1].copy()
     for importance in (PERFECT, PERFECT, other):
-        assert perturb(seen, model, importance, label=1) == perturb(seen, told, importance, label=1)
+        assert perturb(seen, model, importance, label=1) == perturb(
+            seen, direct, importance, label=1
+        )
     alone = Quarter(seen)
     model = remembered(alone)
     perturb(seen, model, PERFECT, label=1)
