@@ -35,9 +35,9 @@ def impute(pixels: Tensor, known_pixels: Tensor) -> Tensor:
     >>> impute(line, torch.tensor([[True, False, True]]))
     tensor([[[0.0000, 0.5000, 1.0000]]])
     """
-    result, known = pixels.clone(), known_pixels.numpy()
-    if not known.all():
-        solved = _solve(pixels.double().numpy(), known)
+    result, is_known = pixels.clone(), known_pixels.numpy()
+    if not is_known.all():
+        solved = _solve(pixels.double().numpy(), is_known)
         result[:, ~known_pixels] = torch.from_numpy(solved).to(pixels.dtype)
     return result
 
@@ -47,16 +47,16 @@ def noisy(pixels: Tensor, known_pixels: Tensor, noise: Tensor) -> Tensor:
     return torch.where(known_pixels, pixels, impute(pixels, known_pixels) + noise)
 
 
-def _solve(pixels: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _solve(pixels: NDArray[np.float64], is_known: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Solve (Σ w)·x_i − Σ w_ij·x_j = 0 for the unknown pixels i, (channels, unknown).
 
     The matrix is symmetric and its diagonal dominates, so it needs no pivots; unknowns have the
     order of `_dissection`. It is factorised in float32, which is faster; the solution is then
     corrected in float64 until nothing changes.
     """
-    order = _dissection(*known.shape)
-    unknown = order[~known.ravel()[order]]
-    matrix, right = _equations(pixels, known.shape, unknown)
+    order = _dissection(*is_known.shape)
+    unknown = order[~is_known.ravel()[order]]
+    matrix, right = _equations(pixels, is_known.shape, unknown)
     solver = splu(
         matrix.astype(np.float32),
         permc_spec="NATURAL",
@@ -70,9 +70,9 @@ def _solve(pixels: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.
         solution += step
         if np.abs(step).max() <= SMALL * np.abs(solution).max():
             break
-    result = np.empty((len(pixels), known.size))
+    result = np.empty((len(pixels), is_known.size))
     result[:, unknown] = solution.T
-    return result[:, ~known.ravel()]
+    return result[:, ~is_known.ravel()]
 
 
 def _equations(
