@@ -104,7 +104,8 @@ def test_where_objects_are_predicted_they_lie_nowhere(tmp_path: Path, two_stage:
     (deformable(**more) if two_stage else rt_detr("RTDetr")).save_pretrained(tmp_path)
     model = attnviz.load_model(str(tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    seen = attnviz.observe(attnviz.Picture("noise.png", pixels), model, fit="squash")
+    picture = attnviz.Picture("noise.png", pixels)
+    seen = attnviz.observe(picture, model, fit="squash")
     assert len(seen.objects) == 5
     among = {n: why for n, why in seen.calls.not_drawn.items() if "among objects" in why}
     assert len(among) == 2
@@ -113,7 +114,7 @@ def test_where_objects_are_predicted_they_lie_nowhere(tmp_path: Path, two_stage:
     assert not any(layer.queries.on_picture.any() for layer in of_objects)
     assert all(layer.keys.on_picture.any() for layer in of_objects)
     with pytest.raises(UsageError, match="among objects, which lie nowhere"):
-        attnviz.observe(seen.picture, model, fit="squash", layers=str(min(among)))
+        attnviz.observe(picture, model, fit="squash", layers=str(min(among)))
 
 
 def test_the_layers_of_deformable_detr_are_drawn(tmp_path: Path) -> None:
