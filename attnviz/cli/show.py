@@ -48,6 +48,7 @@ def show(
 
     Writes an overlay per head, a contact sheet and a record; prints a table of statistics.
     """
+    question = question.of_model(model.model)
     tiled.check(reading, model, question)
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 
@@ -108,6 +109,7 @@ def stats(
         raise UsageError("--npz writes a file; say where with --out FOLDER")
     if out is None and streams.quiet:
         raise UsageError("--quiet prints the paths of files, and none is written; add --out FOLDER")
+    question = question.of_model(model.model)
     tiled.check(reading, model, question)
     from attnviz.output import whole_files  # noqa: PLC0415 — not for `--help`
 

@@ -24,6 +24,7 @@ class Source(TableEntry):
         alone: whether the name alone is the spec, because the source makes one model only.
         no_control: why its models have no control with random weights; empty if they have one.
         takes_settings: whether its models take `--set NAME=VALUE`, `--input` and `--output`.
+        words: whether its models answer in words, without a question.
         locate: a function as `package.module:name` that imports no torch. It takes the text after
             the colon of a spec and returns the path that is read on this machine, or None. Empty
             if the source reads no path.
@@ -33,6 +34,7 @@ class Source(TableEntry):
     alone: bool = False
     no_control: str = ""
     takes_settings: bool = False
+    words: bool = False
     locate: str = ""
 
     def path(self, rest: str) -> str | None:
@@ -49,6 +51,13 @@ _SOURCES: dict[str, Source] = {
         "the embedded model: 6 layers of 8 heads, trained on composites; no download, no extra",
         "docs/tiny.md, its model card; Dosovitskiy et al. 2021, arXiv 2010.11929",
         alone=True,
+    ),
+    "tiny-words": Source(
+        "attnviz.models.tiny_words:load",
+        "the embedded model that describes a drawn scene: the tower of tiny and a decoder of words",
+        "docs/tiny-words.md, its model card; Vaswani et al. 2017, arXiv 1706.03762",
+        alone=True,
+        words=True,
     ),
     "random": Source(
         "attnviz.models.random:load",
@@ -280,7 +289,7 @@ def _check_words(source: str, spec: str, given: Mapping[str, str | None]) -> Non
     """Refuse what cannot answer in words, and options of a picture that a processor prepares."""
     from attnviz.models.model_request import no_words  # noqa: PLC0415
 
-    if source != "hf":
+    if source != "hf" and not SOURCES[source].words:
         raise no_words(spec, "models of transformers do, with their processor beside them")
     option = next((name for name, value in given.items() if value is not None), None)
     if option is not None:

@@ -76,7 +76,7 @@ def no_words(spec: str, why: str) -> ModelError:
     """The error for a model that does not answer in words where a prompt is given."""
     return ModelError(
         f"{spec} does not answer in words ({why}); leave --prompt out, or give a vision-language "
-        "model, such as hf:HuggingFaceTB/SmolVLM-256M-Instruct"
+        "model, such as hf:HuggingFaceTB/SmolVLM-256M-Instruct, or tiny-words"
     )
 
 

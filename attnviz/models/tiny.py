@@ -25,7 +25,8 @@ LABELS = (
 """The classes: the kinds of things in the pictures that the model was trained on."""
 
 
-def _mlp(features: int) -> nn.Sequential:
+def mlp(features: int) -> nn.Sequential:
+    """Two linear maps with a GELU between them, four times as wide in the middle."""
     return nn.Sequential(
         nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features)
     )
@@ -39,7 +40,7 @@ class EncoderBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(features)
         self.attention = MultiHeadAttention(heads, features)
         self.mlp_norm = nn.LayerNorm(features)
-        self.mlp = _mlp(features)
+        self.mlp = mlp(features)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, need_weights: bool = False
@@ -63,7 +64,7 @@ class Surroundings(nn.Module):
         super().__init__()
         self.around = nn.Conv2d(features, features, 7, padding=3, groups=features)
         self.norm = nn.LayerNorm(features)
-        self.mlp = _mlp(features)
+        self.mlp = mlp(features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, rows, columns) → the same."""

@@ -13,10 +13,12 @@ from attnviz.explanation.prompting import parse_prompting
 from attnviz.explanation.selection import parse_heads, parse_layers
 from attnviz.geometry import queries
 from attnviz.geometry.detections import THRESHOLD, check_threshold
-from attnviz.models import targets
+from attnviz.models import SOURCES, find_source, targets
 from attnviz.statistics import check_options
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from attnviz.explanation.prompting import Prompting
     from attnviz.explanation.request import Questions
 
@@ -280,6 +282,16 @@ class QuestionOptions(QuestionsOptions):
         return parse_prompting(
             self.prompt, self.answer, self.max_words, self.baseline_prompt, self.queries
         )
+
+    def of_model(self, spec: str) -> Self:
+        """The same options, of a model by its spec: some describe the picture without a question.
+
+        Raises:
+            UsageError: the spec is unknown.
+        """
+        if self.asks_words or not SOURCES[find_source(spec)].words:
+            return self
+        return replace(self, prompt="")
 
     @property
     def asks_words(self) -> bool:
