@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -43,6 +43,8 @@ from attnviz.models.tiny_words import (
 
 CHUNK, BATCH, RATE, LOOKING = 512, 64, 1.5e-3, 0.3
 """Scenes of a file, scenes of a step, the highest learning rate, the weight of the second loss."""
+HELD_OUT_SCENES = 200
+"""Scenes that measure the progress; no training sees them."""
 NOTHING = -100
 """The number of a word that is none, which `cross_entropy` leaves out."""
 
@@ -156,7 +158,7 @@ class Training:
             self.decoder.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.02
         )
         self.files = prepare(options.out, options.scenes, options.seed)
-        drawn = list(islice(scenes(HELD_OUT), 200))
+        drawn = list(islice(scenes(HELD_OUT), HELD_OUT_SCENES))
         self.held_out = lessons(tower(), drawn)
         path = options.out / "checkpoint.pt"
         if path.exists():
@@ -165,14 +167,12 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.passes, self.steps = state["passes"], state["steps"]
 
-    def run(self, end: datetime) -> None:
-        """Train until a time; the rate falls to 0 over the last half of what is left."""
-        start = datetime.now()
-        while datetime.now() < end:
+    def run(self, ended: Callable[[], float]) -> None:
+        """Train until the share that is done is 1; the rate falls to 0 over the last half."""
+        while ended() < 1:
             began, losses = time.perf_counter(), []
             for lesson in self._batches():
-                share = (datetime.now() - start) / (end - start)
-                if share >= 1:
+                if (share := ended()) >= 1:
                     break
                 rate = RATE * min(1.0, (self.steps + 1) / 100, 2 * (1 - share))
                 losses.append(self._step(lesson, rate))
@@ -188,6 +188,10 @@ class Training:
             self._save()
         half = {f"decoder.{n}": each.half() for n, each in self.decoder.state_dict().items()}
         save_file(half, self.options.out / "tiny_words.safetensors")
+
+    def counted(self, steps: int) -> Callable[[], float]:
+        """A function that tells which share of this many steps is done."""
+        return lambda: self.steps / steps
 
     def _step(self, lesson: Lesson, rate: float) -> tuple[float, float]:
         for group in self.optimizer.param_groups:
@@ -205,7 +209,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
         self.optimizer.step()
         self.steps += 1
-        return float(words), float(looks)
+        return float(words.detach()), float(looks.detach())
 
     def _batches(self) -> Iterator[Lesson]:
         """All scenes in another order for each pass."""
@@ -266,15 +270,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--scenes", type=int, default=12_288)
-    parser.add_argument("--until", required=True, metavar="HH:MM", help="the end, within a day")
+    parser.add_argument("--until", metavar="HH:MM", help="the end, within a day")
+    parser.add_argument("--steps", type=int, default=2500, help="the end, if no time is given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    hour, minute = map(int, options.until.split(":"))
-    end = datetime.now().replace(hour=hour, minute=minute, second=0, microsecond=0)
-    Training(options).run(end if end > datetime.now() else end + timedelta(days=1))
+    training = Training(options)
+    training.run(until(options.until) if options.until else training.counted(options.steps))
+
+
+def until(moment: str) -> Callable[[], float]:
+    """A function that tells which share of the time from now to a moment (HH:MM) has passed."""
+    start, (hour, minute) = datetime.now(), map(int, moment.split(":"))
+    end = start.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    end = end if end > start else end + timedelta(days=1)
+    return lambda: (datetime.now() - start) / (end - start)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ A sentence begins with the larger thing: "a red fish", "a red fish left of a blu
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,11 +61,10 @@ class Scene:
     sentence: str
 
 
-def scenes(seed: int, number: int = 0, scale: int = 1) -> Iterator[Scene]:
+def scenes(seed: int, first: int = 0, scale: int = 1) -> Iterator[Scene]:
     """Endless scenes from one number on; the same seed draws the same ones."""
-    while True:
+    for number in itertools.count(first):
         yield draw(np.random.default_rng((seed, number)), scale)
-        number += 1
 
 
 def draw(random: np.random.Generator, scale: int = 1) -> Scene:
@@ -202,6 +202,20 @@ def _ground(random: np.random.Generator, width: int, height: int) -> NDArray[np.
     return np.asarray(ground.clip(40, 215), dtype=np.uint8)
 
 
+def write(out: Path, drawn: Iterator[Scene], count: int) -> None:
+    """Write scenes, masks and sentences into a folder."""
+    for name in ("pictures", "masks"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    palette = np.array([[0, 0, 0], [255, 80, 80], [80, 160, 255]], dtype=np.uint8)
+    lines = []
+    for number, scene in enumerate(itertools.islice(drawn, count)):
+        name = f"{number:04}.png"
+        Image.fromarray(scene.pixels).save(out / "pictures" / name)
+        Image.fromarray(palette[scene.objects]).save(out / "masks" / name)
+        lines.append(json.dumps({"path": name, "sentence": scene.sentence}))
+    (out / "sentences.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Write scenes into a folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -211,17 +225,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--scale", type=int, default=1, help="times 160 pixels a side")
     options = parser.parse_args()
-    for name in ("pictures", "masks"):
-        (options.out / name).mkdir(parents=True, exist_ok=True)
-    palette = np.array([[0, 0, 0], [255, 80, 80], [80, 160, 255]], dtype=np.uint8)
-    lines = []
-    drawn = scenes(options.seed, options.first, options.scale)
-    for number, scene in zip(range(options.count), drawn, strict=False):
-        name = f"{number:04}.png"
-        Image.fromarray(scene.pixels).save(options.out / "pictures" / name)
-        Image.fromarray(palette[scene.objects]).save(options.out / "masks" / name)
-        lines.append(json.dumps({"path": name, "sentence": scene.sentence}))
-    (options.out / "sentences.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(options.out, scenes(options.seed, options.first, options.scale), options.count)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_the_sample_pictures_have_masks(run: Run) -> None:
     masks = str(SAMPLES / "masks")
     code, out, _ = run(str(SAMPLES), "--masks", masks, *SMALL, "--json")
     assert code == 0
-    assert {row["pictures"] for row in objects(out)} == {4}
+    assert {row["pictures"] for row in objects(out)} == {5}
 
 
 def test_a_limit_takes_the_first_pictures(run: Run) -> None:
