@@ -54,7 +54,7 @@ class Lesson:
     """Scenes with equally many tokens.
 
     Attributes:
-        tokens: (B, M, 384) float16, what the decoder sees.
+        tokens: (B, M, 448) float16, what the decoder sees.
         inside: (B, 2, M) whether a token lies in the first, or in the second thing.
         ids: (B, N) words from the start on; `NOTHING` behind the end.
         things: (B, N) which thing the next word is of: 0 the first, 1 the second, −1 none.
@@ -198,7 +198,7 @@ class Training:
             group["lr"] = rate
         ids = lesson.ids[:, :-1].clamp(min=0)
         tokens = lesson.tokens.float()
-        tokens = tokens + 0.02 * tokens.std() * torch.randn_like(tokens)
+        tokens = tokens + 0.02 * torch.randn_like(tokens)
         logits = self.decoder(tokens, ids)
         words = F.cross_entropy(
             logits.flatten(0, 1), lesson.ids[:, 1:].flatten(), ignore_index=NOTHING

@@ -45,17 +45,16 @@ def parse_prompting(
 ) -> Prompting | None:
     """What is asked by these options and queries; None if nothing is.
 
-    A query that names words asks without a prompt, as of a model that reads text in pictures.
+    A query that names words, and a number of words, ask without a prompt, as of a model that reads
+    text in pictures.
 
     Raises:
-        UsageError: an option is given that needs a prompt, or `max_words` is 0.
+        UsageError: `baseline_prompt` is given without a prompt, or `max_words` is 0.
     """
     if baseline_prompt is not None and prompt is None:
         raise UsageError("--baseline-prompt is what --prompt is compared with; add --prompt TEXT")
     of_text = any(queries.parse(query).kind in OF_TEXT for query in asked)
-    if prompt is None and answer is None and not of_text:
-        if max_words is not None:
-            raise UsageError(f"--max-words {max_words} is of an answer; add --prompt TEXT")
+    if prompt is None and answer is None and max_words is None and not of_text:
         return None
     most = MAX_WORDS if max_words is None else max_words
     return Prompting(prompt or "", answer, most, baseline_prompt)

@@ -22,6 +22,9 @@ from attnviz.models.weights import DTYPES, find_device, initial_state
 from attnviz.models.words import WordInput
 
 FEATURES, LAYERS, HEADS, LONGEST = 128, 3, 4, 16
+PLACES = 64
+"""Numbers that code the place of a token."""
+SEEN = 2 * tiny.FEATURES + PLACES
 SIZE = tiny.SIZE
 WEIGHTS = Path(__file__).with_name("tiny_words.safetensors")
 COLOURS = "red", "orange", "yellow", "green", "blue", "purple", "white", "black"
@@ -87,12 +90,12 @@ class WordDecoder(nn.Module):
     """Says words about tokens of a picture, each word after those before it.
 
     What it sees of a token is made of the token before the first block of `tiny` and after the
-    last: the first has its colours and shape, the last what is around it.
+    last, and of its place: the first has its colours and shape, the last what is around it.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = nn.Linear(2 * tiny.FEATURES, FEATURES)
+        self.seen = nn.Linear(SEEN, FEATURES)
         self.seen_norm = nn.LayerNorm(FEATURES)
         self.words = nn.Embedding(len(VOCABULARY), FEATURES)
         self.numbers = nn.Embedding(LONGEST, FEATURES)
@@ -101,7 +104,7 @@ class WordDecoder(nn.Module):
         self.head = nn.Linear(FEATURES, len(VOCABULARY))
 
     def forward(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Tokens (B, M, 2·192) and words (B, N) → logits of the next words, (B, N, vocabulary)."""
+        """Tokens (B, M, 448) and words (B, N) → logits of the next words, (B, N, vocabulary)."""
         seen = self.seen_norm(self.seen(tokens))
         x = self.words(ids) + self.numbers.weight[: ids.shape[1]]
         for block in self.blocks:
@@ -134,11 +137,14 @@ class SceneDescriber(nn.Module):
         return self.decoder.head.weight.dtype
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """(B, 3, h, w) → (B, M, 2·192): each token before the first block and after the last."""
+        """(B, 3, h, w) → (B, M, 448): tokens before the first block, after the last, and places."""
         x = first = self.vision.tokens(pixels)
         for block in self.vision.blocks:
             x, _ = block(x)
-        return torch.cat([first, x], 2)
+        rows, columns = (side // tiny.PATCH for side in pixels.shape[2:])
+        codes = F.pad(tiny.places(rows, columns, PLACES), (0, 0, self.vision.prefix, 0)).to(x)
+        both = (F.layer_norm(each, each.shape[2:]) for each in (first, x))
+        return torch.cat([*both, codes.expand(len(x), -1, -1)], 2)
 
     def forward(self, pixel_values: Tensor, decoder_input_ids: Tensor) -> SimpleNamespace:
         """Pixels (B, 3, h, w) and words (B, N) → an object with `logits`, (B, N, vocabulary)."""

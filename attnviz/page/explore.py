@@ -131,7 +131,7 @@ def explore(
 
     Raises:
         UsageError: an option cannot be read, or names a layer, head or query that does not exist;
-            or the model saw a clip.
+            or the model saw a clip, or answered in words.
         RecordingError: the attention is not finite.
         OutputError: the page would be larger than 50 MB.
     """
@@ -139,6 +139,10 @@ def explore(
         raise UsageError(
             f"{observation.picture.name} is a clip, and a page shows one picture; give `attnviz "
             "video`"
+        )
+    if observation.text is not None:
+        raise UsageError(
+            f"{observation.model.spec} answers in words, and a page shows none; give `attnviz show`"
         )
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))

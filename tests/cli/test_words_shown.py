@@ -95,7 +95,7 @@ def test_a_folder_is_asked(folder: str, tmp_path: Path) -> None:
     ("line", "said"),
     [
         (["-m", "tiny", "--prompt", "x"], "tiny does not answer in words"),
-        (["--max-words", "3"], "--max-words 3 is of an answer; add --prompt TEXT"),
+        (["--max-words", "3"], "tiny does not answer in words"),
         (["-q", "word:"], "--query 'word:' cannot be read"),
         (["-q", "words"], "tiny does not answer in words"),
         (["--baseline-prompt", "x"], "add --prompt TEXT"),
