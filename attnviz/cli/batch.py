@@ -158,7 +158,7 @@ def _settings(  # noqa: PLR0917 — the groups of the command
     if reading.tiling is not None:
         settings_of_run["tiling"] = asdict(reading.tiling)
     basis = asked.settings.get("basis", "own")
-    files = [*question.queries, *([] if basis == "own" else [basis])]
+    files = [*question.queries, *question.target_masks, *([] if basis == "own" else [basis])]
     digest = key_of(settings_of_run, loading.identities(model.model, model, files))
     return Settings(
         asked,

@@ -177,6 +177,9 @@ def _request(
             "take other --layers"
         )
     check_able(observation, method, chosen, start, settings.get("of", "tokens"))
+    layers_of_objects = all(observation.layers[number].objects for number in chosen)
+    of_objects = _ask_objects(method, goals, asked) if layers_of_objects else []
+    asked_queries = of_objects or asked_queries
     request = LayerQuery(
         observation=observation,
         method=method,
@@ -189,6 +192,8 @@ def _request(
         statistics=statistics,
         localized=_localized(observation, heads, chosen),
     )
+    if of_objects:
+        return replace(request, own_scores=True), goals
     of_last = request.queries[max(chosen)]
     if observation.text is not None and entry.scored:
         return replace(request, own_scores=True), word_targets(of_last, goals)
@@ -211,6 +216,13 @@ def _targets(
     found = [targets.parse(each) if isinstance(each, str) else each for each in given]
     found += [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
     return list(targets.contrasts(found, [against] if isinstance(against, str) else against))
+
+
+def _ask_objects(method: str, goals: Sequence[Target], asked: Sequence[str]) -> list[Query]:
+    """The objects that are targets, if the method looks from them, and no other query is given."""
+    found = [goal.query for goal in goals if goal.kind == "object" and goal.query is not None]
+    able = METHODS[method].asks and METHODS[method].scored and len(set(found)) == len(goals)
+    return found if able and list(asked) == ["auto"] else []
 
 
 def _resolve_queries(

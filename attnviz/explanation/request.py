@@ -13,7 +13,7 @@ from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
 from attnviz.explanation.prompting import Prompting
-from attnviz.explanation.query_weights import located, mask_of
+from attnviz.explanation.query_weights import located, mask_of, place_weights
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
 from attnviz.explanation.selection import (
@@ -96,7 +96,7 @@ class Questions:
         if not self.scored:
             return "none"
         wanted = {target.head for target in self.targets} or {Target("auto").head}
-        return next(head for head in ("text", "class", "any", "none") if head in wanted)
+        return next(h for h in ("text", "dense", "class", "any", "none") if h in wanted)
 
     @property
     def needs_tokens(self) -> bool:
@@ -154,6 +154,9 @@ def check_picture(
         raise UsageError(f"--fit {fit} is of pictures; {model.spec} hears sounds: leave it out")
     for text in questions.queries:
         _check_query(picture, model, text, fit)
+    for target in questions.targets:
+        if target.kind == "region":
+            place_weights(target, model.place(picture, fit=fit), picture)
 
 
 def _check_target(model: Model, target: Target) -> None:
@@ -175,7 +178,7 @@ def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> Non
         raise UsageError(
             f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
         )
-    if query.kind in ("object", "objects") and (model.plain or model.head != "none"):
+    if query.kind in ("object", "objects") and (model.plain or model.head not in ("none", "dense")):
         found_objects([], 0, asked=text)  # it predicts no objects
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token

@@ -109,7 +109,8 @@ class SettingOptions:
     target: list[str] | None = option_field(
         None,
         "Score for methods that take gradients: auto (the predicted class, else the "
-        "norm), a class number or label, norm, or norm:QUERY. May be repeated.  "
+        "norm), a class number or label, norm, or norm:QUERY; of a segmenter or depth model "
+        "class:NAME@PLACE or pixel:X,Y, of a detector object:N. May be repeated.  "
         "[default: auto]",
         WHERE,
         complete=lambda: TARGETS,
@@ -135,6 +136,12 @@ class SettingOptions:
         if self.target and self.text:
             raise UsageError("--target and --text exclude one another; give one of them")
         _ = self.targets
+
+    @property
+    def target_masks(self) -> tuple[str, ...]:
+        """The mask pictures that targets name."""
+        paths = (each.query.path for each in self.targets if each.query is not None)
+        return tuple(path for path in paths if path is not None)
 
     @property
     def targets(self) -> tuple[targets.Target, ...]:
