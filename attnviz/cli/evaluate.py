@@ -213,8 +213,8 @@ class _ModelEvaluation:
             raise UsageError("--text: perturbation needs a class; give --target, or --masks FOLDER")
         if head == "dense":
             raise UsageError(
-                f"--target {self._where.targets[0]}: perturbation needs a class of the whole picture; "
-                "give --target CLASS, or --masks FOLDER"
+                f"--target {self._where.targets[0]}: perturbation needs a class of the whole "
+                "picture; give --target CLASS, or --masks FOLDER"
             )
         return "class"
 

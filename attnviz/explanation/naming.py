@@ -106,7 +106,9 @@ def in_words(target: targets.Target) -> str:
     if target.kind == "object" and target.query is not None:
         return place_of(target.query)
     if target.kind == "region":
-        named = f"{target.label or 'class'} ({target.index})" if target.index is not None else "depth"
+        named = (
+            f"{target.label or 'class'} ({target.index})" if target.index is not None else "depth"
+        )
         return named if target.query is None else f"{named} at {target.query}"
     if target.kind == "class" and target.label is not None:
         return f"{target.label} ({target.index})"

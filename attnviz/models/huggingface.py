@@ -184,12 +184,10 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
         model = replace(model, notes=checkpoint.notes)
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
-    if head == "dense" and reached == Reach.HEAD:
-        raise no_dense_head(request.spec, f"its checkpoint has no usable {few(list(unfilled))}")
-    if head == "class" and reached == Reach.HEAD:
+    if head in ("class", "dense") and reached == Reach.HEAD:
         why = f"its checkpoint has no usable {few(list(unfilled))}"
-        if request.head == "class":
-            raise no_class_head(request.spec, why)
+        if request.head in ("class", "dense"):
+            raise (no_class_head if head == "class" else no_dense_head)(request.spec, why)
         bare, whole = _build(request, checkpoint, "none")
         return replace(bare, notes=(f"no class head ({why})", *bare.notes)), whole
     if isinstance(model.module, Vision) and spoils_predictions(model, unfilled):
@@ -219,7 +217,7 @@ def _described(
     if sound is not None:
         module = Hearing(vision, patch, sound)
     module = module.float().eval().requires_grad_(False)
-    module.whole = head == "dense"
+    module.whole_output = head == "dense"
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
@@ -301,8 +299,14 @@ def _head(request: ModelRequest, checkpoint: Checkpoint) -> Found:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
         raise no_class_head(request.spec, why)
     if request.head == "dense":
-        if checkpoint.sound is not None or saved_class(checkpoint.library, config) is None or classifies:
-            raise no_dense_head(request.spec, f"its checkpoint is a {saved or 'model without a head'}")
+        if (
+            checkpoint.sound is not None
+            or saved_class(checkpoint.library, config) is None
+            or classifies
+        ):
+            raise no_dense_head(
+                request.spec, f"its checkpoint is a {saved or 'model without a head'}"
+            )
         return "dense"
     return "class" if classifies and request.head != "none" else "none"
 

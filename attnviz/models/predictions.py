@@ -109,7 +109,9 @@ def find_dense(output: Any, module: nn.Module) -> DenseOutput | None:
         return DenseOutput(merged, objects.labels)
     depth = _first(output, _DEPTH)
     if depth is not None and depth.ndim in (3, 4):
-        return DenseOutput(depth.float().reshape(len(depth), -1, *depth.shape[-2:])[:, :1], None, False)
+        return DenseOutput(
+            depth.float().reshape(len(depth), -1, *depth.shape[-2:])[:, :1], None, False
+        )
     found = output if isinstance(output, Tensor) else _first(output, _OF_CLASSES)
     if found is None or found.ndim != 4:
         return None

@@ -113,7 +113,11 @@ def score(
 
 
 def _contrast(
-    model: Model, of_classes: Tensor, found: Scored, against: Sequence[Target], index: int | None = None
+    model: Model,
+    of_classes: Tensor,
+    found: Scored,
+    against: Sequence[Target],
+    index: int | None = None,
 ) -> Scored:
     """The score of a class, among (classes,), less the mean score of others.
 

@@ -190,9 +190,17 @@ def _region(text: str) -> Target:
     name, at, place = rest.partition("@") if kind == "class" else ("", "@", rest)
     name, place = name.strip(), place.strip()
     if (kind == "class" and not name) or (at and not place):
-        raise UsageError(f"--target {text}: give class:NAME@PLACE or pixel:PLACE, PLACE is {_PLACES}")
-    query = queries.parse(place, option=f"--target {kind}:…@" if name else "--target pixel:") if at else None
-    if query is not None and (query.kind not in ("point", "box", "mask") or query.time or query.in_sound):
+        raise UsageError(
+            f"--target {text}: give class:NAME@PLACE or pixel:PLACE, PLACE is {_PLACES}"
+        )
+    query = (
+        queries.parse(place, option=f"--target {kind}:…@" if name else "--target pixel:")
+        if at
+        else None
+    )
+    if query is not None and (
+        query.kind not in ("point", "box", "mask") or query.time or query.in_sound
+    ):
         raise UsageError(f"--target {text}: {place} is no place of the picture; give {_PLACES}")
     if name.isdecimal():
         return Target("region", index=int(name), query=query)

@@ -39,8 +39,8 @@ class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
     `pools` says whether to return the pooled vector too, if there is no class token; `detects`
-    whether the model's predictions of objects count, which need all weights of its head; `whole`
-    whether its whole output is returned, for scores of places or of objects. For an
+    whether the model's predictions of objects count, which need all weights of its head;
+    `whole_output` whether its whole output is returned, for scores of places or objects. For an
     input of the attribute `shape`, (height, width), positions are not interpolated.
     """
 
@@ -51,7 +51,7 @@ class Vision(nn.Module):
         self.patch = patch
         self.pools = pools
         self.detects = True
-        self.whole = False
+        self.whole_output = False
         self._takes = set(inspect.signature(model.forward).parameters)
         self.name = VIDEOS if VIDEOS in self._takes else PIXELS
         self._has_class_token = has_class_token(model)
@@ -61,11 +61,11 @@ class Vision(nn.Module):
 
         A model that has no class token and pools its tokens itself returns `Pooled`. A model with
         its class head returns the logits, (B, classes). A model of another task, as depth, returns
-        its prediction as a vector, (B, numbers); a backbone its last feature map. With `whole` it is
-        what the model returns.
+        its prediction as a vector, (B, numbers); a backbone its last feature map. With
+        `whole_output` it is what the model returns.
         """
         output = self.model(**self.arguments(pixels))
-        if self.whole:
+        if self.whole_output:
             return output
         logits, state, pooled = (
             getattr(output, name, None) for name in ("logits", "last_hidden_state", "pooler_output")
