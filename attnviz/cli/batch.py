@@ -116,7 +116,7 @@ def _asked(  # noqa: PLR0917 — the groups of the command
     out: Path,
 ) -> Questions:
     """The questions; a basis that all pictures share is made first if it is not there."""
-    asked = question.to_questions(drawing.animate, blend=drawing.blend)
+    asked = question.to_questions(drawing.animate, blend=drawing.blend).seeded(model.seed)
     path = basis_path(asked, out / NAME)
     remake = many.force and asked.settings.get("basis") == "shared"
     if path is None or (path.exists() and not remake):

@@ -64,7 +64,7 @@ def evaluate(
     from attnviz.evaluation.run import EvaluationRequest, Store  # noqa: PLC0415 — not for `--help`
 
     question = EvaluationRequest.of(
-        replace(where.to_questions(), one_object=True),
+        replace(where.to_questions(), one_object=True).seeded(inputs.seed),
         groups,
         fit=inputs.fit,
         mask=inputs.mask,

@@ -24,6 +24,7 @@ from attnviz.explanation.selection import (
     parse_layers,
     requested_layers,
 )
+from attnviz.explanation.smoothing import parse_smoothing
 from attnviz.explanation.words_asked import each_word, relative, word_targets
 from attnviz.geometry import queries
 from attnviz.geometry.detections import THRESHOLD, check_threshold
@@ -50,6 +51,9 @@ def explain(
     start_layer: int | None = None,
     statistics: Statistics = "basic",
     chosen: Sequence[Sequence[LocalizedHead]] | None = None,
+    smooth: str | None = None,
+    sigma: float | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
 ) -> Explanation:
@@ -63,7 +67,8 @@ def explain(
             query) or `object:cat` (a label); or several of them.
         method: a name that `attnviz methods` lists.
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
-            `norm`, `norm:QUERY`; or several.
+            `norm`, `norm:QUERY`; of a model with `head="dense"` `class:NAME@PLACE`, `pixel:PLACE`
+            or `object:N`; or several.
         text: one or more texts that the picture is compared with, instead of a target.
         against: one or more classes (or texts) whose mean score is subtracted from each target's;
             `rest` for all others.
@@ -78,6 +83,10 @@ def explain(
             and, if a target is given, the importance of heads.
         chosen: for each question the localized heads to draw instead of choosing some, such as
             `localized` of the questions of another picture.
+        smooth: `flips`, the mean with the map of the mirrored picture, or `noise:8`, the mean over
+            8 noisy pictures; the model runs as often again.
+        sigma: standard deviation of this noise for pixel values of 0 to 1, 0.15 unless given.
+        seed: random seed of this noise.
         progress: a function that is called with (query rows done, query rows in all).
         options: options of the method, such as `fusion` and `discard` of `rollout`, and of
             statistics; None gives the default.
@@ -92,6 +101,7 @@ def explain(
             support the method.
         RecordingError: the weights are not finite.
     """
+    smoothing = parse_smoothing(smooth, sigma, seed)
     request, goals = _request(
         observation,
         query=query,
@@ -108,6 +118,10 @@ def explain(
         **options,
     )
     found = replace(request, given=chosen).answered(goals, progress)
+    if smoothing is not None:
+        from attnviz.explanation.again import smoothed  # noqa: PLC0415 — which asks `explain`
+
+        return smoothed(found, smoothing)
     if observation.baseline is None:
         return found
     request, _ = _request(

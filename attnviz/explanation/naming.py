@@ -81,7 +81,8 @@ def question_in_words(explanation: Explanation) -> str:
     if text is not None and _of_words(explanation):
         return f"{explanation.method}: {text.prompt} — {text.answer}"
     parts = f"{explanation.method} from {', '.join(starts)}"
-    return f"{parts} for {scored}" if scored else parts
+    parts += f" for {scored}" if scored else ""
+    return parts if explanation.smoothing is None else f"{parts}, {explanation.smoothing}"
 
 
 def place_of(query: Query) -> str:

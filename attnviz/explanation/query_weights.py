@@ -21,7 +21,7 @@ from attnviz.geometry.detections import DetectedObject, found_objects
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
-from attnviz.io.picture import PictureLike, load_mask
+from attnviz.io.picture import PictureHeader, PictureLike, load_mask
 from attnviz.models.targets import Target
 
 ALL = Query("all")
@@ -247,7 +247,8 @@ def mask_of(query: Query, picture: PictureLike) -> NDArray[np.bool_] | None:
     """The mask picture that a query names."""
     if query.path is None:
         return None
-    return load_mask(query.path, width=picture.width, height=picture.height)
+    mask = load_mask(query.path, width=picture.width, height=picture.height)
+    return mask[:, ::-1] if isinstance(picture, PictureHeader) and picture.mirrored else mask
 
 
 @contextmanager

@@ -235,6 +235,19 @@ class TargetInfo(RecordPart):
     against: str | None = None
 
 
+class SmoothingInfo(RecordPart):
+    """How maps were smoothed: `pictures` maps have each map as their mean.
+
+    Of `flips` these are of the picture and of its mirror image; of `noise` they are of noisy
+    pictures, with the standard deviation `sigma` of pixel values of 0 to 1.
+    """
+
+    kind: Literal["flips", "noise"]
+    pictures: int
+    sigma: Maybe = None
+    seed: int | None = None
+
+
 class NotDrawn(RecordPart):
     """An attention call that no map shows; `layer` is null if the call could not be recorded."""
 
