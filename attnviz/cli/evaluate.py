@@ -17,12 +17,13 @@ from attnviz.cli.options.results import (
     EvaluationOut,
     Limit,
     Masks,
+    MetricOptions,
     Metrics,
     Pictures,
     StreamOptions,
 )
 from attnviz.errors import AttnvizError, ModelError, UsageError
-from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
+from attnviz.evaluation import METRICS, PERTURBATION, parse_groups, settings_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,7 @@ def evaluate(
     images: Pictures,
     masks: Masks = None,
     metrics: Metrics = None,
+    measuring: MetricOptions,
     many: ModelsOptions,
     where: QuestionsOptions,
     inputs: InputOptions,
@@ -66,6 +68,7 @@ def evaluate(
     question = EvaluationRequest.of(
         replace(where.to_questions(), one_object=True).seeded(inputs.seed),
         groups,
+        settings=settings_of(groups, measuring.settings),
         fit=inputs.fit,
         mask=inputs.mask,
         seed=inputs.seed,

@@ -5,6 +5,7 @@ Smoothing is the mean of such answers, and measures of robustness compare them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def again(base: Explanation, pixels: Tensor, *, mirrored: bool = False) -> Expla
     )  # fmt: skip
     placement = _mirrored(seen.placement) if mirrored else seen.placement
     observation = inputs.at_once({0: placement})[0]
-    settings = {option.name: base.settings.get(option.name) for option in method.declared_options}
+    settings: dict[str, Any] = {o.name: base.settings.get(o.name) for o in method.declared_options}
     return explain(
         observation,
         query=_queries(base, mirrored=mirrored) if method.asks else "auto",
@@ -74,16 +75,16 @@ def smoothed(base: Explanation, smoothing: Smoothing) -> Explanation:
     pixels = input_of(base.observation)
     if smoothing.kind == "flips":
         flipped = again(base, pixels.flip(-1), mirrored=True)
-        each = [a.values for a in base.answers], _mirrored_back(base, flipped)
+        each = [[answer.values for answer in base.answers], _mirrored_back(base, flipped)]
     else:
-        each = *(
+        many = smoothing.pictures, smoothing.sigma or 0.0, smoothing.seed
+        each = [
             [answer.values for answer in again(base, pixels + noise).answers]
-            for noise in noises(base.observation, smoothing.pictures, smoothing.sigma or 0.0,
-                                smoothing.seed)
-        ),  # fmt: skip
-    means = [np.mean(maps, axis=0, dtype=np.float64) for maps in zip(*each, strict=True)]
+            for noise in noises(base.observation, *many)
+        ]
+    means = (np.stack(maps).mean(0, dtype=np.float64) for maps in zip(*each, strict=True))
     answers = tuple(
-        replace(answer, values=mean.astype(np.float32))
+        replace(answer, values=np.asarray(mean, dtype=np.float32))
         for answer, mean in zip(base.answers, means, strict=True)
     )
     return replace(base, answers=answers, smoothing=smoothing)
@@ -225,7 +226,8 @@ def _mirrored_back(base: Explanation, flipped: Explanation) -> list[NDArray[np.f
     """The maps of the mirrored picture on the cells of the picture itself."""
     found = []
     for own, other in zip(base.answers, flipped.answers, strict=True):
-        values, origin = other.values[:, ::-1], _mirrored(other.placement)
+        values: NDArray[np.generic] = other.values[:, ::-1]
+        origin = _mirrored(other.placement)
         if not _same(origin, own.placement):  # cells that do not lie alike on both sides
             values = resample(values, other.drawn[:, ::-1], origin, own.placement)[0]
         found.append(np.ascontiguousarray(values, dtype=np.float32))

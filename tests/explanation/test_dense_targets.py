@@ -274,6 +274,16 @@ def test_other_methods_take_the_score_of_an_object(root: Path) -> None:
     assert not np.allclose(maps[0], maps[1])
 
 
+def test_objects_are_smoothed_by_noise_alone(root: Path) -> None:
+    observation = seen("YOLOS", root)
+    request: Any = {"method": "gradient-attention", "query": "object:3"}
+    plain = attnviz.explain(observation, **request)
+    noisy = attnviz.explain(observation, **request, smooth="noise:1", sigma=1e-6)
+    np.testing.assert_allclose(noisy.maps, plain.maps, atol=1e-3 * plain.maps.max())
+    with pytest.raises(UsageError, match="has object queries of its own; take --smooth noise:N"):
+        attnviz.explain(observation, **request, smooth="flips")
+
+
 def test_your_own_module_may_return_a_score_of_each_place() -> None:
     class Net(nn.Module):
         labels = ("road", "sky")
