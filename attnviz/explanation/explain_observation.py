@@ -32,7 +32,7 @@ from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
 from attnviz.models import targets
 from attnviz.models.targets import Target
-from attnviz.registry import complete
+from attnviz.registry import complete, load
 from attnviz.statistics import check_options, options_of
 
 
@@ -119,9 +119,8 @@ def explain(
     )
     found = replace(request, given=chosen).answered(goals, progress)
     if smoothing is not None:
-        from attnviz.explanation.again import smoothed  # noqa: PLC0415 — which asks `explain`
-
-        return smoothed(found, smoothing)
+        smoothed: Explanation = load("attnviz.explanation.again:smoothed")(found, smoothing)
+        return smoothed  # it asks this function again
     if observation.baseline is None:
         return found
     request, _ = _request(
