@@ -61,6 +61,7 @@ def show(
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
         questions = question.to_questions(drawing.animate, suggest=True, blend=drawing.blend)
+        questions = questions.seeded(model.seed)
         loaded = loading.load(model, question)
         questions = with_basis(
             questions,
@@ -119,7 +120,7 @@ def stats(
         from attnviz.output.make_record import make_record  # noqa: PLC0415
         from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
-        questions = question.to_questions()
+        questions = question.to_questions().seeded(model.seed)
         path = basis_path(questions, None if out is None else out / NAME)
         loaded = loading.load(model, question)
         questions = with_basis(
