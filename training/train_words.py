@@ -36,6 +36,7 @@ from attnviz.models.tiny_words import (
     KINDS,
     START,
     VOCABULARY,
+    DecoderBlock,
     SceneDescriber,
     SceneProcessor,
     WordDecoder,
@@ -126,6 +127,7 @@ class Looking:
     def __init__(self, decoder: WordDecoder) -> None:
         self.weights: list[Tensor] = []
         for block in list(decoder.blocks)[1:]:
+            assert isinstance(block, DecoderBlock)
             block.picture_attention.register_forward_pre_hook(self._watch)
 
     def _watch(self, attention: Any, inputs: tuple[Tensor, Tensor]) -> None:
@@ -205,7 +207,7 @@ class Training:
         )
         looks = self.looking.loss(lesson)
         self.optimizer.zero_grad()
-        (words + LOOKING * looks).backward()
+        torch.autograd.backward(words + LOOKING * looks)
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
         self.optimizer.step()
         self.steps += 1
@@ -218,7 +220,7 @@ class Training:
             parts = [
                 (lesson, rows)
                 for lesson in found
-                for rows in torch.randperm(len(lesson.ids)).split(BATCH)
+                for rows in torch.split(torch.randperm(len(lesson.ids)), BATCH)
             ]
             for number in torch.randperm(len(parts)).tolist():
                 lesson, rows = parts[number]

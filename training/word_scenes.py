@@ -2,7 +2,7 @@
 
     python training/word_scenes.py --out scenes --count 200 --seed 1000003
 
-Writes `pictures/0000.png`, `masks/0000.png` with a colour for each thing, and `sentences.jsonl`.
+Writes `pictures/0000.png`, `masks/0000.png` with a colour for each thing, and `words.jsonl`.
 A sentence begins with the larger thing: "a red fish", "a red fish left of a blue mug".
 """
 
@@ -144,7 +144,7 @@ def _put(
     mask, shades = drawn_mask, drawn_shades
     cover = np.asarray(mask, dtype=np.float32)[..., None] / 255
     objects[cover[..., 0] > 0.5] = number
-    below = np.asarray(picture, dtype=np.float32)
+    below: NDArray[np.floating] = np.asarray(picture, dtype=np.float32)
     if random.random() < 0.5:
         away = int(random.integers(2, 6)) * scale
         shadow = (
@@ -164,10 +164,10 @@ def _put(
 def _colour(random: np.random.Generator, name: str) -> NDArray[np.float64]:
     """A colour of this name, 0 to 255."""
     hue, saturation, value = COLOURS[name]
-    hue += random.uniform(-7, 7)
+    turned = hue + random.uniform(-7, 7)
     saturation = min(1.0, saturation * random.uniform(0.85, 1.1))
     value = min(1.0, value * random.uniform(0.88, 1.04))
-    return _rgb(hue, saturation, value)
+    return _rgb(turned, saturation, value)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> NDArray[np.float64]:
@@ -212,8 +212,11 @@ def write(out: Path, drawn: Iterator[Scene], count: int) -> None:
         name = f"{number:04}.png"
         Image.fromarray(scene.pixels).save(out / "pictures" / name)
         Image.fromarray(palette[scene.objects]).save(out / "masks" / name)
-        lines.append(json.dumps({"path": name, "sentence": scene.sentence}))
-    (out / "sentences.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        nouns = [word for word in scene.sentence.split() if word in SHAPES]
+        words = dict(zip(("ff5050", "50a0ff"), nouns, strict=False))
+        line = {"path": name, "sentence": scene.sentence, "words": words}
+        lines.append(json.dumps(line))
+    (out / "words.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,13 +22,13 @@ from attnviz.cli.options.results import (
     Metrics,
     Pictures,
     StreamOptions,
+    Words,
 )
 from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.evaluation import METRICS, PERTURBATION, parse_groups, settings_of
+from attnviz.explanation.prompting import Prompting
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from attnviz.evaluation.run import EvaluationRequest, Pair, Store
     from attnviz.evaluation.summary import SummaryEntry
     from attnviz.explanation.observation import Observation
@@ -41,6 +42,7 @@ def evaluate(
     *,
     images: Pictures,
     masks: Masks = None,
+    words: Words = None,
     metrics: Metrics = None,
     measuring: MetricOptions,
     many: ModelsOptions,
@@ -65,8 +67,13 @@ def evaluate(
     where.check_one_object("evaluate")
     from attnviz.evaluation.run import EvaluationRequest, Store  # noqa: PLC0415 — not for `--help`
 
+    questions = replace(where.to_questions(), one_object=True).seeded(inputs.seed)
+    if words is not None:
+        if where.queries != ("auto",):
+            raise UsageError("--words asks for each word that it names; leave --query out")
+        questions = replace(questions, prompting=Prompting())
     question = EvaluationRequest.of(
-        replace(where.to_questions(), one_object=True).seeded(inputs.seed),
+        questions,
         groups,
         settings=settings_of(groups, measuring.settings),
         fit=inputs.fit,
@@ -76,12 +83,31 @@ def evaluate(
         part=reading.part,
     )
     work = _Evaluating(question, inputs, where, streams, Store(out))
-    pairs = work.pairs(images, masks, limit)
+    pairs = _with_words(work.pairs(images, masks, limit), words)
     for spec in many.models:
         work.do(spec, pairs)
     if work.done:
         _tell(work, streams, out)
     raise typer.Exit(work.failures.exit_code(some_done=bool(work.done)))
+
+
+def _with_words(pairs: list[Pair], words: str | None) -> list[Pair]:
+    """The pairs, with the words for their objects.
+
+    Raises:
+        UsageError: a picture has no mask, or no words.
+    """
+    if words is None:
+        return pairs
+    from attnviz.evaluation.words import read_words  # noqa: PLC0415
+
+    names = read_words(words)
+    for pair in pairs:
+        if pair.mask is None:
+            raise UsageError("--words names the objects of masks; add --masks FOLDER")
+        if Path(pair.image).name not in names:
+            raise UsageError(f"--words {words}: has no line for {pair.image}; add it")
+    return [replace(pair, names=names[Path(pair.image).name]) for pair in pairs]
 
 
 class _Evaluating:
@@ -198,7 +224,8 @@ class _ModelEvaluation:
 
         names = [path for path in (pair.image, pair.mask) if path is not None]
         files = {readable(path): fingerprint(path) if content else "" for path in names}
-        return key_of(self._settings, files)
+        words = {} if pair.names is None else {"words": asdict(pair.names)}
+        return key_of({**self._settings, **words}, files)
 
     def models(self) -> tuple[Model, Model | None]:
         """The model, and the same architecture with random weights if that is possible."""

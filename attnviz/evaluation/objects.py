@@ -27,11 +27,13 @@ class Objects:
         path: path of the mask.
         labels: (height, width), the number of each pixel's object, from 1; 0 is background.
         count: number of objects.
+        colours: the colour of each object in the mask, 0xRRGGBB; white if all of it is grey.
     """
 
     path: str
     labels: NDArray[np.int64]
     count: int
+    colours: tuple[int, ...] = (0xFFFFFF,)
 
 
 def load_objects(path: str, *, width: int, height: int) -> Objects:
@@ -50,8 +52,10 @@ def load_objects(path: str, *, width: int, height: int) -> Objects:
             has too many colours.
     """
     mask = load_mask_colours(path, width=width, height=height)
-    labels = _one(mask) if _is_grey(mask) else _by_colour(mask)
-    return Objects(path, labels, int(labels.max()))
+    if _is_grey(mask):
+        return Objects(path, _one(mask), 1)
+    labels, colours = _by_colour(mask)
+    return Objects(path, labels, int(labels.max()), colours)
 
 
 def _is_grey(mask: Picture) -> bool:
@@ -69,7 +73,7 @@ def _one(mask: Picture) -> NDArray[np.int64]:
     return labels
 
 
-def _by_colour(mask: Picture) -> NDArray[np.int64]:
+def _by_colour(mask: Picture) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     """Objects numbered in the order of their colours, sorted by red, then green, then blue."""
     red, green, blue = np.moveaxis(mask.pixels.astype(np.int64), 2, 0)
     codes = red << 16 | green << 8 | blue
@@ -88,7 +92,7 @@ def _by_colour(mask: Picture) -> NDArray[np.int64]:
         )
     numbers = np.searchsorted(solid, codes).clip(max=len(solid) - 1)
     labels: NDArray[np.int64] = np.where(solid[numbers] == codes, numbers + 1, 0)
-    return labels
+    return labels, tuple(solid.tolist())
 
 
 def _solid(codes: NDArray[np.int64]) -> NDArray[np.int64]:

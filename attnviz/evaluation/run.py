@@ -10,9 +10,11 @@ from typing import Any
 from attnviz.errors import ImageError, UsageError
 from attnviz.evaluation import MASKS, RANDOM
 from attnviz.evaluation.map_scorer import Among, MapScorer, Score
-from attnviz.evaluation.objects import load_objects
+from attnviz.evaluation.objects import Objects, load_objects
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
+from attnviz.evaluation.words import NamedObjects, WordMeans, object_of
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.request import Questions, answer, look
 from attnviz.explanation.selection import Localized, parse_heads
 from attnviz.geometry.placement import Fit
@@ -28,10 +30,14 @@ from attnviz.output.record_info import readable
 
 @dataclass(frozen=True)
 class Pair:
-    """The paths of a picture and of its mask; the mask is None if no masks are needed."""
+    """The paths of a picture and of its mask; the mask is None if no masks are needed.
+
+    `names` are the words for the objects of the mask, if maps of words are evaluated.
+    """
 
     image: str
     mask: str | None
+    names: NamedObjects | None = None
 
 
 def find_pictures(named: Sequence[str]) -> tuple[list[str], list[ImageError]]:
@@ -148,10 +154,65 @@ def examine(
         AttnvizError: something is wrong with the picture, the mask or the question.
     """
     picture = model.load(pair.image, request.range, request.part)
-    objects = None
+    objects, questions = None, request.questions
     if MASKS in request.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
-    observation = look(picture, model, request.questions, fit=request.fit, mask=request.mask)
+    if pair.names is not None:
+        asked = Prompting(pair.names.prompt, pair.names.answer)
+        questions = replace(questions, prompting=asked)
+    observation = look(picture, model, questions, fit=request.fit, mask=request.mask)
+    if pair.names is None or objects is None:
+        asking = replace(request, questions=questions)
+        scores = _scores(observation, picture, objects, control, asking)
+    else:
+        means = WordMeans()
+        for word, one in _named(pair.names, objects, observation):
+            asked = replace(asked, answer=observation.text.answer if observation.text else None)
+            asking = replace(
+                request,
+                questions=replace(questions, queries=(f"word:{word}",), prompting=asked),
+            )
+            means.add(_scores(observation, picture, one, control, asking))
+        scores = means.scores()
+    mask = None if pair.mask is None else readable(pair.mask)
+    entry = SummaryEntry(
+        readable(pair.image), mask, model.spec, readable(model.weights), tuple(scores)
+    )
+    return entry, observation
+
+
+def _named(
+    names: NamedObjects, objects: Objects, observation: Observation
+) -> list[tuple[str, Objects]]:
+    """Words of the answer, each with the object that it names.
+
+    Raises:
+        ImageError: the answer has none of the words, or the mask none of their colours.
+    """
+    text = observation.text
+    assert text is not None
+    found = [
+        (word, one)
+        for colour, word in names.words
+        if text.find(word) is not None and (one := object_of(objects, colour)) is not None
+    ]
+    if not found:
+        words = ", ".join(f"{word} (#{colour:06x})" for colour, word in names.words)
+        raise ImageError(
+            f"{observation.picture.path}: of its words and colours {words}, none is in the answer "
+            f"{text.answer!r} and in {objects.path}; give an `answer` in --words"
+        )
+    return found
+
+
+def _scores(
+    observation: Observation,
+    picture: Picture,
+    objects: Objects | None,
+    control: Model | None,
+    request: EvaluationRequest,
+) -> Sequence[Score]:
+    """Scores of one question: of the model, of its control, and of the other baselines."""
     scorer = MapScorer(
         observation,
         objects,
@@ -164,17 +225,17 @@ def examine(
     answers = [
         answer(observation, request.questions, method) for method in request.questions.methods
     ]
+    if observation.text is not None and len(answers[0].questions) > 1:
+        raise UsageError(
+            "evaluate takes one word: give -q word:NAME, or the words for the objects of all masks "
+            "with --words FILE"
+        )
     for each in answers:  # the command line allows one question only
         assert len(each.questions) == 1
     scores = [score for each in answers for score in scorer.maps(each)]
     if control is not None:
         scores += _control(scorer, picture, control, request, answers[0].query)
-    scores += scorer.trivial(answers[0])
-    mask = None if pair.mask is None else readable(pair.mask)
-    entry = SummaryEntry(
-        readable(pair.image), mask, model.spec, readable(model.weights), tuple(scores)
-    )
-    return entry, observation
+    return [*scores, *scorer.trivial(answers[0])]
 
 
 def _control(

@@ -62,7 +62,8 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, F) → (B, H, N, F/H)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, tokens, features = x.shape
+        return x.view(batch, tokens, self.heads, features // self.heads).transpose(1, 2)
 
 
 class DecoderBlock(nn.Module):

@@ -243,6 +243,14 @@ Masks = Annotated[
         metavar="PATH",
     ),
 ]
+Words = Annotated[
+    str | None,
+    option(
+        "--words",
+        "JSON lines with the words for the objects of each mask: maps of words are evaluated.",
+        metavar="FILE",
+    ),
+]
 Metrics = Annotated[
     str | None,
     option(
