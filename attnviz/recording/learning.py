@@ -1,0 +1,345 @@
+"""Learns the plan of a model while the full watcher records it for the first time.
+
+A function mode sees the functions of PyTorch that the model calls, in order; the watcher tells which
+operators run inside of them. Together they show whether a later run can be watched lightly: whether
+all that the recording holds is an argument or a result of these functions, and whether anything
+that the model does depends on the values of tensors.
+"""
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from attnviz.attention.call import AttentionCall
+from attnviz.recording.operation import Operation
+from attnviz.recording.plan import (
+    ANY,
+    KINDS,
+    SCALARS,
+    SDPA,
+    Place,
+    Plan,
+    PlannedBlock,
+    PlannedCall,
+    Ref,
+    Several,
+    Step,
+    as_numbers,
+    attention_options,
+    attributes_of,
+    versions,
+)
+from attnviz.recording.tensor_registry import TensorRegistry, shares_memory
+
+_ESCAPES = frozenset(
+    (
+        *("numpy", "tolist", "item", "__array__", "__bool__", "__int__", "__float__", "__index__"),
+        *("__complex__", "__contains__", "data_ptr", "__dlpack__", "untyped_storage", "storage"),
+        *("_typed_storage", "apply_", "map_", "map2_", "equal", "allclose", "is_nonzero"),
+        *("__deepcopy__", "__reduce_ex__", "as_subclass", "__repr__", "__format__", "backward"),
+    )
+)
+"""Functions by which values of tensors come into Python, where they may decide what runs."""
+_VALUES = frozenset(
+    (
+        *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "resize_"),
+        *("_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave", "set_"),
+    )
+)
+"""Operators whose result is a number, or has a shape that depends on values."""
+_ORDERS = frozenset(("sort", "topk", "kthvalue", "mode", "argsort", "msort"))
+"""Operators that order elements by their values."""
+_PLACES = ("query_positions", "key_positions", "query_pictures", "key_pictures")
+_OTHER = (
+    *SCALARS, torch.memory_format, torch.layout, torch.Size, type, slice,
+)  # fmt: skip
+
+
+class Learner(TorchFunctionMode):
+    """Watches one run of a model, and makes its plan.
+
+    Attributes:
+        reason: why there is no plan; None if there may be one.
+    """
+
+    def __init__(self, module: nn.Module, leaves: Sequence[Tensor], *, traced: bool) -> None:
+        super().__init__()
+        self.reason: str | None = None
+        self._module, self._leaves, self._traced = module, leaves, traced
+        self._steps: list[Step] = []
+        self._acts: dict[int, list[tuple[str, Any, Any]]] = {}
+        own = [*module.parameters(), *module.buffers()]
+        self._outside = {id(tensor): Ref() for tensor in own}
+        self._inputs = tuple(Ref() for _ in leaves)
+        self._known = self._outside | dict(zip(map(id, leaves), self._inputs, strict=True))
+        self._made: dict[Ref, tuple[int, int | None]] = {}
+        self._calls: list[PlannedCall] = []
+        self._ends: dict[int, int] = {}
+        self._blocks: dict[int, PlannedBlock] = {}
+        self._entered: tuple[Sequence[Any], Mapping[str, Any]] | None = None
+        self._found: list[tuple[AttentionCall, str, int | None]] = []
+        self._aside, self._by_value = False, False
+        self._of_picture: TensorRegistry[bool] = TensorRegistry()
+        for leaf in leaves:
+            self._of_picture.put(leaf, True)
+        self._before = self._facts()
+
+    def refuse(self, reason: str) -> None:
+        """Say why there is no plan."""
+        self.reason = self.reason or reason
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside this context, functions are those of attnviz and no part of the model."""
+        before, self._aside = self._aside, True
+        try:
+            yield
+        finally:
+            self._aside = before
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.reason is not None or self._aside:
+            return func(*args, **kwargs)
+        if getattr(func, "__name__", "") in _ESCAPES:
+            self.refuse(f"{func.__name__} tells Python the values of a tensor")
+        compared = tuple(map(self._compared, args))
+        named = {name: self._compared(kwargs[name]) for name in kwargs}
+        first_node = _next_node()
+        self._entered, self._found = (args, kwargs), []
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._entered = None
+        if func is Tensor.__iter__:
+            result = tuple(result)
+        self._steps.append(Step(func, compared, named, self._refs(result), ()))
+        if self._found:
+            with self.aside():  # what is compared here is no part of the model
+                self._called(func, args, kwargs, result, first_node)
+        return iter(result) if func is Tensor.__iter__ else result
+
+    def _compared(self, value: Any) -> Any:
+        """An argument as later runs are compared with it."""
+        kind = value.__class__
+        if kind in KINDS:
+            found = self._known.get(id(value))
+            if found is None:
+                self.refuse("a tensor comes from outside of the model")
+            return found
+        if kind in {tuple, list}:
+            parts = tuple(map(self._compared, value))
+            return Several(parts) if any(isinstance(p, Ref | Several) for p in parts) else value
+        if kind not in _OTHER:
+            self.refuse(f"an argument of type {kind.__name__}")
+        return value
+
+    def _refs(self, result: Any) -> Any:
+        """What stands for a result, or for each of several."""
+        if isinstance(result, tuple | list):
+            return tuple(self._ref(each, number) for number, each in enumerate(result))
+        return self._ref(result, None)
+
+    def _ref(self, result: Any, number: int | None) -> Ref | None:
+        if result.__class__ not in KINDS:
+            if isinstance(result, Tensor):
+                self.refuse(f"a tensor of type {type(result).__name__}")
+            return None
+        found = self._known[id(result)] = Ref()
+        self._made[found] = len(self._steps), number
+        return found
+
+    def _called(
+        self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any, first_node: int
+    ) -> None:
+        """Note an attention call, if all that it holds is in the function's arguments."""
+        call, operator, node = self._found[0]
+        if func is not SDPA or len(self._found) > 1:
+            self.refuse(f"attention inside of {getattr(func, '__name__', func)}")
+            return
+        (query, key, value, mask), options = attention_options(args, kwargs)
+        same = (call.query, query), (call.key, key), (call.value, value), (call.output, result)
+        converted = mask is not None and mask.dtype == torch.bool
+        if mask is not None and converted and call.bias is not None:
+            mask = as_numbers(mask, query) if call.bias.dtype != torch.bool else mask
+            converted = call.bias.dtype != torch.bool
+        if not all(_is_same(*pair) for pair in same) or not _has_values(call.bias, mask):
+            self.refuse("a kernel that got something else than the function")
+            return
+        number, offset = len(self._calls), None if node is None else node - first_node
+        places = {name: getattr(call, name) for name in _PLACES}
+        self._calls.append(
+            PlannedCall(
+                options,
+                call.scale,
+                call.causal,
+                converted,
+                operator,
+                offset,
+                {name: each.clone() for name, each in places.items() if each is not None},
+            )
+        )
+        self._act("call", number, None)
+
+    def _act(self, what: str, number: int, more: Any) -> None:
+        """Note what to do at the last function."""
+        at = len(self._steps) - (self._entered is None)
+        self._acts.setdefault(at, []).append((what, number, more))
+        self._ends[number] = at
+
+    def kernel(self, call: AttentionCall, operator: str, node: int | None) -> None:
+        """Note that a fused kernel ran inside of the present function."""
+        self._found.append((call, operator, node))
+
+    def projected(self, what: str, number: int, view: Tensor) -> None:
+        """Note the projection of a call (`project`), or a factor on it (`scale`)."""
+        args, kwargs = self._entered or ((), {})
+        for name, each in (*enumerate(args), *kwargs.items()):
+            if isinstance(each, Tensor) and shares_memory(each, view) and each.dtype == view.dtype:
+                offset = view.storage_offset() - each.storage_offset()
+                place = Place(name, tuple(view.shape), tuple(view.stride()), offset)
+                self._act(what, number, place)
+                return
+        self.refuse("a projection that is no argument of its function")
+
+    def block(self, number: int, block: Any, given: Tensor, returned: Tensor) -> None:
+        """Note the block of a call, by what its module was given and what it returned."""
+        refs = [self._known.get(id(each)) for each in (given, returned)]
+        for ref in refs:
+            if ref in self._made:
+                self._acts.setdefault(self._made[ref][0], []).append(("keep", ref, self._made[ref]))
+            elif ref not in self._inputs:
+                self.refuse("a block whose tokens come from outside of the model")
+                return
+        module = weakref.ref(block.module)
+        self._blocks[number] = PlannedBlock(module, *refs, block.spec, block.place)  # type: ignore[arg-type]
+
+    def operation(self, op: Operation, result: Any) -> None:
+        """Look at an operator of the run: whether its result may differ with values."""
+        if self._aside or self.reason is not None:
+            return
+        if self._entered is None:
+            self.refuse(f"{op.name} runs outside of PyTorch's functions")
+        tensors = [each for each in op.flat if isinstance(each, Tensor)]
+        masks = op.name == "index" and any(each.dtype == torch.bool for each in tensors[1:])
+        if masks or op.name in _VALUES:
+            self.refuse(f"the result of {op.name} depends on values")
+        if not self._traced:
+            return
+        if op.name in _ORDERS or op.name.startswith("grid_sampler"):
+            self.read(tensors[-1])
+        if not op.is_pointwise or op.name == "where":
+            for each in tensors:
+                if not (each.is_floating_point() or each.is_complex()):
+                    self.read(each)
+        if any(map(self._depends, tensors)):
+            made = result if isinstance(result, tuple | list) else (result,)
+            for each in (*made, *op.written):
+                if isinstance(each, Tensor):
+                    self._of_picture.put(each, True)
+
+    def read(self, tensor: Tensor) -> None:
+        """Note that positions depend on the values of a tensor."""
+        if self._depends(tensor):
+            self.refuse("places that depend on values")
+        self._by_value = True
+
+    def _depends(self, tensor: Tensor) -> bool:
+        return next(self._of_picture.of_storage(tensor), None) is not None
+
+    def _facts(self) -> Any:
+        """What a run must not change: inputs, weights, and what modules hold."""
+        written = [None if t.is_inference() else t._version for t in self._leaves]  # noqa: SLF001
+        return written, versions(self._module), attributes_of(self._module)
+
+    @property
+    def count(self) -> int:
+        """Number of attention calls so far."""
+        return len(self._calls)
+
+    def plan(self, operators: Sequence[str], positions: Sequence[Tensor | None]) -> Plan | None:
+        """The plan, after the run; None if there is none. `positions` are those of the result."""
+        if self.reason is None and self._facts() != self._before:
+            self.refuse("the model changes itself")
+        if self.reason is not None:
+            return None
+        whole = self._traced or bool(self._blocks) or torch.is_inference_mode_enabled()
+        for number, at in self._ends.items():
+            self._acts[at].append(("done", number, None))
+        steps = [
+            step._replace(acts=tuple(self._acts.get(number, ())))
+            for number, step in enumerate(self._steps)
+        ]
+        return Plan(
+            steps if whole else self._parts(steps),
+            self._inputs,
+            self._outside,
+            self._calls,
+            self._blocks,
+            tuple(operators),
+            positions,
+            versions(self._module) if self._by_value else None,
+        )
+
+    def _parts(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps, of which only those from a call to its projection compare their arguments.
+
+        Without positions and blocks the others do not matter: a call's tensors are taken anew.
+        """
+        starts = {at: n for at, acts in self._acts.items() for what, n, _ in acts if what == "call"}
+        within = {
+            number for at, n in starts.items() for number in range(at, self._ends[n] + 1)
+        }  # fmt: skip
+        known = set(self._outside.values())
+        known |= {ref for ref, (at, _) in self._made.items() if at in within}
+        return [
+            step._replace(
+                args=tuple(_loosened(each, known) for each in step.args or ()),
+                kwargs={name: _loosened(each, known) for name, each in step.kwargs.items()},
+            )
+            if number in within
+            else step._replace(args=None, made=None)
+            for number, step in enumerate(steps)
+        ]
+
+
+def _loosened(value: Any, known: set[Ref]) -> Any:
+    """An argument, of which tensors that are not `known` may be any."""
+    if isinstance(value, Several):
+        return Several(tuple(_loosened(each, known) for each in value.parts))
+    return ANY if isinstance(value, Ref) and value not in known else value
+
+
+def _is_same(one: Tensor | None, other: Any) -> bool:
+    """Whether two tensors are the same elements of the same memory."""
+    if one is None or not isinstance(other, Tensor) or not shares_memory(one, other):
+        return False
+    place, place_too = (
+        (each.shape, each.stride(), each.storage_offset(), each.dtype) for each in (one, other)
+    )
+    return place == place_too
+
+
+def _has_values(bias: Tensor | None, mask: Tensor | None) -> bool:
+    """Whether a call's bias is the mask that its function got."""
+    if bias is None or mask is None:
+        return bias is mask
+    return bias.shape == mask.shape and bias.dtype == mask.dtype and torch.equal(bias, mask)
+
+
+def _next_node() -> int:
+    """The number that autograd's next node gets."""
+    return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
+
+
+def result_leaves(result: Any) -> list[Any]:
+    """The tensors of a model's result."""
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
