@@ -141,7 +141,7 @@ class CallStore:
         """Set the projection of a call's output; if there are several, the first one counts."""
         call = self._entries[number].call
         if self.learner is not None:
-            self.learner.projected("project", number, weight)
+            self.learner.projected(number, weight)
         if call is not None and call.projection is None:
             self._project(number, call, weight)
 
@@ -149,7 +149,7 @@ class CallStore:
         """Multiply the features of a call's projection with factors, (F,)."""
         call = self._entries[number].call
         if self.learner is not None:
-            self.learner.projected("scale", number, factors)
+            self.learner.projected(number, factors, factor=True)
         if call is not None and call.projection is not None:
             weight = call.projection
             self._project(number, call, weight * factors.to(weight.device))

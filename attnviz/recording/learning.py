@@ -9,6 +9,7 @@ that the model does depends on the values of tensors.
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,21 +19,22 @@ from torch.utils._pytree import tree_leaves
 
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.operation import Operation
+from attnviz.recording.outside import Variables, is_foreign, tree_of
 from attnviz.recording.plan import (
-    ANY,
     KINDS,
     SCALARS,
     SDPA,
-    Place,
     Plan,
     PlannedBlock,
     PlannedCall,
     Ref,
     Several,
+    Source,
     Step,
     as_numbers,
     attention_options,
-    attributes_of,
+    next_node,
+    versions_of,
     versions,
 )
 from attnviz.recording.tensor_registry import TensorRegistry, shares_memory
@@ -73,21 +75,20 @@ class Learner(TorchFunctionMode):
         self.reason: str | None = None
         self._module, self._leaves, self._traced = module, leaves, traced
         self._steps: list[Step] = []
-        self._acts: dict[int, list[tuple[str, Any, Any]]] = {}
         own = [*module.parameters(), *module.buffers()]
         self._outside = {id(tensor): Ref() for tensor in own}
         self._inputs = tuple(Ref() for _ in leaves)
         self._known = self._outside | dict(zip(map(id, leaves), self._inputs, strict=True))
-        self._made: dict[Ref, tuple[int, int | None]] = {}
         self._calls: list[PlannedCall] = []
-        self._ends: dict[int, int] = {}
+        self._projections: dict[int, list[Source]] = {}
         self._blocks: dict[int, PlannedBlock] = {}
-        self._entered: tuple[Sequence[Any], Mapping[str, Any]] | None = None
+        self._entered = False
         self._found: list[tuple[AttentionCall, str, int | None]] = []
         self._aside, self._by_value = False, False
         self._of_picture: TensorRegistry[bool] = TensorRegistry()
         for leaf in leaves:
             self._of_picture.put(leaf, True)
+        self._variables = Variables(module)
         self._before = self._facts()
 
     def refuse(self, reason: str) -> None:
@@ -113,18 +114,14 @@ class Learner(TorchFunctionMode):
             self.refuse(f"{func.__name__} tells Python the values of a tensor")
         compared = tuple(map(self._compared, args))
         named = {name: self._compared(kwargs[name]) for name in kwargs}
-        first_node = _next_node()
-        self._entered, self._found = (args, kwargs), []
+        self._entered = True
         try:
             result = func(*args, **kwargs)
         finally:
-            self._entered = None
+            self._entered = False
         if func is Tensor.__iter__:
             result = tuple(result)
-        self._steps.append(Step(func, compared, named, self._refs(result), ()))
-        if self._found:
-            with self.aside():  # what is compared here is no part of the model
-                self._called(func, args, kwargs, result, first_node)
+        self._steps.append(Step(func, compared, named, self._refs(result)))
         return iter(result) if func is Tensor.__iter__ else result
 
     def _compared(self, value: Any) -> Any:
@@ -145,36 +142,44 @@ class Learner(TorchFunctionMode):
     def _refs(self, result: Any) -> Any:
         """What stands for a result, or for each of several."""
         if isinstance(result, tuple | list):
-            return tuple(self._ref(each, number) for number, each in enumerate(result))
-        return self._ref(result, None)
+            return tuple(map(self._ref, result))
+        return self._ref(result)
 
-    def _ref(self, result: Any, number: int | None) -> Ref | None:
+    def _ref(self, result: Any) -> Ref | None:
         if result.__class__ not in KINDS:
             if isinstance(result, Tensor):
                 self.refuse(f"a tensor of type {type(result).__name__}")
             return None
         found = self._known[id(result)] = Ref()
-        self._made[found] = len(self._steps), number
         return found
 
-    def _called(
-        self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any, first_node: int
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Run `F.scaled_dot_product_attention`, and note its call."""
+        self._found.clear()
+        first_node = next_node()
+        result: Tensor = SDPA(*args, **kwargs)
+        with self.aside():  # what is compared here is no part of the model
+            if len(self._found) == 1:
+                self._note(args, kwargs, result, first_node)
+            else:
+                self.refuse("no fused kernel, or several")
+        return result
+
+    def _note(
+        self, args: Any, kwargs: Mapping[str, Any], result: Tensor, first_node: int
     ) -> None:
         """Note an attention call, if all that it holds is in the function's arguments."""
-        call, operator, node = self._found[0]
-        if func is not SDPA or len(self._found) > 1:
-            self.refuse(f"attention inside of {getattr(func, '__name__', func)}")
-            return
+        call, operator, node = self._found.pop()
         (query, key, value, mask), options = attention_options(args, kwargs)
         same = (call.query, query), (call.key, key), (call.value, value), (call.output, result)
         converted = mask is not None and mask.dtype == torch.bool
-        if mask is not None and converted and call.bias is not None:
-            mask = as_numbers(mask, query) if call.bias.dtype != torch.bool else mask
-            converted = call.bias.dtype != torch.bool
+        if converted and call.bias is not None and call.bias.dtype != torch.bool:
+            mask = as_numbers(mask, query)
+        else:
+            converted = False
         if not all(_is_same(*pair) for pair in same) or not _has_values(call.bias, mask):
             self.refuse("a kernel that got something else than the function")
             return
-        number, offset = len(self._calls), None if node is None else node - first_node
         places = {name: getattr(call, name) for name in _PLACES}
         self._calls.append(
             PlannedCall(
@@ -183,50 +188,42 @@ class Learner(TorchFunctionMode):
                 call.causal,
                 converted,
                 operator,
-                offset,
+                None if node is None else node - first_node,
                 {name: each.clone() for name, each in places.items() if each is not None},
             )
         )
-        self._act("call", number, None)
-
-    def _act(self, what: str, number: int, more: Any) -> None:
-        """Note what to do at the last function."""
-        at = len(self._steps) - (self._entered is None)
-        self._acts.setdefault(at, []).append((what, number, more))
-        self._ends[number] = at
 
     def kernel(self, call: AttentionCall, operator: str, node: int | None) -> None:
-        """Note that a fused kernel ran inside of the present function."""
+        """Note that a fused kernel ran."""
         self._found.append((call, operator, node))
 
-    def projected(self, what: str, number: int, view: Tensor) -> None:
-        """Note the projection of a call (`project`), or a factor on it (`scale`)."""
-        args, kwargs = self._entered or ((), {})
-        for name, each in (*enumerate(args), *kwargs.items()):
-            if isinstance(each, Tensor) and shares_memory(each, view) and each.dtype == view.dtype:
+    def projected(self, number: int, view: Tensor, *, factor: bool = False) -> None:
+        """Note the projection of a call, or a factor on it: it must be a view of a parameter."""
+        for part in self._module.modules():
+            for name, each in part._parameters.items():  # noqa: SLF001
+                if each is None or each.dtype != view.dtype or not shares_memory(each, view):
+                    continue
                 offset = view.storage_offset() - each.storage_offset()
-                place = Place(name, tuple(view.shape), tuple(view.stride()), offset)
-                self._act(what, number, place)
+                lies = tuple(view.shape), tuple(view.stride()), offset
+                sources = self._projections.setdefault(number, [])
+                if factor == bool(sources):  # of several projections the first one counts
+                    sources.append(Source(weakref.ref(part), name, *lies))
                 return
-        self.refuse("a projection that is no argument of its function")
+        self.refuse("a projection that is no parameter")
 
-    def block(self, number: int, block: Any, given: Tensor, returned: Tensor) -> None:
-        """Note the block of a call, by what its module was given and what it returned."""
-        refs = [self._known.get(id(each)) for each in (given, returned)]
-        for ref in refs:
-            if ref in self._made:
-                self._acts.setdefault(self._made[ref][0], []).append(("keep", ref, self._made[ref]))
-            elif ref not in self._inputs:
-                self.refuse("a block whose tokens come from outside of the model")
-                return
+    def block(self, number: int, block: Any, result: Any) -> None:
+        """Note the block of a call."""
+        facts = block.module.__dict__
+        if "forward" in facts or facts["_forward_hooks"] or facts["_forward_pre_hooks"]:
+            self.refuse("a block with hooks")
         module = weakref.ref(block.module)
-        self._blocks[number] = PlannedBlock(module, *refs, block.spec, block.place)  # type: ignore[arg-type]
+        self._blocks[number] = PlannedBlock(module, type(result), block.spec, block.place)
 
     def operation(self, op: Operation, result: Any) -> None:
         """Look at an operator of the run: whether its result may differ with values."""
         if self._aside or self.reason is not None:
             return
-        if self._entered is None:
+        if not self._entered:
             self.refuse(f"{op.name} runs outside of PyTorch's functions")
         tensors = [each for each in op.flat if isinstance(each, Tensor)]
         masks = op.name == "index" and any(each.dtype == torch.bool for each in tensors[1:])
@@ -257,8 +254,7 @@ class Learner(TorchFunctionMode):
 
     def _facts(self) -> Any:
         """What a run must not change: inputs, weights, and what modules hold."""
-        written = [None if t.is_inference() else t._version for t in self._leaves]  # noqa: SLF001
-        return written, versions(self._module), attributes_of(self._module)
+        return versions_of(self._leaves), versions(self._module), tree_of(self._module)
 
     @property
     def count(self) -> int:
@@ -267,55 +263,26 @@ class Learner(TorchFunctionMode):
 
     def plan(self, operators: Sequence[str], positions: Sequence[Tensor | None]) -> Plan | None:
         """The plan, after the run; None if there is none. `positions` are those of the result."""
-        if self.reason is None and self._facts() != self._before:
+        if self._facts() != self._before or self._variables.changed():
             self.refuse("the model changes itself")
         if self.reason is not None:
             return None
-        whole = self._traced or bool(self._blocks) or torch.is_inference_mode_enabled()
-        for number, at in self._ends.items():
-            self._acts[at].append(("done", number, None))
-        steps = [
-            step._replace(acts=tuple(self._acts.get(number, ())))
-            for number, step in enumerate(self._steps)
+        calls = [
+            replace(call, projection=tuple(self._projections.get(number, ())))
+            for number, call in enumerate(self._calls)
         ]
         return Plan(
-            steps if whole else self._parts(steps),
-            self._inputs,
-            self._outside,
-            self._calls,
+            calls,
             self._blocks,
             tuple(operators),
             positions,
             versions(self._module) if self._by_value else None,
+            self._steps,
+            self._inputs,
+            self._outside,
+            self._variables,
+            is_foreign(self._module),
         )
-
-    def _parts(self, steps: Sequence[Step]) -> list[Step]:
-        """The steps, of which only those from a call to its projection compare their arguments.
-
-        Without positions and blocks the others do not matter: a call's tensors are taken anew.
-        """
-        starts = {at: n for at, acts in self._acts.items() for what, n, _ in acts if what == "call"}
-        within = {
-            number for at, n in starts.items() for number in range(at, self._ends[n] + 1)
-        }  # fmt: skip
-        known = set(self._outside.values())
-        known |= {ref for ref, (at, _) in self._made.items() if at in within}
-        return [
-            step._replace(
-                args=tuple(_loosened(each, known) for each in step.args or ()),
-                kwargs={name: _loosened(each, known) for name, each in step.kwargs.items()},
-            )
-            if number in within
-            else step._replace(args=None, made=None)
-            for number, step in enumerate(steps)
-        ]
-
-
-def _loosened(value: Any, known: set[Ref]) -> Any:
-    """An argument, of which tensors that are not `known` may be any."""
-    if isinstance(value, Several):
-        return Several(tuple(_loosened(each, known) for each in value.parts))
-    return ANY if isinstance(value, Ref) and value not in known else value
 
 
 def _is_same(one: Tensor | None, other: Any) -> bool:
@@ -333,11 +300,6 @@ def _has_values(bias: Tensor | None, mask: Tensor | None) -> bool:
     if bias is None or mask is None:
         return bias is mask
     return bias.shape == mask.shape and bias.dtype == mask.dtype and torch.equal(bias, mask)
-
-
-def _next_node() -> int:
-    """The number that autograd's next node gets."""
-    return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
 
 
 def result_leaves(result: Any) -> list[Any]:

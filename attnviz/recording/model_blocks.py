@@ -49,12 +49,11 @@ class Block:
 
 @dataclass(frozen=True)
 class _Open:
-    """A module that is running, the number of calls before it, and its input as kept and given."""
+    """A module that is running, the number of calls before it, and its input."""
 
     module: nn.Module
     count: int
     tokens: Tensor
-    given: Tensor
 
 
 class Blocks:
@@ -110,8 +109,7 @@ class Blocks:
             return
         tokens = next((each for each in inputs if isinstance(each, Tensor)), None)
         if tokens is not None:
-            kept = self._copy_before_overwrite(tokens)
-            self._open.append(_Open(module, self._count(), kept, tokens))
+            self._open.append(_Open(module, self._count(), self._copy_before_overwrite(tokens)))
 
     def _returned(self, module: nn.Module, _: Any, result: Any) -> None:
         if module not in self._elements or threading.get_ident() != self._thread:
@@ -130,7 +128,7 @@ class Blocks:
             block = Block(module, opened.tokens, output, spec, place)
             self.found[opened.count] = block
             if self.learner is not None:
-                self.learner.block(opened.count, block, opened.given, leaves[place])
+                self.learner.block(opened.count, block, result)
 
     def _copy_before_overwrite(self, tensor: Tensor) -> Tensor:
         if self.graph:

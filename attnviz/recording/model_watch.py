@@ -6,7 +6,7 @@ While a recording of a model is open, its `forward` is replaced by one that deci
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from attnviz.errors import RecordingError
 from attnviz.recording.call_store import CallStore
 from attnviz.recording.learning import Learner, result_leaves
-from attnviz.recording.light_watch import LightWatch
+from attnviz.recording.light_watch import LightWatch, attention_by
 from attnviz.recording.model_blocks import Blocks
+from attnviz.recording.outside import tree_of
 from attnviz.recording.plan import (
     PLANS,
     Plan,
@@ -25,8 +26,9 @@ from attnviz.recording.plan import (
     leaves_of,
     may_be_learnt,
     state_of_torch,
-    tree_of,
+    versions_of,
 )
+from attnviz.recording.plan_check import PlanCheck
 from attnviz.recording.recorded import Recording
 from attnviz.recording.watcher import Watcher
 
@@ -53,6 +55,8 @@ class ModelWatch:
         self._pictures, self._time = pictures, time
         self._thread, self._running = threading.get_ident(), False
         self._forward = model.forward
+        own = model.__dict__.get("forward")
+        self._own = None if own is None else id(own)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -124,7 +128,7 @@ class ModelWatch:
         pictures = tuple(each.index(True) for each in where)
         of_recording = pictures, self._time, self._blocks is not None
         hooks = () if self._blocks is None else self._blocks.hooks
-        return inputs, of_recording, state_of_torch(hooks), tree_of(self._model, self._run, self._forward)
+        return inputs, of_recording, state_of_torch(hooks), tree_of(self._model, self._own)
 
     def _learning(self, signature: Any, leaves: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
         """Run under the full watcher, and learn the plan."""
@@ -135,7 +139,7 @@ class ModelWatch:
         before = self._store.made
         self._set_learner(learner)
         try:
-            with learner:
+            with learner, attention_by(learner.call):
                 result = self._forward(*args, **kwargs)
         finally:
             self._set_learner(None)
@@ -158,33 +162,40 @@ class ModelWatch:
         self, plan: Plan, signature: Any, leaves: Sequence[Tensor], args: Any, kwargs: Any
     ) -> Any:
         """Run by the plan; if it does not hold, run again under the full watcher."""
+        graph = self._blocks is not None and self._blocks.graph
         keep = self._store.keeps(len(plan.calls))
-        watch = LightWatch(plan, leaves, keep, self._store.describe)
-        numbers, written = _RandomNumbers(leaves), _versions(leaves)
+        watch = LightWatch(plan, keep, self._store.describe, graph=graph)
+        check = PlanCheck(plan, leaves) if plan.compares() else None
+        numbers, written = _RandomNumbers(leaves), versions_of(leaves)
         with self._unwatched():
             try:
-                with watch:
+                with watch.watching(), nullcontext() if check is None else check:
                     result = self._forward(*args, **kwargs)
             except BaseException:
                 self._store.take(watch.calls)  # so far the plan held
                 raise
-        if not watch.check():
-            PLANS.failed(self._model, signature)
-            if written != _versions(leaves):
-                raise RecordingError(
-                    "the model took another way than before and changed its inputs, so that it "
-                    "cannot be recorded after all; run it once more"
-                )
-            numbers.restore()
-            return self._forward(*args, **kwargs)
+        if not watch.holds() or (check is not None and not check.at_end()):
+            return self._again(signature, numbers, written == versions_of(leaves), args, kwargs)
         first = self._store.take(watch.calls)
         if self._blocks is not None:
-            blocks = watch.blocks(graph=self._blocks.graph)
-            self._blocks.found.update({first + n: block for n, block in blocks.items()})
+            self._blocks.found |= {first + n: block for n, block in watch.blocks.items()}
         self._recording.operators[:] = plan.operators
         if self._pictures:
             self._watcher.put_later(result_leaves(result), plan.positions)
         return result
+
+    def _again(  # noqa: PLR0917
+        self, signature: Any, numbers: "_RandomNumbers", same_inputs: bool, args: Any, kwargs: Any
+    ) -> Any:
+        """Run again under the full watcher, after the plan proved wrong."""
+        PLANS.failed(self._model, signature)
+        if not same_inputs:
+            raise RecordingError(
+                "the model took another way than before and changed its inputs, so that it "
+                "cannot be recorded after all; run it once more"
+            )
+        numbers.restore()
+        return self._forward(*args, **kwargs)
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
@@ -214,7 +225,3 @@ class _RandomNumbers:
         torch.set_rng_state(self._cpu)
         for card, state in self._cards.items():
             torch.cuda.set_rng_state(state, card)
-
-
-def _versions(leaves: Sequence[Tensor]) -> list[int]:
-    return [0 if leaf.is_inference() else leaf._version for leaf in leaves]  # noqa: SLF001

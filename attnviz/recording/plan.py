@@ -1,8 +1,9 @@
 """What is learnt of one recorded run of a model, so that a later one is watched lightly.
 
-A plan is the program that the model ran, as functions of PyTorch in order: their arguments, which
-of them is an attention call, and where blocks and projections are. It holds for one `signature`,
-and `light_watch` compares every later run with it, function by function.
+A plan says what the attention calls of a model are, where their tokens lie, and which blocks and
+projections they have. It has the program, too: PyTorch's functions that the model called, in order.
+It holds for one signature: the shapes of the inputs, the modules and all that they hold, PyTorch's
+switches.
 """
 
 import sys
@@ -17,10 +18,14 @@ from torch import Tensor, nn
 from torch.nn import Buffer, Parameter
 from torch.nn.modules import module as global_hooks
 
+from attnviz.recording.outside import Variables
+
 KINDS = (Tensor, Parameter, Buffer)
 """The classes of tensors that a plan knows; other classes compute in their own way."""
 SCALARS = (int, float, bool, str, complex, type(None), type(Ellipsis), torch.dtype, torch.device)
 SDPA: Any = torch.nn.functional.scaled_dot_product_attention
+_COMPARED = 16
+"""One of so many runs is compared with the program, function by function."""
 _FAILURES = 3
 """After so many plans of a module that did not hold, failing ones are not made again."""
 _PLANS = 16
@@ -33,47 +38,38 @@ class Ref:
     __slots__ = ()
 
 
-ANY = Ref()
-"""Stands for any tensor, where it does not matter which."""
-
-
 class Several(NamedTuple):
     """Arguments in a list or a tuple."""
 
     parts: tuple[Any, ...]
 
 
-class Place(NamedTuple):
-    """A view of an argument of a function: the argument's number or name, and where it lies."""
+class Source(NamedTuple):
+    """A view of a parameter: the module that owns it, its name there, and where the view lies."""
 
-    argument: int | str
+    owner: "weakref.ref[nn.Module]"
+    name: str
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
 
-    def of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        """The view, without a graph."""
-        where = self.argument
-        tensor: Tensor = kwargs[where] if isinstance(where, str) else args[where]
+    def view(self) -> Tensor | None:
+        """The view, without a graph; None if there is no such parameter any more."""
+        owner = self.owner()
+        tensor = None if owner is None else owner._parameters.get(self.name)
+        if tensor is None:
+            return None
         start = tensor.storage_offset() + self.offset
         return tensor.detach().as_strided(self.size, self.stride, start)
 
 
 class Step(NamedTuple):
-    """A function of the program.
-
-    Attributes:
-        func: the function.
-        args, kwargs: its arguments, with `Ref` for tensors; None if they are not compared.
-        made: what stands for its result, or for each of several; None for none.
-        acts: what to do with it: (what, number, more).
-    """
+    """A function of the program: its arguments, with `Ref` for tensors, and what it made."""
 
     func: Any
-    args: tuple[Any, ...] | None
+    args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     made: Any
-    acts: tuple[tuple[str, Any, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,7 @@ class PlannedCall:
         operator: the kernel's name.
         node: the number of its node in autograd's graph, from the first one of the function.
         places: positions of its tokens, by the names of the fields of `AttentionCall`.
+        projection: the projection, and the factors on it, one after the other.
     """
 
     options: tuple[Any, ...]
@@ -96,45 +93,56 @@ class PlannedCall:
     operator: str
     node: int | None
     places: Mapping[str, Tensor]
+    projection: Sequence[Source] = ()
 
 
 class PlannedBlock(NamedTuple):
-    """The block of a call: what stands for its input and its output; see `Block`."""
+    """The block of a call; see `Block`. `kind` is the class of its result."""
 
     module: "weakref.ref[nn.Module]"
-    input: Ref
-    output: Ref
+    kind: type
     spec: Any
     place: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Plan:
-    """The program of a model for one signature.
+    """What a model does, for one signature.
 
     Attributes:
-        steps: its functions in order.
-        inputs: what stands for each tensor among its inputs.
-        outside: what stands for tensors that were there before, by their `id`.
         calls: its attention calls in order.
         blocks: blocks by the number of their call.
         operators: names of operators that lost positions.
         positions: those of the tensors of its result; None for no positions.
         versions: versions of the model's tensors, if positions depend on their values.
+        steps: the program.
+        inputs: what stands for each tensor among its inputs.
+        outside: what stands for tensors that were there before, by their `id`.
+        variables: what the model's code reads besides.
+        foreign: whether code from elsewhere, such as a hook, may change the program.
+        runs: how many runs were watched by this plan.
     """
 
+    calls: Sequence[PlannedCall]
+    blocks: Mapping[int, PlannedBlock]
+    operators: Sequence[str]
+    positions: Sequence[Tensor | None]
+    versions: tuple[Any, ...] | None
     steps: Sequence[Step]
     inputs: tuple[Ref, ...]
     outside: Mapping[int, Ref]
-    calls: Sequence[PlannedCall]
-    blocks: Mapping[int, PlannedBlock]
-    operators: Sequence[str] = ()
-    positions: Sequence[Tensor | None] = ()
-    versions: tuple[Any, ...] | None = None
+    variables: Variables
+    foreign: bool
+    runs: int = 0
     _kept: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_kept", self._written())
+        self._kept = self._written()
+
+    def compares(self) -> bool:
+        """Whether the next run is to be compared with the program, function by function."""
+        self.runs += 1
+        return self.foreign or self.runs == 1 or self.runs % _COMPARED == 0
 
     def _written(self) -> tuple[int, ...]:
         shared = [place for call in self.calls for place in call.places.values()]
@@ -142,8 +150,8 @@ class Plan:
         return tuple(each._version for each in shared)  # noqa: SLF001
 
     def holds(self, module: nn.Module) -> bool:
-        """Whether what it has to give is as it was: nobody wrote to positions, or to weights."""
-        if self._kept != self._written():
+        """Whether all is as it was: variables, and what nobody should have written to."""
+        if self._kept != self._written() or self.variables.changed():
             return False
         return self.versions is None or self.versions == versions(module)
 
@@ -172,10 +180,20 @@ def as_numbers(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.logical_not(), -torch.inf)
 
 
+def next_node() -> int:
+    """The number that autograd's next node gets."""
+    return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
+
+
+def versions_of(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each tensor's memory was written to; nothing counts it in inference mode."""
+    return [0 if each.is_inference() else each._version for each in tensors]  # noqa: SLF001
+
+
 def versions(module: nn.Module) -> tuple[Any, ...]:
     """Which tensors a module has, and how often each was written to."""
     tensors = (*module.parameters(), *module.buffers())
-    return tuple((id(t), None if t.is_inference() else t._version) for t in tensors)  # noqa: SLF001
+    return tuple(zip(map(id, tensors), versions_of(tensors), strict=True))
 
 
 def leaves_of(value: Any, leaves: list[Tensor]) -> Any:
@@ -220,37 +238,6 @@ def state_of_torch(own_hooks: Collection[int]) -> tuple[Any, ...]:
         (_cuda.math_sdp_enabled(), _cuda.cudnn_sdp_enabled()),
         tuple(hook for hook in hooks if hook not in own_hooks),
     )
-
-
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-
-
-def tree_of(module: nn.Module, watched: Any, own: Any) -> tuple[Any, ...]:
-    """A model's parts: which modules, how each is switched, and its hooks.
-
-    While it is `watched`, the model's own `forward` is `own`.
-    """
-    found: list[Any] = [getattr(own, "__func__", own)]
-    stack = [module]
-    while stack:
-        part = stack.pop()
-        facts = part.__dict__
-        found += (id(part), facts["training"])
-        pre, post, pre_back, back = map(facts.__getitem__, _HOOKS)
-        if pre or post or pre_back or back:
-            found += [id(hook) for hooks in (pre, post, pre_back, back) for hook in hooks.values()]
-        forward = facts.get("forward")
-        if (forward is not None and forward != watched) or facts.get("_compiled_call_impl") is not None:
-            found += (id(forward), id(facts.get("_compiled_call_impl")))
-        parts = facts["_modules"]
-        if parts:
-            stack += [each for each in parts.values() if each is not None]
-    return tuple(found)
-
-
-def attributes_of(module: nn.Module) -> list[Any]:
-    """What every part of a model holds, to see whether a run changes it."""
-    return [tuple(map(id, part.__dict__.values())) for part in module.modules()]
 
 
 def may_be_learnt(module: nn.Module) -> bool:

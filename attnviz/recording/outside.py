@@ -1,0 +1,142 @@
+"""What a model's Python code may read besides its arguments: attributes, variables, hooks.
+
+A plan of a model holds as long as these are the same. They are compared by `id`, so that comparing
+costs little.
+"""
+
+import weakref
+from collections.abc import Iterator
+from dis import get_instructions
+from functools import cache
+from types import CellType, FunctionType
+from typing import Any
+
+from torch import Tensor, nn
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_CONTAINERS = (list, dict, set)
+_VARIABLES = (bool, int, float, str, type(None), Tensor, *_CONTAINERS)
+_DEPTH = 3
+"""Functions are searched for variables through so many calls."""
+
+
+def tree_of(module: nn.Module, own: Any = None) -> tuple[Any, ...]:
+    """A model's parts and what they hold: hooks, switches, and every attribute.
+
+    `own` stands for the model's own `forward`.
+    """
+    found: list[Any] = [own]
+    stack = [module]
+    while stack:
+        facts = stack.pop().__dict__
+        values = facts.values()
+        if facts is module.__dict__:
+            values = [facts[name] for name in facts if name != "forward"]
+        found.append(hash(tuple(map(id, values))))
+        pre, post, pre_back, back = map(facts.__getitem__, _HOOKS)
+        if pre or post or pre_back or back:
+            found += [id(hook) for hooks in (pre, post, pre_back, back) for hook in hooks.values()]
+        parts = facts["_modules"]
+        if parts:
+            found += map(id, parts.values())
+            stack += [each for each in parts.values() if each is not None]
+    return tuple(found)
+
+
+def is_foreign(module: nn.Module) -> bool:
+    """Whether code from elsewhere runs with a model: hooks, or a `forward` that was replaced."""
+    return any(
+        any(part.__dict__[name] for name in _HOOKS)
+        or (part is not module and "forward" in part.__dict__)
+        for part in module.modules()
+    )
+
+
+class Variables:
+    """Variables that a model's code reads: of its file, of functions around it, in attributes.
+
+    Attributes in containers and objects such as configurations count, too.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = list(module.modules())
+        held = {
+            id(value): (weakref.ref(part), name)
+            for part in parts
+            for name, value in part.__dict__.items()
+            if not (name.startswith("_") or callable(value) or isinstance(value, Tensor))
+            and (isinstance(value, _CONTAINERS) or hasattr(value, "__dict__"))
+        }  # whether an attribute is still the same object is what `tree_of` compares
+        self._parts = list(held.values())
+        kinds = {kind for part in parts for kind in type(part).__mro__}
+        own = [kind for kind in kinds if kind.__module__.split(".")[0] not in {"torch", "builtins"}]
+        self._readers = list({key: read for kind in own for key, read in _read_by(kind)}.values())
+        self._before = self._now()
+
+    def changed(self) -> bool:
+        """Whether any variable is another than at first."""
+        return self._before != self._now()
+
+    def _now(self) -> list[Any]:
+        found = [
+            _content(read.cell_contents if isinstance(read, CellType) else read[0].get(read[1]))
+            for read in self._readers
+        ]
+        for weak, name in self._parts:
+            part = weak()
+            found.append(None if part is None else _content(part.__dict__.get(name)))
+        return found
+
+
+def _content(value: Any) -> Any:
+    """What an attribute or a variable holds, to compare."""
+    if isinstance(value, dict):
+        return id(value), tuple(map(id, value.values()))
+    if isinstance(value, list | set):
+        return id(value), tuple(map(id, value))
+    facts = getattr(value, "__dict__", None)
+    if isinstance(facts, dict) and not isinstance(value, type | FunctionType):
+        return id(value), tuple(map(id, facts.values()))
+    return id(value)
+
+
+@cache
+def _read_by(kind: type) -> tuple[Any, ...]:
+    """The variables that the methods of a class read."""
+    functions = [each for each in vars(kind).values() if isinstance(each, FunctionType)]
+    found: dict[Any, Any] = {}
+    seen: set[int] = set()
+    for function in functions:
+        for key, read in _variables(function, seen, _DEPTH):
+            found[key] = read
+    return tuple(found.items())
+
+
+def _variables(
+    function: FunctionType, seen: set[int], depth: int
+) -> Iterator[tuple[Any, Any]]:
+    """Variables that a function reads, and the functions that it calls."""
+    if id(function) in seen or not depth or function.__module__.split(".")[0] == "torch":
+        return
+    seen.add(id(function))
+    outer = function.__globals__
+    inside: list[FunctionType] = []
+    for each in get_instructions(function.__code__):
+        if each.opname in {"LOAD_GLOBAL", "LOAD_NAME"} and each.argval in outer:
+            value = outer[each.argval]
+            if isinstance(value, FunctionType):
+                inside.append(value)
+            elif isinstance(value, _VARIABLES):
+                yield (id(outer), each.argval), (outer, each.argval)
+    for cell in function.__closure__ or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:  # empty
+            continue
+        if isinstance(value, FunctionType):
+            inside.append(value)
+        elif isinstance(value, _VARIABLES):
+            yield id(cell), cell
+    for each_function in inside:
+        yield from _variables(each_function, seen, depth - 1)
+
