@@ -217,6 +217,8 @@ class Learner(TorchFunctionMode):
         if "forward" in facts or facts["_forward_hooks"] or facts["_forward_pre_hooks"]:
             self.refuse("a block with hooks")
         module = weakref.ref(block.module)
+        if any(each.module is module for each in self._blocks.values()):
+            self.refuse("a block that runs several times")
         self._blocks[number] = PlannedBlock(module, type(result), block.spec, block.place)
 
     def operation(self, op: Operation, result: Any) -> None:
@@ -233,8 +235,8 @@ class Learner(TorchFunctionMode):
             return
         if op.name in _ORDERS or op.name.startswith("grid_sampler"):
             self.read(tensors[-1])
-        if not op.is_pointwise or op.name == "where":
-            for each in tensors:
+        if not op.is_pointwise:
+            for each in tensors[1:]:
                 if not (each.is_floating_point() or each.is_complex()):
                     self.read(each)
         if any(map(self._depends, tensors)):

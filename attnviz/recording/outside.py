@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from dis import get_instructions
 from functools import cache
-from types import CellType, FunctionType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _CONTAINERS = (list, dict, set)
 _VARIABLES = (bool, int, float, str, type(None), Tensor, *_CONTAINERS)
+_CALLED = (FunctionType, MethodType, BuiltinFunctionType, type, nn.Module)
+"""Classes of what can be called whose code is searched, or runs nothing else."""
 _DEPTH = 3
 """Functions are searched for variables through so many calls."""
 
@@ -44,10 +46,14 @@ def tree_of(module: nn.Module, own: Any = None) -> tuple[Any, ...]:
 
 
 def is_foreign(module: nn.Module) -> bool:
-    """Whether code from elsewhere runs with a model: hooks, or a `forward` that was replaced."""
+    """Whether code from elsewhere runs with a model.
+
+    That is a hook, a `forward` that was replaced, or an object in an attribute that can be called.
+    """
     return any(
         any(part.__dict__[name] for name in _HOOKS)
         or (part is not module and "forward" in part.__dict__)
+        or any(callable(each) and not isinstance(each, _CALLED) for each in part.__dict__.values())
         for part in module.modules()
     )
 
@@ -70,7 +76,13 @@ class Variables:
         self._parts = list(held.values())
         kinds = {kind for part in parts for kind in type(part).__mro__}
         own = [kind for kind in kinds if kind.__module__.split(".")[0] not in {"torch", "builtins"}]
-        self._readers = list({key: read for kind in own for key, read in _read_by(kind)}.values())
+        readers = {key: read for kind in own for key, read in _read_by(kind)}
+        for part in parts:
+            for value in part.__dict__.values():
+                function = getattr(value, "__func__", value)
+                if isinstance(function, FunctionType):
+                    readers |= _variables(function, set(), _DEPTH)
+        self._readers = list(readers.values())
         self._before = self._now()
 
     def changed(self) -> bool:

@@ -147,7 +147,7 @@ class Plan:
     def _written(self) -> tuple[int, ...]:
         shared = [place for call in self.calls for place in call.places.values()]
         shared += [each for each in self.positions if each is not None]
-        return tuple(each._version for each in shared)  # noqa: SLF001
+        return tuple(versions_of(shared))
 
     def holds(self, module: nn.Module) -> bool:
         """Whether all is as it was: variables, and what nobody should have written to."""

@@ -137,6 +137,8 @@ def _chosen(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     condition, *two = op.args
     if len(two) != 2:
         return None
+    if any(registry.get(each) is not None for each in two):
+        registry.on_read(condition)
     positions = [or_nowhere(registry, each, result) for each in two]
     return torch.where(condition, *positions)
 
