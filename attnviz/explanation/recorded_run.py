@@ -91,6 +91,7 @@ def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequen
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, request.pictures, plain=model.plain)
     watching = record(
+        model.module,
         calls=layers,
         describe=inspector,
         picture=None if model.plain else pixels,  # the trace starts here
