@@ -9,7 +9,7 @@ that the model does depends on the values of tensors.
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -165,9 +165,7 @@ class Learner(TorchFunctionMode):
                 self.refuse("no fused kernel, or several")
         return result
 
-    def _note(
-        self, args: Any, kwargs: Mapping[str, Any], result: Tensor, first_node: int
-    ) -> None:
+    def _note(self, args: Any, kwargs: Mapping[str, Any], result: Tensor, first_node: int) -> None:
         """Note an attention call, if all that it holds is in the function's arguments."""
         call, operator, node = self._found.pop()
         (query, key, value, mask), options = attention_options(args, kwargs)
@@ -180,18 +178,11 @@ class Learner(TorchFunctionMode):
         if not all(_is_same(*pair) for pair in same) or not _has_values(call.bias, mask):
             self.refuse("a kernel that got something else than the function")
             return
-        places = {name: getattr(call, name) for name in _PLACES}
-        self._calls.append(
-            PlannedCall(
-                options,
-                call.scale,
-                call.causal,
-                converted,
-                operator,
-                None if node is None else node - first_node,
-                {name: each.clone() for name, each in places.items() if each is not None},
-            )
-        )
+        said = {each.name: getattr(call, each.name) for each in fields(call)}
+        said |= {name: said[name].clone() for name in _PLACES if said[name] is not None}
+        said |= dict.fromkeys(("query", "key", "value", "bias", "output"))
+        offset = None if node is None else node - first_node
+        self._calls.append(PlannedCall(options, said, converted, operator, offset))
 
     def kernel(self, call: AttentionCall, operator: str, node: int | None) -> None:
         """Note that a fused kernel ran."""

@@ -88,9 +88,7 @@ class LightWatch:
         deviated: whether the model has left the plan.
     """
 
-    def __init__(
-        self, plan: Plan, keep: Sequence[bool], describe: Any, *, graph: bool
-    ) -> None:
+    def __init__(self, plan: Plan, keep: Sequence[bool], describe: Any, *, graph: bool) -> None:
         self.calls: list[TakenCall] = []
         self.blocks: dict[int, Block] = {}
         self.deviated = False
@@ -112,7 +110,7 @@ class LightWatch:
                 yield
         finally:
             for module in replaced:
-                del module.__dict__["forward"]
+                module.__dict__.pop("forward", None)
 
     def _attention(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """Run `F.scaled_dot_product_attention` and take its call."""
@@ -141,16 +139,15 @@ class LightWatch:
             self.calls.append(TakenCall(None, trace))
             return
         bias = as_numbers(mask, query) if planned.converted else mask
-        call = AttentionCall(
+        call = object.__new__(AttentionCall)  # its own way to set fields takes three times as long
+        call.__dict__.update(
+            planned.fields,
             query=query.detach(),
             key=key.detach(),
             value=value.detach(),
-            scale=planned.scale,
             bias=None if bias is None else bias.detach(),
-            causal=planned.causal,
             output=result.detach(),
             projection=self._projection(number),
-            **planned.places,
         )
         if self._keep[number]:
             self._note(query, key, value, result, *(() if bias is None else (bias,)))
@@ -169,9 +166,7 @@ class LightWatch:
             found = view if found is None else found * view
         return found
 
-    def _block(
-        self, number: int, forward: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def _block(self, number: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a block, and take what it got and returned."""
         tokens = next((each for each in args if isinstance(each, Tensor)), None)
         before = len(self.calls)
@@ -180,9 +175,7 @@ class LightWatch:
             self._take_block(number, tokens, result, before)
         return result
 
-    def _take_block(
-        self, number: int, tokens: Tensor | None, result: Any, before: int
-    ) -> None:
+    def _take_block(self, number: int, tokens: Tensor | None, result: Any, before: int) -> None:
         planned: PlannedBlock = self._plan.blocks[number]
         module = planned.module()
         as_planned = before == number == len(self.calls) - 1 and type(result) is planned.kind

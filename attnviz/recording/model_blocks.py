@@ -155,7 +155,6 @@ class Blocks:
                 replace(each, tokens=clone_if_aliased(each.tokens, tensor)) for each in self._open
             ]
 
-
     def _overwritten(self) -> None:
         if self.learner is not None:
             self.learner.refuse("tokens of a block that the model overwrites")

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -72,11 +73,11 @@ class ModelWatch:
             yield
             return
         own = facts.get("forward")
-        facts["forward"] = self._run
+        facts["forward"] = run = wraps(self._forward)(partial(ModelWatch._run, self))
         try:
             yield
         finally:
-            if facts.get("forward") == self._run:
+            if facts.get("forward") is run:
                 if own is None:
                     del facts["forward"]
                 else:

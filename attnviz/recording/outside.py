@@ -27,21 +27,19 @@ def tree_of(module: nn.Module, own: Any = None) -> tuple[Any, ...]:
 
     `own` stands for the model's own `forward`.
     """
-    found: list[Any] = [own]
-    stack = [module]
-    while stack:
-        facts = stack.pop().__dict__
-        values = facts.values()
-        if facts is module.__dict__:
-            values = [facts[name] for name in facts if name != "forward"]
-        found.append(hash(tuple(map(id, values))))
+    facts = module.__dict__
+    found: list[Any] = [own, *(id(facts[name]) for name in facts if name != "forward")]
+    parts = [module]
+    for part in parts:  # which grows meanwhile; this runs before every run of a model
+        facts = part.__dict__
+        if part is not module:
+            found += map(id, facts.values())
         pre, post, pre_back, back = map(facts.__getitem__, _HOOKS)
         if pre or post or pre_back or back:
             found += [id(hook) for hooks in (pre, post, pre_back, back) for hook in hooks.values()]
-        parts = facts["_modules"]
-        if parts:
-            found += map(id, parts.values())
-            stack += [each for each in parts.values() if each is not None]
+        inside = facts["_modules"]
+        if inside:
+            parts += filter(None.__ne__, inside.values())
     return tuple(found)
 
 
@@ -50,12 +48,14 @@ def is_foreign(module: nn.Module) -> bool:
 
     That is a hook, a `forward` that was replaced, or an object in an attribute that can be called.
     """
-    return any(
-        any(part.__dict__[name] for name in _HOOKS)
-        or (part is not module and "forward" in part.__dict__)
-        or any(callable(each) and not isinstance(each, _CALLED) for each in part.__dict__.values())
-        for part in module.modules()
-    )
+    for part in module.modules():
+        facts = part.__dict__
+        called = (facts[name] for name in facts if part is not module or name != "forward")
+        if any(facts[name] for name in _HOOKS) or ("forward" in facts and part is not module):
+            return True
+        if any(callable(each) and not isinstance(each, _CALLED) for each in called):
+            return True
+    return False
 
 
 class Variables:
@@ -124,9 +124,7 @@ def _read_by(kind: type) -> tuple[Any, ...]:
     return tuple(found.items())
 
 
-def _variables(
-    function: FunctionType, seen: set[int], depth: int
-) -> Iterator[tuple[Any, Any]]:
+def _variables(function: FunctionType, seen: set[int], depth: int) -> Iterator[tuple[Any, Any]]:
     """Variables that a function reads, and the functions that it calls."""
     if id(function) in seen or not depth or function.__module__.split(".")[0] == "torch":
         return
@@ -151,4 +149,3 @@ def _variables(
             yield id(cell), cell
     for each_function in inside:
         yield from _variables(each_function, seen, depth - 1)
-

@@ -78,21 +78,19 @@ class PlannedCall:
 
     Attributes:
         options: what `attention_options` says of its arguments.
-        scale, causal: as in `AttentionCall`.
+        fields: what the program alone says, by the names of the fields of `AttentionCall`: scale,
+            whether it is causal, positions.
         converted: whether the kernel got its boolean mask as numbers.
         operator: the kernel's name.
         node: the number of its node in autograd's graph, from the first one of the function.
-        places: positions of its tokens, by the names of the fields of `AttentionCall`.
         projection: the projection, and the factors on it, one after the other.
     """
 
     options: tuple[Any, ...]
-    scale: float
-    causal: bool
+    fields: Mapping[str, Any]
     converted: bool
     operator: str
     node: int | None
-    places: Mapping[str, Tensor]
     projection: Sequence[Source] = ()
 
 
@@ -145,7 +143,8 @@ class Plan:
         return self.foreign or self.runs == 1 or self.runs % _COMPARED == 0
 
     def _written(self) -> tuple[int, ...]:
-        shared = [place for call in self.calls for place in call.places.values()]
+        fields = (each for call in self.calls for each in call.fields.values())
+        shared = [each for each in fields if isinstance(each, Tensor)]
         shared += [each for each in self.positions if each is not None]
         return tuple(versions_of(shared))
 
@@ -161,18 +160,24 @@ def attention_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[A
 
     The second part has all that decides which kernel runs and how its call is read.
     """
-    found = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-    tensors = tuple(map(found.get, _ARGUMENTS[:4]))
-    said = tuple(
-        None if each is None else (each.shape, each.dtype, each.requires_grad) for each in tensors
-    )
-    return tensors, (*said, *map(found.get, _ARGUMENTS[4:]))
+    if kwargs or len(args) != 3:
+        found = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+        args = tuple(map(found.get, _ARGUMENTS[:4]))
+        others = tuple(map(found.get, _ARGUMENTS[4:]))
+    else:
+        args, others = (*args, None), _NO_OPTIONS
+    query, key, value, mask = args
+    shapes = query.shape, query.dtype, key.shape, value.shape
+    graph = query.requires_grad, key.requires_grad, value.requires_grad
+    masked = None if mask is None else (mask.shape, mask.dtype, mask.requires_grad)
+    return args, (shapes, graph, masked, others)
 
 
 _ARGUMENTS = (
     *("query", "key", "value", "attn_mask"),
     *("dropout_p", "is_causal", "scale", "enable_gqa"),
 )
+_NO_OPTIONS = (None, None, None, None)
 
 
 def as_numbers(mask: Tensor, like: Tensor) -> Tensor:

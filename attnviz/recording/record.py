@@ -116,4 +116,6 @@ def _positions(
                 f"picture= has shape {tuple(picture.shape)}: flat patches have no places; give "
                 "their places=, or the picture (B, 3, H, W), and make patches inside of record()"
             )
-    return partial(TokenPositions, *pictures, time=None if time is None else time % pictures[0].ndim)
+    return partial(
+        TokenPositions, *pictures, time=None if time is None else time % pictures[0].ndim
+    )

@@ -92,7 +92,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     with monkeypatch.context() as patch:
         for name, what in names.items():
 
-            def noted(self: Any, *args: Any, _do: Any = getattr(watch, name), _as: str = what) -> Any:
+            def noted(
+                self: Any, *args: Any, _do: Any = getattr(watch, name), _as: str = what
+            ) -> Any:
                 seen.append(_as)
                 return _do(self, *args)
 
@@ -139,7 +141,11 @@ def run(
         assert found.blocks.keys() == full.blocks.keys()
         for number, block in full.blocks.items():
             other = found.blocks[number]
-            assert (other.module, other.spec, other.place) == (block.module, block.spec, block.place)
+            assert (other.module, other.spec, other.place) == (
+                block.module,
+                block.spec,
+                block.place,
+            )
             assert torch.equal(other.input, block.input)
             assert torch.equal(other.output, block.output)
     assert "forward" not in model.__dict__
@@ -339,7 +345,12 @@ def test_masks_are_those_of_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dropout_shapes_and_types_have_plans_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Small(dropout=0.3)
     with counted(monkeypatch) as seen:
-        for inputs in (PICTURE, PICTURE[:1], PICTURE.expand(2, 3, 32, 32).clone(), PICTURE[..., :24]):
+        for inputs in (
+            PICTURE,
+            PICTURE[:1],
+            PICTURE.expand(2, 3, 32, 32).clone(),
+            PICTURE[..., :24],
+        ):
             for _ in range(2):
                 run(model, inputs)
         model.eval()
@@ -458,7 +469,9 @@ def test_compiled_models_and_layers_with_fast_paths_are_watched_in_full() -> Non
     compiled: Any = torch.compile(Small().eval(), backend="eager")
     half = Small().eval()
     half.blocks[0].compile(backend="eager")
-    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2).eval()
+    layers = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2
+    ).eval()
     tokens = torch.rand(1, 9, 16)
     for _ in range(3):
         with attnviz.record(compiled) as found:
