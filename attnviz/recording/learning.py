@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.operation import Operation
-from attnviz.recording.outside import Variables, is_foreign, tree_of
+from attnviz.recording.outside import HOOKS, Variables, is_foreign, tree_of
 from attnviz.recording.plan import (
     KINDS,
     SCALARS,
@@ -89,6 +89,8 @@ class Learner(TorchFunctionMode):
         for leaf in leaves:
             self._of_picture.put(leaf, True)
         self._variables = Variables(module)
+        if self._variables.random:
+            self.refuse("random numbers that PyTorch does not draw")
         self._before = self._facts()
 
     def refuse(self, reason: str) -> None:
@@ -247,7 +249,8 @@ class Learner(TorchFunctionMode):
 
     def _facts(self) -> Any:
         """What a run must not change: inputs, weights, and what modules hold."""
-        return versions_of(self._leaves), versions(self._module), tree_of(self._module)
+        facts = tree_of(self._module), HOOKS.of(self._module)
+        return versions_of(self._leaves), versions(self._module), facts
 
     @property
     def count(self) -> int:

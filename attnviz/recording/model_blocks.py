@@ -20,6 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from attnviz.errors import RecordingError
 from attnviz.recording.learning import Learner
+from attnviz.recording.outside import HOOKS
 from attnviz.recording.tensor_registry import clone_if_aliased, shares_memory
 
 
@@ -98,6 +99,7 @@ class Blocks:
             register_module_forward_pre_hook(self._entered),
             register_module_forward_hook(self._returned),
         ]
+        HOOKS.own += len(self._hooks)
 
     def end(self) -> None:
         """Watch modules no longer."""

@@ -3,7 +3,6 @@
 While a recording of a model is open, its `forward` is replaced by one that decides how to watch it.
 """
 
-import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +18,7 @@ from attnviz.recording.call_store import CallStore
 from attnviz.recording.learning import Learner, result_leaves
 from attnviz.recording.light_watch import LightWatch, attention_by
 from attnviz.recording.model_blocks import Blocks
-from attnviz.recording.outside import tree_of
+from attnviz.recording.outside import HOOKS, tree_of
 from attnviz.recording.plan import (
     PLANS,
     Plan,
@@ -129,7 +128,10 @@ class ModelWatch:
         pictures = tuple(each.index(True) for each in where)
         of_recording = pictures, self._time, self._blocks is not None
         hooks = () if self._blocks is None else self._blocks.hooks
-        return inputs, of_recording, state_of_torch(hooks), tree_of(self._model, self._own)
+        return (
+            *(inputs, of_recording, state_of_torch(hooks)),
+            *(tree_of(self._model, self._own), HOOKS.of(self._model)),
+        )
 
     def _learning(self, signature: Any, leaves: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
         """Run under the full watcher, and learn the plan."""
@@ -213,16 +215,15 @@ class ModelWatch:
 
 
 class _RandomNumbers:
-    """The state of the generators of random numbers, of PyTorch and of Python."""
+    """The state of PyTorch's generators of random numbers."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self._python, self._cpu = random.getstate(), torch.get_rng_state()
+        self._cpu = torch.get_rng_state()
         cards = {leaf.device for leaf in leaves if leaf.device.type == "cuda"}
         self._cards = {card: torch.cuda.get_rng_state(card) for card in cards}
 
     def restore(self) -> None:
         """Set the generators back."""
-        random.setstate(self._python)
         torch.set_rng_state(self._cpu)
         for card, state in self._cards.items():
             torch.cuda.set_rng_state(state, card)

@@ -4,6 +4,7 @@ A plan of a model holds as long as these are the same. They are compared by `id`
 costs little.
 """
 
+import random
 import weakref
 from collections.abc import Iterator
 from dis import get_instructions
@@ -12,35 +13,64 @@ from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _CONTAINERS = (list, dict, set)
 _VARIABLES = (bool, int, float, str, type(None), Tensor, *_CONTAINERS)
+_STILL = frozenset((nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity, nn.GELU, nn.SiLU, nn.ReLU))
+"""Modules whose attributes neither move tokens nor decide what runs."""
 _CALLED = (FunctionType, MethodType, BuiltinFunctionType, type, nn.Module)
 """Classes of what can be called whose code is searched, or runs nothing else."""
+_RANDOM = "random"
 _DEPTH = 3
 """Functions are searched for variables through so many calls."""
 
 
 def tree_of(module: nn.Module, own: Any = None) -> tuple[Any, ...]:
-    """A model's parts and what they hold: hooks, switches, and every attribute.
+    """A model's parts and every attribute that they hold; hooks are apart.
 
-    `own` stands for the model's own `forward`.
+    `own` stands for the model's own `forward`. This runs before every run of a model, and most of
+    its time goes into memory that is not in the cache, so it looks at as little as it can.
     """
     facts = module.__dict__
     found: list[Any] = [own, *(id(facts[name]) for name in facts if name != "forward")]
-    parts = [module]
-    for part in parts:  # which grows meanwhile; this runs before every run of a model
-        facts = part.__dict__
-        if part is not module:
+    parts = list(facts["_modules"].values())
+    found += map(id, parts)
+    for part in parts:  # which grows meanwhile
+        if part.__class__ in _STILL:
+            found.append(len(part.__dict__))  # one more if its `forward` is replaced
+        elif part is not None:
+            facts = part.__dict__
             found += map(id, facts.values())
-        pre, post, pre_back, back = map(facts.__getitem__, _HOOKS)
-        if pre or post or pre_back or back:
-            found += [id(hook) for hooks in (pre, post, pre_back, back) for hook in hooks.values()]
-        inside = facts["_modules"]
-        if inside:
-            parts += filter(None.__ne__, inside.values())
+            inside = facts["_modules"]
+            if inside:
+                found += map(id, inside.values())
+                parts += inside.values()
     return tuple(found)
+
+
+class Hooks:
+    """The hooks of models; they are looked for again after any hook was registered anywhere."""
+
+    def __init__(self) -> None:
+        self._found: weakref.WeakKeyDictionary[nn.Module, tuple[int, tuple[int, ...]]]
+        self._found = weakref.WeakKeyDictionary()
+        self.own = 0
+        """How many hooks attnviz itself has registered, on all modules alike."""
+
+    def of(self, module: nn.Module) -> tuple[int, ...]:
+        """The `id` of every hook of a model."""
+        registered = RemovableHandle.next_id - self.own
+        before, hooks = self._found.get(module, (None, ()))
+        if before != registered or hooks:
+            facts = (part.__dict__[name] for part in module.modules() for name in _HOOKS)
+            hooks = tuple(id(hook) for each in facts for hook in each.values())
+            self._found[module] = registered, hooks
+        return hooks
+
+
+HOOKS = Hooks()
 
 
 def is_foreign(module: nn.Module) -> bool:
@@ -62,6 +92,9 @@ class Variables:
     """Variables that a model's code reads: of its file, of functions around it, in attributes.
 
     Attributes in containers and objects such as configurations count, too.
+
+    Attributes:
+        random: whether the code draws random numbers of Python's or of NumPy's.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -82,6 +115,7 @@ class Variables:
                 function = getattr(value, "__func__", value)
                 if isinstance(function, FunctionType):
                     readers |= _variables(function, set(), _DEPTH)
+        self.random = readers.pop(_RANDOM, None) is not None
         self._readers = list(readers.values())
         self._before = self._now()
 
@@ -131,11 +165,15 @@ def _variables(function: FunctionType, seen: set[int], depth: int) -> Iterator[t
     seen.add(id(function))
     outer = function.__globals__
     inside: list[FunctionType] = []
+    if "random" in function.__code__.co_names:
+        yield _RANDOM, True
     for each in get_instructions(function.__code__):
         if each.opname in {"LOAD_GLOBAL", "LOAD_NAME"} and each.argval in outer:
             value = outer[each.argval]
             if isinstance(value, FunctionType):
                 inside.append(value)
+            elif getattr(value, "__self__", None).__class__ is random.Random:
+                yield _RANDOM, True
             elif isinstance(value, _VARIABLES):
                 yield (id(outer), each.argval), (outer, each.argval)
     for cell in function.__closure__ or ():
