@@ -1,7 +1,7 @@
 """Learns the plan of a model while the full watcher records it for the first time.
 
-A function mode sees the functions of PyTorch that the model calls, in order; the watcher tells which
-operators run inside of them. Together they show whether a later run can be watched lightly: whether
+A function mode sees the functions of PyTorch that the model calls, in order; the watcher tells
+which operators run inside of them. Together they show whether a later run can be watched lightly: whether
 all that the recording holds is an argument or a result of these functions, and whether anything
 that the model does depends on the values of tensors.
 """
@@ -34,8 +34,8 @@ from attnviz.recording.plan import (
     as_numbers,
     attention_options,
     next_node,
-    versions_of,
     versions,
+    versions_of,
 )
 from attnviz.recording.tensor_registry import TensorRegistry, shares_memory
 
@@ -196,11 +196,12 @@ class Learner(TorchFunctionMode):
             for name, each in part._parameters.items():  # noqa: SLF001
                 if each is None or each.dtype != view.dtype or not shares_memory(each, view):
                     continue
-                offset = view.storage_offset() - each.storage_offset()
-                lies = tuple(view.shape), tuple(view.stride()), offset
+                offset = int(view.storage_offset() - each.storage_offset())
                 sources = self._projections.setdefault(number, [])
                 if factor == bool(sources):  # of several projections the first one counts
-                    sources.append(Source(weakref.ref(part), name, *lies))
+                    sources.append(
+                        Source(weakref.ref(part), name, view.shape, view.stride(), offset)
+                    )
                 return
         self.refuse("a projection that is no parameter")
 

@@ -109,7 +109,7 @@ class ModelWatch:
     def _alone(self) -> bool:
         """Whether nothing but this recording looks at PyTorch's operators and functions."""
         return (
-            _get_current_dispatch_mode() is self._watcher  # type: ignore[no-untyped-call]
+            _get_current_dispatch_mode() is self._watcher
             and torch._C._len_torch_dispatch_stack() == 1  # noqa: SLF001
             and torch._C._len_torch_function_stack() == 0  # noqa: SLF001
             and torch._C._functorch.peek_interpreter_stack() is None  # noqa: SLF001
@@ -187,7 +187,7 @@ class ModelWatch:
             self._watcher.put_later(result_leaves(result), plan.positions)
         return result
 
-    def _again(  # noqa: PLR0917
+    def _again(
         self, signature: Any, numbers: "_RandomNumbers", same_inputs: bool, args: Any, kwargs: Any
     ) -> Any:
         """Run again under the full watcher, after the plan proved wrong."""
@@ -203,7 +203,7 @@ class ModelWatch:
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
         """Inside this context nothing watches PyTorch's operators."""
-        self._watcher.__exit__(None, None, None)
+        self._watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if self._blocks is not None:
             self._blocks.end()
         try:
@@ -211,7 +211,7 @@ class ModelWatch:
         finally:
             if self._blocks is not None:
                 self._blocks.begin()
-            self._watcher.__enter__()
+            self._watcher.__enter__()  # type: ignore[no-untyped-call]
 
 
 class _RandomNumbers:

@@ -150,12 +150,8 @@ def _content(value: Any) -> Any:
 def _read_by(kind: type) -> tuple[Any, ...]:
     """The variables that the methods of a class read."""
     functions = [each for each in vars(kind).values() if isinstance(each, FunctionType)]
-    found: dict[Any, Any] = {}
     seen: set[int] = set()
-    for function in functions:
-        for key, read in _variables(function, seen, _DEPTH):
-            found[key] = read
-    return tuple(found.items())
+    return tuple(each for function in functions for each in _variables(function, seen, _DEPTH))
 
 
 def _variables(function: FunctionType, seen: set[int], depth: int) -> Iterator[tuple[Any, Any]]:

@@ -56,7 +56,7 @@ class Source(NamedTuple):
     def view(self) -> Tensor | None:
         """The view, without a graph; None if there is no such parameter any more."""
         owner = self.owner()
-        tensor = None if owner is None else owner._parameters.get(self.name)
+        tensor = None if owner is None else owner._parameters.get(self.name)  # noqa: SLF001
         if tensor is None:
             return None
         start = tensor.storage_offset() + self.offset
@@ -161,7 +161,7 @@ def attention_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[A
     The second part has all that decides which kernel runs and how its call is read.
     """
     if kwargs or len(args) != 3:
-        found = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+        found = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
         args = tuple(map(found.get, _ARGUMENTS[:4]))
         others = tuple(map(found.get, _ARGUMENTS[4:]))
     else:
@@ -187,7 +187,8 @@ def as_numbers(mask: Tensor, like: Tensor) -> Tensor:
 
 def next_node() -> int:
     """The number that autograd's next node gets."""
-    return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
+    number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]  # noqa: SLF001
+    return number
 
 
 def versions_of(tensors: Sequence[Tensor]) -> list[int]:
@@ -223,7 +224,7 @@ def leaves_of(value: Any, leaves: list[Tensor]) -> Any:
 
 
 _FAST = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
-_cuda = torch.backends.cuda
+_cuda: Any = torch.backends.cuda
 
 
 def state_of_torch(own_hooks: Collection[int]) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Compares a run of a model with the program of its plan, function by function.
 
-Every function of PyTorch that the model calls is compared: which it is, and which tensors and values
-it gets. Whatever changes the model's way, whether a hook, another module, or a variable that nobody
+Every function of PyTorch that the model calls is compared: which it is, and which tensors and
+values it gets. Whatever changes the model's way, whether a hook, another module, or a variable that nobody
 knows of, is seen where it happens.
 """
 
@@ -38,7 +38,8 @@ class PlanCheck(TorchFunctionMode):
         if self.deviated:
             return func(*args, **kwargs)
         expected, compared, named, made = next(self._steps, _END)
-        if func not in {expected} or len(args) != len(compared) or kwargs.keys() != named.keys():
+        alike = len(args) == len(compared) and kwargs.keys() == named.keys()
+        if not alike or func != expected:
             self.deviated = True
             return func(*args, **kwargs)
         known = self._known

@@ -27,7 +27,7 @@ from attnviz.attention import AttentionCall
 from attnviz.recording import Recording, model_watch
 
 PICTURE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-TURNED = False
+VARIABLES = {"turned": False}
 
 
 class Attention(nn.Module):
@@ -46,7 +46,8 @@ class Attention(nn.Module):
         grouped = self.keys < self.heads
         p = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, enable_gqa=grouped)
-        return self.scale * self.out(out.transpose(1, 2).reshape(b, n, 16))
+        projected: Tensor = self.out(out.transpose(1, 2).reshape(b, n, 16))
+        return self.scale * projected
 
 
 class Block(nn.Module):
@@ -57,7 +58,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = x + self.attention(self.norm(x), mask)
-        return x + self.mlp(x).tanh()
+        hidden: Tensor = self.mlp(x)
+        return x + hidden.tanh()
 
 
 class Small(nn.Module):
@@ -67,11 +69,11 @@ class Small(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.patches, self.between = nn.Conv2d(3, 16, 8, 8), between
-        self.blocks = nn.ModuleList(Block(**options) for _ in range(3))
+        self.blocks: Any = nn.ModuleList(Block(**options) for _ in range(3))
         self.drop = nn.Dropout(options.get("dropout", 0.0))
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = self.patches(pixels).flatten(2).transpose(1, 2)
+        x: Tensor = self.patches(pixels).flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = x if self.between is None else self.between(x)
             x = block(self.drop(x), mask)
@@ -83,6 +85,14 @@ def _fixed_seed() -> None:
     torch.manual_seed(3)
 
 
+def noted(method: Any, what: str, seen: list[str]) -> Callable[..., Any]:
+    def note(*args: Any) -> Any:
+        seen.append(what)
+        return method(*args)
+
+    return note
+
+
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Notes how runs were watched: `learning`, `light`, and `again` if a plan did not hold."""
@@ -91,14 +101,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     names = {"_learning": "learning", "_lightly": "light", "_again": "again"}
     with monkeypatch.context() as patch:
         for name, what in names.items():
-
-            def noted(
-                self: Any, *args: Any, _do: Any = getattr(watch, name), _as: str = what
-            ) -> Any:
-                seen.append(_as)
-                return _do(self, *args)
-
-            patch.setattr(watch, name, noted)
+            patch.setattr(watch, name, noted(getattr(watch, name), what, seen))
         yield seen
 
 
@@ -118,9 +121,7 @@ def assert_same(found: Recording, expected: Recording) -> None:
             assert torch.equal(one.nan_to_num(-7.0), two.nan_to_num(-7.0)), each.name
 
 
-def run(
-    model: nn.Module, *inputs: Any, expected: str | None = None, places: bool = True, **named: Any
-) -> Recording:
+def run(model: nn.Module, *inputs: Any, places: bool = True, **named: Any) -> Recording:
     """Record a run with the model given, and hold it against a recording by the full watcher.
 
     The output must be that of the model alone.
@@ -140,16 +141,16 @@ def run(
     if places:
         assert found.blocks.keys() == full.blocks.keys()
         for number, block in full.blocks.items():
-            other = found.blocks[number]
-            assert (other.module, other.spec, other.place) == (
+            light = found.blocks[number]
+            assert (light.module, light.spec, light.place) == (
                 block.module,
                 block.spec,
                 block.place,
             )
-            assert torch.equal(other.input, block.input)
-            assert torch.equal(other.output, block.output)
+            assert torch.equal(light.input, block.input)
+            assert torch.equal(light.output, block.output)
     assert "forward" not in model.__dict__
-    assert F.scaled_dot_product_attention is torch._C._nn.scaled_dot_product_attention  # noqa: SLF001
+    assert F.scaled_dot_product_attention is torch._C._nn.scaled_dot_product_attention
     return found
 
 
@@ -158,13 +159,18 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 
 def sdpa(kind: type, config: Any) -> Any:
-    config._attn_implementation = "sdpa"  # noqa: SLF001 — transformers' own name for it
+    config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     return kind(config).eval()
 
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
-MODELS = {
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+}
+MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": Small,
     "grouped": lambda: Small(grouped=True),
     "vit": lambda: sdpa(ViTModel, ViTConfig(patch_size=8, intermediate_size=32, **SIZES)),
@@ -201,7 +207,7 @@ def flipped(x: Tensor) -> Tensor:
 
 
 def turned_by_variable(x: Tensor) -> Tensor:
-    return x.flip(1) if TURNED else x
+    return x.flip(1) if VARIABLES["turned"] else x
 
 
 class Changes:
@@ -253,7 +259,7 @@ class Changes:
 
     @staticmethod
     def forward(model: Small) -> None:
-        model.blocks[0].mlp.forward = flipped  # type: ignore[method-assign]
+        model.blocks[0].mlp.forward = flipped
 
     @staticmethod
     def attribute(model: Small) -> None:
@@ -261,8 +267,7 @@ class Changes:
 
     @staticmethod
     def variable(_: Small) -> None:
-        global TURNED
-        TURNED = True
+        VARIABLES["turned"] = True
 
     @staticmethod
     def parametrization(model: Small) -> None:
@@ -285,8 +290,7 @@ class Changes:
 @pytest.mark.parametrize("places", [False, True])
 @pytest.mark.parametrize("name", [name for name in vars(Changes) if not name.startswith("_")])
 def test_a_change_of_the_model_never_gives_a_wrong_recording(name: str, places: bool) -> None:
-    global TURNED
-    TURNED = False
+    VARIABLES["turned"] = False
     model = Small(turned_by_variable).eval()
     for _ in range(3):
         run(model, PICTURE, places=places)
@@ -295,7 +299,7 @@ def test_a_change_of_the_model_never_gives_a_wrong_recording(name: str, places: 
     picture = PICTURE.to(model.patches.weight.dtype)
     for _ in range(3):
         run(model, picture, places=places)
-    TURNED = False
+    VARIABLES["turned"] = False
     if name == "weights":
         model.load_state_dict(before)
         run(model, picture, places=places)
@@ -485,11 +489,13 @@ def test_compiled_models_and_layers_with_fast_paths_are_watched_in_full() -> Non
 
 
 @torch.no_grad()
-def test_attention_by_hand_is_watched_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_by_hand_is_watched_in_full() -> None:
     class ByHand(Attention):
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            assert mask is None
             q, k, v = self.qkv(x).chunk(3, -1)
-            return self.out((q @ k.mT / 4).softmax(-1) @ v)
+            output: Tensor = self.out((q @ k.mT / 4).softmax(-1) @ v)
+            return output
 
     model = Small().eval()
     for _ in range(2):
@@ -580,7 +586,7 @@ def test_threads_share_a_model() -> None:
                     with attnviz.record(model, picture=picture) as found:
                         model(picture)
                     assert_same(found, full)
-        except Exception as error:  # noqa: BLE001 — whatever it is, the test names it
+        except Exception as error:
             wrong.append(error)
 
     threads = [threading.Thread(target=many, args=(number,)) for number in range(4)]
