@@ -1,9 +1,9 @@
 """Learns the plan of a model while the full watcher records it for the first time.
 
 A function mode sees the functions of PyTorch that the model calls, in order; the watcher tells
-which operators run inside of them. Together they show whether a later run can be watched lightly: whether
-all that the recording holds is an argument or a result of these functions, and whether anything
-that the model does depends on the values of tensors.
+which operators run inside of them. Together they show whether a later run can be watched lightly:
+whether every call is one of `F.scaled_dot_product_attention`, and whether anything that the model
+does depends on the values of tensors.
 """
 
 import weakref
@@ -24,13 +24,13 @@ from attnviz.recording.plan import (
     KINDS,
     SCALARS,
     SDPA,
-    Plan,
+    FunctionCall,
+    ParameterView,
     PlannedBlock,
     PlannedCall,
     Ref,
+    RunPlan,
     Several,
-    Source,
-    Step,
     as_numbers,
     attention_options,
     next_node,
@@ -74,13 +74,13 @@ class Learner(TorchFunctionMode):
         super().__init__()
         self.reason: str | None = None
         self._module, self._leaves, self._traced = module, leaves, traced
-        self._steps: list[Step] = []
+        self._steps: list[FunctionCall] = []
         own = [*module.parameters(), *module.buffers()]
         self._outside = {id(tensor): Ref() for tensor in own}
         self._inputs = tuple(Ref() for _ in leaves)
         self._known = self._outside | dict(zip(map(id, leaves), self._inputs, strict=True))
         self._calls: list[PlannedCall] = []
-        self._projections: dict[int, list[Source]] = {}
+        self._projections: dict[int, list[ParameterView]] = {}
         self._blocks: dict[int, PlannedBlock] = {}
         self._entered = False
         self._found: list[tuple[AttentionCall, str, int | None]] = []
@@ -123,7 +123,7 @@ class Learner(TorchFunctionMode):
             self._entered = False
         if func is Tensor.__iter__:
             result = tuple(result)
-        self._steps.append(Step(func, compared, named, self._refs(result)))
+        self._steps.append(FunctionCall(func, compared, named, self._refs(result)))
         return iter(result) if func is Tensor.__iter__ else result
 
     def _compared(self, value: Any) -> Any:
@@ -200,7 +200,7 @@ class Learner(TorchFunctionMode):
                 sources = self._projections.setdefault(number, [])
                 if factor == bool(sources):  # of several projections the first one counts
                     sources.append(
-                        Source(weakref.ref(part), name, view.shape, view.stride(), offset)
+                        ParameterView(weakref.ref(part), name, view.shape, view.stride(), offset)
                     )
                 return
         self.refuse("a projection that is no parameter")
@@ -258,7 +258,7 @@ class Learner(TorchFunctionMode):
         """Number of attention calls so far."""
         return len(self._calls)
 
-    def plan(self, operators: Sequence[str], positions: Sequence[Tensor | None]) -> Plan | None:
+    def plan(self, operators: Sequence[str], positions: Sequence[Tensor | None]) -> RunPlan | None:
         """The plan, after the run; None if there is none. `positions` are those of the result."""
         if self._facts() != self._before or self._variables.changed():
             self.refuse("the model changes itself")
@@ -268,7 +268,7 @@ class Learner(TorchFunctionMode):
             replace(call, projection=tuple(self._projections.get(number, ())))
             for number, call in enumerate(self._calls)
         ]
-        return Plan(
+        return RunPlan(
             calls,
             self._blocks,
             tuple(operators),

@@ -23,8 +23,8 @@ from attnviz.recording.kernels import as_it_is
 from attnviz.recording.model_blocks import Block
 from attnviz.recording.plan import (
     SDPA,
-    Plan,
     PlannedBlock,
+    RunPlan,
     as_numbers,
     attention_options,
     next_node,
@@ -88,7 +88,7 @@ class LightWatch:
         deviated: whether the model has left the plan.
     """
 
-    def __init__(self, plan: Plan, keep: Sequence[bool], describe: Any, *, graph: bool) -> None:
+    def __init__(self, plan: RunPlan, keep: Sequence[bool], describe: Any, *, graph: bool) -> None:
         self.calls: list[TakenCall] = []
         self.blocks: dict[int, Block] = {}
         self.deviated = False

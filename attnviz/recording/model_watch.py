@@ -21,7 +21,7 @@ from attnviz.recording.model_blocks import Blocks
 from attnviz.recording.outside import HOOKS, tree_of
 from attnviz.recording.plan import (
     PLANS,
-    Plan,
+    RunPlan,
     is_compiled,
     leaves_of,
     may_be_learnt,
@@ -162,7 +162,7 @@ class ModelWatch:
             self._blocks.learner = learner
 
     def _lightly(
-        self, plan: Plan, signature: Any, leaves: Sequence[Tensor], args: Any, kwargs: Any
+        self, plan: RunPlan, signature: Any, leaves: Sequence[Tensor], args: Any, kwargs: Any
     ) -> Any:
         """Run by the plan; if it does not hold, run again under the full watcher."""
         graph = self._blocks is not None and self._blocks.graph

@@ -27,14 +27,14 @@ _DEPTH = 3
 """Functions are searched for variables through so many calls."""
 
 
-def tree_of(module: nn.Module, own: Any = None) -> tuple[Any, ...]:
+def tree_of(module: nn.Module, forward: Any = None) -> tuple[Any, ...]:
     """A model's parts and every attribute that they hold; hooks are apart.
 
-    `own` stands for the model's own `forward`. This runs before every run of a model, and most of
+    `forward` stands for the model's own. This runs before every run of a model, and most of
     its time goes into memory that is not in the cache, so it looks at as little as it can.
     """
     facts = module.__dict__
-    found: list[Any] = [own, *(id(facts[name]) for name in facts if name != "forward")]
+    found: list[Any] = [forward, *(id(facts[name]) for name in facts if name != "forward")]
     parts = list(facts["_modules"].values())
     found += map(id, parts)
     for part in parts:  # which grows meanwhile

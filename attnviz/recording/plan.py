@@ -44,7 +44,7 @@ class Several(NamedTuple):
     parts: tuple[Any, ...]
 
 
-class Source(NamedTuple):
+class ParameterView(NamedTuple):
     """A view of a parameter: the module that owns it, its name there, and where the view lies."""
 
     owner: "weakref.ref[nn.Module]"
@@ -63,7 +63,7 @@ class Source(NamedTuple):
         return tensor.detach().as_strided(self.size, self.stride, start)
 
 
-class Step(NamedTuple):
+class FunctionCall(NamedTuple):
     """A function of the program: its arguments, with `Ref` for tensors, and what it made."""
 
     func: Any
@@ -91,7 +91,7 @@ class PlannedCall:
     converted: bool
     operator: str
     node: int | None
-    projection: Sequence[Source] = ()
+    projection: Sequence[ParameterView] = ()
 
 
 class PlannedBlock(NamedTuple):
@@ -104,7 +104,7 @@ class PlannedBlock(NamedTuple):
 
 
 @dataclass(eq=False)
-class Plan:
+class RunPlan:
     """What a model does, for one signature.
 
     Attributes:
@@ -126,7 +126,7 @@ class Plan:
     operators: Sequence[str]
     positions: Sequence[Tensor | None]
     versions: tuple[Any, ...] | None
-    steps: Sequence[Step]
+    steps: Sequence[FunctionCall]
     inputs: tuple[Ref, ...]
     outside: Mapping[int, Ref]
     variables: Variables
@@ -273,17 +273,17 @@ class Plans:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: weakref.WeakKeyDictionary[nn.Module, dict[Any, Plan | None]]
+        self._found: weakref.WeakKeyDictionary[nn.Module, dict[Any, RunPlan | None]]
         self._found = weakref.WeakKeyDictionary()
         self._failures: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
-    def get(self, module: nn.Module, signature: Any) -> tuple[bool, Plan | None]:
+    def get(self, module: nn.Module, signature: Any) -> tuple[bool, RunPlan | None]:
         """Whether a signature was seen before, and its plan; None if it has none."""
         with self._lock:
             plans = self._found.get(module, {})
             return signature in plans, plans.get(signature)
 
-    def put(self, module: nn.Module, signature: Any, plan: Plan | None) -> None:
+    def put(self, module: nn.Module, signature: Any, plan: RunPlan | None) -> None:
         """Set the plan of a signature; None if it has none."""
         with self._lock:
             plans = self._found.setdefault(module, {})

@@ -1,8 +1,8 @@
 """Compares a run of a model with the program of its plan, function by function.
 
 Every function of PyTorch that the model calls is compared: which it is, and which tensors and
-values it gets. Whatever changes the model's way, whether a hook, another module, or a variable that nobody
-knows of, is seen where it happens.
+values it gets. Whatever changes the model's way, whether a hook, another module, or a variable that
+nobody knows of, is seen where it happens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from attnviz.recording.plan import KINDS, Plan, Ref, Several
+from attnviz.recording.plan import KINDS, Ref, RunPlan, Several
 
 _MISSING = object()
 _END: tuple[Any, ...] = (_MISSING, (), {}, None)
@@ -24,7 +24,7 @@ class PlanCheck(TorchFunctionMode):
         deviated: whether the model has left the plan.
     """
 
-    def __init__(self, plan: Plan, leaves: Sequence[Tensor]) -> None:
+    def __init__(self, plan: RunPlan, leaves: Sequence[Tensor]) -> None:
         super().__init__()
         self.deviated = False
         self._steps = iter(plan.steps)
