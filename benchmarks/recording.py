@@ -11,8 +11,8 @@ turn in one process; ratios are taken pair by pair. The promise for `record` is 
 most the bytes of q, k, v and output.
 
 Two ViTs of width 48 and 12 layers do almost no work, so that watching them costs most: one as a
-plain module, one of transformers. `record(model)` is measured after its first run, in seconds of the
-process on one thread. The promise is at most 1.30, and 1.40 with positions and blocks.
+plain module, one of transformers. `record(model)` is measured after its first run, in seconds of
+the process on one thread. The promise is at most 1.30, and 1.40 with positions and blocks.
 """
 
 import argparse
@@ -227,8 +227,8 @@ def section(row: Row, rows: dict[str, Row], rounds: int) -> str:
         f"attnviz {attnviz.__version__}, {datetime.now(UTC):%Y-%m-%d}; {rounds} rounds.\n\n"
         f"{table(row)}\n\n"
         f"After the first run, one thread, {5 * rounds} rounds, bare "
-        f"{rows['plain']['bare_s'] * 1e3:.1f} and {rows['transformers']['bare_s'] * 1e3:.1f} ms; the "
-        "promise is at most 1.30, and 1.40 with positions and blocks:\n\n"
+        f"{rows['plain']['bare_s'] * 1e3:.1f} and {rows['transformers']['bare_s'] * 1e3:.1f} ms; "
+        "the promise is at most 1.30, and 1.40 with positions and blocks:\n\n"
         f"{light_table(rows)}\n"
     )
 
