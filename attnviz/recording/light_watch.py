@@ -93,6 +93,7 @@ class LightWatch:
         self.blocks: dict[int, Block] = {}
         self.deviated = False
         self._plan, self._keep, self._describe, self._graph = plan, keep, describe, graph
+        self._thread = threading.get_ident()
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
 
@@ -167,7 +168,9 @@ class LightWatch:
         return found
 
     def _block(self, number: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run a block, and take what it got and returned."""
+        """Run a block, and take what it got and returned; other threads may run it, too."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         tokens = next((each for each in args if isinstance(each, Tensor)), None)
         before = len(self.calls)
         result = forward(*args, **kwargs)

@@ -578,14 +578,16 @@ def test_threads_share_a_model() -> None:
 
     def many(number: int) -> None:
         try:
-            with torch.no_grad():
-                picture = PICTURE + number
-                with attnviz.record(picture=picture) as full:
+            picture = PICTURE + number
+            options: dict[str, Any] = {"picture": picture, "blocks": model}
+            with torch.no_grad(), attnviz.record(**options) as full:
+                model(picture)
+            for _ in range(8):
+                with torch.no_grad(), attnviz.record(model, **options) as found:
                     model(picture)
-                for _ in range(8):
-                    with attnviz.record(model, picture=picture) as found:
-                        model(picture)
-                    assert_same(found, full)
+                assert_same(found, full)
+                for place, block in full.blocks.items():
+                    assert torch.equal(found.blocks[place].output, block.output)
         except Exception as error:
             wrong.append(error)
 
