@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,12 @@ def light(rounds: int) -> dict[str, Row]:
     for name, model in {"plain": PlainViT().eval(), "transformers": vit("sdpa", **sizes)}.items():
         eager = vit("eager", **sizes)
         ways: dict[str, Callable[[], object]] = {
-            "bare": lambda model=model: model(pixels),
-            "light": lambda model=model: given(model, pixels),
-            "light_blocks": lambda model=model: given(model, pixels, picture=pixels, blocks=model),
-            "record": lambda model=model: recorded(model, pixels),
-            "picture": lambda model=model: traced(model, pixels),
-            "eager": lambda eager=eager: eager(pixels, output_attentions=True),
+            "bare": partial(model, pixels),
+            "light": partial(given, model, pixels),
+            "light_blocks": partial(given, model, pixels, picture=pixels, blocks=model),
+            "record": partial(recorded, model, pixels),
+            "picture": partial(traced, model, pixels),
+            "eager": partial(eager, pixels, output_attentions=True),
         }
         rows[name] = ratios(ways, rounds, time.process_time)
     torch.set_num_threads(threads)
