@@ -8,6 +8,7 @@ without it `blocks` serves. `TRITON_INTERPRET=1` runs the kernels on a CPU, slow
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -20,14 +21,15 @@ from attnviz.errors import UsageError
 
 NUMBERS = 7
 """Numbers of a row: lse, entropy, confidence, largest score, prefix mass, distance, Σ A²."""
-FEATURES = 256
-"""The most features of a head that the kernels take."""
+FEATURES = 512
+"""Bytes of the features of a head that the kernels take at most; more need too many registers."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 AT_ONCE = 1 << 37
 """Scores of a launch: a fraction of a second, so that progress is seen, and a stop."""
+FAILURES: list[str] = []
+"""Why Triton could not build a kernel in this process, so that it is tried once."""
 PRECISION = "tf32x3"
-"""Products of float32: three of tensor cores, as in the fused kernels; or `ieee`, which is slower.
-The interpreter multiplies in float32."""
+"""Products of float32: three of tensor cores, as in fused kernels; or `ieee`, which is slower."""
 
 
 class Tile(NamedTuple):
@@ -47,30 +49,43 @@ class Tile(NamedTuple):
     stages: int
 
 
-def tile(rows: int, heads: int, side: int, size: int) -> Tile:
-    """The tile for so many rows, heads, features (a power of 2) and bytes of a number."""
-    tall = min(max(16, _power_of_two(rows)), 128 if size * side <= 256 else 64)
-    wide = 64 if size * side <= 512 else 32
-    paired = heads % 2 == 0 and size * side <= 128
-    return Tile(tall, wide, paired, warps=8 if tall == 128 else 4, stages=2)
+def tile(rows: int, heads: int, side: int, size: int, *, transposed: bool = False) -> Tile:
+    """The tile for so many rows, heads, features (a power of 2) and bytes of a number.
+
+    No register is spilled with these on compute capability 9.0 (`ptxas -v`); they were not timed.
+    """
+    width = size * side
+    tall = min(max(16, _power_of_two(rows)), 128 if width <= 256 else 64)
+    light = transposed and size == 2 and width <= 128  # it has the fewest sums
+    return Tile(
+        tall=tall,
+        wide=64 if light else 32,
+        paired=not transposed and heads % 2 == 0 and width <= 128,
+        warps=8 if tall == 128 and not light else 4,
+        stages=3 if size == 2 and width <= 256 else 2,
+    )
 
 
 def missing(call: CallTensors) -> str | None:
-    """Why the kernels cannot compute a call, or None."""
-    device = call.query.device
+    """Why the kernels cannot compute a call here, or None if they can."""
+    query, key = call.query, call.key
+    if query.dtype not in DTYPES or key.dtype != query.dtype:
+        return f"queries are {query.dtype} and keys {key.dtype}"
+    if not 0 < query.shape[3] * query.element_size() <= FEATURES:
+        return f"a head has {query.shape[3]} features in {query.dtype}"
+    return _missing_on(query.device)
+
+
+def _missing_on(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device, or None if they can."""
+    if device.type == "cuda" and torch.version.hip is None:
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "the device's compute capability is below 8.0"
+    elif device.type != "cpu" or not interpreted():
+        return f"the tensors are on {device.type}, not on CUDA"
     if find_spec("triton") is None:
         return "Triton is not installed"
-    if device.type == "cpu" and not interpreted():
-        return "it needs a CUDA device, or TRITON_INTERPRET=1"
-    if device.type != "cpu" and (device.type != "cuda" or torch.version.hip is not None):
-        return "it needs a CUDA device"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs a CUDA device of compute capability 8.0"
-    if call.query.dtype not in DTYPES or call.key.dtype != call.query.dtype:
-        return f"queries and keys are {call.query.dtype} and {call.key.dtype}"
-    if not 0 < call.query.shape[3] <= FEATURES:
-        return f"heads have {call.query.shape[3]} features, not 1 to {FEATURES}"
-    return None
+    return FAILURES[0] if FAILURES else None
 
 
 def interpreted() -> bool:
@@ -86,19 +101,16 @@ def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = 
     """
     reason = missing(call)
     if reason is not None:
-        raise UsageError(f"way='kernel' cannot be taken: {reason}; leave way out")
+        raise UsageError(_refusal(reason))
     device = call.query.device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         return _sweep(call, request, progress)
 
 
 def _sweep(call: CallTensors, request: SweepRequest, progress: Progress | None) -> Sweep:
-    from attnviz.attention import triton_kernels  # noqa: PLC0415 — there may be no Triton
-
     batch, heads, queries, keys = call.shape
     numbers = torch.empty(NUMBERS, batch, heads, queries, device=call.query.device)
-    shape = tile(queries, heads, call.query.shape[3], call.query.element_size())
-    arguments = _arguments(call, shape)
+    shape = tile(queries, heads, _side(call), call.query.element_size())
 
     def report(share: float) -> None:
         if progress is not None:
@@ -106,12 +118,13 @@ def _sweep(call: CallTensors, request: SweepRequest, progress: Progress | None) 
             progress(int(share * batch * queries), batch * queries)
 
     _launch(
-        triton_kernels.rows,
+        "rows",
         batch * (heads // 2 if shape.paired else heads) * -(-queries // shape.tall),
         shape.tall * keys,
-        arguments | _of_rows(call, request) | {"numbers": numbers, "step": numbers[0].numel()},
+        _arguments(call, shape)
+        | _of_rows(call, request)
+        | {"numbers": numbers, "step": numbers[0].numel(), "paired": shape.paired},
         report,
-        paired=shape.paired,
     )
     lse, entropy, confidence, top, mass, distance, squares = numbers.unbind(0)
     received = None
@@ -130,40 +143,47 @@ def _sweep(call: CallTensors, request: SweepRequest, progress: Progress | None) 
 
 def _received(call: CallTensors, weights: Tensor, top: Tensor, share: Tensor) -> Tensor:
     """Σ_i w_ri A_ij, (B, H, R, Nk), from the rows' largest scores and largest weights."""
-    from attnviz.attention import triton_kernels  # noqa: PLC0415
-
     batch, heads, queries, keys = call.shape
     vectors = weights.shape[-2]
     out = torch.empty(batch, heads, vectors, keys, device=call.query.device)
-    shape = tile(keys, 1, call.query.shape[3], call.query.element_size())
+    shape = tile(keys, heads, _side(call), call.query.element_size(), transposed=True)
     several = min(4, _power_of_two(vectors))
-    given, step = _shared(weights.float(), 2)
+    given = weights.detach().float().unsqueeze(-3) * share.unsqueeze(-2)  # (B, H, R, Nq)
     _launch(
-        triton_kernels.received,
+        "received",
         batch * heads * -(-vectors // several) * -(-keys // shape.tall),
         shape.tall * queries,
         _arguments(call, shape)
-        | {"weights": given, "weights_b": step, "vectors": vectors, "several": several}
-        | {"tops": top, "shares": share, "out": out},
+        | {"weights": given, "vectors": vectors, "several": several, "tops": top, "out": out},
     )
     return out
 
 
 def _launch(
-    kernel: Any,
+    name: str,
     programs: int,
     scores: int,
     arguments: dict[str, Any],
     report: Callable[[float], None] | None = None,
-    **more: Any,
 ) -> None:
-    """Run so many programs, of so many scores each, a part of them at a time."""
+    """Run so many programs of a kernel, of so many scores each, a part of them at a time."""
     together = max(1, AT_ONCE // scores)
     for first in range(0, programs, together):
         last = min(first + together, programs)
-        kernel[(last - first,)](first=first, **arguments, **more)
+        try:
+            kernel = getattr(import_module("attnviz.attention.triton_kernels"), name)
+            kernel[(last - first,)](first=first, **arguments)
+        except Exception as error:  # of Triton, its compilers and its driver: many kinds
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            FAILURES.append(f"Triton fails: {lines[-1]}")
+            raise UsageError(_refusal(FAILURES[-1])) from error
         if report is not None:
             report(last / programs)
+
+
+def _refusal(reason: str) -> str:
+    """The error for somebody who asks for this way."""
+    return f"way='kernel': {reason}; take way='blocks'"
 
 
 def _arguments(call: CallTensors, shape: Tile) -> dict[str, Any]:
@@ -186,10 +206,10 @@ def _arguments(call: CallTensors, shape: Tile) -> dict[str, Any]:
         "kind": "none" if bias is None else "boolean" if bias.dtype == torch.uint8 else "added",
         "causal": call.causal,
         "dim": query.shape[3],
-        "side": max(16, _power_of_two(query.shape[3])),
+        "side": _side(call),
         "tall": shape.tall,
         "wide": shape.wide,
-        "precision": PRECISION,
+        "precision": "interpreted" if interpreted() else PRECISION,
         "num_warps": shape.warps,
         "num_stages": shape.stages,
     }
@@ -197,37 +217,35 @@ def _arguments(call: CallTensors, shape: Tile) -> dict[str, Any]:
 
 def _of_rows(call: CallTensors, request: SweepRequest) -> dict[str, Any]:
     """What the kernel of rows takes of a request; nothing is read where nothing is asked."""
-    query = call.query
-    nothing = torch.zeros(1, dtype=torch.uint8, device=query.device)
-    counted = request.query_mask
+    counted, places = request.query_mask, request.positions
     if counted is None:
-        counted = torch.ones(query.shape[2], dtype=torch.bool, device=query.device)
+        counted = torch.ones(call.shape[2], dtype=torch.bool, device=call.query.device)
     order = _order(call, request)
-    places_i, places_j = request.positions or (None, None)
+    facts = _facts(call, request, order)
     found: dict[str, Any] = {
         "ordered": order is not None,
-        "distances": request.positions is not None,
+        "distances": places is not None,
         "masses": request.prefix is not None,
         "squared": request.squares,
     }
     for name, tensor, axes in (
         ("order", order, 1),
         ("counted", counted.view(torch.uint8), 1),
-        ("places_i", None if places_i is None else places_i.float(), 2),
-        ("places_j", None if places_j is None else places_j.float(), 2),
-        ("prefix", None if request.prefix is None else request.prefix.view(torch.uint8), 1),
+        ("places", None if places is None else places[0].float(), 2),
+        ("facts", facts, 2),
     ):
-        given, step = (nothing, 0) if tensor is None else _shared(tensor, axes)
-        found |= {name: given, f"{name}b" if name[-2] == "_" else f"{name}_b": step}
+        given = (facts if tensor is None else tensor).detach().contiguous()
+        shared = tensor is None or given.ndim == axes or len(given) == 1
+        found |= {name: given, f"{name}_b": 0 if shared else given.stride(0)}
     if order is not None and _of_keys(call.bias) is not None:
         found["kind"] = "none"  # the keys that take no part are left out of the order
     return found
 
 
 def _order(call: CallTensors, request: SweepRequest) -> Tensor | None:
-    """Keys of G, then the others that take part, (B or 1, 2 + Nk) int32; None: as they are.
+    """Keys of G, then the others that take part, (B or 1, 3 + Nk) int32; None: as they are.
 
-    The first two numbers are how many keys are in G, and how many take part.
+    The first numbers are how many keys are in G, take part, and are in G and in the prefix.
     """
     taking_part = _of_keys(call.bias)
     grid = None if request.positions is None else request.grid
@@ -236,8 +254,23 @@ def _order(call: CallTensors, request: SweepRequest) -> Tensor | None:
     other = torch.zeros(1, call.shape[3], dtype=torch.uint8, device=call.query.device)
     kind = other if grid is None else other + ~grid
     kind = kind if taking_part is None else torch.where(taking_part, kind, 2)
-    counts = torch.stack([(kind < 1).sum(-1), (kind < 2).sum(-1)], dim=-1)
-    return torch.cat([counts, kind.argsort(dim=-1, stable=True)], dim=-1).int()
+    both = kind < 1 if request.prefix is None else (kind < 1) & request.prefix
+    kind = kind.expand(both.shape)
+    counts = [(kind < 1).sum(-1), (kind < 2).sum(-1), both.sum(-1)]
+    return torch.cat([torch.stack(counts, -1), kind.argsort(dim=-1, stable=True)], dim=-1).int()
+
+
+def _facts(call: CallTensors, request: SweepRequest, order: Tensor | None) -> Tensor:
+    """Of keys, in their order, x, y, and 1 for those of the prefix, (B, 3, Nk) float32."""
+    batch, _, _, keys = call.shape
+    facts = torch.zeros(batch, 3, keys, device=call.query.device)
+    if request.positions is not None:
+        facts[:, :2] = request.positions[1].mT
+    if request.prefix is not None:
+        facts[:, 2] = request.prefix
+    if order is None:
+        return facts
+    return facts.gather(2, order[:, None, 3:].long().expand(batch, 3, keys))
 
 
 def _of_keys(bias: Tensor | None) -> Tensor | None:
@@ -258,12 +291,6 @@ def _bias(call: CallTensors) -> tuple[Tensor | None, tuple[int, ...]]:
     return bias, bias.expand(call.shape).stride()
 
 
-def _shared(tensor: Tensor, axes: int) -> tuple[Tensor, int]:
-    """A tensor, contiguous, and the stride of its batch: 0 if all items share it."""
-    tensor = tensor.detach().contiguous()
-    return tensor, 0 if tensor.ndim == axes or len(tensor) == 1 else tensor.stride(0)
-
-
 def _dense(tensor: Tensor) -> Tensor:
     """A tensor whose features lie side by side."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
@@ -273,6 +300,11 @@ def _wait(device: torch.device) -> None:
     """Wait for what was launched, so that progress is true."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _side(call: CallTensors) -> int:
+    """Features of a head, padded to what a matrix product takes."""
+    return max(16, _power_of_two(call.query.shape[3]))
 
 
 def _power_of_two(number: int) -> int:

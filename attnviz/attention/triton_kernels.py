@@ -21,12 +21,26 @@ LOG2E = tl.constexpr(scores.LOG2E)
 def _vectors(base, index, step, size, dim: tl.constexpr, side: tl.constexpr):
     """Some queries or keys, (count, side), 0 beyond `size` and beyond their `dim` features."""
     d = tl.arange(0, side)
-    at = base + index.to(tl.int64)[:, None] * step + d[None, :]
-    return tl.load(at, mask=(index < size)[:, None] & (d < dim)[None, :], other=0.0)
+    inside = (index < size)[:, None]
+    if dim < side:
+        inside = inside & (d < dim)[None, :]
+    return tl.load(base + index.to(tl.int64)[:, None] * step + d[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def _masked(s, at, inside, later, kind: tl.constexpr, causal: tl.constexpr):
+def _products(rows, columns, precision: tl.constexpr):
+    """Products of rows and columns, (rows, columns) float32.
+
+    The interpreter takes the bits of bfloat16 for integers here, so they are float32 before.
+    """
+    if precision == "interpreted":
+        return tl.dot(rows.to(tl.float32), tl.trans(columns.to(tl.float32)), input_precision="ieee")
+    else:  # noqa: RET505 — Triton compiles the branch that is taken
+        return tl.dot(rows, tl.trans(columns), input_precision=precision)
+
+
+@triton.jit
+def _biased(s, at, inside, later, kind: tl.constexpr, causal: tl.constexpr):
     """Scores with their bias, at addresses `at`; `FLOOR` where a key takes no part."""
     if kind == "boolean":
         s = tl.where(tl.load(at, mask=inside, other=0) != 0, s, FLOOR)
@@ -38,22 +52,12 @@ def _masked(s, at, inside, later, kind: tl.constexpr, causal: tl.constexpr):
         s = tl.where(bias == float("-inf"), FLOOR, s)
     if causal:
         s = tl.where(later, FLOOR, s)
-    return tl.where(inside, s, FLOOR)
-
-
-@triton.jit
-def _distances(places_i, places_j, i, j, here, attended):
-    """Distances of queries and keys, (queries, keys); x and y lie side by side."""
-    x = tl.load(places_i + 2 * i, mask=here, other=0.0)[:, None]
-    y = tl.load(places_i + 2 * i + 1, mask=here, other=0.0)[:, None]
-    x -= tl.load(places_j + 2 * j, mask=attended, other=0.0)[None, :]
-    y -= tl.load(places_j + 2 * j + 1, mask=attended, other=0.0)[None, :]
-    return tl.sqrt(x * x + y * y)
+    return s
 
 
 @triton.jit
 def _add(
-    s, far, prefix, top, total, energy, path, mass, squares,
+    s, far, prefix, prefixed, top, total, energy, path, mass, squares,
     distances: tl.constexpr, masses: tl.constexpr, squared: tl.constexpr,
 ):  # fmt: skip
     """The largest score and the sums of rows, after one more tile of scores."""
@@ -66,7 +70,9 @@ def _add(
     if distances:
         path = shrink * path + tl.sum(power * far, 1)
     if masses:
-        mass = shrink * mass + tl.sum(power * prefix[None, :], 1)
+        mass *= shrink
+        if prefixed:
+            mass += tl.sum(power * prefix, 1)
     if squared:
         squares = shrink * shrink * squares + tl.sum(power * power, 1)
     return new, total, energy, path, mass, squares
@@ -107,9 +113,9 @@ SIZES = ["first", "heads", "queries", "keys", "shared", "step", "vectors"]
 
 @triton.jit(do_not_specialize=SIZES)
 def rows(
-    query, key, bias, order, counted, places_i, places_j, prefix, numbers,
+    query, key, bias, order, counted, places, facts, numbers,
     query_b, query_h, query_i, key_b, key_h, key_j, bias_b, bias_h, bias_i, bias_j,
-    order_b, counted_b, places_ib, places_jb, prefix_b,
+    order_b, counted_b, places_b, facts_b,
     first, heads, queries, keys, shared, step, factor,
     kind: tl.constexpr, causal: tl.constexpr, ordered: tl.constexpr, paired: tl.constexpr,
     distances: tl.constexpr, masses: tl.constexpr, squared: tl.constexpr, dim: tl.constexpr,
@@ -117,9 +123,10 @@ def rows(
 ):  # fmt: skip
     """Every number of `tall` rows, of one head or of a pair of heads.
 
-    `order` holds the number of keys in G, that of all keys that take part, and the keys: first G,
-    then the others, so that the sums over G alone are there when the first loop ends. A pair of
-    heads shares the square roots of its distances.
+    `order` holds how many keys are in G, take part, and are in G and prefix tokens; then the keys:
+    first G, then the others, so that the sums over G alone are there when the first loop ends.
+    `facts` of keys, in that order, are x, y, and 1 for a prefix token. A pair of heads shares the
+    square roots of its distances.
     """
     program = (first + tl.program_id(0)).to(tl.int64)
     blocks = tl.cdiv(queries, tall)
@@ -138,9 +145,9 @@ def rows(
     bias += b * bias_b + h * bias_h
     bias_0 = bias + i.to(tl.int64)[:, None] * bias_i
     order += b * order_b
-    prefix += b * prefix_b
-    places_i += b * places_ib
-    places_j += b * places_jb
+    facts += b * facts_b
+    x_i = tl.load(places + b * places_b + 2 * i, mask=here, other=0.0)[:, None]
+    y_i = tl.load(places + b * places_b + 2 * i + 1, mask=here, other=0.0)[:, None]
 
     top_0 = tl.full([tall], FLOOR, tl.float32)
     total_0 = tl.zeros([tall], tl.float32)
@@ -150,36 +157,39 @@ def rows(
     start = 0
     for part in tl.static_range(2 if ordered else 1):
         stop = tl.load(order + part) if ordered else keys
-        within: tl.constexpr = distances and part == 0
+        prefixed = tl.load(order + 2) > 0 if ordered & (part == 0) else keys > 0
         for place in range(start, stop, wide):
-            j = place + tl.arange(0, wide)
-            attended = j < stop
-            if ordered:
-                j = tl.load(order + 2 + j, mask=attended, other=keys)
+            at = place + tl.arange(0, wide)
+            attended = at < stop
+            j = tl.load(order + 3 + at, mask=attended, other=keys) if ordered else at
+            left_out = tl.where(attended, 0.0, FLOOR)[None, :]
             inside = here[:, None] & attended[None, :]
             later = j[None, :] > i[:, None]
-            pre = tl.zeros([wide], tl.float32)
-            if masses:
-                pre = tl.load(prefix + j, mask=attended, other=0).to(tl.float32)
             far = tl.zeros([1, 1], tl.float32)
-            if within:
-                far = _distances(places_i, places_j, i, j, here, attended)
+            prefix = far
+            if masses:
+                prefix = tl.load(facts + 2 * keys + at, mask=attended, other=0.0)[None, :]
+            if distances & (part == 0):
+                x = x_i - tl.load(facts + at, mask=attended, other=0.0)[None, :]
+                y = y_i - tl.load(facts + keys + at, mask=attended, other=0.0)[None, :]
+                far = tl.sqrt(x * x + y * y)
             k = _vectors(key_0, j, key_j, keys, dim, side)
-            s = tl.dot(q_0, tl.trans(k), input_precision=precision) * factor
-            s = _masked(s, bias_0 + j[None, :] * bias_j, inside, later, kind, causal)
+            s = _products(q_0, k, precision) * factor
+            s = _biased(s, bias_0 + j[None, :] * bias_j, inside, later, kind, causal) + left_out
             top_0, total_0, energy_0, path_0, mass_0, squares_0 = _add(
-                s, far, pre, top_0, total_0, energy_0, path_0, mass_0, squares_0,
-                within, masses, squared,
+                s, far, prefix, prefixed, top_0, total_0, energy_0, path_0, mass_0, squares_0,
+                distances & (part == 0), masses, squared,
             )  # fmt: skip
             if paired:
                 k = _vectors(key_1, j, key_j, keys, dim, side)
-                s = tl.dot(q_1, tl.trans(k), input_precision=precision) * factor
-                s = _masked(s, bias_0 + bias_h + j[None, :] * bias_j, inside, later, kind, causal)
+                s = _products(q_1, k, precision) * factor
+                to = bias_0 + bias_h + j[None, :] * bias_j
+                s = _biased(s, to, inside, later, kind, causal) + left_out
                 top_1, total_1, energy_1, path_1, mass_1, squares_1 = _add(
-                    s, far, pre, top_1, total_1, energy_1, path_1, mass_1, squares_1,
-                    within, masses, squared,
+                    s, far, prefix, prefixed, top_1, total_1, energy_1, path_1, mass_1, squares_1,
+                    distances & (part == 0), masses, squared,
                 )  # fmt: skip
-        if within:
+        if distances & (part == 0):
             far_0 = tl.where(_empty(top_0, total_0), 0.0, path_0 / total_0)
             far_1 = tl.where(_empty(top_1, total_1), 0.0, path_1 / total_1)
         start = stop
@@ -199,48 +209,45 @@ def rows(
 
 @triton.jit(do_not_specialize=SIZES)
 def received(
-    query, key, bias, weights, tops, shares, out,
-    query_b, query_h, query_i, key_b, key_h, key_j, bias_b, bias_h, bias_i, bias_j, weights_b,
+    query, key, bias, weights, tops, out,
+    query_b, query_h, query_i, key_b, key_h, key_j, bias_b, bias_h, bias_i, bias_j,
     first, heads, queries, keys, shared, vectors, factor,
     kind: tl.constexpr, causal: tl.constexpr, several: tl.constexpr,
     dim: tl.constexpr, side: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
     precision: tl.constexpr,
 ):  # fmt: skip
-    """Σ_i w_ri A_ij of `tall` keys, for `several` weight vectors at a time.
+    """Σ_i w_ri A_ij of `tall` keys, for `several` weight vectors at a time: the transposed call.
 
-    The rows' largest scores and 1 / Σ_j 2^(s − largest) are known: this is the transposed call.
+    `tops` are the largest scores of the rows, and `weights` are w_ri / Σ_j 2^(s_ij − top_i).
     """
     program = (first + tl.program_id(0)).to(tl.int64)
     blocks, groups = tl.cdiv(keys, tall), tl.cdiv(vectors, several)
     j = (program % blocks * tall).to(tl.int32) + tl.arange(0, tall)
-    r = (program // blocks % groups * several).to(tl.int32)  # the first of several
+    r = program // blocks % groups * several
     h = program // blocks // groups % heads
     b = program // blocks // groups // heads
     here = j < keys
 
     query += b * query_b + h * query_h
     k = _vectors(key + b * key_b + h // shared * key_h, j, key_j, keys, dim, side)
-    bias_0 = bias + b * bias_b + h * bias_h + j[:, None] * bias_j
-    weights += b * weights_b
+    bias += b * bias_b + h * bias_h
+    weights += ((b * heads + h) * vectors + r) * queries
     tops += (b * heads + h) * queries
-    shares += (b * heads + h) * queries
+    numbers = tl.arange(0, several)[None, :]
     sums = tl.zeros([tall, several], tl.float32)
     for start in range(0, queries, wide):
         i = start + tl.arange(0, wide)
         rows = i < queries
         q = _vectors(query, i, query_i, queries, dim, side)
-        s = tl.dot(k, tl.trans(q), input_precision=precision) * factor
-        at = bias_0 + i.to(tl.int64)[None, :] * bias_i
-        inside = here[:, None] & rows[None, :]
-        s = _masked(s, at, inside, j[:, None] > i[None, :], kind, causal)
+        s = _products(k, q, precision) * factor
+        at = bias + i.to(tl.int64)[None, :] * bias_i + j[:, None] * bias_j
+        later = j[:, None] > i[None, :]
+        s = _biased(s, at, here[:, None] & rows[None, :], later, kind, causal)
         power = tl.exp2(s - tl.load(tops + i, mask=rows, other=0.0)[None, :])
-        share = tl.load(shares + i, mask=rows, other=0.0)
         for vector in tl.static_range(several):
-            at = weights + (r + vector) * queries + i
-            weight = tl.load(at, mask=rows & (r + vector < vectors), other=0.0)
-            given = tl.sum(power * (share * weight)[None, :], 1)
-            chosen = tl.arange(0, several)[None, :] == vector
-            sums = tl.where(chosen, sums + given[:, None], sums)
-    row = r + tl.arange(0, several)
-    to = out + ((b * heads + h) * vectors + row)[None, :] * keys + j[:, None]
-    tl.store(to, sums, mask=here[:, None] & (row < vectors)[None, :])
+            inside = rows & (r + vector < vectors)
+            weight = tl.load(weights + vector * queries + i, mask=inside, other=0.0)
+            given = tl.sum(power * weight[None, :], 1)
+            sums += tl.where(numbers == vector, given[:, None], 0.0)
+    to = out + ((b * heads + h) * vectors + r + numbers) * keys + j[:, None]
+    tl.store(to, sums, mask=here[:, None] & (r + numbers < vectors))
