@@ -32,7 +32,7 @@ PRECISION = "tf32x3"
 """Products of float32: three of tensor cores, as in fused kernels; or `ieee`, which is slower."""
 
 
-class Tile(NamedTuple):
+class TileShape(NamedTuple):
     """The shape of a tile and how many warps and stages compute it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-def tile(rows: int, heads: int, side: int, size: int, *, transposed: bool = False) -> Tile:
+def tile(rows: int, heads: int, side: int, size: int, *, transposed: bool = False) -> TileShape:
     """The tile for so many rows, heads, features (a power of 2) and bytes of a number.
 
     No register is spilled with these on compute capability 9.0 (`ptxas -v`); they were not timed.
@@ -57,7 +57,7 @@ def tile(rows: int, heads: int, side: int, size: int, *, transposed: bool = Fals
     width = size * side
     tall = min(max(16, _power_of_two(rows)), 128 if width <= 256 else 64)
     light = transposed and size == 2 and width <= 128  # it has the fewest sums
-    return Tile(
+    return TileShape(
         tall=tall,
         wide=64 if light else 32,
         paired=not transposed and heads % 2 == 0 and width <= 128,
@@ -186,7 +186,7 @@ def _refusal(reason: str) -> str:
     return f"way='kernel': {reason}; take way='blocks'"
 
 
-def _arguments(call: CallTensors, shape: Tile) -> dict[str, Any]:
+def _arguments(call: CallTensors, shape: TileShape) -> dict[str, Any]:
     """What both kernels take of a call and of a tile."""
     _, heads, queries, keys = call.shape
     query, key = (_dense(each.detach()) for each in (call.query, call.key))

@@ -20,7 +20,7 @@ import attnviz
 from attnviz.attention import kernel
 from attnviz.attention.sweep import SweepRequest
 
-pytest.importorskip("triton", reason="pip install 'triton; platform_system == \"Linux\"'")
+pytest.importorskip("triton", reason="pip install -e '.[test-timm]', on Linux")
 if not (torch.cuda.is_available() or kernel.interpreted()):
     pytest.skip("set TRITON_INTERPRET=1, or have a card", allow_module_level=True)
 
