@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnviz.attention.layer_input import LayerInput, to_host
+from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
+from attnviz.attention.sweep_together import to_host
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.explanation import (
     Answer,

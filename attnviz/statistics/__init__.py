@@ -313,7 +313,7 @@ def measure(reading: "LayerInput") -> "dict[str, Tensor]":
 
 def measure_all(readings: "Sequence[LayerInput]") -> "list[dict[str, Tensor]]":
     """Every statistic of the table for several layers; a device is waited for once."""
-    from attnviz.attention.layer_input import sweep_together, to_host  # noqa: PLC0415
+    from attnviz.attention.sweep_together import sweep_together, to_host  # noqa: PLC0415
 
     sweep_together(readings)
     names = tuple(STATISTICS)

@@ -6,8 +6,9 @@ import torch
 import attnviz
 from attnviz.attention import layer_input as module
 from attnviz.attention import reference
-from attnviz.attention.layer_input import LayerInput, LayerTokens, sweep_together, to_host
+from attnviz.attention.layer_input import LayerInput, LayerTokens
 from attnviz.attention.sweep import Progress, Sweep
+from attnviz.attention.sweep_together import TOGETHER, sweep_together, to_host
 from attnviz.statistics import measure_all
 
 N = 90
@@ -138,7 +139,7 @@ def test_layers_of_one_shape_are_swept_in_one_go(monkeypatch: pytest.MonkeyPatch
     alone, together = layers(), layers()
     sweep_together(together)  # a CPU sweeps each for itself, when it is asked
     assert not any("_sweep" in vars(each) for each in together)
-    monkeypatch.setitem(module.TOGETHER, "cpu", 1 << 20)
+    monkeypatch.setitem(TOGETHER, "cpu", 1 << 20)
     monkeypatch.setattr(attnviz.AttentionCall, "sweep", counted)
     sweep_together(together)
     assert seen == [(6, 3, 20, 20)]
