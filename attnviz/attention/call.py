@@ -176,6 +176,11 @@ class AttentionCall(CallTensors):
         This is the maximum over batch, heads and probed rows i of ‖A_i·V − output_i‖₂ / ‖output_i‖₂
         (CONTRACT §5); None if the output was not recorded.
         """
+        error = self.check_error(probes)
+        return None if error is None else float(error)
+
+    def check_error(self, probes: int = 16) -> Tensor | None:
+        """The result of `check` as a tensor on the call's device, (): nothing waits for it."""
         if self.output is None:
             return None
         queries = self.shape[2]
@@ -188,7 +193,8 @@ class AttentionCall(CallTensors):
             result = (weights @ self.value.float()).reshape(expected.shape)
             difference = (result - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
-        return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
+        largest: Tensor = (difference / expected.norm(dim=-1).clamp_min(floor)).max()
+        return largest
 
     def _mixed(self, weights: Tensor) -> Tensor:
         """Weights after the mixing of heads, as the model multiplies them with the values."""

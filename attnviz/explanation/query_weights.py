@@ -122,10 +122,13 @@ def read(
     masks = {
         query: mask_of(query, observation.picture) for each in queries.values() for query in each
     }
-    return {
-        number: _reading(observation, number, queries.get(number, (ALL,)), masks, part)
-        for number, part in zip(layers, progresses, strict=True)
-    }
+    found = {}
+    for number, part in zip(layers, progresses, strict=True):
+        of_layer = tuple(queries.get(number, (ALL,)))
+        found[number] = observation.inputs.get((number, of_layer)) or _reading(
+            observation, number, of_layer, masks, part
+        )
+    return found
 
 
 def _reading(

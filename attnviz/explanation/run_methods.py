@@ -103,6 +103,15 @@ class LayerQuery:
         """The method's entry in the table."""
         return METHODS[self.method]
 
+    def prepared(self) -> dict[int, LayerInput]:
+        """Layer inputs whose numbers are still to be measured; the observation keeps them."""
+        observation = self.observation
+        if self.localized is not None or self.entry.merges != "nothing":
+            return {}
+        readings = self._readings(None)
+        observation.inputs.update({(n, self.queries[n]): readings[n] for n in self.layers})
+        return {n: readings[n] for n in self.layers if n not in observation.numbers}
+
     def answered(self, targets: Sequence[Target], progress: Progress | None) -> Explanation:
         """The explanation of every query with every target."""
         readings = self._readings(progress)
