@@ -52,7 +52,8 @@ class TileShape(NamedTuple):
 def tile(rows: int, heads: int, side: int, size: int, *, transposed: bool = False) -> TileShape:
     """The tile for so many rows, heads, features (a power of 2) and bytes of a number.
 
-    No register is spilled with these on compute capability 9.0 (`ptxas -v`); they were not timed.
+    On compute capability 9.0 they spill no register and take 96 KiB of shared memory at most
+    (`ptxas -v`); they were not timed.
     """
     width = size * side
     tall = min(max(16, _power_of_two(rows)), 128 if width <= 256 else 64)
@@ -62,7 +63,7 @@ def tile(rows: int, heads: int, side: int, size: int, *, transposed: bool = Fals
         wide=64 if light else 32,
         paired=not transposed and heads % 2 == 0 and width <= 128,
         warps=8 if tall == 128 and not light else 4,
-        stages=3 if size == 2 and width <= 256 else 2,
+        stages=1 if width == 512 and size == 4 else 3 if size == 2 and width <= 256 else 2,
     )
 
 
@@ -288,6 +289,7 @@ def _bias(call: CallTensors) -> tuple[Tensor | None, tuple[int, ...]]:
     bias = call.bias.detach()
     bias = bias.view(torch.uint8) if bias.dtype == torch.bool else bias
     bias = bias.float() if bias.dtype == torch.float64 else bias
+    bias = bias if bias.stride(-1) < 2 else bias.contiguous()  # keys are counted in 32 bits
     return bias, bias.expand(call.shape).stride()
 
 

@@ -146,8 +146,11 @@ def rows(
     bias_0 = bias + i.to(tl.int64)[:, None] * bias_i
     order += b * order_b
     facts += b * facts_b
-    x_i = tl.load(places + b * places_b + 2 * i, mask=here, other=0.0)[:, None]
-    y_i = tl.load(places + b * places_b + 2 * i + 1, mask=here, other=0.0)[:, None]
+    x_i = tl.zeros([tall, 1], tl.float32)
+    y_i = x_i
+    if distances:
+        x_i = tl.load(places + b * places_b + 2 * i, mask=here, other=0.0)[:, None]
+        y_i = tl.load(places + b * places_b + 2 * i + 1, mask=here, other=0.0)[:, None]
 
     top_0 = tl.full([tall], FLOOR, tl.float32)
     total_0 = tl.zeros([tall], tl.float32)
