@@ -4,7 +4,8 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -83,7 +84,12 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
         # The last call is not drawn, so another one must be kept.
         with _without_fast_paths(module in _LOSES_PLACES):
             run, _ = _run(request, chosen)
-    return run, calls
+    return replace(run, again=partial(_again, request, parse_layers(request.layers))), calls
+
+
+def _again(request: RunRequest, layers: Sequence[int] | None) -> Run:
+    with _without_fast_paths(request.model.module in _LOSES_PLACES):
+        return _run(request, layers)[0]
 
 
 def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:

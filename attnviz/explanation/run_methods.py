@@ -27,6 +27,7 @@ from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import (
     Backward,
     Way,
+    attributions,
     by_rules,
     gradients,
     relevances,
@@ -264,6 +265,8 @@ class LayerQuery:
             if need in ENTERING:
                 way, name = self._way(need)
                 return relevances(observation, target, self.layers, way, name=name)
+        if "output relevance" in needs:
+            return attributions(observation, target)
         return gradients(observation, target, of_blocks="block gradient" in needs)
 
     def _way(self, need: Need) -> tuple[Way, object]:

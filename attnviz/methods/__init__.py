@@ -14,12 +14,14 @@ from attnviz.registry import Option, Table, TableEntry, complete, load
 
 Need = Literal[
     "gradient", "block gradient", "token gradient", "path gradient",
-    "propagation", "input gradient", "integrated gradient",
+    "propagation", "input gradient", "integrated gradient", "output relevance",
     "projection", "tokens", "keys", "distribution", "features",
 ]  # fmt: skip
 ENTERING = frozenset[Need]({"propagation", "input gradient", "integrated gradient"})
 """What goes back to the tokens that enter the first merged layer."""
-SCORED = ENTERING | {"gradient", "block gradient", "token gradient", "path gradient"}
+SCORED = ENTERING | {
+    "gradient", "block gradient", "token gradient", "path gradient", "output relevance"
+}  # fmt: skip
 """What needs a score."""
 
 
@@ -32,7 +34,7 @@ class Method(TableEntry):
         needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
             computed from every layer's own tokens, at the tokens, or in runs on parts of the
             picture), relevance of the tokens that enter the first layer (by rules, by the gradient,
-            or integrated), the output projection, the tokens after each layer, that queries and
+            or integrated) or of attention's outputs, the output projection, the tokens after each layer, that queries and
             keys are the same tokens, that rows of weights are distributions, or the tokens after
             each layer where they are known.
         asks: whether it looks from a query; other methods look from all tokens alike.
@@ -153,6 +155,13 @@ _METHODS: dict[str, Method] = {
         "Chefer et al. 2021, arXiv 2103.15679, eqs. 5 to 11",
         merges="layers",
         needs=("gradient", "distribution"),
+    ),
+    "attribution": Method(
+        "attnviz.methods.gradients:attribution",
+        "the same with the relevance of the weights, found by LRP through all of the model",
+        "Chefer et al. 2021, arXiv 2012.09838",
+        merges="layers",
+        needs=("gradient", "output relevance", "distribution"),
     ),
     "legrad": Method(
         "attnviz.methods.gradients:legrad",

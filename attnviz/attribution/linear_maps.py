@@ -1,0 +1,150 @@
+"""Linear maps that a model has run: their input and weight, forwards and back, and the γ-rule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attribution.kept_inputs import Kept
+
+Gradient = Callable[[Tensor], Tensor]
+"""Gives the g of an input from the g of the output."""
+
+PRODUCTS = {
+    **dict.fromkeys(("Mm", "Bmm", "Mv", "Dot", "Linear"), (0, 1)),
+    **dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm", "Addcmul"), (1, 2)),
+}
+"""Products by the names of autograd's nodes, with the numbers of their two factors."""
+_MATRICES = frozenset(PRODUCTS) - {"Addbmm", "Addcmul"}
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """y = L(x, weight) + bias, of which x depends on the model's input and the others do not.
+
+    Attributes:
+        place: the number of x among the inputs of the node.
+        x, weight: float32 or wider.
+        bias: broadcasts to y; None if there is none.
+        run, back: L, and the gradient of L at x for one at y, given the weight.
+    """
+
+    place: int
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    run: Callable[[Tensor, Tensor], Tensor]
+    back: Callable[[Tensor, Tensor], Tensor]
+
+
+def linear_map(name: str, depends: tuple[bool, ...], kept: Kept) -> LinearMap | None:
+    """The linear map that a node stands for; None if it stands for none.
+
+    Args:
+        name: the operator of the node.
+        depends: for each input of the node, whether it depends on the model's input.
+        kept: what the operator was given.
+    """
+    if name == "Convolution":
+        return _convolution(kept) if depends[0] and not any(depends[1:]) else None
+    if name not in _MATRICES:
+        return None
+    first, second = PRODUCTS[name]
+    if depends[first] == depends[second]:
+        return None
+    a, b = _wide(kept.tensor(first)), _wide(kept.tensor(second))
+    if name == "Linear":
+        a, b = (a, b.mT) if depends[first] else (b.mT, a)  # yᵀ = W·xᵀ if the weight is computed
+    bias = _bias(kept)
+    factor = kept.arguments.get("alpha", 1)
+    if depends[first]:
+        return LinearMap(first, a, b * factor, bias, torch.matmul, _from_left)
+    return LinearMap(
+        second, b, a * factor, bias, lambda x, w: w @ x, lambda g, w: w.mT @ g if w.ndim > 1 else w * g
+    )
+
+
+def by_gamma(linear: LinearMap, gamma: float) -> Gradient:
+    """The γ-rule for an input of any sign (Montavon et al. 2019; Andéol et al. 2023).
+
+        c = x * w                             # what each input contributes to each output
+        z = c.sum() + b
+        R_x = Σ R * (c + γ * relu(c)) / (z + γ * (relu(c).sum() + relu(b)))      # where z > 0
+
+    and with −relu(−c), −relu(−b) where z < 0. relu(c) is (c + |x|·|w|)/2, so one product with |w|
+    forwards and one back are enough.
+    """
+
+    def turn(gradient: Tensor) -> Tensor:
+        x, weight, bias = linear.x, linear.weight, linear.bias
+        plain = linear.run(x, weight)
+        z = plain if bias is None else plain + bias
+        sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
+        extra = (plain + sign * linear.run(x.abs(), weight.abs())) / 2
+        if bias is not None:
+            extra = extra + sign * (sign * bias).relu()
+        share = divided(_wide(gradient) * z, z + gamma * extra)
+        both = linear.back(share, weight) * (1 + gamma / 2)
+        return both + x.sign() * linear.back(sign * share, weight.abs()) * (gamma / 2)
+
+    return turn
+
+
+def by_alpha(linear: LinearMap, relevance: Tensor) -> Tensor:
+    """The relevance of x by the rule α = 1, β = 0, from that of y; the bias has none.
+
+        c = x * w
+        R_x = Σ R * relu(c) / relu(c).sum()
+    """
+    positive, negative = linear.x.clamp(min=0), linear.x.clamp(max=0)
+    up, down = linear.weight.clamp(min=0), linear.weight.clamp(max=0)
+    share = divided(_wide(relevance), linear.run(positive, up) + linear.run(negative, down))
+    return positive * linear.back(share, up) + negative * linear.back(share, down)
+
+
+def divided(a: Tensor, b: Tensor) -> Tensor:
+    """a / (b + 1e-9), and 0 where b = 0, as in the code of Chefer et al. 2021."""
+    return (a / (b + 1e-9)).masked_fill_(b == 0, 0.0)
+
+
+def _from_left(gradient: Tensor, weight: Tensor) -> Tensor:
+    if weight.ndim > 1:
+        return gradient @ weight.mT
+    return gradient[..., None] * weight  # x @ vector
+
+
+def _bias(kept: Kept) -> Tensor | None:
+    name = next((n for n in ("bias", "self") if n in kept.arguments), None)
+    added = name == "bias" or "mat1" in kept.arguments or "batch1" in kept.arguments
+    added = added or "vec" in kept.arguments and "mat" in kept.arguments
+    bias = kept.arguments[name] if name is not None and added else None
+    return None if bias is None else _wide(bias) * kept.arguments.get("beta", 1)
+
+
+def _convolution(kept: Kept) -> LinearMap:
+    given = kept.arguments
+    settings: list[Any] = [
+        given[name]
+        for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    ]
+    x, weight, bias = _wide(given["input"]), _wide(given["weight"]), given["bias"]
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.ops.aten.convolution(x, weight, None, *settings)  # type: ignore[no-any-return]
+
+    def back(gradient: Tensor, weight: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, *settings, [True, False, False]
+        )[0]
+        return found
+
+    if bias is not None:
+        bias = _wide(bias).view(-1, *[1] * (weight.ndim - 2))
+    return LinearMap(0, x, weight, bias, run, back)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Values in float32 or wider."""
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
