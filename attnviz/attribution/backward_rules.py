@@ -49,12 +49,13 @@ class Step:
 
 
 Rule = Callable[[Step], list[BackwardRule]]
-OfAttention = Literal["epsilon", "cp"]
-"""Whether relevance goes through attention weights, too, or they are constants (CP-LRP)."""
+RuleName = Literal["epsilon", "gamma", "cp", "libra"]
+"""Whether relevance goes through attention weights, too, or they are constants (cp, libra);
+whether linear maps have the γ-rule, and whether biases keep their share or it counts (libra)."""
 
 
 def rules_for(
-    node: Node, depends: tuple[bool, ...], rule: OfAttention = "epsilon"
+    node: Node, depends: tuple[bool, ...], rule: RuleName = "epsilon"
 ) -> list[BackwardRule]:
     """How to compute the g of each input of a node.
 
@@ -62,7 +63,7 @@ def rules_for(
         RecordingError: there is no rule for such a node.
     """
     name, step = operator(node), Step(node, depends)
-    constant = _constant_weights(step) if rule == "cp" else None
+    constant = _constant_weights(step) if rule in ("cp", "libra") else None
     if constant is not None:
         return constant
     if name in _ORDINARY:

@@ -1,12 +1,13 @@
 """Linear maps that a model has run: their input and weight, forwards and back, and the γ-rule."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnviz.attribution.graph_patterns import operator
 from attnviz.attribution.kept_inputs import Kept
 
 Gradient = Callable[[Tensor], Tensor]
@@ -29,6 +30,7 @@ class LinearMap:
         x, weight: float32 or wider.
         bias: broadcasts to y; None if there is none.
         run, back: L, and the gradient of L at x for one at y, given the weight.
+        rows: whether each row of x makes a row of y, alone.
     """
 
     place: int
@@ -37,6 +39,7 @@ class LinearMap:
     bias: Tensor | None
     run: Callable[[Tensor, Tensor], Tensor]
     back: Callable[[Tensor, Tensor], Tensor]
+    rows: bool = False
 
 
 def linear_map(name: str, depends: tuple[bool, ...], kept: Kept) -> LinearMap | None:
@@ -60,10 +63,28 @@ def linear_map(name: str, depends: tuple[bool, ...], kept: Kept) -> LinearMap | 
     bias = _bias(kept)
     factor = kept.arguments.get("alpha", 1)
     if depends[first]:
-        return LinearMap(first, a, b * factor, bias, torch.matmul, _from_left)
-    return LinearMap(
-        second, b, a * factor, bias, lambda x, w: w @ x, lambda g, w: w.mT @ g if w.ndim > 1 else w * g
-    )
+        rows = a.ndim == b.ndim == 2
+        return LinearMap(first, a, b * factor, bias, torch.matmul, _from_left, rows)
+    return LinearMap(second, b, a * factor, bias, lambda x, w: w @ x, _from_right)
+
+
+def constant_of(node: Any, depends: tuple[bool, ...], kept: Kept | None) -> Tensor | None:
+    """What a node adds that does not depend on the model's input, as a row of features.
+
+    That is the bias of a linear map or of a layer norm, or a constant term of a sum.
+    """
+    name = operator(node)
+    if name == "NativeLayerNorm":
+        bias: Tensor | None = node._saved_bias  # noqa: SLF001 — nodes save everything so
+        return None if bias is None else bias.detach()
+    if kept is None:
+        return None
+    if name in ("Add", "Sub") and sum(depends[:2]) == 1:
+        constant, sign = kept.tensor(depends.index(False)), -1 if name == "Sub" else 1
+        factor = kept.arguments.get("alpha", 1) * sign if depends[0] else 1
+        return constant * factor if isinstance(constant, Tensor) else None
+    linear = linear_map(name, depends, kept) if name in _MATRICES else None
+    return None if linear is None else linear.bias
 
 
 def by_gamma(linear: LinearMap, gamma: float) -> Gradient:
@@ -98,6 +119,11 @@ def by_alpha(linear: LinearMap, relevance: Tensor) -> Tensor:
         c = x * w
         R_x = Σ R * relu(c) / relu(c).sum()
     """
+    rows = relevance.any(-1) if linear.rows else None
+    if rows is not None and 2 * int(rows.sum()) < len(rows):  # of the class token alone, for one
+        found = torch.zeros_like(linear.x)
+        found[rows] = by_alpha(replace(linear, x=linear.x[rows], rows=False), relevance[rows])
+        return found
     positive, negative = linear.x.clamp(min=0), linear.x.clamp(max=0)
     up, down = linear.weight.clamp(min=0), linear.weight.clamp(max=0)
     share = divided(_wide(relevance), linear.run(positive, up) + linear.run(negative, down))
@@ -113,6 +139,10 @@ def _from_left(gradient: Tensor, weight: Tensor) -> Tensor:
     if weight.ndim > 1:
         return gradient @ weight.mT
     return gradient[..., None] * weight  # x @ vector
+
+
+def _from_right(gradient: Tensor, weight: Tensor) -> Tensor:
+    return weight.mT @ gradient if weight.ndim > 1 else weight * gradient  # vector · x
 
 
 def _bias(kept: Kept) -> Tensor | None:

@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from attnviz.attribution.backward_rules import REARRANGED, BackwardRule, OfAttention, rules_for
+from attnviz.attribution.backward_rules import REARRANGED, BackwardRule, RuleName, rules_for
 from attnviz.attribution.graph_patterns import operator
 from attnviz.attribution.kept_inputs import KeptInputs
-from attnviz.attribution.linear_maps import by_gamma, linear_map
+from attnviz.attribution.linear_maps import by_gamma, constant_of, linear_map
 from attnviz.attribution.relevance_rules import relevance_turn
 from attnviz.attribution.turning import Gradients, Graph, Turn, graph_of, turning, turns_of
 from attnviz.errors import RecordingError, UsageError
 
+GAMMA = 0.25
+"""The γ of the rule `gamma`: zennit's."""
 
 def propagate(
     score: Tensor,
     tokens: Tensor,
     *,
-    rule: OfAttention = "epsilon",
-    gamma: float = 0.0,
+    rule: RuleName = "epsilon",
+    gamma: float | None = None,
     kept: KeptInputs | None = None,
 ) -> Tensor:
     """R_j = Σ_f x_jf·g_jf, (…): the signed relevance of each of (…, F) tokens for a score.
@@ -41,14 +43,19 @@ def propagate(
     norm uses its gradient. The graph is kept for other scores.
 
     With the rule `cp` attention weights are constants: g_v = A.T @ g, and nothing goes back through
-    softmax, queries and keys. That is CP-LRP (Ali et al. 2022, 2202.07304).
+    softmax, queries and keys. That is CP-LRP (Ali et al. 2022, 2202.07304). `libra` (Mehri et al.
+    2025, 2411.16760) adds b⊙g of every bias that lies at a token, so that over all tokens R sums to
+    the score less what is added behind them. A γ favours what speaks for the output of a linear
+    map; see `by_gamma`.
 
     Achtibat et al. 2024, 2402.05602.
 
     Args:
         score: one number that is computed from the model's result.
         tokens: tokens with their graph, such as the input of a block: `Recording.blocks[3].input`.
-        rule: `epsilon`, or `cp`.
+        rule: `epsilon`; `gamma` with γ = 0.25; `cp`; or `libra`.
+        gamma: another γ, of `gamma` and `cp`.
+        kept: what operators were given, for a γ and for `libra`: run the model inside of it.
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
     ...     logits = model(pixels.requires_grad_())
@@ -60,20 +67,29 @@ def propagate(
         RecordingError: the score does not depend on the tokens, or depends on them by an operation
             that has no rule; the message names it.
     """
-    found = modified_gradient(score, tokens, rule, gamma=gamma, kept=kept)
+    biases = Biases(tokens.shape[:-1]) if rule == "libra" else None
+    found = modified_gradient(score, tokens, rule, gamma=gamma, kept=kept, biases=biases)
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    return (tokens.detach().to(wide) * found).sum(-1)
+    relevance = (tokens.detach().to(wide) * found).sum(-1)
+    return relevance if biases is None else relevance + biases.total
 
 
 def modified_gradient(
     score: Tensor,
     tokens: Tensor,
-    rule: OfAttention = "epsilon",
+    rule: RuleName = "epsilon",
     *,
-    gamma: float = 0.0,
+    gamma: float | None = None,
     kept: KeptInputs | None = None,
+    biases: "Biases | None" = None,
 ) -> Tensor:
-    """The g of tokens, or of pixels, of their shape: R = x⊙g; see `propagate`."""
+    """The g of tokens, or of pixels, of their shape: R = x⊙g; see `propagate`.
+
+    `biases` gets the share of biases on the way.
+    """
+    gamma = (GAMMA if rule == "gamma" else 0.0) if gamma is None else gamma
+    if (gamma or biases is not None) and kept is None:
+        raise UsageError("γ and biases need what operators were given; run inside KeptInputs()")
     if score.numel() != 1:
         raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
     if score.grad_fn is None or not tokens.requires_grad:
@@ -89,17 +105,43 @@ def modified_gradient(
 
     def find(node: Node, depends: tuple[bool, ...]) -> Turn:
         ways = rules_for(node, depends, rule)
-        inputs = None if kept is None or not gamma else kept.of(node)
+        inputs = None if kept is None else kept.of(node)
         linear = None if inputs is None else linear_map(operator(node), depends, inputs)
-        if linear is not None:
+        if linear is not None and gamma:
             ways = [0.0] * len(ways)
             ways[linear.place] = by_gamma(linear, gamma)
         changed = any(way != 1 for way in ways)
-        return Turn(tuple(way != 0 for way in ways), partial(_turned, ways) if changed else None)
+        turn = Turn(tuple(way != 0 for way in ways), partial(_turned, ways) if changed else None)
+        return turn if biases is None else biases.noted(turn, constant_of(node, depends, inputs))
 
     with turning(turns_of(score.grad_fn, graph, find, edge)):
         (gradient,) = torch.autograd.grad(score, [tokens], retain_graph=True)
     return gradient
+
+
+class Biases:
+    """What biases add to the relevance of the tokens at which they lie, (…).
+
+    Attributes:
+        total: the sum so far.
+    """
+
+    def __init__(self, shape: torch.Size) -> None:
+        self._shape = shape
+        self.total: Tensor | float = 0.0
+
+    def noted(self, turn: Turn, bias: Tensor | None) -> Turn:
+        """A turn that also adds bias⊙g, if the output of its node has a row for each token."""
+        if bias is None:
+            return turn
+
+        def after(ordinary: Gradients, output: Tensor) -> Gradients:
+            rows = output.shape[:-1].numel()
+            if output.ndim > 1 and rows == self._shape.numel():
+                self.total = self.total + (output * bias).sum(-1).view(self._shape)
+            return ordinary if turn.after is None else turn.after(ordinary, output)
+
+        return Turn(turn.goes, after)
 
 
 def _turned(ways: list[BackwardRule], ordinary: Gradients, output: Tensor) -> Gradients:

@@ -89,16 +89,18 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
 
 def _again(request: RunRequest, layers: Sequence[int] | None) -> Run:
     with _without_fast_paths(request.model.module in _LOSES_PLACES):
-        return _run(request, layers)[0]
+        return _run(request, layers, reporting=False)[0]
 
 
-def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
-    """One run, and the report on each of its calls."""
+def _run(
+    request: RunRequest, layers: Sequence[int] | None, *, reporting: bool = True
+) -> tuple[Run, Sequence[CallReport]]:
+    """One run, and, with `reporting`, the report on each of its calls."""
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, request.pictures, plain=model.plain)
     watching = record(
         calls=layers,
-        describe=inspector,
+        describe=inspector if reporting else None,
         picture=None if model.plain else pixels,  # the trace starts here
         time=None if model.clip is None else model.clip.dim,
         gradients=request.gradients,

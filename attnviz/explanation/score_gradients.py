@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution import propagate
-from attnviz.attribution.backward_rules import OfAttention
+from attnviz.attribution.backward_rules import RuleName
 from attnviz.attribution.kept_inputs import KeptInputs
 from attnviz.attribution.linear_maps import divided
 from attnviz.attribution.propagation import relevance_at
@@ -233,20 +233,26 @@ def by_rules(
     first: int,
     last: int,
     *,
-    rule: OfAttention = "epsilon",
-    gamma: float = 0.0,
+    rule: RuleName = "epsilon",
+    gamma: float | None = None,
 ) -> Tensor:
-    """Relevance by the rules of AttnLRP, or of CP-LRP."""
-    score, run, kept = score_with_inputs(observation, run, whole, last, keep=bool(gamma))
+    """Relevance by the rules of AttnLRP, or of a relative."""
+    score, run, kept = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
     tokens = run.recording.blocks[first].input
     return propagate(score, tokens, rule=rule, gamma=gamma, kept=kept)
 
 
 def score_with_inputs(
-    observation: Observation, run: Run, whole: Scored, last: int, *, keep: bool
+    observation: Observation,
+    run: Run,
+    whole: Scored,
+    last: int,
+    *,
+    rule: RuleName,
+    gamma: float | None,
 ) -> tuple[Tensor, Run, KeptInputs | None]:
-    """The score up to a layer, its run, and what operators were given there, if they are to be kept."""
-    if not keep:
+    """The score up to a layer, its run, and what operators were given if the rule needs it."""
+    if rule in ("epsilon", "cp") and not gamma:
         return score_up_to(observation, run, whole, last), run, None
     run, kept = kept_run(observation)
     with kept:

@@ -82,8 +82,14 @@ DISCARD = Option(
     minimum=0.0, maximum=0.999,
 )  # fmt: skip
 RULE = Option(
-    "rule", ("epsilon", "cp"), "epsilon",
-    "Rule of attnlrp: epsilon goes through attention weights, too; for cp they are constants.",
+    "rule", ("epsilon", "gamma", "cp", "libra"), "epsilon",
+    "Rule of attnlrp: epsilon goes through attention weights, too; gamma is that with --gamma 0.25 "
+    "for linear layers; for cp and libra attention weights are constants, and libra adds biases.",
+)  # fmt: skip
+GAMMA = Option(
+    "gamma", float, None,
+    "How much attnlrp favours what speaks for the output of a linear layer; of --rule cp, too.",
+    minimum=0.0, maximum=1000.0, metavar="G",
 )  # fmt: skip
 AT = Option(
     "at", ("tokens", "pixels"), "tokens",
@@ -177,7 +183,7 @@ _METHODS: dict[str, Method] = {
         "Achtibat et al. 2024, arXiv 2402.05602",
         merges="layers",
         needs=("propagation",),
-        options=(RULE, AT),
+        options=(RULE, GAMMA, AT),
         asks=False,
     ),
     "transition": Method(

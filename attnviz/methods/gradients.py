@@ -163,6 +163,7 @@ def attnlrp(
     readings: Sequence[LayerInput],
     *,
     rule: str = "epsilon",  # noqa: ARG001 — of the backward pass, which was made before
+    gamma: float | None = None,  # noqa: ARG001
     at: str = "tokens",  # noqa: ARG001
 ) -> Tensor:
     """R_j of the tokens that enter the first layer, (windows, 1, 1, keys), with their sign.
@@ -174,10 +175,9 @@ def attnlrp(
         map = (x * g).sum(-1)                 # (tokens, features) → (tokens,)
 
     This is AttnLRP with the ε-rule for all linear maps, ε → 0. The paper uses the γ-rule for those
-    of vision transformers. That rule needs the input of each linear map, which autograd does not
-    keep for frozen weights. `attribution.propagate` has the rules; with `cp` attention weights are
-    constants. The score is that of the model as
-    if it ended with the last layer; the query has no effect.
+    of vision transformers: `gamma`. With `cp` and `libra` attention weights are constants; `libra`
+    adds the share of biases. `attribution.propagate` has the rules. The score is that of the model
+    as if it ended with the last layer; the query has no effect.
 
     Achtibat et al. 2024, 2402.05602.
 
