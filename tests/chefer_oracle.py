@@ -49,10 +49,16 @@ def normed(x: Tensor, of: Affine, eps: float) -> Tensor:
 
 
 class Block:
-    """x + attention(norm(x)), then x + mlp(norm(x)), of (N, F), and what it computed."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), of (N, F), and what it computed.
 
-    def __init__(self, of: Layer, heads: int, activation: Any, eps: float) -> None:
+    `scales` are those of the two branches (LayerScale), which pass relevance on.
+    """
+
+    def __init__(
+        self, of: Layer, heads: int, activation: Any, eps: float, scales: Sequence[Tensor | float]
+    ) -> None:
         self.of, self.heads, self.activation, self.eps = of, heads, activation, eps
+        self.scales = scales
 
     def run(self, x: Tensor) -> Tensor:
         of = self.of
@@ -64,11 +70,11 @@ class Block:
         self.a = (self.q @ self.k.mT / self.q.shape[-1] ** 0.5).softmax(-1)
         self.mixed = self.a @ self.v
         self.joined = self.mixed.transpose(0, 1).flatten(1)
-        self.attended = mapped(self.joined, of.out)
+        self.attended = mapped(self.joined, of.out) * self.scales[0]
         self.middle = x + self.attended
         self.up_in = normed(self.middle, of.mlp_norm, self.eps)
         self.down_in = self.activation(mapped(self.up_in, of.up))
-        self.added = mapped(self.down_in, of.down)
+        self.added = mapped(self.down_in, of.down) * self.scales[1]
         return self.middle + self.added
 
     def back(self, relevance: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +102,7 @@ def maps(
     heads: int,
     activation: Any = F.gelu,
     eps: float = 1e-5,
+    scales: Sequence[Sequence[Tensor | float]] | None = None,
 ) -> list[Tensor]:
     """mean_h relu(∇A⊙R_A) of every layer, (N, N), for (N, F) tokens.
 
@@ -103,7 +110,11 @@ def maps(
     is less by.
     """
     x = tokens.detach().double().requires_grad_()
-    blocks = [Block(each, heads, activation, eps) for each in layers]
+    scales = [(1.0, 1.0) for _ in layers] if scales is None else scales
+    blocks = [
+        Block(each, heads, activation, eps, scale)
+        for each, scale in zip(layers, scales, strict=True)
+    ]
     for block in blocks:
         x = block.run(x)
     gradients = torch.autograd.grad(head(x), [block.a for block in blocks])

@@ -14,7 +14,7 @@ from lrp_oracle import Affine, layer
 from torch import Tensor
 
 import attnviz
-from attnviz.errors import UsageError
+from attnviz.errors import RecordingError, UsageError
 from attnviz.io.picture import Picture
 
 transformers = pytest.importorskip("transformers")
@@ -117,3 +117,84 @@ def test_a_difference_goes_back_in_two_parts(against: str) -> None:
     weights[TARGET] = 1
     found = attnviz.explain(seen, method="attribution", target=str(TARGET), against=against)
     close(found.maps, oracle.rolled_out(expected(seen, weights.double()))[0, 1:])
+
+
+REGISTERS = ("norm1", "attention.q_proj", "attention.k_proj", "attention.v_proj",
+             "attention.o_proj", "norm2", "mlp.fc1", "mlp.fc2")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Dinov2WithRegisters", "IJepa"])
+def test_registers_and_no_class_token(name: str, tmp_path: Path) -> None:
+    """The length of the class token, or of the mean of the grid; LayerScale passes relevance on."""
+    torch.manual_seed(4)
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS, intermediate_size=48,
+        patch_size=8, image_size=32,
+    )  # fmt: skip
+    built = getattr(transformers, f"{name}Model")(config)
+    for parameter in built.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    built.save_pretrained(tmp_path)
+    model = attnviz.load_model(str(tmp_path), size=31)
+    model.module.double()
+    seen = attnviz.observe(picture(), model, gradients=True)
+    state = {n: v.double() for n, v in built.state_dict().items()}
+    registers, eps = name == "Dinov2WithRegisters", config.layer_norm_eps
+    stack = "encoder.layer.{}." if registers else "layers.{}."
+    parts = REGISTERS if registers else ("layernorm_before", *VIT)
+    layers = [layer(state, [stack.format(i) + each for each in parts]) for i in range(2)]
+    scales = [[state[f"{stack.format(i)}layer_scale{k}.lambda1"] for k in (1, 2)]
+              for i in range(2)] if registers else None  # fmt: skip
+    norm = state["layernorm.weight"], state["layernorm.bias"]
+
+    def pooled(x: Tensor) -> Tensor:
+        x = oracle.normed(x, norm, eps)
+        return x[0] if registers else x.mean(0)
+
+    def back(x: Tensor) -> list[Tensor]:
+        u, found = pooled(x), torch.zeros_like(x)
+        of_u = u**2 / (u @ u)
+        if registers:
+            found[0] = of_u
+        else:
+            found = oracle.normed(x, norm, eps) / len(x) * oracle.shared(of_u, u)
+        return [found]
+
+    assert seen.run is not None
+    matrices = oracle.maps(
+        seen.run.recording.blocks[0].input[0], layers, lambda x: pooled(x).norm(), back,
+        heads=HEADS, eps=eps, scales=scales,
+    )  # fmt: skip
+    found = attnviz.explain(seen, method="attribution", target="norm")
+    rolled = oracle.rolled_out(matrices)
+    prefix = len(rolled) - ROWS * COLUMNS
+    assert prefix == (5 if registers else 0)
+    expected = rolled[0] if registers else (rolled - torch.eye(len(rolled))).mean(0)
+    close(found.maps, expected[prefix:])
+
+
+def test_what_there_is_no_rule_for_is_named() -> None:
+    class Log(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.abs() + 1).log()
+
+    seen = deepcopy(observed().model)
+    inner: Any = next(m for m in seen.module.modules() if hasattr(m, "classifier"))
+    inner.classifier = torch.nn.Sequential(Log(), inner.classifier)
+    changed = attnviz.observe(picture(), seen, gradients=True)
+    with pytest.raises(RecordingError, match=r"attribution has no rule for log, .*relevance$"):
+        attnviz.explain(changed, method="attribution", target="1")
+    with pytest.raises(UsageError, match="gradients=True"):
+        attnviz.explain(attnviz.observe(picture(), seen), method="attribution")
+
+
+def test_relevance_is_found_once_for_each_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = observed()
+    one = attnviz.explain(seen, method="attribution", target="1", layers="1,2").maps
+
+    def never(*_: Any) -> None:
+        pytest.fail("it went back again")
+
+    monkeypatch.setattr("attnviz.explanation.score_gradients.relevance_at", never)
+    again = attnviz.explain(seen, method="attribution", target="1", layers="1,2").maps
+    np.testing.assert_array_equal(again, one)
