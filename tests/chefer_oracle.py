@@ -85,7 +85,9 @@ class Block:
         middle = kept + linear(self.up_in, of.up, branch)  # and so does the norm
         kept, branch = added(self.x, self.attended, middle)
         branch = linear(self.joined, of.out, branch)
-        of_a, of_v = product(self.a, self.v, branch.unflatten(1, (self.heads, -1)).transpose(0, 1))
+        of_a, of_v = product(
+            self.a, self.v, branch.view(len(branch), self.heads, -1).transpose(0, 1)
+        )
         of_q, of_k = product(self.q, self.k.mT, of_a)  # the softmax passes it on
         parts = [each.transpose(0, 1).flatten(1) for each in (of_q, of_k.mT, of_v)]
         maps = (of.q, of.k, of.v)
@@ -120,7 +122,8 @@ def maps(
     gradients = torch.autograd.grad(head(x), [block.a for block in blocks])
     of_a = [torch.zeros_like(block.a) for block in blocks]
     with torch.no_grad():
-        for relevance, sign in zip(back(x.detach()), (1, -1), strict=False):
+        for seed, sign in zip(back(x.detach()), (1, -1), strict=False):
+            relevance = seed
             for number in reversed(range(len(blocks))):
                 relevance, part = blocks[number].back(relevance)
                 of_a[number] += sign * part

@@ -42,9 +42,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.detach() + a.detach() @ b) / 2
 
 
-def normed(
-    x: Tensor, affine: Affine, eps: float, noted: list[Tensor] | None = None
-) -> Tensor:
+def normed(x: Tensor, affine: Affine, eps: float, noted: list[Tensor] | None = None) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     spread = (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt().detach()
     weight, bias = affine
@@ -145,6 +143,4 @@ def relevance(
     shares = [(x * g).sum(-1).detach() for x, g in zip(places, found, strict=True)]
     counts = [len(noted) for noted in of_layers]
     first = len(layers)  # of the biases of a layer
-    return score, [
-        shares[i] + sum(shares[first + sum(counts[:i]) :]) for i in range(len(layers))
-    ]
+    return score, [shares[i] + sum(shares[first + sum(counts[:i]) :]) for i in range(len(layers))]

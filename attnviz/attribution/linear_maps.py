@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attribution.graph_patterns import operator
-from attnviz.attribution.kept_inputs import Kept
+from attnviz.attribution.operator_inputs import Stored
 
 Gradient = Callable[[Tensor], Tensor]
 """Gives the g of an input from the g of the output."""
@@ -42,33 +42,33 @@ class LinearMap:
     rows: bool = False
 
 
-def linear_map(name: str, depends: tuple[bool, ...], kept: Kept) -> LinearMap | None:
+def linear_map(name: str, depends: tuple[bool, ...], stored: Stored) -> LinearMap | None:
     """The linear map that a node stands for; None if it stands for none.
 
     Args:
         name: the operator of the node.
         depends: for each input of the node, whether it depends on the model's input.
-        kept: what the operator was given.
+        stored: what the operator was given.
     """
     if name == "Convolution":
-        return _convolution(kept) if depends[0] and not any(depends[1:]) else None
+        return _convolution(stored) if depends[0] and not any(depends[1:]) else None
     if name not in _MATRICES:
         return None
     first, second = PRODUCTS[name]
     if depends[first] == depends[second]:
         return None
-    a, b = _wide(kept.tensor(first)), _wide(kept.tensor(second))
+    a, b = _wide(stored.tensor(first)), _wide(stored.tensor(second))
     if name == "Linear":
         a, b = (a, b.mT) if depends[first] else (b.mT, a)  # yᵀ = W·xᵀ if the weight is computed
-    bias = _bias(kept)
-    factor = kept.arguments.get("alpha", 1)
+    bias = _bias(stored)
+    factor = stored.arguments.get("alpha", 1)
     if depends[first]:
         rows = a.ndim == b.ndim == 2
         return LinearMap(first, a, b * factor, bias, torch.matmul, _from_left, rows)
     return LinearMap(second, b, a * factor, bias, lambda x, w: w @ x, _from_right)
 
 
-def constant_of(node: Any, depends: tuple[bool, ...], kept: Kept | None) -> Tensor | None:
+def constant_of(node: Any, depends: tuple[bool, ...], stored: Stored | None) -> Tensor | None:
     """What a node adds that does not depend on the model's input, as a row of features.
 
     That is the bias of a linear map or of a layer norm, or a constant term of a sum.
@@ -77,13 +77,13 @@ def constant_of(node: Any, depends: tuple[bool, ...], kept: Kept | None) -> Tens
     if name == "NativeLayerNorm":
         bias: Tensor | None = node._saved_bias  # noqa: SLF001 — nodes save everything so
         return None if bias is None else bias.detach()
-    if kept is None:
+    if stored is None:
         return None
     if name in ("Add", "Sub") and sum(depends[:2]) == 1:
-        constant, sign = kept.tensor(depends.index(False)), -1 if name == "Sub" else 1
-        factor = kept.arguments.get("alpha", 1) * sign if depends[0] else 1
+        constant, sign = stored.tensor(depends.index(False)), -1 if name == "Sub" else 1
+        factor = stored.arguments.get("alpha", 1) * sign if depends[0] else 1
         return constant * factor if isinstance(constant, Tensor) else None
-    linear = linear_map(name, depends, kept) if name in _MATRICES else None
+    linear = linear_map(name, depends, stored) if name in _MATRICES else None
     return None if linear is None else linear.bias
 
 
@@ -116,8 +116,8 @@ def by_gamma(linear: LinearMap, gamma: float) -> Gradient:
 def by_alpha(linear: LinearMap, relevance: Tensor) -> Tensor:
     """The relevance of x by the rule α = 1, β = 0, from that of y; the bias has none.
 
-        c = x * w
-        R_x = Σ R * relu(c) / relu(c).sum()
+    c = x * w
+    R_x = Σ R * relu(c) / relu(c).sum()
     """
     rows = relevance.any(-1) if linear.rows else None
     if rows is not None and 2 * int(rows.sum()) < len(rows):  # of the class token alone, for one
@@ -131,7 +131,7 @@ def by_alpha(linear: LinearMap, relevance: Tensor) -> Tensor:
 
 
 def divided(a: Tensor, b: Tensor) -> Tensor:
-    """a / (b + 1e-9), and 0 where b = 0, as in the code of Chefer et al. 2021."""
+    """A / (b + 1e-9), and 0 where b = 0, as in the code of Chefer et al. 2021."""
     return (a / (b + 1e-9)).masked_fill_(b == 0, 0.0)
 
 
@@ -145,16 +145,16 @@ def _from_right(gradient: Tensor, weight: Tensor) -> Tensor:
     return weight.mT @ gradient if weight.ndim > 1 else weight * gradient  # vector · x
 
 
-def _bias(kept: Kept) -> Tensor | None:
-    name = next((n for n in ("bias", "self") if n in kept.arguments), None)
-    added = name == "bias" or "mat1" in kept.arguments or "batch1" in kept.arguments
-    added = added or "vec" in kept.arguments and "mat" in kept.arguments
-    bias = kept.arguments[name] if name is not None and added else None
-    return None if bias is None else _wide(bias) * kept.arguments.get("beta", 1)
+def _bias(stored: Stored) -> Tensor | None:
+    name = next((n for n in ("bias", "self") if n in stored.arguments), None)
+    added = name == "bias" or "mat1" in stored.arguments or "batch1" in stored.arguments
+    added = added or ("vec" in stored.arguments and "mat" in stored.arguments)
+    bias = stored.arguments[name] if name is not None and added else None
+    return None if bias is None else _wide(bias) * stored.arguments.get("beta", 1)
 
 
-def _convolution(kept: Kept) -> LinearMap:
-    given = kept.arguments
+def _convolution(stored: Stored) -> LinearMap:
+    given = stored.arguments
     settings: list[Any] = [
         given[name]
         for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")

@@ -10,8 +10,8 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from attnviz.attribution.backward_rules import REARRANGED, BackwardRule, RuleName, rules_for
 from attnviz.attribution.graph_patterns import operator
-from attnviz.attribution.kept_inputs import KeptInputs
 from attnviz.attribution.linear_maps import by_gamma, constant_of, linear_map
+from attnviz.attribution.operator_inputs import OperatorInputs
 from attnviz.attribution.relevance_rules import relevance_turn
 from attnviz.attribution.turning import Gradients, Graph, Turn, graph_of, turning, turns_of
 from attnviz.errors import RecordingError, UsageError
@@ -19,13 +19,14 @@ from attnviz.errors import RecordingError, UsageError
 GAMMA = 0.25
 """The γ of the rule `gamma`: zennit's."""
 
+
 def propagate(
     score: Tensor,
     tokens: Tensor,
     *,
     rule: RuleName = "epsilon",
     gamma: float | None = None,
-    kept: KeptInputs | None = None,
+    inputs: OperatorInputs | None = None,
 ) -> Tensor:
     """R_j = Σ_f x_jf·g_jf, (…): the signed relevance of each of (…, F) tokens for a score.
 
@@ -55,7 +56,7 @@ def propagate(
         tokens: tokens with their graph, such as the input of a block: `Recording.blocks[3].input`.
         rule: `epsilon`; `gamma` with γ = 0.25; `cp`; or `libra`.
         gamma: another γ, of `gamma` and `cp`.
-        kept: what operators were given, for a γ and for `libra`: run the model inside of it.
+        inputs: what operators were given, for a γ and for `libra`: run the model inside of it.
 
     >>> with attnviz.record(gradients=True, blocks=model) as recording:
     ...     logits = model(pixels.requires_grad_())
@@ -68,7 +69,7 @@ def propagate(
             that has no rule; the message names it.
     """
     biases = Biases(tokens.shape[:-1]) if rule == "libra" else None
-    found = modified_gradient(score, tokens, rule, gamma=gamma, kept=kept, biases=biases)
+    found = modified_gradient(score, tokens, rule, gamma=gamma, inputs=inputs, biases=biases)
     wide = torch.promote_types(tokens.dtype, torch.float32)
     relevance = (tokens.detach().to(wide) * found).sum(-1)
     return relevance if biases is None else relevance + biases.total
@@ -80,7 +81,7 @@ def modified_gradient(
     rule: RuleName = "epsilon",
     *,
     gamma: float | None = None,
-    kept: KeptInputs | None = None,
+    inputs: OperatorInputs | None = None,
     biases: "Biases | None" = None,
 ) -> Tensor:
     """The g of tokens, or of pixels, of their shape: R = x⊙g; see `propagate`.
@@ -88,8 +89,8 @@ def modified_gradient(
     `biases` gets the share of biases on the way.
     """
     gamma = (GAMMA if rule == "gamma" else 0.0) if gamma is None else gamma
-    if (gamma or biases is not None) and kept is None:
-        raise UsageError("γ and biases need what operators were given; run inside KeptInputs()")
+    if (gamma or biases is not None) and inputs is None:
+        raise UsageError("γ and biases need what operators were given; run inside OperatorInputs()")
     if score.numel() != 1:
         raise UsageError(f"a score is one number, not {tuple(score.shape)}; choose or sum")
     if score.grad_fn is None or not tokens.requires_grad:
@@ -105,14 +106,14 @@ def modified_gradient(
 
     def find(node: Node, depends: tuple[bool, ...]) -> Turn:
         ways = rules_for(node, depends, rule)
-        inputs = None if kept is None else kept.of(node)
-        linear = None if inputs is None else linear_map(operator(node), depends, inputs)
+        stored = None if inputs is None else inputs.of(node)
+        linear = None if stored is None else linear_map(operator(node), depends, stored)
         if linear is not None and gamma:
             ways = [0.0] * len(ways)
             ways[linear.place] = by_gamma(linear, gamma)
         changed = any(way != 1 for way in ways)
         turn = Turn(tuple(way != 0 for way in ways), partial(_turned, ways) if changed else None)
-        return turn if biases is None else biases.noted(turn, constant_of(node, depends, inputs))
+        return turn if biases is None else biases.noted(turn, constant_of(node, depends, stored))
 
     with turning(turns_of(score.grad_fn, graph, find, edge)):
         (gradient,) = torch.autograd.grad(score, [tokens], retain_graph=True)
@@ -159,7 +160,7 @@ def _modified_gradient(way: BackwardRule, gradient: Tensor, output: Tensor) -> T
 
 
 def relevance_at(
-    score: Tensor, kept: KeptInputs, gradients: Callable[[Tensor], Mapping[int, Tensor]]
+    score: Tensor, inputs: OperatorInputs, gradients: Callable[[Tensor], Mapping[int, Tensor]]
 ) -> dict[int, Tensor]:
     """The relevance of tensors for a score by the rules of Chefer et al. 2021, by their numbers.
 
@@ -169,7 +170,7 @@ def relevance_at(
 
     Args:
         score: one number that is computed from the model's result.
-        kept: what operators were given, in a run of the model inside of it.
+        inputs: what operators were given, in a run of the model inside of it.
         gradients: the gradients of a score at the tensors, such as `Recording.gradients`.
 
     Raises:
@@ -178,7 +179,7 @@ def relevance_at(
     assert score.grad_fn is not None
     graph = graph_of(score.grad_fn)
     turns = turns_of(
-        score.grad_fn, graph, lambda node, depends: relevance_turn(node, depends, kept.of(node))
+        score.grad_fn, graph, lambda node, depends: relevance_turn(node, depends, inputs.of(node))
     )
     tail, ends = _tail(score.grad_fn, graph)
     turns = {node: turn for node, turn in turns.items() if node not in tail}

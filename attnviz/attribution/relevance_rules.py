@@ -13,31 +13,31 @@ from torch.autograd.graph import Node
 
 from attnviz.attribution.backward_rules import ELEMENTWISE, REARRANGED, Step, no_rule
 from attnviz.attribution.graph_patterns import is_centred, is_gated, is_length, operator
-from attnviz.attribution.kept_inputs import Kept
 from attnviz.attribution.linear_maps import PRODUCTS, by_alpha, divided, linear_map
+from attnviz.attribution.operator_inputs import Stored
 from attnviz.attribution.turning import Gradients, Turn
 
 ROWS = 1 << 21
 """Weights of a block of rows of attention."""
 
 
-def relevance_turn(node: Node, depends: tuple[bool, ...], kept: Kept | None) -> Turn:
+def relevance_turn(node: Node, depends: tuple[bool, ...], stored: Stored | None) -> Turn:
     """How relevance goes back through a node; the error for one without a rule comes when it runs.
 
     Args:
         node: a node of autograd's graph.
         depends: for each of its inputs, whether it depends on the model's input.
-        kept: what its operator was given.
+        stored: what its operator was given.
     """
     name, step = operator(node), Step(node, depends)
     if name in REARRANGED or name == "AccumulateGrad" or not any(depends):
         return Turn(depends)
     if name in ELEMENTWISE or (name in _ONE_OF_TWO and sum(depends) == 1):
         return _identity(depends)
-    if kept is not None and name in _RULES:
-        return _RULES[name](step, kept)
-    if kept is not None and name.startswith("ScaledDotProduct") and not any(depends[3:]):
-        return Turn(depends, lambda _, relevance: of_attention(kept.arguments, relevance, node))
+    if stored is not None and name in _RULES:
+        return _RULES[name](step, stored)
+    if stored is not None and name.startswith("ScaledDotProduct") and not any(depends[3:]):
+        return Turn(depends, lambda _, relevance: of_attention(stored.arguments, relevance, node))
     if name in ("Mul", "Div"):
         return _multiplied(step)
     return _without_rule(step)
@@ -55,37 +55,37 @@ def _identity(goes: tuple[bool, ...]) -> Turn:
     return Turn(goes, lambda _, relevance: tuple(relevance if each else None for each in goes))
 
 
-def _simple(step: Step, kept: Kept) -> Turn:
+def _simple(step: Step, stored: Stored) -> Turn:
     """R_x = x⊙∂y/∂x(R_y/y) for what is linear with positive weights, such as means."""
-    x = kept.tensor(0)
+    x = stored.tensor(0)
     return Turn(
         step.depends,
         lambda ordinary, _: (_times(ordinary[0], x), *ordinary[1:]),
-        lambda relevance: divided(relevance, kept.again(0, x)),
+        lambda relevance: divided(relevance, stored.again(0, x)),
     )
 
 
-def _summed(step: Step, kept: Kept) -> Turn:
+def _summed(step: Step, stored: Stored) -> Turn:
     """A sum; of an elementwise product with a constant it is a linear map, α = 1, β = 0."""
     inside = step.edges[0][0]
     if inside is None or operator(inside) != "Mul":
-        return _simple(step, kept)
-    x = kept.tensor(0).clamp(min=0)
+        return _simple(step, stored)
+    x = stored.tensor(0).clamp(min=0)
     return Turn(
         step.depends,
         lambda ordinary, _: (_times(ordinary[0], x), *ordinary[1:]),
-        lambda relevance: divided(relevance, kept.again(0, x)),
+        lambda relevance: divided(relevance, stored.again(0, x)),
     )
 
 
-def _added(step: Step, kept: Kept) -> Turn:
+def _added(step: Step, stored: Stored) -> Turn:
     """Each term's share of R by its part of every element, and in all by the size of its sum."""
     if sum(step.depends[:2]) == 1:
         return _identity(step.depends)
     if operator(step.node) == "Sub" and is_centred(*step.edges[:2]):
         return _identity((True, False))
-    one, other = kept.tensor(0), kept.tensor(1)
-    factor = kept.arguments.get("alpha", 1) * (-1 if operator(step.node) == "Sub" else 1)
+    one, other = stored.tensor(0), stored.tensor(1)
+    factor = stored.arguments.get("alpha", 1) * (-1 if operator(step.node) == "Sub" else 1)
 
     def after(_: Gradients, relevance: Tensor) -> Gradients:
         a, b = one.to(relevance.dtype), other.to(relevance.dtype) * factor
@@ -101,9 +101,9 @@ def _added(step: Step, kept: Kept) -> Turn:
     return Turn(step.depends, after)
 
 
-def _product(step: Step, kept: Kept) -> Turn:
+def _product(step: Step, stored: Stored) -> Turn:
     """A linear map by α = 1, β = 0; of two matrices that depend, R_x = x⊙∂y/∂x(R_y/y)/2."""
-    linear = linear_map(operator(step.node), step.depends, kept)
+    linear = linear_map(operator(step.node), step.depends, stored)
     if linear is not None:
 
         def alpha(ordinary: Gradients, relevance: Tensor) -> Gradients:
@@ -116,8 +116,8 @@ def _product(step: Step, kept: Kept) -> Turn:
     first, second = PRODUCTS.get(operator(step.node), (0, 0))
     if not (step.depends[first] and step.depends[second]) or any(step.depends[:first]):
         return _without_rule(step)
-    factors = {first: kept.tensor(first), second: kept.tensor(second)}
-    factor = kept.arguments.get("alpha", 1)
+    factors = {first: stored.tensor(first), second: stored.tensor(second)}
+    factor = stored.arguments.get("alpha", 1)
 
     def after(ordinary: Gradients, _: Tensor) -> Gradients:
         return tuple(
@@ -143,12 +143,10 @@ def _multiplied(step: Step) -> Turn:
     return Turn(step.depends, lambda _, relevance: (relevance / 2, relevance / 2))
 
 
-def _length(step: Step, kept: Kept) -> Turn:
+def _length(step: Step, stored: Stored) -> Turn:
     """‖x‖ as x·x over a constant."""
-    squares = kept.tensor(0).square()
-    return Turn(
-        step.depends, lambda _, relevance: (squares * divided(relevance, squares.sum()),)
-    )
+    squares = stored.tensor(0).square()
+    return Turn(step.depends, lambda _, relevance: (squares * divided(relevance, squares.sum()),))
 
 
 def of_attention(given: Any, relevance: Tensor, node: Node) -> Gradients:
@@ -212,7 +210,7 @@ def _times(ordinary: Tensor | None, x: Tensor) -> Tensor | None:
 
 _ONE_OF_TWO = frozenset({"Mul", "Div", "Rsub"})
 """Elementwise operators whose other argument is a constant."""
-_RULES: dict[str, Callable[[Step, Kept], Turn]] = {
+_RULES: dict[str, Callable[[Step, Stored], Turn]] = {
     **dict.fromkeys(("Add", "Sub"), _added),
     **dict.fromkeys((*PRODUCTS, "Convolution"), _product),
     **dict.fromkeys(("LinalgVectorNorm", "Norm"), _length),

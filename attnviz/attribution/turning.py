@@ -68,9 +68,7 @@ def graph_of(root: Node, tokens: Edge | None = None) -> Graph:
     return graph
 
 
-def turns_of(
-    root: Node, graph: Graph, find: Find, tokens: Edge | None = None
-) -> dict[Node, Turn]:
+def turns_of(root: Node, graph: Graph, find: Find, tokens: Edge | None = None) -> dict[Node, Turn]:
     """How to go back through each node between a score and tokens, or all that the input reaches.
 
     Raises:

@@ -10,8 +10,8 @@ from torch import Tensor
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution import propagate
 from attnviz.attribution.backward_rules import RuleName
-from attnviz.attribution.kept_inputs import KeptInputs
 from attnviz.attribution.linear_maps import divided
+from attnviz.attribution.operator_inputs import OperatorInputs
 from attnviz.attribution.propagation import relevance_at
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.observation import Observation, Run
@@ -182,9 +182,9 @@ def attributions(observation: Observation, target: Target) -> Gradients:
 
 
 def _attributions(observation: Observation, _: Run, target: Target) -> Gradients:
-    run, kept = kept_run(observation)
+    run, inputs = run_with_inputs(observation)
     again = replace(observation, run=run)
-    with kept:
+    with inputs:
         scored = score_of(again, run.output, target)
     drawn = sorted(observation.layers)
 
@@ -192,7 +192,7 @@ def _attributions(observation: Observation, _: Run, target: Target) -> Gradients
         return run.recording.gradients(score, calls=drawn)
 
     relevances = {}
-    for number, relevance in relevance_at(scored.value, kept, gradients).items():
+    for number, relevance in relevance_at(scored.value, inputs, gradients).items():
         output = run.recording[number].output
         assert output is not None  # else it has no gradient
         wide = torch.promote_types(output.dtype, torch.float32)
@@ -200,17 +200,17 @@ def _attributions(observation: Observation, _: Run, target: Target) -> Gradients
     return Gradients(alone(scored), gradients(scored.value), relevances)
 
 
-def kept_run(observation: Observation) -> tuple[Run, KeptInputs]:
+def run_with_inputs(observation: Observation) -> tuple[Run, OperatorInputs]:
     """A second run of an observed model that keeps what operators were given; made once."""
-    found: tuple[Run, KeptInputs] | None = observation.gradients.get("kept")
+    found: tuple[Run, OperatorInputs] | None = observation.gradients.get("inputs")
     if found is None:
         assert observation.run is not None
         if observation.run.again is None:
             raise RecordingError("the model cannot be run again; take --method relevance")
-        kept = KeptInputs()
-        with torch.enable_grad(), kept:
-            found = observation.run.again(), kept
-        observation.gradients["kept"] = found
+        inputs = OperatorInputs()
+        with torch.enable_grad(), inputs:
+            found = observation.run.again(), inputs
+        observation.gradients["inputs"] = found
     return found
 
 
@@ -237,9 +237,9 @@ def by_rules(
     gamma: float | None = None,
 ) -> Tensor:
     """Relevance by the rules of AttnLRP, or of a relative."""
-    score, run, kept = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
+    score, run, inputs = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
     tokens = run.recording.blocks[first].input
-    return propagate(score, tokens, rule=rule, gamma=gamma, kept=kept)
+    return propagate(score, tokens, rule=rule, gamma=gamma, inputs=inputs)
 
 
 def score_with_inputs(
@@ -250,13 +250,13 @@ def score_with_inputs(
     *,
     rule: RuleName,
     gamma: float | None,
-) -> tuple[Tensor, Run, KeptInputs | None]:
+) -> tuple[Tensor, Run, OperatorInputs | None]:
     """The score up to a layer, its run, and what operators were given if the rule needs it."""
     if rule in ("epsilon", "cp") and not gamma:
         return score_up_to(observation, run, whole, last), run, None
-    run, kept = kept_run(observation)
-    with kept:
-        return score_up_to(replace(observation, run=run), run, whole, last), run, kept
+    run, inputs = run_with_inputs(observation)
+    with inputs:
+        return score_up_to(replace(observation, run=run), run, whole, last), run, inputs
 
 
 def score_up_to(observation: Observation, run: Run, whole: Scored, last: int) -> Tensor:

@@ -219,10 +219,10 @@ def pixels_by_rules(
     gamma: float | None = None,
 ) -> Tensor:
     """Relevance of the pixels of each token, (1, tokens), by the rules of AttnLRP or a relative."""
-    score, run, kept = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
+    score, run, inputs = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
     pixels, shape = run.inputs[0], run.recording.blocks[first].input.shape[:-1]
     biases = Biases(shape) if rule == "libra" else None
-    gradient = modified_gradient(score, pixels, rule, gamma=gamma, kept=kept, biases=biases)
+    gradient = modified_gradient(score, pixels, rule, gamma=gamma, inputs=inputs, biases=biases)
     relevance = _on_tokens(observation, first, pixels.detach() * gradient)
     return relevance if biases is None else relevance + biases.total
 

@@ -34,9 +34,9 @@ class Method(TableEntry):
         needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
             computed from every layer's own tokens, at the tokens, or in runs on parts of the
             picture), relevance of the tokens that enter the first layer (by rules, by the gradient,
-            or integrated) or of attention's outputs, the output projection, the tokens after each layer, that queries and
-            keys are the same tokens, that rows of weights are distributions, or the tokens after
-            each layer where they are known.
+            or integrated) or of attention's outputs, the output projection, the tokens after each
+            layer, that queries and keys are the same tokens, that rows of weights are
+            distributions, or the tokens after each layer where they are known.
         asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: a function that changes the map on cells; it takes values (…, cells), drawn cells

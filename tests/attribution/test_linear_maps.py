@@ -1,7 +1,6 @@
 """Rules for linear maps: γ, α = 1 and biases, on every operator that makes one; what is kept."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 import attnviz
 from attnviz.attribution import propagate
-from attnviz.attribution.kept_inputs import KeptInputs
+from attnviz.attribution.operator_inputs import OperatorInputs
 from attnviz.attribution.propagation import modified_gradient, relevance_at
 from attnviz.errors import RecordingError, UsageError
 
@@ -19,6 +18,11 @@ from attnviz.errors import RecordingError, UsageError
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64)
+
+
+def at(x: Tensor) -> Callable[[Tensor], dict[int, Tensor]]:
+    """What goes back from a score to one tensor."""
+    return lambda score: {0: torch.autograd.grad(score, x, retain_graph=True)[0]}
 
 
 BIAS = drawn(4, seed=8)
@@ -51,15 +55,17 @@ MAPS: dict[str, tuple[tuple[int, ...], Tensor | None, Callable[[Tensor], Tensor]
 
 def contributions(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What each element of x adds to each of y, (y, x)."""
-    matrix: Any = torch.autograd.functional.jacobian(function, x.detach())
-    return matrix.reshape(-1, x.numel()) * x.detach().flatten()
+    eye = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
+    zero = function(torch.zeros_like(x))
+    rows = [(function(each) - zero).flatten() for each in eye]
+    return torch.stack(rows, 1).detach() * x.detach().flatten()
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_gamma_favours_what_speaks_for_an_output(name: str) -> None:
     shape, bias, function = MAPS[name]
     x = drawn(*shape).requires_grad_()
-    with KeptInputs() as kept:
+    with OperatorInputs() as kept:
         y = function(x)
     w, parts, z = drawn(*y.shape, seed=2), contributions(function, x), y.detach().flatten()
     added = torch.zeros_like(z) if bias is None else bias.expand_as(y).flatten()
@@ -68,7 +74,7 @@ def test_gamma_favours_what_speaks_for_an_output(name: str) -> None:
     total = favour.sum(1) + up * (up * added).relu()
     share = (w.flatten() * z) / (z + 0.3 * total)
     expected = (share[:, None] * (parts + 0.3 * favour)).sum(0)
-    g = modified_gradient((y * w).sum(), x, "gamma", gamma=0.3, kept=kept)
+    g = modified_gradient((y * w).sum(), x, "gamma", gamma=0.3, inputs=kept)
     close((x * g).flatten().detach(), expected, 1e-6)
 
 
@@ -76,14 +82,14 @@ def test_gamma_favours_what_speaks_for_an_output(name: str) -> None:
 def test_positive_contributions_alone_share_relevance(name: str) -> None:
     shape, _, function = MAPS[name]
     x = drawn(*shape).requires_grad_()
-    with KeptInputs() as kept:
+    with OperatorInputs() as kept:
         y = function(x)
         score = torch.linalg.vector_norm(y)  # R of y is y²/Σy²
     positive = contributions(function, x).relu()
     relevance = y.detach().flatten() ** 2 / (y**2).sum().detach()
     shares = (positive / positive.sum(1, keepdim=True)).nan_to_num(0)  # of what has none, nothing
     expected = (relevance[:, None] * shares).sum(0)
-    found = relevance_at(score, kept, lambda s: {0: torch.autograd.grad(s, x, retain_graph=True)[0]})
+    found = relevance_at(score, kept, at(x))
     close(found[0].flatten(), expected, 1e-6)
 
 
@@ -92,11 +98,11 @@ def test_libra_is_complete(act: str) -> None:
     """Over all tokens of a layer, R is the score less the bias of the head."""
     model = classifier("sdpa", act)
     given = pixels()[:1].detach().requires_grad_()
-    with KeptInputs() as kept, attnviz.record(gradients=True, blocks=model) as recording:
+    with OperatorInputs() as kept, attnviz.record(gradients=True, blocks=model) as recording:
         logits = model(given).logits
     score = logits[0, CLASS]
     for block in recording.blocks.values():
-        found = propagate(score, block.input, rule="libra", kept=kept)
+        found = propagate(score, block.input, rule="libra", inputs=kept)
         expected = score - model.classifier.bias[CLASS]
         assert float(found.sum()) == pytest.approx(float(expected.detach()), rel=1e-9)
 
@@ -105,7 +111,7 @@ def test_no_relevance_is_lost_on_the_way_to_attribution() -> None:
     """Products have half each, sums what each term is of them, norms and the softmax all."""
     model = classifier("sdpa")
     given = pixels()[:1].detach().requires_grad_()
-    with KeptInputs() as kept, attnviz.record(gradients=True, blocks=model) as recording:
+    with OperatorInputs() as kept, attnviz.record(gradients=True, blocks=model) as recording:
         logits = model(given).logits
 
     def at_blocks(score: Tensor) -> dict[int, Tensor]:
@@ -121,7 +127,7 @@ def test_no_relevance_is_lost_on_the_way_to_attribution() -> None:
 
 def test_what_is_overwritten_is_kept_as_it_was() -> None:
     x, w = drawn(3, 4).requires_grad_(), drawn(4, 4, seed=1)
-    with KeptInputs() as kept:
+    with OperatorInputs() as kept:
         y = x @ w
         z = y @ w
         y.mul_(2)  # frozen weights need no input, so autograd allows it
@@ -136,14 +142,13 @@ def test_what_is_overwritten_is_kept_as_it_was() -> None:
 
 def test_what_is_missing_is_said() -> None:
     x = drawn(3, 4).requires_grad_()
-    with pytest.raises(UsageError, match="KeptInputs"):
+    with pytest.raises(UsageError, match="OperatorInputs"):
         propagate((x @ drawn(4, seed=1)).sum(), x, rule="gamma")
-    with KeptInputs() as kept, pytest.raises(RecordingError, match="attribution has no rule for exp"):
-        relevance_at(
-            x.exp().sum() * 2,
-            kept,
-            lambda s: {0: torch.autograd.grad(s, x, retain_graph=True)[0]},
-        )
+    with (
+        OperatorInputs() as kept,
+        pytest.raises(RecordingError, match="attribution has no rule for exp"),
+    ):
+        relevance_at(x.exp().sum() * 2, kept, at(x))
 
 
 class Gated(nn.Module):
@@ -154,9 +159,9 @@ class Gated(nn.Module):
 
 def test_a_gate_and_a_difference_share_relevance() -> None:
     x = drawn(3, 4).requires_grad_()
-    with KeptInputs() as kept:
+    with OperatorInputs() as kept:
         score = torch.linalg.vector_norm(Gated()(x))
-    found = relevance_at(score, kept, lambda s: {0: torch.autograd.grad(s, x, retain_graph=True)[0]})
+    found = relevance_at(score, kept, at(x))
     y = Gated()(x).detach()
     half = y**2 / (y**2).sum() / 2
     close(found[0], torch.cat([half, half], -1), 1e-6)

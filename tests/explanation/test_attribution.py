@@ -10,7 +10,7 @@ import chefer_oracle as oracle
 import numpy as np
 import pytest
 import torch
-from lrp_oracle import Affine, layer
+from lrp_oracle import Affine, layer, linear
 from torch import Tensor
 
 import attnviz
@@ -69,7 +69,7 @@ def expected(seen: attnviz.Observation, weights: Tensor) -> list[Tensor]:
     tokens, layers, norm, end = parts(seen)
 
     def head(x: Tensor) -> Tensor:
-        return oracle.mapped(oracle.normed(x[0], norm, 1e-12), end) @ weights
+        return linear(oracle.normed(x[0], norm, 1e-12), end) @ weights
 
     def back(x: Tensor) -> list[Tensor]:
         found = torch.zeros(2, *x.shape, dtype=torch.float64)

@@ -23,7 +23,7 @@ _KEPT = frozenset({
 })  # fmt: skip
 
 
-class Kept(NamedTuple):
+class Stored(NamedTuple):
     """An operator, and what it was given, by the names of its arguments; tensors have no graph."""
 
     func: OpOverload
@@ -40,12 +40,12 @@ class Kept(NamedTuple):
         return found
 
 
-class KeptInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperatorInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps inputs of sums, products, linear maps and attention, in every run inside of it.
 
-    >>> with KeptInputs() as kept:
+    >>> with OperatorInputs() as inputs:
     ...     y = x @ weight
-    >>> kept.of(y.grad_fn).arguments["self"].shape
+    >>> inputs.of(y.grad_fn).arguments["self"].shape
     torch.Size([3, 4])
     """
 
@@ -58,17 +58,17 @@ class KeptInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._of: dict[int, Kept] = {}
+        self._of: dict[int, Stored] = {}
         self._places: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
 
-    def of(self, node: Node) -> Kept | None:
+    def of(self, node: Node) -> Stored | None:
         """What the operator of a node was given, if it was kept."""
         return self._of.get(node._sequence_nr())  # noqa: SLF001 — torch's own name for it
 
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Sequence[type],  # noqa: ARG002 — PyTorch's own signature
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -86,14 +86,14 @@ class KeptInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _keep(self, func: Any, given: Mapping[str, Any], written: Sequence[Tensor]) -> None:
         number = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]  # noqa: SLF001
-        kept = dict(given)
+        copies = dict(given)
         for name, value in given.items():
             if isinstance(value, Tensor):
                 overwritten = any(value is each for each in written)
-                kept[name] = value.detach().clone() if overwritten else value.detach()
+                copies[name] = value.detach().clone() if overwritten else value.detach()
                 if not overwritten:
                     self._places[_memory(value)].append((number, name))
-        self._of[number] = Kept(_without_writing(func), kept)
+        self._of[number] = Stored(_without_writing(func), copies)
 
     def _copy_before_overwrite(self, tensor: Tensor) -> None:
         for number, name in self._places.pop(_memory(tensor), ()):
