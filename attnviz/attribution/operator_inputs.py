@@ -43,8 +43,9 @@ class Stored(NamedTuple):
 class OperatorInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps inputs of sums, products, linear maps and attention, in every run inside of it.
 
+    >>> x = torch.ones(3, 4, requires_grad=True)
     >>> with OperatorInputs() as inputs:
-    ...     y = x @ weight
+    ...     y = x @ torch.ones(4, 2)
     >>> inputs.of(y.grad_fn).arguments["self"].shape
     torch.Size([3, 4])
     """
