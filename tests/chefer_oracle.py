@@ -99,7 +99,7 @@ def maps(
     tokens: Tensor,
     layers: Sequence[Layer],
     head: Callable[[Tensor], Tensor],
-    back: Callable[[Tensor], Sequence[Tensor]],
+    back: Callable[[Tensor], Tensor],
     *,
     heads: int,
     activation: Any = F.gelu,
@@ -108,8 +108,7 @@ def maps(
 ) -> list[Tensor]:
     """mean_h relu(∇A⊙R_A) of every layer, (N, N), for (N, F) tokens.
 
-    `head` makes the score of the last tokens, `back` their relevance, and that for what the score
-    is less by.
+    `head` makes the score of the last tokens, `back` their relevance.
     """
     x = tokens.detach().double().requires_grad_()
     scales = [(1.0, 1.0) for _ in layers] if scales is None else scales
@@ -120,14 +119,12 @@ def maps(
     for block in blocks:
         x = block.run(x)
     gradients = torch.autograd.grad(head(x), [block.a for block in blocks])
-    of_a = [torch.zeros_like(block.a) for block in blocks]
+    relevance, found = back(x.detach()), []
     with torch.no_grad():
-        for seed, sign in zip(back(x.detach()), (1, -1), strict=False):
-            relevance = seed
-            for number in reversed(range(len(blocks))):
-                relevance, part = blocks[number].back(relevance)
-                of_a[number] += sign * part
-    return [(g * each).relu().mean(0) for g, each in zip(gradients, of_a, strict=True)]
+        for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
+            relevance, of_a = block.back(relevance)
+            found.append((gradient * of_a).relu().mean(0))
+    return found[::-1]
 
 
 def rolled_out(layers: Sequence[Tensor]) -> Tensor:

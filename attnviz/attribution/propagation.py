@@ -6,11 +6,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from attnviz.attribution.backward_rules import REARRANGED, BackwardRule, RuleName, rules_for
 from attnviz.attribution.graph_patterns import operator
-from attnviz.attribution.linear_maps import by_gamma, constant_of, linear_map
+from attnviz.attribution.linear_maps import by_gamma, constant_of, divided, linear_map
 from attnviz.attribution.operator_inputs import OperatorInputs
 from attnviz.attribution.relevance_rules import relevance_turn
 from attnviz.attribution.turning import Gradients, Graph, Turn, graph_of, turning, turns_of
@@ -165,8 +165,8 @@ def relevance_at(
     """The relevance of tensors for a score by the rules of Chefer et al. 2021, by their numbers.
 
     R is the gradient of the score at the logits, such as 1 for a class, and goes back from there by
-    `relevance_rules`. Where it is negative, as for what a target is compared with, it goes back
-    alone and is subtracted: sums of both would cancel.
+    `relevance_rules`. A difference of scores is one linear map of the last features, whose positive
+    contributions share 1, as if the model's head computed it.
 
     Args:
         score: one number that is computed from the model's result.
@@ -182,29 +182,50 @@ def relevance_at(
         score.grad_fn, graph, lambda node, depends: relevance_turn(node, depends, inputs.of(node))
     )
     tail, ends = _tail(score.grad_fn, graph)
+    edges = [GradientEdge(node, 0) for node in ends]
+    seeds = torch.autograd.grad(score, edges, retain_graph=True)
+    begins: dict[Node, Turn] = {}
+    if any(bool((seed < 0).any()) for seed in seeds):
+        for end in ends:
+            passed, begin, features = _features(end, graph, inputs)
+            tail |= passed
+            begins[begin] = _shared(turns[begin], features)
     turns = {node: turn for node, turn in turns.items() if node not in tail}
-    found: dict[int, Tensor] = {}
-    seen: list[bool] = []
-    for sign in (1, -1):
-        if sign < 0 and not any(seen):
-            break
-        seeded = {node: _seeded(turns[node], sign, seen) for node in ends}
-        with turning(turns | seeded):
-            passed = gradients(score)
-        for number, relevance in passed.items():
-            found[number] = found[number] + sign * relevance if number in found else relevance
-    return found
+    with turning(turns | begins):
+        return dict(gradients(score))
 
 
-def _seeded(turn: Turn, sign: int, seen: list[bool]) -> Turn:
-    """A turn that begins with the positive part of sign·gradient; notes if a part is negative."""
+def _shared(turn: Turn, features: Tensor) -> Turn:
+    """A turn that begins with 1, shared by the positive parts of features⊙gradient."""
 
     def before(gradient: Tensor) -> Tensor:
-        seen.append(bool((gradient < 0).any()))
-        seed = (gradient * sign).relu()
+        parts = (features * gradient).relu()
+        seed = divided(parts, parts.sum())
         return seed if turn.before is None else turn.before(seed)
 
     return Turn(turn.goes, turn.after, before)
+
+
+def _features(end: Node, graph: Graph, inputs: OperatorInputs) -> tuple[set[Node], Node, Tensor]:
+    """The nodes of a linear map that ends a model, the node before it, and what the map is given.
+
+    Raises:
+        RecordingError: the end is no linear map.
+    """
+    node = end.next_functions[0][0] if operator(end) == "Sum" else end  # of a product
+    stored = None if node is None else inputs.of(node)
+    if node is not None and stored is not None:
+        depends = tuple(each in graph.from_input for each, _ in node.next_functions)
+        linear = linear_map(operator(node), depends, stored)
+        place = depends.index(True) if operator(node) == "Mul" and sum(depends) == 1 else None
+        place = place if linear is None else linear.place
+        begin = None if place is None else node.next_functions[place][0]
+        if place is not None and begin is not None:
+            return {end, node}, begin, stored.tensor(place)
+    raise RecordingError(
+        "attribution of a difference needs scores that are linear in the model's last features; "
+        "take --method relevance"
+    )
 
 
 def _tail(root: Node, graph: Graph) -> tuple[set[Node], list[Node]]:

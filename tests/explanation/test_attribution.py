@@ -71,11 +71,12 @@ def expected(seen: attnviz.Observation, weights: Tensor) -> list[Tensor]:
     def head(x: Tensor) -> Tensor:
         return linear(oracle.normed(x[0], norm, 1e-12), end) @ weights
 
-    def back(x: Tensor) -> list[Tensor]:
-        found = torch.zeros(2, *x.shape, dtype=torch.float64)
-        for i, part in enumerate((weights.relu(), (-weights).relu())):
-            found[i, 0] = oracle.linear(oracle.normed(x[0], norm, 1e-12), end, part)
-        return list(found[: 1 + bool((weights < 0).any())])
+    def back(x: Tensor) -> Tensor:
+        """Of one linear map that makes the sum."""
+        found = torch.zeros_like(x)
+        weight = (weights @ end[0])[None], None
+        found[0] = oracle.linear(oracle.normed(x[0], norm, 1e-12), weight, weights.new_ones(1))
+        return found
 
     return oracle.maps(tokens, layers, head, back, heads=HEADS, eps=1e-12)
 
@@ -110,8 +111,7 @@ def test_from_a_place_without_its_own_one() -> None:
 
 
 @pytest.mark.parametrize("against", ["0", "rest"])
-def test_a_difference_goes_back_in_two_parts(against: str) -> None:
-    """Sums of both would cancel where terms are shared out by their sums."""
+def test_a_difference_is_a_head_that_subtracts(against: str) -> None:
     seen = observed()
     weights = torch.full((4,), -1 / 3) if against == "rest" else torch.tensor([-1.0, 0, 0, 0])
     weights[TARGET] = 1
@@ -151,14 +151,14 @@ def test_registers_and_no_class_token(name: str, tmp_path: Path) -> None:
         x = oracle.normed(x, norm, eps)
         return x[0] if registers else x.mean(0)
 
-    def back(x: Tensor) -> list[Tensor]:
+    def back(x: Tensor) -> Tensor:
         u, found = pooled(x), torch.zeros_like(x)
         of_u = u**2 / (u @ u)
         if registers:
             found[0] = of_u
         else:
             found = oracle.normed(x, norm, eps) / len(x) * oracle.shared(of_u, u)
-        return [found]
+        return found
 
     assert seen.run is not None
     matrices = oracle.maps(
