@@ -1,7 +1,7 @@
 """An observation: a picture as a model saw it, with the recorded attention calls."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -41,12 +41,14 @@ class Run:
         output: the output of the model, with the graph of its operations.
         predictions: what a detector or segmenter predicts for its object queries; None for other
             models.
+        again: runs the model once more in the same way; None if it cannot.
     """
 
     recording: Recording
     inputs: tuple[torch.Tensor, ...]
     output: Any
     predictions: Predictions | None = None
+    again: Callable[[], "Run"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

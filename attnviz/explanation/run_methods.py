@@ -28,6 +28,7 @@ from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import (
     Backward,
     Way,
+    attributions,
     by_rules,
     gradients,
     relevances,
@@ -276,6 +277,8 @@ class LayerQuery:
             if need in ENTERING:
                 way, name = self._way(need)
                 return relevances(observation, target, self.layers, way, name=name)
+        if "output relevance" in needs:
+            return attributions(observation, target)
         return gradients(observation, target, of_blocks="block gradient" in needs)
 
     def _way(self, need: Need) -> tuple[Way, object]:
@@ -288,8 +291,11 @@ class LayerQuery:
             way = partial(integrated_pixels if pixels else integrated, steps=steps)
             return way, (need, at, steps)
         if need == "propagation":
-            rule = self.settings["rule"]
-            return partial(pixels_by_rules if pixels else by_rules, rule=rule), (need, at, rule)
+            rule, gamma = self.settings["rule"], self.settings["gamma"]
+            if gamma is not None and rule not in ("gamma", "cp"):
+                raise UsageError(f"--gamma {gamma:g}: --rule {rule} has none; give gamma or cp")
+            by = partial(pixels_by_rules if pixels else by_rules, rule=rule, gamma=gamma)
+            return by, (need, at, rule, gamma)
         return gradient_times_pixels if pixels else gradient_times_input, (need, at)
 
     def _found(
