@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from collections import Counter
 from dataclasses import asdict
@@ -66,7 +67,7 @@ def batch(
     asked = _asked(plan, many, model, reading, question, drawing, streams, out)
     settings = _settings(asked, many, model, reading, question, drawing)
     stop = Event()
-    with Ledger(out) as ledger:
+    with Ledger(out, where.share) as ledger:
         todo = Batch(plan.items, settings, out, ledger, force=many.force)
         before = todo.count.done
         teller = _BatchPrinter(streams, settings, out)
@@ -91,12 +92,17 @@ def batch(
             [path for path in todo.finish(tuple(many.finalizers)) if inner not in path.parents]
         )
     teller.end(plan, todo.count, before)
-    if "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
-        _show_aggregate(out)
-    raise typer.Exit(_exit_code(todo.count))
+    if where.share is not None:
+        console.say(
+            f"note: this was shard {where.share}, {todo.count.all} of {len(plan.items)} pictures; "
+            f"when all shards are done: attnviz merge {shlex.quote(str(out))}"
+        )
+    elif "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
+        show_aggregate(out)
+    raise typer.Exit(exit_code(todo.count))
 
 
-def _show_aggregate(out: Path) -> None:
+def show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
     from attnviz.batch.finalizers import STATS  # noqa: PLC0415
@@ -291,7 +297,8 @@ def _progress(count: Count) -> str:
     return f"{count.done} of {count.all} pictures done{failed}"
 
 
-def _exit_code(count: Count) -> ExitCode:
+def exit_code(count: Count) -> ExitCode:
+    """The exit code of a batch with so many done and failed pictures."""
     if not count.failed:
         return ExitCode.DONE
     return ExitCode.SOME_FAILED if count.done else ExitCode.FAILED

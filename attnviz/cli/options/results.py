@@ -149,12 +149,18 @@ class DifferenceOptions(MovieOptions, StyleOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ToldOptions:
+class PathOptions:
+    """What goes to standard output, for commands that only write files."""
+
+    quiet: bool = option_field(False, "Print only the paths of the files written.", OUTPUT)
+    debug: bool = option_field(False, "Show the traceback of an error.", OUTPUT)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ToldOptions(PathOptions):
     """What goes to standard output, for commands without tables."""
 
     json: bool = option_field(False, "Print JSON, one object per line.", OUTPUT)
-    quiet: bool = option_field(False, "Print only the paths of the files written.", OUTPUT)
-    debug: bool = option_field(False, "Show the traceback of an error.", OUTPUT)
 
     def __post_init__(self) -> None:
         if self.json and self.quiet:
