@@ -149,6 +149,8 @@ def _settings(  # noqa: PLR0917 — the groups of the command
     draws = "--animate" if drawing.animate is not None else "--blend" if drawing.blend else None
     if draws is not None and many.pictures == "none":
         raise UsageError(f"{draws} draws, and --pictures none does not; leave out one of them")
+    if drawing.overlay_size != "picture" and many.pictures != "heads":
+        raise UsageError("--overlay-size is of overlays; add --pictures heads, or leave it out")
     style.check()  # an unknown colour map is wrong usage, before anything runs
     settings_of_run = {
         "attnviz": attnviz.__version__,

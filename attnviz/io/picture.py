@@ -16,6 +16,7 @@ from attnviz.io.parts import WHOLE, Part, check_region, parse_part, split_path
 from attnviz.io.picture_files import STDIN, Note, read
 from attnviz.io.ranges import FULL, ValueRange, parse_range
 from attnviz.io.selecting import select, turned
+from attnviz.io.size_limit import as_array
 from attnviz.io.values import Opened, Samples, Span, take, to_8_bit, upright
 
 
@@ -204,7 +205,7 @@ def developed(opened: Opened, path: str, value_range: ValueRange, part: Part) ->
     samples = opened.samples
     if samples is None:
         assert opened.image is not None  # one of the two is there
-        pixels = np.asarray(to_rgb(opened.image))
+        pixels = as_array(to_rgb(opened.image))
         samples = Samples(pixels, "unsigned", 8)
         if value_range.kind == FULL:
             return Picture(path, pixels, notes=opened.notes, part=part)
