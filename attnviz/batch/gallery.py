@@ -137,9 +137,10 @@ def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
     """
     path = out / FOLDER / thumbnail_name(source)
     small = image.copy()
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
+    # The filter and the method take a third and two thirds of the time of the best ones.
+    small.thumbnail((SIDE, SIDE), Image.Resampling.HAMMING, reducing_gap=2.0)
     whole_files.make_folder(path.parent)
-    return whole_files.write_whole(path, encoding.as_image(small, "webp"))
+    return whole_files.write_whole(path, encoding.as_thumbnail(small))
 
 
 def make_thumbnails(out: Path, sources: Sequence[str]) -> list[Path]:

@@ -161,6 +161,8 @@ def _settings(  # noqa: PLR0917 — the groups of the command
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
+    if not many.draft:
+        settings_of_run["draft"] = False
     if not reading.part.whole:
         settings_of_run["part"] = asdict(reading.part)
     if reading.tiling is not None:
@@ -179,6 +181,7 @@ def _settings(  # noqa: PLR0917 — the groups of the command
         reading.range,
         reading.part,
         reading.tiling,
+        many.draft,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from attnviz.io.waveforms import is_sound
 
 T = TypeVar("T")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_JPEG = b"\xff\xd8"
 _CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _MOVING = {"GIF", "PNG", "WEBP", "AVIF"}
 """Formats whose further images are frames; in an MPO they are previews and depth maps."""
@@ -40,6 +42,46 @@ def open_picture(data: bytes, path: str, part: Part = WHOLE) -> Opened:
         MissingExtraError: it needs an optional part.
     """
     return _in_words(lambda: _decode(data, path, part), data, path)
+
+
+Factor = Callable[[int, int], float]
+"""By how much a picture of this width and height, as seen, may be reduced."""
+
+
+def open_reduced(
+    data: bytes, path: str, factor: Factor
+) -> tuple[Image.Image, tuple[int, int], int] | None:
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, by leaving out its finest waves.
+
+    Returns:
+        The image, the right way up, the width and height of the picture itself, and by how much the
+        image is reduced; None for a file of another format, and for a picture that may not be
+        reduced so much.
+
+    Raises:
+        ImageError: truncated, or too large.
+    """
+    return _in_words(lambda: _reduced(data, path, factor), data, path)
+
+
+def _reduced(
+    data: bytes, path: str, factor: Factor
+) -> tuple[Image.Image, tuple[int, int], int] | None:
+    if not data.startswith(_JPEG):
+        return None
+    image = open_image(data, path)
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    turn = image.getexif().get(0x0112, 1)
+    width, height = image.size[::-1] if turn in range(5, 9) else image.size
+    # The last pixel of a reduced picture may lie beyond its edge; turned, it would be the first.
+    even = 8 if turn == 1 else math.gcd(width, height)
+    allowed = factor(width, height)
+    scale = next((number for number in (8, 4, 2) if number <= allowed and even % number == 0), 1)
+    if scale == 1:
+        return None
+    image.draft(image.mode, (image.width // scale, image.height // scale))
+    return upright(image), (width, height), scale
 
 
 def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:

@@ -72,6 +72,11 @@ def as_webp(image: Image.Image) -> bytes:
     return _saved(image, "webp", "WEBP", quality=90, method=2)
 
 
+def as_thumbnail(image: Image.Image) -> bytes:
+    """A small picture as lossy WebP, in half the time of `as_webp`."""
+    return _saved(image, "webp", "WEBP", quality=80, method=0)
+
+
 def _saved(image: Image.Image, kind: str, name: str, **options: Any) -> bytes:
     """A picture as Pillow writes it in the format `name`.
 
