@@ -73,14 +73,19 @@ def batch(
         teller = _BatchPrinter(streams, settings, out)
 
         def begin() -> Callable[[OnOutcome], None]:
-            if cluster is None:
-                loaded = loading.load(model, question)
-                return partial(todo.work, loaded, batch=many.batch, stop=stop)
-            from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
-
+            how: dict[str, Any] = {"batch": many.batch, "stop": stop}
+            if cluster is None and (where.workers or 1) == 1:
+                return partial(todo.work, loading.load(model, question), **how)
             head = question.to_questions().head
             asked = loading.arguments(model.model, model, question, head=head)
-            how: dict[str, Any] = {"batch": many.batch, "stop": stop, "cluster": cluster}
+            if cluster is None:
+                from attnviz.batch.processes import ProcessEngine  # noqa: PLC0415 — torch
+
+                how["workers"] = where.workers
+                return partial(todo.work_by, partial(ProcessEngine, asked, settings, out, **how))
+            from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
+
+            how["cluster"] = cluster
             return partial(todo.work_by, partial(RayEngine, asked, settings, out, **how))
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)

@@ -37,7 +37,7 @@ class EngineOptions:
     )
     workers: int | None = option_field(
         None,
-        "Processes, each with its own model.  [default: one per GPU, else per machine]",
+        "Processes, each with its own model.  [default: 1; of Ray one per GPU, else per machine]",
         MACHINE,
         min=1,
         max=65536,
@@ -45,9 +45,8 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.engine == "local":
-            for name, value in (("--ray-address", self.ray_address), ("--workers", self.workers)):
-                if value is not None:
-                    raise UsageError(f"{name} needs a cluster; add --engine ray")
+            if self.ray_address is not None:
+                raise UsageError("--ray-address needs a cluster; add --engine ray")
         elif self.shard is not None:
             raise UsageError("--shard and --engine ray both divide the pictures; leave out one")
         _ = self.share
