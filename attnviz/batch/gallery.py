@@ -137,8 +137,8 @@ def write_thumbnail(out: Path, source: str, image: Image.Image) -> Path:
     """
     path = out / FOLDER / thumbnail_name(source)
     small = image.copy()
-    # The filter and the method take a third and two thirds of the time of the best ones.
-    small.thumbnail((SIDE, SIDE), Image.Resampling.HAMMING, reducing_gap=2.0)
+    # Blocks of pixels, and then this filter, take a seventh of the time of the best filter alone.
+    small.thumbnail((SIDE, SIDE), Image.Resampling.HAMMING, reducing_gap=1.0)
     whole_files.make_folder(path.parent)
     return whole_files.write_whole(path, encoding.as_thumbnail(small))
 

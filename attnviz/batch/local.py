@@ -189,17 +189,25 @@ class LocalEngine:
                 grid = each.placement.grid
                 group = waiting.setdefault(grid, [])
                 group.append(each)
-                if len(group) == self._most(grid):
-                    full = [waiting.pop(grid)]
+                most, spare = self._most(grid)
+                if len(group) == most + spare:
+                    full, waiting[grid] = [group[:most]], group[most:]
             yield from filter(_is_wanted, full)
         if not self._ended():
             yield from filter(_is_wanted, waiting.values())
 
-    def _most(self, grid: TokenGrid) -> int:
-        """How many pictures of one shape run together; tiles fill the model by themselves."""
+    def _most(self, grid: TokenGrid) -> tuple[int, int]:
+        """How many pictures of one shape run together, and how many more at a window's end.
+
+        The last ones of a window join others, since a run of few takes as long as one of many.
+        Tiles fill the model by themselves.
+        """
         if self._settings.tiling is not None:
-            return 1
-        return most(self._model, grid, self._batch)
+            return 1, 0
+        number = most(self._model, grid, self._batch)
+        on_cpu = self._model.device.type == "cpu"
+        usual = self._batch is None and number == (CPU if on_cpu else OTHERS)
+        return number, number // 2 if usual else 0
 
     def _write(self, answered: Answered) -> None:
         try:
