@@ -260,7 +260,7 @@ class MapScorer:
 
     @cached_property
     def _predict(self) -> perturbing.Predict:
-        return perturbing.predictor(self.observation.model)
+        return perturbing.remembered(perturbing.predictor(self.observation.model))
 
     @cached_property
     def _label(self) -> int:

@@ -31,6 +31,7 @@ class CallReport:
         dropped: whether some cells have no token.
         beside: number of keys that lie nowhere.
         places: places of its keys, if they are known.
+        picked: number of its tokens, if all are queries and keys and they leave cells out; else 0.
     """
 
     reason: str | None = None
@@ -42,6 +43,7 @@ class CallReport:
     dropped: bool = False
     beside: int = 0
     places: Tensor | None = None
+    picked: int = 0
 
 
 @dataclass
@@ -81,16 +83,36 @@ class Inspector:
         except Unplaced as reason:
             uneven = isinstance(reason, Uneven)
             why = _sampled(call) or str(reason)
-            return CallReport(why, uneven=uneven, places=call.key_positions if uneven else None)
+            places = call.key_positions if uneven else None
+            return CallReport(why, uneven=uneven, places=places, picked=_tokens_alike(first))
         keys = layer.keys
+        dropped = len(np.unique(keys.cells[keys.on_picture])) < keys.size
         return CallReport(
             fits=fits,
             alone=call.heads == 1 and call.projection is None,
             uneven=keys.uneven,
-            dropped=len(np.unique(keys.cells[keys.on_picture])) < keys.size,
+            dropped=dropped,
             beside=keys.outside,
             places=call.key_positions,
+            picked=_tokens_alike(first) if dropped else 0,
         )
+
+
+def without_objects(reports: Sequence[CallReport], count: int) -> Sequence[CallReport]:
+    """The reports, where attention among the `count` objects that a model predicts is not drawn.
+
+    A detector of two stages picks its objects among tokens, and these have places.
+    """
+    among = CallReport("attention among objects, which lie nowhere")
+    return [among if report.picked == count else report for report in reports]
+
+
+def _tokens_alike(call: AttentionCall) -> int:
+    """The number of tokens of a call whose queries and keys lie at the same places; else 0."""
+    places, of_keys = call.query_positions, call.key_positions
+    if places is None or of_keys is None or places.shape != of_keys.shape:
+        return 0
+    return places[..., 0].numel() if torch.equal(places, of_keys) else 0
 
 
 def _may_be_laid(points: Tensor, grid: TokenGrid) -> bool:

@@ -9,6 +9,7 @@ have their largest gradient at its own token.
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,16 +96,24 @@ def _boxes(predictions: Predictions, picture: int, grid: TokenGrid) -> list[Box 
     return found
 
 
-def object_rows(layer: Layer, count: int, first: int | None) -> tuple[int, ...]:
-    """Numbers of the object queries of a layer among all its queries, (windows · tokens,), or none.
+def with_objects(layer: Layer, count: int, first: int | None) -> Layer:
+    """The layer with the numbers of its object queries among all of its queries, if it has any.
 
-    `first` is the number of the first one, if they are tokens among others.
+    If all of its queries are objects they lie nowhere, also if the model has picked them among the
+    tokens of its encoder.
+
+    Args:
+        layer: the layer.
+        count: number of objects that the model predicts.
+        first: the number of the first one, if they are tokens among others.
     """
     if _is_of_objects(layer, count):
-        return tuple(range(count))
+        nowhere = np.full_like(layer.queries.cells, -1)
+        queries = replace(layer.queries, cells=nowhere, cover=None, uneven=False)
+        return replace(layer, queries=queries, objects=tuple(range(count)))
     if first is None or first + count > layer.queries.cells.shape[1]:
-        return ()
-    return tuple(range(first, first + count))
+        return layer
+    return replace(layer, objects=tuple(range(first, first + count)))
 
 
 def _is_of_objects(layer: Layer, count: int) -> bool:

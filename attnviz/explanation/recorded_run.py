@@ -11,7 +11,7 @@ from torch import nn
 
 from attnviz.errors import AttnvizError, RecordingError
 from attnviz.explanation.forward_errors import ForwardError, UnevenError
-from attnviz.explanation.inspection import CallReport, Calls, Inspector
+from attnviz.explanation.inspection import CallReport, Calls, Inspector, without_objects
 from attnviz.explanation.merged_tokens import measure_merged
 from attnviz.explanation.object_queries import inner_outputs, predicted
 from attnviz.explanation.observation import Run
@@ -73,6 +73,8 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
         _LOSES_PLACES.add(module)
         with _without_fast_paths(True):
             run, reports = _run(request, parse_layers(request.layers))
+    if run.predictions is not None:
+        reports = without_objects(reports, run.predictions.count)
     merged = measure_merged(request.model, request.inputs, request.grid, reports)
     calls = Calls.of(reports, _depend(request, reports), merged)
     if not calls.drawn:

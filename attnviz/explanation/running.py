@@ -18,7 +18,7 @@ from attnviz.explanation.forward_errors import (
 )
 from attnviz.explanation.inspection import Calls, part_of, place_layer
 from attnviz.explanation.layers import Layer
-from attnviz.explanation.object_queries import first_objects, object_rows, objects_of
+from attnviz.explanation.object_queries import first_objects, objects_of, with_objects
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.observe_words import observe_words
 from attnviz.explanation.prompting import MAX_WORDS, Prompting
@@ -281,10 +281,11 @@ def _with_objects(
         return observation
     layers = dict(observation.layers)
     first = first_objects(request.model, request.inputs, layers, predictions.count)
-    rows = {n: object_rows(each, predictions.count, first.get(n)) for n, each in layers.items()}
     return replace(
         observation,
-        layers={n: replace(each, objects=rows[n]) for n, each in layers.items()},
+        layers={
+            n: with_objects(each, predictions.count, first.get(n)) for n, each in layers.items()
+        },
         objects=objects_of(predictions, picture, observation.placement.grid),
         object_masks=None if predictions.masks is None else predictions.masks[picture],
     )

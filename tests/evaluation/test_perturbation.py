@@ -13,7 +13,14 @@ from torch.nn import functional as F
 import attnviz
 from attnviz.errors import ModelError
 from attnviz.evaluation import perturbation
-from attnviz.evaluation.perturbation import PerturbationInput, perturb, predictor, shown, upsample
+from attnviz.evaluation.perturbation import (
+    PerturbationInput,
+    perturb,
+    predictor,
+    remembered,
+    shown,
+    upsample,
+)
 from attnviz.geometry.grid import Box
 from attnviz.geometry.placement import Fit, place
 from attnviz.io.picture import Picture
@@ -161,6 +168,23 @@ def test_padding_is_never_touched_and_few_inputs_are_held() -> None:
     perturb(seen, watch, PERFECT, label=1)
     assert max(quarter.batches) == perturbation.BATCH
     assert sum(quarter.batches) == 2 * 33 + 2 * 10 + 2 * 9 + 10
+
+
+def test_equal_inputs_are_predicted_once() -> None:
+    seen = made()
+    direct = Quarter(seen)
+    model = remembered(direct)
+    other = PERFECT[::-1, ::-1].copy()
+    for importance in (PERFECT, PERFECT, other):
+        assert perturb(seen, model, importance, label=1) == perturb(
+            seen, direct, importance, label=1
+        )
+    alone = Quarter(seen)
+    model = remembered(alone)
+    perturb(seen, model, PERFECT, label=1)
+    first = sum(alone.batches)
+    perturb(seen, model, PERFECT, label=1)
+    assert sum(alone.batches) == first < 33 + 33 + 10 + 10 + 9 + 9 + 10
 
 
 def test_noise_hangs_on_the_seed_alone() -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 import attnviz
+from attnviz.errors import UsageError
 from attnviz.recording import Recording
 
 transformers = pytest.importorskip("transformers")
@@ -93,6 +94,27 @@ def test_objects_that_are_picked_among_tokens_keep_the_places_of_these(two_stage
         steps = (places[0] - places[0, 0]) / 8  # all levels are multiples of the finest
         torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
         torch.testing.assert_close(call.key_positions, places)
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_where_objects_are_predicted_they_lie_nowhere(tmp_path: Path, two_stage: bool) -> None:
+    """Also those that were picked among tokens; attention among them is not drawn, by name."""
+    torch.manual_seed(0)
+    more = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 5}
+    (deformable(**more) if two_stage else rt_detr("RTDetr")).save_pretrained(tmp_path)
+    model = attnviz.load_model(str(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    picture = attnviz.Picture("noise.png", pixels)
+    seen = attnviz.observe(picture, model, fit="squash")
+    assert len(seen.objects) == 5
+    among = {n: why for n, why in seen.calls.not_drawn.items() if "among objects" in why}
+    assert len(among) == 2
+    of_objects = [layer for layer in seen.layers.values() if layer.objects]
+    assert len(of_objects) == 2
+    assert not any(layer.queries.on_picture.any() for layer in of_objects)
+    assert all(layer.keys.on_picture.any() for layer in of_objects)
+    with pytest.raises(UsageError, match="among objects, which lie nowhere"):
+        attnviz.observe(picture, model, fit="squash", layers=str(min(among)))
 
 
 def test_the_layers_of_deformable_detr_are_drawn(tmp_path: Path) -> None:
