@@ -53,7 +53,7 @@ def test_the_model_sees_the_picture_within_a_grey_level(
     assert reduced.picture == whole.picture
     assert reduced.placement == whole.placement
     assert reduced.entry == whole.entry
-    away = reduced.pixels.astype(np.float64) - whole.pixels
+    away = reduced.pixels.astype(np.float64) - whole.pixels.astype(np.float64)
     assert np.abs(away).mean() < 1
     assert abs(away.mean()) < 0.1
     assert np.abs(away).max() > 0 or (turned and size[0] % 2)

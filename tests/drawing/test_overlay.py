@@ -180,10 +180,12 @@ def test_strips_are_the_whole_byte_for_byte(
     for strip in (1 << 30, 2000):
         monkeypatch.setattr("attnviz.drawing.overlay.STRIP", strip)
         style = Style(colour_table("viridis"), interpolation=interpolation)
-        settings = {"placement": placement, "scale": Range("head", 0, 1), "style": style}
+        settings: dict[str, Any] = {"placement": placement, "scale": Range("head", 0, 1)}
         photo = Picture("grey.png", pixels)
-        found.append(np.asarray(overlay(photo, random_map(*shape), drawn=drawn, **settings)))
-    assert np.array_equal(*found)
+        found.append(
+            np.asarray(overlay(photo, random_map(*shape), drawn=drawn, style=style, **settings))
+        )
+    assert np.array_equal(found[0], found[1])
 
 
 def test_a_map_is_resized_as_pillow_does_it_at_once() -> None:
