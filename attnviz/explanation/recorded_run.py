@@ -101,6 +101,7 @@ def _run(
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, request.pictures, plain=model.plain)
     watching = record(
+        model.module,
         calls=layers,
         describe=inspector if reporting else None,
         picture=None if model.plain else pixels,  # the trace starts here
