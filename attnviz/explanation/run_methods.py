@@ -292,8 +292,6 @@ class LayerQuery:
             return way, (need, at, steps)
         if need == "propagation":
             rule, gamma = self.settings["rule"], self.settings["gamma"]
-            if gamma is not None and rule not in ("gamma", "cp"):
-                raise UsageError(f"--gamma {gamma:g}: --rule {rule} has none; give gamma or cp")
             by = partial(pixels_by_rules if pixels else by_rules, rule=rule, gamma=gamma)
             return by, (need, at, rule, gamma)
         return gradient_times_pixels if pixels else gradient_times_input, (need, at)

@@ -353,6 +353,9 @@ def check_request(
         taken = any(key in method.settings for method in chosen)
         if value is not None and (taken or key not in others or not of_heads):
             _find_option(key, names).check(value)
+    gamma, rule = settings.get("gamma"), settings.get("rule") or RULE.default
+    if gamma is not None and rule not in ("gamma", "cp"):
+        raise UsageError(f"--gamma {gamma:g}: --rule {rule} has none; give --rule gamma or cp")
     unscored = [name for name, method in zip(names, chosen, strict=True) if not method.scored]
     if importance and unscored and len(targets) > 1:
         raise UsageError(

@@ -219,7 +219,7 @@ def test_an_attention_pool_behind_the_layers_is_gone_through(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_asked_says_why() -> None:
-    with pytest.raises(UsageError, match="--rule libra has none; give gamma or cp"):
+    with pytest.raises(UsageError, match="--rule libra has none; give --rule gamma or cp"):
         attnviz.explain(observed(), method="attnlrp", rule="libra", gamma=0.1)
     with pytest.raises(UsageError, match="from all tokens alike"):
         attnviz.explain(observed(), method="attnlrp", query="cls")
