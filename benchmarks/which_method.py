@@ -180,13 +180,14 @@ def _area(
     ends: tuple[Tensor, Tensor],
 ) -> float:
     """Area under the probability while pixels of one picture become those of another."""
-    chance = []
+    mixed = []
     for step in range(perturbing.STEPS + 1):
         chosen = torch.zeros(len(order), dtype=torch.bool)
         chosen[torch.from_numpy(order[: round(step / perturbing.STEPS * len(order))].copy())] = True
-        mixed = torch.where(chosen.reshape(ends[0].shape[1:]), ends[1], ends[0])
-        chance.append(float(predict(shown.with_picture(mixed)[None])[0, label]))
-    return perturbing.area(np.array(chance), 1 / perturbing.STEPS)
+        where = chosen.reshape(ends[0].shape[1:])
+        mixed.append(shown.with_picture(torch.where(where, ends[1], ends[0])))
+    chance = predict(torch.stack(mixed))[:, label].double().numpy()
+    return perturbing.area(chance, 1 / perturbing.STEPS)
 
 
 def robust(seen: attnviz.Observation) -> Rows:
@@ -204,10 +205,12 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """The rows of each picture, with its kind."""
     model = attnviz.load_model(options.model, head="class", device="cpu")
     composites = Composites(options.cutouts, options.grounds, options.seed)
-    for number in range(max(options.number, options.pairs)):
-        for kind, picture, mask in composites.draw() if number < options.number else ():
+    most = max(options.number, options.pairs, options.perturbed, options.robust)
+    for number in range(most):
+        for kind, picture, mask in composites.draw():
             seen = attnviz.observe(picture, model, gradients=True, tokens=True)
-            yield kind, on_object(seen, mask)
+            if number < options.number:
+                yield kind, on_object(seen, mask)
             if kind == "centred" and number < options.perturbed:
                 yield "perturbed", perturbed(seen)
             if kind == "centred" and number < options.robust:
