@@ -34,8 +34,8 @@ FACTS: tuple[Fact, ...] = (
         ("similarity", "token-similarity"),
         ("cls",),
         LAST,
-        "{method} from a class token in the last layer tells little of places, no more than chance "
-        "for DeiT-tiny; ask from a point: -q X,Y",
+        "{method} from a class token in the last layer points at objects no better than chance: a "
+        "class token is like no place; ask from a point, -q X,Y",
     ),
     Fact(
         ("gradient-attention",),
