@@ -214,9 +214,9 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """The rows of each picture, with its kind."""
     model = attnviz.load_model(options.model, head="class", device="cpu")
     composites = Composites(options.cutouts, options.grounds, options.seed)
-    most = max(options.number, options.pairs, options.perturbed, options.robust)
-    for number in range(most):
-        for kind, picture, mask in composites.draw():
+    singles = max(options.number, options.perturbed, options.robust)
+    for number in range(max(singles, options.pairs)):
+        for kind, picture, mask in composites.draw() if number < singles else ():
             seen = attnviz.observe(picture, model, gradients=True, tokens=True)
             if number < options.number:
                 yield kind, on_object(seen, mask)
