@@ -110,12 +110,8 @@ class Composites:
     def draw(self) -> tuple[tuple[str, Picture, Cells], ...]:
         """A cut-out over a ground, in the middle and near a border: name, picture and mask."""
         random = self._random
-        ground = self._crop(self._grounds[random.integers(len(self._grounds))])
-        cutout = self._cutouts[random.integers(len(self._cutouts))]
-        area = np.exp(random.uniform(np.log(0.06), np.log(0.35))) * SIDE**2
-        factor = np.sqrt(area / (np.asarray(cutout)[..., 3] > 127).sum())
-        size = [min(SIDE, max(8, round(length * factor))) for length in cutout.size]
-        cutout = cutout.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        ground = self._ground()
+        cutout = self._cutout(np.exp(random.uniform(np.log(0.06), np.log(0.35))), SIDE)
         middle = random.normal(0.5, 0.08, 2)
         angle = random.uniform(0, 2 * np.pi)
         aside = 0.5 + 0.5 * np.array([np.cos(angle), np.sin(angle)])  # on a circle to the borders
@@ -123,6 +119,30 @@ class Composites:
             (name, *self._lay(ground, cutout, place))
             for name, place in (("centred", middle), ("aside", aside))
         )
+
+    def pair(self) -> tuple[Picture, Picture, Picture, NDArray[np.int64]]:
+        """Two cut-outs beside each other over a ground: both, each alone, and labels 1 and 2."""
+        ground, half = self._ground(), SIDE // 2
+        laid = [
+            (self._cutout(0.12, half), np.array([x, self._random.normal(0.5, 0.08)]))
+            for x in (0.25, 0.75)
+        ]
+        (one, first), (two, second) = (self._lay(ground, *each) for each in laid)
+        both, _ = self._lay(Image.fromarray(one.pixels), *laid[1])
+        return both, one, two, np.where(second, 2, first.astype(np.int64))
+
+    def _ground(self) -> Image.Image:
+        return self._crop(self._grounds[self._random.integers(len(self._grounds))])
+
+    def _cutout(self, share: float, longest: int) -> Image.Image:
+        """A cut-out that covers a share of the picture, and is not longer than `longest`."""
+        cutout = self._cutouts[self._random.integers(len(self._cutouts))]
+        solid = (np.asarray(cutout)[..., 3] > 127).sum()
+        factor = np.sqrt(share * SIDE**2 / solid)
+        if longest < SIDE:
+            factor = min(factor, longest / max(cutout.size))
+        size = [min(SIDE, max(8, round(length * factor))) for length in cutout.size]
+        return cutout.resize((size[0], size[1]), Image.Resampling.LANCZOS)
 
     def _crop(self, ground: Image.Image) -> Image.Image:
         side = round(min(ground.size) * self._random.uniform(0.4, 1))

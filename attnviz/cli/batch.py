@@ -127,7 +127,7 @@ def _asked(  # noqa: PLR0917 — the groups of the command
     out: Path,
 ) -> Questions:
     """The questions; a basis that all pictures share is made first if it is not there."""
-    asked = question.to_questions(drawing.animate, blend=drawing.blend)
+    asked = question.to_questions(drawing.animate, blend=drawing.blend).seeded(model.seed)
     path = basis_path(asked, out / NAME)
     remake = many.force and asked.settings.get("basis") == "shared"
     if path is None or (path.exists() and not remake):
@@ -173,7 +173,7 @@ def _settings(  # noqa: PLR0917 — the groups of the command
     if reading.tiling is not None:
         settings_of_run["tiling"] = asdict(reading.tiling)
     basis = asked.settings.get("basis", "own")
-    files = [*question.queries, *([] if basis == "own" else [basis])]
+    files = [*question.queries, *question.target_masks, *([] if basis == "own" else [basis])]
     digest = key_of(settings_of_run, loading.identities(model.model, model, files))
     return Settings(
         asked,

@@ -241,7 +241,7 @@ class _Comparing:
     def _one(self, model: Model, inputs: InputOptions, picture: Picture, number: int) -> None:
         from attnviz.comparison.sides import sides_of  # noqa: PLC0415
 
-        questions = replace(self._where.to_questions(), one_object=True)
+        questions = replace(self._where.to_questions(), one_object=True).seeded(inputs.seed)
         observation = run.look(picture, model, inputs, questions, self._streams)
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)

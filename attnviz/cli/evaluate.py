@@ -11,18 +11,19 @@ import attnviz
 from attnviz.cli import check_notes, console, loading, run
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import InputOptions, ModelsOptions
-from attnviz.cli.options.questions import QuestionsOptions, WhereOptions
+from attnviz.cli.options.questions import QuestionsOptions
 from attnviz.cli.options.reading import ReadingOptions
 from attnviz.cli.options.results import (
     EvaluationOut,
     Limit,
     Masks,
+    MetricOptions,
     Metrics,
     Pictures,
     StreamOptions,
 )
 from attnviz.errors import AttnvizError, ModelError, UsageError
-from attnviz.evaluation import METRICS, PERTURBATION, parse_groups
+from attnviz.evaluation import METRICS, PERTURBATION, parse_groups, settings_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,7 @@ def evaluate(
     images: Pictures,
     masks: Masks = None,
     metrics: Metrics = None,
+    measuring: MetricOptions,
     many: ModelsOptions,
     where: QuestionsOptions,
     inputs: InputOptions,
@@ -64,8 +66,9 @@ def evaluate(
     from attnviz.evaluation.run import EvaluationRequest, Store  # noqa: PLC0415 — not for `--help`
 
     question = EvaluationRequest.of(
-        replace(where.to_questions(), one_object=True),
+        replace(where.to_questions(), one_object=True).seeded(inputs.seed),
         groups,
+        settings=settings_of(groups, measuring.settings),
         fit=inputs.fit,
         mask=inputs.mask,
         seed=inputs.seed,
@@ -88,7 +91,7 @@ class _Evaluating:
         self,
         question: EvaluationRequest,
         inputs: InputOptions,
-        where: WhereOptions,
+        where: QuestionsOptions,
         streams: StreamOptions,
         store: Store,
     ) -> None:
@@ -172,7 +175,7 @@ class _ModelEvaluation:
     """A model and its control, loaded when they are needed, and the keys of their entries."""
 
     def __init__(
-        self, spec: str, question: EvaluationRequest, inputs: InputOptions, where: WhereOptions
+        self, spec: str, question: EvaluationRequest, inputs: InputOptions, where: QuestionsOptions
     ) -> None:
         self._spec, self._question, self._inputs, self._where = spec, question, inputs, where
         self._loaded: tuple[Model, Model | None] | None = None
@@ -181,7 +184,7 @@ class _ModelEvaluation:
             "model": spec,
             "question": asdict(question),
             "input": asdict(inputs),
-            "files": loading.identities(spec, inputs, where.queries),
+            "files": loading.identities(spec, inputs, [*where.queries, *where.target_masks]),
         }
         if METRICS.added:  # old entries lack other packages' metrics
             added = {name: entry.package for name, entry in METRICS.added.items()}
@@ -211,6 +214,11 @@ class _ModelEvaluation:
             return head
         if head == "text":
             raise UsageError("--text: perturbation needs a class; give --target, or --masks FOLDER")
+        if head == "dense":
+            raise UsageError(
+                f"--target {self._where.targets[0]}: perturbation needs a class of the whole "
+                "picture; give --target CLASS, or --masks FOLDER"
+            )
         return "class"
 
     def _control(self, model: Model) -> Model | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import loading, run, tiled
+from attnviz.cli import check_notes, loading, run, tiled
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
@@ -60,7 +60,9 @@ def show(
         style = Drawing(**drawing.values())
         style.check()  # an unknown colour map is wrong usage, before anything runs
         questions = question.to_questions(drawing.animate, suggest=True, blend=drawing.blend)
+        questions = questions.seeded(model.seed)
         loaded = loading.load(model, question)
+        check_notes.say_facts(questions, loaded, quiet=streams.quiet)
         questions = with_basis(
             questions,
             basis_path(questions, out / NAME),
@@ -117,7 +119,7 @@ def stats(
         from attnviz.output.make_record import make_record  # noqa: PLC0415
         from attnviz.output.write_pictures import write_maps, write_numbers  # noqa: PLC0415
 
-        questions = question.to_questions()
+        questions = question.to_questions().seeded(model.seed)
         path = basis_path(questions, None if out is None else out / NAME)
         loaded = loading.load(model, question)
         questions = with_basis(

@@ -24,6 +24,8 @@ _AGREEMENTS = {name: entry.short or name for name, entry in AGREEMENTS.items()}
 _RHO = "ρ: rank correlation of the maps (Spearman), 1 to −1"
 _GROUPS = {
     "masks": "of tokens; jac. area: as many of them as the objects have",
+    "sensitivity": "max, avg: change of the map by small noise; lower is steadier",
+    "randomisation": "rank, ssim: likeness to the map while weights are redrawn; lower is better",
     "perturbation": "deletion, positive: lower is better; positive and negative are of 90",
 }
 

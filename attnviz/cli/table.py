@@ -294,10 +294,15 @@ def _target(target: TargetInfo | None) -> str | None:
         named += f" against {target.against}" if target.against else ""
         sure = "" if target.probability is None else f" ({target.probability:.1%})"
         return f"{console.printable(named)}{sure}"
-    if target.kind in ("word", "object"):  # which the query names
+    if target.kind == "word":  # which the query names
         return f"its logit ({target.score:.4g})"
-    where = "" if target.query is None else f":{_query(target.query)}"
-    named = target.text or target.kind + where
+    place = "" if target.query is None else _query(target.query)
+    named = target.text or target.kind + (place and f":{place}")
+    if target.kind == "object":
+        named = place
+    if target.kind == "region":
+        of_class = "depth" if target.index is None else target.label or f"class {target.index}"
+        named = of_class + (place and f" at {place}")
     named += f" against {target.against}" if target.against else ""
     return f"{console.printable(named)} ({target.score:.4g})"
 

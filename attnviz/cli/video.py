@@ -117,7 +117,7 @@ def _request(
     from attnviz.io.clip_frames import select  # noqa: PLC0415
     from attnviz.video.clip_maps import ClipRequest  # noqa: PLC0415
 
-    asked = replace(question.to_questions(), one_object=True)
+    asked = replace(question.to_questions(), one_object=True).seeded(model.seed)
     loaded = with_clips(loading.load(model, question), selection.count)
     seen = None if loaded.clip is None else select(shot, selection, loaded.clip.frames)
     request = ClipRequest(shot, loaded, asked, model.fit, model.mask, seen)

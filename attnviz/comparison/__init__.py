@@ -27,12 +27,12 @@ class Agreement(TableEntry):
 
 _AGREEMENTS: dict[str, Agreement] = {
     "spearman": Agreement(
-        "attnviz.comparison.compare:spearman",
+        "attnviz.statistics.correlation:spearman",
         "whether they order the cells alike: correlation of ranks",
         "Spearman 1904", "ρ",
     ),
     "pearson": Agreement(
-        "attnviz.comparison.compare:pearson",
+        "attnviz.statistics.correlation:pearson",
         "whether one is the other times a factor, plus a number", "Pearson 1895", "r",
     ),
     "jaccard60": Agreement(

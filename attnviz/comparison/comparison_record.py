@@ -9,6 +9,7 @@ from attnviz.output.record_parts import (
     Image,
     ModelInfo,
     QueryInfo,
+    SmoothingInfo,
     TargetInfo,
 )
 from attnviz.output.records import MapInfo
@@ -32,6 +33,7 @@ class SideInfo(RecordPart):
     heads: list[int] | None = None
     query: QueryInfo
     target: TargetInfo | None = None
+    smoothing: SmoothingInfo | None = None
     check: Check
     rows: int
     columns: int
@@ -42,7 +44,7 @@ class SideInfo(RecordPart):
     def data(self) -> dict[str, Any]:
         """The side as plain data, without parts that do not apply."""
         data = {**self.model_dump(), "check": self.check.data()}
-        for name in ("query", "target"):
+        for name in ("query", "target", "smoothing"):
             part = getattr(self, name)
             data[name] = None if part is None else part.model_dump(exclude_none=True)
         return {key: value for key, value in data.items() if value is not None or key == "head"}

@@ -111,6 +111,7 @@ def _side(
         heads=[answer.head for answer in answers if answer.head is not None] if several else None,
         query=head.query or record.query,
         target=head.target or record.target,
+        smoothing=record.smoothing,
         check=record.check,
         rows=head.rows,
         columns=head.columns,

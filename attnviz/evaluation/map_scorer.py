@@ -1,10 +1,10 @@
 """Scores the maps of one picture, and of the baselines without a model, with all metrics."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,19 @@ from attnviz.evaluation import (
     MEAN,
     METRICS,
     ORACLE,
+    PERTURBATION,
     RANDOM,
+    RANDOMISATION,
     SALIENCY,
+    SENSITIVITY,
     Metric,
+    robustness,
+    settings_of,
 )
 from attnviz.evaluation import perturbation as perturbing
 from attnviz.evaluation.baselines import gaussian, saliency
 from attnviz.evaluation.objects import Objects, load_objects, on_tokens
+from attnviz.evaluation.robustness import Rows
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.localized_heads import choose_localized, mean_of
 from attnviz.explanation.observation import Observation
@@ -69,7 +75,10 @@ def evaluate(
     mask: str | Path | None = None,
     perturbation: bool = False,
     control: Explanation | None = None,
+    sensitivity: bool = False,
+    randomisation: bool = False,
     seed: int = 0,
+    **options: Any,
 ) -> list[Score]:
     """Measure how good the maps of one picture are, beside baselines.
 
@@ -79,7 +88,12 @@ def evaluate(
         perturbation: also remove the pixels with the largest weights in the mean map of each layer,
             and measure the model's predictions; load the model with `load_model(…, head="class")`.
         control: an explanation of the same model with random weights, as a baseline.
-        seed: seed of the noise on imputed pixels.
+        sensitivity: also run the model on noisy pictures, and measure how the mean map of each
+            layer changes.
+        randomisation: also redraw the model's weights from its head down, and measure how alike
+            the mean maps stay; afterwards the weights are what they were.
+        seed: seed of all noise, and of the weights.
+        options: `draws` and `radius` of sensitivity, `cascade_steps` of randomisation.
 
     >>> maps = attnviz.explain(attnviz.observe(picture, model), layers="all")
     >>> attnviz.evaluate(maps, mask="masks/cat.png")[0].numbers["auc"] > 0.5
@@ -91,10 +105,14 @@ def evaluate(
     """
     observation = explanation.observation
     width, height = observation.picture.width, observation.picture.height
+    wanted = {MASKS: mask is not None, PERTURBATION: perturbation, SENSITIVITY: sensitivity,
+              RANDOMISATION: randomisation}  # fmt: skip
+    groups = tuple(name for name, each in wanted.items() if each)
     scorer = MapScorer(
         observation,
         None if mask is None else load_objects(str(mask), width=width, height=height),
-        perturbation=perturbation,
+        groups=groups,
+        settings=settings_of(groups, options),
         seed=seed,
     )
     found = scorer.maps(explanation)
@@ -110,8 +128,9 @@ class MapScorer:
     Attributes:
         seen: the picture as the predicting model saw it.
         objects: the objects of its mask; None if no metric of `masks` is requested.
-        perturbation: whether the metrics of `perturbation` are requested.
-        seed: seed of the noise on imputed pixels.
+        groups: the groups of metrics that are requested.
+        settings: options of metrics.
+        seed: seed of noise and of redrawn weights.
         localized: how many of the most localized heads have a row of their mean; then there are no
             rows of single heads. None takes 3 of the heads of several layers.
         among: the layers that these are chosen from: `upper`, the upper half of those that have
@@ -120,7 +139,8 @@ class MapScorer:
 
     observation: Observation
     objects: Objects | None
-    perturbation: bool = False
+    groups: tuple[str, ...] = (MASKS,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     localized: int | None = None
     among: Among = "upper"
@@ -136,6 +156,29 @@ class MapScorer:
         Raises:
             UsageError: there are fewer heads than localized ones were requested.
         """
+        scores = self._maps(explanation, baseline)
+        of_layers: Rows = {}
+        if SENSITIVITY in self.groups:
+            of_layers = self._robust(explanation, robustness.sensitivity, ("draws", "radius"))
+        if RANDOMISATION in self.groups and baseline is None:
+            found = self._robust(explanation, robustness.randomisation, ("cascade_steps",))
+            of_layers = {layer: of_layers.get(layer, {}) | each for layer, each in found.items()}
+        return [
+            replace(each, numbers=each.numbers | of_layers.get(each.layer or 0, {}))
+            if each.head in (MEAN, None) and each.layer is not None
+            else each
+            for each in scores
+        ]
+
+    def _robust(
+        self, explanation: Explanation, measure: Callable[..., Rows], names: Sequence[str]
+    ) -> Rows:
+        """What a measure of robustness finds for the mean map of each layer."""
+        options = {name: self.settings[name] for name in names}
+        return measure(explanation, **options, seed=self.seed)
+
+    def _maps(self, explanation: Explanation, baseline: str | None) -> list[Score]:
+        """The scores of `maps` that need no further runs for new maps."""
         explanation.require_one_component()
         if explanation.localized:
             return [
@@ -228,7 +271,7 @@ class MapScorer:
     def _numbers(self, values: Values, answer: Answer) -> dict[str, float]:
         """All requested metrics of a map on the grid of an answer."""
         found = self._of_masks(values, answer)
-        if self.perturbation:
+        if PERTURBATION in self.groups:
             found |= perturbing.perturb(
                 self._shown,
                 self._predict,

@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from attnviz.errors import ImageError, UsageError
-from attnviz.evaluation import MASKS, PERTURBATION, RANDOM
+from attnviz.evaluation import MASKS, RANDOM
 from attnviz.evaluation.map_scorer import Among, MapScorer, Score
 from attnviz.evaluation.objects import load_objects
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
@@ -112,6 +112,7 @@ class EvaluationRequest:
 
     questions: Questions
     groups: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     fit: Fit = "keep"
     mask: str | None = None
     seed: int = 0
@@ -154,7 +155,8 @@ def examine(
     scorer = MapScorer(
         observation,
         objects,
-        perturbation=PERTURBATION in request.groups,
+        groups=request.groups,
+        settings=request.settings,
         seed=request.seed,
         localized=request.localized,
         among=request.among,

@@ -25,6 +25,7 @@ from attnviz.explanation.selection import (
     parse_layers,
     requested_layers,
 )
+from attnviz.explanation.smoothing import parse_smoothing
 from attnviz.explanation.words_asked import each_word, relative, word_targets
 from attnviz.geometry import queries
 from attnviz.geometry.detections import THRESHOLD, check_threshold
@@ -32,7 +33,7 @@ from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
 from attnviz.models import targets
 from attnviz.models.targets import Target
-from attnviz.registry import complete
+from attnviz.registry import complete, load
 from attnviz.statistics import check_options, measure_all, options_of
 
 
@@ -51,6 +52,9 @@ def explain(
     start_layer: int | None = None,
     statistics: Statistics = "basic",
     chosen: Sequence[Sequence[LocalizedHead]] | None = None,
+    smooth: str | None = None,
+    sigma: float | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
 ) -> Explanation:
@@ -64,7 +68,8 @@ def explain(
             query) or `object:cat` (a label); or several of them.
         method: a name that `attnviz methods` lists.
         target: the score, for methods that take gradients: `auto`, a class by its number or label,
-            `norm`, `norm:QUERY`; or several.
+            `norm`, `norm:QUERY`; of a model with `head="dense"` `class:NAME@PLACE`, `pixel:PLACE`
+            or `object:N`; or several.
         text: one or more texts that the picture is compared with, instead of a target.
         against: one or more classes (or texts) whose mean score is subtracted from each target's;
             `rest` for all others.
@@ -79,6 +84,10 @@ def explain(
             and, if a target is given, the importance of heads.
         chosen: for each question the localized heads to draw instead of choosing some, such as
             `localized` of the questions of another picture.
+        smooth: `flips`, the mean with the map of the mirrored picture, or `noise:8`, the mean over
+            8 noisy pictures; the model runs as often again.
+        sigma: standard deviation of this noise for pixel values of 0 to 1, 0.15 unless given.
+        seed: random seed of this noise.
         progress: a function that is called with (query rows done, query rows in all).
         options: options of the method, such as `fusion` and `discard` of `rollout`, and of
             statistics; None gives the default.
@@ -93,6 +102,7 @@ def explain(
             support the method.
         RecordingError: the weights are not finite.
     """
+    smoothing = parse_smoothing(smooth, sigma, seed)
     request, goals = _request(
         observation,
         query=query,
@@ -109,6 +119,9 @@ def explain(
         **options,
     )
     found = replace(request, given=chosen).answered(goals, progress)
+    if smoothing is not None:
+        smoothed: Explanation = load("attnviz.explanation.again:smoothed")(found, smoothing)
+        return smoothed  # it asks this function again
     if observation.baseline is None:
         return found
     request, _ = _request(
@@ -196,6 +209,9 @@ def _request(
             "take other --layers"
         )
     check_able(observation, method, chosen, start, settings.get("of", "tokens"))
+    layers_of_objects = all(observation.layers[number].objects for number in chosen)
+    of_objects = _ask_objects(method, goals, asked) if layers_of_objects else []
+    asked_queries = of_objects or asked_queries
     request = LayerQuery(
         observation=observation,
         method=method,
@@ -208,6 +224,8 @@ def _request(
         statistics=statistics,
         localized=_localized(observation, heads, chosen),
     )
+    if of_objects:
+        return replace(request, own_scores=True), goals
     of_last = request.queries[max(chosen)]
     if observation.text is not None and entry.scored:
         return replace(request, own_scores=True), word_targets(of_last, goals)
@@ -230,6 +248,13 @@ def _targets(
     found = [targets.parse(each) if isinstance(each, str) else each for each in given]
     found += [targets.of_text(each) for each in ([text] if isinstance(text, str) else text)]
     return list(targets.contrasts(found, [against] if isinstance(against, str) else against))
+
+
+def _ask_objects(method: str, goals: Sequence[Target], asked: Sequence[str]) -> list[Query]:
+    """The objects that are targets, if the method looks from them, and no other query is given."""
+    found = [goal.query for goal in goals if goal.kind == "object" and goal.query is not None]
+    able = METHODS[method].asks and METHODS[method].scored and len(set(found)) == len(goals)
+    return found if able and list(asked) == ["auto"] else []
 
 
 def _resolve_queries(

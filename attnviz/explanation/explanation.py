@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from attnviz.errors import UsageError
 from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.smoothing import Smoothing
 from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
 from attnviz.geometry.tiling import TilePlan
@@ -151,6 +152,7 @@ class Explanation:
         settings: the method's options with their values.
         more: further numbers of each layer; empty unless `statistics="all"` was given.
         high_norm: of methods of components, the tokens of high norm of each layer.
+        smoothing: how the maps were smoothed; None if they are those of the picture alone.
         tiles: the tiles that the maps were joined from; None if the model saw the picture whole.
             The observation is then that of the first tile.
     """
@@ -163,6 +165,7 @@ class Explanation:
     more: Mapping[int, More] = field(default_factory=dict)
     high_norm: Mapping[int, HighNorm] = field(default_factory=dict)
     tiles: TilePlan | None = None
+    smoothing: Smoothing | None = None
 
     @property
     def query(self) -> Query:

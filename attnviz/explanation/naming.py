@@ -81,7 +81,8 @@ def question_in_words(explanation: Explanation) -> str:
     if text is not None and _of_words(explanation):
         return f"{explanation.method}: {text.prompt} — {text.answer}"
     parts = f"{explanation.method} from {', '.join(starts)}"
-    return f"{parts} for {scored}" if scored else parts
+    parts += f" for {scored}" if scored else ""
+    return parts if explanation.smoothing is None else f"{parts}, {explanation.smoothing}"
 
 
 def place_of(query: Query) -> str:
@@ -103,6 +104,13 @@ def in_words(target: targets.Target) -> str:
     """
     if target.against:
         return f"{in_words(replace(target, against=()))} against {others_in_words(target)}"
+    if target.kind == "object" and target.query is not None:
+        return place_of(target.query)
+    if target.kind == "region":
+        named = (
+            f"{target.label or 'class'} ({target.index})" if target.index is not None else "depth"
+        )
+        return named if target.query is None else f"{named} at {target.query}"
     if target.kind == "class" and target.label is not None:
         return f"{target.label} ({target.index})"
     return f"class {target}" if target.kind == "class" else str(target)
@@ -119,9 +127,9 @@ def merges_layers(explanation: Explanation) -> bool:
 
 
 def _targets(explanation: Explanation) -> Iterator[targets.Target]:
-    """The targets, but for those of objects, which the queries name."""
-    found = (q.target.target for q in explanation.questions if q.target is not None)
-    return (target for target in found if target.kind != "object")
+    """The targets, but for objects that the queries name."""
+    found = ((q.query, q.target.target) for q in explanation.questions if q.target is not None)
+    return (target for query, target in found if target.kind != "object" or target.query != query)
 
 
 def _numbers(explanation: Explanation, number: int) -> list[str]:

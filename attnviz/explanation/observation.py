@@ -80,6 +80,7 @@ class Observation:
         baseline: the same answer after another prompt, by whose maps those of this are divided.
         objects: what a detector or segmenter predicts for each of its object queries, by number.
         object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
+        pixels: the model's input for this picture; None if it was asked in words.
     """
 
     picture: PictureLike
@@ -105,6 +106,7 @@ class Observation:
     baseline: "Observation | None" = None
     objects: tuple[DetectedObject, ...] = ()
     object_masks: torch.Tensor | None = None
+    pixels: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
@@ -244,6 +246,7 @@ class Observation:
             self,
             layers={n: layer.without_tensors() for n, layer in self.layers.items()},
             run=None,
+            pixels=None,
             baseline=None if self.baseline is None else self.baseline.without_run(),
             gradients={},
             numbers={},

@@ -1,7 +1,8 @@
 """Turns a query into weights over the tokens of each layer of an observation."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 
 import numpy as np
@@ -18,8 +19,10 @@ from attnviz.explanation.words_asked import in_text
 from attnviz.geometry import queries
 from attnviz.geometry.detections import DetectedObject, found_objects
 from attnviz.geometry.grid import Layout
+from attnviz.geometry.placement import Placement
 from attnviz.geometry.queries import Query
-from attnviz.io.picture import PictureLike, load_mask
+from attnviz.io.picture import PictureHeader, PictureLike, load_mask
+from attnviz.models.targets import Target
 
 ALL = Query("all")
 MOST_POINTS = 128
@@ -246,7 +249,37 @@ def mask_of(query: Query, picture: PictureLike) -> NDArray[np.bool_] | None:
     """The mask picture that a query names."""
     if query.path is None:
         return None
-    return load_mask(query.path, width=picture.width, height=picture.height)
+    mask = load_mask(query.path, width=picture.width, height=picture.height)
+    return mask[:, ::-1] if isinstance(picture, PictureHeader) and picture.mirrored else mask
+
+
+@contextmanager
+def relabelled(option: str, other: str) -> Iterator[None]:
+    """Inside this context, a usage error names another option."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(str(error).replace(option, other, 1)) from error
+
+
+def place_weights(
+    target: Target, placement: Placement, picture: PictureLike
+) -> NDArray[np.float64]:
+    """The share of a target's region that lies in each cell of a placement, (rows·columns,).
+
+    Raises:
+        UsageError: nothing of the region lies in the model's input.
+        ImageError: its mask cannot be read.
+    """
+    query = target.query or Query("box", (0, 0, picture.width, picture.height))
+    mask = mask_of(query, picture)
+    if mask is not None and not mask.any():
+        raise UsageError(
+            f"--target {target}: {query.path} covers nothing; paint white what the score is of"
+        )
+    everything = np.ones(placement.grid.rows * placement.grid.columns, dtype=np.bool_)
+    with relabelled(f"--query {query}", f"--target {target}"):
+        return queries.weights(query, placement, everything, mask)
 
 
 def _side(observation: Observation, layout: Layout) -> LayerTokens:

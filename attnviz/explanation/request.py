@@ -1,7 +1,7 @@
 """Checks all questions about a picture before the model runs, and runs the model for them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,13 @@ import numpy as np
 from attnviz.attention.sweep import Progress
 from attnviz.attention.sweep_together import worthwhile
 from attnviz.errors import UsageError
+from attnviz.explanation.again import smoothed
 from attnviz.explanation.explain_observation import explain, measure_together, rank_heads
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
 from attnviz.explanation.prompting import Prompting
-from attnviz.explanation.query_weights import located, mask_of
+from attnviz.explanation.query_weights import located, mask_of, place_weights
 from attnviz.explanation.run_methods import Statistics
 from attnviz.explanation.running import observe
 from attnviz.explanation.selection import (
@@ -24,6 +25,7 @@ from attnviz.explanation.selection import (
     parse_layers,
     requested_layers,
 )
+from attnviz.explanation.smoothing import Smoothing, check_smoothing
 from attnviz.geometry import queries
 from attnviz.geometry.detections import THRESHOLD, check_threshold, found_objects
 from attnviz.geometry.placement import Fit, Placement
@@ -53,6 +55,7 @@ class Questions:
         prompting: what a model that answers in words is asked.
         threshold: the score over which objects of a detector or segmenter are taken.
         one_object: whether a query takes one object only, the best, if it names several.
+        smoothing: how maps are smoothed.
 
     Raises:
         UsageError: a method is unknown, or no method takes an option; see `check_request`.
@@ -71,8 +74,11 @@ class Questions:
     prompting: Prompting | None = None
     threshold: float = THRESHOLD
     one_object: bool = False
+    smoothing: Smoothing | None = None
 
     def __post_init__(self) -> None:
+        if self.smoothing is not None:
+            check_smoothing(self.methods, words=self.prompting is not None)
         check_threshold(self.threshold)
         check_request(
             self.methods,
@@ -82,6 +88,11 @@ class Questions:
             importance=self.statistics == "all",
             others=check_options(self.settings, self.statistics),
         )
+
+    def seeded(self, seed: int) -> "Questions":
+        """The same questions with a seed for the noise of smoothing."""
+        smoothing = self.smoothing
+        return self if smoothing is None else replace(self, smoothing=replace(smoothing, seed=seed))
 
     @property
     def scored(self) -> bool:
@@ -97,7 +108,7 @@ class Questions:
         if not self.scored:
             return "none"
         wanted = {target.head for target in self.targets} or {Target("auto").head}
-        return next(head for head in ("text", "class", "any", "none") if head in wanted)
+        return next(h for h in ("text", "dense", "class", "any", "none") if h in wanted)
 
     @property
     def needs_tokens(self) -> bool:
@@ -155,6 +166,9 @@ def check_picture(
         raise UsageError(f"--fit {fit} is of pictures; {model.spec} hears sounds: leave it out")
     for text in questions.queries:
         _check_query(picture, model, text, fit)
+    for target in questions.targets:
+        if target.kind == "region":
+            place_weights(target, model.place(picture, fit=fit), picture)
 
 
 def _check_target(model: Model, target: Target) -> None:
@@ -176,7 +190,7 @@ def _check_query(picture: PictureLike, model: Model, text: str, fit: Fit) -> Non
         raise UsageError(
             f"--query {text}: {model.spec} sees one picture at a time; leave @{query.time:g} out"
         )
-    if query.kind in ("object", "objects") and (model.plain or model.head != "none"):
+    if query.kind in ("object", "objects") and (model.plain or model.head not in ("none", "dense")):
         found_objects([], 0, asked=text)  # it predicts no objects
     if query.kind not in ("auto", "pool"):
         registers = model.prefix - model.class_token
@@ -275,12 +289,13 @@ def answer(
 
     Each method gets only the queries, heads and settings that it takes.
     """
-    return explain(
+    found = explain(
         observation,
         **_arguments(questions, method),
         chosen=questions.chosen.get(method),
         progress=progress,
     )
+    return found if questions.smoothing is None else smoothed(found, questions.smoothing)
 
 
 def rank(

@@ -119,6 +119,7 @@ class ModelInputs:
         tensor: (pictures, channels, height, width), inputs to use as they are; else the pictures
             are laid in and normalised.
         clip: the frames of a clip, whose first is the only one of `pictures`.
+        taking_part: which tokens take part, of one picture, in the place of a mask.
     """
 
     pictures: Sequence[PictureLike] = field(kw_only=False)
@@ -131,6 +132,7 @@ class ModelInputs:
     lay: Callable[[int, Placement], LaidPicture] | None = None
     tensor: torch.Tensor | None = None
     clip: ClipFrames | None = None
+    taking_part: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         wanted = None if self.model.clip is None else self.model.clip.frames
@@ -174,7 +176,8 @@ class ModelInputs:
             number: self._taking_part(number, placement) for number, placement in placements.items()
         }
         arguments: tuple[torch.Tensor, ...] = ()
-        if any(self.masks[number] is not None for number in placements):
+        masked = any(self.masks[number] is not None for number in placements)
+        if masked or self.taking_part is not None:
             mask = np.stack(list(parts.values()))
             arguments = (torch.from_numpy(mask).to(self.model.device),)
         pixels = self._pixels(placements)
@@ -240,11 +243,14 @@ class ModelInputs:
             unread=tuple(recording.unread),
             run=run if self.gradients else None,
             channels=self.model.channels if self.clip else run.inputs[0].shape[1],
+            pixels=_part(run.inputs[0], *part),
             clip=self.clip,
         )
 
     def _taking_part(self, number: int, placement: Placement) -> NDArray[np.bool_]:
         mask = self.masks[number]
+        if self.taking_part is not None:
+            return self.taking_part
         if mask is None:
             return np.ones(placement.grid.tokens, dtype=np.bool_)
         return _unmasked(placement, mask, takes_mask=self.model.takes_mask)
@@ -299,6 +305,12 @@ def _with_tokens(layer: Layer, block: Block | None, part: tuple[int, int]) -> La
     each = len(block.output) // count
     tokens = block.output.detach()[number * each : (number + 1) * each]
     return replace(layer, tokens=tokens) if tokens.shape[:2] == layer.queries.cells.shape else layer
+
+
+def _part(pixels: torch.Tensor, number: int, count: int) -> torch.Tensor:
+    """The input of one of `count` pictures."""
+    each = len(pixels) // count
+    return pixels.detach()[number * each : (number + 1) * each]
 
 
 def _check_memory(model: Model, grid: TokenGrid, pictures: int, *, gradients: bool) -> None:

@@ -15,10 +15,22 @@ from attnviz.attribution.operator_inputs import OperatorInputs
 from attnviz.attribution.propagation import relevance_at
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.observation import Observation, Run
-from attnviz.explanation.query_weights import class_token_of, mask_of, resolve, token_weights
+from attnviz.explanation.query_weights import (
+    class_token_of,
+    mask_of,
+    object_query,
+    place_weights,
+    relabelled,
+    resolve,
+    token_weights,
+)
+from attnviz.geometry.detections import found_objects
+from attnviz.geometry.grid import Layout, TokenGrid
 from attnviz.models import scoring
+from attnviz.models.predictions import find_dense, find_predictions
 from attnviz.models.scoring import Scored
 from attnviz.models.targets import Target
+from attnviz.models.vision import inside
 from attnviz.recording import run_tail
 
 
@@ -299,9 +311,9 @@ def score_of(observation: Observation, output: object, target: Target) -> Scored
         assert isinstance(output, Tensor)
         return scoring.word_score(observation.model, output, target, observation.text)
     if target.kind == "object":
-        assert observation.run is not None
-        assert observation.run.predictions is not None  # else there is no such query
-        return scoring.object_score(observation.model, observation.run.predictions, target)
+        return _object_score(observation, output, target)
+    if target.kind == "region":
+        return _region_score(observation, output, target)
     weights = None
     number = max(observation.layers)
     layer = observation.layers[number]
@@ -312,6 +324,46 @@ def score_of(observation: Observation, output: object, target: Target) -> Scored
         weights = torch.from_numpy(found[0]).to(observation.model.device)
     class_token = class_token_of(observation, layer) or 0
     return scoring.score(observation.model, output, target, weights, class_token=class_token)
+
+
+def _object_score(observation: Observation, output: object, target: Target) -> Scored:
+    """The score of an object, in this output if it is the model's whole output."""
+    assert target.query is not None
+    assert observation.run is not None
+    predictions = find_predictions(output, inside(observation.model.module))
+    predictions = observation.run.predictions if predictions is None else predictions
+    query = target.query
+    if query.found is None:  # as it was typed: of a label the best one
+        with relabelled("--query", f"--target {query}".removesuffix(str(query)).strip()):
+            named = int(query.numbers[0]) if query.numbers else None
+            each = found_objects(
+                observation.objects, -1.0, asked=str(query), number=named, label=query.name
+            )
+        target = replace(target, query=object_query(each[0]))
+    assert predictions is not None  # else it has no objects
+    return scoring.object_score(observation.model, predictions, target)
+
+
+def _region_score(observation: Observation, output: object, target: Target) -> Scored:
+    """The score of a region.
+
+    Raises:
+        UsageError: the model has no score of each place, or none lies in the region.
+    """
+    model = observation.model
+    dense = find_dense(output, inside(model.module))
+    if dense is None:
+        boxes = observation.objects and observation.object_masks is None
+        why = "its objects have boxes and no masks; give --target object:N" if boxes else (
+            "its output has none; give --target norm, or a segmenter or a depth model that was "
+            "saved with its head"
+        )  # fmt: skip
+        raise UsageError(f"--target {target}: {model.spec} gives no score of each place: {why}")
+    rows, columns = dense.values.shape[-2:]
+    placement = observation.placed(Layout.whole(TokenGrid(rows, columns, 1)))
+    weights = place_weights(target, placement, observation.picture)
+    share = torch.from_numpy(weights).to(dense.values.device)
+    return scoring.region_score(model, dense, target, share)
 
 
 def with_score(

@@ -73,6 +73,12 @@ def check_tiled(
                 f"--query {text}: a place lies in few tiles, and the others have no query; leave "
                 "out --tile, and cut the picture around it with --region x,y,w,h"
             )
+    for target in targets:
+        if target.kind in ("object", "region"):
+            raise UsageError(
+                f"--target {target}: it lies in few tiles; leave out --tile, and cut the picture "
+                "around it with --region x,y,w,h"
+            )
     unnamed = not targets or any(target.kind == "auto" for target in targets)
     scored = next((name for name in methods if METHODS[name].scored), None)
     if scored is not None and unnamed:

@@ -92,6 +92,7 @@ class PictureHeader:
 
     Attributes:
         path, width, height, range, notes, part, sound: those of the `Picture`.
+        mirrored: whether it is the mirror image of the file, so that masks of it are mirrored.
     """
 
     path: str
@@ -101,6 +102,7 @@ class PictureHeader:
     notes: tuple[Note, ...] = ()
     part: Part = field(default=WHOLE, repr=False)
     sound: SoundAxes | None = field(default=None, repr=False)
+    mirrored: bool = field(default=False, repr=False)
 
     @property
     def name(self) -> str:

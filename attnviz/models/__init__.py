@@ -211,7 +211,10 @@ def load_model(
             (batch, classes). `any` is `class` if the checkpoint has a class head, else `none`.
             With `text` the module returns the embedding of the picture, (batch, features), and
             the model can embed texts. With `words` the whole model is loaded, with its processor,
-            and answers prompts. A module of `py:` has the head that its factory gives it.
+            and answers prompts.
+            With `dense` it is the class that was saved, of a segmenter, a depth model or a
+            detector, and the module returns its whole output. A module of `py:` has the head that
+            its factory gives it.
         settings: for `py:`, arguments of the factory, or of the module's forward beside pixels; for
             a file what its shapes do not tell: `heads`, `act`, `eps`, `pool`.
         input: for `py:`, the argument of the module's forward that takes the pixels: `NAME`;
@@ -263,6 +266,10 @@ def load_model(
     )
     source = find_source(spec)
     _check_settings(source, spec, request)
+    if head == "dense" and source not in ("hf", "py"):
+        from attnviz.models.model_request import no_dense_head  # noqa: PLC0415
+
+        raise no_dense_head(spec, "it is no segmenter of transformers, nor a module of yours")
     if head == "words":
         _check_words(source, spec, {"--mean": mean, "--std": std, "--resize": resize})
     if key is not None and weights is None and source != "file":

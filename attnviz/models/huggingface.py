@@ -25,6 +25,7 @@ from attnviz.models.model_request import (
     ModelRequest,
     fixed_size,
     no_class_head,
+    no_dense_head,
     no_text_tower,
     refuse_options,
 )
@@ -57,7 +58,7 @@ from attnviz.models.vision import (
 from attnviz.models.weights import DTYPES, few, find_device, seeded
 from attnviz.models.word_models import load_words
 
-Found = Literal["none", "class", "text"]
+Found = Literal["none", "class", "text", "dense"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def load(request: ModelRequest) -> Model:
         tried(request.spec, name, lambda: configs.check_heads(request.spec, name, revision, config))
     library.logging.disable_progress_bar()  # local files load at once
     kind = detecting_class(library, config) if head == "none" and sound is None else None
+    kind = saved_class(library, config) if head == "dense" else kind
     checkpoint = replace(checkpoint, state=state, notes=notes, kind=kind)
     model, whole = _build(request, checkpoint, head)
     module = model.module.to(device, dtype)
@@ -165,7 +167,7 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
     part = whole
     if head == "none" and checkpoint.sound is not None:
         part = find_hearing(request.spec, whole, checkpoint.sound.name)
-    elif head == "none":
+    elif head in ("none", "dense"):
         part = find_vision(request.spec, whole)
     model = _described(request, head, part, checkpoint)
     if filling is None:
@@ -182,10 +184,10 @@ def _build(request: ModelRequest, checkpoint: Checkpoint, head: Found) -> tuple[
         model = replace(model, notes=checkpoint.notes)
     if head == "text" and reached != Reach.MAPS:
         check_complete(request.spec, filling.unfilled)
-    if head == "class" and reached == Reach.HEAD:
+    if head in ("class", "dense") and reached == Reach.HEAD:
         why = f"its checkpoint has no usable {few(list(unfilled))}"
-        if request.head == "class":
-            raise no_class_head(request.spec, why)
+        if request.head in ("class", "dense"):
+            raise (no_class_head if head == "class" else no_dense_head)(request.spec, why)
         bare, whole = _build(request, checkpoint, "none")
         return replace(bare, notes=(f"no class head ({why})", *bare.notes)), whole
     if isinstance(model.module, Vision) and spoils_predictions(model, unfilled):
@@ -207,7 +209,7 @@ def _described(
     processing, sound = checkpoint.processing, checkpoint.sound
     vision = find_vision(request.spec, model) if head == "text" else model
     config: Any = vision.config
-    labels = labels_of(config.id2label) if head == "class" else None
+    labels = labels_of(config.id2label) if head in ("class", "dense") else None
     if head == "class":
         config = getattr(config, "vision_config", config)  # for CLIP with a class head
     patch = configs.multiple(config)
@@ -215,6 +217,7 @@ def _described(
     if sound is not None:
         module = Hearing(vision, patch, sound)
     module = module.float().eval().requires_grad_(False)
+    module.whole_output = head == "dense"
     fixed, shape = configs.is_fixed(config), configs.own_shape(config)
     if shape is not None and not fixed and not module.interpolates(shape):
         fixed, module.shape = True, shape
@@ -295,6 +298,16 @@ def _head(request: ModelRequest, checkpoint: Checkpoint) -> Found:
     if request.head == "class" and not classifies:
         why = f"its checkpoint is a {saved}" if saved else "its config names none"
         raise no_class_head(request.spec, why)
+    if request.head == "dense":
+        if (
+            checkpoint.sound is not None
+            or saved_class(checkpoint.library, config) is None
+            or classifies
+        ):
+            raise no_dense_head(
+                request.spec, f"its checkpoint is a {saved or 'model without a head'}"
+            )
+        return "dense"
     return "class" if classifies and request.head != "none" else "none"
 
 

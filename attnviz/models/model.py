@@ -71,8 +71,9 @@ class Model:
         token_bytes: bytes that a run and its statistics take for each patch² input pixels, beside
             the weights; 0 if the width is not known.
         head: what the module returns: for `class` logits (batch, classes), for `text` embeddings
-            (batch, features) of length 1, for `none` tokens or features. A model with the head
-            `words` answers prompts.
+            (batch, features) of length 1, for `none` tokens or features, for `dense` its whole
+            output, with scores of each place or of objects. A model with the head `words` answers
+            prompts.
         head_assumed: whether `head` is an assumption until the module has run.
         labels: names of the classes in order; None if there is no class head or no names.
         loaded: share of the parameters needed by maps that a checkpoint filled; None if no
@@ -110,7 +111,7 @@ class Model:
     resample: int = int(Image.Resampling.BICUBIC)
     seed: int | None = None
     token_bytes: int = 0
-    head: Literal["none", "class", "text", "words"] = "none"
+    head: Literal["none", "class", "text", "words", "dense"] = "none"
     head_assumed: bool = False
     labels: tuple[str, ...] | None = None
     loaded: float | None = None

@@ -65,6 +65,14 @@ def no_class_head(spec: str, why: str) -> ModelError:
     )
 
 
+def no_dense_head(spec: str, why: str) -> ModelError:
+    """The error for a model without scores of places or objects where one is the target."""
+    return ModelError(
+        f"{spec} has no score of each place of a picture, nor of objects ({why}); give a "
+        "segmenter, a depth model or a detector that was saved with its head, or --target norm"
+    )
+
+
 def no_text_tower(spec: str, why: str) -> ModelError:
     """The error for a model without text tower where texts are given."""
     return ModelError(

@@ -232,6 +232,8 @@ def _empty(model: Model) -> Tensor:
 def _has_nan(value: Any) -> bool:
     if isinstance(value, Tensor):
         return bool(value.is_floating_point() and value.isnan().any())
+    if isinstance(value, Mapping):
+        return any(map(_has_nan, value.values()))
     return isinstance(value, tuple | list) and any(map(_has_nan, value))
 
 

@@ -1,9 +1,10 @@
-"""Reads what a detector or segmenter predicts for each of its object queries."""
+"""Reads what a model predicts for each of its object queries, or for each place of a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +15,8 @@ _BOXES = ("pred_boxes",)
 _MASKS = ("masks_queries_logits", "pred_masks")
 OF_OBJECTS = (*_LOGITS[1:], *_BOXES, *_MASKS)
 """Names by which an output of a detector or segmenter alone has its parts."""
+_OF_CLASSES = ("logits", "out")
+_DEPTH = ("predicted_depth", "depth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,11 @@ class Predictions:
     masks: Tensor | None
     labels: tuple[str, ...]
     logits: Tensor
+
+    @property
+    def each_alone(self) -> bool:
+        """Whether each score is a sigmoid, so that no output stands for no object."""
+        return self.logits.shape[-1] == len(self.labels)
 
     @property
     def count(self) -> int:
@@ -70,6 +78,45 @@ def find_predictions(output: Any, module: nn.Module) -> Predictions | None:
         names or tuple(f"class {number}" for number in range(known)),
         logits,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseOutput:
+    """Scores of each place of a picture, with their graph.
+
+    Attributes:
+        values: (B, classes, h, w) float32, which span the input; (B, 1, h, w) of a depth.
+        labels: names of the classes, if they have names.
+        classes: whether they are scores of classes.
+    """
+
+    values: Tensor
+    labels: tuple[str, ...] | None = None
+    classes: bool = True
+
+
+def find_dense(output: Any, module: nn.Module) -> DenseOutput | None:
+    """The scores of each place in the output of a module; None if it has none.
+
+    They are logits (B, classes, h, w), alone or as `logits` or `out`; a depth (B, h, w); or of a
+    segmenter with object queries Σ_o p_o(class)·σ(mask_o), as MaskFormer's authors merge them.
+    """
+    objects, masks = find_predictions(output, module), _first(output, _MASKS)
+    if objects is not None and objects.masks is not None and masks is not None:
+        logits = objects.logits.float()
+        sure = logits.sigmoid() if objects.each_alone else F.softmax(logits, -1)[..., :-1]
+        merged = torch.einsum("boc,bohw->bchw", sure, masks.float().sigmoid())
+        return DenseOutput(merged, objects.labels)
+    depth = _first(output, _DEPTH)
+    if depth is not None and depth.ndim in (3, 4):
+        return DenseOutput(
+            depth.float().reshape(len(depth), -1, *depth.shape[-2:])[:, :1], None, False
+        )
+    found = output if isinstance(output, Tensor) else _first(output, _OF_CLASSES)
+    if found is None or found.ndim != 4:
+        return None
+    names = names_of(module)
+    return DenseOutput(found.float(), names if names and len(names) == found.shape[1] else None)
 
 
 def part(output: Any, name: str) -> Any:

@@ -12,7 +12,8 @@ from torch import Tensor
 from attnviz.errors import ModelError, UsageError
 from attnviz.models.model import Model
 from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
-from attnviz.models.predictions import Predictions, part
+from attnviz.models.predictions import DenseOutput, Predictions, part
+from attnviz.models.preprocessing import labels as names_of
 from attnviz.models.targets import Target, find_label
 from attnviz.models.transcript import Transcript
 
@@ -44,11 +45,14 @@ def resolve(model: Model, target: Target) -> Target:
         UsageError: the model has no such class, token, or head.
         ModelError: its tokenizer belongs to another model.
     """
-    if target.kind in ("word", "object"):
+    if target.kind == "word":
         return target
     if target.against:
-        others = tuple(_resolve_other(model, other) for other in target.against)
+        of_part = target.kind in ("object", "region")
+        others = tuple(_resolve_other(model, o, of_part=of_part) for o in target.against)
         return replace(resolve(model, replace(target, against=())), against=others)
+    if target.kind in ("object", "region"):
+        return _resolve_part(model, target)
     if target.kind == "text":
         return _resolve_text(model, target)
     if model.head == "text":
@@ -100,28 +104,45 @@ def score(
     """
     target = resolve(model, target)
     found = _score_alone(model, output, target, weights, class_token)
-    return found if not target.against else _contrast(model, output, found, target.against)
+    if not target.against:
+        return found
+    if target.kind == "text":
+        others = [_score_alone(model, output, o, None, 0).value for o in target.against]
+        return _less(found, others, target.against)
+    return _contrast(model, logits(model, output)[0], found, target.against)
 
 
-def _contrast(model: Model, output: Any, found: Scored, against: Sequence[Target]) -> Scored:
-    """A score less the mean score of others (Finer-CAM, 2501.11309).
+def _contrast(
+    model: Model,
+    of_classes: Tensor,
+    found: Scored,
+    against: Sequence[Target],
+    index: int | None = None,
+) -> Scored:
+    """The score of a class, among (classes,), less the mean score of others.
+
+    `index` is the number of the class, if the target has none.
 
     Raises:
-        UsageError: a class is compared with itself.
+        UsageError: a class is compared with itself, or there is no such class.
     """
-    values, index = [], found.target.index
+    values, index = [], found.target.index if index is None else index
     for other in against:
         if other.kind == "rest":
-            of_classes = logits(model, output)[0]
             values.append((of_classes.sum() - found.value) / (len(of_classes) - 1))
             continue
-        if found.target.kind == "class" and other.index == index:
+        if other.index == index:
             raise UsageError(
                 f"--against {other}: {other.label or index} is the target itself; give another "
                 "class, or rest"
             )
-        values.append(_score_alone(model, output, other, None, 0).value)
-    difference = found.value - torch.stack(values).mean()
+        values.append(_score_class(model, of_classes, other).value)
+    return _less(found, values, against)
+
+
+def _less(found: Scored, others: Sequence[Tensor], against: Sequence[Target]) -> Scored:
+    """A score less the mean score of others (Finer-CAM, 2501.11309)."""
+    difference = found.value - torch.stack(list(others)).mean()
     return replace(found, target=replace(found.target, against=tuple(against)), value=difference)
 
 
@@ -175,14 +196,44 @@ def object_score(model: Model, predictions: Predictions, target: Target) -> Scor
     """The logit of an object's label.
 
     Raises:
+        UsageError: the label is compared with itself.
         ModelError: the score is not finite.
     """
     assert target.query is not None  # an object
     assert target.query.found is not None
-    number = target.query.found.index
-    label = int(predictions.scores[0, number].argmax())
-    value = predictions.logits[0, number, label].float()
-    return Scored(target, _finite(model, value), probability=target.query.found.score)
+    found = target.query.found
+    label = predictions.labels.index(found.label)
+    of_labels = predictions.logits[0, found.index, : len(predictions.labels)].float()
+    scored = Scored(replace(target, against=()), _finite(model, of_labels[label]), found.score)
+    return _contrast(model, of_labels, scored, target.against, label) if target.against else scored
+
+
+def region_score(model: Model, dense: DenseOutput, target: Target, weights: Tensor) -> Scored:
+    """The mean score of a class over a region, Σ_cells w·score; of the winning one without class.
+
+    Args:
+        model: the model.
+        dense: the scores of each place of one picture.
+        target: the region, resolved.
+        weights: (h·w,) share of the region that lies in each cell; they sum to 1.
+
+    Raises:
+        UsageError: there is no such class, or a depth is asked for classes.
+        ModelError: the score is not finite.
+    """
+    of_classes = _finite(model, dense.values[0].flatten(1) @ weights.float())
+    if not dense.classes:
+        if target.index is not None or target.against:
+            where = "auto" if target.query is None else target.query
+            raise UsageError(
+                f"{'--against' if target.against else f'--target {target}'}: {model.spec} predicts "
+                f"a depth, and no classes; give --target pixel:{where} alone"
+            )
+        return Scored(target, of_classes[0])
+    index = int(of_classes.argmax()) if target.index is None else target.index
+    found = _named(model, replace(target, index=index, against=()), len(of_classes), dense.labels)
+    scored = Scored(found, of_classes[index])
+    return _contrast(model, of_classes, scored, target.against) if target.against else scored
 
 
 def logits(model: Model, output: Any) -> Tensor:
@@ -240,24 +291,48 @@ def _resolve_text(model: Model, target: Target) -> Target:
     return target
 
 
+def _resolve_part(model: Model, target: Target) -> Target:
+    """The score of an object or a region, resolved; the output shows whether the model has it."""
+    if model.head == "text" or (model.head == "class" and not model.head_assumed):
+        raise UsageError(
+            f"--target {target}: {model.spec} has one score for the whole picture, and none of a "
+            "place or an object; give --target CLASS, or a segmenter, a depth model or a detector"
+        )
+    if target.kind == "region" and target.label is not None:
+        return _numbered(model, target)
+    return target
+
+
+def _numbered(model: Model, target: Target) -> Target:
+    """A target with the number of its label."""
+    if target.index is not None:
+        return target
+    labels = model.labels or names_of(model.module)
+    assert target.label is not None
+    if labels is None:
+        raise UsageError(
+            f"--target {target}: {model.spec} does not name its classes; give a number"
+        )
+    return replace(target, index=find_label(labels, target.label))
+
+
 def _resolve_class(model: Model, target: Target) -> Target:
+    if model.head == "dense":
+        raise UsageError(
+            f"--target {target}: {model.spec} has a score for each place or object; give --target "
+            f"class:{target}@X,Y or class:{target}@MASK, or of a detector object:{target}"
+        )
     if model.head != "class":
         raise UsageError(
             f"--target {target}: {model.spec} has no class head, or is loaded without; give "
             f"--target norm, or a classifier (head='class' in Python) such as {CLASSIFIER}"
         )
-    if target.index is None:
-        assert target.label is not None
-        if model.labels is None:
-            raise UsageError(
-                f"--target {target}: {model.spec} does not name its classes; give a number"
-            )
-        target = replace(target, index=find_label(model.labels, target.label))
+    target = _numbered(model, target)
     return target if model.labels is None else _named(model, target, len(model.labels))
 
 
-def _resolve_other(model: Model, other: Target) -> Target:
-    """A target that another is compared with, resolved.
+def _resolve_other(model: Model, other: Target, *, of_part: bool = False) -> Target:
+    """A target that another, perhaps `of_part` of the picture, is compared with, resolved.
 
     Raises:
         UsageError: the model has no such class; the line names `--against`.
@@ -265,6 +340,8 @@ def _resolve_other(model: Model, other: Target) -> Target:
     if other.kind == "text":
         return _resolve_text(model, other)
     try:
+        if model.head == "dense" or (of_part and model.head != "class"):
+            return other if other.kind == "rest" else _numbered(model, other)
         if other.kind == "class":
             return _resolve_class(model, other)
         _resolve_class(model, Target("class", index=0))  # a head that has classes
@@ -274,16 +351,19 @@ def _resolve_other(model: Model, other: Target) -> Target:
     return other
 
 
-def _named(model: Model, target: Target, count: int) -> Target:
-    """A class target with its label; its number must be one of the model's `count` classes."""
+def _named(
+    model: Model, target: Target, count: int, labels: tuple[str, ...] | None = None
+) -> Target:
+    """A target with the label of its class; its number must be one of the `count` classes."""
     assert target.index is not None
     if target.index >= count:
         raise UsageError(
             f"--target {target}: {model.spec} has {count} classes; give 0 to {count - 1}, or a "
             "label"
         )
-    label = None if model.labels is None else model.labels[target.index]
-    return replace(target, label=label)
+    labels = labels or model.labels
+    known = labels is not None and len(labels) == count
+    return replace(target, label=labels[target.index] if labels and known else None)
 
 
 def _check_tokens(model: Model, target: Target) -> None:

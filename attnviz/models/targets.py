@@ -16,14 +16,15 @@ from attnviz.errors import UsageError
 from attnviz.geometry import queries
 from attnviz.geometry.queries import Query
 
-Kind = Literal["auto", "class", "norm", "text", "word", "object", "rest"]
-Head = Literal["none", "class", "any", "text", "words"]
+Kind = Literal["auto", "class", "norm", "text", "word", "object", "region", "rest"]
+Head = Literal["none", "class", "any", "text", "words", "dense"]
 """The head of a checkpoint that `load_model` is to load."""
 _HEADS: dict[Kind, Head] = {
     "auto": "any", "class": "class", "norm": "none", "text": "text", "word": "words",
-    "object": "none", "rest": "class",
+    "object": "dense", "region": "dense", "rest": "class",
 }  # fmt: skip
 _EXPECTED = "auto, a class by its number or label, norm or norm:QUERY"
+_PLACES = "X,Y, X0,Y0,X1,Y1 in pixels of the picture, or a mask picture"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,15 @@ class Target:
         kind: `auto` is the predicted class, or the norm if there are no classes; `class` is the
             logit of a class; `norm` is the norm of the output; `text` is the cosine to the
             embedding of a text; `word` is the sum of the logits of a word's tokens; `object` the
-            logit of an object's label; `rest`, the mean score of all other classes, is only
-            `against`.
-        index, label: for a class, the one that the user gave; after `resolve` both, if the class
-            has a label.
+            logit of an object's label; `region` the mean score of a class over a part of the
+            picture, of models that have a score of each place; `rest`, the mean score of all other
+            classes, is only `against`.
+        index, label: for a class, or that of a region, the one that the user gave; after `resolve`
+            both, if the class has a label. A region without class is of the one that scores most
+            there, or of a depth.
         query: for a norm, the tokens of the output; None for the model's own pooling. For a
-            word or an object, this word or object.
+            word or an object, this word or object. For a region its place; None is all of the
+            picture.
         text: the text that the picture is compared with.
         against: targets whose mean score is subtracted from this one's.
     """
@@ -62,6 +66,10 @@ class Target:
             return str(self.label if self.index is None else self.index)
         if self.kind in ("word", "object"):
             return str(self.query)
+        if self.kind == "region":
+            named = self.label if self.index is None else self.index
+            place = "" if self.query is None else f"@{self.query}"
+            return f"pixel:{self.query}" if named is None else f"class:{named}{place}"
         return self.kind if self.query is None else f"{self.kind}:{self.query}"
 
     @property
@@ -79,17 +87,24 @@ class Target:
 def parse(text: str) -> Target:
     """Parse a target: `auto`, `norm`, `norm:QUERY`, or a class by its number or label.
 
+    Of a part of a picture it is `class:NAME@PLACE` or `pixel:PLACE`, of an object `object:N`.
+
     >>> parse("243")
     Target(kind='class', index=243, label=None, query=None, text=None, against=())
 
     Raises:
-        UsageError: the text is empty or a negative number, or the query is not valid for a norm.
+        UsageError: the text is empty or a negative number, the query is not valid for a norm, or
+            the place for a region.
     """
     text = text.strip()
     if text in ("auto", "norm"):
         return Target(text)  # type: ignore[arg-type]  # narrowed by the line above
     if text.startswith("norm:"):
         return _norm(text.removeprefix("norm:").strip())
+    if text.startswith(("pixel:", "class:")):
+        return _region(text)
+    if text.startswith("object:"):
+        return Target("object", query=queries.parse(text, option="--target "))
     if re.fullmatch(r"[0-9]{1,9}", text):
         return Target("class", index=int(text))
     if not text or re.fullmatch(r"[-+]?[0-9.]+", text):
@@ -167,6 +182,29 @@ def _norm(text: str) -> Target:
             "or norm:mean"
         )
     return Target("norm", query=query)
+
+
+def _region(text: str) -> Target:
+    """The score of a class over a part of the picture: `class:NAME@PLACE`, `pixel:PLACE`."""
+    kind, _, rest = text.partition(":")
+    name, at, place = rest.partition("@") if kind == "class" else ("", "@", rest)
+    name, place = name.strip(), place.strip()
+    if (kind == "class" and not name) or (at and not place):
+        raise UsageError(
+            f"--target {text}: give class:NAME@PLACE or pixel:PLACE, PLACE is {_PLACES}"
+        )
+    query = (
+        queries.parse(place, option=f"--target {kind}:…@" if name else "--target pixel:")
+        if at
+        else None
+    )
+    if query is not None and (
+        query.kind not in ("point", "box", "mask") or query.time or query.in_sound
+    ):
+        raise UsageError(f"--target {text}: {place} is no place of the picture; give {_PLACES}")
+    if name.isdecimal():
+        return Target("region", index=int(name), query=query)
+    return Target("region", label=name or None, query=query)
 
 
 FEW = 25

@@ -39,7 +39,8 @@ class Vision(nn.Module):
     """A vision model of transformers; the model itself is unchanged.
 
     `pools` says whether to return the pooled vector too, if there is no class token; `detects`
-    whether the model's predictions of objects count, which need all weights of its head. For an
+    whether the model's predictions of objects count, which need all weights of its head;
+    `whole_output` whether its whole output is returned, for scores of places or objects. For an
     input of the attribute `shape`, (height, width), positions are not interpolated.
     """
 
@@ -50,18 +51,22 @@ class Vision(nn.Module):
         self.patch = patch
         self.pools = pools
         self.detects = True
+        self.whole_output = False
         self._takes = set(inspect.signature(model.forward).parameters)
         self.name = VIDEOS if VIDEOS in self._takes else PIXELS
         self._has_class_token = has_class_token(model)
 
-    def forward(self, pixels: Tensor) -> Tensor | Pooled:
+    def forward(self, pixels: Tensor) -> Any:
         """(B, 3, h, w) → the last hidden state, (B, tokens, features) or (B, features, h', w').
 
         A model that has no class token and pools its tokens itself returns `Pooled`. A model with
         its class head returns the logits, (B, classes). A model of another task, as depth, returns
-        its prediction as a vector, (B, numbers); a backbone its last feature map.
+        its prediction as a vector, (B, numbers); a backbone its last feature map. With
+        `whole_output` it is what the model returns.
         """
         output = self.model(**self.arguments(pixels))
+        if self.whole_output:
+            return output
         logits, state, pooled = (
             getattr(output, name, None) for name in ("logits", "last_hidden_state", "pooler_output")
         )
@@ -122,6 +127,11 @@ class Vision(nn.Module):
             "pixel_attention_mask": everything,
             "spatial_shapes": shape,
         }
+
+
+def inside(module: nn.Module) -> nn.Module:
+    """The model of transformers in a `Vision`; any other module itself."""
+    return module.model if isinstance(module, Vision) else module
 
 
 def _tokens(output: Any) -> Tensor:

@@ -16,6 +16,7 @@ from attnviz.explanation.naming import others_in_words
 from attnviz.explanation.object_regions import ObjectRegion
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
+from attnviz.explanation.smoothing import Smoothing
 from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import OF_TEXT, Query
@@ -70,6 +71,7 @@ def make_record(
         method=explanation.method,
         options=dict(explanation.settings) or None,
         target=_target(explanation.questions[0].target),
+        smoothing=_smoothing(explanation.smoothing),
         check=check_info(observation, explanation.layers),
         localized=[
             records.LocalizedHeadInfo(question=number, **asdict(head))
@@ -292,6 +294,18 @@ def _in_sound(numbers: Mapping[str, float], sound: SoundAxes) -> dict[str, float
     heights = sorted((n for name, n in numbers.items() if name[0] == "y"), reverse=True)
     names = ["frequency"] if len(heights) == 1 else ["frequency0", "frequency1"]
     return times | dict(zip(names, map(sound.frequency, heights), strict=False))
+
+
+def _smoothing(smoothing: Smoothing | None) -> record_parts.SmoothingInfo | None:
+    if smoothing is None:
+        return None
+    noise = smoothing.kind == "noise"
+    return record_parts.SmoothingInfo(
+        kind=smoothing.kind,
+        pictures=smoothing.pictures,
+        sigma=smoothing.sigma,
+        seed=smoothing.seed if noise else None,
+    )
 
 
 def _target(scored: Scored | None) -> record_parts.TargetInfo | None:

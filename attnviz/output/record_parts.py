@@ -217,13 +217,15 @@ class QueryInfo(RecordPart):
 class TargetInfo(RecordPart):
     """The score whose gradient the method uses: its target (class, text or norm) and its value.
 
-    The score of a word or an object that the map looks from is the logit of this word, or label.
+    The score of a word or an object is the logit of this word, or label. That of a region is the
+    mean score over the place that `query` gives (all of the picture without one), of a class, or
+    of a depth without `index`.
 
     `against` is present if the mean score of others is subtracted: these in words, or `rest`, all
     others. `score` is then the difference, and `probability` that of the target itself.
     """
 
-    kind: Literal["class", "norm", "text", "word", "object"]
+    kind: Literal["class", "norm", "text", "word", "object", "region"]
     index: int | None = None
     label: str | None = None
     text: str | None = None
@@ -231,6 +233,19 @@ class TargetInfo(RecordPart):
     score: Maybe
     probability: Maybe = None
     against: str | None = None
+
+
+class SmoothingInfo(RecordPart):
+    """How maps were smoothed: `pictures` maps have each map as their mean.
+
+    Of `flips` these are of the picture and of its mirror image; of `noise` they are of noisy
+    pictures, with the standard deviation `sigma` of pixel values of 0 to 1.
+    """
+
+    kind: Literal["flips", "noise"]
+    pictures: int
+    sigma: Maybe = None
+    seed: int | None = None
 
 
 class NotDrawn(RecordPart):

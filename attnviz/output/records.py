@@ -13,6 +13,7 @@ from attnviz.output.record_parts import (
     Moment,
     Preprocessing,
     QueryInfo,
+    SmoothingInfo,
     TargetInfo,
     TextInfo,
     Tiles,
@@ -233,7 +234,9 @@ _OPTIONAL = (
 class Record(RecordPart):
     """Everything about one picture.
 
-    `moment` is present if the picture is a frame of a clip, `animation` if an animation was made,
+    `smoothing` is present if each map is a mean (`--smooth`); then numbers of heads are those of
+    the picture itself. `moment` is present if the picture is a frame of a clip, `animation` if an
+    animation was made,
     `blends` if pictures of several maps were drawn, `high_norm` if there are such tokens in layers
     whose components were asked,
     `layers` if more statistics were requested (`--stats all`), `localized` if the most localized
@@ -257,6 +260,7 @@ class Record(RecordPart):
     method: str
     options: dict[str, Any] | None = None
     target: TargetInfo | None = None
+    smoothing: SmoothingInfo | None = None
     check: Check
     localized: list[LocalizedHeadInfo] | None = None
     heads: list[Head]
@@ -283,7 +287,7 @@ class Record(RecordPart):
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
-                *("animation", "blends", "views", "text", "high_norm"),
+                *("animation", "blends", "views", "text", "high_norm", "smoothing"),
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}

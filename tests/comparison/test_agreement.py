@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attnviz.comparison import AGREEMENTS, MOST, check_count
-from attnviz.comparison.compare import jaccard60, pearson, ranks, spearman
+from attnviz.comparison.compare import jaccard60
 from attnviz.errors import UsageError
+from attnviz.statistics.correlation import pearson, ranks, spearman
 
 Weights = NDArray[np.float64]
 WEIGHTS = st.integers(0, 6).map(lambda n: n / 7)  # few values, so that many are equal

@@ -24,6 +24,15 @@ TYPED = {
     "norm:auto": Target("norm", query=Query("auto")),
     "norm:120,80": Target("norm", query=Query("point", (120.0, 80.0))),
     "norm:1,2,30,40": Target("norm", query=Query("box", (1.0, 2.0, 30.0, 40.0))),
+    "pixel:120,80": Target("region", query=Query("point", (120.0, 80.0))),
+    "pixel:1,2,30,40": Target("region", query=Query("box", (1.0, 2.0, 30.0, 40.0))),
+    "class:road": Target("region", label="road"),
+    "class:3@120,80": Target("region", index=3, query=Query("point", (120.0, 80.0))),
+    "class:blue mug@a@2.png": Target(
+        "region", label="blue mug", query=Query("mask", path="a@2.png")
+    ),
+    "object:3": Target("object", query=Query("object", (3.0,))),
+    "object:cat": Target("object", query=Query("object", name="cat")),
     "norm:masks/cat.png": Target("norm", query=Query("mask", path="masks/cat.png")),
 }
 
@@ -53,6 +62,13 @@ def test_a_text_is_taken_as_it_stands() -> None:
         ("-1", "--target '-1' is no class, which count from 0; give auto, a class"),
         ("2.5", "--target '2.5' is no class"),
         ("9" * 40, "is no class"),
+        ("pixel:", "--target pixel:: give class:NAME@PLACE or pixel:PLACE"),
+        ("class:@1,2", "give class:NAME@PLACE or pixel:PLACE, PLACE is X,Y, X0"),
+        ("class:road@", "give class:NAME@PLACE"),
+        ("class:road@here", "--target class:…@'here' cannot be read"),
+        ("pixel:mean", "mean is no place of the picture; give X,Y, X0,Y0,X1,Y1"),
+        ("pixel:1,2@3", "1,2@3 is no place of the picture"),
+        ("object:", "--target 'object:' names nothing; give object:3 or object:cat"),
         ("norm:", "--target norm:'' cannot be read; give auto, cls"),
         ("norm:here", "--target norm:'here' cannot be read"),
         ("norm:1,2,3", "--target norm:'1,2,3' has 3 numbers"),

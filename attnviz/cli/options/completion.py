@@ -20,7 +20,7 @@ SCALES = ("head", "layer", "all", "log")
 HEADS, LAYERS = ("all", "localized"), ("-1", "all", "upper")
 QUERIES = ("auto", "cls", "mean", "pool", "register0", "objects", "object:0")
 TARGETS = ("auto", "norm")
-METRICS = ("masks", "perturbation", "masks,perturbation")
+METRICS = ("masks", "perturbation", "masks,perturbation", "sensitivity", "randomisation")
 # Importing matplotlib takes 0.4 s; a test compares these names with matplotlib's.
 _COLOURS = """
 viridis magma inferno plasma cividis turbo twilight twilight_shifted berlin managua vanimo

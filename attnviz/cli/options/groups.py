@@ -10,6 +10,7 @@ import typer
 
 from attnviz.batch import finalizers
 from attnviz.entry_points import warn
+from attnviz.evaluation import METRICS
 from attnviz.methods import METHODS
 from attnviz.registry import Option
 from attnviz.statistics import MORE, STATISTICS
@@ -95,6 +96,8 @@ AllSettings = Annotated[
     dict[str, Any], TableOptions(lambda: STATISTICS.options | MORE.options | METHODS.options)
 ]
 """The given options of the methods and of the statistics, by name."""
+MetricSettings = Annotated[dict[str, Any], TableOptions(lambda: METRICS.options)]
+"""The given options of the metrics, by name."""
 Finalizers = Annotated[dict[str, Any], TableOptions(finalizers.options, OUTPUT)]
 """The finalizers of a batch that are requested: True by name."""
 

@@ -11,6 +11,7 @@ from attnviz.cli.options.groups import WHERE, AllSettings, Settings, option_fiel
 from attnviz.errors import UsageError
 from attnviz.explanation.prompting import parse_prompting
 from attnviz.explanation.selection import parse_heads, parse_layers
+from attnviz.explanation.smoothing import Smoothing, check_smoothing, parse_smoothing
 from attnviz.geometry import queries
 from attnviz.geometry.detections import THRESHOLD, check_threshold
 from attnviz.models import targets
@@ -109,7 +110,8 @@ class SettingOptions:
     target: list[str] | None = option_field(
         None,
         "Score for methods that take gradients: auto (the predicted class, else the "
-        "norm), a class number or label, norm, or norm:QUERY. May be repeated.  "
+        "norm), a class number or label, norm, or norm:QUERY; of a segmenter or depth model "
+        "class:NAME@PLACE or pixel:X,Y, of a detector object:N. May be repeated.  "
         "[default: auto]",
         WHERE,
         complete=lambda: TARGETS,
@@ -129,12 +131,36 @@ class SettingOptions:
         WHERE,
         metavar="SCORE",
     )
+    smooth: str | None = option_field(
+        None,
+        "Smooth maps: flips, the mean with the mirrored picture, or noise:N, the mean over N "
+        "noisy pictures. The model runs as often again.",
+        complete=lambda: ("flips", "noise:16"),
+        metavar="HOW",
+    )
+    sigma: float | None = option_field(
+        None,
+        "Standard deviation of the noise of --smooth noise:N, for pixel values of 0 to 1.  "
+        "[default: 0.15]",
+    )
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target and self.text:
             raise UsageError("--target and --text exclude one another; give one of them")
+        _ = self.smoothing
         _ = self.targets
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """How maps are smoothed; the command gives the seed."""
+        return parse_smoothing(self.smooth, self.sigma)
+
+    @property
+    def target_masks(self) -> tuple[str, ...]:
+        """The mask pictures that targets name."""
+        paths = (each.query.path for each in self.targets if each.query is not None)
+        return tuple(path for path in paths if path is not None)
 
     @property
     def targets(self) -> tuple[targets.Target, ...]:
@@ -159,6 +185,7 @@ def _questions(
         heads=where.heads,
         threshold=where.threshold,
         start_layer=settings.pop("start_layer", None),
+        smoothing=setting.smoothing,
         settings=settings,
         **more,
     )
@@ -186,6 +213,8 @@ def _check(
         importance=stats == "all",
         others=check_options(setting.settings, stats) if stats else (),
     )
+    if setting.smoothing is not None:
+        check_smoothing(names)
     merging = [name for name in names if methods.METHODS[name].merges != "nothing"]
     if where.heads != WhereOptions.heads and len(merging) == len(names):
         raise UsageError(f"--heads {where.heads}: {names[0]} merges all heads; leave it out")

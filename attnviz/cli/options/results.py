@@ -1,13 +1,20 @@
 """Options that choose what is drawn, written and printed."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attnviz.cli.options.completion import METRICS, SCALES, colormap_names
-from attnviz.cli.options.groups import OUTPUT, PICTURES, choices, option, option_field
+from attnviz.cli.options.groups import (
+    OUTPUT,
+    PICTURES,
+    MetricSettings,
+    choices,
+    option,
+    option_field,
+)
 from attnviz.drawing.scale import parse_scale
 from attnviz.errors import UsageError
 from attnviz.output import FORMATS
@@ -267,12 +274,22 @@ Metrics = Annotated[
     str | None,
     option(
         "--metrics",
-        "Groups of numbers: masks, perturbation or masks,perturbation.  [default: masks with "
-        "--masks, else perturbation]",
+        "Groups of numbers: masks, perturbation, sensitivity (small noise) and randomisation "
+        "(redrawn weights), with commas between them.  [default: masks with --masks, else "
+        "perturbation]",
         complete=lambda: METRICS,
         metavar="WHICH",
     ),
 ]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class MetricOptions:
+    """Options of the metrics' own."""
+
+    settings: MetricSettings = field(default_factory=dict)
+
+
 Limit = Annotated[
     int | None, option("--limit", "Use only the first N pictures.", metavar="N", min=1)
 ]
