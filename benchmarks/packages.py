@@ -1,6 +1,6 @@
 """Holds methods of tokens beside other packages: how far apart the maps are, and the time of each.
 
-    pip install grad-cam captum torchcam scikit-learn timm
+    pip install grad-cam captum torchcam scikit-learn timm lxt zennit
     python benchmarks/packages.py
     python benchmarks/packages.py --write     # also RESULTS.md
 
@@ -15,9 +15,13 @@ not the only one, `apart` is by how much our loss is above the package's, over i
 import argparse
 import platform
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,12 +36,14 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF, PCA
 from torch import Tensor, nn
 from torchcam.methods import GradCAM as TorchGradCAM
+from zennit.composites import LayerMapComposite
+from zennit.rules import Gamma
 
 import attnviz
 from attnviz.io.picture import Picture
 from attnviz.methods.components import factorise, k_means
 
-SIDE, CLASS, LAYER, STEPS = 14, 3, 8, 20
+SIDE, CLASS, LAYER, STEPS, GAMMA = 14, 3, 8, 20, 0.25
 RESULTS = Path(__file__).with_name("RESULTS.md")
 HEAD = "| method | beside | apart | ours, s | theirs, s | ours / theirs |"
 Map = np.ndarray[Any, np.dtype[np.float64]]
@@ -131,6 +137,34 @@ class Sides:
         )
         return grid(found.sum(-1))
 
+    def lxt(self) -> Callable[[], Map]:
+        """CP-LRP by LXT with zennit's γ-rule, of the pixels of each patch."""
+        models = types.ModuleType("lxt.efficient.models")  # it asks transformers 5 for names of 4
+        models.__dict__["get_default_map"] = dict
+        sys.modules["lxt.efficient.models"] = models
+        efficient, patches = import_module("lxt.efficient"), import_module("lxt.efficient.patches")
+        module: Any = deepcopy(self.module).requires_grad_(False)
+        efficient.monkey_patch_zennit()
+        for part in module.modules():
+            if "LayerNorm" in type(part).__name__:
+                part.forward = types.MethodType(patches.layer_norm_forward, part)
+            if "GELU" in type(part).__name__:
+                part.original_forward = part.forward
+                part.forward = types.MethodType(patches.non_linear_forward, part)
+        for block in module.blocks:  # CP-LRP: queries and keys pass through these last
+            block.attn.q_norm.forward = block.attn.k_norm.forward = torch.detach
+
+        def run() -> Map:
+            rules = LayerMapComposite([(nn.Conv2d, Gamma(GAMMA)), (nn.Linear, Gamma(GAMMA))])
+            pixels = self.pixels.detach().clone().requires_grad_()
+            with rules.context(module) as changed:
+                changed(pixels)[0, CLASS].backward()
+            assert pixels.grad is not None
+            relevance = (pixels * pixels.grad).sum(1)
+            return grid(relevance.view(SIDE, -1, SIDE, relevance.shape[-1] // SIDE).sum((1, 3)))
+
+        return run
+
 
 def build() -> nn.Module:
     """The model, for `py:`."""
@@ -206,6 +240,8 @@ def rows(rounds: int) -> list[str]:
         ),
         ("pca", "scikit-learn", pca, sklearn_pca),
     ]
+    name, asked = "attnlrp --rule cp --gamma 0.25", {"rule": "cp", "gamma": GAMMA, "at": "pixels"}
+    kinds.append((name, "lxt", lambda: sides.ours("attnlrp", **asked), sides.lxt()))
     found = [row(*kind, rounds=rounds) for kind in kinds]
     k_means_by = KMeans(5, n_init=4, random_state=0)
     parts = ("clusters", "scikit-learn", lambda: k_means(x, 5, 0))

@@ -9,7 +9,8 @@ The model is a classifier. Pictures are composites with exact masks, as in local
   map for the predicted class.
 - `pair`: two objects that the model takes for different classes when each is alone. The map for
   the class of one should have more of its mass on this one than the map for the other class.
-- `perturbed`: deletion and insertion, as of `attnviz evaluate`, on the first `--perturbed` centred.
+- `perturbed`: deletion and insertion in 10 steps, as shares of the probability of the whole
+  picture, on those of the first `--perturbed` centred of whose class the model is sure.
 - `robust`: its metrics of sensitivity and randomisation, on the first `--robust` centred.
 
 Each picture is a line of FILE, so that a run can be reported before it ends. All methods and all
@@ -42,8 +43,12 @@ from attnviz.methods import METHODS
 Question = dict[str, Any]
 Rows = dict[str, dict[str, float]]
 ON_OBJECT = ("pointing", "Jaccard", "AUC")
+MOVING = ("attention", "attention, localized", "rollout", "value-norm", "similarity")
+"""Those without a score that are perturbed too."""
+STEPS = 10
+"""Of deletion and insertion, from none of the pixels to all."""
 SURE = 0.2
-"""Both objects of a pair, each alone, have at least this probability of their class."""
+"""The least probability of a class: of a perturbed picture, and of each object of a pair alone."""
 COLUMNS = {
     "centred": ON_OBJECT,
     "aside": ON_OBJECT,
@@ -149,16 +154,19 @@ def _followed(weights: Sequence[Values], truth: NDArray[np.bool_]) -> dict[str, 
     }
 
 
-def perturbed(seen: attnviz.Observation) -> Rows:
-    """Deletion and insertion of each map for the predicted class, and their difference."""
+def perturbed(seen: attnviz.Observation) -> Rows | None:
+    """Deletion and insertion of maps for the predicted class; None if the model is not sure."""
     model, rows = seen.model, {}
     shown = perturbing.shown(model, model.pixels(seen.picture, seen.placement), seen.placement)
     predict = perturbing.predictor(model)
-    label = int(predict(shown.input[None])[0].argmax())
+    sure, best = predict(shown.input[None])[0].max(0)
+    if float(sure) < SURE:
+        return None
+    label = int(best)
     maps = {
         title: (the_map(found), found.answers[0])
         for title, found in asked(seen, questions())
-        if title == "attention, localized" or not found.localized
+        if title in MOVING or METHODS[found.method].scored
     }
     answer = attnviz.explain(seen).answers[0]
     picture = with_pixels(seen.picture)
@@ -168,7 +176,8 @@ def perturbed(seen: attnviz.Observation) -> Rows:
         order = perturbing.heaviest_first(perturbing.upsample(values, answer.placement))
         gone = _area(shown, predict, label, order, (shown.picture, torch.zeros_like(shown.picture)))
         back = _area(shown, predict, label, order, (shown.blurred, shown.picture))
-        rows[title] = {"deletion": gone, "insertion": back, "gap": back - gone}
+        shares = {"deletion": gone, "insertion": back, "gap": back - gone}
+        rows[title] = {name: value / float(sure) for name, value in shares.items()}
     return rows
 
 
@@ -180,13 +189,14 @@ def _area(
     ends: tuple[Tensor, Tensor],
 ) -> float:
     """Area under the probability while pixels of one picture become those of another."""
-    chance = []
-    for step in range(perturbing.STEPS + 1):
+    mixed = []
+    for step in range(STEPS + 1):
         chosen = torch.zeros(len(order), dtype=torch.bool)
-        chosen[torch.from_numpy(order[: round(step / perturbing.STEPS * len(order))].copy())] = True
-        mixed = torch.where(chosen.reshape(ends[0].shape[1:]), ends[1], ends[0])
-        chance.append(float(predict(shown.with_picture(mixed)[None])[0, label]))
-    return perturbing.area(np.array(chance), 1 / perturbing.STEPS)
+        chosen[torch.from_numpy(order[: round(step / STEPS * len(order))].copy())] = True
+        where = chosen.reshape(ends[0].shape[1:])
+        mixed.append(shown.with_picture(torch.where(where, ends[1], ends[0])))
+    chance = predict(torch.stack(mixed))[:, label].double().numpy()
+    return perturbing.area(chance, 1 / STEPS)
 
 
 def robust(seen: attnviz.Observation) -> Rows:
@@ -204,12 +214,14 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """The rows of each picture, with its kind."""
     model = attnviz.load_model(options.model, head="class", device="cpu")
     composites = Composites(options.cutouts, options.grounds, options.seed)
-    for number in range(max(options.number, options.pairs)):
-        for kind, picture, mask in composites.draw() if number < options.number else ():
+    singles = max(options.number, options.perturbed, options.robust)
+    for number in range(max(singles, options.pairs)):
+        for kind, picture, mask in composites.draw() if number < singles else ():
             seen = attnviz.observe(picture, model, gradients=True, tokens=True)
-            yield kind, on_object(seen, mask)
-            if kind == "centred" and number < options.perturbed:
-                yield "perturbed", perturbed(seen)
+            if number < options.number:
+                yield kind, on_object(seen, mask)
+            if kind == "centred" and number < options.perturbed and (rows := perturbed(seen)):
+                yield "perturbed", rows
             if kind == "centred" and number < options.robust:
                 yield "robust", robust(seen)
         if number < options.pairs:

@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).parents[1] / "sample_images"
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(attnviz.__path__, "attnviz.")
-    if not module.name.endswith("__main__")
+    if not module.name.endswith(("__main__", "triton_kernels"))  # the latter needs Triton
 ]
 CORE = ("attnviz.attention", "attnviz.attribution", "attnviz.recording")
 """Rooms that know tensors: what they call a model is a module, and pixels are its input."""

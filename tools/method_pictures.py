@@ -69,8 +69,8 @@ def _titled(seen: attnviz.Observation, target: str) -> Iterator[tuple[str, Image
     for name, method in METHODS.items():
         found = _asked(seen, name, target)
         if method.merges == "nothing":
-            values = np.mean([answer.values for answer in found.answers], 0, dtype=np.float64)
-            mean = replace(found.answers[0], values=values.astype(np.float32), head=None)
+            values = np.stack([answer.values for answer in found.answers]).mean(0, dtype=np.float64)
+            mean = replace(found.answers[0], values=np.asarray(values, dtype=np.float32), head=None)
             found = replace(found, answers=(mean,))
         yield name, _picture(found)
         if name == "attention":

@@ -1,5 +1,6 @@
 """`AttentionCall`: one attention call, with its weights and statistics."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnviz.attention import blocks, reference, streamed
+from attnviz.attention import blocks, kernel, reference, streamed
 from attnviz.attention.scores import float32_no_grad, rows, weight_gradients
 from attnviz.attention.sweep import CallTensors, Progress, Sweep, SweepRequest
 from attnviz.errors import MemoryLimitError, UsageError
@@ -17,8 +18,13 @@ MATRIX_LIMIT = 2 << 30
 SMALL = 1 << 19
 """Up to this many weights in total, computing whole rows at once is fastest."""
 
-Way = Literal["auto", "reference", "blocks", "streamed"]
-WAYS = {"reference": reference.sweep, "blocks": blocks.sweep, "streamed": streamed.sweep}
+Way = Literal["auto", "reference", "blocks", "streamed", "kernel"]
+WAYS = {
+    "reference": reference.sweep,
+    "blocks": blocks.sweep,
+    "streamed": streamed.sweep,
+    "kernel": kernel.sweep,
+}
 
 
 class AttentionCall(CallTensors):
@@ -94,23 +100,37 @@ class AttentionCall(CallTensors):
             request: the statistics to compute in addition to entropy and confidence.
             way: `reference` applies the formulas to the whole matrix in float64 and is the oracle;
                 `blocks` computes whole rows at a time; `streamed` computes tiles that stay in a
-                CPU's cache. `auto` is `blocks` for small matrices and on other devices, else
-                `streamed`.
+                CPU's cache; `kernel` runs Triton kernels on CUDA. `auto` is `streamed` on a CPU,
+                or `blocks` if the matrix is small; on CUDA it is `kernel` where that can compute
+                the call, and `blocks` elsewhere.
             progress: called with (query rows done, query rows in total).
 
         Raises:
             MemoryLimitError: the matrix is too large for `reference`.
+            UsageError: `kernel` cannot compute the call here; the message says why.
         """
-        if way == "auto":
-            small = math.prod(self.shape[1:]) <= SMALL or self.query.device.type != "cpu"
-            way = "blocks" if small else "streamed"
+        request = request or SweepRequest()
         if self.weights is not None:
             with float32_no_grad(self.weights):
-                return blocks.explicit_sweep(self, request or SweepRequest())
+                return blocks.explicit_sweep(self, request)
         if way == "reference":
             self._check_memory(self.shape[2], 8, MATRIX_LIMIT)
         with float32_no_grad(self.query):
-            return WAYS[way](self, request or SweepRequest(), progress)
+            if way != "auto":
+                return WAYS[way](self, request, progress)
+            return self._fastest_sweep(request, progress)
+
+    def _fastest_sweep(self, request: SweepRequest, progress: Progress | None) -> Sweep:
+        """The sweep by the way that is fastest here: the one place that chooses it."""
+        if self.query.device.type == "cpu":
+            way: Way = "blocks" if math.prod(self.shape[1:]) <= SMALL else "streamed"
+            return WAYS[way](self, request, progress)
+        if kernel.missing(self) is None:
+            try:
+                return kernel.sweep(self, request, progress)
+            except UsageError as error:  # Triton has no compiler here, say; it is tried once
+                logging.getLogger(__name__).warning("%s", error)
+        return blocks.sweep(self, request, progress)
 
     def received(self, weights: Tensor | None = None) -> Tensor:
         """Attention that each key receives, Σ_i w_i A_ij, (batch, heads, keys).
@@ -156,6 +176,11 @@ class AttentionCall(CallTensors):
         This is the maximum over batch, heads and probed rows i of ‖A_i·V − output_i‖₂ / ‖output_i‖₂
         (CONTRACT §5); None if the output was not recorded.
         """
+        error = self.check_error(probes)
+        return None if error is None else float(error)
+
+    def check_error(self, probes: int = 16) -> Tensor | None:
+        """The result of `check` as a tensor on the call's device, (): nothing waits for it."""
         if self.output is None:
             return None
         queries = self.shape[2]
@@ -168,7 +193,8 @@ class AttentionCall(CallTensors):
             result = (weights @ self.value.float()).reshape(expected.shape)
             difference = (result - expected).norm(dim=-1)
         floor = torch.finfo(torch.float32).tiny
-        return float((difference / expected.norm(dim=-1).clamp_min(floor)).max())
+        largest: Tensor = (difference / expected.norm(dim=-1).clamp_min(floor)).max()
+        return largest
 
     def _mixed(self, weights: Tensor) -> Tensor:
         """Weights after the mixing of heads, as the model multiplies them with the values."""

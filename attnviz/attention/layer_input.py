@@ -1,6 +1,6 @@
 """`LayerInput`: a layer and its queries, with one sweep that maps and statistics share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -39,6 +39,15 @@ class LayerTokens:
             cells=torch.full((windows, tokens), -1, device=device),
             positions=torch.zeros(windows, tokens, 2, device=device),
             taking_part=torch.ones(windows, tokens, dtype=torch.bool, device=device),
+        )
+
+    def to(self, device: torch.device) -> "LayerTokens":
+        """The same on a device."""
+        return LayerTokens(
+            cells=self.cells.to(device),
+            positions=self.positions.to(device),
+            taking_part=self.taking_part.to(device),
+            cover=None if self.cover is None else tuple(each.to(device) for each in self.cover),  # type: ignore[arg-type]
         )
 
     @cached_property
@@ -124,7 +133,8 @@ class LayerInput:
     def uniform_grid(self) -> Tensor:
         """Equal weights for G; if no query is on the picture, for all queries that take part."""
         grid = self.queries.grid
-        return grid / grid.sum() if bool(self.queries.on_picture.any()) else self.uniform
+        # Chosen on the device: nothing waits for it.
+        return torch.where(self.queries.on_picture.any(), grid / grid.sum(), self.uniform)
 
     def sweep(self) -> Sweep:
         """Every statistic of the rows; `received` has uniform weights first, then `weights`.
@@ -171,17 +181,21 @@ class LayerInput:
 
     @cached_property
     def _sweep(self) -> Sweep:
+        return self.call.sweep(self.request, progress=self.progress)
+
+    @cached_property
+    def request(self) -> SweepRequest:
+        """What `sweep` asks of the call."""
         weights = self.uniform[:, None].float()
         if not (self._few or self._alike):
             weights = torch.cat([weights, self.weights.float()], dim=1)
-        request = SweepRequest(
+        return SweepRequest(
             query_mask=self.queries.taking_part,
             prefix=~self.keys.on_picture,
             positions=(self.queries.positions, self.keys.positions),
             grid=self.keys.on_picture,
             weights=weights,
         )
-        return self.call.sweep(request, progress=self.progress)
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -199,3 +213,16 @@ class LayerInput:
         one = self.weights.shape[1] == 1
         same = torch.allclose(self.weights[:, :1].float(), self.uniform[:, None].float(), 1e-6, 0)
         return one and bool(same)
+
+    def to(self, device: torch.device) -> "LayerInput":
+        """The same with its tokens and weights on the device; what they show is found before."""
+        if self.weights.device == device:
+            return self
+        moved = replace(
+            self,
+            queries=self.queries.to(device),
+            keys=self.keys.to(device),
+            weights=self.weights.to(device),
+        )
+        vars(moved).update(_few=self._few, _alike=self._alike)
+        return moved

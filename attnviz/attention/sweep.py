@@ -108,6 +108,8 @@ class CallTensors:
             for other calls. `key_positions` is then NaN.
         gradient: the gradient of a score at the output, (B, Hv, Nq, Dv). It gives the gradient at
             the weights, ∇A = gradient·valueᵀ. None if there is no score.
+        relevance: the relevance of the output for a score, divided by the output, like `gradient`.
+            It gives the relevance of the weights, A⊙(relevance·valueᵀ)/2. None if none was found.
         projection: the output projection of each head, W_O^h, (Hv, Dv, F), times the LayerScale
             after it if there is one, without biases. None if no projection was found.
         kind: how the model made the weights; docs/formulas.md lists the kinds.
@@ -128,6 +130,7 @@ class CallTensors:
     key_pictures: Tensor | None = None
     points: Tensor | None = None
     gradient: Tensor | None = None
+    relevance: Tensor | None = None
     projection: Tensor | None = None
     kind: str = "softmax"
     weights: Tensor | None = None
@@ -164,6 +167,7 @@ class CallTensors:
             bias=bias[items] if bias is not None and bias.ndim == 4 and len(bias) > 1 else bias,
             output=_some(self.output, items),
             gradient=_some(self.gradient, items),
+            relevance=_some(self.relevance, items),
             query_positions=_some(self.query_positions, items),
             key_positions=_some(self.key_positions, items),
             query_pictures=_some(self.query_pictures, items),

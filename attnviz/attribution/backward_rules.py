@@ -17,6 +17,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from attnviz.attribution.graph_patterns import Edge, is_gated, is_length, is_softmax, operator
+from attnviz.attribution.linear_maps import PRODUCTS
 from attnviz.errors import RecordingError
 
 BackwardRule = float | Callable[[Tensor], Tensor]
@@ -48,12 +49,13 @@ class Step:
 
 
 Rule = Callable[[Step], list[BackwardRule]]
-OfAttention = Literal["epsilon", "cp"]
-"""Whether relevance goes through attention weights, too, or they are constants (CP-LRP)."""
+RuleName = Literal["epsilon", "gamma", "cp", "libra"]
+"""Whether relevance goes through attention weights, too, or they are constants (cp, libra);
+whether linear maps have the γ-rule, and whether biases keep their share or it counts (libra)."""
 
 
 def rules_for(
-    node: Node, depends: tuple[bool, ...], rule: OfAttention = "epsilon"
+    node: Node, depends: tuple[bool, ...], rule: RuleName = "epsilon"
 ) -> list[BackwardRule]:
     """How to compute the g of each input of a node.
 
@@ -61,7 +63,7 @@ def rules_for(
         RecordingError: there is no rule for such a node.
     """
     name, step = operator(node), Step(node, depends)
-    constant = _constant_weights(step) if rule == "cp" else None
+    constant = _constant_weights(step) if rule in ("cp", "libra") else None
     if constant is not None:
         return constant
     if name in _ORDINARY:
@@ -69,7 +71,7 @@ def rules_for(
     if name.startswith("ScaledDotProduct"):
         return _attention(step)
     if name not in _RULES:
-        raise _no_rule(step)
+        raise no_rule(step)
     return _RULES[name](step)
 
 
@@ -78,19 +80,21 @@ def _constant_weights(step: Step) -> list[BackwardRule] | None:
     name = operator(step.node)
     if name.startswith("ScaledDotProduct"):
         return [1.0 if i == 2 else 0.0 for i in range(len(step.depends))]
-    if name not in _PRODUCTS:
+    if name not in PRODUCTS:
         return None
-    first, second = _PRODUCTS[name]
+    first, second = PRODUCTS[name]
     weights = [i for i in (first, second) if is_softmax(step.edges[i])]
     return [0.0 if i in weights else 1.0 for i in range(len(step.depends))] if weights else None
 
 
-def _no_rule(step: Step, what: str = "") -> RecordingError:
+def no_rule(
+    step: Step, what: str = "", *, method: str = "attnlrp", other: str = "input-gradient"
+) -> RecordingError:
     """The error for an operation between tokens and score that has no rule."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", operator(step.node)).lower()
     return RecordingError(
-        f"AttnLRP has no rule for {words}{what}, by which the score depends on the tokens; "
-        "choose another method"
+        f"{method} has no rule for {words}{what}, by which the score depends on the tokens; "
+        f"take --method {other}"
     )
 
 
@@ -121,10 +125,10 @@ def _divided(step: Step) -> list[BackwardRule]:
     """A division by a length counts as a division by a constant, as in the rule for layer norms."""
     if step.depends == (True, True):
         if not is_length(step.edges[1]):
-            raise _no_rule(step, " by what depends on the picture")
+            raise no_rule(step, " by what depends on the picture")
         return [1.0, 0.0]
     if step.depends[-1] and len(step.depends) == 2:
-        raise _no_rule(step, " by what depends on the picture")
+        raise no_rule(step, " by what depends on the picture")
     return step.ordinary()
 
 
@@ -138,13 +142,13 @@ def _attention(step: Step) -> list[BackwardRule]:
 
 def _convolved(step: Step) -> list[BackwardRule]:
     if step.depends[1]:
-        raise _no_rule(step, " with kernels that depend on the picture")
+        raise no_rule(step, " with kernels that depend on the picture")
     return step.ordinary()
 
 
 def _batch_normed(step: Step) -> list[BackwardRule]:
     if step.node._saved_training:  # noqa: SLF001 — nodes save everything under such names
-        raise _no_rule(step, " in training")
+        raise no_rule(step, " in training")
     return step.ordinary()
 
 
@@ -228,15 +232,10 @@ def _wide(values: Tensor) -> Tensor:
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
-_PRODUCTS = {
-    **dict.fromkeys(("Mm", "Bmm", "Mv", "Dot", "Linear"), (0, 1)),
-    **dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm", "Addcmul"), (1, 2)),
-}
-"""Products, with the numbers of their two factors."""
 _RULES: dict[str, Rule] = {
     "Mul": _multiplied,
     "Div": _divided,
-    **{name: _product(*factors) for name, factors in _PRODUCTS.items()},
+    **{name: _product(*factors) for name, factors in PRODUCTS.items()},
     "Convolution": _convolved,
     "NativeBatchNorm": _batch_normed,
     "CudnnBatchNorm": _batch_normed,
@@ -252,23 +251,32 @@ _RULES: dict[str, Rule] = {
     "Tanh": _of_result(torch.atanh, at_zero=1),
 }
 
-_ORDINARY = frozenset({
-    # Operators that are linear in all of their inputs together: sums,
-    "Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Cumsum", "Where", "MaskedFill", "NativeDropout",
-    # operators that rearrange elements,
+REARRANGED = frozenset({
     "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat",
     "Unsqueeze", "Squeeze", "Select", "Slice", "Index", "IndexSelect", "Gather", "Cat", "Stack",
     "Split", "SplitWithSizes", "UnsafeSplit", "UnsafeSplitWithSizes", "Unbind", "Clone", "ToCopy",
     "Alias", "AsStrided", "Roll", "Flip", "Diagonal", "Tril", "Triu", "Unfold", "ConstantPadNd",
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle",
     "PixelUnshuffle", "ViewAsComplex", "ViewAsReal", "IndexPut", "IndexAdd", "Scatter",
-    "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im",
+    "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im", "Where", "MaskedFill",
+})  # fmt: skip
+"""Operators that rearrange, choose, copy or add up elements as they are."""
+_SOFTMAX = frozenset({"Softmax", "SafeSoftmax"})
+_RELU = frozenset({"Relu", "LeakyRelu", "PreluKernel"})
+_ORDINARY = REARRANGED | _SOFTMAX | _RELU | {
+    # Operators that are linear in all of their inputs together: sums,
+    "Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Cumsum", "NativeDropout",
     # and operators that average places;
     "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleLinear1D",
     "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D",
     "UpsampleBilinear2DAa", "UpsampleBicubic2DAa",
-    # operators with Taylor's rule, which is gradient × input;
-    "Softmax", "SafeSoftmax",
-    # and operators that are x times a local constant, y = x·∂y/∂x.
-    "Relu", "LeakyRelu", "PreluKernel", "LinalgVectorNorm", "Norm",
-})  # fmt: skip
+    # the softmax has Taylor's rule, which is gradient × input;
+    # functions of elements and norms that are x times a local constant: y = x·∂y/∂x.
+    "LinalgVectorNorm", "Norm",
+}  # fmt: skip
+"""Operators whose ordinary gradient is their rule."""
+ELEMENTWISE = _RELU | _SOFTMAX | {
+    "Gelu", "Silu", "Mish", "Hardswish", "Hardsigmoid", "Hardtanh", "Sigmoid", "Tanh", "Neg",
+    "NativeDropout", "NativeLayerNorm", "FusedRmsNorm", "NativeBatchNorm", "CudnnBatchNorm",
+}  # fmt: skip
+"""Functions of elements, norms and the softmax: each output stands for the input at its place."""

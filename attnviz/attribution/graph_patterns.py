@@ -58,6 +58,12 @@ def is_length(edge: Edge) -> bool:
     return name in ("LinalgVectorNorm", "Norm", "Std")
 
 
+def is_centred(one: Edge, other: Edge) -> bool:
+    """Whether `other` is the mean of `one`: their difference is a step of a layer norm."""
+    node = other[0]
+    return node is not None and operator(node) == "Mean" and node.next_functions[0] == one
+
+
 def is_softmax(edge: Edge) -> bool:
     """Whether a tensor is a softmax, perhaps rearranged, dropped out or scaled."""
     node = edge[0]

@@ -13,7 +13,7 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attention.scores import FLOOR, LOG2E, scores, weight_gradients
 from attnviz.attention.threads import Scratch
 
-Fusion = Literal["mean", "max", "min", "positive", "signed", "gradient"]
+Fusion = Literal["mean", "max", "min", "positive", "signed", "gradient", "relevance"]
 
 TILE = 1 << 19
 """Scores that a CPU works on at once: 2 MiB of float32."""
@@ -32,7 +32,8 @@ class MergedHeads:
     Attributes:
         call: the call with these heads.
         fusion: `mean`, `max` or `min` of A over heads; `positive`, mean_h relu(A⊙∇A); `signed`,
-            relu(mean_h A⊙∇A); `gradient`, mean_h relu(∇A).
+            relu(mean_h A⊙∇A); `gradient`, mean_h relu(∇A); `relevance`, mean_h relu(∇A⊙R), R the
+            relevance of A.
         queries: (B, Nq) boolean; the rows of other queries are 0; None: all queries count.
         least: (B,); entries below it become 0; None: no entry does.
         spared: (B,) boolean; True keeps entry [0, 0] for any `least`.
@@ -49,7 +50,8 @@ class MergedHeads:
     @property
     def summed(self) -> bool:
         """Whether M is an entrywise sum over heads, so that products do not need M itself."""
-        return self.fusion in ("mean", "positive", "gradient") and self.least is None
+        summed = self.fusion in ("mean", "positive", "gradient", "relevance")
+        return summed and self.least is None
 
     @property
     def full(self) -> bool:
@@ -96,7 +98,7 @@ class MergedHeads:
             return tensor.detach().to(torch.float32).contiguous()  # models use strided views
 
         call = self.call.batch(items)
-        with_gradient = self.fusion in ("positive", "signed", "gradient")
+        with_gradient = self.fusion not in ("mean", "max", "min")
         call = replace(
             call,
             query=lying(call.query),
@@ -104,6 +106,7 @@ class MergedHeads:
             value=lying(call.value) if with_gradient else call.value,
             bias=None if call.bias is None else call.bias.detach(),
             gradient=None if call.gradient is None else call.gradient.detach(),
+            relevance=None if call.relevance is None else call.relevance.detach(),
         )
         return replace(
             self,
@@ -206,6 +209,8 @@ class RowPart:
             if call.mixing is None and call.gradient is not None:
                 value = call.value[:, heads] if shared == 1 else call.value[:, of_keys]
                 group = replace(group, value=value, gradient=call.gradient[:, heads])
+                if call.relevance is not None:
+                    group = replace(group, relevance=call.relevance[:, heads])
             groups.append(group)
         return groups
 
@@ -217,9 +222,13 @@ class RowPart:
             slope = weight_gradients(group, rows, self._buffer("gradient", *shape))
             return slope.relu_(), counted.expand(shape[:3])
         x, factor = self._powers(group, rows, self._buffer("scores", *shape))
-        if fusion in ("positive", "signed"):
+        if fusion not in ("mean", "max", "min"):
             slope = weight_gradients(group, rows, self._buffer("gradient", *shape))
-            x.mul_(slope.relu_() if fusion == "positive" else slope)
+            if fusion == "relevance":
+                share = replace(group, gradient=group.relevance)
+                slope.mul_(weight_gradients(share, rows, self._buffer("relevance", *shape)))
+                factor = factor / 2
+            x.mul_(slope if fusion == "signed" else slope.relu_())
         return x, factor * counted
 
     def _powers(self, group: AttentionCall, rows: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

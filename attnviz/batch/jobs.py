@@ -146,6 +146,7 @@ class Settings:
     range: str = FULL
     part: Part = WHOLE
     tiling: Tiling | None = None
+    draft: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,27 @@
     OUT/manifest.jsonl           at the end: one line per picture, sorted by path
     OUT/stats.jsonl              at the end: the records, in the same order
 
+A shard has a journal of its own (`shares.py`), begins with what the folder's journal says, and
+leaves the other files to `merge_shards.py`.
+
 At the end the journal is rewritten, sorted and without the records, which are then in stats.jsonl
 only. The journal finds them there by their digests, so no order of renames can mix them up. Nothing
 is flushed to the disk by force: a killed process loses nothing that it wrote, and after a power cut
 a picture is processed again if its files are missing or do not have their full size.
 """
 
+import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from attnviz.batch.finalizers import MANIFEST, STATS
 from attnviz.batch.jobs import Job, LedgerEntry, Settings, as_line, digest, read_line
+from attnviz.batch.shares import DONE, Shard, check_begin
 from attnviz.batch.sources import RESERVED, Item
 from attnviz.errors import ImageError, OutputError
 from attnviz.io.picture_files import fingerprint
@@ -43,45 +49,49 @@ class Ledger:
         OutputError: the folder cannot be written, or another run uses it.
     """
 
-    def __init__(self, out: Path) -> None:
-        self._out, self._path = out, out / FOLDER / JOURNAL
-        self._places: dict[str, int] = {}
+    def __init__(self, out: Path, shard: Shard | None = None, *, merging: bool = False) -> None:
+        """Open the journal of a folder or of a shard; only `merging` takes a folder of shards."""
+        self.shard, self._out = shard, out
+        self._places: dict[str, tuple[IO[bytes], int]] = {}
         whole_files.check_folder(out)
-        whole_files.make_folder(out / FOLDER)
-        self._lock = line_files.lock(out / FOLDER / LOCK, out)
-        try:
-            whole_files.remove_parts(out)
-            whole_files.remove_parts(out / FOLDER)
-            shutil.rmtree(out / FOLDER / NOTES, ignore_errors=True)  # left by a killed driver
+        if not merging:
+            check_begin(out, shard)
+        folder = out / FOLDER if shard is None else shard.folder(out)
+        self._path = folder / JOURNAL
+        whole_files.make_folder(folder)
+        with ExitStack() as opened:
+            shared = line_files.lock(out / FOLDER / LOCK, out, shared=shard is not None)
+            opened.enter_context(shared)
+            if shard is None:
+                whole_files.remove_parts(out)
+                shutil.rmtree(folder / NOTES, ignore_errors=True)  # left by a killed driver
+            else:
+                opened.enter_context(line_files.lock(folder / LOCK, out))
+                (folder / DONE).unlink(missing_ok=True)
+                self._read(opened, out / FOLDER / JOURNAL)
+            whole_files.remove_parts(folder)
             line_files.end_lines(self._path)
-            self._lines = line_files.Lines(self._path)
-            self._file = self._path.open("rb")
-            self._read()
+            self._lines = opened.enter_context(closing(line_files.Lines(self._path)))
+            self._file, self._end = self._read(opened, self._path)
             self._records = _records(out / STATS)
-        except BaseException:
-            self._lock.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._lines.close()
-        self._lock.close()
+        self._opened.close()
 
-    def _read(self) -> None:
+    def _read(self, opened: ExitStack, path: Path) -> tuple[IO[bytes], int]:
         """Note the position of the latest line of each picture; skip lines that cannot be read."""
         place = 0
-        for line in self._file:
-            try:
-                entry, _ = read_line(line)
-            except ValueError:
-                pass
-            else:
-                self._places[entry.path] = place
+        file: IO[bytes] = path.open("rb") if path.exists() else io.BytesIO()
+        opened.enter_context(file)
+        for line in file:
+            with suppress(ValueError):
+                self._places[read_line(line)[0].path] = file, place
             place += len(line)
-        self._end = place
+        return file, place
 
     def get(self, path: str) -> LedgerEntry | None:
         """The entry of a picture, if its record still exists."""
@@ -98,7 +108,7 @@ class Ledger:
         place = self._places.get(path)
         if place is None:
             return None
-        return read_line(_line_at(self._file, place))
+        return read_line(_line_at(*place))
 
     def add(self, entry: LedgerEntry, record: bytes | None) -> None:
         """Add a line with the lines of the records; it is in the file when this returns.
@@ -108,7 +118,7 @@ class Ledger:
         """
         line = entry.line(record)
         self._lines.add(line)
-        self._places[entry.path] = self._end
+        self._places[entry.path] = self._file, self._end
         self._end += len(line)
 
     def entries(self, paths: Sequence[str]) -> Iterator[LedgerEntry]:

@@ -4,8 +4,8 @@
        prepare               ask         finish
 
 At most a few pictures wait between two stages, so memory does not grow with the number of pictures.
-Which pictures run together depends on the plan only, not on speed and not on what earlier runs
-finished. So an interrupted run, once resumed, ends with the same numbers.
+Which pictures run together depends on the plan only (`shares.py`), not on speed and not on what
+earlier runs finished. So an interrupted run, once resumed, ends with the same numbers.
 
 On a CPU several copies of the model run at once. Each takes a group of its own, uses few threads,
 and writes its results before it takes the next group. This keeps all cores busy: the threads of a
@@ -33,17 +33,17 @@ from attnviz.geometry.grid import TokenGrid
 from attnviz.models import memory
 from attnviz.models.model import Model
 
-WINDOW = 128
-"""How many consecutive pictures of the plan form a window; equal shapes in it run together."""
-PART = 16
-"""On a CPU a run has at most 1/PART of a window, so that every core gets work."""
-OTHERS, UNKNOWN = 32, 8
-"""Pictures of a run at most: on other devices; of models that do not say what they take."""
+AHEAD = 128
+"""How many pictures are read ahead."""
+CPU, OTHERS, UNKNOWN = 8, 32, 8
+"""Pictures of a run at most: on a CPU, so that every core gets work; on other devices; of models
+that do not say what they take."""
 SHARE = 0.25
 """Of the machine's memory, or the device's, that all runs at once may take."""
 
 Windows = Iterable[Sequence[PendingPart]]
-Ready = Prepared | Outcome | int
+"""Windows of the plan (`shares.windows`); equal shapes in a window run together."""
+Ready = Prepared | Outcome | None
 
 
 class LocalEngine:
@@ -152,13 +152,13 @@ class LocalEngine:
         return self._stop.is_set() or bool(self._broken)
 
     def _ready(self, windows: Windows, readers: ThreadPoolExecutor) -> Iterator[Ready]:
-        """Pictures in the plan's order, read ahead; before each window, its number of pictures."""
-        waiting: deque[Future[Prepared | Outcome] | Prepared | int] = deque()
+        """Pictures in the order of the windows, read ahead; None before each window."""
+        waiting: deque[Future[Prepared | Outcome] | Prepared | None] = deque()
         for window in windows:
-            waiting.append(len(window))
+            waiting.append(None)
             for part in window:
                 waiting.append(self._begun(part, readers))
-                while len(waiting) > WINDOW:  # groups of a window are full when it ends
+                while len(waiting) > AHEAD:
                     yield _result(waiting.popleft())
                 if self._ended():
                     return
@@ -174,33 +174,40 @@ class LocalEngine:
         return work.stand_in(part.entry, self._model, self._settings)
 
     def _groups(self, ready: Iterator[Ready]) -> Iterator[list[Prepared]]:
-        """Pictures of one shape that run together, in the plan's order; reports failed pictures.
+        """Pictures of one window and shape, which run together; reports failed pictures.
 
         Groups that are already finished are left out.
         """
         waiting: dict[TokenGrid, list[Prepared]] = {}
-        window = 0
         for each in ready:
             full: list[list[Prepared]] = []
-            if isinstance(each, int):
-                full, waiting, window = list(waiting.values()), {}, each
+            if each is None:
+                full, waiting = list(waiting.values()), {}
             elif isinstance(each, Outcome):
                 self._tell(each)
             else:
                 grid = each.placement.grid
                 group = waiting.setdefault(grid, [])
                 group.append(each)
-                if len(group) == self._most(grid, window):
-                    full = [waiting.pop(grid)]
+                most, spare = self._most(grid)
+                if len(group) == most + spare:
+                    full, waiting[grid] = [group[:most]], group[most:]
             yield from filter(_is_wanted, full)
         if not self._ended():
             yield from filter(_is_wanted, waiting.values())
 
-    def _most(self, grid: TokenGrid, window: int) -> int:
-        """How many pictures of one shape run together; tiles fill the model by themselves."""
+    def _most(self, grid: TokenGrid) -> tuple[int, int]:
+        """How many pictures of one shape run together, and how many more at a window's end.
+
+        The last ones of a window join others, since a run of few takes as long as one of many.
+        Tiles fill the model by themselves.
+        """
         if self._settings.tiling is not None:
-            return 1
-        return most(self._model, grid, self._batch, window)
+            return 1, 0
+        number = most(self._model, grid, self._batch)
+        on_cpu = self._model.device.type == "cpu"
+        usual = self._batch is None and number == (CPU if on_cpu else OTHERS)
+        return number, number // 2 if usual else 0
 
     def _write(self, answered: Answered) -> None:
         try:
@@ -218,7 +225,7 @@ class LocalEngine:
                 self._accepted = True
 
 
-def _result(waiting: Future[Prepared | Outcome] | Prepared | int) -> Ready:
+def _result(waiting: Future[Prepared | Outcome] | Prepared | None) -> Ready:
     return waiting.result() if isinstance(waiting, Future) else waiting
 
 
@@ -227,8 +234,8 @@ def _is_wanted(group: Sequence[Prepared]) -> bool:
     return any(each.job is not None for each in group)
 
 
-def most(model: Model, grid: TokenGrid, asked_for: int | None, window: int = WINDOW) -> int:
-    """How many pictures of one shape run together in a window of `window` pictures.
+def most(model: Model, grid: TokenGrid, asked_for: int | None) -> int:
+    """How many pictures of one shape run together at most.
 
     It depends on the total memory, not on the free memory nor on the number of cores: another run,
     on another machine with the same memory, must group the same pictures.
@@ -236,7 +243,7 @@ def most(model: Model, grid: TokenGrid, asked_for: int | None, window: int = WIN
     if asked_for is not None:
         return asked_for
     on_cpu = model.device.type == "cpu"
-    limit = -(-window // PART) if on_cpu else OTHERS
+    limit = CPU if on_cpu else OTHERS
     each = grid.tokens * model.token_bytes * (AT_ONCE if on_cpu else 1)
     if each == 0:
         return min(limit, UNKNOWN)

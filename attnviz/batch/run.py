@@ -3,19 +3,22 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from attnviz.batch.finalizers import close
-from attnviz.batch.jobs import Outcome, Settings, Unanswerable
+from attnviz.batch.jobs import Outcome, Settings, Unanswerable, as_line
 from attnviz.batch.ledger import Ledger, PendingPart, is_reserved, part, remaining
-from attnviz.batch.local import WINDOW, LocalEngine, Windows
-from attnviz.batch.sources import Item
+from attnviz.batch.local import LocalEngine, Windows
+from attnviz.batch.shares import DONE, FinishedShard, plan_digest, windows
+from attnviz.batch.sources import Item, order
 from attnviz.errors import UsageError
 from attnviz.explanation.request import check_model
 from attnviz.models.model import Model
+from attnviz.output.whole_files import write_whole
 
 ENOUGH = 8
 """If the first pictures, this many, all fail for the same question, the run stops."""
@@ -51,6 +54,8 @@ Start = Callable[..., Runner]
 class Batch:
     """Pictures and their output folder; some may already be finished.
 
+    The ledger of a shard takes only the pictures of that shard, of all that are given.
+
     Raises:
         UsageError: the folder of a picture would have the name of a file of the whole batch.
     """
@@ -67,15 +72,21 @@ class Batch:
         for item in items:
             if is_reserved(item):
                 raise UsageError(f"{item.path}: its folder would be {item.folder}; rename it")
-        self._items, self._settings, self._out, self._ledger = items, settings, out, ledger
-        self._missing = remaining(items, ledger, settings, out, force=force)
-        self._finished, self._failed = self._missing.count(False), 0
+        self._plan, self._settings, self._out, self._ledger = items, settings, out, ledger
+        self._windows = windows(items, ledger.shard)
+        whole = items if ledger.shard is None else sorted(chain(*self._windows), key=order)
+        self._paths = [item.path for item in whole]
+        missing = remaining(whole, ledger, settings, out, force=force)
+        self._missing = {
+            path for path, is_missing in zip(self._paths, missing, strict=True) if is_missing
+        }
+        self._finished, self._failed = missing.count(False), 0
         self._refused: Counter[str] = Counter()
 
     @property
     def count(self) -> Count:
         """The count now."""
-        return Count(len(self._items), self._finished, self._failed)
+        return Count(len(self._paths), self._finished, self._failed)
 
     def work(
         self, model: Model, on_outcome: OnOutcome, *, batch: int | None, stop: threading.Event
@@ -107,7 +118,7 @@ class Batch:
             on_outcome(outcome, self.count)
             self._give_up(outcome)
 
-        start(on_outcome=note).run(self._windows())
+        start(on_outcome=note).run(self._pending())
 
     def _give_up(self, outcome: Outcome) -> None:
         """End a run without results: the first pictures all fail for the same question."""
@@ -115,26 +126,48 @@ class Batch:
         if self._finished or not isinstance(error, Unanswerable):
             return
         self._refused[str(error)] += 1
-        if self._refused[str(error)] == min(ENOUGH, len(self._items)):
+        if self._refused[str(error)] == min(ENOUGH, len(self._paths)):
             raise error
 
-    def _windows(self) -> Iterator[list[PendingPart]]:
-        """Windows of the plan with pending pictures, and the finished pictures among them."""
-        for start in range(0, len(self._items), WINDOW):
-            numbers = range(start, min(start + WINDOW, len(self._items)))
-            if any(self._missing[n] for n in numbers):
+    def _pending(self) -> Iterator[list[PendingPart]]:
+        """Windows with pending pictures, and the finished pictures among them."""
+        for window in self._windows:
+            if any(item.path in self._missing for item in window):
                 yield [
-                    part(self._items[n], self._ledger, missing=self._missing[n]) for n in numbers
+                    part(item, self._ledger, missing=item.path in self._missing) for item in window
                 ]
 
     def finish(self, finalizers: Sequence[str] = ()) -> list[Path]:
         """Write the files about all pictures, and the requested ones of `FINALIZERS`.
 
+        A shard leaves them to `merge`, and writes what `merge` must know.
+
         Raises:
             OutputError: a file cannot be written.
         """
-        paths = [item.path for item in self._items]
-        written = self._ledger.finish(paths)
-        written += close(self._out, finalizers)
-        self._ledger.tidy(paths)
-        return written
+        shard = self._ledger.shard
+        if shard is None:
+            return close_all(self._ledger, self._out, self._paths, finalizers)
+        done = FinishedShard(
+            self._settings.digest,
+            plan_digest(self._plan),
+            len(self._plan),
+            tuple(finalizers),
+            tuple(self._paths),
+        )
+        write_whole(shard.folder(self._out) / DONE, as_line(asdict(done)))
+        return []
+
+
+def close_all(
+    ledger: Ledger, out: Path, paths: Sequence[str], finalizers: Sequence[str]
+) -> list[Path]:
+    """Write the files about all these pictures, in their order; the ledger is tidied last.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    written = ledger.finish(paths)
+    written += close(out, finalizers)
+    ledger.tidy(paths)
+    return written

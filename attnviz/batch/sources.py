@@ -32,6 +32,11 @@ class Item:
     folder: str
 
 
+def order(item: Item) -> bytes:
+    """The key by which pictures are sorted: the bytes of the path."""
+    return os.fsencode(item.path)
+
+
 @dataclass
 class Plan:
     """The pictures to process, sorted by path, and how many files were skipped.
@@ -82,7 +87,7 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     else:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})  # noqa: PTH120
     items = [Item(path, os.path.relpath(full, root)) for full, path in paths.items()]
-    items.sort(key=lambda item: os.fsencode(item.path))
+    items.sort(key=order)
     return Plan(items, finder.hidden, finder.others, finder.ours)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnviz.batch import tiled_work
+from attnviz.batch import reduced_work, tiled_work
 from attnviz.batch.gallery import write_thumbnail
 from attnviz.batch.jobs import (
     Answered,
@@ -75,6 +75,9 @@ def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
         data, found = read_file(job.path)
         state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
         entry = replace(entry, file=hashlib.sha256(data).hexdigest(), state=state)
+        reduced = reduced_work.prepare(entry, data, job, model, settings)
+        if reduced is not None:
+            return reduced
         picture = model.decode(data, job.path, settings.range, settings.part)
         placement = model.place(picture, fit=settings.fit)
         asked = settings.questions.prompting is not None  # the model's processor lays it

@@ -1,4 +1,4 @@
-"""The worker process of a cluster: it runs whole windows of the plan with the local engine.
+"""The worker process of a cluster, or beside the driver: it runs windows with the local engine.
 
 The driver sends windows, not groups: the pictures of a window are grouped when their sizes are
 known. So the groups, and the numbers, are those of a run on one machine.
@@ -10,7 +10,7 @@ import socket
 import threading
 import traceback
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -53,7 +53,7 @@ class WindowTask:
         settings: what is done with every picture.
         home: the driver's working folder; all paths are relative to it.
         out: folder for all files.
-        sign: the content of the file `RUN_TOKEN`.
+        sign: the content of the file `RUN_TOKEN`; None for a process beside the driver.
         batch: pictures per run of the model; None finds out how many fit.
         threads: number of cores that the worker may use.
         version: the version of the driver's attnviz.
@@ -63,7 +63,7 @@ class WindowTask:
     settings: Settings
     home: str
     out: Path
-    sign: str
+    sign: str | None
     batch: int | None
     threads: int
     version: str = field(default_factory=_version)
@@ -104,8 +104,11 @@ class Worker:
     gets it without Ray's additions, and Ray does not repeat the window.
     """
 
-    def __init__(self, task: WindowTask) -> None:
-        self._task = task
+    def __init__(
+        self, task: WindowTask, report: Callable[[Outcome | Fatal], None] | None = None
+    ) -> None:
+        """Load the model; `report` takes what `serve` finds, one at a time."""
+        self._task, self._report = task, report
         self._model: Model | None = None
         self._fatal: Fatal | None = None
         try:
@@ -149,12 +152,32 @@ class Worker:
             return [_fatal(error)]
         return found
 
+    def serve(self, packed: bytes) -> None:
+        """Process one window, and report each picture as soon as its files are written."""
+        assert self._report is not None
+        try:
+            if self._model is None:
+                self._report(self._fatal or Fatal("no model"))
+            else:
+                report = self._report
+                self._run(self._model, unpack(packed), lambda each: report(_portable(each)))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            self._report(_fatal(error))
+
     def _run_window(self, model: Model, window: Sequence[PendingPart]) -> list[Outcome]:
         found: dict[str, Outcome] = {}
 
         def note(outcome: Outcome) -> None:
             found[outcome.entry.path] = _portable(outcome)
 
+        self._run(model, window, note)
+        return [found[part.job.path] for part in window if part.job is not None]
+
+    def _run(
+        self, model: Model, window: Sequence[PendingPart], note: Callable[[Outcome], None]
+    ) -> None:
         task = self._task
         LocalEngine(
             model,
@@ -165,7 +188,6 @@ class Worker:
             on_outcome=note,
             threads=task.threads,
         ).run([window])
-        return [found[part.job.path] for part in window if part.job is not None]
 
 
 def _prepared(task: WindowTask) -> Model:
@@ -187,7 +209,7 @@ def _prepared(task: WindowTask) -> Model:
             f"node {node} does not see the working folder {task.home} ({error.strerror}); start in "
             "one that all nodes share"
         ) from error
-    if _sign(task.out) != task.sign:
+    if task.sign is not None and _sign(task.out) != task.sign:
         raise OutputError(
             f"node {node} does not see {task.out} as the driver does; choose an --out that all "
             "nodes share"

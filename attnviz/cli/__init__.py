@@ -17,6 +17,7 @@ from attnviz.cli.doctor import doctor
 from attnviz.cli.evaluate import evaluate
 from attnviz.cli.explore import explore
 from attnviz.cli.lists import methods, models, schema, statistics
+from attnviz.cli.merge import merge
 from attnviz.cli.options.completion import Install, ShowScript, prepare_completion
 from attnviz.cli.options.groups import Help
 from attnviz.cli.show import show, stats
@@ -39,6 +40,7 @@ for command in (
     explore,
     stats,
     batch,
+    merge,
     video,
     evaluate,
     compare,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from collections import Counter
 from dataclasses import asdict
@@ -67,20 +68,25 @@ def batch(
     asked = _asked(plan, many, model, reading, question, drawing, streams, out)
     settings = _settings(asked, many, model, reading, question, drawing)
     stop = Event()
-    with Ledger(out) as ledger:
+    with Ledger(out, where.share) as ledger:
         todo = Batch(plan.items, settings, out, ledger, force=many.force)
         before = todo.count.done
         teller = _BatchPrinter(streams, settings, out)
 
         def begin() -> Callable[[OnOutcome], None]:
-            if cluster is None:
-                loaded = loading.load(model, question)
-                return partial(todo.work, loaded, batch=many.batch, stop=stop)
-            from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
-
+            how: dict[str, Any] = {"batch": many.batch, "stop": stop}
+            if cluster is None and (where.workers or 1) == 1:
+                return partial(todo.work, loading.load(model, question), **how)
             head = question.to_questions().head
             asked = loading.arguments(model.model, model, question, head=head)
-            how: dict[str, Any] = {"batch": many.batch, "stop": stop, "cluster": cluster}
+            if cluster is None:
+                from attnviz.batch.processes import ProcessEngine  # noqa: PLC0415 — torch
+
+                how["workers"] = where.workers
+                return partial(todo.work_by, partial(ProcessEngine, asked, settings, out, **how))
+            from attnviz.batch.cluster import RayEngine  # noqa: PLC0415 — torch, checked options
+
+            how["cluster"] = cluster
             return partial(todo.work_by, partial(RayEngine, asked, settings, out, **how))
 
         console.stoppable(lambda: _work(todo, begin, teller), stop)
@@ -92,12 +98,17 @@ def batch(
             [path for path in todo.finish(tuple(many.finalizers)) if inner not in path.parents]
         )
     teller.end(plan, todo.count, before)
-    if "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
-        _show_aggregate(out)
-    raise typer.Exit(_exit_code(todo.count))
+    if where.share is not None:
+        console.say(
+            f"note: this was shard {where.share}, {todo.count.all} of {len(plan.items)} pictures; "
+            f"when all shards are done: attnviz merge {shlex.quote(str(out))}"
+        )
+    elif "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
+        show_aggregate(out)
+    raise typer.Exit(exit_code(todo.count))
 
 
-def _show_aggregate(out: Path) -> None:
+def show_aggregate(out: Path) -> None:
     """The folder's numbers as tables on stdout."""
     from attnviz.batch.aggregate import aggregate  # noqa: PLC0415
     from attnviz.batch.finalizers import STATS  # noqa: PLC0415
@@ -144,6 +155,8 @@ def _settings(  # noqa: PLR0917 — the groups of the command
     draws = "--animate" if drawing.animate is not None else "--blend" if drawing.blend else None
     if draws is not None and many.pictures == "none":
         raise UsageError(f"{draws} draws, and --pictures none does not; leave out one of them")
+    if drawing.overlay_size != "picture" and many.pictures != "heads":
+        raise UsageError("--overlay-size is of overlays; add --pictures heads, or leave it out")
     style.check()  # an unknown colour map is wrong usage, before anything runs
     settings_of_run = {
         "attnviz": attnviz.__version__,
@@ -154,6 +167,8 @@ def _settings(  # noqa: PLR0917 — the groups of the command
         "drawing": None if many.pictures == "none" else asdict(style),
         "npz": many.npz,
     }
+    if not many.draft:
+        settings_of_run["draft"] = False
     if not reading.part.whole:
         settings_of_run["part"] = asdict(reading.part)
     if reading.tiling is not None:
@@ -172,6 +187,7 @@ def _settings(  # noqa: PLR0917 — the groups of the command
         reading.range,
         reading.part,
         reading.tiling,
+        many.draft,
     )
 
 
@@ -292,7 +308,8 @@ def _progress(count: Count) -> str:
     return f"{count.done} of {count.all} pictures done{failed}"
 
 
-def _exit_code(count: Count) -> ExitCode:
+def exit_code(count: Count) -> ExitCode:
+    """The exit code of a batch with so many done and failed pictures."""
     if not count.failed:
         return ExitCode.DONE
     return ExitCode.SOME_FAILED if count.done else ExitCode.FAILED

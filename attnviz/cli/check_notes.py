@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnviz.cli import console
+from attnviz.methods.facts import facts_about
 
 if TYPE_CHECKING:
     from attnviz.explanation.explanation import Explanation
     from attnviz.explanation.observation import Observation
+    from attnviz.explanation.request import Questions
+    from attnviz.models.model import Model
     from attnviz.models.transcript import Transcript
     from attnviz.output.record_parts import Check
 
@@ -27,6 +30,20 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
     if observation.text is not None:
         for line in of_text(observation.text):
             console.say(line)
+
+
+def say_facts(questions: Questions, model: Model, *, quiet: bool) -> None:
+    """Say, once for all pictures, what is known to tell little of what is asked."""
+    from attnviz.geometry import queries  # noqa: PLC0415
+
+    if quiet or not model.class_token or model.head == "words":
+        return
+    kinds = [queries.parse(text).kind for text in questions.queries]
+    kinds = ["cls" if kind == "auto" else kind for kind in kinds]
+    layers = "-1" if questions.layers.strip() == "auto" else questions.layers
+    of_class = model.head == "class" and all(t.kind in ("auto", "class") for t in questions.targets)
+    for fact in facts_about(questions.methods, kinds, layers, of_class=of_class):
+        console.say(f"note: {fact}")
 
 
 def of_text(text: Transcript) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnviz.cli import loading, run, tiled
+from attnviz.cli import check_notes, loading, run, tiled
 from attnviz.cli.options.groups import with_groups
 from attnviz.cli.options.inputs import ModelOptions
 from attnviz.cli.options.questions import QuestionOptions
@@ -63,6 +63,7 @@ def show(
         questions = question.to_questions(drawing.animate, suggest=True, blend=drawing.blend)
         questions = questions.seeded(model.seed)
         loaded = loading.load(model, question)
+        check_notes.say_facts(questions, loaded, quiet=streams.quiet)
         questions = with_basis(
             questions,
             basis_path(questions, out / NAME),

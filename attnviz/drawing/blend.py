@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from attnviz.drawing.overlay import Style, over, spread_out
@@ -127,15 +128,22 @@ def draw_blend(
 
     A map of both signs shows what is positive: its range begins at 0.
     """
-    light = np.zeros((picture.height, picture.width, 3), dtype=np.float32)
-    visible = np.ones((picture.height, picture.width), dtype=np.bool_)
+    maps = []
     for answer, scale, colour in zip(answers, scales, colours, strict=True):
         if scale.kind not in ("fixed", "log") and scale.minimum < 0 < scale.maximum:
             scale = replace(scale, minimum=0.0)  # noqa: PLW2901 — the same range, cut
         placement = answer.placement.of_size(picture.width, picture.height)
         position = scale.position(answer.values)
-        spread, seen = spread_out(position, answer.drawn, placement, style.interpolation)
-        rgb = ImageColor.getrgb(colour)
-        light += spread[..., None].astype(np.float32) * np.array(rgb, np.float32)
-        visible &= seen
-    return over(picture, np.minimum(light, 255, out=light), visible, style.alpha)
+        spread = spread_out(position, answer.drawn, placement, style.interpolation)
+        maps.append((spread, np.array(ImageColor.getrgb(colour), np.float32)))
+
+    def light(columns: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        shape = picture.height, columns.stop - columns.start
+        total, visible = np.zeros((*shape, 3), dtype=np.float32), np.ones(shape, dtype=np.bool_)
+        for spread, rgb in maps:
+            position, seen = spread(columns)
+            total += position[..., None].astype(np.float32) * rgb
+            visible &= seen
+        return np.minimum(total, 255, out=total), visible
+
+    return over(picture, light, style.alpha)

@@ -1,8 +1,9 @@
 """Draws one map over its picture."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ Interpolation = Literal["bicubic", "nearest"]
 _VIRIDIS = Path(__file__).with_name("viridis.npy")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 _MARGIN = 3  # cells repeated at the border: as far as the bicubic filter reaches
+STRIP = 1 << 18
+"""How many pixels are drawn at once: as many as fit a cache."""
 LEVELS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7")
 """Colours of points by their level, of Okabe and Ito, who see no difference of red and green."""
 _HATCH = 6  # width of the stripes over undrawn parts, in pixels
@@ -76,25 +79,53 @@ def overlay(
     Nothing is rescaled afterwards, so that all overlays show the photograph equally bright. Where
     no token is `drawn` (masked, cropped away), the photograph is grey and hatched.
     """
-    spread, visible = spread_out(scale.position(values), drawn, placement, style.interpolation)
-    index = np.rint(spread * (len(style.colours) - 1)).astype(np.intp)
-    light = np.take(style.colours.astype(np.float32), index, axis=0)
-    return over(picture, light, visible, style.alpha)
+    spread = spread_out(scale.position(values), drawn, placement, style.interpolation)
+    colours = style.colours.astype(np.float32)
+
+    def light(columns: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        position, visible = spread(columns)
+        index = np.rint(position * (len(colours) - 1)).astype(np.intp)
+        return np.take(colours, index, axis=0), visible
+
+    return over(picture, light, style.alpha)
 
 
 def over(
-    picture: Picture, light: NDArray[np.float32], visible: NDArray[np.bool_], alpha: float
+    picture: Picture,
+    light: Callable[[slice], tuple[NDArray[np.float32], NDArray[np.bool_]]],
+    alpha: float,
 ) -> Image.Image:
-    """Colours, (height, width, 3) in 0…255, over a picture where they are visible.
+    """Colours over a picture where they are visible.
 
-    `light` is overwritten.
+    Large pictures are drawn strip by strip, so that memory does not grow with them.
+
+    Args:
+        picture: the picture.
+        light: returns the colours (height, columns, 3), 0 to 255, of some columns, and where they
+            are visible, (height, columns). The colours are overwritten.
+        alpha: the share of the colours.
     """
-    mixed = np.multiply(light, np.float32(alpha), out=light)
-    mixed += np.multiply(picture.pixels, np.float32(1 - alpha), dtype=np.float32)
-    blended = np.rint(mixed, out=mixed).astype(np.uint8)
-    if not visible.all():
-        blended[~visible] = _without_part(picture.pixels)[~visible]
-    return Image.fromarray(blended)
+    grey = cache(lambda: _without_part(picture.pixels))
+
+    def strip(columns: slice) -> Image.Image:
+        mixed, visible = light(columns)
+        np.multiply(mixed, np.float32(alpha), out=mixed)
+        mixed += np.multiply(picture.pixels[:, columns], np.float32(1 - alpha), dtype=np.float32)
+        blended = np.rint(mixed, out=mixed).astype(np.uint8)
+        if not visible.all():
+            blended[~visible] = grey()[:, columns][~visible][:, None]
+        return Image.fromarray(blended)
+
+    width = max(1, STRIP // picture.height)
+    if picture.width <= width:
+        return strip(slice(0, picture.width))
+    whole = Image.new("RGB", (picture.width, picture.height))
+    for start in range(0, picture.width, width):
+        whole.paste(strip(slice(start, min(start + width, picture.width))), (start, 0))
+    return whole
+
+
+Strips = Callable[[slice], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 
 def spread_out(
@@ -102,37 +133,66 @@ def spread_out(
     drawn: NDArray[np.bool_],
     placement: Placement,
     interpolation: Interpolation,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+) -> Strips:
     """A grid of values (rows, columns) as picture pixels, and where it covers them.
 
     Returns:
-        Values (height, width) in 0…1, and True where the pixel's token is drawn.
+        A function that takes columns of the picture and returns their values, (height, columns)
+        in 0…1, and True where the pixel's token is drawn.
     """
     spread = _on_picture(np.where(drawn, values, 0).astype(np.float32), placement, interpolation)
     if drawn.all():
-        visible = np.zeros(spread.shape, dtype=np.bool_)
-        visible[_covered(placement)] = True
-    else:
-        visible = _on_picture(drawn.astype(np.float32), placement, "nearest") > 0.5
+        rows, across = _covered(placement)
+
+        def whole(columns: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+            found = spread(columns)
+            visible = np.zeros(found.shape, dtype=np.bool_)
+            start, stop = (max(0, side - columns.start) for side in (across.start, across.stop))
+            visible[rows, start:stop] = True
+            return np.clip(found, 0.0, 1.0, out=found), visible
+
+        return whole
+    inside = _on_picture(drawn.astype(np.float32), placement, "nearest")
+    weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
+
+    def part(columns: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        found = spread(columns)
         # Dividing keeps tokens that are not drawn from bleeding into their neighbours.
-        weight = _on_picture(drawn.astype(np.float32), placement, interpolation)
-        spread /= np.maximum(weight, 0.05)
-    return np.clip(spread, 0.0, 1.0, out=spread), visible
+        found /= np.maximum(weight(columns), 0.05)
+        return np.clip(found, 0.0, 1.0, out=found), inside(columns) > 0.5
+
+    return part
 
 
 def _on_picture(
     grid: NDArray[np.float32], placement: Placement, interpolation: Interpolation
-) -> NDArray[np.float64]:
-    """A grid of values (rows, columns) at its place on the picture, (height, width); else 0."""
-    result = np.zeros((placement.picture_height, placement.picture_width))
-    rows, columns = covered = _covered(placement)
-    x0, y0 = placement.to_grid(columns.start, rows.start)
-    x1, y1 = placement.to_grid(columns.stop, rows.stop)
+) -> Callable[[slice], NDArray[np.float64]]:
+    """A grid of values (rows, columns) at its place on the picture; else 0.
+
+    Pillow resizes across, rounds to float32, and then resizes down. Here the first step is done
+    once and the second for some columns, so strips have the values of the whole.
+
+    Returns:
+        A function that takes columns of the picture and returns their values, (height, columns).
+    """
+    rows, across = _covered(placement)
+    x0, y0 = placement.to_grid(across.start, rows.start)
+    x1, y1 = placement.to_grid(across.stop, rows.stop)
     padded = Image.fromarray(np.pad(grid, _MARGIN, mode="edge"))
-    box = (x0 + _MARGIN, y0 + _MARGIN, x1 + _MARGIN, y1 + _MARGIN)
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    result[covered] = np.asarray(padded.resize(size, _FILTERS[interpolation], box=box))
-    return result
+    size, kind = (across.stop - across.start, padded.height), _FILTERS[interpolation]
+    wide = padded.resize(size, kind, box=(x0 + _MARGIN, 0, x1 + _MARGIN, padded.height))
+
+    def strip(columns: slice) -> NDArray[np.float64]:
+        result = np.zeros((placement.picture_height, columns.stop - columns.start))
+        start, stop = max(columns.start, across.start), min(columns.stop, across.stop)
+        if start < stop:
+            part = wide.crop((start - across.start, 0, stop - across.start, wide.height))
+            box = (0, y0 + _MARGIN, part.width, y1 + _MARGIN)
+            tall = part.resize((part.width, rows.stop - rows.start), kind, box=box)
+            result[rows, start - columns.start : stop - columns.start] = tall
+        return result
+
+    return strip
 
 
 def _covered(placement: Placement) -> tuple[slice, slice]:
@@ -147,12 +207,21 @@ def _pixels(start: float, stop: float) -> tuple[int, int]:
 
 
 def _without_part(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The photograph in grey under thin diagonal stripes, for parts that the model did not use."""
-    luma = photograph @ np.array([0.299, 0.587, 0.114])
-    y, x = np.indices(luma.shape, sparse=True)
-    stripe = (x + y) % (2 * _HATCH) < 1
-    grey = np.where(stripe, 0.5 * luma + 127.5, 0.75 * luma + 0.25 * 255 * 0.5)
-    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
+    """The photograph in grey under thin diagonal stripes, for parts that the model did not use.
+
+    Returns:
+        (height, width), band by band of rows.
+    """
+    height, width, _ = photograph.shape
+    found, rows = np.empty((height, width), dtype=np.uint8), max(1, STRIP // width)
+    for start in range(0, height, rows):
+        band = photograph[start : start + rows]
+        luma = band @ np.array([0.299, 0.587, 0.114])
+        y, x = np.indices(luma.shape, sparse=True)
+        stripe = (x + y + start) % (2 * _HATCH) < 1
+        grey = np.where(stripe, 0.5 * luma + 127.5, 0.75 * luma + 0.25 * 255 * 0.5)
+        found[start : start + rows] = np.rint(grey)
+    return found
 
 
 def draw_points(image: Image.Image, points: Sequence[tuple[float, float, int, float]]) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from attnviz.drawing.overlay import mark
 from attnviz.drawing.text import FAINT, INK, PAPER, font
 from attnviz.geometry.queries import Query
 from attnviz.geometry.sound_axes import SoundAxes, ticks
-from attnviz.io.picture import PictureLike
+from attnviz.io.picture import Picture, PictureLike
 
 CELL = 256  # longest side of a picture in the sheet
 _LEFT, _BELOW, _TICK = 34, 16, 3
@@ -31,6 +32,13 @@ def thumbnail(image: Image.Image, side: int = CELL) -> Image.Image:
     kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
     # Much larger pictures are first averaged over blocks of pixels: three times as fast.
     return image.resize((width, height), kind, reducing_gap=2.0)
+
+
+def sized(picture: Picture, side: int | None) -> Picture:
+    """A picture reduced to a longest side of so many pixels; a smaller one is left."""
+    if side is None or max(picture.width, picture.height) <= side or picture.sound is not None:
+        return picture
+    return Picture(picture.path, np.asarray(thumbnail(picture.image(), side)))
 
 
 def panel(image: Image.Image, picture: PictureLike, side: int = CELL) -> Image.Image:

@@ -65,7 +65,7 @@ def again(base: Explanation, pixels: Tensor, *, mirrored: bool = False) -> Expla
 def smoothed(base: Explanation, smoothing: Smoothing) -> Explanation:
     """The explanation with each map as a mean; numbers of heads stay those of the picture itself.
 
-    >>> smoothed(explanation, parse_smoothing("flips")).maps.shape == explanation.maps.shape
+    >>> smoothed(explanation, Smoothing("flips")).maps.shape == explanation.maps.shape
     True
 
     Raises:

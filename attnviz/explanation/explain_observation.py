@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
-from attnviz.errors import UsageError
+from attnviz.errors import AttnvizError, UsageError
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import (
@@ -33,7 +34,7 @@ from attnviz.methods import DEFAULT, METHODS, check_request, complete_settings
 from attnviz.models import targets
 from attnviz.models.targets import Target
 from attnviz.registry import complete, load
-from attnviz.statistics import check_options, options_of
+from attnviz.statistics import check_options, measure_all, options_of
 
 
 def explain(
@@ -129,6 +130,24 @@ def explain(
     )  # fmt: skip
     heads_of = [question.localized for question in found.questions] if found.localized else None
     return relative(found, replace(request, given=heads_of).answered([], None))
+
+
+def measure_together(observations: Sequence[Observation], **question: Any) -> None:
+    """Measure the heads of several pictures in one go; `explain` then finds the numbers.
+
+    It takes the options of `explain`. A picture that the question does not suit is left out:
+    `explain` says why.
+    """
+    found: list[tuple[Observation, int, LayerInput]] = []
+    for each in observations:
+        try:
+            layers = _request(each, **question)[0].prepared()
+        except AttnvizError:
+            continue
+        found += [(each, number, layer) for number, layer in layers.items()]
+    numbers = measure_all([layer for _, _, layer in found])
+    for (observation, number, _), values in zip(found, numbers, strict=True):
+        observation.numbers[number] = values
 
 
 def rank_heads(observation: Observation, **question: Any) -> list[tuple[LocalizedHead, ...]]:

@@ -1,7 +1,7 @@
 """An observation: a picture as a model saw it, with the recorded attention calls."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attnviz.attention.layer_input import LayerInput
+from attnviz.attention.sweep_together import to_host
 from attnviz.errors import UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.layers import Layer
@@ -18,6 +20,7 @@ from attnviz.explanation.view_layouts import View
 from attnviz.geometry.detections import DetectedObject
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
+from attnviz.geometry.queries import Query
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
@@ -38,12 +41,14 @@ class Run:
         output: the output of the model, with the graph of its operations.
         predictions: what a detector or segmenter predicts for its object queries; None for other
             models.
+        again: runs the model once more in the same way; None if it cannot.
     """
 
     recording: Recording
     inputs: tuple[torch.Tensor, ...]
     output: Any
     predictions: Predictions | None = None
+    again: Callable[[], "Run"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,7 @@ class Observation:
         unread: operations that look like attention but could not be recorded, in words.
         run: what is needed for gradients; None if the model ran without them.
         gradients, numbers, more: cached results, so that each is computed once.
+        inputs: layer inputs by layer and queries, swept together with those of other pictures.
         checked: errors of the self-check, kept if their tensors are released.
         channels: channels of the input that the model was given.
         suggested: layer and head of the most localized heads, which sheets mark; empty unless
@@ -88,6 +94,9 @@ class Observation:
     gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
     numbers: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
     more: dict[int, More] = field(default_factory=dict, repr=False)
+    inputs: dict[tuple[int, tuple[Query, ...]], LayerInput] = field(
+        default_factory=dict, repr=False
+    )
     checked: Mapping[int, float] | None = None
     channels: int = 3
     suggested: tuple[tuple[int, int], ...] = ()
@@ -224,8 +233,12 @@ class Observation:
         """Error of the self-check of each kept layer; see `AttentionCall.check`."""
         if self.checked is not None:
             return self.checked
-        found = {number: layer.call.check() for number, layer in self.layers.items()}
-        return {n: math.inf if e is None or math.isnan(e) else e for n, e in found.items()}
+        errors = [layer.call.check_error() for layer in self.layers.values()]
+        found = to_host([torch.tensor(math.inf) if each is None else each for each in errors])
+        values = (each.item() for each in found)
+        return {
+            n: math.inf if math.isnan(e) else e for n, e in zip(self.layers, values, strict=True)
+        }
 
     def without_run(self) -> "Observation":
         """The observation without tensors: it can be drawn and reported, not explained again."""
@@ -238,6 +251,7 @@ class Observation:
             gradients={},
             numbers={},
             more={},
+            inputs={},
             checked=self.errors,
         )
 

@@ -77,7 +77,13 @@ def _observed(
     text = words.transcript(answered, logits.detach(), tokens)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
     placed = [_placed(call, source, whole) for call in recording]
-    run = Run(recording, (answered.arguments[source.name],), logits)
+    pixels = answered.arguments[source.name]
+
+    def again() -> Run:
+        recording, logits = record_run(words, answered, gradients=True)
+        return Run(recording, (pixels,), logits)
+
+    run = Run(recording, (pixels,), logits, again=again)
     found = _observation(picture, model, (recording, text), placed, layers)
     return replace(found, run=run) if gradients else found
 

@@ -125,10 +125,13 @@ def read(
     masks = {
         query: mask_of(query, observation.picture) for each in queries.values() for query in each
     }
-    return {
-        number: _reading(observation, number, queries.get(number, (ALL,)), masks, part)
-        for number, part in zip(layers, progresses, strict=True)
-    }
+    found = {}
+    for number, part in zip(layers, progresses, strict=True):
+        of_layer = tuple(queries.get(number, (ALL,)))
+        found[number] = observation.inputs.get((number, of_layer)) or _reading(
+            observation, number, of_layer, masks, part
+        )
+    return found
 
 
 def _reading(
@@ -139,18 +142,17 @@ def _reading(
     progress: Progress | None,
 ) -> LayerInput:
     layer = observation.layers[number]
-    device = layer.call.query.device
     weights = [token_weights(observation, layer, query, masks.get(query)) for query in queries]
     return LayerInput(
         call=layer.call,
-        queries=_side(observation, layer.queries, device),
-        keys=_side(observation, layer.keys, device),
-        weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)).to(device),
+        queries=_side(observation, layer.queries),
+        keys=_side(observation, layer.keys),
+        weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)),
         key_cells=layer.keys.size,
         tokens=layer.tokens,
         number=number,
         progress=progress,
-    )
+    ).to(layer.call.query.device)
 
 
 def token_weights(
@@ -280,7 +282,7 @@ def place_weights(
         return queries.weights(query, placement, everything, mask)
 
 
-def _side(observation: Observation, layout: Layout, device: torch.device) -> LayerTokens:
+def _side(observation: Observation, layout: Layout) -> LayerTokens:
     """The tokens of a layout, and their positions."""
     positions = np.zeros((*layout.cells.shape, 2), dtype=np.float32)
     if layout.on_picture.any():
@@ -288,15 +290,15 @@ def _side(observation: Observation, layout: Layout, device: torch.device) -> Lay
         positions = layout.of_tokens(centres.astype(np.float32), np.float32(0))
     cover = layout.cover
     return LayerTokens(
-        cells=torch.from_numpy(layout.cells).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        taking_part=torch.from_numpy(observation.tokens_taking_part(layout)).to(device),
+        cells=torch.from_numpy(layout.cells),
+        positions=torch.from_numpy(positions),
+        taking_part=torch.from_numpy(observation.tokens_taking_part(layout)),
         cover=None
         if cover is None
         else (
-            torch.from_numpy(cover.tokens).to(device),
-            torch.from_numpy(cover.cells).to(device),
-            torch.from_numpy(cover.shares).to(device),
+            torch.from_numpy(cover.tokens),
+            torch.from_numpy(cover.cells),
+            torch.from_numpy(cover.shares),
         ),
     )
 

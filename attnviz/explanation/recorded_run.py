@@ -4,7 +4,8 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -85,16 +86,24 @@ def run_recorded(request: RunRequest) -> tuple[Run, Calls]:
         # The last call is not drawn, so another one must be kept.
         with _without_fast_paths(module in _LOSES_PLACES):
             run, _ = _run(request, chosen)
-    return run, calls
+    return replace(run, again=partial(_again, request, parse_layers(request.layers))), calls
 
 
-def _run(request: RunRequest, layers: Sequence[int] | None) -> tuple[Run, Sequence[CallReport]]:
-    """One run, and the report on each of its calls."""
+def _again(request: RunRequest, layers: Sequence[int] | None) -> Run:
+    with _without_fast_paths(request.model.module in _LOSES_PLACES):
+        return _run(request, layers, reporting=False)[0]
+
+
+def _run(
+    request: RunRequest, layers: Sequence[int] | None, *, reporting: bool = True
+) -> tuple[Run, Sequence[CallReport]]:
+    """One run, and, with `reporting`, the report on each of its calls."""
     model, pixels = request.model, request.inputs[0]
     inspector = Inspector(request.grid, request.pictures, plain=model.plain)
     watching = record(
+        model.module,
         calls=layers,
-        describe=inspector,
+        describe=inspector if reporting else None,
         picture=None if model.plain else pixels,  # the trace starts here
         time=None if model.clip is None else model.clip.dim,
         gradients=request.gradients,

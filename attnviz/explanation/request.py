@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from attnviz.attention.sweep import Progress
+from attnviz.attention.sweep_together import worthwhile
 from attnviz.errors import UsageError
 from attnviz.explanation.again import smoothed
-from attnviz.explanation.explain_observation import explain, rank_heads
+from attnviz.explanation.explain_observation import explain, measure_together, rank_heads
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.observe_batch import observe_many
@@ -261,7 +262,7 @@ def look_many(
         for size in dict.fromkeys(sizes)  # frames of a clip share one size
     }
     masks = [mask_of_size[size] for size in sizes]
-    return observe_many(
+    found = observe_many(
         pictures,
         model,
         fit=fit,
@@ -271,6 +272,10 @@ def look_many(
         tokens=questions.needs_tokens,
         lay=lay,
     )
+    if worthwhile(model.device) and len(found) > 1:
+        for method in questions.methods:
+            measure_together(found, **_arguments(questions, method))
+    return found
 
 
 def answer(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
+from attnviz.attention.sweep_together import to_host
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.explanation import (
     Answer,
@@ -27,6 +28,7 @@ from attnviz.explanation.query_weights import read, sampled_points
 from attnviz.explanation.score_gradients import (
     Backward,
     Way,
+    attributions,
     by_rules,
     gradients,
     relevances,
@@ -47,7 +49,7 @@ from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
 from attnviz.models.targets import Target
 from attnviz.registry import complete
-from attnviz.statistics import MORE, STATISTICS, measure, more
+from attnviz.statistics import MORE, STATISTICS, measure_all, more
 from attnviz.statistics.tokens import HighNorm, high_norm
 
 T = TypeVar("T")
@@ -101,6 +103,15 @@ class LayerQuery:
     def entry(self) -> Method:
         """The method's entry in the table."""
         return METHODS[self.method]
+
+    def prepared(self) -> dict[int, LayerInput]:
+        """Layer inputs whose numbers are still to be measured; the observation keeps them."""
+        observation = self.observation
+        if self.localized is not None or self.entry.merges != "nothing":
+            return {}
+        readings = self._readings(None)
+        observation.inputs.update({(n, self.queries[n]): readings[n] for n in self.layers})
+        return {n: readings[n] for n in self.layers if n not in observation.numbers}
 
     def answered(self, targets: Sequence[Target], progress: Progress | None) -> Explanation:
         """The explanation of every query with every target."""
@@ -179,7 +190,7 @@ class LayerQuery:
         """For each question its score, the readings with it, and all maps without numbers."""
         given_scores = [with_score(readings, score) for score in scores]
         maps = [
-            {layer: _Found(self._maps(layer, given), {}) for layer in self.layers}
+            {layer: _Found(found, {}) for layer, found in self._maps(given).items()}
             for given in given_scores
         ]
         question = count(0)
@@ -241,10 +252,12 @@ class LayerQuery:
         self, readings: Mapping[int, LayerInput], layers: Iterable[int] | None = None
     ) -> None:
         """Compute the statistics of layers once: they do not depend on queries."""
-        observation = self.observation
-        for layer in self.layers if layers is None else sorted(layers):
-            if self.entry.merges == "nothing" and layer not in observation.numbers:
-                observation.numbers[layer] = measure(readings[layer])
+        observation, asked = self.observation, self.layers if layers is None else sorted(layers)
+        if self.entry.merges == "nothing":
+            new = [layer for layer in asked if layer not in observation.numbers]
+            found = measure_all([readings[layer] for layer in new])
+            observation.numbers.update(zip(new, found, strict=True))
+        for layer in asked:
             if self._all and layer not in observation.more:
                 observation.more[layer] = more(readings[layer])
 
@@ -264,6 +277,8 @@ class LayerQuery:
             if need in ENTERING:
                 way, name = self._way(need)
                 return relevances(observation, target, self.layers, way, name=name)
+        if "output relevance" in needs:
+            return attributions(observation, target)
         return gradients(observation, target, of_blocks="block gradient" in needs)
 
     def _way(self, need: Need) -> tuple[Way, object]:
@@ -276,8 +291,9 @@ class LayerQuery:
             way = partial(integrated_pixels if pixels else integrated, steps=steps)
             return way, (need, at, steps)
         if need == "propagation":
-            rule = self.settings["rule"]
-            return partial(pixels_by_rules if pixels else by_rules, rule=rule), (need, at, rule)
+            rule, gamma = self.settings["rule"], self.settings["gamma"]
+            by = partial(pixels_by_rules if pixels else by_rules, rule=rule, gamma=gamma)
+            return by, (need, at, rule, gamma)
         return gradient_times_pixels if pixels else gradient_times_input, (need, at)
 
     def _found(
@@ -285,11 +301,11 @@ class LayerQuery:
     ) -> dict[int, _Found]:
         """The results of each layer, given the backward pass of one score."""
         readings = with_score(readings, score)
+        if self.entry.components:
+            return {layer: self._components(readings[layer], layer) for layer in self.layers}
         return {
-            layer: self._components(readings[layer], layer)
-            if self.entry.components
-            else _Found(self._maps(layer, readings), self._numbers(readings[layer], layer))
-            for layer in self.layers
+            layer: _Found(maps, self._numbers(readings[layer], layer))
+            for layer, maps in self._maps(readings).items()
         }
 
     def _components(self, reading: LayerInput, layer: int) -> _Found:
@@ -305,21 +321,26 @@ class LayerQuery:
         components = tuple(zip(found.numbers, found.shares, strict=True))
         return _Found(maps.reshape(*maps.shape[:2], *shape), {}, components)
 
-    def _maps(self, layer: int, readings: Mapping[int, LayerInput]) -> NDArray[np.float32]:
-        """Maps of a layer on its cells, (R, heads, views, rows, columns)."""
-        entry, keys = self.entry, self._keys(layer)
-        these = [readings[number] for number in self.layers[layer]]
+    def _maps(self, readings: Mapping[int, LayerInput]) -> dict[int, NDArray[np.float32]]:
+        """Maps of each layer on its cells, (R, heads, views, rows, columns)."""
+        entry = self.entry
         options = {option.name: self.settings[option.name] for option in entry.options}
-        values = entry(
-            these if entry.merges == "layers" else these[0], **({} if entry.then else options)
-        )
-        cells = these[0].on_cells(values)  # (R, heads, key cells)
-        _check_finite(self.observation, layer, cells)
-        maps: NDArray[np.float32] = cells.float().cpu().numpy()
-        if entry.then:
-            drawn = self.observation.drawn_on(keys).ravel()
-            maps = entry.run(lambda: entry.load_then()(maps, drawn, **options))
-        return maps.reshape(*maps.shape[:2], keys.views, keys.rows, keys.columns)
+        cells = []
+        for numbers in self.layers.values():
+            these = [readings[number] for number in numbers]
+            values = entry(
+                these if entry.merges == "layers" else these[0], **({} if entry.then else options)
+            )
+            cells.append(these[0].on_cells(values))  # (R, heads, key cells)
+        found = {}
+        for layer, each in zip(self.layers, to_host(cells), strict=True):
+            _check_finite(self.observation, layer, each)
+            keys, maps = self._keys(layer), each.numpy()
+            if entry.then:
+                drawn = self.observation.drawn_on(keys).ravel()
+                maps = entry.run(lambda: entry.load_then()(maps, drawn, **options))  # noqa: B023
+            found[layer] = maps.reshape(*maps.shape[:2], keys.views, keys.rows, keys.columns)
+        return found
 
     def _numbers(self, reading: LayerInput, layer: int) -> dict[str, list[float]]:
         """The value of each statistic for every head; empty if heads are merged."""

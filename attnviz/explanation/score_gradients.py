@@ -1,7 +1,7 @@
 """Goes back from a score through an observation: gradients at attention calls, or relevance."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attribution import propagate
-from attnviz.attribution.backward_rules import OfAttention
+from attnviz.attribution.backward_rules import RuleName
+from attnviz.attribution.linear_maps import divided
+from attnviz.attribution.operator_inputs import OperatorInputs
+from attnviz.attribution.propagation import relevance_at
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.query_weights import (
@@ -44,10 +47,14 @@ class Backward(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """A score, and its gradient at the output of each layer, (B, H, Nq, Dv)."""
+    """A score, and its gradient at the output of each layer, (B, H, Nq, Dv).
+
+    `relevances`, if they were asked for, are those of the outputs divided by the outputs.
+    """
 
     scored: Scored
     of_layers: Mapping[int, Tensor]
+    relevances: Mapping[int, Tensor] = field(default_factory=dict)
 
     def given_to(self, number: int, reading: LayerInput) -> LayerInput:
         """The layer input with the gradient of its call.
@@ -60,7 +67,9 @@ class Gradients:
                 f"--target {self.scored.target}: the score does not depend on layer {number}; take "
                 "other --layers, or another --target"
             )
-        return replace(reading, call=replace(reading.call, gradient=self.of_layers[number]))
+        gradient, relevance = self.of_layers[number], self.relevances.get(number)
+        call = replace(reading.call, gradient=gradient, relevance=relevance)
+        return replace(reading, call=call)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +178,54 @@ def _of_model(observation: Observation, run: Run, target: Target) -> Gradients:
     return Gradients(alone(scored), run.recording.gradients(scored.value, calls=drawn))
 
 
+def attributions(observation: Observation, target: Target) -> Gradients:
+    """Gradients of a score, and the relevance of attention's outputs for it; computed once.
+
+    Relevance goes back by the rules of Chefer et al. 2021 (2012.09838), in a run of its own that
+    keeps what operators were given.
+
+    Raises:
+        UsageError: the model ran without gradients, or has no such score.
+        ModelError: the score is not finite.
+        RecordingError: there is no rule for an operation between a layer and the score.
+    """
+    found: Gradients = once(observation, target, "attribution", _attributions)
+    return found
+
+
+def _attributions(observation: Observation, _: Run, target: Target) -> Gradients:
+    run, inputs = run_with_inputs(observation)
+    again = replace(observation, run=run)
+    with inputs:
+        scored = score_of(again, run.output, target)
+    drawn = sorted(observation.layers)
+
+    def gradients(score: Tensor) -> Mapping[int, Tensor]:
+        return run.recording.gradients(score, calls=drawn)
+
+    relevances = {}
+    for number, relevance in relevance_at(scored.value, inputs, gradients).items():
+        output = run.recording[number].output
+        assert output is not None  # else it has no gradient
+        wide = torch.promote_types(output.dtype, torch.float32)
+        relevances[number] = divided(relevance.to(wide), output.detach().to(wide))
+    return Gradients(alone(scored), gradients(scored.value), relevances)
+
+
+def run_with_inputs(observation: Observation) -> tuple[Run, OperatorInputs]:
+    """A second run of an observed model that keeps what operators were given; made once."""
+    found: tuple[Run, OperatorInputs] | None = observation.gradients.get("inputs")
+    if found is None:
+        assert observation.run is not None
+        if observation.run.again is None:
+            raise RecordingError("the model cannot be run again; take --method relevance")
+        inputs = OperatorInputs()
+        with torch.enable_grad(), inputs:
+            found = observation.run.again(), inputs
+        observation.gradients["inputs"] = found
+    return found
+
+
 def _of_blocks(observation: Observation, run: Run, target: Target) -> Gradients:
     """Gradients of each block's own score, which goes back through that block only."""
     whole = score_of(observation, run.output, target)
@@ -188,19 +245,39 @@ def by_rules(
     first: int,
     last: int,
     *,
-    rule: OfAttention = "epsilon",
+    rule: RuleName = "epsilon",
+    gamma: float | None = None,
 ) -> Tensor:
-    """Relevance by the rules of AttnLRP, or of CP-LRP."""
-    score = score_up_to(observation, run, whole, last)
-    return propagate(score, run.recording.blocks[first].input, rule=rule)
+    """Relevance by the rules of AttnLRP, or of a relative."""
+    score, run, inputs = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
+    tokens = run.recording.blocks[first].input
+    return propagate(score, tokens, rule=rule, gamma=gamma, inputs=inputs)
+
+
+def score_with_inputs(
+    observation: Observation,
+    run: Run,
+    whole: Scored,
+    last: int,
+    *,
+    rule: RuleName,
+    gamma: float | None,
+) -> tuple[Tensor, Run, OperatorInputs | None]:
+    """The score up to a layer, its run, and what operators were given if the rule needs it."""
+    if rule in ("epsilon", "cp") and not gamma:
+        return score_up_to(observation, run, whole, last), run, None
+    run, inputs = run_with_inputs(observation)
+    with inputs:
+        return score_up_to(replace(observation, run=run), run, whole, last), run, inputs
 
 
 def score_up_to(observation: Observation, run: Run, whole: Scored, last: int) -> Tensor:
     """The score of the model as if its stack of blocks ended with a layer."""
     blocks = run.recording.blocks
-    if last >= max(blocks):
-        return whole.value
-    output = run_tail(observation.model.module, run.inputs, blocks, last)
+    if last < max(blocks):
+        output = run_tail(observation.model.module, run.inputs, blocks, last)
+    else:
+        output = run.output
     return score_of(observation, output, whole.target).value
 
 

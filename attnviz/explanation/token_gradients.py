@@ -11,11 +11,17 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.layer_input import LayerInput, TokenGradient
-from attnviz.attribution.backward_rules import OfAttention
-from attnviz.attribution.propagation import modified_gradient
+from attnviz.attribution.backward_rules import RuleName
+from attnviz.attribution.propagation import Biases, modified_gradient
 from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.observation import Observation, Run
-from attnviz.explanation.score_gradients import alone, once, score_of, score_up_to
+from attnviz.explanation.score_gradients import (
+    alone,
+    once,
+    score_of,
+    score_up_to,
+    score_with_inputs,
+)
 from attnviz.models.scoring import Scored
 from attnviz.models.targets import Target
 from attnviz.models.weights import seeded
@@ -209,12 +215,16 @@ def pixels_by_rules(
     first: int,
     last: int,
     *,
-    rule: OfAttention = "epsilon",
+    rule: RuleName = "epsilon",
+    gamma: float | None = None,
 ) -> Tensor:
-    """Relevance of the pixels of each token, (1, tokens), by the rules of AttnLRP or CP-LRP."""
-    pixels, score = run.inputs[0], score_up_to(observation, run, whole, last)
-    gradient = modified_gradient(score, pixels, rule)
-    return _on_tokens(observation, first, pixels.detach() * gradient)
+    """Relevance of the pixels of each token, (1, tokens), by the rules of AttnLRP or a relative."""
+    score, run, inputs = score_with_inputs(observation, run, whole, last, rule=rule, gamma=gamma)
+    pixels, shape = run.inputs[0], run.recording.blocks[first].input.shape[:-1]
+    biases = Biases(shape) if rule == "libra" else None
+    gradient = modified_gradient(score, pixels, rule, gamma=gamma, inputs=inputs, biases=biases)
+    relevance = _on_tokens(observation, first, pixels.detach() * gradient)
+    return relevance if biases is None else relevance + biases.total
 
 
 def _on_tokens(observation: Observation, number: int, relevance: Tensor) -> Tensor:

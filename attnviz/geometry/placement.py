@@ -43,6 +43,11 @@ class Placement:
         source = Box(left * x, top * y, right * x, bottom * y)
         return replace(self, picture_width=width, picture_height=height, source=source)
 
+    def reduced(self, width: int, height: int, scale: int) -> "Placement":
+        """The same placement for a picture whose pixel x lies at pixels scale·x of this one."""
+        source = Box(*(side / scale for side in self.source))
+        return replace(self, picture_width=width, picture_height=height, source=source)
+
     def to_input(self, x: float, y: float) -> tuple[float, float]:
         """Convert a position in the picture to the input."""
         return (

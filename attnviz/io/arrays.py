@@ -9,11 +9,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
 
 from attnviz.errors import ImageError
 from attnviz.io.parts import ArrayPath, Part, check_slice, split_path
 from attnviz.io.picture_files import Note
+from attnviz.io.size_limit import check_size
 from attnviz.io.values import Opened, Samples, of_bands
 
 _MAGIC = b"\x93NUMPY"
@@ -137,9 +137,7 @@ def of_array(bands: NDArray[Any], path: str, notes: tuple[Note, ...] = ()) -> Op
     Raises:
         ImageError: too many pixels.
     """
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if limit and bands.shape[0] * bands.shape[1] > limit:
-        raise ImageError(f"{path}: more than {limit // 1_000_000} megapixels; scale it down first")
+    check_size(bands.shape[0] * bands.shape[1], path)
     if bands.dtype.kind == "b":
         bands = bands.astype(np.uint8) * np.uint8(255)
     bands = bands.astype(bands.dtype.newbyteorder("="), copy=False)

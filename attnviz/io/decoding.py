@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from attnviz.errors import AttnvizError, ImageError, MissingExtraError
 from attnviz.io import arrays, sixteen_bits, tiff, volumes
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture_files import STDIN, Note
+from attnviz.io.size_limit import open_image
 from attnviz.io.values import Opened, Samples, to_8_bit, upright
 from attnviz.io.waveforms import is_sound
 
 T = TypeVar("T")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_JPEG = b"\xff\xd8"
 _CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _MOVING = {"GIF", "PNG", "WEBP", "AVIF"}
 """Formats whose further images are frames; in an MPO they are previews and depth maps."""
@@ -41,6 +44,46 @@ def open_picture(data: bytes, path: str, part: Part = WHOLE) -> Opened:
     return _in_words(lambda: _decode(data, path, part), data, path)
 
 
+Factor = Callable[[int, int], float]
+"""By how much a picture of this width and height, as seen, may be reduced."""
+
+
+def open_reduced(
+    data: bytes, path: str, factor: Factor
+) -> tuple[Image.Image, tuple[int, int], int] | None:
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, by leaving out its finest waves.
+
+    Returns:
+        The image, the right way up, the width and height of the picture itself, and by how much the
+        image is reduced; None for a file of another format, and for a picture that may not be
+        reduced so much.
+
+    Raises:
+        ImageError: truncated, or too large.
+    """
+    return _in_words(lambda: _reduced(data, path, factor), data, path)
+
+
+def _reduced(
+    data: bytes, path: str, factor: Factor
+) -> tuple[Image.Image, tuple[int, int], int] | None:
+    if not data.startswith(_JPEG):
+        return None
+    image = open_image(data, path)
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    turn = image.getexif().get(0x0112, 1)
+    width, height = image.size[::-1] if turn in range(5, 9) else image.size
+    # The last pixel of a reduced picture may lie beyond its edge; turned, it would be the first.
+    even = 8 if turn == 1 else math.gcd(width, height)
+    allowed = factor(width, height)
+    scale = next((number for number in (8, 4, 2) if number <= allowed and even % number == 0), 1)
+    if scale == 1:
+        return None
+    image.draft(image.mode, (image.width // scale, image.height // scale))
+    return upright(image), (width, height), scale
+
+
 def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:
     """Decode a whole file in the mode that Pillow chooses, the right way up.
 
@@ -48,12 +91,7 @@ def as_pillow_sees_it(data: bytes, path: str) -> Image.Image:
         ImageError: truncated, not a picture, or too large.
         MissingExtraError: it needs an optional part.
     """
-    return _in_words(lambda: upright(_opened(data)), data, path)
-
-
-def _opened(data: bytes) -> Image.Image:
-    """Pillow's image, not decoded yet."""
-    return Image.open(io.BytesIO(data))
+    return _in_words(lambda: upright(open_image(data, path)), data, path)
 
 
 def _decode(data: bytes, path: str, part: Part) -> Opened:
@@ -74,7 +112,7 @@ def _decode(data: bytes, path: str, part: Part) -> Opened:
 
 def _by_format(data: bytes, path: str) -> Opened:
     try:
-        image = _opened(data)
+        image = open_image(data, path)
     except UnidentifiedImageError:
         opened = None
         if tiff.is_tiff(data):
@@ -90,7 +128,9 @@ def _by_format(data: bytes, path: str) -> Opened:
     if opened is not None:
         return Opened(opened.image, opened.samples, (*opened.notes, *notes))
     notes = (*notes, *_halved(image))
-    image = upright(image if reader is None else _opened(data))  # a reader may change the image
+    if reader is not None:  # a reader may change the image
+        image = open_image(data, path)
+    image = upright(image)
     if is_wide(image):
         return Opened(samples=_samples(image), notes=notes)
     return Opened(image, notes=notes)
@@ -118,7 +158,7 @@ def _frames(data: bytes, path: str) -> tuple[Note, ...]:
     """A note for a picture with several frames."""
     count = 1
     with contextlib.suppress(Exception):  # only the first must be readable
-        count = int(getattr(_opened(data), "n_frames", 1))
+        count = int(getattr(open_image(data, path), "n_frames", 1))
     if count == 1:
         return ()
     more = "" if path == STDIN else f"; `attnviz video {path}` draws all"
@@ -161,10 +201,9 @@ def _quietly(decode: Callable[[], T]) -> T:
 
 def _damaged(error: Exception, path: str) -> ImageError:
     """The error for a failed decoding; formats raise different exceptions."""
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError):  # a decoder that looks at sizes itself
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        part = ", or add --region x,y,w,h" if path.lower().endswith((".tif", ".tiff")) else ""
-        return ImageError(f"{path}: more than {limit} megapixels; scale it down first{part}")
+        return ImageError(f"{path}: more than {limit} megapixels; save it as JPEG, PNG or TIFF")
     reason = " ".join(str(error).split())  # libheif's message has line breaks
     return ImageError(f"{path}: truncated or damaged ({reason}); save it again")
 
@@ -186,7 +225,7 @@ def is_wide(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode of 8 bits to RGB, as a person sees it."""
+    """Convert any mode of 8 bits to RGB, as a person sees it; the given image may be returned."""
     profile = image.info.get("icc_profile")
     if image.mode == "La":  # Pillow cannot convert this mode to RGB directly
         image = image.convert("LA")
@@ -198,7 +237,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _to_srgb(image, profile)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def mask_to_rgb(image: Image.Image) -> Image.Image:

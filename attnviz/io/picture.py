@@ -11,11 +11,19 @@ from PIL import Image
 from attnviz.errors import ImageError
 from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.io import regions, tiff, tiff_regions
-from attnviz.io.decoding import as_pillow_sees_it, mask_to_rgb, open_picture, to_rgb
+from attnviz.io.decoding import (
+    Factor,
+    as_pillow_sees_it,
+    mask_to_rgb,
+    open_picture,
+    open_reduced,
+    to_rgb,
+)
 from attnviz.io.parts import WHOLE, Part, check_region, parse_part, split_path
 from attnviz.io.picture_files import STDIN, Note, read
 from attnviz.io.ranges import FULL, ValueRange, parse_range
 from attnviz.io.selecting import select, turned
+from attnviz.io.size_limit import as_array
 from attnviz.io.values import Opened, Samples, Span, take, to_8_bit, upright
 
 
@@ -195,6 +203,41 @@ def decode(data: bytes, path: str, range: str = FULL, part: Part = WHOLE) -> Pic
     return developed(opened, path, parse_range(range), part)
 
 
+@dataclass(frozen=True)
+class ReducedPicture:
+    """A picture that was decoded at a part of its size.
+
+    Attributes:
+        header: the picture itself.
+        picture: the reduced picture.
+        scale: by how much it is reduced: pixel x of it lies at pixels scale·x of the picture.
+    """
+
+    header: PictureHeader
+    picture: Picture
+    scale: int
+
+
+def decode_reduced(data: bytes, path: str, factor: Factor) -> ReducedPicture | None:
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, if `factor` of its size allows it.
+
+    >>> decode_reduced(Path("cat.jpg").read_bytes(), "cat.jpg", lambda *size: 3.9).scale
+    2
+
+    Returns:
+        None for a file of another format, and if the factor is below 2.
+
+    Raises:
+        ImageError: truncated, or too large.
+    """
+    found = open_reduced(data, path, factor)
+    if found is None:
+        return None
+    image, size, scale = found
+    picture = Picture(path, as_array(to_rgb(image)))
+    return ReducedPicture(PictureHeader(path, *size), picture, scale)
+
+
 def developed(opened: Opened, path: str, value_range: ValueRange, part: Part) -> Picture:
     """A decoded file, or region, as the picture that its part and the range of values make of it.
 
@@ -206,7 +249,7 @@ def developed(opened: Opened, path: str, value_range: ValueRange, part: Part) ->
     samples = opened.samples
     if samples is None:
         assert opened.image is not None  # one of the two is there
-        pixels = np.asarray(to_rgb(opened.image))
+        pixels = as_array(to_rgb(opened.image))
         samples = Samples(pixels, "unsigned", 8)
         if value_range.kind == FULL:
             return Picture(path, pixels, notes=opened.notes, part=part)

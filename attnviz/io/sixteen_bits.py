@@ -10,7 +10,6 @@ Pillow keeps 8 bits, rounded so that white turns black; imagecodecs (`attnviz[co
 instead. Marker SIZ and boxes colr and cdef: ISO/IEC 15444-1, A.5.1, I.5.3.3 and I.5.3.6.
 """
 
-import io
 import re
 import struct
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from attnviz.errors import ImageError, MissingExtraError
+from attnviz.io.size_limit import open_image
 from attnviz.io.values import Opened, Samples, of_bands, upright
 
 _HEADER = re.compile(rb"P([2356])" + rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)" * 3 + rb"\s")
@@ -57,7 +57,7 @@ def read_png(image: Image.Image, data: bytes, _: str) -> Opened | None:
 
 def in_raw_mode(data: bytes, mode: str) -> Image.Image:
     """Decode a whole picture, with samples unpacked by this raw mode."""
-    image = Image.open(io.BytesIO(data))
+    image = open_image(data, "")
     assert isinstance(image, ImageFile.ImageFile)
     image.tile = [tile._replace(args=_with(tile.args, mode)) for tile in image.tile]
     image.load()

@@ -4,10 +4,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io.parts import Box, Part
+from attnviz.io.size_limit import check_size
 from attnviz.io.values import Opened
 
 if TYPE_CHECKING:
@@ -98,12 +97,8 @@ def read_whole(slide: Slide, path: str) -> Opened:
     Raises:
         ImageError: it is too large; the line says what to type.
     """
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if limit and slide.width * slide.height > limit:
-        x, y = (max(0, side // 2 - 1024) for side in (slide.width, slide.height))
-        sides = min(2048, slide.width), min(2048, slide.height)
-        raise ImageError(
-            f"{path}: {slide.width}x{slide.height} pixels are too many to read at once; add "
-            f"--tile 224 (show, stats), or --region {x},{y},{sides[0]},{sides[1]}"
-        )
+    x, y = (max(0, side // 2 - 1024) for side in (slide.width, slide.height))
+    sides = min(2048, slide.width), min(2048, slide.height)
+    advice = f"add --tile 224 (show, stats), or --region {x},{y},{sides[0]},{sides[1]}"
+    check_size(slide.width * slide.height, path, advice)
     return slide.read((0, 0, slide.width, slide.height))

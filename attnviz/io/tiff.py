@@ -19,6 +19,7 @@ from PIL import Image, TiffImagePlugin
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io.picture_files import Note
 from attnviz.io.sixteen_bits import both_bytes, in_raw_mode
+from attnviz.io.size_limit import check_size, open_image
 from attnviz.io.tiff_pages import further_pages, open_file, orientation, page_of, tag
 from attnviz.io.values import Opened, Samples, of_bands, upright
 
@@ -56,7 +57,7 @@ def read(image: Image.Image | None, data: bytes, path: str) -> Opened | None:
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_plain(image):
         pages = _pages(data) if image.tag_v2.next else ()
-        return Opened(upright(Image.open(io.BytesIO(data))), notes=(*_left_aside(image), *pages))
+        return Opened(upright(open_image(data, path)), notes=(*_left_aside(image), *pages))
     file = open_file(io.BytesIO(data))
     if file is None:
         return None
@@ -113,6 +114,8 @@ def as_opened(page: "TiffPage", bands: NDArray[Any]) -> Opened:
 def _is_plain(image: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether Pillow reads all: unsigned samples of 8 bits at most, and no further bands."""
     tags = image.tag_v2
+    if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 0):  # it refuses large ones
+        return False
     bits, kinds = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     if max(bits) > 8 or any(_KINDS.get(kind) != "unsigned" for kind in kinds):
         return False
@@ -167,12 +170,8 @@ def _check(page: "TiffPage", path: str) -> None:
     Raises:
         ImageError: the page is too large, or of complex numbers.
     """
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if limit and page.imagewidth * page.imagelength > limit:
-        raise ImageError(
-            f"{path}: more than {limit // 1_000_000} megapixels; scale it down first, or add "
-            "--region x,y,w,h"
-        )
+    advice = "scale it down first, or add --region x,y,w,h"
+    check_size(page.imagewidth * page.imagelength, path, advice)
     check_numbers(page, path)
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io import tiff, tiff_pages
 from attnviz.io.parts import Box, Part
 from attnviz.io.picture_files import Note
+from attnviz.io.size_limit import check_size
 from attnviz.io.values import Opened
 
 if TYPE_CHECKING:
@@ -45,11 +45,8 @@ class TiffRegions:
             ImageError: the region is too large, or the file is damaged.
             MissingExtraError: its compression needs imagecodecs.
         """
-        limit, path = 2 * (Image.MAX_IMAGE_PIXELS or 0), self._path
-        if limit and box[2] * box[3] > limit:
-            raise ImageError(
-                f"{path}: a region of more than {limit // 1_000_000} megapixels; give a smaller one"
-            )
+        path = self._path
+        check_size(box[2] * box[3], path, "give a smaller --region")
         try:
             bands = _region(self._file, self._page, box)
         except (ValueError, KeyError, ImportError, RuntimeError) as error:

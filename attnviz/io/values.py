@@ -233,4 +233,5 @@ def upright(image: Image.Image, orientation: int | None = None) -> Image.Image:
     """An image turned by its own EXIF orientation, or by the given one."""
     if orientation is not None:
         image.getexif()[0x0112] = orientation
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from attnviz.errors import ImageError, MissingExtraError
 from attnviz.io.arrays import of_array
 from attnviz.io.parts import Part, check_slice
 from attnviz.io.picture_files import Note
+from attnviz.io.size_limit import check_size
 from attnviz.io.values import Opened, Samples
 
 _NIFTI = {b"n+1\0": 344, b"n+2\0": 4}
@@ -41,7 +41,7 @@ def read_dicom(data: bytes, path: str, part: Part) -> Opened:
     file = pydicom.dcmread(io.BytesIO(data))
     if "PixelData" not in file and "FloatPixelData" not in file:
         raise ImageError(f"{path}: a DICOM file without pixels; give one with a picture")
-    _check_size(int(file.get("Rows", 0)), int(file.get("Columns", 0)), path)
+    check_size(int(file.get("Rows", 0)) * int(file.get("Columns", 0)), path)
     count = int(file.get("NumberOfFrames", 1) or 1)
     number = check_slice(part.slice, count, path)
     try:
@@ -150,7 +150,7 @@ def _slice(nibabel: Any, volume: Any, path: str, part: Part) -> Opened:
     places = {int(goal): (axis, int(sign)) for axis, (goal, sign) in enumerate(axes)}
     up, upward = places[2]
     count = shape[up]
-    _check_size(shape[places[1][0]], shape[places[0][0]], path)
+    check_size(shape[places[1][0]] * shape[places[0][0]], path)
     number = check_slice(part.slice, count, path)
     chosen: list[Any] = [slice(None)] * 3 + [0] * (len(shape) - 3)
     chosen[up] = number if upward > 0 else count - 1 - number
@@ -164,12 +164,6 @@ def _slice(nibabel: Any, volume: Any, path: str, part: Part) -> Opened:
         text = f"{math.prod(shape[3:])} volumes: the first is drawn"
         notes = (*notes, Note("frames", text))
     return of_array(values[..., None], path, notes)
-
-
-def _check_size(rows: int, columns: int, path: str) -> None:
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if limit and rows * columns > limit:
-        raise ImageError(f"{path}: more than {limit // 1_000_000} megapixels; scale it down first")
 
 
 def _which(count: int, number: int, part: Part) -> tuple[Note, ...]:

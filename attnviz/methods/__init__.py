@@ -14,12 +14,14 @@ from attnviz.registry import Option, Table, TableEntry, complete, load
 
 Need = Literal[
     "gradient", "block gradient", "token gradient", "path gradient",
-    "propagation", "input gradient", "integrated gradient",
+    "propagation", "input gradient", "integrated gradient", "output relevance",
     "projection", "tokens", "keys", "distribution", "features",
 ]  # fmt: skip
 ENTERING = frozenset[Need]({"propagation", "input gradient", "integrated gradient"})
 """What goes back to the tokens that enter the first merged layer."""
-SCORED = ENTERING | {"gradient", "block gradient", "token gradient", "path gradient"}
+SCORED = ENTERING | {
+    "gradient", "block gradient", "token gradient", "path gradient", "output relevance"
+}  # fmt: skip
 """What needs a score."""
 
 
@@ -32,9 +34,9 @@ class Method(TableEntry):
         needs: what it needs beside queries, keys and values: the gradient of a score (or of a score
             computed from every layer's own tokens, at the tokens, or in runs on parts of the
             picture), relevance of the tokens that enter the first layer (by rules, by the gradient,
-            or integrated), the output projection, the tokens after each layer, that queries and
-            keys are the same tokens, that rows of weights are distributions, or the tokens after
-            each layer where they are known.
+            or integrated) or of attention's outputs, the output projection, the tokens after each
+            layer, that queries and keys are the same tokens, that rows of weights are
+            distributions, or the tokens after each layer where they are known.
         asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: a function that changes the map on cells; it takes values (…, cells), drawn cells
@@ -80,8 +82,14 @@ DISCARD = Option(
     minimum=0.0, maximum=0.999,
 )  # fmt: skip
 RULE = Option(
-    "rule", ("epsilon", "cp"), "epsilon",
-    "Rule of attnlrp: epsilon goes through attention weights, too; for cp they are constants.",
+    "rule", ("epsilon", "gamma", "cp", "libra"), "epsilon",
+    "Rule of attnlrp: epsilon goes through attention weights, too; gamma is that with --gamma 0.25 "
+    "for linear layers; for cp and libra attention weights are constants, and libra adds biases.",
+)  # fmt: skip
+GAMMA = Option(
+    "gamma", float, None,
+    "How much attnlrp favours what speaks for the output of a linear layer; of --rule cp, too.",
+    minimum=0.0, maximum=1000.0, metavar="G",
 )  # fmt: skip
 AT = Option(
     "at", ("tokens", "pixels"), "tokens",
@@ -154,6 +162,13 @@ _METHODS: dict[str, Method] = {
         merges="layers",
         needs=("gradient", "distribution"),
     ),
+    "attribution": Method(
+        "attnviz.methods.gradients:attribution",
+        "the same with the relevance of the weights, found by LRP through all of the model",
+        "Chefer et al. 2021, arXiv 2012.09838",
+        merges="layers",
+        needs=("gradient", "output relevance", "distribution"),
+    ),
     "legrad": Method(
         "attnviz.methods.gradients:legrad",
         "what every layer's own score would gain from more attention to a token",
@@ -168,7 +183,7 @@ _METHODS: dict[str, Method] = {
         "Achtibat et al. 2024, arXiv 2402.05602",
         merges="layers",
         needs=("propagation",),
-        options=(RULE, AT),
+        options=(RULE, GAMMA, AT),
         asks=False,
     ),
     "transition": Method(
@@ -338,6 +353,9 @@ def check_request(
         taken = any(key in method.settings for method in chosen)
         if value is not None and (taken or key not in others or not of_heads):
             _find_option(key, names).check(value)
+    gamma, rule = settings.get("gamma"), settings.get("rule") or RULE.default
+    if gamma is not None and rule not in ("gamma", "cp"):
+        raise UsageError(f"--gamma {gamma:g}: --rule {rule} has none; give --rule gamma or cp")
     unscored = [name for name, method in zip(names, chosen, strict=True) if not method.scored]
     if importance and unscored and len(targets) > 1:
         raise UsageError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
+from attnviz.attribution.head_fusion import Fusion
 from attnviz.attribution.vector_products import mat_vec, vec_mat
 from attnviz.errors import RecordingError
 from attnviz.methods.rollout import equal_weights, fuse, query_weights, split
@@ -90,11 +91,41 @@ def relevance(readings: Sequence[LayerInput]) -> Tensor:
     return (row + _gained(layers, torch.where(total > 0, row / total, 0.0)))[:, :, None]
 
 
-def _gained(layers: Sequence[LayerInput], row: Tensor) -> Tensor:
+def attribution(readings: Sequence[LayerInput]) -> Tensor:
+    """w·(R − I), (windows, R, 1, keys): rollout of the relevance of attention that raises a score.
+
+        R = I
+        for RA, dA in layers:                 # (heads, N, N); RA: relevance of A, by LRP
+            R = R + mean(relu(dA * RA), heads) @ R
+        map = w @ (R - I)
+
+    RA = A⊙(S·Vᵀ)/2 with S = R_out/out, the relevance of the attention's output divided by it. It
+    goes back from the score by the rules of `attribution.relevance_rules`. As in `relevance` the
+    query's own 1 is left out. An attention pool at the end has no I: w·M·R.
+
+    Chefer et al. 2021, 2012.09838.
+
+    Raises:
+        RecordingError: layers with different tokens, recorded without a score, or whose heads are
+            mixed.
+    """
+    layers, pool = split(readings)
+    for reading in readings:
+        if reading.call.relevance is None or reading.call.mixing is not None:
+            why = "heads are mixed" if reading.call.mixing is not None else "no relevance was found"
+            raise RecordingError(f"{why} in layer {reading.number}; take --method relevance")
+    row = query_weights(readings)
+    if pool is None:
+        return _gained(layers, row, "relevance")[:, :, None]
+    row = vec_mat(fuse(pool, "relevance"), row)
+    return (row + _gained(layers, row, "relevance"))[:, :, None]
+
+
+def _gained(layers: Sequence[LayerInput], row: Tensor, fusion: Fusion = "positive") -> Tensor:
     """r·(R − I): the relevance that r gets beside itself, (B, R, N)."""
     gained = torch.zeros_like(row)
     for reading in reversed(layers):
-        gained = gained + vec_mat(fuse(reading, "positive"), row + gained)
+        gained = gained + vec_mat(fuse(reading, fusion), row + gained)
     return gained
 
 
@@ -132,6 +163,7 @@ def attnlrp(
     readings: Sequence[LayerInput],
     *,
     rule: str = "epsilon",  # noqa: ARG001 — of the backward pass, which was made before
+    gamma: float | None = None,  # noqa: ARG001
     at: str = "tokens",  # noqa: ARG001
 ) -> Tensor:
     """R_j of the tokens that enter the first layer, (windows, 1, 1, keys), with their sign.
@@ -143,10 +175,9 @@ def attnlrp(
         map = (x * g).sum(-1)                 # (tokens, features) → (tokens,)
 
     This is AttnLRP with the ε-rule for all linear maps, ε → 0. The paper uses the γ-rule for those
-    of vision transformers. That rule needs the input of each linear map, which autograd does not
-    keep for frozen weights. `attribution.propagate` has the rules; with `cp` attention weights are
-    constants. The score is that of the model as
-    if it ended with the last layer; the query has no effect.
+    of vision transformers: `gamma`. With `cp` and `libra` attention weights are constants; `libra`
+    adds the share of biases. `attribution.propagate` has the rules. The score is that of the model
+    as if it ended with the last layer; the query has no effect.
 
     Achtibat et al. 2024, 2402.05602.
 

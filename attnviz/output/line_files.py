@@ -62,20 +62,21 @@ class Lines:
         self._file.close()
 
 
-def lock(path: Path, folder: Path) -> IO[bytes]:
+def lock(path: Path, folder: Path, *, shared: bool = False) -> IO[bytes]:
     """Lock a folder against other processes until the returned file is closed.
 
-    The operating system holds the lock, so it also ends when the process is killed.
+    The operating system holds the lock, so it also ends when the process is killed. Several
+    processes may hold a `shared` lock, while none holds another (Windows has no shared locks).
 
     Raises:
         OutputError: another process holds the lock, or the file cannot be written.
     """
     try:
-        file = path.open("ab")
+        file = path.open("a+b")  # network file systems want a shared lock to be readable
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
     try:
-        _hold(file)
+        _hold(file, shared=shared)
     except OSError as error:
         file.close()
         raise OutputError(
@@ -84,15 +85,16 @@ def lock(path: Path, folder: Path) -> IO[bytes]:
     return file
 
 
-def _hold(file: IO[bytes]) -> None:
+def _hold(file: IO[bytes], *, shared: bool) -> None:
     if sys.platform == "win32":
         import msvcrt  # noqa: PLC0415
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        if not shared:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl  # noqa: PLC0415
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def append(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from attnviz.drawing.scale import Range
 from attnviz.drawing.sheet import Cell
 from attnviz.explanation.explanation import Explanation
 from attnviz.io.picture import Picture
-from attnviz.output import encoding, whole_files
+from attnviz.output import encoding, line_files
 from attnviz.output.record_parts import BlendInfo
 
 
@@ -61,7 +61,7 @@ def write_blends(
     infos, paths = [], []
     for blend, image in drawn:
         name, first = f"{blend.stem}.{kind}", explanation.answers[blend.numbers[0]]
-        paths.append(whole_files.write_whole(folder / name, encoding.as_image(image, kind)))
+        paths.append(line_files.write_lines(folder / name, encoding.as_parts(image, kind)))
         colours = list(blend.colours)
         infos.append(BlendInfo(layer=first.layer, head=first.head, colours=colours, file=name))
     return infos, paths

@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnviz.drawing.overlay import Interpolation, Style, colour_table
-from attnviz.drawing.panels import panel
+from attnviz.drawing.panels import panel, sized
 from attnviz.drawing.scale import Range, ranges, scale_of
 from attnviz.drawing.sheet import Cell, cells_on, draw, sheet, small
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Answer, Explanation
 from attnviz.explanation.naming import stem, title
 from attnviz.io.picture import Picture, with_pixels
-from attnviz.output import encoding, movies, whole_files
+from attnviz.output import encoding, line_files, movies, whole_files
 from attnviz.output.make_record import make_record
 from attnviz.output.record_parts import AnimationInfo
 from attnviz.output.records import Record
 from attnviz.output.write_animation import By, write_animation
 from attnviz.output.write_blends import blend_cells, drawn_blends, write_blends
+
+_ROOM = 1 << 26
+"""How many pixels of overlays may be drawn at once, in several threads."""
 
 
 class Tabular(Protocol):
@@ -41,6 +44,8 @@ class Tabular(Protocol):
 class Drawing:
     """How maps are drawn: the fields take the values of the options of the same names.
 
+    `overlay_size` is the longest side of overlays in pixels; None draws them at the picture's size.
+
     >>> attnviz.render(explanation, Drawing(colormap="magma"))[5, 0].size
     (480, 320)
     """
@@ -54,6 +59,7 @@ class Drawing:
     movie: movies.Kind = "webp"
     fps: float = 2.0
     blend: bool = False
+    overlay_size: int | None = None
 
     def style(self) -> Style:
         """The style of the overlays, with the table of the colour map."""
@@ -101,7 +107,8 @@ def render(
     if len(explanation.questions) > 1:
         raise UsageError("several questions were asked; render each of explanation.each()")
     explanation.require_one_view()
-    picture, style = on or with_pixels(explanation.observation.picture), drawing.style()
+    picture = sized(on or with_pixels(explanation.observation.picture), drawing.overlay_size)
+    style = drawing.style()
     return {
         (answer.layer, answer.part): draw(picture, _placed_on(answer, picture), scale, style)
         for answer, scale in zip(explanation.answers, drawing.ranges(explanation), strict=True)
@@ -131,17 +138,18 @@ def write_pictures(
     """
     style, scales = drawing.style(), drawing.ranges(explanation)
     before = whole_files.earlier_files(whole_files.make_folder(folder))
-    picture = reduced or with_pixels(explanation.observation.picture)
+    picture = sized(reduced or with_pixels(explanation.observation.picture), drawing.overlay_size)
     preview = None if reduced is None else small(reduced)
 
     def one(answer: Answer, scale: Range) -> tuple[Cell, Path]:
         image = draw(picture, _placed_on(answer, picture), scale, style)
         name = f"{stem(explanation, answer)}.{drawing.format}"
-        path = whole_files.write_whole(folder / name, encoding.as_image(image, drawing.format))
+        path = line_files.write_lines(folder / name, encoding.as_parts(image, drawing.format))
         shown = panel(image, explanation.observation.picture)
         return Cell(shown, title(explanation, answer), scale), path
 
-    threads = threads or (os.cpu_count() or 1 if reduced is None else 1)
+    room = max(1, _ROOM // (picture.width * picture.height))
+    threads = threads or (min(os.cpu_count() or 1, room) if reduced is None else 1)
     drawn = _at_once(one, explanation.answers, scales, threads)
     cells, paths = [cell for cell, _ in drawn], [path for _, path in drawn]
     files = [path.name for path in paths]

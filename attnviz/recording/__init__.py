@@ -1,6 +1,13 @@
 """Record a running model: `record`, and how it finds every attention call.
 
-record             the entry point, and the watcher in PyTorch's dispatcher
+record             the entry point
+watcher            watches PyTorch's dispatcher: the full watcher
+model_watch        decides how each run of a given model is watched
+plan               what was learnt of a run
+outside            what a model's code may read besides its arguments
+learning           learns a plan while the full watcher records
+light_watch        takes calls and blocks by a plan, without the watcher
+plan_check         compares a run with the plan, function by function
 operation          one operation, as the dispatcher shows it
 tensor_registry    facts about tensors, by the memory that the tensors use
 kernels            fused attention, read by the names of its arguments

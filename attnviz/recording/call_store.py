@@ -11,6 +11,8 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import JoinedTrace, Lay, Trace
 from attnviz.recording.joining import Axis, join_calls, join_summed
+from attnviz.recording.learning import Learner
+from attnviz.recording.light_watch import TakenCall
 from attnviz.recording.tensor_registry import TensorRegistry, clone_if_aliased
 
 Describe = Callable[[AttentionCall], Any]
@@ -67,6 +69,8 @@ class CallStore:
 
     def __post_init__(self) -> None:
         self._entries: list[_Entry] = []
+        self._unnoted: list[int] = []
+        self.learner: Learner | None = None
         self._memory: TensorRegistry[set[int]] = TensorRegistry()
 
     def add(self, call: AttentionCall, trace: Trace, may_be_joined: MayBeJoined) -> int:
@@ -89,13 +93,45 @@ class CallStore:
         entry.counts = entry.counts or self.where is None or self.where(call)
         self._set(number, call)
 
+    @property
+    def made(self) -> int:
+        """Number of all calls, also of those that do not count."""
+        return len(self._entries)
+
+    def keeps(self, count: int) -> list[bool]:
+        """Which of the next `count` calls may be wanted; all of them count."""
+        if self.wanted is None:
+            return [True] * count
+        first, last = len(self._counted()), max((-n for n in self.wanted if n < 0), default=0)
+        return [first + n in self.wanted or n >= count - last for n in range(count)]
+
+    def take(self, calls: Sequence[TakenCall]) -> int:
+        """Add calls in their final form; returns the number of the first among those that count."""
+        first = len(self._counted())
+        for taken in calls:
+            call = taken.call
+            if call is not None and self.device is not None:
+                call = _each(call, lambda tensor: tensor.to(self.device))
+            self._unnoted.append(len(self._entries))
+            self._entries.append(
+                _Entry(call, taken.trace, True, taken.described, taken.description)
+            )
+        self._show()
+        return first
+
+    def _changed(self, what: str) -> None:
+        if self.learner is not None:
+            self.learner.refuse(what)
+
     def drop(self, number: int) -> None:
         """Take back a call that proved not to be attention."""
+        self._changed("a call that was taken back")
         self._entries[number].call, self._entries[number].counts = None, False
         self._show()
 
     def correct(self, number: int, call: AttentionCall, lay: Lay) -> None:
         """Replace a call and the layout of its output by the corrected ones."""
+        self._changed("a call that was corrected")
         entry = self._entries[number]
         if isinstance(entry.trace, Trace):
             entry.trace = replace(entry.trace, lay=lay)
@@ -104,18 +140,23 @@ class CallStore:
     def project(self, number: int, weight: Tensor) -> None:
         """Set the projection of a call's output; if there are several, the first one counts."""
         call = self._entries[number].call
+        if self.learner is not None:
+            self.learner.projected(number, weight)
         if call is not None and call.projection is None:
             self._project(number, call, weight)
 
     def scale(self, number: int, factors: Tensor) -> None:
         """Multiply the features of a call's projection with factors, (F,)."""
         call = self._entries[number].call
+        if self.learner is not None:
+            self.learner.projected(number, factors, factor=True)
         if call is not None and call.projection is not None:
             weight = call.projection
             self._project(number, call, weight * factors.to(weight.device))
 
     def unpack(self, number: int) -> None:
         """Make heads of a call's queries: one query, and groups of heads that share keys."""
+        self._changed("heads that are queries")
         entry = self._entries[number]
         if entry.call is not None and isinstance(entry.trace, Trace):
             entry.trace = replace(entry.trace, lay=partial(_unpacked_output, entry.trace.lay))
@@ -133,6 +174,7 @@ class CallStore:
         joined = join_summed(calls) if axis == "sum" else join_calls(calls, axis)
         if joined is None:
             return None
+        self._changed("calls that are pieces of one attention")
         call, dim = joined
         number = min(numbers)
         sizes = tuple(piece.output.shape[dim] for piece in calls if piece.output is not None)
@@ -152,11 +194,14 @@ class CallStore:
     def _set(self, number: int, call: AttentionCall) -> None:
         """Set a call, and note the memory in which it keeps something."""
         self._entries[number].call = call
+        self._note_memory(number, call)
+        self._show()
+
+    def _note_memory(self, number: int, call: AttentionCall) -> None:
         for name in _KEPT:
             tensor = getattr(call, name)
             if tensor is not None:
                 self._memory.put(tensor, {number, *(self._memory.get(tensor) or ())})
-        self._show()
 
     def _counted(self) -> list[_Entry]:
         return [entry for entry in self._entries if entry.counts and not entry.piece]
@@ -181,7 +226,14 @@ class CallStore:
 
     def written(self, tensor: Tensor) -> None:
         """Copy what calls keep in memory that the model is about to overwrite."""
+        for number in self._unnoted:
+            taken = self._entries[number].call
+            if taken is not None:
+                self._note_memory(number, taken)
+        self._unnoted.clear()
         numbers = {n for _, users in self._memory.of_storage(tensor) for n in users}
+        if numbers:
+            self._changed("a tensor of a call that the model overwrites")
         for number in numbers:
             call = self._entries[number].call
             if call is not None:

@@ -6,7 +6,7 @@ path of nn.TransformerEncoderLayer.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,11 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils.hooks import RemovableHandle
 
 from attnviz.errors import RecordingError
+from attnviz.recording.learning import Learner
+from attnviz.recording.outside import HOOKS
 from attnviz.recording.tensor_registry import clone_if_aliased, shares_memory
 
 
@@ -59,31 +62,49 @@ class Blocks:
 
     Attributes:
         found: blocks by the number of their call.
+        graph: whether tensors keep their graph.
+        learner: learns where the blocks are, if anything does.
         spoiled: numbers of calls whose block had a tensor with a graph, which the model overwrote.
     """
 
     def __init__(self, model: nn.Module, count: Callable[[], int], *, graph: bool) -> None:
         self.found: dict[int, Block] = {}
         self.spoiled: set[int] = set()
-        self._count, self._graph = count, graph
+        self.learner: Learner | None = None
+        self._count, self.graph = count, graph
         self._thread = threading.get_ident()
         self._open: list[_Open] = []
+        self._hooks: list[RemovableHandle] = []
         stacks = (p for p in model.modules() if isinstance(p, nn.ModuleList | nn.Sequential))
         self._elements = {element for stack in stacks for element in stack}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch the model while it runs."""
-        hooks = [
-            register_module_forward_pre_hook(self._entered),
-            register_module_forward_hook(self._returned),
-        ]
+        self.begin()
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            self.end()
             self._open.clear()
+
+    @property
+    def hooks(self) -> list[int]:
+        """The numbers of the global hooks that watch the model."""
+        return [hook.id for hook in self._hooks]
+
+    def begin(self) -> None:
+        """Watch modules from now on."""
+        self._hooks = [
+            register_module_forward_pre_hook(self._entered),
+            register_module_forward_hook(self._returned),
+        ]
+        HOOKS.own += len(self._hooks)
+
+    def end(self) -> None:
+        """Watch modules no longer."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _entered(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if module not in self._elements or threading.get_ident() != self._thread:
@@ -106,10 +127,16 @@ class Blocks:
         place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
         if place is not None:
             output = self._copy_before_overwrite(leaves[place])
-            self.found[opened.count] = Block(module, opened.tokens, output, spec, place)
+            block = Block(module, opened.tokens, output, spec, place)
+            self.found[opened.count] = block
+            if self.learner is not None:
+                self.learner.block(opened.count, block, result)
 
     def _copy_before_overwrite(self, tensor: Tensor) -> Tensor:
-        return tensor if self._graph else tensor.detach()
+        if self.graph:
+            return tensor
+        with nullcontext() if self.learner is None else self.learner.aside():
+            return tensor.detach()
 
     def written(self, tensor: Tensor) -> None:
         """Copy what blocks keep in memory that the model is about to overwrite."""
@@ -117,15 +144,22 @@ class Blocks:
             tensors = (block.input, block.output)
             if not any(shares_memory(each, tensor) for each in tensors):
                 continue
-            if self._graph:  # a copy would not be part of the graph
+            self._overwritten()
+            if self.graph:  # a copy would not be part of the graph
                 self.spoiled.add(number)
             else:
                 inputs, outputs = (clone_if_aliased(each, tensor) for each in tensors)
                 self.found[number] = replace(block, input=inputs, output=outputs)
-        if not self._graph:
+        if any(shares_memory(each.tokens, tensor) for each in self._open):
+            self._overwritten()
+        if not self.graph:
             self._open = [
                 replace(each, tokens=clone_if_aliased(each.tokens, tensor)) for each in self._open
             ]
+
+    def _overwritten(self) -> None:
+        if self.learner is not None:
+            self.learner.refuse("tokens of a block that the model overwrites")
 
 
 def run_tail(

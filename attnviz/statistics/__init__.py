@@ -6,7 +6,7 @@ entry is a function of one layer input. `MAP_NUMBERS` has numbers of a drawn map
 CSV, Parquet and gallery have a field for each entry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -307,8 +307,19 @@ class More:
 
 
 def measure(reading: "LayerInput") -> "dict[str, Tensor]":
-    """Every statistic of the table for one layer, each (heads,)."""
-    return {name: entry.measure(reading) for name, entry in STATISTICS.items()}
+    """Every statistic of the table for one layer, each (heads,) on the CPU."""
+    return measure_all([reading])[0]
+
+
+def measure_all(readings: "Sequence[LayerInput]") -> "list[dict[str, Tensor]]":
+    """Every statistic of the table for several layers; a device is waited for once."""
+    from attnviz.attention.sweep_together import sweep_together, to_host  # noqa: PLC0415
+
+    sweep_together(readings)
+    names = tuple(STATISTICS)
+    found = to_host([STATISTICS[name].measure(each) for each in readings for name in names])
+    rows = range(0, len(found), len(names))
+    return [dict(zip(names, found[row : row + len(names)], strict=True)) for row in rows]
 
 
 def more(reading: "LayerInput") -> More:

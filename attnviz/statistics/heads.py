@@ -50,8 +50,8 @@ def distance_px(reading: LayerInput) -> Tensor:
     """
     distance = reading.sweep().distance
     assert distance is not None  # every reading has positions
-    nowhere = not bool(reading.queries.on_picture.any())
-    return _mean(distance, reading.uniform_grid) + (math.nan if nowhere else 0.0)
+    found = _mean(distance, reading.uniform_grid)
+    return torch.where(reading.queries.on_picture.any(), found, math.nan)
 
 
 def prefix_mass(reading: LayerInput) -> Tensor:

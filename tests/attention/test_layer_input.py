@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,7 +7,9 @@ import attnviz
 from attnviz.attention import layer_input as module
 from attnviz.attention import reference
 from attnviz.attention.layer_input import LayerInput, LayerTokens
-from attnviz.attention.sweep import Progress
+from attnviz.attention.sweep import Progress, Sweep
+from attnviz.attention.sweep_together import TOGETHER, sweep_together, to_host
+from attnviz.statistics import measure_all
 
 N = 90
 
@@ -106,3 +110,49 @@ def test_several_questions_are_answered_side_by_side(monkeypatch: pytest.MonkeyP
             for i, each in enumerate(weights):
                 alone = reading(each).received()
                 torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-6, rtol=1e-5)
+
+
+def test_layers_of_one_shape_are_swept_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    sweep = attnviz.AttentionCall.sweep
+
+    def counted(call: attnviz.AttentionCall, *given: Any, **more: Any) -> Sweep:
+        seen.append(call.shape)
+        return sweep(call, *given, **more)
+
+    def layers() -> list[LayerInput]:
+        found, stream = [], torch.Generator().manual_seed(1)
+        for number, tokens in enumerate([20, 20, 30, 20, 20]):
+            q, k = torch.randn(2, 2, 3, tokens, 4, generator=stream).unbind()
+            bias = torch.randn(1, 1, tokens, tokens, generator=stream) if number == 4 else None
+            call = attnviz.AttentionCall(q, k, k, 0.5, bias=bias)
+            cells = (torch.arange(tokens) - 2).clamp_min(-1).repeat(2, 1)
+            part = torch.rand(2, tokens, generator=stream) > 0.2
+            weights = torch.rand(2, 1, tokens, generator=stream)
+            tokens_of = side(cells, part)
+            found.append(LayerInput(call, tokens_of, tokens_of, weights, tokens, progress=done))
+        return found
+
+    def done(rows: int, of: int) -> None:
+        assert rows == of
+
+    alone, together = layers(), layers()
+    sweep_together(together)  # a CPU sweeps each for itself, when it is asked
+    assert not any("_sweep" in vars(each) for each in together)
+    monkeypatch.setitem(TOGETHER, "cpu", 1 << 20)
+    monkeypatch.setattr(attnviz.AttentionCall, "sweep", counted)
+    sweep_together(together)
+    assert seen == [(6, 3, 20, 20)]
+    for one, other in zip(measure_all(alone), measure_all(together), strict=True):
+        assert one.keys() == other.keys()
+        for name, values in one.items():
+            torch.testing.assert_close(other[name], values, rtol=1e-6, atol=1e-6)
+    for one_layer, other_layer in zip(alone, together, strict=True):
+        torch.testing.assert_close(other_layer.received(), one_layer.received())
+
+
+def test_numbers_come_to_the_host_as_they_are() -> None:
+    given = [torch.rand(3), torch.rand(2, 4).double(), torch.zeros(0)]
+    for found, each in zip(to_host(given), given, strict=True):
+        torch.testing.assert_close(found, each.float())
+    assert to_host([]) == []

@@ -3,18 +3,17 @@
 import itertools
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from sweeps import NAMES, everything, of_windows, peaked, positions, random_call, same
 
 import attnviz
-from attnviz.attention import blocks, streamed, tiles
+from attnviz.attention import blocks, kernel, streamed, tiles
 from attnviz.attention.call import Way
 from attnviz.attention.sweep import Sweep, SweepRequest
+from attnviz.errors import UsageError
 
-NAMES = ["lse", "entropy", "confidence", "prefix_mass", "distance", "sum_of_squares", "received"]
 FAST: list[Way] = ["blocks", "streamed"]
 
 
@@ -27,63 +26,11 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(blocks.BLOCK, "cpu", 1 << 16)
 
 
-def positions(n: int, first: int = 1) -> Tensor:
-    """Centres of tokens, in patches: the unit that a tolerance of 2e-5 is of."""
-    side = max(1, math.isqrt(n))
-    index = torch.arange(n) - first
-    return torch.stack([index % side, index // side], dim=-1) + 0.5
-
-
-def everything(queries: int, keys: int, first: int = 1) -> SweepRequest:
-    """All that a sweep can be asked; the first keys are prefix tokens."""
-    weights = torch.full((2, queries), 1 / queries)
-    weights[1] = torch.nn.functional.one_hot(torch.tensor(queries // 2), queries)
-    prefix = torch.arange(keys) < min(first, keys - 1)
-    places = positions(queries, first), positions(keys, first)
-    return SweepRequest(
-        prefix=prefix, grid=~prefix, positions=places, weights=weights, squares=True
-    )
-
-
-def random_call(
-    n: int,
-    keys: int | None = None,
-    *,
-    dim: int = 8,
-    heads: int = 2,
-    groups: int | None = None,
-    batch: int = 1,
-    **more: Any,
-) -> attnviz.AttentionCall:
-    keys = keys or n
-    torch.manual_seed(n * 7 + keys * 3 + dim)
-    q = torch.randn(batch, heads, n, dim)
-    k = torch.randn(batch, groups or heads, keys, dim)
-    return attnviz.AttentionCall(q, k, k, dim**-0.5, **more)
-
-
-def peaked(call: attnviz.AttentionCall, height: float = 60.0) -> attnviz.AttentionCall:
-    """Scores that reach ± `height`."""
-    groups = call.heads // call.key.shape[1]
-    top = (call.query @ call.key.repeat_interleave(groups, 1).mT).abs().max() * call.scale
-    return replace(call, query=call.query * (height / top))
-
-
 def check(call: attnviz.AttentionCall, asked: SweepRequest | None = None, first: int = 1) -> None:
     asked = asked or everything(call.shape[2], call.shape[3], first)
     expected = call.sweep(asked, way="reference")
     for way in FAST:
         same(call.sweep(asked, way=way), expected, way)
-
-
-def same(found: Sweep, expected: Sweep, way: str) -> None:
-    for name in NAMES:
-        one, two = getattr(found, name), getattr(expected, name)
-        assert (one is None) == (two is None), (way, name)
-        if two is not None:
-            assert (one.dtype, one.shape) == (torch.float32, two.shape), (way, name)
-            error = float(((one - two).abs() - 1e-5 * two.abs()).max())
-            assert error <= 2e-5, f"{way} {name}: {error:.1e}"
 
 
 @pytest.mark.parametrize(
@@ -171,27 +118,6 @@ def test_biases_of_every_shape(shape: tuple[int, ...]) -> None:
     for each in (bias, bias > 0, bias.masked_fill(bias > 6, -math.inf)):
         check(replace(call, bias=each))
         check(replace(call, bias=each, causal=True))
-
-
-def of_windows(
-    windows: int, queries: int, keys: int, *, alone: set[str] | None = None
-) -> SweepRequest:
-    """All that a sweep can be asked, otherwise for each window but where `alone` names it."""
-    stream = torch.Generator().manual_seed(windows)
-    alone = alone or set()
-
-    def random(name: str, *shape: int) -> Tensor:
-        front = () if name in alone else (windows,)
-        return torch.rand(*front, *shape, generator=stream)
-
-    return SweepRequest(
-        query_mask=random("query_mask", queries) > 0.2,
-        prefix=random("prefix", keys) > 0.7,
-        positions=(9 * random("from", queries, 2), 9 * random("to", keys, 2)),
-        grid=random("grid", keys) > 0.4,
-        weights=random("weights", 2, queries) / queries,
-        squares=True,
-    )
 
 
 FIELDS = ["query_mask", "prefix", "from", "to", "grid", "weights"]
@@ -370,3 +296,70 @@ def test_tiles_cover_all_keys_once() -> None:
         assert found[-1].stop == stop
         assert max(keys.stop - keys.start for keys in found) <= width
         assert all(a.stop == b.start for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("reason", "broken", "by_the_kernel"),
+    [(None, False, True), ("Triton is not installed", False, False), (None, True, False)],
+)
+def test_another_device_takes_the_kernel_where_it_serves_and_else_the_blocks(
+    reason: str | None, broken: bool, by_the_kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_blocks = random_call(9).sweep()
+    other = replace(by_blocks)
+
+    def by_kernel(*_: object) -> Sweep:
+        if broken:
+            raise UsageError("way='kernel': Triton fails: no compiler; take way='blocks'")
+        return other
+
+    monkeypatch.setattr(kernel, "missing", lambda _: reason)
+    monkeypatch.setattr(kernel, "sweep", by_kernel)
+    monkeypatch.setattr(blocks, "sweep", lambda *_: by_blocks)
+    nowhere = torch.zeros(1, 2, 9, 4, device="meta")
+    call = attnviz.AttentionCall(nowhere, nowhere, nowhere, 0.5)
+    assert call._fastest_sweep(SweepRequest(), None) is (other if by_the_kernel else by_blocks)
+
+
+def test_the_kernel_says_what_it_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(kernel, "FAILURES", [])
+    monkeypatch.setattr(kernel, "find_spec", lambda _: object())
+    monkeypatch.setattr(torch.version, "hip", None)
+    card, call, wide = torch.device("cuda"), random_call(9), random_call(9, dim=512)
+    for capability, reason in (((8, 0), None), ((7, 5), "the device's compute capability is")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert (kernel._missing_on(card) or "None").startswith(str(reason))
+    assert kernel.missing(call) is None
+    assert kernel.missing(wide) == "a head has 512 features in torch.float32"
+    mixed = replace(call, key=call.key.double())
+    assert kernel.missing(mixed) == "queries are torch.float32 and keys torch.float64"
+    monkeypatch.setattr(kernel, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="way='kernel': Triton is not installed; take way='blo"):
+        call.sweep(way="kernel")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert kernel.missing(call) == "the tensors are on cpu, not on CUDA"
+
+
+def test_what_triton_cannot_build_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise OSError("no compiler\nfor this machine")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(kernel, "FAILURES", [])
+    monkeypatch.setattr(kernel, "find_spec", lambda _: object())
+    monkeypatch.setattr(kernel, "import_module", broken)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="Triton fails: for this machine; take"):
+            random_call(9).sweep(everything(9, 9), way="kernel")
+    assert len(kernel.FAILURES) == 1
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_tiles_of_the_kernels_fit_a_card(transposed: bool) -> None:
+    for size, side, rows, heads in itertools.product((2, 4), (16, 64, 128), (1, 197, 4096), (3, 8)):
+        found = kernel.tile(rows, heads, side, size, transposed=transposed)
+        assert 16 <= found.tall <= max(16, 2 * rows)
+        assert not (found.paired and (transposed or heads % 2))
+        together = (1 + found.paired) * (found.tall + found.stages * found.wide) * side * size
+        assert together <= 99 << 10  # bytes of shared memory for rows and keys

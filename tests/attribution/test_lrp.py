@@ -6,6 +6,7 @@ from typing import Any
 import lrp_oracle as oracle
 import pytest
 import torch
+from lrp_models import CLASS, FEATURES, HEADS, LAYERS, classifier, close, pixels
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +16,6 @@ from attnviz.attribution import propagate
 from attnviz.attribution.backward_rules import rules_for
 from attnviz.errors import RecordingError, UsageError
 
-HEADS, FEATURES, LAYERS, CLASS = 4, 32, 3, 2
 VIT = (
     "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
     "layernorm_after", "mlp.fc1", "mlp.fc2",
@@ -24,34 +24,6 @@ TINY = (
     "attention.q_linear", "attention.k_linear", "attention.v_linear", "attention.out",
     "mlp_norm", "mlp.0", "mlp.2",
 )  # fmt: skip
-
-
-def close(found: Tensor, expected: Tensor, relative: float = 1e-9) -> None:
-    scale = float(expected.abs().max())
-    assert scale > 0
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=relative * scale)
-
-
-def classifier(attention: str, act: str = "gelu") -> Any:
-    """A small ViT of transformers in float64, off its initial values."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=FEATURES, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        intermediate_size=48, patch_size=8, image_size=32, num_labels=4, hidden_act=act,
-    )  # fmt: skip
-    config._attn_implementation = attention
-    model = transformers.ViTForImageClassification(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.15 * torch.randn_like(parameter))
-    return model.requires_grad_(False)
-
-
-def pixels(kind: torch.dtype = torch.float64) -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 32, 32, dtype=kind).requires_grad_()
 
 
 def quick(x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 import batches
 import pytest
 
-from attnviz.batch import run
 from attnviz.batch.connection import connected, library
 from attnviz.cli import main
 from attnviz.errors import ExitCode
@@ -20,7 +19,6 @@ ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of itself
 RAY = ("--engine", "ray", "--workers", "2")
-WINDOW = 8
 MORTAL = """
 import os, signal, torch
 from attnviz import MultiHeadAttention
@@ -40,22 +38,12 @@ class Mortal(torch.nn.Module):
         return self.attention(patches)[0]
 """
 TIME = 560  # seconds: a run takes ten
-DRIVER = """
-import sys
-from attnviz.batch import run
-from attnviz.cli import main
-if __name__ == "__main__":
-    run.WINDOW = 8
-    sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture(autouse=True)
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "WINDOW", WINDOW)
     batches.photos(Path("photos"), 30)
-    Path("driver.py").write_text(DRIVER, encoding="utf-8")
     return tmp_path
 
 
@@ -72,7 +60,7 @@ def batch(*arguments: str) -> int:
 
 def driver(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """A run in a process of its own."""
-    command = [sys.executable, "driver.py", "batch", *arguments, *RAY]
+    command = [sys.executable, "-m", "attnviz", "batch", *arguments, *RAY]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIME, check=False)
 
 
@@ -108,7 +96,17 @@ def test_files_and_numbers_are_those_of_one_machine_also_where_pictures_are_host
 def test_a_driver_that_is_killed_goes_on(cluster: str) -> None:
     """On a cluster that has other drivers, and then on one of its own."""
     assert batch("-o", "whole") == ExitCode.DONE
-    command = [sys.executable, "driver.py", "batch", "photos", *batches.SMALL, "-o", "out", *RAY]
+    command = [
+        sys.executable,
+        "-m",
+        "attnviz",
+        "batch",
+        "photos",
+        *batches.SMALL,
+        "-o",
+        "out",
+        *RAY,
+    ]
     command += ["--ray-address", cluster]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = Path("out/.attnviz/journal.jsonl")
@@ -139,7 +137,7 @@ def test_a_window_that_kills_every_worker_ends_with_a_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     model = mortal("model", lives=1000)
-    pictures = ["photos/p0.png", "photos/p1.png"]  # one window
+    pictures = ["photos/p0.png"]
     ended = main(["batch", *pictures, *model, "-o", "out", *RAY[:2], "--workers", "1"])
     assert ended == ExitCode.FAILED
     assert "was killed 4 times" in capfd.readouterr().err

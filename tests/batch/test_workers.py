@@ -71,7 +71,6 @@ def test_without_ray_the_line_that_installs_it_is_told(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--workers", "2"], "add --engine ray"),
         (["--ray-address", "auto"], "add --engine ray"),
         (["--engine", "ray", "--ray-address", "ray://head:10001"], "give HOST:6379"),
     ],

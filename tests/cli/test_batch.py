@@ -23,7 +23,7 @@ from PIL import Image
 from attnviz.batch import work
 from attnviz.batch.gallery import thumbnail_name, write_gallery
 from attnviz.cli import main
-from attnviz.errors import OutputError, UsageError
+from attnviz.errors import ExitCode, OutputError, UsageError
 from attnviz.output import whole_files
 
 Run = Callable[..., tuple[int, str, str]]
@@ -511,3 +511,27 @@ def test_ctrl_c_finishes_what_was_begun_and_says_how_to_go_on() -> None:
         batches.command("photos", "-o", "out"), capture_output=True, text=True, check=False
     )
     assert found.stderr == f"attnviz: 90 done ({number} before), 0 failed, in out\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("picture", (300, 200)), ("60", (60, 40)), ("4000", (300, 200))]
+)
+def test_overlays_have_the_size_asked_for(
+    tmp_path: Path, size: str, expected: tuple[int, int]
+) -> None:
+    pictures.noise(300, 200, seed=1).save(tmp_path / "a.png")
+    options = ("-m", "random", "--size", "32", "--heads", "1", "--overlay-size", size)
+    for line in (["show"], ["batch", "--pictures", "heads"]):
+        out = tmp_path / line[0]
+        assert main([*line, str(tmp_path / "a.png"), *options, "-o", str(out)]) == ExitCode.DONE
+        with Image.open(out / "a.png" / "layer00-head00.png") as image:
+            assert image.size == expected
+
+
+@pytest.mark.parametrize("size", ["0", "15", "big", "-3", "1.5"])
+def test_a_size_of_overlays_that_cannot_be_is_told(
+    size: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "a.png", f"--overlay-size={size}"]) == ExitCode.USAGE
+    assert "give picture, or a number of pixels from 16 on" in capfd.readouterr().err
+    assert main(["batch", "photos", "--overlay-size", "60"]) == ExitCode.USAGE

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import attnviz
 from attnviz.drawing.overlay import Style, colour_table, overlay, spread_out
@@ -33,7 +34,9 @@ def test_a_cell_covers_exactly_its_tokens_pixels(shape: tuple[int, int], fit: An
     grid = placement.grid
     values = random_map(grid.rows, grid.columns).astype(np.float64)
     drawn = np.ones((grid.rows, grid.columns), dtype=bool)
-    spread, seen = spread_out(values, drawn, placement, "nearest")
+    spread, seen = spread_out(values, drawn, placement, "nearest")(
+        slice(0, placement.picture_width)
+    )
     for y, x in np.ndindex(height, width):
         token = placement.token_at(x + 0.5, y + 0.5)
         column, row = placement.to_grid(x + 0.5, y + 0.5)
@@ -55,7 +58,9 @@ def test_smooth_maps_agree_with_their_tokens_at_the_centres(
     grid = placement.grid
     rows, columns = np.mgrid[0 : grid.rows, 0 : grid.columns] + 0.5
     values = (columns + rows) / (grid.columns + grid.rows)
-    spread, seen = spread_out(values, np.ones_like(values, dtype=bool), placement, "bicubic")
+    spread, seen = spread_out(values, np.ones_like(values, dtype=bool), placement, "bicubic")(
+        slice(0, placement.picture_width)
+    )
     for y, x in np.argwhere(seen)[:: max(1, seen.size // 300)]:
         column, row = placement.to_grid(x + 0.5, y + 0.5)
         inside = 2 <= column <= grid.columns - 2 and 2 <= row <= grid.rows - 2
@@ -96,7 +101,9 @@ def test_masked_tokens_are_grey_and_do_not_bleed_into_their_neighbours() -> None
     drawn = np.ones((8, 8), dtype=bool)
     drawn[2:5, 3:6] = False
     values = np.where(drawn, 0.9, 0.0)
-    spread, seen = spread_out(values, drawn, placement, "bicubic")
+    spread, seen = spread_out(values, drawn, placement, "bicubic")(
+        slice(0, placement.picture_width)
+    )
     assert (seen == np.kron(drawn, np.ones((8, 8), dtype=bool))).all()
     np.testing.assert_allclose(spread[seen], 0.9, atol=1e-4)
     result = np.asarray(
@@ -156,3 +163,38 @@ def test_colours_are_matplotlibs() -> None:
     for size in (7, 256, 1024):  # what lies beside the code is what matplotlib would give
         found = matplotlib.colormaps["viridis"](np.linspace(0, 1, size))[:, :3]
         assert np.array_equal(colour_table("viridis", size), np.rint(255 * found))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
+@pytest.mark.parametrize(("masked", "fit"), [(False, "keep"), (True, "pad"), (True, "crop")])
+def test_strips_are_the_whole_byte_for_byte(
+    interpolation: Any, fit: Any, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where grey is half-way between two levels, which other sums would round elsewhere."""
+    pixels = picture(203, 91).pixels.copy()
+    pixels[:50] = pixels[:50, :, :1]
+    placement = place(203, 91, size=48, patch=8, fit=fit)
+    shape = placement.grid.rows, placement.grid.columns
+    drawn = random_map(*shape) > 0.3 if masked else np.ones(shape, dtype=bool)
+    found = []
+    for strip in (1 << 30, 2000):
+        monkeypatch.setattr("attnviz.drawing.overlay.STRIP", strip)
+        style = Style(colour_table("viridis"), interpolation=interpolation)
+        settings: dict[str, Any] = {"placement": placement, "scale": Range("head", 0, 1)}
+        photo = Picture("grey.png", pixels)
+        found.append(
+            np.asarray(overlay(photo, random_map(*shape), drawn=drawn, style=style, **settings))
+        )
+    assert np.array_equal(found[0], found[1])
+
+
+def test_a_map_is_resized_as_pillow_does_it_at_once() -> None:
+    placement = place(203, 91, size=48, patch=8)
+    values = random_map(placement.grid.rows, placement.grid.columns)
+    drawn = np.ones_like(values, dtype=bool)
+    spread, _ = spread_out(values.astype(np.float64), drawn, placement, "bicubic")(slice(0, 203))
+    x1, y1 = placement.to_grid(203, 91)
+    padded = Image.fromarray(np.pad(values, 3, mode="edge"))
+    box = (3.0, 3.0, x1 + 3, y1 + 3)
+    whole = np.asarray(padded.resize((203, 91), Image.Resampling.BICUBIC, box=box))
+    assert np.array_equal(spread, np.clip(whole.astype(np.float64), 0, 1))

@@ -26,6 +26,16 @@ CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o
         "layer_norm2", "mlp.fc1", "mlp.fc2")  # fmt: skip
 
 
+RULES: dict[str, tuple[dict[str, Any], float]] = {
+    "epsilon": ({"rule": "epsilon"}, 0.0),
+    "gamma": ({"rule": "gamma"}, 0.25),
+    "cp": ({"rule": "cp"}, 0.0),
+    "cp with a gamma": ({"rule": "cp", "gamma": 0.1}, 0.1),
+    "libra": ({"rule": "libra"}, 0.0),
+}
+"""What is asked, and the γ that it has."""
+
+
 def picture() -> Picture:
     """Noise of 80 × 48 pixels."""
     noise = np.random.default_rng(1).integers(0, 256, (48, 80, 3), dtype=np.uint8)
@@ -68,11 +78,12 @@ def entering(seen: attnviz.Observation) -> Tensor:
     return seen.run.recording.blocks[0].input
 
 
-@pytest.mark.parametrize("rule", ["epsilon", "cp"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("start", "last"), [(0, 2), (1, 2), (0, 1), (1, 1)])
 def test_a_class_by_the_layers_that_are_asked(start: int, last: int, rule: str) -> None:
     """Up to a layer: as if the model ended with it."""
     seen = observed()
+    asked, gamma = RULES[rule]
     state = dict(seen.model.module.state_dict())
     state = {name.removeprefix("model."): values for name, values in state.items()}
     layers = [
@@ -85,38 +96,48 @@ def test_a_class_by_the_layers_that_are_asked(start: int, last: int, rule: str) 
             (state[f"{n}.weight"].double(), state[f"{n}.bias"].double())
             for n in ("vit.layernorm", "classifier")
         )
-        return oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end)[0, TARGET]
+        return oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end, gamma)[0, TARGET]
 
     _, expected = oracle.relevance(
-        entering(seen), layers, head, heads=4, eps=1e-12, constant=rule == "cp"
-    )
+        entering(seen), layers, head, heads=4, eps=1e-12, constant=asked["rule"] in ("cp", "libra"),
+        gamma=gamma, biased=rule == "libra",
+    )  # fmt: skip
     found = attnviz.explain(
-        seen, method="attnlrp", target=str(TARGET), layers=str(last), start_layer=start, rule=rule
+        seen, method="attnlrp", target=str(TARGET), layers=str(last), start_layer=start, **asked
     )
     assert found.maps.shape == (1, 1, ROWS, COLUMNS)
     close(found.maps[0, 0].ravel(), expected[start][0, 1:])
     assert found.maps.min() < 0 < found.maps.max()
 
 
-@pytest.mark.parametrize("rule", ["epsilon", "cp"])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "libra"])
 def test_relevance_of_the_pixels_of_each_token(rule: str) -> None:
     seen = observed()
+    asked, gamma = RULES[rule]
     module = deepcopy(seen.model.module).double()
     state = {name.removeprefix("model."): v for name, v in module.state_dict().items()}
     pixels = seen.model.pixels(seen.picture, seen.placement).double().requires_grad_()
     embed = next(m for n, m in module.named_modules() if n.endswith("vit.embeddings"))
     x = embed(pixels, interpolate_pos_encoding=True)
+    if gamma:
+        projection = embed.patch_embeddings.projection
+        flat = F.unfold(pixels, 8, stride=8).mT  # a convolution of patches is a linear map of each
+        of_patch = projection.weight.flatten(1), projection.bias
+        x = torch.cat([x[:, :1].detach(), x[:, 1:].detach()], 1)
+        patches = oracle.linear(flat, of_patch, gamma)
+        x = x + torch.cat([x.new_zeros(1, 1, x.shape[2]), patches - patches.detach()], 1)
     for i in range(3):
         of = oracle.layer(state, [f"vit.layers.{i}.{n}" for n in ("layernorm_before", *ViT)])
         x = oracle.block(
-            x, of, heads=4, activation=F.gelu, eps=1e-12, mask=None, constant=rule == "cp"
-        )
+            x, of, heads=4, activation=F.gelu, eps=1e-12, mask=None,
+            constant=asked["rule"] == "cp", gamma=gamma,
+        )  # fmt: skip
     norm = state["vit.layernorm.weight"], state["vit.layernorm.bias"]
     end = state["classifier.weight"], state["classifier.bias"]
-    score = oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end)[0, TARGET]
+    score = oracle.linear(oracle.normed(x[:, 0], norm, 1e-12), end, gamma)[0, TARGET]
     (g,) = torch.autograd.grad(score, [pixels])
     cells = (pixels * g).detach()[0].sum(0).view(ROWS, 8, COLUMNS, 8).sum((1, 3))
-    found = attnviz.explain(seen, method="attnlrp", target=str(TARGET), at="pixels", rule=rule)
+    found = attnviz.explain(seen, method="attnlrp", target=str(TARGET), at="pixels", **asked)
     close(found.maps[0, 0].ravel(), cells.flatten())
 
 
@@ -198,6 +219,8 @@ def test_an_attention_pool_behind_the_layers_is_gone_through(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_asked_says_why() -> None:
+    with pytest.raises(UsageError, match="--rule libra has none; give --rule gamma or cp"):
+        attnviz.explain(observed(), method="attnlrp", rule="libra", gamma=0.1)
     with pytest.raises(UsageError, match="from all tokens alike"):
         attnviz.explain(observed(), method="attnlrp", query="cls")
     with pytest.raises(UsageError, match="no block of a plain stack"):

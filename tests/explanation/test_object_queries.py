@@ -422,3 +422,9 @@ def test_the_score_of_an_object_is_the_logit_of_its_label(
     norm = attnviz.explain(seen, query="object:3", method="gradient-attention", target="norm")
     assert norm.questions[0].target is not None
     assert norm.questions[0].target.target.kind == "norm"
+    if name == "YOLOS":  # its objects are tokens among the others
+        own = attnviz.explain(seen, query=["object:3", "object:1"], method="attribution")
+        scores = [each.target.value.item() for each in own.questions if each.target is not None]
+        logits = [each.target.value.item() for each in found.questions if each.target is not None]
+        assert scores == pytest.approx(logits, abs=1e-4)
+        assert not np.allclose(own.answers[0].values, own.answers[1].values)

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import attnviz
+from attnviz.attention.sweep import Sweep
+from attnviz.attention.sweep_together import TOGETHER
 from attnviz.errors import UsageError
 from attnviz.explanation.observe_batch import observe_many
+from attnviz.explanation.request import Questions, answer, look_many
 from attnviz.models.tiny import VisionTransformer
 
 
@@ -28,6 +31,33 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(VisionTransformer, "forward", forward)
     return found
+
+
+def test_on_a_device_pictures_of_one_shape_share_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, model = many.load(tmp_path), attnviz.load_model()
+    questions = Questions(layers="all", queries=("mean",))
+    alone = [answer(each, questions) for each in look_many(pictures, model, questions)]
+    swept: list[int] = []
+    sweep = attnviz.AttentionCall.sweep
+
+    def counted(call: attnviz.AttentionCall, *given: Any, **more: Any) -> Sweep:
+        swept.append(len(call.query))
+        return sweep(call, *given, **more)
+
+    monkeypatch.setattr(attnviz.AttentionCall, "sweep", counted)
+    monkeypatch.setitem(TOGETHER, "cpu", 1 << 30)
+    together = [answer(each, questions) for each in look_many(pictures, model, questions)]
+    assert sorted(swept) == [6, 24]  # one for each number of tokens, of six layers
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(other.maps, one.maps, rtol=1e-5, atol=1e-8)
+        for name, values in one.numbers.items():
+            np.testing.assert_allclose(other.numbers[name], values, rtol=1e-5)
+    swept.clear()
+    wrong = look_many(pictures, model, Questions(queries=("4000,4000",)))
+    assert not any(each.inputs for each in wrong)
+    assert not swept
 
 
 def test_pictures_of_one_shape_share_a_run(tmp_path: Path, runs: list[int]) -> None:

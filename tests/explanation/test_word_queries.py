@@ -184,6 +184,10 @@ def test_the_gradient_is_that_of_the_word(folder: Path, model: Model) -> None:
         assert float(truth.max()) > 0
         mine = found.maps[number].reshape(-1)
         assert np.allclose(mine, truth, atol=1e-5 * float(truth.max()))
+    own = attnviz.explain(seen, query=["word:red", "word:box"], method="attribution")
+    assert [str(q.target.target) for q in own.questions if q.target] == ["word:red", "word:box"]
+    assert own.maps.min() >= 0
+    assert not np.allclose(own.maps[0], own.maps[1])
 
 
 def test_maps_are_divided_by_those_after_another_prompt(model: Model) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from stored_pictures import as_stored, exchanged_profile, srgb_profile
 
 from attnviz.errors import AttnvizError, ImageError, MissingExtraError
+from attnviz.io import size_limit
 from attnviz.io.decoding import to_rgb
 from attnviz.io.picture import Picture, load_image, load_mask
 
@@ -504,9 +505,35 @@ def test_a_damaged_picture_is_told(tmp_path: Path) -> None:
 def test_a_picture_that_is_too_large_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(tmp_path / "bomb.png", Image.new("1", (3000, 1000)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    assert message(path) == "FILE: more than 2 megapixels; scale it down first"
+    path = saved(tmp_path / "bomb.png", Image.new("1", (30_000, 10_000)))
+    monkeypatch.setattr("attnviz.io.size_limit.available", lambda: 10**9)
+    assert message(path) == (
+        "FILE: 300 megapixels would need about 3.6 GB of memory, and less is free; "
+        "scale it down first"
+    )
+
+
+def test_where_memory_allows_a_large_picture_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond Pillow's limit, which stays what it was, and band by band."""
+    path = saved(tmp_path / "large.png", noise())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("attnviz.io.size_limit._BAND", 3 * WIDTH)
+    assert away(load_image(path), noise()) == 0
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_container_has_the_memory_that_it_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnviz.io.size_limit._CGROUP", tmp_path)
+    free = size_limit.available()
+    (tmp_path / "memory.current").write_text("600\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert size_limit.available() == pytest.approx(free, rel=0.5)
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert size_limit.available() == 400
 
 
 def test_a_large_picture_is_read_without_a_warning(

@@ -122,7 +122,8 @@ def test_a_slide_too_large_to_read_whole_says_what_to_type(
 ) -> None:
     path = save("svs", tmp_path, colours())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
-    with pytest.raises(ImageError, match=r"120x90 pixels .* --tile 224 .* --region 0,0,120,90"):
+    monkeypatch.setattr("attnviz.io.size_limit.available", lambda: 1000)
+    with pytest.raises(ImageError, match=r"megapixels would .* --tile 224 .* --region 0,0,120,90"):
         load_image(path)
 
 

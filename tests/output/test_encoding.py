@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from attnviz.errors import OutputError
-from attnviz.output.encoding import as_csv, as_image, as_json, as_npz
+from attnviz.output.encoding import as_csv, as_image, as_json, as_npz, as_parts
 
 
 @pytest.mark.parametrize(("kind", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
@@ -24,17 +24,21 @@ def test_a_picture_too_large_for_its_format_is_an_error(kind: str, width: int) -
         as_image(Image.new("RGB", (width, 1)), kind)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 1), (131, 97)])
 def test_a_png_holds_every_pixel(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], fast: bool
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], fast: bool, at_once: bool
 ) -> None:
     if fast:
         pytest.importorskip("isal")
     else:
         monkeypatch.setattr("attnviz.output.encoding.isal_zlib", None)
+    if not at_once:  # in bands of ten rows
+        monkeypatch.setattr("attnviz.output.encoding._AT_ONCE", 0)
+        monkeypatch.setattr("attnviz.output.encoding._BAND", 30 * size[0])
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    data = as_image(Image.fromarray(pixels), "png")
+    data = b"".join(as_parts(Image.fromarray(pixels), "png"))
     with Image.open(io.BytesIO(data)) as image:
         image.verify()  # checksums
     with Image.open(io.BytesIO(data)) as image:

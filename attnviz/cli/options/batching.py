@@ -13,6 +13,7 @@ from attnviz.errors import UsageError
 
 if TYPE_CHECKING:
     from attnviz.batch.connection import Cluster
+    from attnviz.batch.shares import Shard
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -28,9 +29,15 @@ class EngineOptions:
         MACHINE,
         metavar="ADDRESS",
     )
+    shard: str | None = option_field(
+        None,
+        "Do only the Ith of N shares of the pictures, on one of N machines; then `attnviz merge`.",
+        MACHINE,
+        metavar="I/N",
+    )
     workers: int | None = option_field(
         None,
-        "Processes, each with its own model.  [default: one per GPU, else per machine]",
+        "Processes, each with its own model.  [default: 1; of Ray one per GPU, else per machine]",
         MACHINE,
         min=1,
         max=65536,
@@ -38,14 +45,23 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.engine == "local":
-            for name, value in (("--ray-address", self.ray_address), ("--workers", self.workers)):
-                if value is not None:
-                    raise UsageError(f"{name} needs a cluster; add --engine ray")
+            if self.ray_address is not None:
+                raise UsageError("--ray-address needs a cluster; add --engine ray")
+        elif self.shard is not None:
+            raise UsageError("--shard and --engine ray both divide the pictures; leave out one")
+        _ = self.share
         if (self.ray_address or "").startswith("ray://"):
             raise UsageError(
                 f"--ray-address {self.ray_address}: batch writes files, so it runs on a node of "
                 "the cluster; give HOST:6379, or submit it with `ray job submit`"
             )
+
+    @property
+    def share(self) -> Shard | None:
+        """The shard to do; None for all pictures."""
+        from attnviz.batch.shares import parse_shard  # noqa: PLC0415 — not for `--help`
+
+        return None if self.shard is None else parse_shard(self.shard)
 
     def cluster(self) -> Cluster | None:
         """The cluster to run on, after a check that Ray is installed; None for this machine.
@@ -62,6 +78,13 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
+class MergeOptions:
+    """The files about all pictures, beside those that the shards were asked for."""
+
+    finalizers: Finalizers = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class BatchOptions:
     """How a batch processes many pictures."""
 
@@ -73,6 +96,12 @@ class BatchOptions:
     )
     recursive: bool = option_field(
         True, "Search subfolders for pictures, too.", names="--recursive/--no-recursive"
+    )
+    draft: bool = option_field(
+        True,
+        "Decode JPEGs at a half of their size or less where the model sees far less.",
+        MACHINE,
+        names="--draft/--no-draft",
     )
     force: bool = option_field(False, "Do finished pictures again.", OUTPUT)
     npz: Npz = False

@@ -102,6 +102,12 @@ class DrawingOptions(MovieOptions, ScaleOptions, StyleOptions):
         "Also write a moving picture with one frame per layer, per head, or per word of an answer.",
         PICTURES,
     )
+    overlay_size: str = option_field(
+        "picture",
+        "Longest side of the overlays in pixels, or picture: its own size.",
+        PICTURES,
+        metavar="N",
+    )
     blend: bool = option_field(
         False,
         "Also draw two or three targets, texts or queries in one picture, each in its colour.",
@@ -111,6 +117,21 @@ class DrawingOptions(MovieOptions, ScaleOptions, StyleOptions):
     def __post_init__(self) -> None:
         ScaleOptions.__post_init__(self)
         MovieOptions.__post_init__(self)
+        _ = self.values()
+
+    def values(self) -> dict[str, Any]:
+        """The given values by name, as arguments of `Drawing`."""
+        text = self.overlay_size
+        if not (text == "picture" or (text.isascii() and text.isdigit() and int(text) >= _SMALL)):
+            raise UsageError(
+                f"--overlay-size {text!r} cannot be read; give picture, or a number of pixels from "
+                f"{_SMALL} on"
+            )
+        side = None if text == "picture" else int(text)
+        return {**super().values(), "overlay_size": side}
+
+
+_SMALL = 16  # pixels: the shortest longest side of an overlay
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -156,12 +177,18 @@ class DifferenceOptions(MovieOptions, StyleOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ToldOptions:
+class PathOptions:
+    """What goes to standard output, for commands that only write files."""
+
+    quiet: bool = option_field(False, "Print only the paths of the files written.", OUTPUT)
+    debug: bool = option_field(False, "Show the traceback of an error.", OUTPUT)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ToldOptions(PathOptions):
     """What goes to standard output, for commands without tables."""
 
     json: bool = option_field(False, "Print JSON, one object per line.", OUTPUT)
-    quiet: bool = option_field(False, "Print only the paths of the files written.", OUTPUT)
-    debug: bool = option_field(False, "Show the traceback of an error.", OUTPUT)
 
     def __post_init__(self) -> None:
         if self.json and self.quiet:

@@ -115,6 +115,7 @@ def mixed(
     """
     if weights is None or not varies(positions, dim):
         return centre(registry, positions, [dim])
+    registry.on_read(weights)
     size = weights.detach().abs().float()
     inputs = -2 if dim == -1 else -1
     count = size.sum(inputs) ** 2 / (size**2).sum(inputs).clamp_min(1e-30)

@@ -64,7 +64,7 @@ def combined(
         return expanded(rows, result)
     found = most[0][1]
     for operand, other in most[1:]:
-        found = _between(registry, found, other, lambda: _shares(op, most[0][0], operand))  # noqa: B023
+        found = _between(registry, found, other, lambda: _shares(registry, op, most[0][0], operand))  # noqa: B023
     return expanded(found, result)
 
 
@@ -85,10 +85,14 @@ def _rows_of_pairs(parts: Sequence[Tensor]) -> Tensor | None:
     return rows if both else None
 
 
-def _shares(op: Operation, one: Tensor, other: Tensor) -> tuple[float, float]:
+def _shares(
+    registry: PositionRegistry, op: Operation, one: Tensor, other: Tensor
+) -> tuple[float, float]:
     """The weights of two operands: their norms for a sum, equal weights for other operations."""
     if op.name.rstrip("_") not in ("add", "sub"):
         return 1.0, 1.0
+    registry.on_read(one)
+    registry.on_read(other)
     other = other * op.kwargs.get("alpha", 1)
     if any(one is written for written in op.written):  # `one` holds the sum already
         one = one - other if op.name.startswith("add") else one + other
@@ -133,6 +137,8 @@ def _chosen(registry: PositionRegistry, op: Operation, result: Any) -> Any:
     condition, *two = op.args
     if len(two) != 2:
         return None
+    if any(registry.get(each) is not None for each in two):
+        registry.on_read(condition)
     positions = [or_nowhere(registry, each, result) for each in two]
     return torch.where(condition, *positions)
 

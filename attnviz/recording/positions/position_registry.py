@@ -24,6 +24,10 @@ from attnviz.recording.positions.position_math import (
 from attnviz.recording.tensor_registry import TensorRegistry, covers_storage, shares_memory
 
 
+def _ignore(_: Tensor) -> None:
+    """Nobody asks which values decide about positions."""
+
+
 class PositionRegistry:
     """Positions of the elements of tensors, starting with pictures (B, C, H, W), or with a clip.
 
@@ -31,12 +35,14 @@ class PositionRegistry:
         pictures: where the pictures lie.
         operators: names of the operators that lost positions; lost elements hold an index of it.
         reshaped: a cache of the rules' results for the same positions.
+        on_read: called with tensors of the model whose values decide about positions.
     """
 
     def __init__(
         self, *pictures: Tensor, time: int | None = None, places: Tensor | None = None
     ) -> None:
         self.operators: list[str] = []
+        self.on_read: Callable[[Tensor], None] = _ignore
         self._known: TensorRegistry[Tensor] = TensorRegistry()
         self.pictures = Pictures(pictures, time, places)
         self.height, self.width = self.pictures.height, self.pictures.width

@@ -34,6 +34,8 @@ def _convolved(registry: PositionRegistry, op: Operation, result: Tensor) -> Any
             at = (torch.arange(size) + p - reach / 2) / s
             positions = sampled(positions, dim, at)
         else:
+            if not even:
+                registry.on_read(weight)
             starts, steps = range(-p, -p + size * s, s), range(0, reach + 1, d)
             shares = weight.detach().abs().float().movedim(2 + i, 0).flatten(1).sum(1)
             positions = windowed(positions, dim, starts, steps, None if even else shares)
