@@ -79,7 +79,7 @@ def question_in_words(explanation: Explanation) -> str:
     scored = ", ".join(in_words(target) for target in dict.fromkeys(_targets(explanation)))
     text = explanation.observation.text
     if text is not None and _of_words(explanation):
-        return f"{explanation.method}: {text.prompt} — {text.answer}"
+        return f"{explanation.method}: {' — '.join(filter(None, (text.prompt, text.answer)))}"
     parts = f"{explanation.method} from {', '.join(starts)}"
     parts += f" for {scored}" if scored else ""
     return parts if explanation.smoothing is None else f"{parts}, {explanation.smoothing}"
