@@ -99,7 +99,7 @@ def _with_words(pairs: list[Pair], words: str | None) -> list[Pair]:
     """
     if words is None:
         return pairs
-    from attnviz.evaluation.words import read_words  # noqa: PLC0415
+    from attnviz.evaluation.named_objects import read_words  # noqa: PLC0415
 
     names = read_words(words)
     for pair in pairs:

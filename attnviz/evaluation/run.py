@@ -10,9 +10,9 @@ from typing import Any
 from attnviz.errors import ImageError, UsageError
 from attnviz.evaluation import MASKS, RANDOM
 from attnviz.evaluation.map_scorer import Among, MapScorer, Score
+from attnviz.evaluation.named_objects import NamedObjects, WordMeans, object_of
 from attnviz.evaluation.objects import Objects, load_objects
 from attnviz.evaluation.summary import SummaryEntry, as_data, from_data
-from attnviz.evaluation.words import NamedObjects, WordMeans, object_of
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.request import Questions, answer, look

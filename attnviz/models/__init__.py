@@ -54,7 +54,7 @@ _SOURCES: dict[str, Source] = {
     ),
     "tiny-words": Source(
         "attnviz.models.tiny_words:load",
-        "the embedded model that describes a drawn scene: the tower of tiny and a decoder of words",
+        "the embedded model with words: describes a drawn scene; no download, no extra",
         "docs/tiny-words.md, its model card; Vaswani et al. 2017, arXiv 1706.03762",
         alone=True,
         words=True,

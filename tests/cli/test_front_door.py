@@ -47,7 +47,7 @@ LINES = [
     ("attnviz co", ["compare"]),
     ("attnviz show cat.jpg --method r", ["rollout", "relevance", "received"]),
     ("attnviz show cat.jpg -m dino-", ["dino-vits16", "dino-vits8", "dino-vitb16", "dino-vitb8"]),
-    ("attnviz compare cat.jpg --model ti", ["tiny"]),
+    ("attnviz compare cat.jpg --model ti", ["tiny", "tiny-words"]),
     ("attnviz batch photos --colormap mag", ["magma", "magma_r"]),
     ("attnviz stats cat.jpg --device c", ["cpu", "cuda"]),
     ("attnviz stats cat.jpg --stats ", ["basic", "all"]),
@@ -144,7 +144,7 @@ def test_completion_is_installed_at_home(shell: str, file: str, tmp_path: Path) 
 
 def test_what_is_completed_is_there() -> None:
     assert set(colormap_names()) <= set(mpl.colormaps)
-    assert {name for name, _ in model_names()} == {"tiny", "random", *ALIASES}
+    assert {name for name, _ in model_names()} == {"tiny", "tiny-words", "random", *ALIASES}
 
 
 @pytest.mark.parametrize(
