@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from attnviz.attention.call import AttentionCall
 from attnviz.recording.operation import Operation
-from attnviz.recording.outside import HOOKS, Variables, is_foreign, tree_of
+from attnviz.recording.outside import HOOKS, is_foreign, tree_of
 from attnviz.recording.plan import (
     KINDS,
     SCALARS,
@@ -38,6 +37,7 @@ from attnviz.recording.plan import (
     versions_of,
 )
 from attnviz.recording.tensor_registry import TensorRegistry, shares_memory
+from attnviz.recording.variables import Variables
 
 _ESCAPES = frozenset(
     (
@@ -64,19 +64,22 @@ _OTHER = (
 
 
 class Learner(TorchFunctionMode):
-    """Watches one run of a model, and makes its plan.
+    """Watches one run of a model, and makes its plan; `forward` is one that the model was given.
 
     Attributes:
         reason: why there is no plan; None if there may be one.
     """
 
-    def __init__(self, module: nn.Module, leaves: Sequence[Tensor], *, traced: bool) -> None:
+    def __init__(
+        self, module: nn.Module, leaves: Sequence[Tensor], forward: Any, *, traced: bool
+    ) -> None:
         super().__init__()
         self.reason: str | None = None
         self._module, self._leaves, self._traced = module, leaves, traced
         self._steps: list[FunctionCall] = []
         own = [*module.parameters(), *module.buffers()]
         self._outside = {id(tensor): Ref() for tensor in own}
+        self._cards = frozenset(each.device for each in own if each.is_cuda)
         self._inputs = tuple(Ref() for _ in leaves)
         self._known = self._outside | dict(zip(map(id, leaves), self._inputs, strict=True))
         self._calls: list[PlannedCall] = []
@@ -88,7 +91,7 @@ class Learner(TorchFunctionMode):
         self._of_picture: TensorRegistry[bool] = TensorRegistry()
         for leaf in leaves:
             self._of_picture.put(leaf, True)
-        self._variables = Variables(module)
+        self._variables, self._forward = Variables(module, forward), forward
         if self._variables.random:
             self.refuse("random numbers that PyTorch does not draw")
         self._before = self._facts()
@@ -199,9 +202,8 @@ class Learner(TorchFunctionMode):
                 offset = int(view.storage_offset() - each.storage_offset())
                 sources = self._projections.setdefault(number, [])
                 if factor == bool(sources):  # of several projections the first one counts
-                    sources.append(
-                        ParameterView(weakref.ref(part), name, view.shape, view.stride(), offset)
-                    )
+                    where = view.shape, view.stride(), offset, (each.shape, each.stride())
+                    sources.append(ParameterView(weakref.ref(part), name, *where))
                 return
         self.refuse("a projection that is no parameter")
 
@@ -278,7 +280,8 @@ class Learner(TorchFunctionMode):
             self._inputs,
             self._outside,
             self._variables,
-            is_foreign(self._module),
+            self._forward is not None or is_foreign(self._module),
+            self._cards,
         )
 
 
@@ -297,8 +300,3 @@ def _has_values(bias: Tensor | None, mask: Tensor | None) -> bool:
     if bias is None or mask is None:
         return bias is mask
     return bias.shape == mask.shape and bias.dtype == mask.dtype and torch.equal(bias, mask)
-
-
-def result_leaves(result: Any) -> list[Any]:
-    """The tensors of a model's result."""
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]

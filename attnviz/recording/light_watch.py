@@ -44,19 +44,33 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     return SDPA(*args, **kwargs) if attention is None else attention(args, kwargs)
 
 
+def is_attention_free() -> bool:
+    """Whether nobody else has replaced `F.scaled_dot_product_attention`."""
+    current: Any = F.scaled_dot_product_attention
+    return current is SDPA or current is _attention
+
+
 @contextmanager
 def attention_by(attention: Attention) -> Iterator[None]:
-    """Inside this context, `attention` runs `F.scaled_dot_product_attention` in this thread."""
+    """Inside this context, `attention` runs `F.scaled_dot_product_attention` in this thread.
+
+    Somebody else's replacement of that function stays where it is.
+    """
     thread = threading.get_ident()
     with _LOCK:
+        before = _WATCHING.get(thread)  # of the recording that this one is inside of
         _WATCHING[thread] = attention
-        F.scaled_dot_product_attention = _attention
+        if is_attention_free():
+            F.scaled_dot_product_attention = _attention
     try:
         yield
     finally:
         with _LOCK:
-            del _WATCHING[thread]
-            if not _WATCHING:
+            if before is None:
+                del _WATCHING[thread]
+            else:
+                _WATCHING[thread] = before
+            if not _WATCHING and is_attention_free():
                 F.scaled_dot_product_attention = SDPA
 
 
@@ -197,7 +211,10 @@ class LightWatch:
         self._versions += versions_of(tensors)
 
     def holds(self) -> bool:
-        """Whether the whole run was as planned, and nobody wrote to what was taken."""
+        """Whether the whole run was as planned."""
         whole = len(self.calls) == len(self._plan.calls)
-        whole = whole and len(self.blocks) == len(self._plan.blocks)
-        return not self.deviated and whole and self._versions == versions_of(self._tensors)
+        return whole and len(self.blocks) == len(self._plan.blocks) and self.held_so_far()
+
+    def held_so_far(self) -> bool:
+        """Whether the model has not left the plan, and nobody wrote to what was taken."""
+        return not self.deviated and self._versions == versions_of(self._tensors)

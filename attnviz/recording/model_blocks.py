@@ -88,23 +88,16 @@ class Blocks:
             self.end()
             self._open.clear()
 
-    @property
-    def hooks(self) -> list[int]:
-        """The numbers of the global hooks that watch the model."""
-        return [hook.id for hook in self._hooks]
-
     def begin(self) -> None:
         """Watch modules from now on."""
-        self._hooks = [
-            register_module_forward_pre_hook(self._entered),
-            register_module_forward_hook(self._returned),
-        ]
-        HOOKS.own += len(self._hooks)
+        self._hooks = HOOKS.registered(
+            lambda: register_module_forward_pre_hook(self._entered),
+            lambda: register_module_forward_hook(self._returned),
+        )
 
     def end(self) -> None:
         """Watch modules no longer."""
-        for hook in self._hooks:
-            hook.remove()
+        HOOKS.remove(self._hooks)
 
     def _entered(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if module not in self._elements or threading.get_ident() != self._thread:

@@ -4,7 +4,7 @@ While a recording of a model is open, its `forward` is replaced by one that deci
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
 
 from attnviz.errors import RecordingError
 from attnviz.recording.call_store import CallStore
-from attnviz.recording.learning import Learner, result_leaves
-from attnviz.recording.light_watch import LightWatch, attention_by
+from attnviz.recording.learning import Learner
+from attnviz.recording.light_watch import LightWatch, attention_by, is_attention_free
 from attnviz.recording.model_blocks import Blocks
 from attnviz.recording.outside import HOOKS, tree_of
 from attnviz.recording.plan import (
-    PLANS,
     RunPlan,
     is_compiled,
     leaves_of,
@@ -29,6 +29,7 @@ from attnviz.recording.plan import (
     versions_of,
 )
 from attnviz.recording.plan_check import PlanCheck
+from attnviz.recording.plans import PLANS
 from attnviz.recording.recorded import Recording
 from attnviz.recording.watcher import Watcher
 
@@ -55,8 +56,7 @@ class ModelWatch:
         self._pictures, self._time = pictures, time
         self._thread, self._running = threading.get_ident(), False
         self._forward = model.forward
-        own = model.__dict__.get("forward")
-        self._own = None if own is None else id(own)
+        self._own = model.__dict__.get("forward")
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -114,6 +114,7 @@ class ModelWatch:
             and torch._C._len_torch_function_stack() == 0  # noqa: SLF001
             and torch._C._functorch.peek_interpreter_stack() is None  # noqa: SLF001
             and torch._C._get_tracing_state() is None  # noqa: SLF001
+            and is_attention_free()
         )
 
     def _signature(self, args: Any, kwargs: Any, leaves: list[Tensor]) -> Any:
@@ -127,9 +128,8 @@ class ModelWatch:
             return None
         pictures = tuple(each.index(True) for each in where)
         of_recording = pictures, self._time, self._blocks is not None
-        hooks = () if self._blocks is None else self._blocks.hooks
         return (
-            *(inputs, of_recording, state_of_torch(hooks)),
+            *(inputs, of_recording, state_of_torch()),
             *(tree_of(self._model, self._own), HOOKS.of(self._model)),
         )
 
@@ -138,7 +138,7 @@ class ModelWatch:
         if not may_be_learnt(self._model):
             PLANS.put(self._model, signature, None)
             return self._forward(*args, **kwargs)
-        learner = Learner(self._model, leaves, traced=bool(self._pictures))
+        learner = Learner(self._model, leaves, self._own, traced=bool(self._pictures))
         before = self._store.made
         self._set_learner(learner)
         try:
@@ -146,7 +146,7 @@ class ModelWatch:
                 result = self._forward(*args, **kwargs)
         finally:
             self._set_learner(None)
-        found = result_leaves(result)
+        found = _tensors_of(result)
         if self._recording.unread or self._store.made - before != learner.count:
             learner.refuse("attention by other means")
         if not self._watcher.begun or self._watcher.follows(found):
@@ -169,22 +169,29 @@ class ModelWatch:
         keep = self._store.keeps(len(plan.calls))
         watch = LightWatch(plan, keep, self._store.describe, graph=graph)
         check = PlanCheck(plan, leaves) if plan.compares() else None
-        numbers, written = _RandomNumbers(leaves), versions_of(leaves)
+        numbers, written = _RandomNumbers(leaves, plan.cards), versions_of(leaves)
         with self._unwatched():
             try:
                 with watch.watching(), nullcontext() if check is None else check:
                     result = self._forward(*args, **kwargs)
-            except BaseException:
-                self._store.take(watch.calls)  # so far the plan held
-                raise
-        if not watch.holds() or (check is not None and not check.at_end()):
+            except BaseException as error:
+                holds = watch.held_so_far() and (check is None or not check.deviated)
+                if holds or not isinstance(error, Exception):
+                    self._store.take(watch.calls)
+                    raise
+            else:
+                holds = watch.holds() and (check is None or check.at_end())
+                if holds and self._pictures:
+                    found = _tensors_of(result)
+                    holds = len(found) == len(plan.positions)
+        if not holds:
             return self._again(signature, numbers, written == versions_of(leaves), args, kwargs)
         first = self._store.take(watch.calls)
         if self._blocks is not None:
             self._blocks.found |= {first + n: block for n, block in watch.blocks.items()}
         self._recording.operators[:] = plan.operators
         if self._pictures:
-            self._watcher.put_later(result_leaves(result), plan.positions)
+            self._watcher.put_later(found, plan.positions)
         return result
 
     def _again(
@@ -214,13 +221,18 @@ class ModelWatch:
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
 
 
+def _tensors_of(result: Any) -> list[Tensor]:
+    """The tensors of a model's result."""
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
 class _RandomNumbers:
     """The state of PyTorch's generators of random numbers."""
 
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
+    def __init__(self, leaves: Sequence[Tensor], cards: Collection[torch.device]) -> None:
         self._cpu = torch.get_rng_state()
-        cards = {leaf.device for leaf in leaves if leaf.device.type == "cuda"}
-        self._cards = {card: torch.cuda.get_rng_state(card) for card in cards}
+        used = {*cards, *(leaf.device for leaf in leaves if leaf.is_cuda)}
+        self._cards = {card: torch.cuda.get_rng_state(card) for card in used}
 
     def restore(self) -> None:
         """Set the generators back."""

@@ -7,29 +7,24 @@ switches.
 """
 
 import sys
-import threading
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Buffer, Parameter
-from torch.nn.modules import module as global_hooks
 
-from attnviz.recording.outside import Variables
+from attnviz.recording.outside import HOOKS
+from attnviz.recording.variables import Variables
 
 KINDS = (Tensor, Parameter, Buffer)
 """The classes of tensors that a plan knows; other classes compute in their own way."""
 SCALARS = (int, float, bool, str, complex, type(None), type(Ellipsis), torch.dtype, torch.device)
-SDPA: Any = torch.nn.functional.scaled_dot_product_attention
+SDPA: Any = torch._C._nn.scaled_dot_product_attention  # noqa: SLF001 — nobody else's version
 _COMPARED = 16
 """One of so many runs is compared with the program, function by function."""
-_FAILURES = 3
-"""After so many plans of a module that did not hold, failing ones are not made again."""
-_PLANS = 16
-"""For so many signatures of a module there is a plan; the oldest is dropped first."""
 
 
 class Ref:
@@ -45,19 +40,23 @@ class Several(NamedTuple):
 
 
 class ParameterView(NamedTuple):
-    """A view of a parameter: the module that owns it, its name there, and where the view lies."""
+    """A view of a parameter: the module that owns it, its name there, and where the view lies.
+
+    `whole` is what the parameter looks like: its shape and its strides.
+    """
 
     owner: "weakref.ref[nn.Module]"
     name: str
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
+    whole: tuple[Any, Any]
 
     def view(self) -> Tensor | None:
         """The view, without a graph; None if there is no such parameter any more."""
         owner = self.owner()
         tensor = None if owner is None else owner._parameters.get(self.name)  # noqa: SLF001
-        if tensor is None:
+        if tensor is None or (tensor.shape, tensor.stride()) != self.whole:
             return None
         start = tensor.storage_offset() + self.offset
         return tensor.detach().as_strided(self.size, self.stride, start)
@@ -118,6 +117,7 @@ class RunPlan:
         outside: what stands for tensors that were there before, by their `id`.
         variables: what the model's code reads besides.
         foreign: whether code from elsewhere, such as a hook, may change the program.
+        cards: the CUDA devices of the model's tensors.
         runs: how many runs were watched by this plan.
     """
 
@@ -131,6 +131,7 @@ class RunPlan:
     outside: Mapping[int, Ref]
     variables: Variables
     foreign: bool
+    cards: frozenset[torch.device] = frozenset()
     runs: int = 0
     _kept: tuple[int, ...] = field(default=(), init=False)
 
@@ -227,12 +228,8 @@ _FAST = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttentio
 _cuda: Any = torch.backends.cuda
 
 
-def state_of_torch(own_hooks: Collection[int]) -> tuple[Any, ...]:
-    """PyTorch's switches that change what a model computes, or how, and hooks on all modules.
-
-    `own_hooks` are the numbers of hooks that do not count.
-    """
-    hooks = (*global_hooks._global_forward_pre_hooks, *global_hooks._global_forward_hooks)  # noqa: SLF001
+def state_of_torch() -> tuple[Any, ...]:
+    """PyTorch's switches that change what a model computes, or how, and others' hooks on all modules."""
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -242,7 +239,7 @@ def state_of_torch(own_hooks: Collection[int]) -> tuple[Any, ...]:
         torch.backends.mha.get_fastpath_enabled(),
         (_cuda.flash_sdp_enabled(), _cuda.mem_efficient_sdp_enabled()),
         (_cuda.math_sdp_enabled(), _cuda.cudnn_sdp_enabled()),
-        tuple(hook for hook in hooks if hook not in own_hooks),
+        HOOKS.on_all_modules(),
     )
 
 
@@ -266,45 +263,3 @@ def is_compiled(module: nn.Module) -> bool:
     """Whether a module is the result of `torch.compile`."""
     dynamo = sys.modules.get("torch._dynamo")
     return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
-
-
-class Plans:
-    """Plans of modules, by signature, for as long as the modules live."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: weakref.WeakKeyDictionary[nn.Module, dict[Any, RunPlan | None]]
-        self._found = weakref.WeakKeyDictionary()
-        self._failures: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
-
-    def get(self, module: nn.Module, signature: Any) -> tuple[bool, RunPlan | None]:
-        """Whether a signature was seen before, and its plan; None if it has none."""
-        with self._lock:
-            plans = self._found.get(module, {})
-            return signature in plans, plans.get(signature)
-
-    def put(self, module: nn.Module, signature: Any, plan: RunPlan | None) -> None:
-        """Set the plan of a signature; None if it has none."""
-        with self._lock:
-            plans = self._found.setdefault(module, {})
-            plans.pop(signature, None)
-            plans[signature] = plan
-            if len(plans) > _PLANS:
-                del plans[next(iter(plans))]
-
-    def failed(self, module: nn.Module, signature: Any) -> None:
-        """A plan did not hold: learn it anew, or, if that happens often, no more."""
-        with self._lock:
-            count = self._failures[module] = self._failures.get(module, 0) + 1
-        if count > _FAILURES:
-            self.put(module, signature, None)
-        else:
-            self.forget(module, signature)
-
-    def forget(self, module: nn.Module, signature: Any) -> None:
-        """Learn a signature anew."""
-        with self._lock:
-            self._found.get(module, {}).pop(signature, None)
-
-
-PLANS = Plans()
