@@ -5,6 +5,7 @@ inside of lists, dictionaries and configurations that it holds.
 """
 
 import random
+import sys
 from collections.abc import Iterator
 from dis import get_instructions
 from functools import lru_cache, partial
@@ -49,21 +50,21 @@ class Variables:
         self._kept.add(*module.modules(), *attributes)
         kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         own = [kind for kind in kinds if _file(kind) not in {"torch", "builtins"}]
-        members = [each for kind in own for each in vars(kind).values()]
         search = _Search()
-        for each in (*attributes, *members):
+        for each in attributes:
             search.function(_function_of(each), _DEPTH)
+        search.classes(own)
         self.random = search.random
         self._named, self._cells = list(search.named.values()), list(search.cells.values())
         inside: dict[int, Any] = {}
-        read = [*self._read(), *members]
+        read = self._read()
         for each in (*attributes, *(each for each in read if isinstance(each, _CONTAINERS))):
             _enter(each, _LEVELS, inside)
         changing = (each for each in inside.values() if not isinstance(each, tuple))
-        self._inside = [*map(vars, own), *changing]
+        self._inside, self._kinds = list(changing), own
         self._kept.add(*own, *read)
         for each in self._inside:
-            self._kept.add(*each, *(each.values() if _has_values(each) else ()))
+            self._kept.add(*each, *(each.values() if isinstance(each, dict) else ()))
         self._before = self._now()
 
     def changed(self) -> bool:
@@ -77,11 +78,11 @@ class Variables:
         return found
 
     def _now(self) -> list[int]:
-        found = list(map(id, self._read()))
+        found = [*map(id, self._read()), *(len(kind.__dict__) for kind in self._kinds)]
         for each in self._inside:
             found.append(len(each))
             found += map(id, each)
-            if _has_values(each):
+            if isinstance(each, dict):
                 found += map(id, each.values())
         return found
 
@@ -94,6 +95,24 @@ class _Search:
         self.cells: dict[int, CellType] = {}
         self.random = False
         self._seen: dict[int, int] = {}
+        self._names = {"forward"}
+
+    def classes(self, kinds: list[type]) -> None:
+        """Search the members of classes that `forward` may reach, by their names."""
+        done: set[tuple[type, str]] = set()
+        while True:
+            found = [
+                (kind, name)
+                for kind in kinds
+                for name in kind.__dict__
+                if (name in self._names or _is_called_unnamed(name)) and (kind, name) not in done
+            ]
+            if not found:
+                return
+            for kind, name in found:
+                member = self._variable(kind, kind.__dict__, name)
+                self.function(_function_of(member), _DEPTH)
+            done.update(found)
 
     def function(self, function: Any, depth: int) -> None:
         """Search a function; what is no function has nothing to search."""
@@ -103,6 +122,7 @@ class _Search:
             return
         self._seen[id(function)] = depth
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
+        self._names |= _names(function.__code__)
         values = []
         for name, *attributes in _reads(function.__code__):
             if name == _RANDOM or _RANDOM in attributes:
@@ -129,7 +149,7 @@ class _Search:
         """The attributes behind a variable, as far as they lie in objects themselves."""
         for name in names:
             facts = getattr(value, "__dict__", None)
-            if not isinstance(facts, dict | MappingProxyType) or name == _REPLACED:
+            if not isinstance(facts, dict | MappingProxyType) or value is sys or name == _REPLACED:
                 return
             value = self._variable(value, facts, name)
             yield value
@@ -157,6 +177,19 @@ def _reads(code: CodeType) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)
+def _names(code: CodeType) -> frozenset[str]:
+    """All names in code, and all texts, by which `getattr` may find something."""
+    texts = [each for each in code.co_consts if isinstance(each, str)]
+    inner = [_names(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return frozenset((*code.co_names, *texts)).union(*inner)
+
+
+def _is_called_unnamed(name: str) -> bool:
+    """Whether Python calls a method of this name without naming it, such as `__call__`."""
+    return name.startswith("__") and name not in {"__init__", "__doc__", "__module__", "__dict__"}
+
+
 def _file(what: Any) -> str:
     """The package of a class or a function."""
     return (what.__module__ or "").split(".")[0]
@@ -176,10 +209,6 @@ def _content(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # empty
         return None
-
-
-def _has_values(container: Any) -> bool:
-    return isinstance(container, dict | MappingProxyType)
 
 
 def _enter(value: Any, levels: int, found: dict[int, Any]) -> None:
