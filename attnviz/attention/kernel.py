@@ -174,6 +174,8 @@ def _launch(
         try:
             kernel = getattr(import_module("attnviz.attention.triton_kernels"), name)
             kernel[(last - first,)](first=first, **arguments)
+        except torch.OutOfMemoryError:  # the next call may be smaller
+            raise
         except Exception as error:  # of Triton, its compilers and its driver: many kinds
             lines = str(error).strip().splitlines() or [type(error).__name__]
             FAILURES.append(f"Triton fails: {lines[-1]}")

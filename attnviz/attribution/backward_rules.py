@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from attnviz.attribution.graph_patterns import Edge, is_gated, is_length, is_softmax, operator
-from attnviz.attribution.linear_maps import PRODUCTS
+from attnviz.attribution.linear_maps import PRODUCTS, wide
 from attnviz.errors import RecordingError
 
 BackwardRule = float | Callable[[Tensor], Tensor]
@@ -175,7 +175,7 @@ def _rms_normed(step: Step) -> list[BackwardRule]:
 def _weighted(gradient: Tensor, norm: Any) -> Tensor:
     """γ⊙g."""
     weight = norm._saved_weight  # noqa: SLF001
-    return _wide(gradient) if weight is None else _wide(gradient) * weight.detach()
+    return wide(gradient) if weight is None else wide(gradient) * weight.detach()
 
 
 def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
@@ -188,18 +188,18 @@ def _identity(ratio: Callable[[Any], Tensor]) -> Rule:
 
 def _of_input(ratio: Callable[[Tensor], Tensor]) -> Rule:
     """The identity rule for a node that saves its input."""
-    return _identity(lambda node: ratio(_wide(node._saved_self)))  # noqa: SLF001
+    return _identity(lambda node: ratio(wide(node._saved_self)))  # noqa: SLF001
 
 
 def _gelu(node: Any) -> Tensor:
-    x = _wide(node._saved_self)  # noqa: SLF001
+    x = wide(node._saved_self)  # noqa: SLF001
     if node._saved_approximate == "none":  # noqa: SLF001
         return (1 + torch.erf(x / math.sqrt(2))) / 2
     return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
 
 
 def _clamped(node: Any) -> Tensor:
-    x = _wide(node._saved_self)  # noqa: SLF001
+    x = wide(node._saved_self)  # noqa: SLF001
     low, high = node._saved_min_val, node._saved_max_val  # noqa: SLF001
     return _over(x.clamp(low, high), x, at_zero=float(low <= 0 <= high))
 
@@ -215,8 +215,8 @@ def _of_result(inverse: Callable[[Tensor], Tensor], *, at_zero: float) -> Rule:
                 f"{operator(node).lower()} is so close to 1 that its input "
                 "cannot be recovered; load the model in a wider --dtype, or choose another method"
             )
-        wide = result.double()
-        return _over(wide, inverse(wide), at_zero=at_zero)
+        doubled = result.double()
+        return _over(doubled, inverse(doubled), at_zero=at_zero)
 
     return _identity(ratio)
 
@@ -225,11 +225,6 @@ def _over(result: Tensor, x: Tensor, *, at_zero: float) -> Tensor:
     """y/x, and `at_zero` where x = 0: there relevance is lost if y ≠ 0, as on any input of 0."""
     zero = x == 0
     return torch.where(zero, at_zero, result / x.masked_fill(zero, 1))
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Values in float32 or wider, without a graph."""
-    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 _RULES: dict[str, Rule] = {

@@ -55,9 +55,9 @@ def linear_map(name: str, depends: tuple[bool, ...], stored: Stored) -> LinearMa
     if name not in _MATRICES:
         return None
     first, second = PRODUCTS[name]
-    if depends[first] == depends[second]:
+    if depends[first] == depends[second] or any(depends[:first]):  # what is added depends, too
         return None
-    a, b = _wide(stored.tensor(first)), _wide(stored.tensor(second))
+    a, b = wide(stored.tensor(first)), wide(stored.tensor(second))
     if name == "Linear":
         a, b = (a, b.mT) if depends[first] else (b.mT, a)  # yᵀ = W·xᵀ if the weight is computed
     bias = _bias(stored)
@@ -106,7 +106,7 @@ def by_gamma(linear: LinearMap, gamma: float) -> Gradient:
         extra = (plain + sign * linear.run(x.abs(), weight.abs())) / 2
         if bias is not None:
             extra = extra + sign * (sign * bias).relu()
-        share = divided(_wide(gradient) * z, z + gamma * extra)
+        share = divided(wide(gradient) * z, z + gamma * extra)
         both = linear.back(share, weight) * (1 + gamma / 2)
         return both + x.sign() * linear.back(sign * share, weight.abs()) * (gamma / 2)
 
@@ -126,7 +126,7 @@ def by_alpha(linear: LinearMap, relevance: Tensor) -> Tensor:
         return found
     positive, negative = linear.x.clamp(min=0), linear.x.clamp(max=0)
     up, down = linear.weight.clamp(min=0), linear.weight.clamp(max=0)
-    share = divided(_wide(relevance), linear.run(positive, up) + linear.run(negative, down))
+    share = divided(wide(relevance), linear.run(positive, up) + linear.run(negative, down))
     return positive * linear.back(share, up) + negative * linear.back(share, down)
 
 
@@ -150,7 +150,7 @@ def _bias(stored: Stored) -> Tensor | None:
     added = name == "bias" or "mat1" in stored.arguments or "batch1" in stored.arguments
     added = added or ("vec" in stored.arguments and "mat" in stored.arguments)
     bias = stored.arguments[name] if name is not None and added else None
-    return None if bias is None else _wide(bias) * stored.arguments.get("beta", 1)
+    return None if bias is None else wide(bias) * stored.arguments.get("beta", 1)
 
 
 def _convolution(stored: Stored) -> LinearMap:
@@ -159,7 +159,7 @@ def _convolution(stored: Stored) -> LinearMap:
         given[name]
         for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     ]
-    x, weight, bias = _wide(given["input"]), _wide(given["weight"]), given["bias"]
+    x, weight, bias = wide(given["input"]), wide(given["weight"]), given["bias"]
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
         return torch.ops.aten.convolution(x, weight, None, *settings)  # type: ignore[no-any-return]
@@ -171,10 +171,10 @@ def _convolution(stored: Stored) -> LinearMap:
         return found
 
     if bias is not None:
-        bias = _wide(bias).view(-1, *[1] * (weight.ndim - 2))
+        bias = wide(bias).view(-1, *[1] * (weight.ndim - 2))
     return LinearMap(0, x, weight, bias, run, back)
 
 
-def _wide(values: Tensor) -> Tensor:
-    """Values in float32 or wider."""
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 or wider, without a graph."""
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))

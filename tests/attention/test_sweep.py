@@ -355,6 +355,19 @@ def test_what_triton_cannot_build_is_tried_once(monkeypatch: pytest.MonkeyPatch)
     assert len(kernel.FAILURES) == 1
 
 
+def test_a_kernel_without_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(kernel, "FAILURES", [])
+    monkeypatch.setattr(kernel, "find_spec", lambda _: object())
+    monkeypatch.setattr(kernel, "import_module", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        random_call(9).sweep(everything(9, 9), way="kernel")
+    assert not kernel.FAILURES
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_tiles_of_the_kernels_fit_a_card(transposed: bool) -> None:
     for size, side, rows, heads in itertools.product((2, 4), (16, 64, 128), (1, 197, 4096), (3, 8)):

@@ -1,6 +1,7 @@
 """Rules for linear maps: γ, α = 1 and biases, on every operator that makes one; what is kept."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,28 @@ def test_positive_contributions_alone_share_relevance(name: str) -> None:
     expected = (relevance[:, None] * shares).sum(0)
     found = relevance_at(score, kept, at(x))
     close(found[0].flatten(), expected, 1e-6)
+
+
+SUMS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
+    "addmm": ((4, 6), lambda x: torch.addmm(x, x, drawn(6, 6, seed=1))),
+    "baddbmm": ((2, 4, 6), lambda x: torch.baddbmm(x, x, drawn(2, 6, 6, seed=1))),
+    "addmv": ((6,), lambda x: torch.addmv(x, drawn(6, 6, seed=1), x)),
+}
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "gamma"])
+@pytest.mark.parametrize("name", SUMS)
+def test_what_is_added_to_a_product_may_depend_on_the_input_too(name: str, rule: Any) -> None:
+    shape, fused = SUMS[name]
+    x = drawn(*shape).requires_grad_()
+    with OperatorInputs() as kept:
+        score = fused(x).sum()
+    found = propagate(score, x, rule=rule, inputs=kept).sum()
+    close(found, score.detach(), 1e-6)  # no relevance is lost
+    with OperatorInputs() as kept:
+        score = torch.linalg.vector_norm(fused(x))
+    with pytest.raises(RecordingError, match="attribution has no rule for addm|baddbmm"):
+        relevance_at(score, kept, at(x))
 
 
 @pytest.mark.parametrize("act", ["gelu", "silu", "quick_gelu"])
