@@ -22,7 +22,7 @@ from attnviz.recording.variables import Variables
 KINDS = (Tensor, Parameter, Buffer)
 """The classes of tensors that a plan knows; other classes compute in their own way."""
 SCALARS = (int, float, bool, str, complex, type(None), type(Ellipsis), torch.dtype, torch.device)
-SDPA: Any = torch._C._nn.scaled_dot_product_attention  # noqa: SLF001 — nobody else's version
+SDPA: Any = torch._C._nn.scaled_dot_product_attention  # noqa: SLF001 — PyTorch's own
 _COMPARED = 16
 """One of so many runs is compared with the program, function by function."""
 
@@ -229,7 +229,7 @@ _cuda: Any = torch.backends.cuda
 
 
 def state_of_torch() -> tuple[Any, ...]:
-    """PyTorch's switches that change what a model computes, or how, and others' hooks on all modules."""
+    """PyTorch's switches that change what a model computes, or how, and hooks on all modules."""
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
