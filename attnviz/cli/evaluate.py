@@ -27,6 +27,7 @@ from attnviz.cli.options.results import (
 from attnviz.errors import AttnvizError, ModelError, UsageError
 from attnviz.evaluation import METRICS, PERTURBATION, parse_groups, settings_of
 from attnviz.explanation.prompting import Prompting
+from attnviz.models import SOURCES, find_source
 
 if TYPE_CHECKING:
     from attnviz.evaluation.run import EvaluationRequest, Pair, Store
@@ -239,6 +240,11 @@ class _ModelEvaluation:
         head = self._question.questions.head
         if PERTURBATION not in self._question.groups:
             return head
+        if SOURCES[find_source(self._spec)].words:
+            raise UsageError(
+                f"{self._spec} answers in words, and perturbation needs a class; give --masks "
+                "FOLDER and --words FILE"
+            )
         if head == "text":
             raise UsageError("--text: perturbation needs a class; give --target, or --masks FOLDER")
         if head == "dense":

@@ -158,8 +158,8 @@ def examine(
     if MASKS in request.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
     if pair.names is not None:
-        asked = Prompting(pair.names.prompt, pair.names.answer)
-        questions = replace(questions, prompting=asked)
+        prompting = Prompting(pair.names.prompt, pair.names.answer)
+        questions = replace(questions, prompting=prompting)
     observation = look(picture, model, questions, fit=request.fit, mask=request.mask)
     if pair.names is None or objects is None:
         asking = replace(request, questions=questions)
@@ -167,11 +167,7 @@ def examine(
     else:
         means = WordMeans()
         for word, one in _named(pair.names, objects, observation):
-            asked = replace(asked, answer=observation.text.answer if observation.text else None)
-            asking = replace(
-                request,
-                questions=replace(questions, queries=(f"word:{word}",), prompting=asked),
-            )
+            asking = replace(request, questions=replace(questions, queries=(f"word:{word}",)))
             means.add(_scores(observation, picture, one, control, asking))
         scores = means.scores()
     mask = None if pair.mask is None else readable(pair.mask)
@@ -245,8 +241,10 @@ def _control(
     request: EvaluationRequest,
     query: Query,
 ) -> list[Score]:
-    """Scores of the control's maps; the control gets the same input, and the same object query."""
-    questions = request.questions
+    """Scores of the control's maps; the control gets the same input, object query and answer."""
+    questions, text = request.questions, scorer.observation.text
+    if text is not None:
+        questions = replace(questions, prompting=Prompting(text.prompt, text.answer))
     if query.found is not None:
         questions = replace(questions, queries=(str(query),))
     fit = request.fit if control.sound else scorer.observation.placement.fit
