@@ -152,9 +152,10 @@ def test_a_control_looks_at_the_same_words(
 
 
 def test_what_it_cannot_do_is_told(model: Model) -> None:
-    for head, said in (("class", "no class head"), ("text", "no text tower")):
-        with pytest.raises(ModelError, match=said):
-            attnviz.load_model("tiny-words", head=head)
+    with pytest.raises(ModelError, match="no class head"):
+        attnviz.load_model("tiny-words", head="class")
+    with pytest.raises(ModelError, match="no text tower"):
+        attnviz.load_model("tiny-words", head="text")
     with pytest.raises(UsageError, match="--mean: the processor of a model with words prepares"):
         attnviz.load_model("tiny-words", mean="0.1")
     long = " ".join(["a red fish"] * 3)
