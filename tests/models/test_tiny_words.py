@@ -147,8 +147,12 @@ def test_a_control_looks_at_the_same_words(
     masks = ["--masks", "sample_images/masks/scene.png"]
     assert main(["evaluate", *line, *masks]) == 0
     assert '"baseline": "random weights"' in capsys.readouterr().out
-    assert main(["evaluate", *line]) == 2
-    assert "perturbation needs a class; give --masks FOLDER" in capsys.readouterr().err
+    for more, group in (
+        ([], "perturbation"),
+        ([*masks, "--metrics", "masks,randomisation"], "random"),
+    ):
+        assert main(["evaluate", *line, *more]) == 2
+        assert f"answers in words, of which {group}" in capsys.readouterr().err
 
 
 def test_what_it_cannot_do_is_told(model: Model) -> None:
@@ -159,7 +163,7 @@ def test_what_it_cannot_do_is_told(model: Model) -> None:
     with pytest.raises(UsageError, match="--mean: the processor of a model with words prepares"):
         attnviz.load_model("tiny-words", mean="0.1")
     long = " ".join(["a red fish"] * 3)
-    with pytest.raises(UsageError, match="takes 15 words in all, .* have 18; give fewer"):
+    with pytest.raises(UsageError, match=r"takes 15 words in all, .* have 18; give fewer"):
         attnviz.observe(attnviz.load_image(SCENE), model, prompt=long, answer=long)
 
 
