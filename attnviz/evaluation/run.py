@@ -160,7 +160,7 @@ def examine(
         prompting = Prompting(pair.names.prompt, pair.names.answer)
         questions = replace(questions, prompting=prompting)
     observation = look(picture, model, questions, fit=request.fit, mask=request.mask)
-    seen = observation, None
+    seen: tuple[Observation, Observation | None] = observation, None
     if control is not None:
         seen = observation, _seen_by_control(observation, picture, control, request, questions)
     if pair.names is None or objects is None:

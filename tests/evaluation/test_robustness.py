@@ -206,13 +206,15 @@ def test_the_command_line_measures_what_is_asked(
 
 def test_buffers_are_restored_too() -> None:
     """A normalisation that is reset forgets its running mean."""
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
-    model[1].running_mean += 3
+    linear, norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+    model = nn.Sequential(linear, norm).eval()
+    assert norm.running_mean is not None
+    norm.running_mean += 3
     before = {name: each.clone() for name, each in model.state_dict().items()}
     with restored(model):
-        for _ in redrawn([[model[1]], [model[0]]], 0):
+        for _ in redrawn([[norm], [linear]], 0):
             pass
-        assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+        assert not torch.equal(norm.running_mean, before["1.running_mean"])
     for name, each in model.state_dict().items():
         assert torch.equal(each, before[name])
 
