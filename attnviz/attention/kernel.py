@@ -127,19 +127,11 @@ def _sweep(call: CallTensors, request: SweepRequest, progress: Progress | None) 
         | {"numbers": numbers, "step": numbers[0].numel(), "paired": shape.paired},
         report,
     )
-    lse, entropy, confidence, top, mass, distance, squares = numbers.unbind(0)
+    lse, entropy, confidence, top, *others = numbers.unbind(0)
     received = None
     if request.weights is not None:
         received = _received(call, request.weights, top, confidence)
-    return Sweep(
-        lse=lse,
-        entropy=entropy,
-        confidence=confidence,
-        prefix_mass=None if request.prefix is None else mass,
-        distance=None if request.positions is None else distance,
-        sum_of_squares=squares if request.squares else None,
-        received=received,
-    )
+    return request.collected((lse, entropy, confidence, *others), received)
 
 
 def _received(call: CallTensors, weights: Tensor, top: Tensor, share: Tensor) -> Tensor:

@@ -45,16 +45,7 @@ def sweep(call: CallTensors, request: SweepRequest, progress: Progress | None = 
         received[item, :, :, task.order] = sums
     if request.query_mask is not None:
         numbers.masked_fill_(~request.query_mask.unsqueeze(-2), 0.0)
-    lse, entropy, confidence, mass, distance, squares = numbers.unbind(0)
-    return Sweep(
-        lse=lse,
-        entropy=entropy,
-        confidence=confidence,
-        prefix_mass=None if request.prefix is None else mass,
-        distance=None if request.positions is None else distance,
-        sum_of_squares=squares if request.squares else None,
-        received=None if request.weights is None else received,
-    )
+    return request.collected(numbers.unbind(0), received)
 
 
 def _task(call: CallTensors, request: SweepRequest, item: int) -> TileTask:

@@ -1,6 +1,6 @@
 """One pass over the rows of A: the tensors of a call, the request, and the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -48,6 +48,25 @@ class SweepRequest:
             positions=None if places is None else (of(places[0], 2), of(places[1], 2)),
             grid=None if grid is None else of(grid, 1),
             weights=None if weights is None else of(weights, 2),
+        )
+
+    def collected(self, numbers: Sequence[Tensor], received: Tensor | None) -> "Sweep":
+        """The result, of the numbers of all rows: what was not requested is left out.
+
+        Args:
+            numbers: log-sum-exp, entropy, largest weight, prefix mass, distance, sum of squares,
+                each (batch, heads, queries).
+            received: (batch, heads, R, keys).
+        """
+        lse, entropy, confidence, mass, distance, squares = numbers
+        return Sweep(
+            lse=lse,
+            entropy=entropy,
+            confidence=confidence,
+            prefix_mass=None if self.prefix is None else mass,
+            distance=None if self.positions is None else distance,
+            sum_of_squares=squares if self.squares else None,
+            received=None if self.weights is None else received,
         )
 
 

@@ -10,8 +10,9 @@ a picture comes back; if it is killed, the processes end with their pipes.
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -69,7 +70,7 @@ class ProcessEngine:
             for _, first in zip(range(self._workers), packed, strict=False):
                 connection, process = _started(self._task)
                 processes[connection] = process
-                connection.send_bytes(first)
+                _send(connection, process, first)
             working = set(processes)
             while working:
                 for ready in wait(list(working), _LOOK):
@@ -77,7 +78,7 @@ class ProcessEngine:
                     if self._receive(ready, processes[ready]):
                         continue
                     following = None if self._stop.is_set() else next(packed, None)
-                    ready.send_bytes(following or b"")
+                    _send(ready, processes[ready], following or b"")
                     working -= set() if following else {ready}
         finally:
             for connection, process in processes.items():
@@ -89,12 +90,8 @@ class ProcessEngine:
         """Report what a process sends; returns False when its window is done."""
         try:
             found = connection.recv()
-        except EOFError as error:
-            process.join()
-            raise AttnvizError(
-                f"--workers: a process ended (code {process.exitcode}); run again, with fewer if "
-                "memory was short: what is done is not done again"
-            ) from error
+        except (EOFError, OSError) as error:
+            raise _ended(process) from error
         if isinstance(found, Fatal):
             raise found.error()
         if isinstance(found, Outcome):
@@ -102,14 +99,49 @@ class ProcessEngine:
         return found is not None
 
 
+def _send(connection: Connection, process: BaseProcess, packed: bytes) -> None:
+    """Send a window to a process.
+
+    Raises:
+        AttnvizError: it has ended.
+    """
+    try:
+        connection.send_bytes(packed)
+    except OSError as error:
+        raise _ended(process) from error
+
+
+def _ended(process: BaseProcess) -> AttnvizError:
+    process.join()
+    return AttnvizError(
+        f"--workers: a process ended (code {process.exitcode}); run again, with fewer if memory "
+        "was short: what is done is not done again"
+    )
+
+
 def _started(task: WindowTask) -> tuple[Connection, BaseProcess]:
     """A process that serves windows, and the driver's end of its pipe."""
     context = get_context("spawn")  # a fork of a process with threads may hang
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(task, theirs), daemon=True)
-    process.start()
+    with _without_interrupts():
+        process.start()
     theirs.close()
     return ours, process
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that starts here leaves Ctrl-C to the driver from its first moment on."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock the signal when a process starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(task: WindowTask, connection: Connection) -> None:

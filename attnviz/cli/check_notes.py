@@ -40,7 +40,9 @@ def say_facts(questions: Questions, model: Model, *, quiet: bool) -> None:
         return
     kinds = [queries.parse(text).kind for text in questions.queries]
     kinds = ["cls" if kind == "auto" else kind for kind in kinds]
-    layers = "-1" if questions.layers.strip() == "auto" else questions.layers
+    layers = questions.layers.strip()
+    if layers == "auto" or (model.layers is not None and layers == str(model.layers - 1)):
+        layers = "-1"
     of_class = model.head == "class" and all(t.kind in ("auto", "class") for t in questions.targets)
     for fact in facts_about(questions.methods, kinds, layers, of_class=of_class):
         console.say(f"note: {fact}")

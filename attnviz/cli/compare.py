@@ -23,6 +23,7 @@ from attnviz.cli.options.results import (
 )
 from attnviz.comparison import MOST, MOST_FRAMES, check_count
 from attnviz.errors import AttnvizError, ModelError, UsageError
+from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.selection import parse_layers, requested_layers
 from attnviz.methods import METHODS
 from attnviz.models.settings import CHECKPOINTS
@@ -160,6 +161,7 @@ class _Comparing:
         self._noted: set[int] = set()
         self.failures = run.Failures(streams)
         self._read_once: dict[int, Picture] = {}
+        self._answered: dict[int, Prompting] = {}  # of models with words, for their controls
 
     def check(self, folders: Sequence[Path]) -> None:
         """Check every folder, and every file as far as it can be read without a model."""
@@ -242,7 +244,11 @@ class _Comparing:
         from attnviz.comparison.sides import sides_of  # noqa: PLC0415
 
         questions = replace(self._where.to_questions(), one_object=True).seeded(inputs.seed)
+        if inputs.random_weights and number in self._answered:
+            questions = replace(questions, prompting=self._answered[number])
         observation = run.look(picture, model, inputs, questions, self._streams)
+        if (text := observation.text) is not None:
+            self._answered[number] = Prompting(text.prompt, text.answer)
         for each in run.explain_all(observation, questions, self._streams):
             self.sides[number] += sides_of(each)
         # Fail before the next model is loaded.

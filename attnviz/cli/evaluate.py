@@ -25,8 +25,9 @@ from attnviz.cli.options.results import (
     Words,
 )
 from attnviz.errors import AttnvizError, ModelError, UsageError
-from attnviz.evaluation import METRICS, PERTURBATION, parse_groups, settings_of
+from attnviz.evaluation import MASKS, METRICS, PERTURBATION, parse_groups, settings_of
 from attnviz.explanation.prompting import Prompting
+from attnviz.models import SOURCES, find_source
 
 if TYPE_CHECKING:
     from attnviz.evaluation.run import EvaluationRequest, Pair, Store
@@ -237,6 +238,12 @@ class _ModelEvaluation:
     def _head(self) -> Head:
         """The head of the model: perturbation needs a class head, whatever the methods need."""
         head = self._question.questions.head
+        others = [group for group in self._question.groups if group != MASKS]
+        if others and (head == "words" or SOURCES[find_source(self._spec)].words):
+            raise UsageError(
+                f"{self._spec} answers in words, of which {others[0]} is not measured; give "
+                "--masks FOLDER, --words FILE and no --metrics"
+            )
         if PERTURBATION not in self._question.groups:
             return head
         if head == "text":

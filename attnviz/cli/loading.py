@@ -69,10 +69,13 @@ def load_spec(
 ) -> Model:
     """Load a model by its spec, and print the notes about its checkpoint.
 
-    The model `random` gets as many heads as `--heads` requests.
+    The model `random` gets as many heads as `--heads` requests. Models that answer in words alone
+    have the head `words`, whatever is asked.
     """
-    from attnviz.models import load_model  # noqa: PLC0415 — torch, after the options are checked
+    from attnviz.models import SOURCES, find_source, load_model  # noqa: PLC0415 — torch, later
 
+    if SOURCES[find_source(spec)].words:
+        head = "words"
     model = load_model(**arguments(spec, options, question, head=head))
     for note in model.notes:
         console.say(f"note: {spec}: {note}")

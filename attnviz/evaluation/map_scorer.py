@@ -154,8 +154,14 @@ class MapScorer:
         each, and one of their mean.
 
         Raises:
-            UsageError: there are fewer heads than localized ones were requested.
+            UsageError: there are fewer heads than localized ones were requested; or the chosen
+                heads of `explain` are to be measured for robustness, which is of layers.
         """
+        if explanation.localized and {SENSITIVITY, RANDOMISATION} & set(self.groups):
+            raise UsageError(
+                "sensitivity and randomisation are of the mean map of each layer, not of localized "
+                "heads; explain with heads='all'"
+            )
         scores = self._maps(explanation, baseline)
         of_layers: Rows = {}
         if SENSITIVITY in self.groups:

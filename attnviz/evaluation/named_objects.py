@@ -53,8 +53,8 @@ def read_words(path: str) -> dict[str, NamedObjects]:
             data = json.loads(line)
             found[Path(data["path"]).name] = NamedObjects(
                 tuple((_colour(each), str(word)) for each, word in data["words"].items()),
-                str(data.get("prompt", "")),
-                data.get("answer"),
+                _text(data.get("prompt")) or "",
+                _text(data.get("answer")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
@@ -62,6 +62,12 @@ def read_words(path: str) -> dict[str, NamedObjects]:
                 '{"path": "a.png", "words": {"ff0000": "mug"}}'
             ) from error
     return found
+
+
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError(value)
+    return value
 
 
 def _colour(text: Any) -> int:

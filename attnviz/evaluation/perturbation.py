@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnviz.evaluation import METRICS, PERTURBATION, Metric
-from attnviz.evaluation.road import NOISE, noisy
 from attnviz.geometry.placement import Placement
 from attnviz.models.model import Model
 from attnviz.models.scoring import logits
@@ -282,6 +281,8 @@ def _imputed(
     seen: PerturbationInput, order: Order, counts: Sequence[int], seed: int
 ) -> Iterator[Tensor]:
     """For each count, the picture with its first `count` pixels in an order imputed."""
+    from attnviz.evaluation.road import NOISE, noisy  # noqa: PLC0415 — SciPy, for this alone
+
     stream = np.random.RandomState(seed)  # a frozen stream: NEP 19
     for count in counts:
         drawn = torch.from_numpy(stream.normal(0, NOISE, seen.picture.shape)).float()

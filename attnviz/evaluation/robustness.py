@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def randomisation(
     """
     observation = explanation.observation
     pixels, module = input_of(observation), observation.model.module
-    with _restored(module):
+    with restored(module):
         found = [
             mean_maps(again(explanation, pixels))
             for _ in redrawn(parts_of(module, pixels)[:cascade_steps], seed)
@@ -202,12 +203,16 @@ def redrawn(parts: Sequence[Sequence[nn.Module]], seed: int) -> Iterator[int]:
 
 
 @contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
-    """After this context the parameters of a module are what they were before."""
-    before = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
+def restored(module: nn.Module) -> Iterator[None]:
+    """After this context the parameters and buffers of a module are what they were before.
+
+    To reset a normalisation resets its running mean too.
+    """
+    kept = chain(module.parameters(), module.buffers())
+    before = [(tensor, tensor.detach().clone()) for tensor in kept]
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, values in before:
-                parameter.copy_(values)
+            for tensor, values in before:
+                tensor.copy_(values)

@@ -18,7 +18,6 @@ from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.request import Questions, answer, look
 from attnviz.explanation.selection import Localized, parse_heads
 from attnviz.geometry.placement import Fit
-from attnviz.geometry.queries import Query
 from attnviz.io.parts import WHOLE, Part
 from attnviz.io.picture import Picture
 from attnviz.io.picture_files import SUFFIXES, pictures_in
@@ -158,21 +157,19 @@ def examine(
     if MASKS in request.groups and pair.mask is not None:
         objects = load_objects(pair.mask, width=picture.width, height=picture.height)
     if pair.names is not None:
-        asked = Prompting(pair.names.prompt, pair.names.answer)
-        questions = replace(questions, prompting=asked)
+        prompting = Prompting(pair.names.prompt, pair.names.answer)
+        questions = replace(questions, prompting=prompting)
     observation = look(picture, model, questions, fit=request.fit, mask=request.mask)
+    seen: tuple[Observation, Observation | None] = observation, None
+    if control is not None:
+        seen = observation, _seen_by_control(observation, picture, control, request, questions)
     if pair.names is None or objects is None:
-        asking = replace(request, questions=questions)
-        scores = _scores(observation, picture, objects, control, asking)
+        scores = _scores(seen, objects, replace(request, questions=questions))
     else:
         means = WordMeans()
         for word, one in _named(pair.names, objects, observation):
-            asked = replace(asked, answer=observation.text.answer if observation.text else None)
-            asking = replace(
-                request,
-                questions=replace(questions, queries=(f"word:{word}",), prompting=asked),
-            )
-            means.add(_scores(observation, picture, one, control, asking))
+            asked = replace(questions, queries=(f"word:{word}",))
+            means.add(_scores(seen, one, replace(request, questions=asked)))
         scores = means.scores()
     mask = None if pair.mask is None else readable(pair.mask)
     entry = SummaryEntry(
@@ -205,14 +202,28 @@ def _named(
     return found
 
 
-def _scores(
+def _seen_by_control(
     observation: Observation,
     picture: Picture,
+    control: Model,
+    request: EvaluationRequest,
+    questions: Questions,
+) -> Observation:
+    """The observation of the control; it gets the same input, and the same answer in words."""
+    text = observation.text
+    if text is not None:
+        questions = replace(questions, prompting=Prompting(text.prompt, text.answer))
+    fit = request.fit if control.sound else observation.placement.fit
+    return look(picture, control, questions, fit=fit, mask=request.mask)
+
+
+def _scores(
+    seen: tuple[Observation, Observation | None],
     objects: Objects | None,
-    control: Model | None,
     request: EvaluationRequest,
 ) -> Sequence[Score]:
-    """Scores of one question: of the model, of its control, and of the other baselines."""
+    """Scores of one question: of the model, of its control if there is one, and of baselines."""
+    observation, of_control = seen
     scorer = MapScorer(
         observation,
         objects,
@@ -222,9 +233,8 @@ def _scores(
         localized=request.localized,
         among=request.among,
     )
-    answers = [
-        answer(observation, request.questions, method) for method in request.questions.methods
-    ]
+    questions = request.questions
+    answers = [answer(observation, questions, method) for method in questions.methods]
     if observation.text is not None and len(answers[0].questions) > 1:
         raise UsageError(
             "evaluate takes one word: give -q word:NAME, or the words for the objects of all masks "
@@ -233,29 +243,13 @@ def _scores(
     for each in answers:  # the command line allows one question only
         assert len(each.questions) == 1
     scores = [score for each in answers for score in scorer.maps(each)]
-    if control is not None:
-        scores += _control(scorer, picture, control, request, answers[0].query)
+    if of_control is not None:
+        query = answers[0].query
+        if query.found is not None:  # the same object query
+            questions = replace(questions, queries=(str(query),))
+        for method in questions.methods:
+            scores += scorer.maps(answer(of_control, questions, method), RANDOM)
     return [*scores, *scorer.trivial(answers[0])]
-
-
-def _control(
-    scorer: MapScorer,
-    picture: Picture,
-    control: Model,
-    request: EvaluationRequest,
-    query: Query,
-) -> list[Score]:
-    """Scores of the control's maps; the control gets the same input, and the same object query."""
-    questions = request.questions
-    if query.found is not None:
-        questions = replace(questions, queries=(str(query),))
-    fit = request.fit if control.sound else scorer.observation.placement.fit
-    observation = look(picture, control, questions, fit=fit, mask=request.mask)
-    return [
-        score
-        for method in questions.methods
-        for score in scorer.maps(answer(observation, questions, method), RANDOM)
-    ]
 
 
 NAME = "pictures.jsonl"

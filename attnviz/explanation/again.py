@@ -30,7 +30,8 @@ Noise = NDArray[np.float32]
 def again(base: Explanation, pixels: Tensor, *, mirrored: bool = False) -> Explanation:
     """The answer to the same question for another input of the same model.
 
-    The score is that of the class that was explained, and localized heads are the same.
+    The score is that of the class that was explained, localized heads are the same, and smoothed
+    maps are smoothed again.
 
     Args:
         base: what `explain` returned.
@@ -50,7 +51,7 @@ def again(base: Explanation, pixels: Tensor, *, mirrored: bool = False) -> Expla
     placement = _mirrored(seen.placement) if mirrored else seen.placement
     observation = inputs.at_once({0: placement})[0]
     settings: dict[str, Any] = {o.name: base.settings.get(o.name) for o in method.declared_options}
-    return explain(
+    found = explain(
         observation,
         query=_queries(base, mirrored=mirrored) if method.asks else "auto",
         method=base.method,
@@ -60,6 +61,7 @@ def again(base: Explanation, pixels: Tensor, *, mirrored: bool = False) -> Expla
         chosen=[question.localized for question in base.questions] if base.localized else None,
         **settings,
     )
+    return found if base.smoothing is None else smoothed(found, base.smoothing)
 
 
 def smoothed(base: Explanation, smoothing: Smoothing) -> Explanation:
@@ -98,8 +100,8 @@ def input_of(observation: Observation) -> Tensor:
     """
     if observation.pixels is None:
         raise UsageError(
-            "the model's input is not there: it was asked in words, or was let go; leave --smooth "
-            "out, or observe the picture again"
+            "the model's input is not there to be changed: it was asked in words, or was let go; "
+            "leave --smooth or the metrics of robustness out, or observe the picture again"
         )
     return observation.pixels
 

@@ -54,10 +54,11 @@ def parse_smoothing(
     if text is None and sigma is None:
         return None
     noise = re.fullmatch(r"noise:(\d{1,4})", text or "")
-    if sigma is not None and not (noise and math.isfinite(sigma) and 0 < sigma <= 1):
+    if sigma is not None and noise is None:
+        raise UsageError(f"--sigma {sigma:g} is of noise; give it with --smooth noise:16")
+    if sigma is not None and not (math.isfinite(sigma) and 0 < sigma <= 1):
         raise UsageError(
-            f"--sigma {sigma:g} is over 0 and at most 1, for pixel values of 0 to 1; give it with "
-            "--smooth noise:16"
+            f"--sigma {sigma:g}: give a number over 0 and at most 1, of pixel values from 0 to 1"
         )
     if text == "flips":
         return Smoothing("flips")

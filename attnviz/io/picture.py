@@ -93,6 +93,7 @@ class PictureHeader:
     Attributes:
         path, width, height, range, notes, part, sound: those of the `Picture`.
         mirrored: whether it is the mirror image of the file, so that masks of it are mirrored.
+        reduced: 2 if the file was decoded at half of its size for the model, and so on; 1 if whole.
     """
 
     path: str
@@ -103,6 +104,7 @@ class PictureHeader:
     part: Part = field(default=WHOLE, repr=False)
     sound: SoundAxes | None = field(default=None, repr=False)
     mirrored: bool = field(default=False, repr=False)
+    reduced: int = field(default=1, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -210,12 +212,15 @@ class ReducedPicture:
     Attributes:
         header: the picture itself.
         picture: the reduced picture.
-        scale: by how much it is reduced: pixel x of it lies at pixels scale·x of the picture.
     """
 
     header: PictureHeader
     picture: Picture
-    scale: int
+
+    @property
+    def scale(self) -> int:
+        """How much it is reduced: pixel x of it lies at pixel scale·x of the picture."""
+        return self.header.reduced
 
 
 def decode_reduced(data: bytes, path: str, factor: Factor) -> ReducedPicture | None:
@@ -235,7 +240,7 @@ def decode_reduced(data: bytes, path: str, factor: Factor) -> ReducedPicture | N
         return None
     image, size, scale = found
     picture = Picture(path, as_array(to_rgb(image)))
-    return ReducedPicture(PictureHeader(path, *size), picture, scale)
+    return ReducedPicture(PictureHeader(path, *size, reduced=scale), picture)
 
 
 def developed(opened: Opened, path: str, value_range: ValueRange, part: Part) -> Picture:

@@ -91,6 +91,8 @@ GAMMA = Option(
     "How much attnlrp favours what speaks for the output of a linear layer; of --rule cp, too.",
     minimum=0.0, maximum=1000.0, metavar="G",
 )  # fmt: skip
+USUAL_GAMMA = 0.25
+"""The γ of `--rule gamma`: zennit's, as `attribution.propagation.GAMMA`."""
 AT = Option(
     "at", ("tokens", "pixels"), "tokens",
     "Where relevance ends: at the tokens that enter the first layer, or at the pixels of each.",
@@ -391,4 +393,7 @@ def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     >>> complete_settings("rollout", {"fusion": "max", "discard": None})
     {'fusion': 'max', 'discard': 0.0, 'start_layer': 0}
     """
-    return complete(METHODS[name].declared_options, given)
+    found = complete(METHODS[name].declared_options, given)
+    if found.get("rule") == "gamma" and found["gamma"] is None:
+        found["gamma"] = USUAL_GAMMA
+    return found

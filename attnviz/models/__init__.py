@@ -279,7 +279,7 @@ def load_model(
         from attnviz.models.model_request import no_dense_head  # noqa: PLC0415
 
         raise no_dense_head(spec, "it is no segmenter of transformers, nor a module of yours")
-    if head == "words":
+    if head == "words" or SOURCES[source].words:
         _check_words(source, spec, {"--mean": mean, "--std": std, "--resize": resize})
     if key is not None and weights is None and source != "file":
         raise UsageError(f"--key {key} chooses from a file of weights; give one: --weights FILE")

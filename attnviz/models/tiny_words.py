@@ -16,7 +16,7 @@ from attnviz.geometry.placement import place
 from attnviz.models import tiny
 from attnviz.models.fitting import fit
 from attnviz.models.model import Model
-from attnviz.models.model_request import ModelRequest, refuse_options
+from attnviz.models.model_request import ModelRequest, no_class_head, no_text_tower, refuse_options
 from attnviz.models.state_dicts import read_state_dict
 from attnviz.models.weights import DTYPES, find_device, initial_state
 from attnviz.models.words import WordInput
@@ -148,7 +148,16 @@ class SceneDescriber(nn.Module):
         return torch.cat([*both, codes.expand(len(x), -1, -1)], 2)
 
     def forward(self, pixel_values: Tensor, decoder_input_ids: Tensor) -> SimpleNamespace:
-        """Pixels (B, 3, h, w) and words (B, N) → an object with `logits`, (B, N, vocabulary)."""
+        """Pixels (B, 3, h, w) and words (B, N) → an object with `logits`, (B, N, vocabulary).
+
+        Raises:
+            UsageError: there are more words than it has places for.
+        """
+        if decoder_input_ids.shape[1] > LONGEST:
+            raise UsageError(
+                f"tiny-words takes {LONGEST - 1} words in all, and --prompt and --answer have "
+                f"{decoder_input_ids.shape[1] - 1}; give fewer"
+            )
         return SimpleNamespace(logits=self.decoder(self.tokens(pixel_values), decoder_input_ids))
 
     def generate(
@@ -187,15 +196,13 @@ class SceneWords:
         """Numbers of the words of a text, as a list, or as a tensor (1, n).
 
         Raises:
-            UsageError: it has too many words, or one that the model does not know.
+            UsageError: it has a word that the model does not know.
         """
         words = text.lower().replace(".", " ").replace(",", " ").split()
         for word in words:
             if word not in VOCABULARY[END + 1 :]:
                 known = ", ".join(VOCABULARY[END + 1 :])
                 raise UsageError(f"tiny-words does not know {word!r}; its words are {known}")
-        if len(words) > LONGEST - 2:
-            raise UsageError(f"tiny-words takes at most {LONGEST - 2} words, and {len(words)} came")
         ids = [VOCABULARY.index(word) for word in words]
         ids = [START, *ids, END] if add_special_tokens else ids
         return {"input_ids": ids if return_tensors is None else torch.tensor([ids])}
@@ -225,9 +232,13 @@ def load(request: ModelRequest) -> Model:
 
     Raises:
         UsageError: an option of other models is given.
-        ModelError: a file of weights does not fit.
+        ModelError: a file of weights does not fit, or another head is wanted.
     """
     refuse_options(request)
+    if request.head == "text":
+        raise no_text_tower("tiny-words", "it answers in words")
+    if request.head not in ("words", "none"):
+        raise no_class_head("tiny-words", "it answers in words")
     if request.size is not None:
         raise UsageError(f"--size {request.size}: tiny-words takes about {SIZE}; leave it out")
     device, dtype = find_device(request.device), DTYPES[request.dtype]

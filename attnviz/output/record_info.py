@@ -34,7 +34,7 @@ def check_info(observation: Observation, layers: Sequence[int] | None = None) ->
 
 def image_info(picture: PictureLike) -> record_parts.Image:
     """The record's part about the picture."""
-    sound = picture.sound
+    sound, reduced = picture.sound, getattr(picture, "reduced", 1)
     return record_parts.Image(
         path=readable(picture.path),
         width=picture.width,
@@ -43,6 +43,7 @@ def image_info(picture: PictureLike) -> record_parts.Image:
         channels=picture.part.channels,
         slice=picture.part.slice,
         region=picture.part.region,
+        reduced=reduced if reduced > 1 else None,
         duration=None if sound is None else sound.duration,
         seconds=None if sound is None else (sound.time(0), sound.time(picture.width)),
         hertz=None if sound is None else list(sound.hertz),

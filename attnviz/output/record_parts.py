@@ -13,6 +13,7 @@ class Image(RecordPart):
     `range` gives the values that are black and white. It is present if the file is not an ordinary
     8-bit picture, or if the user gave a range. `channels`, `slice` and `region` are present if the
     user chose bands, a slice or page, or a region (x, y, width, height): the picture is that part.
+    `reduced` is present if the file was decoded at 1/reduced of its size for the model.
 
     A sound has `duration`, the seconds of its file, and its picture is a spectrogram of frames ×
     bands. `seconds` are the times of its left and right border, and `hertz` the middle of each row,
@@ -26,6 +27,7 @@ class Image(RecordPart):
     channels: tuple[int, ...] | None = None
     slice: int | None = None
     region: tuple[int, int, int, int] | None = None
+    reduced: int | None = None
     duration: Maybe = None
     seconds: tuple[Number, Number] | None = None
     hertz: list[Number] | None = None

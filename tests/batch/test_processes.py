@@ -4,13 +4,15 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import batches
 import psutil
 import pytest
 
+from attnviz.batch.processes import ProcessEngine
 from attnviz.cli import main
-from attnviz.errors import ExitCode
+from attnviz.errors import AttnvizError, ExitCode
 
 MORTAL = """
 import os, signal, torch
@@ -83,3 +85,16 @@ def test_a_question_without_an_answer_is_told_in_one_line(
     told = capfd.readouterr().err
     assert "attnviz: error: --layers: the model has 1 layer" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
+def test_a_process_that_ends_as_it_starts_is_told(error: type[Exception]) -> None:
+    """What it has not read yet resets the pipe."""
+
+    def recv() -> None:
+        raise error
+
+    engine = ProcessEngine({}, None, Path(), workers=1, batch=None, stop=None, on_outcome=print)  # type: ignore[arg-type]
+    ended = SimpleNamespace(join=lambda: None, exitcode=-9)
+    with pytest.raises(AttnvizError, match=r"--workers: a process ended \(code -9\); run again"):
+        engine._receive(SimpleNamespace(recv=recv), ended)  # type: ignore[arg-type]

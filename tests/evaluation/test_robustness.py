@@ -24,6 +24,9 @@ from attnviz.evaluation.robustness import (
     cascade_rank,
     cascade_ssim,
     parts_of,
+    redrawn,
+    restored,
+    sensitivity,
     sensitivity_avg,
     sensitivity_max,
     ssim,
@@ -199,3 +202,33 @@ def test_the_command_line_measures_what_is_asked(
     assert "--radius is of --metrics sensitivity; add it" in capfd.readouterr().err
     with pytest.raises(UsageError, match="--draws 0: give a value from 1 to 1000"):
         settings_of(("sensitivity",), {"draws": 0})
+
+
+def test_buffers_are_restored_too() -> None:
+    """A normalisation that is reset forgets its running mean."""
+    linear, norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+    model = nn.Sequential(linear, norm).eval()
+    assert norm.running_mean is not None
+    norm.running_mean += 3
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    with restored(model):
+        for _ in redrawn([[norm], [linear]], 0):
+            pass
+        assert not torch.equal(norm.running_mean, before["1.running_mean"])
+    for name, each in model.state_dict().items():
+        assert torch.equal(each, before[name])
+
+
+def test_smoothed_maps_are_compared_with_smoothed_ones() -> None:
+    seen = attnviz.observe(attnviz.load_image("sample_images/cat.jpg"), attnviz.load_model("tiny"))
+    plain, smooth = (attnviz.explain(seen, smooth=each) for each in (None, "noise:4"))
+    rows = [sensitivity(each, draws=2, radius=0.02, seed=0) for each in (plain, smooth)]
+    of_plain, of_smooth = (next(iter(each.values()))["sensitivity_max"] for each in rows)
+    assert of_smooth < 2 * of_plain  # with an unsmoothed map it is over ten times as much
+
+
+def test_localized_heads_have_no_robustness() -> None:
+    seen = attnviz.observe(attnviz.load_image("sample_images/cat.jpg"), attnviz.load_model("tiny"))
+    found = attnviz.explain(seen, layers="all", heads="localized")
+    with pytest.raises(UsageError, match="not of localized heads; explain with heads='all'"):
+        attnviz.evaluate(found, sensitivity=True)

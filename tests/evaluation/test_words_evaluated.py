@@ -28,7 +28,7 @@ def line(tmp_path: Path, **more: Any) -> list[str]:
 def test_scores_are_means_over_the_named_objects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(line(tmp_path, answer=ANSWER)) == 0
+    assert main(line(tmp_path, answer=ANSWER, prompt=None)) == 0
     rows = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
     model = attnviz.load_model("tiny-words", random_weights=True)
     seen = attnviz.observe(attnviz.load_image(SCENE), model, answer=ANSWER)
@@ -56,6 +56,7 @@ def test_scores_are_means_over_the_named_objects(
         ({"answer": "a red fish"}, [], "none is in the answer 'a red fish'"),
         ({"answer": ANSWER}, ["-q", "word:mug"], "leave --query out"),
         ({"words": {"red": "mug"}}, [], 'line 1 is not like {"path": "a.png"'),
+        ({"prompt": 5}, [], 'line 1 is not like {"path": "a.png"'),
         ({"path": "other.png"}, [], f"has no line for {SCENE}; add it"),
     ],
 )

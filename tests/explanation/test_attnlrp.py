@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import attnviz
+from attnviz.attribution import propagation
 from attnviz.errors import UsageError
 from attnviz.io.picture import Picture
+from attnviz.methods import complete_settings
 
 ROWS, COLUMNS, TARGET = 3, 5, 2
 ViT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
@@ -246,3 +248,9 @@ def test_relevance_is_found_once_for_each_layer_and_score(
     np.testing.assert_array_equal(
         attnviz.explain(seen, method="attnlrp", target="1", layers="1,2").maps, one
     )
+
+
+def test_the_record_has_the_gamma_that_was_taken() -> None:
+    assert complete_settings("attnlrp", {"rule": "gamma"})["gamma"] == propagation.GAMMA
+    assert complete_settings("attnlrp", {"rule": "gamma", "gamma": 0.1})["gamma"] == 0.1
+    assert complete_settings("attnlrp", {})["gamma"] is None

@@ -169,9 +169,9 @@ def test_localized_heads_stay_the_same() -> None:
     [
         ("blur", None, "--smooth 'blur' cannot be read; give flips, or noise:N"),
         ("noise:0", None, "with N from 1 to 1000"),
-        ("flips", 0.1, "--sigma 0.1 is over 0 and at most 1.*give it with --smooth noise:16"),
+        ("flips", 0.1, "--sigma 0.1 is of noise; give it with --smooth noise:16"),
         (None, 0.1, "give it with --smooth noise:16"),
-        ("noise:4", 1.5, "--sigma 1.5 is over 0"),
+        ("noise:4", 1.5, "--sigma 1.5: give a number over 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_read_is_said(text: str | None, sigma: float | None, told: str) -> None:

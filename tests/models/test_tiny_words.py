@@ -13,7 +13,7 @@ from word_scenes import HELD_OUT, Scene, scenes
 
 import attnviz
 from attnviz.cli import main
-from attnviz.errors import UsageError
+from attnviz.errors import ModelError, UsageError
 from attnviz.io.picture import Picture
 from attnviz.models.model import Model
 from attnviz.models.tiny_words import COLOURS, KINDS, START, VOCABULARY, Attention, SceneDescriber
@@ -136,6 +136,35 @@ def test_show_needs_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "a page shows none; give `attnviz show`" in capsys.readouterr().err
     assert main(["show", SCENE, "-m", "tiny-words", "--size", "200"]) == 2
     assert "--size 200: tiny-words takes about 144" in capsys.readouterr().err
+
+
+def test_a_control_looks_at_the_same_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights say something else, so they are given the model's answer."""
+    line = [SCENE, "-m", "tiny-words", "-q", "word:bird", "--json"]
+    assert main(["compare", *line, "--random-weights", "-o", str(tmp_path)]) == 0
+    masks = ["--masks", "sample_images/masks/scene.png"]
+    assert main(["evaluate", *line, *masks]) == 0
+    assert '"baseline": "random weights"' in capsys.readouterr().out
+    for more, group in (
+        ([], "perturbation"),
+        ([*masks, "--metrics", "masks,randomisation"], "random"),
+    ):
+        assert main(["evaluate", *line, *more]) == 2
+        assert f"answers in words, of which {group}" in capsys.readouterr().err
+
+
+def test_what_it_cannot_do_is_told(model: Model) -> None:
+    with pytest.raises(ModelError, match="no class head"):
+        attnviz.load_model("tiny-words", head="class")
+    with pytest.raises(ModelError, match="no text tower"):
+        attnviz.load_model("tiny-words", head="text")
+    with pytest.raises(UsageError, match="--mean: the processor of a model with words prepares"):
+        attnviz.load_model("tiny-words", mean="0.1")
+    long = " ".join(["a red fish"] * 3)
+    with pytest.raises(UsageError, match=r"takes 15 words in all, .* have 18; give fewer"):
+        attnviz.observe(attnviz.load_image(SCENE), model, prompt=long, answer=long)
 
 
 def test_random_weights_are_those_of_the_seed() -> None:
