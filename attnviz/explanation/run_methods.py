@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -272,7 +272,7 @@ class LayerQuery:
         if "path gradient" in needs:
             return path_gradients(observation, target, tuple(self.layers), self.settings["steps"])
         if "token gradient" in needs:
-            return token_gradients(observation, target)
+            return token_gradients(observation, target, chain(*self.layers.values()))
         for need in needs:
             if need in ENTERING:
                 way, name = self._way(need)

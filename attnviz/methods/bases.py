@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from torch import Tensor
 
 from attnviz.errors import UsageError
@@ -89,14 +90,16 @@ class TokenSums:
         """
         if self.count < 2:
             raise UsageError("fewer than two tokens are left; give a lower --foreground")
-        values, vectors = torch.linalg.eigh(self.scatter / self.count)
-        axes = vectors.flip(1).T[:MOST]
+        covariance, width = (self.scatter / self.count).numpy(), len(self.mean)
+        some = [max(width - MOST, 0), width - 1]  # the largest
+        values, vectors = map(torch.from_numpy, eigh(covariance, subset_by_index=some))
+        axes = vectors.flip(1).T
         largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
         axes = axes * torch.where(largest < 0, -1.0, 1.0)
         if oriented and float(axes[0] @ self.inside) < 0:
             axes = torch.cat([-axes[:1], axes[1:]])
-        variances = values.flip(0).clamp_min(0)
-        return Axes(self.mean, axes, variances[:MOST], float(variances.sum()))
+        total = float(np.trace(covariance))
+        return Axes(self.mean, axes, values.flip(0).clamp_min(0), total)
 
 
 @dataclass(frozen=True)
