@@ -47,6 +47,7 @@ from attnviz.explanation.words_asked import seen_rows
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
+from attnviz.methods.bases import check_model
 from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure_all, more
@@ -311,6 +312,8 @@ class LayerQuery:
     def _components(self, reading: LayerInput, layer: int) -> _Found:
         """The maps of a layer's components; cells that are left out are NaN."""
         options = {option.name: self.settings[option.name] for option in self.entry.options}
+        if options.get("basis", "own") != "own":
+            check_model(options["basis"], self.observation.model.digests)
         found = self.entry(reading, **options)
         left_out = torch.isnan(found.maps)
         cells = reading.on_cells(found.maps.masked_fill(left_out, 0.0))
