@@ -131,7 +131,7 @@ class LayerQuery:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
                 questions.append(ResolvedQuestion(last, None if score is None else score.scored))
-        return self._explanation(questions, answers, self.layers)
+        return self._explanation(questions, answers, self.layers, readings)
 
     def _of_query(self, number: int, scored: Iterable[T]) -> list[T]:
         """What is scored for a query: all, or of words and objects the query itself."""
@@ -143,6 +143,7 @@ class LayerQuery:
         questions: Sequence[ResolvedQuestion],
         answers: Sequence[Answer],
         layers: Iterable[int],
+        readings: Mapping[int, LayerInput],
     ) -> Explanation:
         return Explanation(
             self.observation,
@@ -151,13 +152,8 @@ class LayerQuery:
             tuple(answers),
             self.settings,
             {layer: self.observation.more[layer] for layer in layers} if self._all else {},
-            self._high_norm() if self.entry.components else {},
+            _high_norms(readings) if self.entry.components else {},
         )
-
-    def _high_norm(self) -> dict[int, HighNorm]:
-        """Tokens of high norm of each layer whose tokens are known."""
-        found = {n: high_norm(reading) for n, reading in self._readings(None).items()}
-        return {number: each for number, each in found.items() if each is not None}
 
     def _answered_localized(
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
@@ -183,7 +179,7 @@ class LayerQuery:
             scored = None if score is None else score.scored
             questions.append(ResolvedQuestion(query, scored, _named(chosen)))
         layers = {head.layer for question in questions for head in question.localized}
-        return self._explanation(questions, answers, sorted(layers))
+        return self._explanation(questions, answers, sorted(layers), readings)
 
     def _candidates(
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
@@ -440,3 +436,9 @@ def _check_finite(observation: Observation, layer: int, maps: Tensor) -> None:
     raise RecordingError(
         f"{observation.picture.path}: the attention is not finite in {kind}; {advice}"
     )
+
+
+def _high_norms(readings: Mapping[int, LayerInput]) -> dict[int, HighNorm]:
+    """Tokens of high norm of each layer whose tokens are known."""
+    found = {number: high_norm(reading) for number, reading in readings.items()}
+    return {number: each for number, each in found.items() if each is not None}

@@ -71,9 +71,9 @@ class TokenSums:
         middle, total = x.mean(0), self.count + len(x)
         step = middle - self.mean
         centred = x - middle
-        self.scatter += centred.T @ centred + torch.outer(step, step) * (
-            self.count * len(x) / total
-        )
+        self.scatter += centred.T @ centred
+        if self.count:
+            self.scatter += torch.outer(step, step) * (self.count * len(x) / total)
         self.mean = self.mean + step * (len(x) / total)
         edge = border.cpu()
         if bool(edge.any()) and not bool(edge.all()):

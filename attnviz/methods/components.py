@@ -263,10 +263,11 @@ def factorise(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     values = x.numpy()
     w, h = first_factors(values, count)  # (count, n), (count, features)
+    halves = _Half(w, h, values.T), _Half(h, w, values)
     for _ in range(_ROUNDS):
         step = w.copy()
-        _sweep(w, h @ values.T, h @ h.T)
-        _sweep(h, w @ values, w @ w.T)
+        for half in halves:
+            half.improve()
         step -= w
         if np.vdot(step, step) <= 1e-8 * np.vdot(w, w):
             break
@@ -292,14 +293,29 @@ def first_factors(x: Values, count: int) -> tuple[Values, Values]:
     return w, h
 
 
-def _sweep(w: Values, projected: Values, gram: Values) -> None:
-    """Improve each row of W, (count, n), in place, by its exact minimum ≥ 0."""
-    size = np.maximum(gram.diagonal(), _TINY)[:, None]
-    others = gram / size
-    others.flat[:: len(gram) + 1] = 0
-    projected /= size
-    for of_others, of_x, row in zip(others, projected, w, strict=True):
-        np.maximum(of_x - of_others.dot(w), 0, out=row)
+class _Half:
+    """One of both factors, W (count, n), while the other, H (count, features), stays; X is given.
+
+    Arrays and their rows are made once: a round has some thirty short steps, and there are 200.
+    """
+
+    def __init__(self, w: Values, h: Values, x: Values) -> None:
+        self._h, self._x, self._w = h, x, w
+        self._projected, self._gram = np.empty_like(w), np.empty((len(w), len(w)))
+        self._diagonal = self._gram.reshape(-1)[:: len(w) + 1]
+        self._rows = list(zip(self._gram, self._projected, w, strict=True))
+
+    def improve(self) -> None:
+        """Set each row of W in place to its exact minimum ≥ 0."""
+        np.matmul(self._h, self._x, out=self._projected)
+        np.matmul(self._h, self._h.T, out=self._gram)
+        size = np.maximum(self._diagonal, _TINY)[:, None]
+        self._diagonal[:] = 0
+        self._gram /= size
+        self._projected /= size
+        for of_others, of_x, row in self._rows:
+            np.subtract(of_x, of_others.dot(self._w), out=row)
+            np.maximum(row, 0, out=row)
 
 
 def _at_least(x: Tensor, count: int) -> Tensor:
