@@ -102,7 +102,27 @@ def make_record(
             if each.tokens
         ]
         or None,
+        visual_sinks=_visual_sinks(observation, explanation.layers) or None,
     )  # fmt: skip
+
+
+def _visual_sinks(
+    observation: Observation, layers: Sequence[int]
+) -> list[records.LayerVisualSinks]:
+    """The visual sinks of these layers; layers without any are left out."""
+    found = []
+    for number in layers:
+        layer, massive = observation.layers[number], observation.massive.get(number)
+        cells = layer.keys.cells[0]
+        sinks = [] if massive is None else np.flatnonzero(massive.tokens & (cells >= 0))
+        tokens = [Token(0, int(n), int(cells[n]), 0.0) for n in sinks]
+        if massive is not None and tokens:
+            infos = [records.TokenInfo(**_token(observation, layer, layer.keys, t)) for t in tokens]
+            dimensions = list(massive.dimensions)
+            found.append(
+                records.LayerVisualSinks(layer=number, dimensions=dimensions, tokens=infos)
+            )
+    return found
 
 
 def _head(
@@ -135,6 +155,7 @@ def _head(
         points=_points(answer),
         image_mass=None if answer.row is None else answer.row.image,
         text_mass=None if answer.row is None else answer.row.text,
+        image_sink_mass=None if answer.row is None else answer.row.image_sinks,
         component=answer.component,
         share=answer.share,
         **fields_of_view(explanation, answer),
