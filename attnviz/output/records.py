@@ -309,7 +309,7 @@ class Record(RecordPart):
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per map: `map.peak_x` becomes `map_peak_x`; the picture, or frame, is first.
+        """A flat row per map: `map.peak_x` becomes `map_peak_x`; picture, prompt, frame first.
 
         All rows have the same columns. If maps differ in their query or target, or look from an
         object, its columns are among them.
@@ -323,6 +323,7 @@ class Record(RecordPart):
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
         heads = [{**(head.pop("moment", None) or {}), **head} for head in heads]
         heads = [{key: head[key] for key in head if key not in LISTS} for head in heads]
-        rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
+        asked = {} if self.text is None else {"prompt": self.text.prompt}
+        rows = [{"image": self.image.path, **asked, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in columns} for row in rows]
