@@ -140,7 +140,9 @@ def mean_row(rows: Sequence[SeenRow]) -> SeenRow | None:
         return None
     image, text, sinks = np.mean([(row.image, row.text, row.image_sinks) for row in rows], 0)
     seen = sorted({number for row in rows for number in row.views})
-    views = {n: sum(row.views[n] for row in rows if n in row.views) / len(rows) for n in seen}
+    views = {
+        n: np.sum([row.views[n] for row in rows if n in row.views], 0) / len(rows) for n in seen
+    }
     return SeenRow(float(image), float(text), float(sinks), views)
 
 

@@ -37,12 +37,11 @@ def _views_of_words(observation: Observation) -> list[ViewInfo]:
     found = []
     for number, view in enumerate(observation.views):
         left, top, right, bottom = view.box
-        several = view.tiles > 1
+        several, layers = view.tiles > 1, [n for n, views in seen.items() if number in views]
         info = ViewInfo(
             view=number, kind="tiles" if several else "whole", rows=view.layout.rows,
             columns=view.layout.columns, x0=left, y0=top, x1=right, y1=bottom,
-            tiles=view.tiles if several else None,
-            layers=[layer for layer, views in seen.items() if number in views] if differ else None,
+            tiles=view.tiles if several else None, layers=layers if differ else None,
         )  # fmt: skip
         found.append(info)
     return found
