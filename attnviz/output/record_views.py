@@ -18,7 +18,7 @@ def views_of(explanation: Explanation) -> list[ViewInfo] | None:
     for answer in explanation.answers:
         left, top, right, bottom = answer.placement.source
         rows, columns = answer.values.shape
-        frames = {}
+        frames: dict[str, Any] = {}
         if clip is not None:
             first, last = (clip.frames[n].number for n in (answer.frames[0], answer.frames[-1]))
             frames = {"frame0": first, "frame1": last}

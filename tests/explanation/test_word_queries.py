@@ -352,8 +352,8 @@ def pools_keys(attention: Any, first: int, side: int) -> Any:
     """A layer's `forward` whose keys are the picture's cells two by two, and the text."""
 
     def forward(hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
-        cells = hidden_states[:, first : first + side**2].transpose(1, 2).unflatten(2, (side, side))
-        few = F.avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
+        cells = hidden_states[:, first : first + side**2].transpose(1, 2)
+        few = F.avg_pool2d(cells.reshape(1, -1, side, side), 2).flatten(2).transpose(1, 2)
         text = hidden_states[:, :first], hidden_states[:, first + side**2 :]
         keys = torch.cat([text[0], few, text[1]], 1)
         query, key, value = (
@@ -403,6 +403,28 @@ def test_layers_have_views_of_their_own(folder: Path, tmp_path: Path) -> None:
     assert math.isclose(sum(view.sum() for view in mean.views.values()), mean.image, rel_tol=1e-5)
     localized = attnviz.explain(seen, heads="localized:12", layers="all")
     assert make_record(localized).data()["heads"][-1]["image_mass"] > 0
+
+
+def test_what_is_kept_grows_with_tokens_alone(tmp_path: Path) -> None:
+    """Queries, keys, values, outputs and places of tokens; keys and values of groups once."""
+    of_tokens = []
+    for side in (6, 12):
+        llava(tmp_path / str(side), side)
+        model = attnviz.load_model(str(tmp_path / str(side)), head="words")
+        seen = attnviz.observe(picture_of(480, 320), model, prompt=PROMPT, answer=ANSWER)
+        assert seen.text is not None
+        assert model.words is not None
+        kept = {}
+        for layer in seen.layers.values():
+            assert layer.call.key.untyped_storage().nbytes() == 4 * 2 * 16 * seen.text.tokens
+            for each in vars(layer.call).values():
+                if isinstance(each, Tensor):
+                    kept[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        for weights in model.words.module.parameters():
+            kept.pop(weights.untyped_storage().data_ptr(), None)
+        of_tokens.append(sum(kept.values()) / seen.text.tokens)
+    assert of_tokens[0] == of_tokens[1]
+    assert of_tokens[0] < 1.3 * 3 * 4 * (64 + 32 + 32 + 64)  # places of tokens are the rest
 
 
 def test_a_captioner_looks_across_alone(tmp_path: Path) -> None:

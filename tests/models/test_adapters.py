@@ -102,7 +102,7 @@ def test_a_model_with_words_is_merged(tmp_path: Path, *, older: bool) -> None:
     config = {"peft_type": "LORA", "lora_alpha": 16, "r": 2, "base_model_name_or_path": "../base"}
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name, layer in merged.model.language_model.named_modules():
         if name.endswith(("q_proj", "down_proj")):
             a, b = torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2)
@@ -125,13 +125,14 @@ def test_a_model_with_words_is_merged(tmp_path: Path, *, older: bool) -> None:
 
 def test_tied_weights_are_changed_apart() -> None:
     """As in PEFT: what is trained of one layer does not change another that has its weights."""
-    whole = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 3), "head": torch.nn.Linear(3, 5)})
-    whole["head"].weight = whole["embed"].weight
-    before = whole["embed"].weight.detach().clone()
+    embed, head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5)
+    head.weight = embed.weight
+    before = embed.weight.detach().clone()
     change = LowRankChange(torch.ones(1, 3), torch.ones(5, 1), 2.0)
+    whole = torch.nn.ModuleDict({"embed": embed, "head": head})
     merge("lora", Adapter(None, {"head": change}, {}), whole)
-    assert torch.equal(whole["embed"].weight, before)
-    assert torch.equal(whole["head"].weight, before + 2)
+    assert torch.equal(embed.weight, before)
+    assert torch.equal(head.weight, before + 2)
 
 
 def test_the_command_line_shows_it(
