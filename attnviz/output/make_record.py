@@ -113,14 +113,18 @@ def _visual_sinks(
     found = []
     for number in layers:
         layer, massive = observation.layers[number], observation.massive.get(number)
+        if massive is None:
+            continue
         cells = layer.keys.cells[0]
-        sinks = [] if massive is None else np.flatnonzero(massive.tokens & (cells >= 0))
-        tokens = [Token(0, int(n), int(cells[n]), 0.0) for n in sinks]
-        if massive is not None and tokens:
-            infos = [records.TokenInfo(**_token(observation, layer, layer.keys, t)) for t in tokens]
+        sinks = np.flatnonzero(massive.tokens & (cells >= 0)).tolist()
+        tokens = [
+            records.TokenInfo(**_token(observation, layer, layer.keys, Token(0, n, cells[n], 0.0)))
+            for n in sinks
+        ]
+        if tokens:
             dimensions = list(massive.dimensions)
             found.append(
-                records.LayerVisualSinks(layer=number, dimensions=dimensions, tokens=infos)
+                records.LayerVisualSinks(layer=number, dimensions=dimensions, tokens=tokens)
             )
     return found
 
