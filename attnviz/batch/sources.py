@@ -52,7 +52,7 @@ def key_of(path: str, prompt: str | None, answer: str | None) -> str:
     r"""What tells a picture from all others: its path, and what a list says that it is asked.
 
     >>> key_of("cat.jpg", None, None), key_of("cat.jpg", "What is it?", None)
-    ('cat.jpg', 'cat.jpg\\x00What is it?\\x00')
+    ('cat.jpg', 'cat.jpg\x00What is it?\x00')
     """
     if prompt is None and answer is None:
         return path
