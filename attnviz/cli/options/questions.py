@@ -216,7 +216,7 @@ def _check(
         others=check_options(setting.settings, stats) if stats else (),
     )
     if setting.smoothing is not None:
-        check_smoothing(names)
+        check_smoothing(setting.smoothing, names)
     merging = [name for name in names if methods.METHODS[name].merges != "nothing"]
     if where.heads != WhereOptions.heads and len(merging) == len(names):
         raise UsageError(f"--heads {where.heads}: {names[0]} merges all heads; leave it out")
