@@ -68,7 +68,7 @@ def _place(observation: Observation, number: int, query: Query) -> dict[str, Any
     token = int(token_weights(observation, observation.layers[number], query, None).argmax())
     cell = int(layout.cells.ravel()[token])
     if cell < 0 and layout.windows > 1:  # an object query that samples points of its own
-        return {"kind": "pool"}
+        return {"kind": "prefix", "index": token} if query.found else {"kind": "pool"}
     if cell >= 0:
         row, column = divmod(cell, layout.columns)
         return {"kind": "cell", "row": row, "column": column}

@@ -144,9 +144,13 @@ def order_of(layout: Layout) -> NDArray[np.intp]:
 def _names(
     layout: Layout, *, class_token: int | None, objects: Mapping[int, str]
 ) -> tuple[str, ...]:
-    """Names of the tokens without a place, in their order; `objects` are those of objects."""
+    """Names of the tokens without a place, in their order; `objects` are those of objects.
+
+    Of several windows there are none, unless each is an object query that samples its own points.
+    """
     if layout.windows > 1:
-        return ()
+        alone = layout.cells.shape[1] == 1 and len(objects) == layout.windows
+        return tuple(objects[number] for number in range(layout.windows)) if alone else ()
     on_picture = layout.on_picture[0]
     outside = [int(number) for number in np.flatnonzero(~on_picture)]
     before = int(on_picture.argmax()) if on_picture.any() else 0

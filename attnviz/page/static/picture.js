@@ -78,8 +78,9 @@ function captionView(view, shown) {
   mark(frame, "aria-label", `Picture ${view.toUpperCase()}, ${tokens}`);
   say(read, readingWords(view, shown));
   const looks = state.pointer === "looks" && state.show !== "received" && hasGrid(layerOf(state.layer).queries);
+  const objects = hasBoxes(layerOf(state.layer));
   mark(read, "data-hint", about.text ? "point to see which words looked there, click to stay"
-    : hasBoxes(layerOf(state.layer)) ? "point at an object to look from it, click to stay"
+    : objects ? `point at ${looks ? "a token or the label of an object" : "an object"}, click to stay`
     : looks ? "point to look from a token, click to stay there" : "point to read a weight");
 }
 
