@@ -85,11 +85,13 @@ class Page:
             _count(heads, "head"),
             "rollout" if self.about["rollout"]["ends"] else "no rollout",
         ]
+        if self.about["text"] is not None:
+            lines[-1] = _count(len(self.about["text"]["words"]), "word")
         return ", ".join(lines)
 
     def summary(self, file: str) -> dict[str, Any]:
         """The page's JSON object for `--json`."""
-        about = self.about
+        about, text = self.about, self.about["text"]
         return {
             "schema": about["schema"],
             "file": readable(file),
@@ -100,6 +102,7 @@ class Page:
                 for layer in about["layers"]
             ],
             "rollout": [end["layer"] for end in about["rollout"]["ends"]],
+            **({} if text is None else {name: text[name] for name in ("prompt", "answer")}),
         }
 
 

@@ -163,4 +163,6 @@ def _keys(
 
 def mean_of_answer(rows: NDArray[np.float32], words: Sequence[PageWord]) -> NDArray[np.float32]:
     """The mean of the rows of the answer's words, (1, heads, keys)."""
-    return rows[:, :, [word.of == "answer" for word in words]].mean(2)
+    of_answer = [word.of == "answer" for word in words]
+    mean: NDArray[np.float32] = rows[:, :, of_answer].mean(2)
+    return mean

@@ -26,6 +26,7 @@ def test_boxes_lie_where_the_record_says_and_rows_are_those_of_explain(name: str
     assert [each["index"] for each in found] == [each.index for each in best if each.score > 0]
     for each in found:
         box = seen.region(seen.objects[each["index"]]).box
+        assert box is not None
         np.testing.assert_allclose(each["box"], box, atol=0.01)
     number = max(held.layers)
     entry = held.layers[number]
