@@ -120,6 +120,13 @@ def test_words_are_hovered_chosen_and_stepped(page: Any, show: Any, settled: Any
         assert page.evaluate("document.activeElement.textContent") == name
     assert listed.locator("[tabindex='0']").all_inner_texts() == ["black"]
     assert word(page, "black").get_attribute("title").startswith("log-probability −")
+    with page.expect_download() as saved:
+        page.keyboard.press("n")
+    rows = saved.value.path().read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[1:3] for row in rows[1:3]] == [
+        ["word:black", "other tokens"],
+        ["word:black", "grid"],
+    ]
     page.keyboard.press("w")
     page.keyboard.press("r")
     page.keyboard.press("W")

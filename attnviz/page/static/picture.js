@@ -51,15 +51,15 @@ const askedSide = () => (state.show === "rollout" ? endOf(state.layer) : layerOf
 
 /** The cell that is outlined, with its side: the token that is looked from, or the cell whose words are shaded. */
 function markedCell({ side, query }) {
-  const cell = about.text && pinnedCell(side);
+  const cell = pinnedCell(side);
   if (cell) return [side, cell];
   return state.show !== "received" && query.kind === "cell" ? [askedSide(), query] : null;
 }
 
-/** The cell that is chosen to see which words looked at it, or null. */
+/** The cell that is chosen to see which words looked at it, or null: without words there is none. */
 function pinnedCell(side) {
   const { kind, ...cell } = queryOf(state.cell);
-  return kind === "cell" && inside(side, cell.row, cell.column) ? cell : null;
+  return about.text && kind === "cell" && inside(side, cell.row, cell.column) ? cell : null;
 }
 
 /** The cell whose weight is read in a view: the same place in both; else the one that is chosen. */

@@ -29,7 +29,8 @@ const readers = {
   merge: one(MERGES), show: one(SHOWS), a: (text) => text || undefined, b: (text) => text,
   active: one(["a", "b"]), keep: share(1), alpha: share(0), colours: one([...colourTables.keys()]),
   scale: one(SCALES), drawing: one(["smooth", "cells"]), pointer: one(["looks", "reads"]),
-  rows: one(["layer", "all"]), sort: (text) => text, cell: (text) => /^\d+,\d+$/.test(text) ? text : undefined,
+  rows: one(["layer", "all"]), sort: (text) => text,
+  cell: (text) => /^\d+,\d+$/.test(text) ? text : undefined,
 };
 
 function startQuery() {
