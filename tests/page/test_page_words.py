@@ -199,10 +199,12 @@ def test_what_is_not_of_words_is_hidden_or_says_why(page: Any, show: Any, settle
     terms = page.locator("#key-list").inner_text()
     assert "word after, word before" in terms
     assert "class token" not in terms
-    page.keyboard.press("Escape")
-    page.goto(page.url.split("#")[0] + "#a=word%3Anone&cell=99,99")
-    settled(page)
+
+
+def test_an_address_of_what_is_not_there_opens_on_the_first_word(page: Any, show: Any) -> None:
+    show("tiles", "#a=word%3Anone&cell=99,99")
     assert captions(page).endswith("from “a”")
+    assert page.locator("#words.shaded").count() == 0
 
 
 def test_a_page_without_words_shows_no_text(page: Any, show: Any) -> None:
