@@ -10,9 +10,10 @@ function layWords() {
   if (!about.text) return;
   by("text").hidden = by("word-numbers").hidden = false;
   by("frame-help").textContent = "Arrow keys choose a cell, and words are shaded by their weight on it; with Shift they read the weight of another.";
-  const { prompt, answer, cut, why } = about.text;
+  const { prompt, answer, agrees, cut, why } = about.text;
+  const notes = [cut && "… (cut)", agrees === false && "(the recorded run predicts other words)"];
   wordList.append(...(prompt ? [lineOf("prompt", prompt, why && `(words without maps: ${why})`)] : []),
-    lineOf("answer", answer, cut && "… (cut)"));
+    lineOf("answer", answer, notes.filter(Boolean).join(" ")));
   const header = element("tr");
   header.append(...["word", "log-probability", "on the picture", "on the cell"].map((name) => {
     const cell = element("th", "", name);
