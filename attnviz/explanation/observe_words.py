@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.utils._python_dispatch import _disable_current_modes
 
 from attnviz.attention import AttentionCall
 from attnviz.errors import RecordingError, UsageError
@@ -21,15 +22,23 @@ from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, Run
 from attnviz.explanation.prompting import Prompting
-from attnviz.explanation.view_layouts import View, layout_of, places_of, views_of
+from attnviz.explanation.view_layouts import (
+    View,
+    layout_of,
+    numbered_views,
+    places_of,
+    views_of,
+)
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
 from attnviz.io.picture import PictureHeader, PictureLike, with_pixels
 from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
 from attnviz.models.prompts import PromptRun
+from attnviz.models.transcript import Transcript
 from attnviz.models.words import WordInput
 from attnviz.recording import Recording, record
+from attnviz.statistics.tokens import MassiveTokens, massive_tokens
 
 
 def observe_words(
@@ -90,7 +99,7 @@ def _observed(
             f"({', '.join(answered.pictures)}), and one is followed; give another model"
         )
     (source,) = answered.pictures.values()
-    recording, logits = record_run(words, answered, gradients=gradients)
+    recording, logits, massive = _recorded(words, answered, gradients=gradients)
     tokens = recording[-1].shape[2] if len(recording) else answered.length
     text = words.transcript(answered, logits.detach(), tokens)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
@@ -103,7 +112,16 @@ def _observed(
 
     run = Run(recording, (pixels,), logits, again=again)
     found = _observation(picture, model, (recording, text), placed, layers)
-    return replace(found, run=run) if gradients else found
+    return replace(
+        found,
+        run=run if gradients else None,
+        image_mass=_image_masses(placed, text),
+        massive={
+            number: each
+            for number, each in enumerate(massive)
+            if each is not None and placed[number].attends_to_itself
+        },
+    )
 
 
 def record_run(
@@ -114,6 +132,14 @@ def record_run(
     Returns:
         A call of each block of the language model, which ends the model, and the logits.
     """
+    recording, logits, _ = _recorded(words, answered, gradients=gradients)
+    return recording, logits
+
+
+def _recorded(
+    words: WordInput, answered: PromptRun, *, gradients: bool
+) -> tuple[Recording, torch.Tensor, list[MassiveTokens | None]]:
+    """See `record_run`; also the massive tokens before the block of each call, if it had them."""
     (source,) = answered.pictures.values()
     tensor, places = answered.arguments[source.name], source.places
     tensor.requires_grad_(gradients)
@@ -128,9 +154,27 @@ def record_run(
     with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
         logits = words.run(answered)
     if not len(recording):
-        return recording, logits
+        return recording, logits, []
     numbers = _language_calls(recording, blocks, recording[-1].shape[2])
-    return recording.choose(numbers), logits
+    massive = [blocks.massive.get(blocks.block(recording[number])) for number in numbers]
+    return recording.choose(numbers), logits, massive
+
+
+def _image_masses(placed: Sequence["_Placed"], text: Transcript) -> dict[int, float]:
+    """The share of attention on the picture of each drawn layer, mean over heads and words."""
+    if not text.words:
+        return {}
+    found = {}
+    for number, each in enumerate(placed):
+        if each.call is None or each.keys is None:
+            continue
+        on_picture = torch.from_numpy(each.keys.on_picture[0])
+        shares = []
+        for word in text.words:
+            rows = each.call.rows([token - 1 for token in word.tokens])[0]  # (heads, tokens, keys)
+            shares.append(rows[..., on_picture.to(rows.device)].double().sum(-1).mean())
+        found[number] = float(torch.stack(shares).mean())
+    return found
 
 
 @dataclass(eq=False)
@@ -140,10 +184,12 @@ class _BlockNumbers:
     Attributes:
         module: the model.
         text: number of text tokens: at least so many queries of a call lie nowhere.
+        massive: the tokens with massive activations that enter each block, by its identity.
     """
 
     module: nn.Module
     text: int
+    massive: dict[int | None, MassiveTokens] = field(default_factory=dict)
     _open: list[nn.Module] = field(default_factory=list)
     _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -153,9 +199,14 @@ class _BlockNumbers:
         lists = (part for part in self.module.modules() if isinstance(part, nn.ModuleList))
         elements = {element for each in lists for element in each}
 
-        def entered(module: nn.Module, _: Any) -> None:
-            if module in elements:
-                self._open.append(module)
+        def entered(module: nn.Module, given: tuple[Any, ...]) -> None:
+            if module not in elements:
+                return
+            tokens = given[0] if given else None
+            if not self._open and isinstance(tokens, Tensor) and tokens.ndim == 3:
+                with _disable_current_modes():  # the recording does not look at this
+                    self.massive[id(module)] = massive_tokens(tokens[0])
+            self._open.append(module)
 
         def returned(module: nn.Module, _: Any, __: Any) -> None:
             if module in elements and self._open:
@@ -227,6 +278,13 @@ class _Placed:
     views: Sequence[View] = ()
     reason: str | None = None
 
+    @property
+    def attends_to_itself(self) -> bool:
+        """Whether its keys are its queries, and not tokens of an encoder."""
+        if self.queries is None or self.keys is None:
+            return False
+        return np.array_equal(self.queries.cells, self.keys.cells)
+
 
 def _placed(call: AttentionCall, source: PictureTensor, whole: Box) -> _Placed:
     """The layouts of a call."""
@@ -269,6 +327,7 @@ def _observation(
     assert first.keys is not None
     grid = TokenGrid(first.keys.rows, first.keys.columns, first.keys.stride or 1)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
+    views, of_layers = numbered_views({n: placed[n].views for n in calls.drawn})
     return Observation(
         picture,
         model,
@@ -278,5 +337,6 @@ def _observation(
         np.ones(grid.tokens, dtype=np.bool_),
         unread=tuple(recording.unread),
         text=text,
-        views=tuple(first.views),
+        views=views,
+        views_of_layers=of_layers,
     )
