@@ -84,7 +84,7 @@ class Sides:
     def __init__(self, *, base: bool) -> None:
         torch.manual_seed(0)
         factory = build_base if base else build
-        self.module = factory().eval()
+        self.module: Any = factory().eval()
         for name, parameter in self.module.named_parameters():
             if parameter.ndim > 1 and "pos" not in name:
                 nn.init.normal_(parameter, std=0.06)
