@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -75,8 +76,14 @@ class Blocks:
         self._thread = threading.get_ident()
         self._open: list[_Open] = []
         self._hooks: list[RemovableHandle] = []
-        stacks = (p for p in model.modules() if isinstance(p, nn.ModuleList | nn.Sequential))
-        self._elements = {element for stack in stacks for element in stack}
+        self._model = model
+
+    @cached_property
+    def _elements(self) -> set[nn.Module]:
+        """The elements of the model's stacks; a run that is watched lightly needs none."""
+        parts = self._model.modules()
+        stacks = (part for part in parts if isinstance(part, nn.ModuleList | nn.Sequential))
+        return {element for stack in stacks for element in stack}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
