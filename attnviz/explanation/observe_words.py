@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_forward_hook,
@@ -30,7 +31,7 @@ from attnviz.explanation.view_layouts import (
 )
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
-from attnviz.io.picture import PictureLike, with_pixels
+from attnviz.io.picture import PictureHeader, PictureLike, with_pixels
 from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
 from attnviz.models.prompts import PromptRun
@@ -67,6 +68,23 @@ def observe_words(
     other = words.prompted(seen, prompting.baseline_prompt)
     again = words.answered(other, answered.ids, prompting.max_words)
     return replace(found, baseline=_observed(picture, model, again, layers, gradients=False))
+
+
+def observe_mirrored(seen: Observation, *, gradients: bool) -> Observation:
+    """The same model with the same prompt and answer before the mirrored picture.
+
+    The answer is not generated again: its tokens are those of `seen`.
+    """
+    model, picture, text = seen.model, with_pixels(seen.picture), seen.text
+    assert model.words is not None
+    assert text is not None
+    image = picture.image().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    answered = model.words.answered(
+        model.words.prompted(image, text.prompt), text.ids, len(text.words)
+    )
+    header = PictureHeader(picture.path, picture.width, picture.height, mirrored=True)
+    layers = ",".join(map(str, seen.layers))
+    return _observed(header, model, answered, layers, gradients=gradients)
 
 
 def _observed(

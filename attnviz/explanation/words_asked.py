@@ -1,6 +1,7 @@
 """Finds the words and tokens that queries name in a prompt and its answer."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,9 +12,9 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation, SeenRow
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.view_layouts import View
-from attnviz.geometry.queries import OF_TEXT, Query
+from attnviz.geometry.queries import OF_TEXT, Kind, Query
 from attnviz.models.targets import Target
-from attnviz.models.transcript import Transcript, named
+from attnviz.models.transcript import Transcript, Word, named
 
 _ON_PICTURE = ("mean", "point", "box", "mask")
 
@@ -38,11 +39,17 @@ def each_word(observation: Observation, queries: Sequence[Query]) -> list[Query]
                 f"--query words: the answer {text.answer!r} has no words; give token:N, with N "
                 f"from {text.prompt_tokens} to {text.tokens - 1}, or another --prompt"
             )
-        counts: dict[str, int] = {}
-        for word in text.words:
-            key = word.word.casefold()
-            counts[key] = counts.get(key, 0) + 1
-            found.append(Query("word", (float(counts[key]),), name=word.word))
+        found += word_queries(text.words)
+    return found
+
+
+def word_queries(words: Sequence[Word], kind: Kind = "word") -> list[Query]:
+    """A query for each word of an answer, or of a prompt: which of its name it is, from 1."""
+    counts: Counter[str] = Counter()
+    found = []
+    for word in words:
+        counts[word.word.casefold()] += 1
+        found.append(Query(kind, (float(counts[word.word.casefold()]),), name=word.word))
     return found
 
 
