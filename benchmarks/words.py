@@ -11,6 +11,7 @@ memory that grows with the number of tokens alone.
 
 import argparse
 import ctypes
+import gc
 import statistics
 import sys
 import time
@@ -124,6 +125,7 @@ def megabytes(kept: Iterable[Tensor]) -> float:
 
 def peak(do: Callable[[], object]) -> float:
     """Megabytes that it takes at its peak above what is there before, in this process (Linux)."""
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _status("VmRSS")
     do()

@@ -60,6 +60,7 @@ def batch(
     from attnviz.batch.sources import find  # noqa: PLC0415
 
     question = question.of_model(model.model)
+    tiled.check(reading, model, question)
     for name in many.finalizers:
         FINALIZERS[name].check()  # before hours of work
     cluster = where.cluster()
