@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 import attnviz
-from attnviz.explanation.observe_words import record_run
+from attnviz.explanation.observe_words import record_words
 from attnviz.models.prompts import PromptRun
 from attnviz.models.words import WordInput
 
@@ -54,7 +54,7 @@ def plain(words: WordInput, answered: PromptRun) -> None:
 
 def recorded(words: WordInput, answered: PromptRun) -> None:
     """The same run, recorded."""
-    record_run(words, answered, gradients=False)
+    record_words(words, answered)
 
 
 def timed(do: Callable[[], object]) -> float:

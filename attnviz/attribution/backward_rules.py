@@ -254,6 +254,7 @@ REARRANGED = frozenset({
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle",
     "PixelUnshuffle", "ViewAsComplex", "ViewAsReal", "IndexPut", "IndexAdd", "Scatter",
     "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im", "Where", "MaskedFill",
+    "MaskedScatter", "MaskedSelect", "IndexCopy",
 })  # fmt: skip
 """Operators that rearrange, choose, copy or add up elements as they are."""
 _SOFTMAX = frozenset({"Softmax", "SafeSoftmax"})

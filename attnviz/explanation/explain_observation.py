@@ -186,7 +186,7 @@ def _request(
     check_request(
         (method,),
         given,
-        query=any(each != "auto" for each in asked),
+        query=observation.text is None and any(each != "auto" for each in asked),
         targets=[goal.option for goal in goals],
         importance=statistics == "all",
         others=check_options(given, statistics),
@@ -270,7 +270,7 @@ def _resolve_queries(
     asked = each_word(observation, asked)
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
-    if not METHODS[name].asks:
+    if not METHODS[name].asks and not _named(observation, name):
         return dict.fromkeys(layers, (ALL,))
     each = [
         one
@@ -280,6 +280,11 @@ def _resolve_queries(
     of_queries = dict.fromkeys(tuple(resolve(observation, query, layers)) for query in each)
     of_layers = zip(*of_queries, strict=True)
     return dict(zip(layers, of_layers, strict=True))
+
+
+def _named(observation: Observation, name: str) -> bool:
+    """Whether queries name the score alone: words do, of methods that look from all tokens."""
+    return observation.text is not None and METHODS[name].scored
 
 
 def suggest_heads(

@@ -25,10 +25,27 @@ from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
 from attnviz.models.predictions import Predictions
+from attnviz.models.processor_places import PictureTensor
 from attnviz.models.transcript import Transcript
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
+
+
+@dataclass(frozen=True, eq=False)
+class PictureInput:
+    """Where the picture enters a model with words.
+
+    Attributes:
+        source: where the model's tensor of the picture lies in the picture.
+        tokens: what enters the first block of the encoder, (…, features), with its graph; None if
+            it is not known.
+        layout: the cells of these tokens, (1, tokens), in picture pixels.
+    """
+
+    source: PictureTensor
+    tokens: torch.Tensor | None = None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +59,7 @@ class Run:
         predictions: what a detector or segmenter predicts for its object queries; None for other
             models.
         again: runs the model once more in the same way; None if it cannot.
+        seen: where the picture enters a model with words; None for other models.
     """
 
     recording: Recording
@@ -49,6 +67,7 @@ class Run:
     output: Any
     predictions: Predictions | None = None
     again: Callable[[], "Run"] | None = None
+    seen: PictureInput | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +100,7 @@ class Observation:
         objects: what a detector or segmenter predicts for each of its object queries, by number.
         object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
         pixels: the model's input for this picture; None if it was asked in words.
+        whole: runs a model with words once more, with the calls of all of its parts.
     """
 
     picture: PictureLike
@@ -107,11 +127,24 @@ class Observation:
     objects: tuple[DetectedObject, ...] = ()
     object_masks: torch.Tensor | None = None
     pixels: torch.Tensor | None = field(default=None, repr=False)
+    whole: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
         """Number of the model's attention calls, including those that are not drawn."""
         return self.calls.count
+
+    def whole_run(self) -> Any:
+        """The `WholeRun` of a model with words, made once.
+
+        Raises:
+            UsageError: it cannot run again.
+        """
+        if "whole" not in self.gradients:
+            if self.whole is None:
+                raise UsageError("the model cannot be run again; take --method attention")
+            self.gradients["whole"] = self.whole()
+        return self.gradients["whole"]
 
     @property
     def assumed(self) -> Mapping[int, str]:
@@ -247,6 +280,7 @@ class Observation:
             layers={n: layer.without_tensors() for n, layer in self.layers.items()},
             run=None,
             pixels=None,
+            whole=None,
             baseline=None if self.baseline is None else self.baseline.without_run(),
             gradients={},
             numbers={},

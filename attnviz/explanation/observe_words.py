@@ -1,6 +1,6 @@
 """Observes a model that answers in words: one recorded run over prompt and answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +18,16 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
-from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.observation import Observation, PictureInput, Run
+from attnviz.explanation.passing_back import WholeRun
 from attnviz.explanation.prompting import Prompting
-from attnviz.explanation.view_layouts import View, layout_of, places_of, views_of
+from attnviz.explanation.view_layouts import (
+    View,
+    layout_of,
+    on_the_picture,
+    places_of,
+    views_of,
+)
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
 from attnviz.io.picture import PictureLike, with_pixels
@@ -72,29 +79,69 @@ def _observed(
             f"({', '.join(answered.pictures)}), and one is followed; give another model"
         )
     (source,) = answered.pictures.values()
-    recording, logits = record_run(words, answered, gradients=gradients)
+    found = record_words(words, answered, whole=gradients, gradients=gradients)
+    recording, logits = found.language, found.logits
     tokens = recording[-1].shape[2] if len(recording) else answered.length
     text = words.transcript(answered, logits.detach(), tokens)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
     placed = [_placed(call, source, whole) for call in recording]
-    pixels = answered.arguments[source.name]
+
+    def run_of(found: RecordedWords) -> Run:
+        pixels = answered.arguments[source.name]
+        return Run(found.language, (pixels,), found.logits, seen=found.seen(source, whole))
 
     def again() -> Run:
-        recording, logits = record_run(words, answered, gradients=True)
-        return Run(recording, (pixels,), logits)
+        return run_of(record_words(words, answered, whole=True, gradients=True))
 
-    run = Run(recording, (pixels,), logits, again=again)
-    found = _observation(picture, model, (recording, text), placed, layers)
-    return replace(found, run=run) if gradients else found
+    seen = _observation(picture, model, (recording, text), placed, layers)
+    seen = replace(seen, whole=lambda: _whole_run(words, answered, whole))
+    return replace(seen, run=replace(run_of(found), again=again)) if gradients else seen
 
 
-def record_run(
-    words: WordInput, answered: PromptRun, *, gradients: bool
-) -> tuple[Recording, torch.Tensor]:
+@dataclass(frozen=True, eq=False)
+class RecordedWords:
+    """A recorded run over prompt and answer.
+
+    Attributes:
+        recording: the recorded calls.
+        logits: the logits, with their graph if there are gradients.
+        numbers: of the calls of the language model, one for each of its blocks.
+        entered: what entered the first block whose calls reach the picture, and its places.
+    """
+
+    recording: Recording
+    logits: torch.Tensor
+    numbers: list[int]
+    entered: "_Entered | None" = None
+
+    @property
+    def language(self) -> Recording:
+        """The calls of the language model."""
+        return self.recording.choose(self.numbers) if len(self.recording) else self.recording
+
+    def seen(self, source: PictureTensor, whole: Box) -> PictureInput:
+        """Where the picture enters the model."""
+        if self.entered is None or self.entered.tokens._version != self.entered.version:  # noqa: SLF001
+            return PictureInput(source)
+        places = self.entered.places.reshape(-1, 2).double().cpu().numpy()
+        places = np.where(np.isfinite(places).all(-1, keepdims=True), places, np.nan)
+        pictures = self.entered.pictures
+        tiles = np.zeros(len(places)) if pictures is None else pictures.flatten().double().cpu().numpy()
+        try:
+            views = views_of(on_the_picture(places, tiles, source), tiles, source, whole)
+        except Unplaced:
+            return PictureInput(source)
+        if not views:
+            return PictureInput(source)
+        return PictureInput(source, self.entered.tokens, layout_of(views, len(places)))
+
+
+def record_words(
+    words: WordInput, answered: PromptRun, *, whole: bool = False, gradients: bool = False
+) -> RecordedWords:
     """Record the run over prompt and answer; positions start at the tensor of the picture.
 
-    Returns:
-        A call of each block of the language model, which ends the model, and the logits.
+    The language model ends the model. With `whole` the calls of all other parts are kept, too.
     """
     (source,) = answered.pictures.values()
     tensor, places = answered.arguments[source.name], source.places
@@ -104,15 +151,43 @@ def record_run(
         picture=tensor,
         time=source.dim,
         places=None if places is None else places.to(tensor.device),
-        where=blocks.counts,
+        where=(lambda call: blocks.counts(call) or True) if whole else blocks.counts,
         gradients=gradients,
     )
-    with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
-        logits = words.run(answered)
+    with torch.set_grad_enabled(gradients), recorded as recording:
+        with blocks.watching(recording if gradients else None):
+            logits = words.run(answered)
     if not len(recording):
-        return recording, logits
-    numbers = _language_calls(recording, blocks, recording[-1].shape[2])
-    return recording.choose(numbers), logits
+        return RecordedWords(recording, logits, [])
+    return RecordedWords(recording, logits, _language_calls(recording, blocks), blocks.entered)
+
+
+def _whole_run(words: WordInput, answered: PromptRun, whole: Box) -> WholeRun:
+    """The run once more, with all calls, and with a graph that says which depends on which."""
+    (source,) = answered.pictures.values()
+    with torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None):  # type: ignore[no-untyped-call]
+        found = record_words(words, answered, whole=True, gradients=True)
+    return WholeRun(found.recording, found.logits, found.numbers, source, whole)
+
+
+@dataclass(eq=False)
+class _Entered:
+    """What entered a block of the model.
+
+    Attributes:
+        order: how many blocks were entered before.
+        tokens: the tokens, with their graph.
+        places, pictures: their places (…, 2), and numbers of their pictures if there are several.
+        version: counts what was written into the tokens before.
+        reaches: whether a call of the block reaches the picture.
+    """
+
+    order: int
+    tokens: torch.Tensor
+    places: torch.Tensor
+    pictures: torch.Tensor | None
+    version: int
+    reaches: bool = False
 
 
 @dataclass(eq=False)
@@ -122,16 +197,21 @@ class _BlockNumbers:
     Attributes:
         module: the model.
         text: number of text tokens: at least so many queries of a call lie nowhere.
+        entered: the tokens that entered the first block whose calls reach the picture.
     """
 
     module: nn.Module
     text: int
+    entered: _Entered | None = None
     _open: list[nn.Module] = field(default_factory=list)
     _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
+    _counted: set[tuple[int, int]] = field(default_factory=set)
+    _entering: list[_Entered | None] = field(default_factory=list)
+    _order: int = 0
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch which elements of the model's lists of modules run."""
+    def watching(self, recording: Recording | None) -> Iterator[None]:
+        """Watch which elements of the model's lists of modules run; with a recording what enters."""
         lists = (part for part in self.module.modules() if isinstance(part, nn.ModuleList))
         elements = {element for each in lists for element in each}
 
@@ -147,11 +227,41 @@ class _BlockNumbers:
             register_module_forward_pre_hook(entered),
             register_module_forward_hook(returned),
         ]
+        if recording is not None:
+            stacks = [p for p in self.module.modules() if isinstance(p, nn.Sequential)]
+            hooks += self._watch_tokens({*elements, *(each for s in stacks for each in s)}, recording)
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _watch_tokens(self, elements: set[nn.Module], recording: Recording) -> list[Any]:
+        """Note the tokens that enter each of some modules, with their places."""
+
+        def entered(_: nn.Module, given: Any, named: Mapping[str, Any]) -> None:
+            found = None
+            each = (x for x in (*given, *named.values()) if isinstance(x, torch.Tensor))
+            tokens = next((x for x in each if x.is_floating_point()), None)
+            wanted = self.entered is None and tokens is not None
+            if tokens is not None and wanted and tokens.ndim in (2, 3) and tokens.requires_grad:
+                places = recording.places_of(tokens)
+                if places is not None and bool(places[0].isfinite().any()):
+                    version = tokens._version  # noqa: SLF001 — autograd's own count of writes
+                    found = _Entered(self._order, tokens, *places, version)
+                    self._order += 1
+            self._entering.append(found)
+
+        def returned(_: nn.Module, __: Any, ___: Any) -> None:
+            found = self._entering.pop()
+            if found is not None and found.reaches:
+                if self.entered is None or found.order < self.entered.order:
+                    self.entered = found
+
+        hooks: list[Any] = [
+            part.register_forward_pre_hook(entered, with_kwargs=True) for part in elements
+        ]
+        return hooks + [part.register_forward_hook(returned) for part in elements]
 
     def counts(self, call: AttentionCall) -> bool:
         """Whether a call may be one of the language model: enough queries lie nowhere.
@@ -160,12 +270,21 @@ class _BlockNumbers:
         """
         if self._open:
             self._of_calls[_memory(call)] = id(self._open[0])
+        if _reaches(call):
+            for each in self._entering:
+                if each is not None:
+                    each.reaches = True
         if call.shape[0] != 1 or call.shape[2] < self.text:
             return False
         positions = call.query_positions
-        if positions is None:
+        if positions is None or int((~positions[0].isfinite().all(-1)).sum()) >= self.text:
+            self._counted.add(_memory(call))
             return True
-        return int((~positions[0].isfinite().all(-1)).sum()) >= self.text
+        return False
+
+    def counted(self, call: AttentionCall) -> bool:
+        """Whether a recorded call may be one of the language model."""
+        return _memory(call) in self._counted
 
     def block(self, call: AttentionCall) -> int | None:
         """The identity of the block that made a recorded call; None outside of any block."""
@@ -177,14 +296,16 @@ def _memory(call: AttentionCall) -> tuple[int, int]:
     return call.query.data_ptr(), call.key.data_ptr()
 
 
-def _language_calls(recording: Recording, blocks: _BlockNumbers, tokens: int) -> list[int]:
+def _language_calls(recording: Recording, blocks: _BlockNumbers) -> list[int]:
     """Numbers of the calls of the language model, one for each of its blocks.
 
-    Of several calls of a block, the one counts whose keys lie on the picture.
+    It ends the model. Of several calls of a block, the one counts whose keys lie on the picture.
     """
+    counted = [number for number, call in enumerate(recording) if blocks.counted(call)]
     found: dict[Any, int] = {}
-    for number, call in enumerate(recording):
-        if call.shape[2] != tokens:
+    for number in counted:
+        call = recording[number]
+        if call.shape[2] != recording[counted[-1]].shape[2]:
             continue
         block = blocks.block(call)
         at = number if block is None else block

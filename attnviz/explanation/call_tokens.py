@@ -1,0 +1,252 @@
+"""Tells which tokens of the calls of a run are the same, by their measured places."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnviz.attention import AttentionCall
+from attnviz.errors import RecordingError
+from attnviz.geometry.placement import overlaps
+
+Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+LEARNED = -7.0
+"""The tile of learned queries of the picture; their place is their number. Copies have −8, −9 …"""
+_SAME, _SHIFTED = 0.2, 0.6
+"""Of a step: tokens that lie less apart are one; tokens between are those of a shifted lattice."""
+_ALIKE = 0.1
+
+
+class CallTokens(NamedTuple):
+    """Numbers of the tokens of a call's queries and keys, (windows, tokens) each."""
+
+    queries: Numbers
+    keys: Numbers
+
+
+@dataclass(eq=False)
+class Lattice:
+    """Tokens at places of one step.
+
+    Attributes:
+        step: the distance of neighbours along x and y.
+        places: (tokens, 3), the tile, x and y of each.
+        numbers: (tokens,), their numbers.
+        first: number of the first call that has such tokens.
+    """
+
+    step: tuple[float, float]
+    places: Array
+    numbers: Numbers
+    first: int
+
+    @property
+    def learned(self) -> bool:
+        """Whether these are learned queries, whose places are no places of the picture."""
+        return bool(self.places[0, 0] <= LEARNED)
+
+
+@dataclass(eq=False)
+class TokenTable:
+    """Numbers tokens of calls: one number for tokens of several calls that are the same.
+
+    Two placed tokens are the same if they lie at the same place of lattices with the same step.
+    Tokens that lie nowhere are the same if they have the same number among the same places.
+
+    Attributes:
+        lattices: all lattices of placed tokens.
+        count: how many tokens there are.
+    """
+
+    lattices: list[Lattice] = field(default_factory=list)
+    count: int = 0
+    _known: dict[bytes, Numbers] = field(default_factory=dict)
+
+    def numbered(self, call: AttentionCall, number: int, learned: AttentionCall | None) -> CallTokens:
+        """The tokens of a call; `learned` is the same call with the places of learned queries."""
+        return CallTokens(
+            *(self._side(_places(call, learned, side), number) for side in ("query", "key"))
+        )
+
+    def lattice_of(self, tokens: Numbers, *, learned: bool = False) -> Lattice | None:
+        """The lattice that tokens of a call lie on; None if all lie nowhere."""
+        for lattice in self.lattices:
+            if lattice.learned == learned and np.isin(lattice.numbers, tokens).any():
+                return lattice
+        return None
+
+    def _side(self, places: Array, number: int) -> Numbers:
+        """Numbers of tokens at these places, (windows, tokens, 3)."""
+        key = np.floor(places * 7.31 + 0.123).tobytes() + str(places.shape).encode()
+        if key in self._known:
+            return self._known[key]
+        found = np.full(places.shape[:2], -1, dtype=np.int64)
+        there = np.isfinite(places).all(-1)
+        for learned in (True, False):
+            part = there & ((places[..., 0] <= LEARNED) == learned)
+            if part.any():
+                found[part] = self._placed(places[part], (1.0, 1.0) if learned else None, number)
+        found[~there] = self._new((~there).sum())
+        self._known[key] = found
+        return found
+
+    def _placed(self, places: Array, step: tuple[float, float] | None, number: int) -> Numbers:
+        step = step or self._step(places)
+        learned = bool(places[0, 0] <= LEARNED)
+        for lattice in self.lattices:
+            alike = zip(step, lattice.step, strict=True)
+            if lattice.learned != learned or any(abs(a - b) > _ALIKE * b for a, b in alike):
+                continue
+            nearest, apart = _nearest(places, lattice.places, lattice.step)
+            if bool(((apart > _SAME) & (apart < _SHIFTED)).any()):
+                continue
+            new = apart >= _SHIFTED
+            found = lattice.numbers[nearest]
+            found[new] = self._new(int(new.sum()))
+            lattice.places = np.concatenate([lattice.places, places[new]])
+            lattice.numbers = np.concatenate([lattice.numbers, found[new]])
+            return found
+        found = self._new(len(places))
+        self.lattices.append(Lattice(step, places, found, number))
+        return found
+
+    def _step(self, places: Array) -> tuple[float, float]:
+        """The step of places; where a side has one place alone, that of the lattice before."""
+        found: list[float] = []
+        for axis in (1, 2):
+            gaps = np.concatenate([
+                np.diff(np.unique(places[places[:, 0] == tile, axis]))
+                for tile in np.unique(places[:, 0])
+            ])  # fmt: skip
+            wide = gaps[gaps > 0.2 * gaps.max()] if len(gaps) else gaps
+            before = [lattice.step[axis - 1] for lattice in self.lattices if not lattice.learned]
+            found.append(float(np.median(wide)) if len(wide) else (before or [1.0])[-1])
+        return found[0], found[1]
+
+    def _new(self, count: int) -> Numbers:
+        found = np.arange(self.count, self.count + count, dtype=np.int64)
+        self.count += count
+        return found
+
+
+def check_tokens(tokens: CallTokens, table: TokenTable, number: int, method: str) -> None:
+    """Refuse a call in which several tokens of a window lie at one place of the picture.
+
+    Raises:
+        RecordingError: these are channels, say, or frames.
+    """
+    placed = np.concatenate([each.numbers for each in table.lattices] or [np.zeros(0, int)])
+    for window in tokens.queries:
+        inside = window[np.isin(window, placed)]
+        if len(np.unique(inside)) < len(inside):
+            raise RecordingError(
+                f"--method {method}: the picture's encoder attends in call {number} over what is "
+                "no place of the picture (channels); take --method attnlrp, or attention"
+            )
+
+
+def handed_over(rows: Array, start: Lattice, end: Lattice) -> Array:
+    """Rows (R, tokens) over one lattice as rows over another: each token's weight by area.
+
+    A token covers a cell of its lattice's step. Its weight goes to the tokens of the other lattice
+    by the area that they share; a token that shares nothing keeps nothing.
+    """
+    found = np.zeros((len(rows), len(end.numbers)))
+    for tile in np.unique(start.places[:, 0]):
+        these, those = (np.flatnonzero(each.places[:, 0] == tile) for each in (start, end))
+        if len(those):
+            part = rows[:, these]
+            found[:, those] = _by_area(
+                part, start.places[these, 1:], start.step, end.places[those, 1:], end.step
+            )
+    return found
+
+
+def _by_area(rows: Array, places: Array, step: Array | tuple[float, float], others: Array,
+             other_step: Array | tuple[float, float]) -> Array:  # fmt: skip
+    """The same in one tile; shares of x and of y are apart, so it takes no tokens × tokens."""
+    shares, at, to = [], [], []
+    for axis in (0, 1):
+        values, index = np.unique(places[:, axis], return_inverse=True)
+        other_values, other_index = np.unique(others[:, axis], return_inverse=True)
+        shared = np.stack([
+            _shared(value, step[axis], other_values, other_step[axis]) for value in values
+        ])  # fmt: skip
+        shares.append(shared)
+        at.append(index.ravel())
+        to.append(other_index.ravel())
+    (across, down), (column, row), (to_column, to_row) = shares, at, to
+    there = np.zeros((down.shape[1], across.shape[1]))
+    there[to_row, to_column] = 1
+    total = (down @ there @ across.T)[row, column]
+    given = rows * np.where(total > 0, 1 / np.where(total > 0, total, 1), 0)
+    spread = np.zeros((len(rows), down.shape[0], across.shape[0]))
+    for number, each in enumerate(given):
+        np.add.at(spread[number], (row, column), each)
+    found: Array = (down.T @ spread @ across)[:, to_row, to_column]
+    return found
+
+
+def _shared(value: float, step: float, others: Array, other_step: float) -> Array:
+    """The length that a cell shares with others along an axis; rounding shares nothing."""
+    edges = np.array([value - step / 2, value + step / 2])
+    found = np.array([
+        overlaps(edges, np.array([each - other_step / 2, each + other_step / 2]))[0, 0]
+        for each in others
+    ])  # fmt: skip
+    return np.where(found > 0.05 * min(step, other_step), found, 0)
+
+
+def _nearest(places: Array, others: Array, step: tuple[float, float]) -> tuple[Numbers, Array]:
+    """Of each place the number of the nearest other in its tile, and how many steps it is away."""
+    nearest = np.zeros(len(places), dtype=np.int64)
+    apart = np.full(len(places), np.inf)
+    size = np.array(step)
+    for tile in np.unique(places[:, 0]):
+        those = np.flatnonzero(others[:, 0] == tile)
+        for these in _parts(np.flatnonzero(places[:, 0] == tile), len(those)):
+            off = np.abs(places[these, None, 1:] - others[None, those, 1:]) / size
+            far = off.max(-1)
+            nearest[these] = those[far.argmin(1)]
+            apart[these] = far.min(1)
+    return nearest, apart
+
+
+def _parts(numbers: Numbers, others: int) -> Iterator[Numbers]:
+    if others:
+        yield from np.array_split(numbers, max(1, len(numbers) * others // (1 << 22)))
+
+
+def _places(call: AttentionCall, learned: AttentionCall | None, side: str) -> Array:
+    """Tile, x and y of each token, (windows, tokens, 3); NaN for nowhere."""
+    count = call.shape[2] if side == "query" else call.shape[3]
+    found = np.full((call.shape[0], count, 3), np.nan)
+    positions: Tensor | None = getattr(call, f"{side}_positions")
+    if positions is not None:
+        at = positions.double().cpu().numpy()
+        at = np.where(np.isfinite(at).all(-1, keepdims=True), at, np.nan)
+        tiles: Tensor | None = getattr(call, f"{side}_pictures")
+        tile = np.zeros(at.shape[:2]) if tiles is None else tiles.double().cpu().numpy()
+        found[:] = np.concatenate([np.where(np.isnan(at[..., :1]), np.nan, tile[..., None]), at], -1)
+    rows: Tensor | None = None if learned is None else getattr(learned, f"{side}_positions")
+    if rows is not None:
+        number = np.floor(rows[..., 1].double().cpu().numpy())
+        these = np.isfinite(rows.double().cpu().numpy()).all(-1) & np.isnan(found[..., 0])
+        found[these] = _copies(number[these])
+    return found
+
+
+def _copies(numbers: Array) -> Array:
+    """Places of learned queries of these numbers: the copies of one lie in tiles of their own."""
+    seen: dict[float, int] = {}
+    found = np.zeros((len(numbers), 3))
+    for place, number in zip(found, numbers, strict=True):
+        copy = seen.get(number, 0)
+        seen[number] = copy + 1
+        place[:] = LEARNED - copy, 0.0, number
+    return found
+
