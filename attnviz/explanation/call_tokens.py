@@ -88,8 +88,10 @@ class TokenTable:
         there = np.isfinite(places).all(-1)
         for learned in (True, False):
             part = there & ((places[..., 0] <= LEARNED) == learned)
-            if part.any():
-                found[part] = self._placed(places[part], (1.0, 1.0) if learned else None, number)
+            if part.any():  # channels, say, lie at one place
+                different, which = np.unique(places[part], axis=0, return_inverse=True)
+                step = (1.0, 1.0) if learned else None
+                found[part] = self._placed(different, step, number)[which.ravel()]
         found[~there] = self._new((~there).sum())
         self._known[key] = found
         return found
@@ -134,19 +136,18 @@ class TokenTable:
 
 
 def check_tokens(tokens: CallTokens, table: TokenTable, number: int, method: str) -> None:
-    """Refuse a call in which several tokens of a window lie at one place of the picture.
+    """Refuse a call in which several tokens lie at one place of the picture.
 
     Raises:
         RecordingError: these are channels, say, or frames.
     """
     placed = np.concatenate([each.numbers for each in table.lattices] or [np.zeros(0, int)])
-    for window in tokens.queries:
-        inside = window[np.isin(window, placed)]
-        if len(np.unique(inside)) < len(inside):
-            raise RecordingError(
-                f"--method {method}: the picture's encoder attends in call {number} over what is "
-                "no place of the picture (channels); take --method attnlrp, or attention"
-            )
+    inside = tokens.queries[np.isin(tokens.queries, placed)]
+    if len(np.unique(inside)) < len(inside):
+        raise RecordingError(
+            f"--method {method}: in call {number} the picture's encoder attends over what is no "
+            "place of the picture (channels); take --method attnlrp, or attention"
+        )
 
 
 def handed_over(rows: Array, start: Lattice, end: Lattice) -> Array:
@@ -154,6 +155,9 @@ def handed_over(rows: Array, start: Lattice, end: Lattice) -> Array:
 
     A token covers a cell of its lattice's step. Its weight goes to the tokens of the other lattice
     by the area that they share; a token that shares nothing keeps nothing.
+
+    Raises:
+        RecordingError: the lattices lie at different places.
     """
     found = np.zeros((len(rows), len(end.numbers)))
     for tile in np.unique(start.places[:, 0]):
@@ -163,6 +167,11 @@ def handed_over(rows: Array, start: Lattice, end: Lattice) -> Array:
             found[:, those] = _by_area(
                 part, start.places[these, 1:], start.step, end.places[those, 1:], end.step
             )
+    if found.sum() < rows.sum() / 2:
+        raise RecordingError(
+            "the tokens that words look at lie where the picture's encoder has none; take --method "
+            "attention, or attnlrp"
+        )
     return found
 
 

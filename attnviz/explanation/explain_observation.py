@@ -8,6 +8,7 @@ from typing import Any
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
 from attnviz.errors import AttnvizError, UsageError
+from attnviz.explanation.beyond_words import goes_beyond
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import (
@@ -216,7 +217,11 @@ def _request(
         observation=observation,
         method=method,
         settings=settings,
-        layers={layer: layers_of(entry, layer, start) for layer in chosen},
+        layers={
+            layer: (layer,) if goes_beyond(observation, entry, start)
+            else layers_of(entry, layer, start)
+            for layer in chosen
+        },
         heads=_heads(observation, heads, chosen, method),
         queries=_resolve_queries(
             observation, asked_queries, chosen, method, threshold=threshold, most=most

@@ -205,7 +205,6 @@ class _BlockNumbers:
     entered: _Entered | None = None
     _open: list[nn.Module] = field(default_factory=list)
     _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
-    _counted: set[tuple[int, int]] = field(default_factory=set)
     _entering: list[_Entered | None] = field(default_factory=list)
     _order: int = 0
 
@@ -274,17 +273,16 @@ class _BlockNumbers:
             for each in self._entering:
                 if each is not None:
                     each.reaches = True
+        return self.counted(call)
+
+    def counted(self, call: AttentionCall) -> bool:
+        """The same of a call that was recorded."""
         if call.shape[0] != 1 or call.shape[2] < self.text:
             return False
         positions = call.query_positions
-        if positions is None or int((~positions[0].isfinite().all(-1)).sum()) >= self.text:
-            self._counted.add(_memory(call))
+        if positions is None:
             return True
-        return False
-
-    def counted(self, call: AttentionCall) -> bool:
-        """Whether a recorded call may be one of the language model."""
-        return _memory(call) in self._counted
+        return int((~positions[0].isfinite().all(-1)).sum()) >= self.text
 
     def block(self, call: AttentionCall) -> int | None:
         """The identity of the block that made a recorded call; None outside of any block."""

@@ -167,9 +167,9 @@ class WholeRun:
         each, call = tokens[number], self.recording[number]
         queries, keys = (torch.from_numpy(side).to(state.device) for side in each)
         rows = state[:, queries].transpose(0, 1)  # (windows, R, queries)
+        check_tokens(each, table, number, method)
         if not bool(rows.any()):
             return state
-        check_tokens(each, table, number, method)
         fused = MergedHeads(call, merging.fusion)
         if merging.discard:
             placed = np.concatenate([lattice.numbers for lattice in table.lattices])
