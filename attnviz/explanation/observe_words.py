@@ -19,6 +19,7 @@ from attnviz.explanation.inspection import Calls
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation, PictureInput, Run
+from attnviz.explanation.learned_queries import learned_queries
 from attnviz.explanation.passing_back import WholeRun
 from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.view_layouts import (
@@ -93,8 +94,13 @@ def _observed(
     def again() -> Run:
         return run_of(record_words(words, answered, whole=True, gradients=True))
 
+    cached = {}
+    if all(each.call is None for each in placed):
+        run = learned_queries(words, answered, _whole_run(words, answered, whole))
+        placed = [_read_by_queries(run, n, call) for n, call in enumerate(recording)]
+        cached["whole"] = run
     seen = _observation(picture, model, (recording, text), placed, layers)
-    seen = replace(seen, whole=lambda: _whole_run(words, answered, whole))
+    seen = replace(seen, whole=lambda: _whole_run(words, answered, whole), gradients=cached)
     return replace(seen, run=replace(run_of(found), again=again)) if gradients else seen
 
 
@@ -343,6 +349,16 @@ def _placed(call: AttentionCall, source: PictureTensor, whole: Box) -> _Placed:
     return _Placed(call, layout_of(queries, call.shape[2]), layout_of(keys, call.shape[3]), keys)
 
 
+def _read_by_queries(run: WholeRun, layer: int, call: AttentionCall) -> _Placed:
+    """The layouts of a call some of whose keys are learned queries that read the picture."""
+    keys = run.through_learned(layer)
+    if keys is None:
+        return _Placed(reason="its words do not attend to what reads the picture")
+    views = [View(np.asarray(keys.on_picture[0]), keys)]
+    itself = call.shape[2] == call.shape[3]
+    return _Placed(call, keys if itself else layout_of([], call.shape[2]), keys, views)
+
+
 def _observation(
     picture: PictureLike,
     model: Model,
@@ -356,8 +372,8 @@ def _observation(
     if not calls.drawn:
         why = next(iter(not_drawn.values()), "no attention call was seen in it")
         raise RecordingError(
-            f"{model.spec}: no word looks at the picture directly ({why}): tokens may be learned "
-            "queries that read the picture; leave --prompt out to see what its image encoder does"
+            f"{model.spec}: no word looks at the picture ({why}), nor at learned queries that read "
+            "it; take --method attnlrp, or leave --prompt out to see what its image encoder does"
         )
     kept = {}
     for number in calls.choose(layers):

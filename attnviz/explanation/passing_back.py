@@ -113,21 +113,16 @@ class WholeRun:
         state = self._gathered(state, -1, self.first_lattice)
         return self.first_layout.summed(_of(state, self.first_lattice))
 
-    def through_learned(self, layer: int) -> tuple[Layout, int] | None:
-        """The cells that tokens of a layer's keys read as learned queries; None if none does.
+    def through_learned(self, layer: int) -> Layout | None:
+        """The cells that a layer's keys read as learned queries; None if no key is one.
 
         A token's share of a cell is that of its row through the calls between: those whose queries
         are no tokens of the picture. Rows over cells are scaled to sum to 1.
-
-        Returns:
-            The cells of the keys, and the number of learned queries.
         """
         table, tokens = self.numbered
         keys = tokens[self.language[layer]].keys[0]
         queries = next((each for each in table.lattices if each.learned), None)
-        if queries is None:
-            return None
-        among = np.flatnonzero(np.isin(keys, queries.numbers))
+        among = np.flatnonzero(np.isin(keys, [] if queries is None else queries.numbers))
         if not len(among):
             return None
         state = torch.zeros(len(among), table.count)
@@ -142,8 +137,7 @@ class WholeRun:
         layout = self.layout_of(seen)
         of_cells = layout.summed(_of(state, seen))
         total = of_cells.sum(-1, keepdims=True)
-        shares = of_cells / np.where(total > 0, total, 1)
-        return layout.read_by(shares, among, len(keys)), len(among)
+        return layout.read_by(of_cells / np.where(total > 0, total, 1), among, len(keys))
 
     def _gathered(self, state: Tensor, number: int, end: Lattice | None = None) -> Tensor:
         """Hand weights over from lattices that no call up to this one has, to that of the call."""

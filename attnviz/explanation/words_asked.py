@@ -55,7 +55,8 @@ def in_text(observation: Observation, query: Query, layer: int) -> Query:
     """
     text = _text(observation, query)
     if query.kind in _ON_PICTURE:
-        if observation.layers[layer].queries.on_picture.any():
+        queries = observation.layers[layer].queries
+        if queries.on_picture.any() and not queries.learned:
             return query
         raise UsageError(
             f"--query {query}: in layer {layer} only words look at the picture; give words"
@@ -116,8 +117,7 @@ def seen_rows(observation: Observation, number: int, query: Query) -> list[SeenR
     for row in rows:
         views = []
         for view in observation.views:
-            cells = view.layout.cells[0][view.tokens]
-            of_view = np.bincount(cells, row[view.tokens], minlength=view.layout.size)
+            of_view = view.layout.summed(np.where(view.tokens, row, 0))
             shape = view.layout.rows, view.layout.columns
             views.append(of_view.astype(np.float32).reshape(shape))
         image, of_text = (float(row[part].sum(dtype=np.float64)) for part in (on_picture, words))
