@@ -439,7 +439,7 @@ def idefics2(folder: Path) -> None:
         size={"longest_edge": 96, "shortest_edge": 48}, do_image_splitting=True
     )
     config = transformers.Idefics2Config(
-        vision_config={**SEEN, "image_size": 96, "patch_size": 12},
+        vision_config={**SEEN, "image_size": 96, "patch_size": 16},
         perceiver_config={
             "resampler_n_latents": 8, "resampler_depth": 2, "resampler_n_heads": 4,
             "num_key_value_heads": 2, "resampler_head_dim": 16, "hidden_size": WIDTH,

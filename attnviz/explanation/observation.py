@@ -134,6 +134,11 @@ class Observation:
         """Number of the model's attention calls, including those that are not drawn."""
         return self.calls.count
 
+    @property
+    def learned_queries(self) -> int:
+        """How many learned queries the words see the picture through; 0 if they see its tokens."""
+        return max((layer.keys.learned for layer in self.layers.values()), default=0)
+
     def whole_run(self) -> Any:
         """The `WholeRun` of a model with words, made once.
 

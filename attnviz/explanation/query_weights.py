@@ -288,8 +288,6 @@ def _side(observation: Observation, layout: Layout) -> LayerTokens:
     if layout.on_picture.any():
         centres = np.tile(observation.placed(layout).grid.centres(), (layout.views, 1))
         positions = layout.of_tokens(centres.astype(np.float32), np.float32(0))
-        if layout.learned:  # they lie nowhere, whatever they read
-            positions[:] = np.nan
     cover = layout.cover
     return LayerTokens(
         cells=torch.from_numpy(layout.cells),
@@ -302,6 +300,7 @@ def _side(observation: Observation, layout: Layout) -> LayerTokens:
             torch.from_numpy(cover.cells),
             torch.from_numpy(cover.shares),
         ),
+        lie=not layout.learned,
     )
 
 

@@ -92,12 +92,14 @@ class TextInfo(RecordPart):
 
     `agrees` says whether the recorded run predicts every token that was generated; it is null for a
     given answer. `cut` says whether the answer goes on behind the last word. `baseline_prompt` is
-    present if maps are divided by those after this other prompt.
+    present if maps are divided by those after this other prompt. `learned_queries` is present if
+    words see the picture through so many learned queries alone.
     """
 
     prompt: str
     answer: str
     baseline_prompt: str | None = None
+    learned_queries: int | None = None
     prompt_tokens: int
     tokens: int
     agrees: bool | None = None
