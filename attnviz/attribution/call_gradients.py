@@ -105,9 +105,7 @@ _Piece = tuple[int, int]
 """The number of a call, and the number of a piece of it."""
 
 
-def calls_behind(
-    root: Node, traces: Sequence[Trace | JoinedTrace | None], number: int
-) -> set[int]:
+def calls_behind(root: Node, traces: Sequence[Trace | JoinedTrace | None], number: int) -> set[int]:
     """Numbers of the calls that a call's output depends on; those without a node are among them."""
     of_calls = {n: {leaf.node for leaf in _leaves(trace)} for n, trace in enumerate(traces)}
     nodes = _nodes(root, set().union(*of_calls.values()) - {None})

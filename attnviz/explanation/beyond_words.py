@@ -45,7 +45,9 @@ def reason_against(
     if start:
         return "with a prompt it begins with the picture; leave --start-layer out"
     if tuple(layers) != (last,):
-        return f"with a prompt it goes through all of the model; leave --layers out ({last} is last)"
+        return (
+            f"with a prompt it goes through all of the model; leave --layers out ({last} is last)"
+        )
     return None
 
 
@@ -115,7 +117,9 @@ def word_relevances(
         wide = torch.promote_types(tensor.dtype, torch.float32)
         relevance = tensor.detach().to(wide) * gradient.to(wide)
         layout = _cells(observation, run)
-        cells = _of_pixels(relevance, seen, layout) if pixels else _of_tokens(relevance.sum(-1), layout)
+        cells = (
+            _of_pixels(relevance, seen, layout) if pixels else _of_tokens(relevance.sum(-1), layout)
+        )
         if biases is not None and isinstance(biases.total, Tensor):
             cells = cells + _of_tokens(biases.total, layout)
         last = observation.calls.drawn[-1]

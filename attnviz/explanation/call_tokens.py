@@ -29,7 +29,7 @@ class CallTokens(NamedTuple):
 
 
 @dataclass(eq=False)
-class Lattice:
+class PlacedTokens:
     """Tokens at places of one step.
 
     Attributes:
@@ -62,17 +62,19 @@ class TokenTable:
         count: how many tokens there are.
     """
 
-    lattices: list[Lattice] = field(default_factory=list)
+    lattices: list[PlacedTokens] = field(default_factory=list)
     count: int = 0
     _known: dict[bytes, Numbers] = field(default_factory=dict)
 
-    def numbered(self, call: AttentionCall, number: int, learned: AttentionCall | None) -> CallTokens:
+    def numbered(
+        self, call: AttentionCall, number: int, learned: AttentionCall | None
+    ) -> CallTokens:
         """The tokens of a call; `learned` is the same call with the places of learned queries."""
         return CallTokens(
             *(self._side(_places(call, learned, side), number) for side in ("query", "key"))
         )
 
-    def lattice_of(self, tokens: Numbers, *, learned: bool = False) -> Lattice | None:
+    def lattice_of(self, tokens: Numbers, *, learned: bool = False) -> PlacedTokens | None:
         """The lattice that tokens of a call lie on; None if all lie nowhere."""
         for lattice in self.lattices:
             if lattice.learned == learned and np.isin(lattice.numbers, tokens).any():
@@ -113,7 +115,7 @@ class TokenTable:
             lattice.numbers = np.concatenate([lattice.numbers, found[new]])
             return found
         found = self._new(len(places))
-        self.lattices.append(Lattice(step, places, found, number))
+        self.lattices.append(PlacedTokens(step, places, found, number))
         return found
 
     def _step(self, places: Array) -> tuple[float, float]:
@@ -150,7 +152,7 @@ def check_tokens(tokens: CallTokens, table: TokenTable, number: int, method: str
         )
 
 
-def handed_over(rows: Array, start: Lattice, end: Lattice) -> Array:
+def handed_over(rows: Array, start: PlacedTokens, end: PlacedTokens) -> Array:
     """Rows (R, tokens) over one lattice as rows over another: each token's weight by area.
 
     A token covers a cell of its lattice's step. Its weight goes to the tokens of the other lattice
@@ -240,7 +242,9 @@ def _places(call: AttentionCall, learned: AttentionCall | None, side: str) -> Ar
         at = np.where(np.isfinite(at).all(-1, keepdims=True), at, np.nan)
         tiles: Tensor | None = getattr(call, f"{side}_pictures")
         tile = np.zeros(at.shape[:2]) if tiles is None else tiles.double().cpu().numpy()
-        found[:] = np.concatenate([np.where(np.isnan(at[..., :1]), np.nan, tile[..., None]), at], -1)
+        found[:] = np.concatenate(
+            [np.where(np.isnan(at[..., :1]), np.nan, tile[..., None]), at], -1
+        )
     rows: Tensor | None = None if learned is None else getattr(learned, f"{side}_positions")
     if rows is not None:
         number = np.floor(rows[..., 1].double().cpu().numpy())
@@ -258,4 +262,3 @@ def _copies(numbers: Array) -> Array:
         seen[number] = copy + 1
         place[:] = LEARNED - copy, 0.0, number
     return found
-

@@ -218,7 +218,8 @@ def _request(
         method=method,
         settings=settings,
         layers={
-            layer: (layer,) if goes_beyond(observation, entry, start)
+            layer: (layer,)
+            if goes_beyond(observation, entry, start)
             else layers_of(entry, layer, start)
             for layer in chosen
         },

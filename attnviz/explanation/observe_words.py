@@ -18,8 +18,8 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
-from attnviz.explanation.observation import Observation, PictureInput, Run
 from attnviz.explanation.learned_queries import learned_queries
+from attnviz.explanation.observation import Observation, PictureInput, Run
 from attnviz.explanation.passing_back import WholeRun
 from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.view_layouts import (
@@ -132,7 +132,9 @@ class RecordedWords:
         places = self.entered.places.reshape(-1, 2).double().cpu().numpy()
         places = np.where(np.isfinite(places).all(-1, keepdims=True), places, np.nan)
         pictures = self.entered.pictures
-        tiles = np.zeros(len(places)) if pictures is None else pictures.flatten().double().cpu().numpy()
+        tiles = (
+            np.zeros(len(places)) if pictures is None else pictures.flatten().double().cpu().numpy()
+        )
         try:
             views = views_of(on_the_picture(places, tiles, source), tiles, source, whole)
         except Unplaced:
@@ -160,9 +162,12 @@ def record_words(
         where=(lambda call: blocks.counts(call) or True) if whole else blocks.counts,
         gradients=gradients,
     )
-    with torch.set_grad_enabled(gradients), recorded as recording:
-        with blocks.watching(recording if gradients else None):
-            logits = words.run(answered)
+    with (
+        torch.set_grad_enabled(gradients),
+        recorded as recording,
+        blocks.watching(recording if gradients else None),
+    ):
+        logits = words.run(answered)
     if not len(recording):
         return RecordedWords(recording, logits, [])
     return RecordedWords(recording, logits, _language_calls(recording, blocks), blocks.entered)
@@ -171,7 +176,8 @@ def record_words(
 def _whole_run(words: WordInput, answered: PromptRun, whole: Box) -> WholeRun:
     """The run once more, with all calls, and with a graph that says which depends on which."""
     (source,) = answered.pictures.values()
-    with torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None):  # type: ignore[no-untyped-call]
+    nothing = torch.empty(0)
+    with torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: nothing):
         found = record_words(words, answered, whole=True, gradients=True)
     return WholeRun(found.recording, found.logits, found.numbers, source, whole)
 
@@ -216,7 +222,10 @@ class _BlockNumbers:
 
     @contextmanager
     def watching(self, recording: Recording | None) -> Iterator[None]:
-        """Watch which elements of the model's lists of modules run; with a recording what enters."""
+        """Watch which elements of the model's lists of modules run.
+
+        With a recording, the tokens that enter them are noted, too.
+        """
         lists = (part for part in self.module.modules() if isinstance(part, nn.ModuleList))
         elements = {element for each in lists for element in each}
 
@@ -234,7 +243,9 @@ class _BlockNumbers:
         ]
         if recording is not None:
             stacks = [p for p in self.module.modules() if isinstance(p, nn.Sequential)]
-            hooks += self._watch_tokens({*elements, *(each for s in stacks for each in s)}, recording)
+            hooks += self._watch_tokens(
+                {*elements, *(each for s in stacks for each in s)}, recording
+            )
         try:
             yield
         finally:
@@ -259,9 +270,9 @@ class _BlockNumbers:
 
         def returned(_: nn.Module, __: Any, ___: Any) -> None:
             found = self._entering.pop()
-            if found is not None and found.reaches:
-                if self.entered is None or found.order < self.entered.order:
-                    self.entered = found
+            first = found is not None and (self.entered is None or found.order < self.entered.order)
+            if found is not None and found.reaches and first:
+                self.entered = found
 
         hooks: list[Any] = [
             part.register_forward_pre_hook(entered, with_kwargs=True) for part in elements

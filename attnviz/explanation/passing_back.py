@@ -15,7 +15,7 @@ from attnviz.attribution.vector_products import discarding, vec_residual
 from attnviz.explanation.call_tokens import (
     Array,
     CallTokens,
-    Lattice,
+    PlacedTokens,
     TokenTable,
     check_tokens,
     handed_over,
@@ -71,7 +71,7 @@ class WholeRun:
         return table, tokens
 
     @cached_property
-    def first_lattice(self) -> Lattice:
+    def first_lattice(self) -> PlacedTokens:
         """The tokens of the picture that its encoder reads first."""
         table, tokens = self.numbered
         for each in tokens.values():
@@ -85,7 +85,7 @@ class WholeRun:
         """The cells of the tokens that the encoder reads first."""
         return self.layout_of(self.first_lattice)
 
-    def layout_of(self, lattice: Lattice) -> Layout:
+    def layout_of(self, lattice: PlacedTokens) -> Layout:
         """The cells of a lattice's tokens, (1, tokens), in picture pixels."""
         at, tiles = lattice.places[:, 1:], lattice.places[:, 0]
         at = on_the_picture(at, tiles, self.source)
@@ -139,7 +139,7 @@ class WholeRun:
         total = of_cells.sum(-1, keepdims=True)
         return layout.read_by(of_cells / np.where(total > 0, total, 1), among, len(keys))
 
-    def _gathered(self, state: Tensor, number: int, end: Lattice | None = None) -> Tensor:
+    def _gathered(self, state: Tensor, number: int, end: PlacedTokens | None = None) -> Tensor:
         """Hand weights over from lattices that no call up to this one has, to that of the call."""
         table, tokens = self.numbered
         if end is None:
@@ -167,7 +167,9 @@ class WholeRun:
         fused = MergedHeads(call, merging.fusion)
         if merging.discard:
             placed = np.concatenate([lattice.numbers for lattice in table.lattices])
-            itself = bool((each.queries == each.keys).all()) if queries.shape == keys.shape else False
+            itself = (
+                bool((each.queries == each.keys).all()) if queries.shape == keys.shape else False
+            )
             spared = torch.from_numpy(~np.isin(each.keys[:, 0], placed) & itself)
             fused = discarding(fused, merging.discard, spared.to(state.device))
         given, kept = vec_residual(fused, rows)
@@ -177,7 +179,7 @@ class WholeRun:
         return state
 
 
-def _of(state: Tensor, lattice: Lattice) -> Array:
+def _of(state: Tensor, lattice: PlacedTokens) -> Array:
     """The weights of a lattice's tokens, (R, tokens)."""
     found: Array = state[:, torch.from_numpy(lattice.numbers)].double().cpu().numpy()
     return found

@@ -160,4 +160,4 @@ def run_arguments(
 
 def _marks(value: Any) -> bool:
     """Whether a value says yes or no of each token."""
-    return isinstance(value, Tensor) and not value.is_floating_point() and value.max() <= 1
+    return isinstance(value, Tensor) and not value.is_floating_point() and bool(value.max() <= 1)

@@ -54,6 +54,11 @@ def explained(model: Model, picture: Picture, prompt: str, method: str, **more: 
     return attnviz.explain(seen, query="word:red", method=method, **more)
 
 
+def _inside(model: Model) -> Any:
+    """Its module, of whose parts only the test knows."""
+    return model.module
+
+
 def rows_of(found: Explanation) -> list[int]:
     """The positions that predict the word, from the end of the sequence."""
     text = found.observation.text
@@ -75,7 +80,7 @@ def test_rollout_goes_through_the_encoder_of_llava(folders: Any) -> None:
     first, _, *language = weights_of(eager(model, folders(llava)), answered)
     rows = rows_of(found)
     row = step(language[2])[0][rows].mean(0) @ step(language[1])[0] @ step(language[0])[0]
-    places = (answered.arguments["input_ids"][0] == model.module.config.image_token_id).nonzero()
+    places = (answered.arguments["input_ids"][0] == _inside(model).config.image_token_id).nonzero()
     truth = row[places[:, 0]] @ step(first)[0, 1:]
     agrees(found, truth[1:].view(6, 6))
 
@@ -87,7 +92,7 @@ def test_rollout_shares_merged_tokens_out(folders: Any) -> None:
     answered = answered_by(model, WIDE, PROMPT)
     one, two, *language = weights_of(eager(model, folders(idefics3)), answered)
     row = step(language[1])[0][rows_of(found)].mean(0) @ step(language[0])[0]
-    places = (answered.arguments["input_ids"][0] == model.module.config.image_token_id).nonzero()
+    places = (answered.arguments["input_ids"][0] == _inside(model).config.image_token_id).nonzero()
     merged = row[places[:, 0]].view(5, 4, 4)
     patches = merged.repeat_interleave(2, 1).repeat_interleave(2, 2) / 4  # (tiles, 8, 8)
     tiles = torch.einsum("tn,tnm->tm", patches.flatten(1), step(two) @ step(one)).view(5, 8, 8)
@@ -112,9 +117,8 @@ def test_rollout_goes_across_to_an_encoder(folders: Any) -> None:
 
 
 def _llava_block(module: Any) -> Any:
-    return module.model.vision_tower.vision_model.encoder.layers[0] if hasattr(
-        module.model.vision_tower, "vision_model"
-    ) else module.model.vision_tower.encoder.layers[0]
+    tower = module.model.vision_tower
+    return getattr(tower, "vision_model", tower).encoder.layers[0]
 
 
 def _joined(tiles: Tensor) -> Tensor:
@@ -197,7 +201,7 @@ def test_relevance_of_picture_and_words_sums_to_the_logit(folders: Any) -> None:
         if name.endswith("bias"):
             each.data.zero_()
     entering: list[Tensor] = []
-    first = model.module.model.language_model.layers[0]
+    first = _inside(model).model.language_model.layers[0]
     hook = first.register_forward_pre_hook(lambda _, given: entering.append(given[0]))
     seen = attnviz.observe(WIDE, model, prompt=PROMPT, answer=ANSWER, gradients=True)
     hook.remove()

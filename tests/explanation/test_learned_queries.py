@@ -106,7 +106,9 @@ def _drawn(cells: Tensor, folder: Path) -> Tensor:
 
 def test_a_painted_cell_is_found_at_its_place(model: Model) -> None:
     """What the queries read there changes, where nothing else mixes tokens of the picture."""
-    tower = next(part for name, part in model.module.named_modules() if name.endswith("vision_model"))
+    tower = next(
+        part for name, part in model.module.named_modules() if name.endswith("vision_model")
+    )
     for name, part in tower.named_modules():
         if name.endswith(("out_proj", "projection")) and isinstance(part, torch.nn.Linear):
             part.weight.data.zero_()
@@ -162,7 +164,7 @@ def test_the_record_says_through_how_many(seen: Observation, folder: Path) -> No
         attnviz.explain(seen, query="100,100")
 
 
-def test_methods_with_a_score_go_through_them(model: Model, folder: Path) -> None:
+def test_methods_with_a_score_go_through_them(model: Model) -> None:
     seen = attnviz.observe(WIDE, model, prompt=PROMPT, answer=ANSWER, gradients=True)
     for method in ("gradient-attention", "relevance", "attnlrp"):
         maps = attnviz.explain(seen, query=["word:red", "word:mat"], method=method).maps
