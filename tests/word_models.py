@@ -496,6 +496,27 @@ def aria(folder: Path) -> None:
     save(folder, transformers.AriaForConditionalGeneration, config, processor)
 
 
+def deepseek_vl_hybrid(folder: Path) -> None:
+    """Two encoders, each with its own tensor of the picture; their features lie side by side."""
+    words = tokenizer({"image_token": "<image>"})
+    high = transformers.SamVisionConfig(
+        hidden_size=32, output_channels=32, num_hidden_layers=2, num_attention_heads=4,
+        image_size=128, patch_size=16, mlp_dim=48, global_attn_indexes=[1], window_size=4,
+    )  # fmt: skip
+    config = transformers.DeepseekVLHybridConfig(
+        vision_config=transformers.SiglipVisionConfig(**SEEN, image_size=64, patch_size=16),
+        high_res_vision_config=high, text_config=transformers.LlamaConfig(**spoken(words)),
+        image_token_id=words.image_token_id,
+    )  # fmt: skip
+    pictures = transformers.DeepseekVLHybridImageProcessorPil(
+        size={"height": 64, "width": 64}, high_res_size={"height": 128, "width": 128}
+    )
+    processor = transformers.DeepseekVLHybridProcessor(
+        pictures, words, chat_template=template("<image>"), num_image_tokens=16
+    )
+    save(folder, transformers.DeepseekVLHybridForConditionalGeneration, config, processor)
+
+
 ROTARY = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 
 
@@ -518,7 +539,7 @@ PLAIN: dict[str, Callable[[Path], None]] = {
     made.__name__: made
     for made in (
         *(llava, llava_next, idefics3, gemma3, paligemma, mllama, trocr, donut),
-        *(git, blip, pix2struct, florence2),
+        *(git, blip, pix2struct, florence2, deepseek_vl_hybrid),
     )
 }
 """Families whose processors need no torchvision."""
@@ -526,6 +547,8 @@ WITH_TORCHVISION: dict[str, Callable[[Path], None]] = {
     made.__name__: made for made in (qwen2_5_vl, qwen3_vl, internvl, pixtral)
 }
 """Families whose processors need torchvision."""
+
+
 LEARNED: dict[str, Callable[[Path], None]] = {
     made.__name__: made for made in (blip2, instructblip, idefics2, kosmos2)
 }

@@ -39,7 +39,9 @@ def reason_against(
     observation: Observation, method: Method, layers: Sequence[int], start: int
 ) -> str | None:
     """Why a method cannot go beyond the words of these layers; None if it can."""
-    last = observation.calls.drawn[-1]
+    last, tensors = observation.calls.drawn[-1], observation.tensors
+    if len(tensors) > 1:
+        return f"the model has {len(tensors)} encoders of the picture ({', '.join(tensors)})"
     if ENTERING.isdisjoint(method.needs):
         return None
     if start:

@@ -101,6 +101,7 @@ class Observation:
         object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
         pixels: the model's input for this picture; None if it was asked in words.
         whole: runs a model with words once more, with the calls of all of its parts.
+        tensors: names of the tensors of the picture that a model with words takes.
     """
 
     picture: PictureLike
@@ -128,6 +129,7 @@ class Observation:
     object_masks: torch.Tensor | None = None
     pixels: torch.Tensor | None = field(default=None, repr=False)
     whole: Callable[[], Any] | None = field(default=None, repr=False)
+    tensors: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

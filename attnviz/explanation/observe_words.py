@@ -74,11 +74,8 @@ def _observed(
     """Record the run over prompt and answer."""
     words = model.words
     assert words is not None
-    if len(answered.pictures) > 1:
-        raise RecordingError(
-            f"{model.spec} takes {len(answered.pictures)} tensors of the picture "
-            f"({', '.join(answered.pictures)}), and one is followed; give another model"
-        )
+    tensors = tuple(answered.pictures)
+    answered = _with_one_picture(words, answered)
     (source,) = answered.pictures.values()
     found = record_words(words, answered, whole=gradients, gradients=gradients)
     recording, logits = found.language, found.logits
@@ -100,8 +97,24 @@ def _observed(
         placed = [_read_by_queries(run, n, call) for n, call in enumerate(recording)]
         cached["whole"] = run
     seen = _observation(picture, model, (recording, text), placed, layers)
-    seen = replace(seen, whole=lambda: _whole_run(words, answered, whole), gradients=cached)
+    seen = replace(
+        seen,
+        whole=lambda: _whole_run(words, answered, whole),
+        gradients=cached,
+        tensors=tensors,
+    )
     return replace(seen, run=replace(run_of(found), again=again)) if gradients else seen
+
+
+def _with_one_picture(words: WordInput, answered: PromptRun) -> PromptRun:
+    """The run with one tensor of the picture, of several the first by which words reach places."""
+    if len(answered.pictures) == 1:
+        return answered
+    each = [replace(answered, pictures={name: found}) for name, found in answered.pictures.items()]
+    for one in each:
+        if any(_reaches(call) for call in record_words(words, one).language):
+            return one
+    return each[0]
 
 
 @dataclass(frozen=True, eq=False)
