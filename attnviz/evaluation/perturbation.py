@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from attnviz.evaluation import METRICS, PERTURBATION, Metric
 from attnviz.geometry.placement import Placement
 from attnviz.models.model import Model
-from attnviz.models.scoring import logits
+from attnviz.models.read_output import logits
 
 STEPS = 32
 """Number of steps of deletion and insertion, from none of the pixels to all."""

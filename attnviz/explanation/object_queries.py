@@ -25,6 +25,7 @@ from attnviz.models.predictions import Predictions, find_predictions
 from attnviz.models.vision import Vision
 from attnviz.models.weights import seeded
 from attnviz.recording import record
+from attnviz.recording.outside import HOOKS
 
 _RANKS: weakref.WeakKeyDictionary[nn.Module, dict[int, int]] = weakref.WeakKeyDictionary()
 """For each model and call, the place of its first object query among the tokens that lie outside of
@@ -43,11 +44,14 @@ def inner_outputs(module: nn.Module) -> Iterator[list[Any]]:
     if not isinstance(module, Vision) or not module.detects:
         yield outputs
         return
-    handle = module.model.register_forward_hook(lambda _model, _inputs, out: outputs.append(out))
+    model = module.model
+    hooks = HOOKS.registered(
+        lambda: model.register_forward_hook(lambda _model, _inputs, out: outputs.append(out))
+    )
     try:
         yield outputs
     finally:
-        handle.remove()
+        HOOKS.remove(hooks)
 
 
 def predicted(module: nn.Module, output: Any, inner: Sequence[Any]) -> Predictions | None:

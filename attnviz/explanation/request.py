@@ -32,7 +32,7 @@ from attnviz.geometry.placement import Fit, Placement
 from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import Picture, PictureLike, load_mask, with_pixels
 from attnviz.methods import DEFAULT, METHODS, check_request, without_score
-from attnviz.models import scoring
+from attnviz.models import resolve_target
 from attnviz.models.model import LaidPicture, Model
 from attnviz.models.targets import Head, Target
 from attnviz.statistics import check_options, options_of
@@ -173,7 +173,7 @@ def check_picture(
 
 def _check_target(model: Model, target: Target) -> None:
     try:
-        scoring.resolve(model, target)
+        resolve_target.resolve(model, target)
     except UsageError as error:
         wanted = {"class": "class", "text": "text"}.get(target.kind, model.head)
         if wanted == model.head:

@@ -26,7 +26,7 @@ from attnviz.explanation.query_weights import (
 )
 from attnviz.geometry.detections import found_objects
 from attnviz.geometry.grid import Layout, TokenGrid
-from attnviz.models import scoring
+from attnviz.models import resolve_target, scoring
 from attnviz.models.predictions import find_dense, find_predictions
 from attnviz.models.scoring import Scored
 from attnviz.models.targets import Target
@@ -167,7 +167,7 @@ def once(
                 "without a score"
             )
         with torch.enable_grad():
-            definite = scoring.resolve(observation.model, target)
+            definite = resolve_target.resolve(observation.model, target)
             gradients[target, what] = find(observation, run, definite)
     return gradients[target, what]
 

@@ -1,6 +1,6 @@
 """Computes the score of a target: the scalar of a model's output that gradients are taken of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnviz.errors import ModelError, UsageError
+from attnviz.errors import UsageError
 from attnviz.models.model import Model
-from attnviz.models.model_request import CLASSIFIER, WITH_TEXT, no_class_head
 from attnviz.models.predictions import DenseOutput, Predictions, part
-from attnviz.models.preprocessing import labels as names_of
-from attnviz.models.targets import Target, find_label
+from attnviz.models.read_output import find_logits, finite, logits, predicts_classes, tokens_of
+from attnviz.models.resolve_target import named, resolve
+from attnviz.models.targets import Target
 from attnviz.models.transcript import Transcript
 
 
@@ -33,38 +33,6 @@ class Scored:
     target: Target
     value: Tensor
     probability: float | None = None
-
-
-def resolve(model: Model, target: Target) -> Target:
-    """Resolve and check a target before the model runs: a label gets its number.
-
-    `auto` stays `auto` until there is an output. A text is embedded here, so the text tower does
-    not run while attention is recorded.
-
-    Raises:
-        UsageError: the model has no such class, token, or head.
-        ModelError: its tokenizer belongs to another model.
-    """
-    if target.kind == "word":
-        return target
-    if target.against:
-        of_part = target.kind in ("object", "region")
-        others = tuple(_resolve_other(model, o, of_part=of_part) for o in target.against)
-        return replace(resolve(model, replace(target, against=())), against=others)
-    if target.kind in ("object", "region"):
-        return _resolve_part(model, target)
-    if target.kind == "text":
-        return _resolve_text(model, target)
-    if model.head == "text":
-        raise UsageError(
-            f"--target {target}: {model.spec} is asked for texts, and its output is of length 1 "
-            "whatever it shows; give --text alone"
-        )
-    if target.kind == "class":
-        return _resolve_class(model, target)
-    if target.query is not None:
-        _check_tokens(model, target)
-    return target
 
 
 def score(
@@ -157,19 +125,19 @@ def _score_alone(
     if target.kind == "text":
         assert model.texts is not None  # `resolve` checked both
         assert target.text is not None
-        value = (_state(model, output)[0].float() * model.texts([target.text])[0]).sum()
-        return Scored(replace(target, against=()), _finite(model, value))
-    classes = find_logits(output) if _predicts(model, output) else None
+        value = (tokens_of(model, output)[0].float() * model.texts([target.text])[0]).sum()
+        return Scored(replace(target, against=()), finite(model, value))
+    classes = find_logits(output) if predicts_classes(model, output) else None
     if target.kind == "class" or (target.kind == "auto" and classes is not None):
         return _score_class(model, logits(model, output)[0], target)
     pooled = part(output, "pooler_output")
     vector = (
         pooled[0].float()
         if target.query is None and isinstance(pooled, Tensor) and not model.class_token
-        else _pooled(model, _state(model, output), target, weights, class_token)
+        else _pooled(model, tokens_of(model, output), target, weights, class_token)
     )
     value = torch.linalg.vector_norm(vector)
-    return Scored(replace(target, kind="norm"), _finite(model, value))
+    return Scored(replace(target, kind="norm"), finite(model, value))
 
 
 def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -> Scored:
@@ -189,7 +157,7 @@ def word_score(model: Model, logits: Tensor, target: Target, text: Transcript) -
     ids = [text.ids[row + 1 - text.prompt_tokens] for row in rows]
     left_out = text.tokens - logits.shape[1]
     each = logits[0, [row - left_out for row in rows], ids]
-    return Scored(target, _finite(model, each.float().sum()))
+    return Scored(target, finite(model, each.float().sum()))
 
 
 def object_score(model: Model, predictions: Predictions, target: Target) -> Scored:
@@ -204,7 +172,7 @@ def object_score(model: Model, predictions: Predictions, target: Target) -> Scor
     found = target.query.found
     label = predictions.labels.index(found.label)
     of_labels = predictions.logits[0, found.index, : len(predictions.labels)].float()
-    scored = Scored(replace(target, against=()), _finite(model, of_labels[label]), found.score)
+    scored = Scored(replace(target, against=()), finite(model, of_labels[label]), found.score)
     return _contrast(model, of_labels, scored, target.against, label) if target.against else scored
 
 
@@ -221,7 +189,7 @@ def region_score(model: Model, dense: DenseOutput, target: Target, weights: Tens
         UsageError: there is no such class, or a depth is asked for classes.
         ModelError: the score is not finite.
     """
-    of_classes = _finite(model, dense.values[0].flatten(1) @ weights.float())
+    of_classes = finite(model, dense.values[0].flatten(1) @ weights.float())
     if not dense.classes:
         if target.index is not None or target.against:
             where = "auto" if target.query is None else target.query
@@ -231,176 +199,17 @@ def region_score(model: Model, dense: DenseOutput, target: Target, weights: Tens
             )
         return Scored(target, of_classes[0])
     index = int(of_classes.argmax()) if target.index is None else target.index
-    found = _named(model, replace(target, index=index, against=()), len(of_classes), dense.labels)
+    found = named(model, replace(target, index=index, against=()), len(of_classes), dense.labels)
     scored = Scored(found, of_classes[index])
     return _contrast(model, of_classes, scored, target.against) if target.against else scored
-
-
-def logits(model: Model, output: Any) -> Tensor:
-    """Logits in an output, (B, classes) float32.
-
-    They are the output itself, its `logits`, or the first (B, classes) tensor in a dict or tuple.
-
-    Raises:
-        ModelError: there are no logits, or they are not finite.
-    """
-    found = find_logits(output)
-    if found is None:
-        named = part(output, "logits")
-        what = output if named is None else named
-        shape = getattr(what, "shape", None)
-        got = type(what).__name__ if shape is None else "x".join(map(str, shape))
-        raise no_class_head(model.spec, f"its output is {got}, not pictures x classes")
-    return _finite(model, found.float())
-
-
-def find_logits(output: Any) -> Tensor | None:
-    """A tensor in an output that looks like logits: (B, classes), at least two classes; or None.
-
-    An output is a tensor, or holds `logits`. Of another dict, tuple or list it is the first such
-    tensor, unless the output names its tokens `last_hidden_state`: others are features then.
-
-    >>> find_logits({"tokens": torch.zeros(1, 9, 4), "scores": torch.zeros(1, 5)}).shape
-    torch.Size([1, 5])
-    """
-    named = part(output, "logits")
-    candidates = [output if named is None else named]
-    if named is None and part(output, "last_hidden_state") is None:
-        if isinstance(output, Mapping):
-            candidates = list(output.values())
-        elif isinstance(output, tuple | list):
-            candidates = list(output)
-    return next((each for each in candidates if _are_logits(each)), None)
-
-
-def _are_logits(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] >= 2
-
-
-def _predicts(model: Model, output: Any) -> bool:
-    return model.head == "class" or part(output, "logits") is not None
-
-
-def _resolve_text(model: Model, target: Target) -> Target:
-    if model.texts is None or target.text is None:
-        raise UsageError(
-            f"--text {target}: {model.spec} has no text tower, or is loaded without; give a model "
-            f"that has (head='text' in Python), such as {' or '.join(WITH_TEXT)}"
-        )
-    model.texts([target.text])
-    return target
-
-
-def _resolve_part(model: Model, target: Target) -> Target:
-    """The score of an object or a region, resolved; the output shows whether the model has it."""
-    if model.head == "text" or (model.head == "class" and not model.head_assumed):
-        raise UsageError(
-            f"--target {target}: {model.spec} has one score for the whole picture, and none of a "
-            "place or an object; give --target CLASS, or a segmenter, a depth model or a detector"
-        )
-    if target.kind == "region" and target.label is not None:
-        return _numbered(model, target)
-    return target
-
-
-def _numbered(model: Model, target: Target) -> Target:
-    """A target with the number of its label."""
-    if target.index is not None:
-        return target
-    labels = model.labels or names_of(model.module)
-    assert target.label is not None
-    if labels is None:
-        raise UsageError(
-            f"--target {target}: {model.spec} does not name its classes; give a number"
-        )
-    return replace(target, index=find_label(labels, target.label))
-
-
-def _resolve_class(model: Model, target: Target) -> Target:
-    if model.head == "dense":
-        raise UsageError(
-            f"--target {target}: {model.spec} has a score for each place or object; give --target "
-            f"class:{target}@X,Y or class:{target}@MASK, or of a detector object:{target}"
-        )
-    if model.head != "class":
-        raise UsageError(
-            f"--target {target}: {model.spec} has no class head, or is loaded without; give "
-            f"--target norm, or a classifier (head='class' in Python) such as {CLASSIFIER}"
-        )
-    target = _numbered(model, target)
-    return target if model.labels is None else _named(model, target, len(model.labels))
-
-
-def _resolve_other(model: Model, other: Target, *, of_part: bool = False) -> Target:
-    """A target that another, perhaps `of_part` of the picture, is compared with, resolved.
-
-    Raises:
-        UsageError: the model has no such class; the line names `--against`.
-    """
-    if other.kind == "text":
-        return _resolve_text(model, other)
-    try:
-        if model.head == "dense" or (of_part and model.head != "class"):
-            return other if other.kind == "rest" else _numbered(model, other)
-        if other.kind == "class":
-            return _resolve_class(model, other)
-        _resolve_class(model, Target("class", index=0))  # a head that has classes
-    except UsageError as error:
-        shown = str(error).replace("--target 0:", "--target rest:")
-        raise UsageError(shown.replace("--target", "--against", 1)) from error
-    return other
-
-
-def _named(
-    model: Model, target: Target, count: int, labels: tuple[str, ...] | None = None
-) -> Target:
-    """A target with the label of its class; its number must be one of the `count` classes."""
-    assert target.index is not None
-    if target.index >= count:
-        raise UsageError(
-            f"--target {target}: {model.spec} has {count} classes; give 0 to {count - 1}, or a "
-            "label"
-        )
-    labels = labels or model.labels
-    known = labels is not None and len(labels) == count
-    return replace(target, label=labels[target.index] if labels and known else None)
-
-
-def _check_tokens(model: Model, target: Target) -> None:
-    """Refuse a query of output tokens before the model runs, if its output has no tokens."""
-    assert target.query is not None
-    if model.head == "class" and not model.head_assumed:
-        raise UsageError(
-            f"--target {target}: {model.spec} gives logits and no tokens; give --target norm, or a "
-            "model without a class head (head='none' in Python) such as dinov2-small"
-        )
-    if target.query.kind == "cls" and not model.class_token:
-        raise UsageError(
-            f"--target {target}: {model.spec} has no class token; give --target norm:mean"
-        )
 
 
 def _score_class(model: Model, of_classes: Tensor, target: Target) -> Scored:
     """The score of a class: its logit among (classes,)."""
     index = int(of_classes.argmax()) if target.index is None else target.index
-    found = _named(model, Target("class", index=index), len(of_classes))
+    found = named(model, Target("class", index=index), len(of_classes))
     probability = float(of_classes.detach().double().softmax(0)[index])
     return Scored(found, of_classes[index], probability)
-
-
-def _state(model: Model, output: Any) -> Tensor:
-    """The tensor of an output, (1, …), whose norm is taken."""
-    for name in ("last_hidden_state", "logits"):
-        if isinstance(state := part(output, name), Tensor):
-            return state
-    parts = list(output.values()) if isinstance(output, Mapping) else output
-    first = parts[0] if isinstance(parts, tuple | list) and parts else output
-    if not isinstance(first, Tensor) or first.ndim not in (2, 3, 4):
-        raise ModelError(
-            f"{model.spec}: its output is a {type(first).__name__}, and no tensor of 2 to 4 "
-            "dimensions; have the module return one, or what has `logits` or `last_hidden_state`"
-        )
-    return first
 
 
 def _pooled(
@@ -440,12 +249,3 @@ def _own_pooling(model: Model, state: Tensor, class_token: int) -> Tensor:
         return values[class_token]
     grid = values[model.prefix :] if len(values) > model.prefix else values
     return grid.mean(0)
-
-
-def _finite(model: Model, values: Tensor) -> Tensor:
-    if not torch.isfinite(values).all():
-        raise ModelError(
-            f"{model.spec}: its predictions are not finite; check its weights, or take "
-            "--dtype float32"
-        )
-    return values

@@ -8,6 +8,8 @@ outside            what a model's code may read besides its arguments
 learning           learns a plan while the full watcher records
 light_watch        takes calls and blocks by a plan, without the watcher
 plan_check         compares a run with the plan, function by function
+plans              the plans of each model
+other_batches      plans for other numbers of pictures
 operation          one operation, as the dispatcher shows it
 tensor_registry    facts about tensors, by the memory that the tensors use
 kernels            fused attention, read by the names of its arguments

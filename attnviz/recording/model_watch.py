@@ -98,6 +98,11 @@ class ModelWatch:
             if plan is not None and not plan.holds(self._model):
                 PLANS.forget(self._model, signature)
                 seen, plan = False, None
+            if not seen and not self._watcher.begun:
+                with self._unwatched():
+                    plan = PLANS.get_other(self._model, signature)
+                if plan is not None:
+                    PLANS.put(self._model, signature, plan)
             if plan is not None:
                 return self._lightly(plan, signature, leaves, args, kwargs)
             if seen or self._watcher.begun:

@@ -93,7 +93,7 @@ class Hooks:
         self._own: set[int] = set()
 
     def registered(self, *register: Callable[[], RemovableHandle]) -> list[RemovableHandle]:
-        """Register hooks of attnviz on all modules; they do not count as hooks of any model."""
+        """Register hooks of attnviz; they do not count as hooks of any model."""
         with self._lock:
             handles = [each() for each in register]
             self._made += len(handles)
@@ -119,10 +119,15 @@ class Hooks:
             registered = RemovableHandle.next_id - self._made
         before, hooks = self._found.get(module, (None, ()))
         if before != registered or hooks:
-            facts = (part.__dict__[name] for part in module.modules() for name in _HOOKS)
-            hooks = tuple(id(hook) for each in facts for hook in each.values())
+            hooks = tuple(id(hook) for part in module.modules() for hook in self.on(part))
             self._found[module] = registered, hooks
         return hooks
+
+    def on(self, part: nn.Module) -> list[Any]:
+        """Others' hooks on one module."""
+        facts = part.__dict__
+        found = (each for name in _HOOKS if facts[name] for each in facts[name].items())
+        return [hook for number, hook in found if number not in self._own]
 
 
 HOOKS = Hooks()
@@ -137,7 +142,7 @@ def is_foreign(module: nn.Module) -> bool:
     for part in module.modules():
         facts = part.__dict__
         called = (facts[name] for name in facts if part is not module or name != "forward")
-        if any(facts[name] for name in _HOOKS) or ("forward" in facts and part is not module):
+        if HOOKS.on(part) or ("forward" in facts and part is not module):
             return True
         if any(callable(each) and not isinstance(each, _CALLED) for each in called):
             return True

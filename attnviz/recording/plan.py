@@ -118,6 +118,8 @@ class RunPlan:
         variables: what the model's code reads besides.
         foreign: whether code from elsewhere, such as a hook, may change the program.
         cards: the CUDA devices of the model's tensors.
+        pictures: the number of pictures that was learnt, and another one that this plan is for;
+            None if it was learnt as it is.
         runs: how many runs were watched by this plan.
     """
 
@@ -132,6 +134,7 @@ class RunPlan:
     variables: Variables
     foreign: bool
     cards: frozenset[torch.device] = frozenset()
+    pictures: tuple[int, int] | None = None
     runs: int = 0
     _kept: tuple[int, ...] = field(default=(), init=False)
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attnviz.recording.other_batches import is_scaled
 from attnviz.recording.plan import KINDS, Ref, RunPlan, Several
 
 _MISSING = object()
@@ -27,6 +28,7 @@ class PlanCheck(TorchFunctionMode):
     def __init__(self, plan: RunPlan, leaves: Sequence[Tensor]) -> None:
         super().__init__()
         self.deviated = False
+        self._pictures, self._func = plan.pictures, object()
         self._steps = iter(plan.steps)
         self._known = dict(plan.outside)
         self._known.update(zip(map(id, leaves), plan.inputs, strict=True))
@@ -42,7 +44,7 @@ class PlanCheck(TorchFunctionMode):
         if not alike or func != expected:
             self.deviated = True
             return func(*args, **kwargs)
-        known = self._known
+        known, self._func = self._known, func
         for value, as_before in zip(args, compared, strict=True):
             if value is not as_before and known.get(id(value), _MISSING) is not as_before:
                 self._compare(value, as_before)
@@ -68,6 +70,8 @@ class PlanCheck(TorchFunctionMode):
                 self._compare(each, before)
         elif value is not as_before:
             same = value.__class__ is kind and kind not in KINDS and value == as_before
+            if not same and self._pictures is not None:
+                same = is_scaled(value, as_before, self._func, self._pictures)
             self.deviated |= not same
 
     def _note_several(self, result: Any, made: Sequence[Ref | None]) -> Any:

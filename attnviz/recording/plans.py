@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from attnviz.recording.other_batches import for_any_number, plan_for
 from attnviz.recording.outside import PLANS_NAME
 from attnviz.recording.plan import RunPlan
 
@@ -26,6 +27,8 @@ class _PlansOfOne:
         self.module = weakref.ref(module)
         self.found: dict[Any, RunPlan | None] = {}
         self.failures = 0
+        self.others = True
+        """Whether plans are made for other numbers of pictures than were learnt."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, ()  # a copy of the module, or a file of it, has no plans
@@ -42,13 +45,30 @@ class Plans:
         plans = module.__dict__.get(PLANS_NAME)
         if plans.__class__ is not _PlansOfOne or plans.module() is not module:
             plans = module.__dict__[PLANS_NAME] = _PlansOfOne(module)
-        return plans  # type: ignore[no-any-return]
+        return plans
 
     def get(self, module: nn.Module, signature: Any) -> tuple[bool, RunPlan | None]:
         """Whether a signature was seen before, and its plan; None if it has none."""
         with self._lock:
             found = self._of(module).found
             return signature in found, found.get(signature)
+
+    def get_other(self, module: nn.Module, signature: Any) -> RunPlan | None:
+        """The plan of a new signature, made of one for another number of pictures, or None."""
+        with self._lock:
+            plans = self._of(module)
+            now, rest = for_any_number(signature)
+            if not (now and plans.others):
+                return None
+            for other, plan in plans.found.items():
+                if plan is None or plan.pictures is not None:
+                    continue
+                before, same = for_any_number(other)
+                if before and same == rest and plan.holds(module):
+                    found = plan_for(plan, before, now)
+                    if found is not None:
+                        return found
+        return None
 
     def put(self, module: nn.Module, signature: Any, plan: RunPlan | None) -> None:
         """Set the plan of a signature; None if it has none."""
@@ -63,7 +83,11 @@ class Plans:
         """A plan did not hold: learn it anew, or, if that happens often, no more."""
         with self._lock:
             plans = self._of(module)
-            plans.failures += 1
+            plan = plans.found.get(signature)
+            if plan is None or plan.pictures is None:
+                plans.failures += 1
+            else:
+                plans.others = False
         if plans.failures > _FAILURES:
             self.put(module, signature, None)
         else:

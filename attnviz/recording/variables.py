@@ -213,6 +213,7 @@ def _content(cell: CellType) -> Any:
 
 def _enter(value: Any, levels: int, found: dict[int, Any]) -> None:
     """Collect what can change inside of a value: its containers, and the attributes of objects."""
+    inside: Any
     if isinstance(value, _CONTAINERS):
         inside = value
     else:

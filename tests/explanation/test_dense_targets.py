@@ -22,7 +22,7 @@ from attnviz.cli import main
 from attnviz.errors import AttnvizError, UsageError
 from attnviz.explanation.request import Questions, check, look
 from attnviz.explanation.score_gradients import score_of
-from attnviz.models import scoring, targets
+from attnviz.models import resolve_target, targets
 from attnviz.models.own import describe_in_training
 
 transformers = pytest.importorskip("transformers")
@@ -152,7 +152,7 @@ def test_the_score_of_a_pixel_and_its_gradient_are_those_of_autograd(name: str, 
     asked = "pixel:300,120" if name == "depth" else "class:blue mug@300,120"
     expected = at(name, root, of_class, (300, 120), values)
     assert observation.run is not None
-    target = scoring.resolve(observation.model, targets.parse(asked))
+    target = resolve_target.resolve(observation.model, targets.parse(asked))
     with torch.enable_grad():
         found = score_of(observation, observation.run.output, target).value
     torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)

@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import many
 import numpy as np
+import planned
 import pytest
 import torch
 from torch import Tensor, nn
@@ -178,3 +180,18 @@ def test_errors_are_those_of_one_picture(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leaves no token"):
         observe_many(shown, attnviz.load_model(), masks=nothing)
     assert observe_many([], attnviz.load_model()) == []
+
+
+def test_later_runs_of_a_checkpoint_are_watched_lightly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    checkpoints.build(transformers, "ViTModel", tmp_path / "vit", **checkpoints.SMALL)
+    model, photos = attnviz.load_model(str(tmp_path / "vit")), many.load(tmp_path)
+    same = [photos[0]] * 3
+    with planned.counted(monkeypatch) as seen:
+        for _ in range(2):
+            attnviz.observe(photos[0], model)
+        for pictures in (same, same[:2]):
+            observe_many(pictures, model)
+    assert seen == ["learning", "light", "learning", "light"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz.geometry.queries import Query
-from attnviz.models import scoring
+from attnviz.models import resolve_target, scoring
 from attnviz.models.model import Model
 from attnviz.models.targets import Target, find_label, labels_of, of_text, parse
 from attnviz.models.tiny import LABELS
@@ -41,12 +41,14 @@ def length(values: NDArray[Any]) -> float:
 
 
 def of_norm(model: Model, output: Any, text: str = "norm", **more: Any) -> float:
-    return float(scoring.score(model, output, scoring.resolve(model, parse(text)), **more).value)
+    return float(
+        scoring.score(model, output, resolve_target.resolve(model, parse(text)), **more).value
+    )
 
 
 def test_a_class_is_its_logit_and_its_softmax() -> None:
     model, logits = made(head="class", labels=IMAGENET), drawn(1, len(IMAGENET))
-    scored = scoring.score(model, logits, scoring.resolve(model, parse("TABBY cat")))
+    scored = scoring.score(model, logits, resolve_target.resolve(model, parse("TABBY cat")))
     assert scored.target == Target("class", index=1, label="tabby, tabby cat")
     assert torch.equal(scored.value, logits[0, 1])
     exponents = np.exp(logits[0].numpy().astype(np.float64))
@@ -65,7 +67,7 @@ def test_auto_is_the_class_of_the_largest_logit() -> None:
     logits[0, 3] = 9.0
     names = tuple("abcde")
     for model, label in ((made(head="class", labels=names), "d"), (made(head="class"), None)):
-        target = scoring.resolve(model, parse("auto"))
+        target = resolve_target.resolve(model, parse("auto"))
         assert target == Target("auto")
         scored = scoring.score(model, logits, target)
         assert scored.target == Target("class", index=3, label=label)
@@ -203,7 +205,7 @@ SLIPS: list[tuple[Model, Target, str]] = [
 @pytest.mark.parametrize(("model", "target", "told"), SLIPS, ids=lambda value: str(value)[:30])
 def test_a_slip_is_told_before_the_model_runs(model: Model, target: Target, told: str) -> None:
     with pytest.raises(attnviz.AttnvizError, match=told) as caught:
-        scoring.resolve(model, target)
+        resolve_target.resolve(model, target)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
@@ -226,7 +228,7 @@ def test_what_only_the_output_shows_is_told_then(
 ) -> None:
     model = made(head="class")
     model = Model(**{**vars(model), "spec": "py:some", "head_assumed": True})
-    resolved = scoring.resolve(model, parse(target))
+    resolved = resolve_target.resolve(model, parse(target))
     with pytest.raises(attnviz.AttnvizError, match=told):
         scoring.score(model, output, resolved, weights)
 
@@ -238,10 +240,10 @@ def test_tiny_names_its_classes(tmp_path: Path) -> None:
         assert (model.head, model.labels) == ("class", LABELS)
     with torch.no_grad():
         output = model.module(model.pixels(picture, model.place(picture)))
-    scored = scoring.score(model, output, scoring.resolve(model, parse("auto")))
+    scored = scoring.score(model, output, resolve_target.resolve(model, parse("auto")))
     index = int(output[0].argmax())
     assert scored.target == Target("class", index=index, label=LABELS[index])
-    assert scoring.resolve(model, parse("Person")).index == LABELS.index("person")
+    assert resolve_target.resolve(model, parse("Person")).index == LABELS.index("person")
 
 
 def test_random_has_no_classes() -> None:
@@ -332,7 +334,7 @@ def test_checkpoints_of_transformers_have_the_head_that_they_were_saved_with(
     pixels = drawn(1, 3, 32, 32)
     own = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "names").eval()
     model = found["names", "any"]
-    scored = scoring.score(model, model.module(pixels), scoring.resolve(model, parse("Bee")))
+    scored = scoring.score(model, model.module(pixels), resolve_target.resolve(model, parse("Bee")))
     with torch.no_grad():
         expected = own(pixels).logits[0]
     assert float(scored.value) == float(expected[1])

@@ -13,7 +13,7 @@ from text_models import FAMILIES, LENGTH, TEXTS, build, byte_pairs
 from torch import Tensor
 
 import attnviz
-from attnviz.models import scoring
+from attnviz.models import resolve_target, scoring
 from attnviz.models.targets import of_text, parse
 
 transformers: Any = pytest.importorskip("transformers")
@@ -76,7 +76,7 @@ def expected(folder: Path, pixels: Tensor, texts: list[str]) -> Tensor:
 
 
 def scores(model: attnviz.Model, pixels: Tensor, texts: list[str]) -> Tensor:
-    targets = [scoring.resolve(model, of_text(text)) for text in texts]
+    targets = [resolve_target.resolve(model, of_text(text)) for text in texts]
     output = model.module(pixels)
     return torch.stack([scoring.score(model, output, target).value for target in targets])
 
@@ -133,7 +133,7 @@ def test_no_text_tower_runs_while_a_resolved_target_is_scored(
     folder: Path, picture: attnviz.Picture
 ) -> None:
     model = attnviz.load_model(str(folder), head="text")
-    target = scoring.resolve(model, of_text("a tabby cat"))
+    target = resolve_target.resolve(model, of_text("a tabby cat"))
     with torch.no_grad():
         output = model.module(model.pixels(picture, model.place(picture)))
         with attnviz.record() as recording:
@@ -159,7 +159,7 @@ def test_a_text_that_is_too_long_says_how_much_fits(family: str, folder: Path) -
     model.texts([fits])
     long = " ".join("q" * 40)
     with pytest.raises(attnviz.AttnvizError, match=f"and {model.spec} reads {LENGTH}; gi") as told:
-        scoring.resolve(model, of_text(long))
+        resolve_target.resolve(model, of_text(long))
     assert "…" in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -200,7 +200,7 @@ def test_a_tokenizer_of_another_model_is_told(clip: Path, tmp_path: Path) -> Non
     (tmp_path / "model" / "merges.txt").write_text("#version: 0.2\n")
     model = attnviz.load_model(str(tmp_path / "model"), head="text")
     with pytest.raises(attnviz.AttnvizError, match="has tokens that its text tower has not"):
-        scoring.resolve(model, of_text("a"))
+        resolve_target.resolve(model, of_text("a"))
 
 
 def test_what_has_no_text_tower_is_refused(clip: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_models_by_name_without_texts_are_refused_offline(spec: str, said: str) 
 def test_texts_and_other_targets_do_not_mix(clip: Path) -> None:
     plain, model = (attnviz.load_model(str(clip), head=head) for head in ("none", "text"))
     with pytest.raises(attnviz.AttnvizError, match=r"--text a cat: .* has no text tower, or is"):
-        scoring.resolve(plain, of_text("a cat"))
+        resolve_target.resolve(plain, of_text("a cat"))
     for target in ("auto", "norm", "3", "tabby", "norm:cls"):
         with pytest.raises(attnviz.AttnvizError, match=r"is asked for texts.*; give --text alone"):
-            scoring.resolve(model, parse(target))
+            resolve_target.resolve(model, parse(target))

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -471,3 +471,66 @@ def test_threads_share_a_model() -> None:
         each.join()
     assert not wrong
     assert "forward" not in model.__dict__
+
+
+def _runs(model: nn.Module, numbers: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How runs on so many pictures were watched; each is held against the full watcher."""
+    with counted(monkeypatch) as seen:
+        for number in numbers:
+            run(model, torch.rand(number, 3, 32, 32))
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_a_plan_serves_other_numbers_of_pictures(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _runs(MODELS[name]().eval(), [4, 4, 7, 2, 7, 1, 1], monkeypatch)
+    if name != "swin":  # it gets numbers between 4 and 7, such as its windows' side
+        expected = ["learning", *["light"] * 4]  # one picture is learnt apart
+        assert seen == [*expected, "learning", "light"]
+
+
+def _by_number(tokens: Tensor) -> Tensor:
+    return tokens.roll(len(tokens), 1)
+
+
+def _of_pairs(tokens: Tensor) -> Tensor:
+    return tokens.reshape(-1, 2 * tokens.shape[1], tokens.shape[2]).roll(1, 1).view(tokens.shape)
+
+
+def _branching(tokens: Tensor) -> Tensor:
+    return tokens.flip(1) if len(tokens) > 4 else tokens
+
+
+def _masked_in_shape(tokens: Tensor) -> Tensor:
+    order = torch.zeros(len(tokens), 16, 1).cumsum(1).long()
+    return tokens.gather(1, order.expand(tokens.shape))
+
+
+def _four_apart(tokens: Tensor) -> Tensor:
+    return torch.cat((tokens[:4].flip(1), tokens[4:]))
+
+
+def _last_five(tokens: Tensor) -> Tensor:
+    return torch.cat((tokens[:-5], tokens[-5:].flip(1)))
+
+
+@pytest.mark.parametrize(
+    "between", [_by_number, _of_pairs, _branching, _masked_in_shape, _four_apart, _last_five]
+)
+def test_what_depends_on_the_number_of_pictures_is_right(
+    between: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.no_grad():
+        _runs(Small(between).eval(), [4, 4, 6, 6, 6, 8, 2, 2, 10, 4], monkeypatch)
+
+
+def test_a_plan_for_another_number_that_failed_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with torch.no_grad():
+        seen = _runs(Small(_branching).eval(), [4, 4, 6, 6, 6, 8, 8], monkeypatch)
+    tried = ["light", "again"]  # 6 pictures, by the plan for 4
+    assert seen == ["learning", "light", *tried, "learning", "light", "learning", "light"]

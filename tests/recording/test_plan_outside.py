@@ -96,12 +96,12 @@ def test_a_forward_that_the_model_was_given_is_searched(monkeypatch: Patch) -> N
     model, options = Small().eval(), {"turned": False}
 
     def forward(pixels: Tensor) -> Tensor:
-        x = model.patches(pixels).flatten(2).transpose(1, 2)
+        x: Tensor = model.patches(pixels).flatten(2).transpose(1, 2)
         for block in model.blocks:
             x = block(x.flip(1) if options["turned"] else x)
         return x
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward  # type: ignore[method-assign, assignment]
     with counted(monkeypatch) as seen:
         for switched in (False, False, False, True):
             options["turned"] = switched
@@ -173,7 +173,8 @@ class Recorder(Small):
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         with attnviz.record(self.inner):
-            return self.inner(pixels) + super().forward(pixels, mask)
+            found: Tensor = self.inner(pixels) + super().forward(pixels, mask)
+        return found
 
 
 @torch.no_grad()
@@ -201,14 +202,17 @@ class Slotted:
 
     __slots__ = ("on",)
 
+    def __init__(self) -> None:
+        self.on = False
+
 
 class Changing(Small):
     """Returns or fails in another way by what nothing shows."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        self.slotted, self.way = Slotted(), way
-        self.slotted.on = False
+        self.slotted: Any = Slotted()
+        self.way = way
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Any:
         on = self.slotted.on
@@ -284,8 +288,8 @@ model = Local()
 
 
 def over_itself() -> tuple[nn.Module, Any]:
-    model = Small()
-    model.forward = lambda pixels: Small.forward(model, pixels)  # type: ignore[method-assign]
+    model: Any = Small()
+    model.forward = lambda pixels: Small.forward(model, pixels)
     return model, weakref.ref(model)
 
 
