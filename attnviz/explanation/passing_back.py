@@ -171,8 +171,8 @@ class WholeRun:
                 bool((each.queries == each.keys).all()) if queries.shape == keys.shape else False
             )
             spared = torch.from_numpy(~np.isin(each.keys[:, 0], placed) & itself)
-            fused = discarding(fused, merging.discard, spared.to(state.device))
-        given, kept = vec_residual(fused, rows)
+            fused = discarding(fused, merging.discard, spared.to(call.query.device))
+        given, kept = (each.to(state) for each in vec_residual(fused, rows.to(call.query.device)))
         state = state.index_fill(1, queries.flatten(), 0)
         for numbers, weights in ((queries, kept), (keys, given)):
             state.index_add_(1, numbers.flatten(), weights.transpose(0, 1).flatten(1))
