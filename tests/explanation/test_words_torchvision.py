@@ -85,7 +85,7 @@ def test_words_go_back_through_windows_and_flat_patches(tmp_path: Path) -> None:
     *windows, whole = tower
     state = merged @ step(whole[0])
     for layer in (windows[len(windows) // 2 :], windows[: len(windows) // 2]):
-        parts = state.split([each.shape[-1] for each in layer])
+        parts = torch.split(state, [each.shape[-1] for each in layer])
         state = torch.cat([part @ step(each[0]) for part, each in zip(parts, layer, strict=True)])
     back = torch.empty_like(state).view(-1, 4)
     back[order] = state.view(-1, 4)
