@@ -125,7 +125,7 @@ class RecordedWords:
         recording: the recorded calls.
         logits: the logits, with their graph if there are gradients.
         numbers: of the calls of the language model, one for each of its blocks.
-        entered: what entered the first block whose calls reach the picture, and its places.
+        entered: what entered the block of the first call that reaches the picture.
     """
 
     recording: Recording
@@ -204,7 +204,7 @@ class _Entered:
         tokens: the tokens, with their graph.
         places, pictures: their places (…, 2), and numbers of their pictures if there are several.
         version: counts what was written into the tokens before.
-        reaches: whether a call of the block reaches the picture.
+        reaches: whether the first call that reaches the picture is one of the block.
     """
 
     order: int
@@ -222,7 +222,7 @@ class _BlockNumbers:
     Attributes:
         module: the model.
         text: number of text tokens: at least so many queries of a call lie nowhere.
-        entered: the tokens that entered the first block whose calls reach the picture.
+        entered: the tokens that entered the block of the first call that reaches the picture.
     """
 
     module: nn.Module
@@ -232,6 +232,7 @@ class _BlockNumbers:
     _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
     _entering: list[_Entered | None] = field(default_factory=list)
     _order: int = 0
+    _reached: bool = False
 
     @contextmanager
     def watching(self, recording: Recording | None) -> Iterator[None]:
@@ -299,7 +300,8 @@ class _BlockNumbers:
         """
         if self._open:
             self._of_calls[_memory(call)] = id(self._open[0])
-        if _reaches(call):
+        if _reaches(call) and not self._reached:
+            self._reached = True
             for each in self._entering:
                 if each is not None:
                     each.reaches = True

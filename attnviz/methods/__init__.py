@@ -96,7 +96,8 @@ USUAL_GAMMA = 0.25
 """The γ of `--rule gamma`: zennit's, as `attribution.propagation.GAMMA`."""
 AT = Option(
     "at", ("tokens", "pixels"), "tokens",
-    "Where relevance ends: at the tokens that enter the first layer, or at the pixels of each.",
+    "Where relevance ends: at the tokens that enter the first layer (of words: of the picture's "
+    "encoder), or at the pixels of each.",
 )  # fmt: skip
 STEPS = Option(
     "steps", int, 20, "Runs of the model in transition and integrated-gradients.",

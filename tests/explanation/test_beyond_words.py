@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from word_checks import PROMPT, picture_of, prompt_of
-from word_models import idefics3, llava, mllama, trocr
+from word_models import deepseek_vl_hybrid, florence2, idefics3, llava, mllama, trocr
 from word_oracle import ANSWER, answered_by, eager, relevance_of, step, weights_of
 
 import attnviz
 from attnviz.attribution import propagate
-from attnviz.errors import UsageError
+from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.score_gradients import score_of
 from attnviz.io.picture import Picture
@@ -231,3 +231,47 @@ def test_what_cannot_be_asked_is_told(folders: Any) -> None:
     found = attnviz.explain(seen, method="rollout", start_layer=1)
     assert found.maps.shape[-2:] == (6, 6)
     assert not np.allclose(found.maps, attnviz.explain(seen, method="rollout").maps)
+
+
+def test_what_an_encoder_does_not_allow_is_told(tmp_path: Path) -> None:
+    """Florence-2's attends over channels, in blocks of pictures; DeepSeek-VL hybrid has two."""
+    florence2(tmp_path / "florence2")
+    deepseek_vl_hybrid(tmp_path / "deepseek")
+    model = attnviz.load_model(str(tmp_path / "florence2"), head="words")
+    with pytest.raises(
+        RecordingError, match=r"no place of the picture \(channels\); take --method"
+    ):
+        explained(model, WIDE, PROMPT, "rollout")
+    with pytest.raises(RecordingError, match="it is no stack of blocks; take --at pixels"):
+        explained(model, WIDE, PROMPT, "attnlrp")
+    assert np.abs(explained(model, WIDE, PROMPT, "attnlrp", at="pixels").maps).max() > 0
+    model = attnviz.load_model(str(tmp_path / "deepseek"), head="words")
+    for method in ("rollout", "attnlrp"):
+        with pytest.raises(UsageError, match="has 2 encoders of the picture"):
+            explained(model, WIDE, PROMPT, method)
+
+
+def test_rollout_takes_the_maximum_of_heads_and_leaves_small_weights_out(folders: Any) -> None:
+    model = attnviz.load_model(str(folders(llava)), head="words")
+    seen = attnviz.observe(WIDE, model, prompt=PROMPT, answer=ANSWER)
+    found = attnviz.explain(seen, query="word:red", method="rollout", fusion="max", discard=0.5)
+    run = seen.whole_run()
+    numbers = [*run.behind(run.language[-1]), run.language[-1]]
+    rows = list(found.query.tokens)
+    state = None
+    for number in reversed(numbers):
+        matrix = run.recording[number].matrix()[0].double().amax(0)
+        least = matrix.flatten().sort().values[matrix.numel() // 2]
+        kept = matrix.clone()
+        kept[matrix < least] = 0
+        kept[0, 0] = matrix[0, 0]  # the class token's own entry, or that of the first word
+        full = kept + torch.eye(len(kept))
+        full = full / full.sum(-1, keepdim=True)
+        if state is None:
+            state = full[rows].mean(0)
+        elif len(full) == len(state):
+            state = state @ full
+        else:  # the tower, whose class token words do not see
+            state = torch.cat([torch.zeros(1), state[seen.layers[0].keys.on_picture[0]]]) @ full
+    assert state is not None
+    agrees(found, state[1:].view(6, 6))
