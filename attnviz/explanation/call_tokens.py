@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attnviz.attention import AttentionCall
 from attnviz.errors import RecordingError
-from attnviz.geometry.placement import overlaps
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -19,6 +18,9 @@ LEARNED = -7.0
 _SAME, _SHIFTED = 0.2, 0.6
 """Of a step: tokens that lie less apart are one; tokens between are those of a shifted lattice."""
 _ALIKE = 0.1
+"""Steps that differ by a smaller share are one."""
+_NOISE = 0.05
+"""Of a step: how far places may be off, as they are measured."""
 
 
 class CallTokens(NamedTuple):
@@ -177,20 +179,21 @@ def handed_over(rows: Array, start: PlacedTokens, end: PlacedTokens) -> Array:
     return found
 
 
-def _by_area(rows: Array, places: Array, step: Array | tuple[float, float], others: Array,
-             other_step: Array | tuple[float, float]) -> Array:  # fmt: skip
+def _by_area(
+    rows: Array,
+    places: Array,
+    step: tuple[float, float],
+    others: Array,
+    other_step: tuple[float, float],
+) -> Array:
     """The same in one tile; shares of x and of y are apart, so it takes no tokens × tokens."""
-    shares, at, to = [], [], []
-    for axis in (0, 1):
-        values, index = np.unique(places[:, axis], return_inverse=True)
-        other_values, other_index = np.unique(others[:, axis], return_inverse=True)
-        shared = np.stack([
-            _shared(value, step[axis], other_values, other_step[axis]) for value in values
-        ])  # fmt: skip
-        shares.append(shared)
-        at.append(index.ravel())
-        to.append(other_index.ravel())
-    (across, down), (column, row), (to_column, to_row) = shares, at, to
+    lines = [_lines(places[:, axis], step[axis]) for axis in (0, 1)]
+    to_lines = [_lines(others[:, axis], other_step[axis]) for axis in (0, 1)]
+    across, down = (
+        _shared(lines[axis][0], step[axis], to_lines[axis][0], other_step[axis]) for axis in (0, 1)
+    )
+    (_, column), (_, row) = lines
+    (_, to_column), (_, to_row) = to_lines
     there = np.zeros((down.shape[1], across.shape[1]))
     there[to_row, to_column] = 1
     total = (down @ there @ across.T)[row, column]
@@ -202,14 +205,27 @@ def _by_area(rows: Array, places: Array, step: Array | tuple[float, float], othe
     return found
 
 
-def _shared(value: float, step: float, others: Array, other_step: float) -> Array:
-    """The length that a cell shares with others along an axis; rounding shares nothing."""
-    edges = np.array([value - step / 2, value + step / 2])
-    found = np.array([
-        overlaps(edges, np.array([each - other_step / 2, each + other_step / 2]))[0, 0]
-        for each in others
-    ])  # fmt: skip
-    return np.where(found > 0.05 * min(step, other_step), found, 0)
+def _lines(values: Array, step: float) -> tuple[Array, Numbers]:
+    """The lines that values lie on, as far as they are measured, and the number of each value's."""
+    order = np.argsort(values)
+    number = np.zeros(len(values), dtype=np.int64)
+    number[order] = np.cumsum(np.diff(values[order], prepend=values[order[0]]) > _NOISE * step)
+    return np.bincount(number, values) / np.bincount(number), number
+
+
+def _shared(values: Array, step: float, others: Array, other_step: float) -> Array:
+    """The lengths that cells share with others along an axis, (values, others).
+
+    As places are measured, a cell that shares almost nothing or almost all shares nothing or all.
+    """
+    edges, other_edges = (
+        (each[:, None] - size / 2, each[:, None] + size / 2)
+        for each, size in ((values, step), (others, other_step))
+    )
+    found = np.minimum(edges[1], other_edges[1].T) - np.maximum(edges[0], other_edges[0].T)
+    all_ = min(step, other_step)
+    found = np.where(found > (1 - _NOISE) * all_, all_, found)
+    return np.where(found > _NOISE * all_, found, 0)
 
 
 def _nearest(places: Array, others: Array, step: tuple[float, float]) -> tuple[Numbers, Array]:
