@@ -1,6 +1,6 @@
 """Tells which tokens of the calls of a run are the same, by their measured places."""
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -229,23 +229,32 @@ def _shared(values: Array, step: float, others: Array, other_step: float) -> Arr
 
 
 def _nearest(places: Array, others: Array, step: tuple[float, float]) -> tuple[Numbers, Array]:
-    """Of each place the number of the nearest other in its tile, and how many steps it is away."""
-    nearest = np.zeros(len(places), dtype=np.int64)
-    apart = np.full(len(places), np.inf)
-    size = np.array(step)
-    for tile in np.unique(places[:, 0]):
-        those = np.flatnonzero(others[:, 0] == tile)
-        for these in _parts(np.flatnonzero(places[:, 0] == tile), len(those)):
-            off = np.abs(places[these, None, 1:] - others[None, those, 1:]) / size
-            far = off.max(-1)
-            nearest[these] = those[far.argmin(1)]
-            apart[these] = far.min(1)
+    """Of each place the number of the nearest other in its tile, and how many steps it is away.
+
+    Others are looked for in the squares of a step around it; farther ones are at ∞.
+    """
+    unit = np.array([1.0, *step])
+    nearest, apart = np.zeros(len(places), dtype=np.int64), np.full(len(places), np.inf)
+    squares, other_squares = (np.rint(each / unit).astype(np.int64) for each in (places, others))
+    codes = _codes(other_squares)
+    order = np.argsort(codes)
+    codes = codes[order]
+    for x, y in itertools.product((-1, 0, 1), (-1, 0, 1)):
+        wanted = _codes(squares + np.array([0, x, y]))
+        first, last = (np.searchsorted(codes, wanted, side) for side in ("left", "right"))
+        for more in range(int((last - first).max(initial=0))):
+            these = np.flatnonzero(first + more < last)
+            those = order[first[these] + more]
+            off = (np.abs(places[these] - others[those]) / unit)[:, 1:].max(-1)
+            closer = off < apart[these]
+            nearest[these[closer]], apart[these[closer]] = those[closer], off[closer]
     return nearest, apart
 
 
-def _parts(numbers: Numbers, others: int) -> Iterator[Numbers]:
-    if others:
-        yield from np.array_split(numbers, max(1, len(numbers) * others // (1 << 22)))
+def _codes(squares: Numbers) -> Numbers:
+    """A number for each tile, column and row."""
+    found: Numbers = squares @ np.array([1 << 40, 1 << 20, 1], dtype=np.int64)
+    return found
 
 
 def _places(call: AttentionCall, learned: AttentionCall | None, side: str) -> Array:
