@@ -1,7 +1,8 @@
 """Observations whose pages are looked at: small models of several families, by name."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -93,6 +94,27 @@ def _made_up() -> attnviz.Observation:
     return layers.observation(*layers.one_of_each().values())
 
 
+def _scene() -> attnviz.Observation:
+    return attnviz.observe(
+        attnviz.load_image("sample_images/scene.png"), attnviz.load_model("tiny-words")
+    )
+
+
+def _tiles() -> attnviz.Observation:
+    """A prompt, an answer with a word twice, and two views of the picture."""
+    with TemporaryDirectory() as folder:
+        import_module("word_models").llava_next(Path(folder))
+        model = attnviz.load_model(folder, head="words")
+    return attnviz.observe(picture(), model, prompt="What is it?", answer="a red mat, a mug.")
+
+
+def _objects(name: str) -> attnviz.Observation:
+    transformers = pytest.importorskip("transformers")
+    with TemporaryDirectory() as folder:
+        import_module("detectors").save(transformers, name, Path(folder))
+        return attnviz.observe(picture(), attnviz.load_model(folder))
+
+
 OTHERS: dict[str, Callable[[], attnviz.Observation]] = {
     "tiny": _tiny,
     "masked": lambda: _tiny(mask=_mask()),
@@ -100,4 +122,7 @@ OTHERS: dict[str, Callable[[], attnviz.Observation]] = {
     "padded": lambda: _tiny(fit="pad"),
     "cropped": lambda: _tiny(fit="crop"),
     "made up": _made_up,
+    "scene": _scene,
+    "tiles": _tiles,
+    **{name: partial(_objects, name) for name in ("DETR", "Deformable DETR", "YOLOS")},
 }

@@ -97,6 +97,13 @@ class Decoded:
     def on_cells(self, entry: Entry, values: Array) -> Array:
         """Values of all key tokens, (windows, tokens), as a map."""
         side, cells = entry["keys"], self.cells(entry, "keys")
+        if "cover" in side:
+            names = (f"{side['cover']}_{part}" for part in ("tokens", "cells", "shares"))
+            token, cell, share = (self.part(entry, name) for name in names)
+            flat = np.bincount(
+                cell, values.ravel()[token] * share, minlength=side["rows"] * side["columns"]
+            )
+            return flat.reshape(side["rows"], side["columns"])
         flat = np.bincount(
             cells[cells >= 0], values[cells >= 0], minlength=side["rows"] * side["columns"]
         )

@@ -73,7 +73,7 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ):
             continue  # the reader's own files
         command = line.replace("heads.csv", f"'{tmp_path / 'heads.csv'}'")
-        command = command.replace("cat.html", f"'{tmp_path / 'cat.html'}'")
+        command = re.sub(r"-o (\w+\.html)", rf"-o '{tmp_path}/\1'", command)
         if re.match(r"attnviz (show|compare|batch)\b", line):
             folder = "batch" if " batch " in line else "out"
             command = re.sub(r" -o \S+", "", command) + f" -o '{tmp_path / folder}'"

@@ -80,17 +80,18 @@ def save(folder: Path, kind: Any, config: Any, processor: Any) -> None:
     processor.save_pretrained(folder)
 
 
-def llava(folder: Path) -> None:
-    """CLIP's tower and a projector; the middle of the picture, as a square."""
+def llava(folder: Path, side: int = 6, **more: Any) -> None:
+    """CLIP's tower and a projector; the middle of the picture, as a square of side × side."""
     words = tokenizer({"image_token": "<image>"})
+    pixels = 14 * side
     pictures = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 84}, crop_size={"height": 84, "width": 84}
+        size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}
     )
-    tower = transformers.CLIPVisionConfig(**SEEN, image_size=84, patch_size=14)
+    tower = transformers.CLIPVisionConfig(**SEEN, image_size=pixels, patch_size=14)
     config = transformers.LlavaConfig(
-        vision_config=tower, text_config=transformers.LlamaConfig(**spoken(words)),
+        vision_config=tower, text_config=transformers.LlamaConfig(**spoken(words, **more)),
         image_token_id=words.image_token_id, image_token_index=words.image_token_id,
-        image_seq_length=36,
+        image_seq_length=side**2,
     )  # fmt: skip
     processor = transformers.LlavaProcessor(
         pictures, words, patch_size=14, vision_feature_select_strategy="default",

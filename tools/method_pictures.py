@@ -5,8 +5,8 @@
 
 Without `--sheet` it is a file for each method, by the embedded model; methods of single heads show
 head 0 of the last layer, whose head looks at the whole object. A sheet shows all methods together
-with their names, by a classifier: methods of single heads the mean of the last layer, and as
-`localized` that of the most localized heads.
+with their names, by a classifier, and each rule of LRP: methods of single heads the mean of the
+last layer, and as `localized` that of the most localized heads.
 """
 
 import argparse
@@ -54,13 +54,13 @@ def main() -> None:
         image.save(options.out / f"{name}.webp", quality=QUALITY, method=6)
 
 
-def _asked(seen: attnviz.Observation, name: str, target: str, heads: str = "all") -> (
-    attnviz.Explanation
-):  # fmt: skip
+def _asked(
+    seen: attnviz.Observation, name: str, target: str, heads: str = "all", **options: str
+) -> attnviz.Explanation:
     """What a method answers, from an eye if it looks for what is alike."""
     query = EYE if name in LIKE else "auto"
     targets = [target] if METHODS[name].scored else []
-    return attnviz.explain(seen, method=name, query=query, target=targets, heads=heads)
+    return attnviz.explain(seen, method=name, query=query, target=targets, heads=heads, **options)
 
 
 def _titled(seen: attnviz.Observation, target: str) -> Iterator[tuple[str, Image.Image]]:
@@ -77,6 +77,10 @@ def _titled(seen: attnviz.Observation, target: str) -> Iterator[tuple[str, Image
             chosen = _asked(seen, name, target, heads="localized")
             found = replace(chosen, answers=chosen.answers[-1:])
             yield f"{name}, localized", _picture(found)
+        for option in (each for each in method.options if each.name == "rule"):
+            assert isinstance(option.kind, tuple)
+            for rule in option.kind[1:]:
+                yield f"{name}, {rule}", _picture(_asked(seen, name, target, rule=rule))
 
 
 def _sheet(titled: list[tuple[str, Image.Image]]) -> Image.Image:

@@ -74,10 +74,10 @@ def missing(call: CallTensors) -> str | None:
         return f"queries are {query.dtype} and keys {key.dtype}"
     if not 0 < query.shape[3] * query.element_size() <= FEATURES:
         return f"a head has {query.shape[3]} features in {query.dtype}"
-    return _missing_on(query.device)
+    return missing_on(query.device)
 
 
-def _missing_on(device: torch.device) -> str | None:
+def missing_on(device: torch.device) -> str | None:
     """Why the kernels cannot run on a device, or None if they can."""
     if device.type == "cuda" and torch.version.hip is None:
         if torch.cuda.get_device_capability(device) < (8, 0):

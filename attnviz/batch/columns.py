@@ -17,7 +17,9 @@ from attnviz.output.schema import flat
 from attnviz.statistics import MORE, STATISTICS
 
 NAME = "stats.parquet"
-BEFORE: dict[str, type] = {"image": str, "model": str, "weights": str, "method": str}
+BEFORE: dict[str, type] = {
+    "image": str, "prompt": str, "model": str, "weights": str, "method": str,
+}  # fmt: skip
 """The first columns: the picture and the run; those of an entry of `heads` follow."""
 _OF_THE_MODEL = {"model": "spec", "weights": "weights"}
 _WHOLE = [name for name, entry in MORE.items() if entry.whole]
@@ -102,7 +104,8 @@ def _groups(stats: Path) -> Iterator[dict[str, list[Any]]]:
 
 def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of one record: flat entries of `heads`."""
-    run = {"image": record["image"]["path"], "method": record["method"]}
+    prompt = (record.get("text") or {}).get("prompt")
+    run = {"image": record["image"]["path"], "prompt": prompt, "method": record["method"]}
     run |= {name: record["model"][key] for name, key in _OF_THE_MODEL.items()}
     question = {key: record[key] for key in ("query", "target") if record.get(key)}
     heads = [{**(head.get("moment") or {}), **head} for head in record["heads"]]

@@ -29,6 +29,7 @@ class Entries:
         sheets: the sheet in that folder, or None.
         overlays: one overlay of each picture, the first of its last layer, or None.
         failed: the names of failed pictures, each with its error.
+        texts: of models that answer in words, prompt and answer of each picture, else None.
         run: the model and the methods in words; empty if no picture is finished.
         matrix: the numbers of the finished pictures.
     """
@@ -38,6 +39,7 @@ class Entries:
     sheets: list[str | None]
     overlays: list[str | None]
     failed: list[tuple[str, str]]
+    texts: list[tuple[str, str] | None]
     run: list[str]
     matrix: Matrix
 
@@ -67,6 +69,7 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
         sheets=[_sheet(out, folder) for folder in folders],
         overlays=[None] * len(finished),
         failed=failed,
+        texts=[None] * len(finished),
         run=[],
         matrix=Matrix(len(finished)),
     )
@@ -77,6 +80,7 @@ def read_entries(out: Path, stats: Path, manifest: Path) -> Entries:
         if row is not None:
             entries.matrix.add(row, record["heads"])
             entries.overlays[row] = _overlay(out, folders[row], record["heads"])
+            entries.texts[row] = _text(record.get("text"))
             if not entries.run:
                 entries.run.extend(_run(record, methods))
 
@@ -91,7 +95,7 @@ def _methods(stats: Path) -> list[str]:
     """The methods of the first record if it has several; otherwise one empty name."""
     first = list[tuple[str, str]]()
     for path, method in each(stats, lambda record: (record["image"]["path"], record["method"])):
-        if first and path != first[0][0]:
+        if first and (path != first[0][0] or (path, method) in first):  # asked twice, by a list
             break
         first.append((path, method))
     return [method for _, method in first] if len(first) > 1 else [""]
@@ -127,6 +131,14 @@ def readable(text: str) -> str:
     return data.decode("utf-8", "replace").translate(_SHOWN)
 
 
+def _text(text: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """Prompt and answer of a record, each in one line."""
+    if text is None:
+        return None
+    prompt, answer = (readable(" ".join(text[name].split())) for name in ("prompt", "answer"))
+    return prompt, f"{answer} …" if text.get("cut") else answer
+
+
 def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
     """Names and folders of finished pictures; names and errors of failed ones."""
     finished: list[tuple[str, str | None]] = []
@@ -137,7 +149,9 @@ def _manifest(manifest: Path) -> tuple[list[tuple[str, str | None]], list[tuple[
         if line["status"] == "done":
             finished.append((name, line.get("folder")))
         else:
-            failed.append((name, readable(str(line.get("error") or line["status"]))))
+            asked = line.get("prompt")
+            error = str(line.get("error") or line["status"])
+            failed.append((name, readable(error if asked is None else f"{error}: {asked}")))
 
     for _ in each(manifest, take):
         pass

@@ -56,7 +56,10 @@ def data_of(out: Path, entries: Entries) -> dict[str, Any]:
         "thumbnails": f"./{FOLDER}/",
         "statistics": [[NUMBERS[i], MEANINGS[NUMBERS[i]]] for i in layers_found],
         "pictures": [
-            [name, _address(entries.target(i)), _thumbnail(out, entries.source(i))]
+            [
+                *(name, _address(entries.target(i)), _thumbnail(out, entries.source(i))),
+                *(entries.texts[i] or ()),
+            ]
             for i, name in enumerate(entries.names)
         ],
         "columns": [

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from attnviz.batch.sources import key_of
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.request import Questions
@@ -43,6 +44,7 @@ class LedgerEntry:
         files: sizes of the written files, by name.
         record: digest of its record; with several methods, their digests separated by spaces; None
             if the picture failed.
+        prompt, answer: what a list says that it is asked; None for other pictures.
     """
 
     path: str
@@ -55,6 +57,13 @@ class LedgerEntry:
     size: tuple[int, int] = (0, 0)
     files: dict[str, int] = field(default_factory=dict)
     record: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of a batch."""
+        return key_of(self.path, self.prompt, self.answer)
 
     def line(self, record: bytes | None = None) -> bytes:
         """A line of the journal, with the lines of the records if no other file has them."""
@@ -65,7 +74,9 @@ class LedgerEntry:
     def public(self) -> dict[str, Any]:
         """A line of the manifest."""
         names = ("path", "status", "error", "folder", "settings", "file")
-        return {name: getattr(self, name) for name in names}
+        asked = {"prompt": self.prompt, "answer": self.answer}
+        found = {name: getattr(self, name) for name in names}
+        return found | {name: text for name, text in asked.items() if text is not None}
 
     def is_there(self, out: Path) -> bool:
         """Whether all written files exist and still have their sizes."""
@@ -157,11 +168,28 @@ class Job:
         path: path of the picture.
         folder: the folder for its files, relative to the output folder.
         before: names of the files that an earlier run wrote there.
+        prompt, answer: what a list says that it is asked; None takes those of the questions.
     """
 
     path: str
     folder: str
     before: tuple[str, ...] = ()
+    prompt: str | None = None
+    answer: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of a batch."""
+        return key_of(self.path, self.prompt, self.answer)
+
+    def questions(self, common: Questions) -> Questions:
+        """The questions about this picture: those of all, with its own prompt and answer."""
+        asked = common.prompting
+        if asked is None:
+            return common
+        prompt = asked.prompt if self.prompt is None else self.prompt
+        answer = asked.answer if self.answer is None else self.answer
+        return replace(common, prompting=replace(asked, prompt=prompt, answer=answer))
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,13 +89,13 @@ class Ledger:
         opened.enter_context(file)
         for line in file:
             with suppress(ValueError):
-                self._places[read_line(line)[0].path] = file, place
+                self._places[read_line(line)[0].key] = file, place
             place += len(line)
         return file, place
 
-    def get(self, path: str) -> LedgerEntry | None:
-        """The entry of a picture, if its record still exists."""
-        found = self._at(path)
+    def get(self, key: str) -> LedgerEntry | None:
+        """The entry of a picture by its key, if its record still exists."""
+        found = self._at(key)
         if found is None:
             return None
         entry, record = found
@@ -104,8 +104,8 @@ class Ledger:
             return None
         return entry
 
-    def _at(self, path: str) -> tuple[LedgerEntry, bytes | None] | None:
-        place = self._places.get(path)
+    def _at(self, key: str) -> tuple[LedgerEntry, bytes | None] | None:
+        place = self._places.get(key)
         if place is None:
             return None
         return read_line(_line_at(*place))
@@ -118,17 +118,17 @@ class Ledger:
         """
         line = entry.line(record)
         self._lines.add(line)
-        self._places[entry.path] = self._file, self._end
+        self._places[entry.key] = self._file, self._end
         self._end += len(line)
 
-    def entries(self, paths: Sequence[str]) -> Iterator[LedgerEntry]:
+    def entries(self, keys: Sequence[str]) -> Iterator[LedgerEntry]:
         """The entries of these pictures, in their order."""
-        for path in paths:
-            found = self._at(path)
+        for key in keys:
+            found = self._at(key)
             if found is not None:
                 yield found[0]
 
-    def finish(self, paths: Sequence[str]) -> list[Path]:
+    def finish(self, keys: Sequence[str]) -> list[Path]:
         """Write the manifest and the records of exactly these pictures, in their order.
 
         If it is interrupted, it can be repeated: the journal changes last, in `tidy`.
@@ -137,24 +137,24 @@ class Ledger:
             OutputError: a file cannot be written.
         """
         stats, manifest = self._out / STATS, self._out / MANIFEST
-        line_files.write_lines(stats, self._lines_of_records(paths))
-        line_files.write_lines(manifest, (as_line(one.public()) for one in self.entries(paths)))
+        line_files.write_lines(stats, self._lines_of_records(keys))
+        line_files.write_lines(manifest, (as_line(one.public()) for one in self.entries(keys)))
         return [stats, manifest]
 
-    def tidy(self, paths: Sequence[str]) -> None:
+    def tidy(self, keys: Sequence[str]) -> None:
         """Rewrite the journal without the records that `finish` has written: the very last step.
 
         Raises:
             OutputError: the journal cannot be written.
         """
-        line_files.write_lines(self._path, (entry.line() for entry in self.entries(paths)))
+        line_files.write_lines(self._path, (entry.line() for entry in self.entries(keys)))
 
-    def _lines_of_records(self, paths: Sequence[str]) -> Iterator[bytes]:
+    def _lines_of_records(self, keys: Sequence[str]) -> Iterator[bytes]:
         stats = self._out / STATS
         old = stats.open("rb") if stats.exists() else None
         try:
-            for path in paths:
-                entry, record = self._at(path) or (None, None)
+            for key in keys:
+                entry, record = self._at(key) or (None, None)
                 if record is not None:
                     yield record
                 elif entry is not None and entry.record is not None and old is not None:
@@ -201,16 +201,16 @@ def remaining(
 
 def part(item: Item, ledger: Ledger, *, missing: bool) -> PendingPart:
     """The state of a picture when its turn comes."""
-    entry = ledger.get(item.path)
+    entry = ledger.get(item.key)
     if not missing:
         return PendingPart(None, entry)
     before = () if entry is None or entry.folder != item.folder else tuple(entry.files)
-    return PendingPart(Job(item.path, item.folder, before), entry)
+    return PendingPart(Job(item.path, item.folder, before, item.prompt, item.answer), entry)
 
 
 def is_done(item: Item, ledger: Ledger, settings: Settings, out: Path) -> bool:
     """Whether a picture is finished with these settings, its file unchanged, its output present."""
-    entry = ledger.get(item.path)
+    entry = ledger.get(item.key)
     if entry is None or entry.status != "done" or entry.settings != settings.digest:
         return False
     if entry.folder not in (None, item.folder) or not entry.is_there(out):

@@ -55,7 +55,7 @@ def merge(out: Path, finalizers: tuple[str, ...] = ()) -> Merged:
     return Merged(Count(len(paths), states.count("done"), states.count("failed")), written, names)
 
 
-def _take(ledger: Ledger, journal: Path, paths: set[str]) -> None:
+def _take(ledger: Ledger, journal: Path, keys: set[str]) -> None:
     """Add the lines of a shard's journal to that of the folder."""
     with journal.open("rb") as file:
         for line in file:
@@ -63,7 +63,7 @@ def _take(ledger: Ledger, journal: Path, paths: set[str]) -> None:
                 entry, record = read_line(line)
             except ValueError:  # a killed process left half a line
                 continue
-            if entry.path in paths:
+            if entry.key in keys:
                 ledger.add(entry, record)
 
 

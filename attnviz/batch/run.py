@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -75,10 +75,11 @@ class Batch:
         self._plan, self._settings, self._out, self._ledger = items, settings, out, ledger
         self._windows = windows(items, ledger.shard)
         whole = items if ledger.shard is None else sorted(chain(*self._windows), key=order)
-        self._paths = [item.path for item in whole]
+        self._keys = [item.key for item in whole]
+        self._places = {item.key: item.place for item in whole if item.place}
         missing = remaining(whole, ledger, settings, out, force=force)
         self._missing = {
-            path for path, is_missing in zip(self._paths, missing, strict=True) if is_missing
+            key for key, is_missing in zip(self._keys, missing, strict=True) if is_missing
         }
         self._finished, self._failed = missing.count(False), 0
         self._refused: Counter[str] = Counter()
@@ -86,7 +87,7 @@ class Batch:
     @property
     def count(self) -> Count:
         """The count now."""
-        return Count(len(self._paths), self._finished, self._failed)
+        return Count(len(self._keys), self._finished, self._failed)
 
     def work(
         self, model: Model, on_outcome: OnOutcome, *, batch: int | None, stop: threading.Event
@@ -109,7 +110,8 @@ class Batch:
             AttnvizError: what the engine raises.
         """
 
-        def note(outcome: Outcome) -> None:
+        def note(found: Outcome) -> None:
+            outcome = self._placed(found)
             self._ledger.add(outcome.entry, outcome.line)
             if outcome.entry.status == "done":
                 self._finished += 1
@@ -120,21 +122,28 @@ class Batch:
 
         start(on_outcome=note).run(self._pending())
 
+    def _placed(self, outcome: Outcome) -> Outcome:
+        """The outcome; the error of a picture that a list names says in which row."""
+        entry, place = outcome.entry, self._places.get(outcome.entry.key)
+        if place is None or entry.status == "done":
+            return outcome
+        return replace(outcome, entry=replace(entry, error=f"{entry.error} ({place})"))
+
     def _give_up(self, outcome: Outcome) -> None:
         """End a run without results: the first pictures all fail for the same question."""
         error = outcome.cause
         if self._finished or not isinstance(error, Unanswerable):
             return
         self._refused[str(error)] += 1
-        if self._refused[str(error)] == min(ENOUGH, len(self._paths)):
+        if self._refused[str(error)] == min(ENOUGH, len(self._keys)):
             raise error
 
     def _pending(self) -> Iterator[list[PendingPart]]:
         """Windows with pending pictures, and the finished pictures among them."""
         for window in self._windows:
-            if any(item.path in self._missing for item in window):
+            if any(item.key in self._missing for item in window):
                 yield [
-                    part(item, self._ledger, missing=item.path in self._missing) for item in window
+                    part(item, self._ledger, missing=item.key in self._missing) for item in window
                 ]
 
     def finish(self, finalizers: Sequence[str] = ()) -> list[Path]:
@@ -147,27 +156,27 @@ class Batch:
         """
         shard = self._ledger.shard
         if shard is None:
-            return close_all(self._ledger, self._out, self._paths, finalizers)
+            return close_all(self._ledger, self._out, self._keys, finalizers)
         done = FinishedShard(
             self._settings.digest,
             plan_digest(self._plan),
             len(self._plan),
             tuple(finalizers),
-            tuple(self._paths),
+            tuple(self._keys),
         )
         write_whole(shard.folder(self._out) / DONE, as_line(asdict(done)))
         return []
 
 
 def close_all(
-    ledger: Ledger, out: Path, paths: Sequence[str], finalizers: Sequence[str]
+    ledger: Ledger, out: Path, keys: Sequence[str], finalizers: Sequence[str]
 ) -> list[Path]:
     """Write the files about all these pictures, in their order; the ledger is tidied last.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    written = ledger.finish(paths)
+    written = ledger.finish(keys)
     written += close(out, finalizers)
-    ledger.tidy(paths)
+    ledger.tidy(keys)
     return written

@@ -98,7 +98,7 @@ def plan_digest(items: Sequence[Item]) -> str:
     """A digest of all pictures of a plan; shards with another one do not fit together."""
     found = hashlib.blake2b(digest_size=16)
     for item in items:
-        found.update(os.fsencode(item.path) + b"\0" + os.fsencode(item.folder) + b"\0")
+        found.update(os.fsencode(item.key) + b"\0" + os.fsencode(item.folder) + b"\0")
     return found.hexdigest()
 
 
@@ -111,7 +111,7 @@ class FinishedShard:
         plan: the digest of all pictures of the folder.
         pictures: their number.
         finalizers: the names of the requested files about all pictures.
-        paths: the pictures of this shard.
+        paths: the pictures of this shard, by their keys (`sources.key_of`).
     """
 
     settings: str

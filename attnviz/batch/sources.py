@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attnviz.batch.picture_lists import LISTS, ListRow, read_list
 from attnviz.errors import ImageError, UsageError
 from attnviz.io.picture_files import OF_SCIENCES, SOUNDS, SUFFIXES
 from attnviz.output import whole_files
@@ -26,15 +27,41 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class Item:
-    """A picture: its path as found, and the folder for its files, relative to the output folder."""
+    """A picture, and what a list says that it is asked.
+
+    Attributes:
+        path: its path as found.
+        folder: the folder for its files, relative to the output folder.
+        prompt, answer: of a list with prompts, those of its row; None if the row has none.
+        place: where the list names it, for errors.
+    """
 
     path: str
     folder: str
+    prompt: str | None = None
+    answer: str | None = None
+    place: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of a batch."""
+        return key_of(self.path, self.prompt, self.answer)
+
+
+def key_of(path: str, prompt: str | None, answer: str | None) -> str:
+    r"""What tells a picture from all others: its path, and what a list says that it is asked.
+
+    >>> key_of("cat.jpg", None, None), key_of("cat.jpg", "What is it?", None)
+    ('cat.jpg', 'cat.jpg\x00What is it?\x00')
+    """
+    if prompt is None and answer is None:
+        return path
+    return "\0".join((path, prompt or "", answer or ""))
 
 
 def order(item: Item) -> bytes:
-    """The key by which pictures are sorted: the bytes of the path."""
-    return os.fsencode(item.path)
+    """The key by which pictures are sorted: the bytes of the path, then those of the prompt."""
+    return os.fsencode(item.key)
 
 
 @dataclass
@@ -42,7 +69,7 @@ class Plan:
     """The pictures to process, sorted by path, and how many files were skipped.
 
     Attributes:
-        items: each picture once.
+        items: each picture once; with prompts of a list, each question about it.
         hidden: skipped files and folders whose names begin with a dot.
         others: skipped files that do not have the name of a picture.
         ours: skipped pictures that attnviz wrote, and folders of earlier batches.
@@ -53,28 +80,41 @@ class Plan:
     others: int = 0
     ours: int = 0
 
+    @property
+    def asks(self) -> bool:
+        """Whether a list says what a picture is asked."""
+        return any(item.prompt is not None or item.answer is not None for item in self.items)
+
 
 def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
     """All pictures of some sources.
 
     A source is a folder, a pattern (`photos/*.jpg`, `photos/**/*.png`), a `.txt` list of paths (one
-    per line; or each with a NUL after it, as `find -print0` writes them), or a picture. The folder
-    `out` is skipped, and so are files that attnviz wrote into sub-folders. If the only source is a
-    folder, the tree of `out` is the tree of that folder; otherwise it is the tree of the folder
-    that holds all pictures. Sounds are taken where folders and patterns have no picture.
+    per line; or each with a NUL after it, as `find -print0` writes them), a `.jsonl` or `.csv` list
+    with a prompt for each picture (`read_list`), or a picture. The folder `out` is skipped, and so
+    are files that attnviz wrote into sub-folders. If the only source is a folder, the tree of `out`
+    is the tree of that folder; otherwise it is the tree of the folder that holds all pictures.
+    Sounds are taken where folders and patterns have no picture.
+
+    A picture that lists name with several prompts is there once for each. Its first folder has its
+    name, further ones have numbers, in the order of the lists.
 
     A sub-folder counts as a failed picture if it cannot be read, or if it has the name of a picture
     and holds none; the other pictures are processed.
 
     Raises:
-        UsageError: a source is standard input.
+        UsageError: a source is standard input, or a row of a list is wrong.
         ImageError: a source does not exist or cannot be read, or there is no picture at all.
     """
     finder = _Finder(out, recursive=recursive)
     for source in sources:
         finder.take(source)
     finder.end()
-    paths = {os.path.abspath(path): path for path in sorted(finder.found)}  # noqa: PTH100 — as named
+    rows = [ListRow(path, None, None, "") for path in sorted(finder.found)] + finder.rows
+    paths: dict[str, dict[tuple[str | None, str | None], ListRow]] = {}
+    for row in rows:
+        named = paths.setdefault(os.path.abspath(row.path), {})  # noqa: PTH100 — as named
+        named.setdefault((row.prompt, row.answer), row)
     if not paths:
         ours = f" but {finder.ours} that attnviz wrote" if finder.ours else ""
         raise ImageError(
@@ -86,9 +126,23 @@ def find(sources: Sequence[str], out: Path, *, recursive: bool = True) -> Plan:
         root = os.path.abspath(sources[0])  # noqa: PTH100
     else:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})  # noqa: PTH120
-    items = [Item(path, os.path.relpath(full, root)) for full, path in paths.items()]
+    folders = {full: os.path.relpath(full, root) for full in paths}
+    taken, items = set(folders.values()), list[Item]()
+    for full, named in paths.items():
+        path = next(iter(named.values())).path
+        for number, row in enumerate(named.values(), start=1):
+            folder = folders[full] if number == 1 else _numbered(folders[full], number, taken)
+            items.append(Item(path, folder, row.prompt, row.answer, row.place))
     items.sort(key=order)
     return Plan(items, finder.hidden, finder.others, finder.ours)
+
+
+def _numbered(folder: str, number: int, taken: set[str]) -> str:
+    """The folder of a further question about a picture: a name that nothing else has."""
+    while f"{folder}-{number}" in taken:
+        number += 1
+    taken.add(f"{folder}-{number}")
+    return f"{folder}-{number}"
 
 
 class _Finder:
@@ -96,6 +150,7 @@ class _Finder:
 
     def __init__(self, out: Path, *, recursive: bool) -> None:
         self.found: set[str] = set()
+        self.rows: list[ListRow] = []
         self._sounds: set[str] = set()
         self.hidden = self.others = self.ours = 0
         self._recursive = recursive
@@ -112,12 +167,14 @@ class _Finder:
         elif os.path.lexists(source):
             if source.lower().endswith(".txt"):
                 self._list(source)
+            elif source.lower().endswith(LISTS):
+                self.rows += read_list(source)
             else:
                 self.found.add(source)
         elif glob.has_magic(source):
             self._pattern(source)
         else:
-            raise ImageError(f"{source}: no such file; name a folder, a pattern or a .txt list")
+            raise ImageError(f"{source}: no such file; name a folder, a pattern or a list")
 
     def end(self) -> None:
         """After the last source: add sounds, and folders that have a picture's name and hold none.

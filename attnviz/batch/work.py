@@ -56,19 +56,17 @@ def do(jobs: Sequence[Job], model: Model, settings: Settings, out: Path) -> list
         OutputError: nothing more can be written.
     """
     ready = [prepare(job, model, settings) for job in jobs]
-    outcomes: dict[str, Outcome] = {
-        one.entry.path: one for one in ready if isinstance(one, Outcome)
-    }
+    outcomes: dict[str, Outcome] = {one.entry.key: one for one in ready if isinstance(one, Outcome)}
     group = [one for one in ready if isinstance(one, Prepared)]
     for each in ask(group, model, settings):
         outcome = finish(each, settings, out) if isinstance(each, Answered) else each
-        outcomes[outcome.entry.path] = outcome
-    return [outcomes[job.path] for job in jobs]
+        outcomes[outcome.entry.key] = outcome
+    return [outcomes[job.key] for job in jobs]
 
 
 def prepare(job: Job, model: Model, settings: Settings) -> Prepared | Outcome:
     """Read a picture and place it in the model's input, without tensors."""
-    entry = LedgerEntry(job.path, "failed", settings.digest)
+    entry = LedgerEntry(job.path, "failed", settings.digest, prompt=job.prompt, answer=job.answer)
     try:
         if settings.tiling is not None:
             return tiled_work.prepare(entry, job, model, settings)
@@ -210,7 +208,9 @@ def _explain(observation: Observation, settings: Settings) -> list[Explanation]:
 def _explain_words(prepared: Prepared, model: Model, settings: Settings) -> list[Explanation]:
     """The explanation of what a model answers about one picture."""
     picture = _again(prepared, settings, model)
-    observation = look(picture, model, settings.questions, fit=settings.fit)
+    assert prepared.job is not None  # stand-ins are not asked
+    questions = prepared.job.questions(settings.questions)
+    observation = look(picture, model, questions, fit=settings.fit)
     return _explain(replace(observation, picture=prepared.picture), settings)
 
 

@@ -170,10 +170,10 @@ class Worker:
         found: dict[str, Outcome] = {}
 
         def note(outcome: Outcome) -> None:
-            found[outcome.entry.path] = _portable(outcome)
+            found[outcome.entry.key] = _portable(outcome)
 
         self._run(model, window, note)
-        return [found[part.job.path] for part in window if part.job is not None]
+        return [found[part.job.key] for part in window if part.job is not None]
 
     def _run(
         self, model: Model, window: Sequence[PendingPart], note: Callable[[Outcome], None]

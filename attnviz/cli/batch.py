@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import traceback
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,11 +60,12 @@ def batch(
     from attnviz.batch.sources import find  # noqa: PLC0415
 
     question = question.of_model(model.model)
-    tiled.check(reading, model, question)
     for name in many.finalizers:
         FINALIZERS[name].check()  # before hours of work
     cluster = where.cluster()
     plan = find(sources, out, recursive=many.recursive)
+    question = _with_prompts(plan, question)
+    tiled.check(reading, model, question)
     asked = _asked(plan, many, model, reading, question, drawing, streams, out)
     settings = _settings(asked, many, model, reading, question, drawing)
     stop = Event()
@@ -106,6 +107,23 @@ def batch(
     elif "aggregate" in many.finalizers and not (streams.json or streams.csv or streams.quiet):
         show_aggregate(out)
     raise typer.Exit(exit_code(todo.count))
+
+
+def _with_prompts(plan: Plan, question: QuestionOptions) -> QuestionOptions:
+    """The question; a list may have the prompt of every picture.
+
+    Raises:
+        UsageError: a picture has no prompt, and there is none for all.
+    """
+    if question.asks_words or not plan.asks:
+        return question
+    for item in plan.items:
+        if item.prompt is None:
+            raise UsageError(
+                f"{item.place or item.path}: has no prompt; write one into the list, or add "
+                "--prompt TEXT, which holds where the list has none"
+            )
+    return replace(question, prompt="")
 
 
 def show_aggregate(out: Path) -> None:

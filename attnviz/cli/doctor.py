@@ -3,6 +3,7 @@
 import json as _json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -103,6 +104,7 @@ def _findings() -> Iterator[Finding]:
     yield from _memory()
     if torch is not None:
         yield from _devices(torch)
+        yield _triton(torch)
     for name, extra in EXTRAS.items():
         yield _extra(name, extra)
     yield from _plugins()
@@ -190,6 +192,31 @@ def _cuda(torch: Any, number: int) -> Finding:
         reason = " ".join(str(error).split())[:200]
         return Finding(name, "broken", reason, "check its driver, or take --device cpu")
     return Finding(name, "ok", f"{title}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free")
+
+
+def _triton(torch: Any) -> Finding:
+    """Whether statistics on CUDA come from attnviz's own kernels."""
+    name, gpu = "triton", bool(torch.cuda.is_available())
+    library, error = _import(name)
+    if library is None and error:
+        return Finding(
+            name, "broken", f"does not import ({error})", "install it again: pip install triton"
+        )
+    if library is None:
+        advice = "pip install triton" if gpu else "not needed, since there is no CUDA device"
+        return Finding(name, "missing", advice)
+    from attnviz.attention.kernel import missing_on  # noqa: PLC0415 — torch
+
+    version = str(getattr(library, "__version__", "") or "present")
+    if not gpu:
+        return Finding(name, "ok", f"{version}, not used: there is no CUDA device")
+    reason = missing_on(torch.device("cuda"))
+    if reason is None and not any(
+        map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))
+    ):
+        return Finding(name, "broken", f"{version} finds no C compiler", "install gcc")
+    used = "statistics on CUDA use its kernels" if reason is None else f"not used: {reason}"
+    return Finding(name, "ok", f"{version}, {used}")
 
 
 def _hub() -> Iterator[Finding]:

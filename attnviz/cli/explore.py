@@ -40,8 +40,9 @@ def explore(
 ) -> None:
     """Write an interactive page of one picture.
 
-    It shows where every head looks from any token, in one file.
+    It shows where every head looks from any token, or any word of an answer, in one file.
     """
+    start = start.of_model(model.model)
     if len(images) > 1:
         raise UsageError(f"explore takes one picture, not {len(images)}; run it once for each")
 
@@ -87,6 +88,7 @@ def _explored(
                 layers=start.layers,
                 heads=start.heads,
                 query=start.queries[0],
+                threshold=start.threshold,
                 drawing=style,
                 progress=progress,
             )

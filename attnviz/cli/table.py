@@ -20,6 +20,8 @@ _ALL = {name: (entry, entry.short or name) for name, entry in STATISTICS.items()
 _ALL |= {f"map_{name}": (each, each.short) for name, each in MAP_NUMBERS.items() if each.short}
 COLUMNS = {name: short for name, (entry, short) in _ALL.items() if not entry.package}
 ADDED_COLUMNS = {name: short for name, (entry, short) in _ALL.items() if entry.package}
+_OF_ROWS = {"image_mass": "image", "text_mass": "text", "image_sink_mass": "image sinks"}
+"""Headings of the shares of a word's row."""
 _IN_SOUND = ("time", "frequency", "time0", "frequency0", "time1", "frequency1")
 MORE_COLUMNS = {name: entry.short or name for name, entry in MORE.items()}
 """Headings of the columns, by the names of the numbers. Numbers that other packages or
@@ -34,9 +36,10 @@ def stats_tables(record: Record, ending: str = "") -> list[Table]:
     if record.text is not None and record.localized:
         return word_tables(record, f"{_title(record)}{ending}", _caption(record))
     rows, places = record.rows(), _places(record)
-    known = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
+    headed = COLUMNS | _OF_ROWS
+    known = [name for name in headed if any(row.get(name) is not None for row in rows)]
     marks = {name: _extremes([row[name] for row in rows]) for name in known}
-    headings = [*places, *(COLUMNS[name] for name in known)]
+    headings = [*places, *(headed[name] for name in known)]
     table = new_table(f"{_title(record)}{ending}", _caption(record), headings)
     of_sound = record.image.duration is not None
     table.add_column("peak s,Hz" if of_sound else "peak x,y", justify="right", no_wrap=True)
@@ -83,9 +86,11 @@ def _localized(record: Record) -> list[Table]:
 def word_tables(record: Record, title: str, caption: str | None) -> list[Table]:
     """The words of an answer with the mean map of the localized heads, and these heads."""
     assert record.text is not None
-    words = new_table(title, caption, ["word", "probability", "image", "text"])
-    words.add_column("peak x,y", justify="right", no_wrap=True)
-    marks = _extremes([h.image_mass for h in record.heads if h.head is None])
+    shares = [n for n in _OF_ROWS if any(getattr(h, n) is not None for h in record.heads)]
+    words = new_table(title, caption, ["word", "probability", *(_OF_ROWS[n] for n in shares)])
+    for heading in ("spatial entropy", "peak x,y"):
+        words.add_column(heading, justify="right", no_wrap=True)
+    marks = {n: _extremes([getattr(h, n) for h in record.heads if h.head is None]) for n in shares}
     for head in record.heads:
         if head.head is not None:
             continue
@@ -95,8 +100,8 @@ def word_tables(record: Record, title: str, caption: str | None) -> list[Table]:
         words.add_row(
             _query(query),
             undefined() if chance is None else Text(f"{math.exp(chance):.4f}"),
-            _cell(head.image_mass, marks),
-            _cell(head.text_mass, None),
+            *(_cell(getattr(head, name), marks[name]) for name in shares),
+            _cell(head.map.spatial_entropy, None),
             peak_place(head.map),
         )
     heads = new_table(
@@ -320,6 +325,13 @@ def _caption(record: Record) -> str:
         caption += (
             f"\njoined from {tiles.columns}x{tiles.rows} tiles of {tiles.side} pixels; numbers of "
             "heads are means over tiles"
+        )
+    if record.text is not None and record.text.image_layer is not None:
+        masses = {each.layer: each.image_mass for each in record.text.layers}
+        caption += (
+            f"\nlayer {record.text.image_layer} looks at the picture most: "
+            f"{masses[record.text.image_layer]:.4f} of its attention, mean over heads and words; "
+            f"all layers {sum(masses.values()) / len(masses):.4f}"
         )
     if record.preprocessing is None:
         return caption

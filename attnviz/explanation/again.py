@@ -15,6 +15,7 @@ from attnviz.errors import UsageError
 from attnviz.explanation.explain_observation import explain
 from attnviz.explanation.explanation import Explanation
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.observe_words import observe_mirrored
 from attnviz.explanation.running import ModelInputs
 from attnviz.explanation.smoothing import Smoothing, check_smoothing
 from attnviz.geometry.grid import Box
@@ -49,13 +50,18 @@ def again(base: Explanation, pixels: Tensor, *, mirrored: bool = False) -> Expla
         taking_part=_taking_part(seen, mirrored=mirrored),
     )  # fmt: skip
     placement = _mirrored(seen.placement) if mirrored else seen.placement
-    observation = inputs.at_once({0: placement})[0]
+    return _asked(base, inputs.at_once({0: placement})[0], mirrored=mirrored)
+
+
+def _asked(base: Explanation, observation: Observation, *, mirrored: bool) -> Explanation:
+    """The answer to the same question about another observation."""
+    method = METHODS[base.method]
     settings: dict[str, Any] = {o.name: base.settings.get(o.name) for o in method.declared_options}
     found = explain(
         observation,
         query=_queries(base, mirrored=mirrored) if method.asks else "auto",
         method=base.method,
-        target=_targets(base, mirrored=mirrored),
+        target=[] if observation.text is not None else _targets(base, mirrored=mirrored),
         layers=",".join(map(str, dict.fromkeys(_layers(base)))),
         heads=_heads(base),
         chosen=[question.localized for question in base.questions] if base.localized else None,
@@ -74,11 +80,11 @@ def smoothed(base: Explanation, smoothing: Smoothing) -> Explanation:
         UsageError: the maps have no mean, or the question no mirror image.
     """
     _check(base, smoothing)
-    pixels = input_of(base.observation)
     if smoothing.kind == "flips":
-        flipped = again(base, pixels.flip(-1), mirrored=True)
-        each = [[answer.values for answer in base.answers], _mirrored_back(base, flipped)]
+        maps = _mirrored_back(base, _flipped(base))
+        each = [[answer.values for answer in base.answers], maps]
     else:
+        pixels = input_of(base.observation)
         many = smoothing.pictures, smoothing.sigma or 0.0, smoothing.seed
         each = [
             [answer.values for answer in again(base, pixels + noise).answers]
@@ -90,6 +96,15 @@ def smoothed(base: Explanation, smoothing: Smoothing) -> Explanation:
         for answer, mean in zip(base.answers, means, strict=True)
     )
     return replace(base, answers=answers, smoothing=smoothing)
+
+
+def _flipped(base: Explanation) -> Explanation:
+    """The answer to the mirrored question about the mirrored picture."""
+    seen = base.observation
+    if seen.text is None:
+        return again(base, input_of(seen).flip(-1), mirrored=True)
+    other = observe_mirrored(seen, gradients=METHODS[base.method].scored)
+    return _asked(base, other, mirrored=True)
 
 
 def input_of(observation: Observation) -> Tensor:
@@ -134,8 +149,10 @@ def noises(
 
 def _check(base: Explanation, smoothing: Smoothing) -> None:
     """Refuse maps that have no mean."""
-    check_smoothing([base.method], words=base.observation.text is not None)
-    if base.observation.model.sound is not None:
+    seen = base.observation
+    words, relative = seen.text is not None, seen.baseline is not None
+    check_smoothing(smoothing, [base.method], words=words, relative=relative)
+    if seen.model.sound is not None:
         raise UsageError("--smooth is of pictures, not of sounds; leave it out")
     of_objects = any(
         question.query.found or (question.target and question.target.target.kind == "object")

@@ -43,12 +43,15 @@ class SeenRow(NamedTuple):
     Attributes:
         image: its share on tokens of the picture.
         text: its share on tokens of text but the first; NaN if the layer sees no text.
-        views: its weights on the cells of each view of the picture, (rows, columns) each.
+        image_sinks: its share on visual sinks; NaN if the tokens before the layer are not known.
+        views: its weights on the cells of each view that the layer sees, (rows, columns) each, by
+            their numbers in `Observation.views`.
     """
 
     image: float
     text: float
-    views: tuple[NDArray[np.float32], ...]
+    image_sinks: float
+    views: Mapping[int, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)

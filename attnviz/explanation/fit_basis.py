@@ -10,6 +10,7 @@ from attnviz.explanation.selection import requested_layers
 from attnviz.methods import complete_settings
 from attnviz.methods.bases import Axes, Basis, TokenSums
 from attnviz.methods.components import chosen_tokens, on_border, tokens_of
+from attnviz.models.model import Model
 
 
 def fit_basis(
@@ -34,10 +35,10 @@ def fit_basis(
         RecordingError: the tokens of a layer were not kept.
     """
     settings = complete_settings("pca", options)
-    whole = _axes(observations, layers, settings, None)
+    model, whole = _axes(observations, layers, settings, None)
     over = settings["foreground"]
-    part = {} if over is None else _axes(observations, layers, settings, whole)
-    return Basis(settings["of"], whole, part, over)
+    part = {} if over is None else _axes(observations, layers, settings, whole)[1]
+    return Basis(settings["of"], whole, part, over, model.spec, model.digests)
 
 
 def _axes(
@@ -45,10 +46,12 @@ def _axes(
     layers: str,
     settings: dict[str, Any],
     whole: dict[int, Axes] | None,
-) -> dict[int, Axes]:
-    """The axes of each layer: of all tokens, or of the foreground that `whole` decides."""
+) -> tuple[Model, dict[int, Axes]]:
+    """The model, and the axes of each layer: of all tokens, or of the foreground by `whole`."""
     sums: dict[int, TokenSums] = {}
+    model: Model | None = None
     for observation in observations():
+        model = observation.model
         chosen_layers = observation.calls.choose(requested_layers(layers, "all"))
         for number, reading in read(observation, chosen_layers, {}).items():
             chosen = chosen_tokens(reading, settings["outliers"])
@@ -57,6 +60,6 @@ def _axes(
                 part = (whole[number].scores(x.cpu())[:, 0] > settings["foreground"]).to(x.device)
                 x, border = x[part], border[part.to(border.device)]
             sums.setdefault(number, TokenSums()).add(x, border)
-    if not sums:
+    if model is None:
         raise UsageError("--basis: no picture can be read to make it of; name some")
-    return {number: each.axes(oriented=whole is None) for number, each in sums.items()}
+    return model, {number: each.axes(oriented=whole is None) for number, each in sums.items()}

@@ -86,7 +86,7 @@ class Inspector:
             places = call.key_positions if uneven else None
             return CallReport(why, uneven=uneven, places=places, picked=_tokens_alike(first))
         keys = layer.keys
-        dropped = len(np.unique(keys.cells[keys.on_picture])) < keys.size
+        dropped = np.count_nonzero(np.bincount(keys.cells[keys.on_picture])) < keys.size
         return CallReport(
             fits=fits,
             alone=call.heads == 1 and call.projection is None,

@@ -30,6 +30,7 @@ from attnviz.models.transcript import Transcript
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
+from attnviz.statistics.tokens import MassiveTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,12 @@ class Observation:
             they were looked for.
         clip: the frames, if the model saw a clip; `picture` is then the first of them.
         text: prompt and answer, of a model that answers in words.
-        views: of such a model the views of the picture that its words attend to.
+        views: of such a model the views of the picture that its words attend to in any layer.
+        views_of_layers: those of each drawn layer, with its own tokens, by their numbers in
+            `views`.
+        image_mass: of such a model the share of attention on the picture of each drawn layer, mean
+            over heads and words of the answer.
+        massive: of such a model the tokens with massive activations before each layer.
         baseline: the same answer after another prompt, by whose maps those of this are divided.
         objects: what a detector or segmenter predicts for each of its object queries, by number.
         object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
@@ -124,6 +130,9 @@ class Observation:
     clip: ClipFrames | None = None
     text: Transcript | None = None
     views: tuple[View, ...] = ()
+    views_of_layers: Mapping[int, Mapping[int, View]] = field(default_factory=dict, repr=False)
+    image_mass: Mapping[int, float] = field(default_factory=dict)
+    massive: Mapping[int, MassiveTokens] = field(default_factory=dict, repr=False)
     baseline: "Observation | None" = None
     objects: tuple[DetectedObject, ...] = ()
     object_masks: torch.Tensor | None = None
@@ -152,6 +161,17 @@ class Observation:
                 raise UsageError("the model cannot be run again; take --method attention")
             self.gradients["whole"] = self.whole()
         return self.gradients["whole"]
+
+    @property
+    def image_layer(self) -> int | None:
+        """The layer that looks at the picture most while it says the words.
+
+        None if no layer stands out, as where all words look across to an encoder.
+        """
+        masses = self.image_mass
+        if not masses or max(masses.values()) - min(masses.values()) < 1e-4:
+            return None
+        return max(masses, key=lambda number: masses[number])
 
     @property
     def assumed(self) -> Mapping[int, str]:

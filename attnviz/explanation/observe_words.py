@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.utils._python_dispatch import _disable_current_modes
 
 from attnviz.attention import AttentionCall
 from attnviz.errors import RecordingError, UsageError
@@ -25,18 +27,21 @@ from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.view_layouts import (
     View,
     layout_of,
+    numbered_views,
     on_the_picture,
     places_of,
     views_of,
 )
 from attnviz.geometry.grid import Box, Layout, TokenGrid
 from attnviz.geometry.placement import Placement
-from attnviz.io.picture import PictureLike, with_pixels
+from attnviz.io.picture import PictureHeader, PictureLike, with_pixels
 from attnviz.models.model import Model
 from attnviz.models.processor_places import PictureTensor
 from attnviz.models.prompts import PromptRun
+from attnviz.models.transcript import Transcript
 from attnviz.models.words import WordInput
 from attnviz.recording import Recording, record
+from attnviz.statistics.tokens import MassiveTokens, massive_tokens
 
 
 def observe_words(
@@ -66,6 +71,23 @@ def observe_words(
     other = words.prompted(seen, prompting.baseline_prompt)
     again = words.answered(other, answered.ids, prompting.max_words)
     return replace(found, baseline=_observed(picture, model, again, layers, gradients=False))
+
+
+def observe_mirrored(seen: Observation, *, gradients: bool) -> Observation:
+    """The same model with the same prompt and answer before the mirrored picture.
+
+    The answer is not generated again: its tokens are those of `seen`.
+    """
+    model, picture, text = seen.model, with_pixels(seen.picture), seen.text
+    assert model.words is not None
+    assert text is not None
+    image = picture.image().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    answered = model.words.answered(
+        model.words.prompted(image, text.prompt), text.ids, len(text.words)
+    )
+    header = PictureHeader(picture.path, picture.width, picture.height, mirrored=True)
+    layers = ",".join(map(str, seen.layers))
+    return _observed(header, model, answered, layers, gradients=gradients)
 
 
 def _observed(
@@ -103,7 +125,16 @@ def _observed(
         gradients=cached,
         tensors=tensors,
     )
-    return replace(seen, run=replace(run_of(found), again=again)) if gradients else seen
+    return replace(
+        seen,
+        run=replace(run_of(found), again=again) if gradients else None,
+        image_mass=_image_masses(placed, text),
+        massive={
+            number: each
+            for number, each in enumerate(found.massive)
+            if each is not None and placed[number].attends_to_itself
+        },
+    )
 
 
 def _with_one_picture(words: WordInput, answered: PromptRun) -> PromptRun:
@@ -126,12 +157,14 @@ class RecordedWords:
         logits: the logits, with their graph if there are gradients.
         numbers: of the calls of the language model, one for each of its blocks.
         entered: what entered the block of the first call that reaches the picture.
+        massive: for each of these calls the massive tokens before its block, if it had them.
     """
 
     recording: Recording
     logits: torch.Tensor
     numbers: list[int]
     entered: "_Entered | None" = None
+    massive: Sequence[MassiveTokens | None] = ()
 
     @property
     def language(self) -> Recording:
@@ -183,7 +216,9 @@ def record_words(
         logits = words.run(answered)
     if not len(recording):
         return RecordedWords(recording, logits, [])
-    return RecordedWords(recording, logits, _language_calls(recording, blocks), blocks.entered)
+    numbers = _language_calls(recording, blocks)
+    massive = [blocks.massive.get(blocks.block(recording[number])) for number in numbers]
+    return RecordedWords(recording, logits, numbers, blocks.entered, massive)
 
 
 def _whole_run(words: WordInput, answered: PromptRun, whole: Box) -> WholeRun:
@@ -193,6 +228,23 @@ def _whole_run(words: WordInput, answered: PromptRun, whole: Box) -> WholeRun:
     with torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: nothing):
         found = record_words(words, answered, whole=True, gradients=True)
     return WholeRun(found.recording, found.logits, found.numbers, source, whole)
+
+
+def _image_masses(placed: Sequence["_Placed"], text: Transcript) -> dict[int, float]:
+    """The share of attention on the picture of each drawn layer, mean over heads and words."""
+    if not text.words:
+        return {}
+    found = {}
+    for number, each in enumerate(placed):
+        if each.call is None or each.keys is None:
+            continue
+        on_picture = torch.from_numpy(each.keys.on_picture[0])
+        shares = []
+        for word in text.words:
+            rows = each.call.rows([token - 1 for token in word.tokens])[0]  # (heads, tokens, keys)
+            shares.append(rows[..., on_picture.to(rows.device)].double().sum(-1).mean())
+        found[number] = float(torch.stack(shares).mean())
+    return found
 
 
 @dataclass(eq=False)
@@ -223,11 +275,13 @@ class _BlockNumbers:
         module: the model.
         text: number of text tokens: at least so many queries of a call lie nowhere.
         entered: the tokens that entered the block of the first call that reaches the picture.
+        massive: the tokens with massive activations that enter each block, by its identity.
     """
 
     module: nn.Module
     text: int
     entered: _Entered | None = None
+    massive: dict[int | None, MassiveTokens] = field(default_factory=dict)
     _open: list[nn.Module] = field(default_factory=list)
     _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
     _entering: list[_Entered | None] = field(default_factory=list)
@@ -243,9 +297,14 @@ class _BlockNumbers:
         lists = (part for part in self.module.modules() if isinstance(part, nn.ModuleList))
         elements = {element for each in lists for element in each}
 
-        def entered(module: nn.Module, _: Any) -> None:
-            if module in elements:
-                self._open.append(module)
+        def entered(module: nn.Module, given: tuple[Any, ...]) -> None:
+            if module not in elements:
+                return
+            tokens = given[0] if given else None
+            if not self._open and isinstance(tokens, Tensor) and tokens.ndim == 3:
+                with _disable_current_modes():  # the recording does not look at this
+                    self.massive[id(module)] = massive_tokens(tokens[0])
+            self._open.append(module)
 
         def returned(module: nn.Module, _: Any, __: Any) -> None:
             if module in elements and self._open:
@@ -360,6 +419,13 @@ class _Placed:
     views: Sequence[View] = ()
     reason: str | None = None
 
+    @property
+    def attends_to_itself(self) -> bool:
+        """Whether its keys are its queries, and not tokens of an encoder."""
+        if self.queries is None or self.keys is None:
+            return False
+        return np.array_equal(self.queries.cells, self.keys.cells)
+
 
 def _placed(call: AttentionCall, source: PictureTensor, whole: Box) -> _Placed:
     """The layouts of a call."""
@@ -412,6 +478,7 @@ def _observation(
     assert first.keys is not None
     grid = TokenGrid(first.keys.rows, first.keys.columns, first.keys.stride or 1)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
+    views, of_layers = numbered_views({n: placed[n].views for n in calls.drawn})
     return Observation(
         picture,
         model,
@@ -421,5 +488,6 @@ def _observation(
         np.ones(grid.tokens, dtype=np.bool_),
         unread=tuple(recording.unread),
         text=text,
-        views=tuple(first.views),
+        views=views,
+        views_of_layers=of_layers,
     )

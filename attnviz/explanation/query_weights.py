@@ -125,28 +125,29 @@ def read(
     masks = {
         query: mask_of(query, observation.picture) for each in queries.values() for query in each
     }
-    found = {}
+    found, sides = {}, _Sides(observation)
     for number, part in zip(layers, progresses, strict=True):
         of_layer = tuple(queries.get(number, (ALL,)))
         found[number] = observation.inputs.get((number, of_layer)) or _reading(
-            observation, number, of_layer, masks, part
+            sides, number, of_layer, masks, part
         )
     return found
 
 
 def _reading(
-    observation: Observation,
+    sides: "_Sides",
     number: int,
     queries: Sequence[Query],
     masks: Mapping[Query, NDArray[np.bool_] | None],
     progress: Progress | None,
 ) -> LayerInput:
+    observation = sides.observation
     layer = observation.layers[number]
     weights = [token_weights(observation, layer, query, masks.get(query)) for query in queries]
     return LayerInput(
         call=layer.call,
-        queries=_side(observation, layer.queries),
-        keys=_side(observation, layer.keys),
+        queries=sides.of(layer.queries),
+        keys=sides.of(layer.keys),
         weights=torch.from_numpy(np.stack(weights, 1).astype(np.float32)),
         key_cells=layer.keys.size,
         tokens=layer.tokens,
@@ -280,6 +281,22 @@ def place_weights(
     everything = np.ones(placement.grid.rows * placement.grid.columns, dtype=np.bool_)
     with relabelled(f"--query {query}", f"--target {target}"):
         return queries.weights(query, placement, everything, mask)
+
+
+class _Sides:
+    """The tokens of layouts; layers whose tokens lie alike share them."""
+
+    def __init__(self, observation: Observation) -> None:
+        self.observation = observation
+        self._found: dict[object, LayerTokens] = {}
+
+    def of(self, layout: Layout) -> LayerTokens:
+        """The tokens of a layout."""
+        cells, lattice = layout.cells, (layout.rows, layout.columns, layout.stride, layout.moments)
+        key = *lattice, layout.left, layout.top, cells.shape, cells.tobytes(), id(layout.cover)
+        if key not in self._found:
+            self._found[key] = _side(self.observation, layout)
+        return self._found[key]
 
 
 def _side(observation: Observation, layout: Layout) -> LayerTokens:

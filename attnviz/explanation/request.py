@@ -78,7 +78,11 @@ class Questions:
 
     def __post_init__(self) -> None:
         if self.smoothing is not None:
-            check_smoothing(self.methods, words=self.prompting is not None)
+            asked = self.prompting
+            relative = asked is not None and asked.baseline_prompt is not None
+            check_smoothing(
+                self.smoothing, self.methods, words=asked is not None, relative=relative
+            )
         check_threshold(self.threshold)
         check_request(
             self.methods,

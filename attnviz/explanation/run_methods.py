@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -53,6 +53,7 @@ from attnviz.explanation.words_asked import seen_rows
 from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import Query
 from attnviz.methods import DEFAULT, ENTERING, METHODS, Method, Need
+from attnviz.methods.bases import check_model
 from attnviz.models.targets import Target
 from attnviz.registry import complete
 from attnviz.statistics import MORE, STATISTICS, measure_all, more
@@ -136,7 +137,7 @@ class LayerQuery:
                     answers += self._answers(layer, number, of_layers[layer], len(questions))
                 last = self.queries[max(self.layers)][number]
                 questions.append(ResolvedQuestion(last, None if score is None else score.scored))
-        return self._explanation(questions, answers, self.layers)
+        return self._explanation(questions, answers, self.layers, readings)
 
     def _of_query(self, number: int, scored: Iterable[T]) -> list[T]:
         """What is scored for a query: all, or of words and objects the query itself."""
@@ -148,6 +149,7 @@ class LayerQuery:
         questions: Sequence[ResolvedQuestion],
         answers: Sequence[Answer],
         layers: Iterable[int],
+        readings: Mapping[int, LayerInput],
     ) -> Explanation:
         return Explanation(
             self.observation,
@@ -156,13 +158,8 @@ class LayerQuery:
             tuple(answers),
             self.settings,
             {layer: self.observation.more[layer] for layer in layers} if self._all else {},
-            self._high_norm() if self.entry.components else {},
+            _high_norms(readings) if self.entry.components else {},
         )
-
-    def _high_norm(self) -> dict[int, HighNorm]:
-        """Tokens of high norm of each layer whose tokens are known."""
-        found = {n: high_norm(reading) for n, reading in self._readings(None).items()}
-        return {number: each for number, each in found.items() if each is not None}
 
     def _answered_localized(
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
@@ -188,7 +185,7 @@ class LayerQuery:
             scored = None if score is None else score.scored
             questions.append(ResolvedQuestion(query, scored, _named(chosen)))
         layers = {head.layer for question in questions for head in question.localized}
-        return self._explanation(questions, answers, sorted(layers))
+        return self._explanation(questions, answers, sorted(layers), readings)
 
     def _candidates(
         self, readings: Mapping[int, LayerInput], scores: Sequence[Backward | None]
@@ -285,7 +282,7 @@ class LayerQuery:
         if "path gradient" in needs:
             return path_gradients(observation, target, tuple(self.layers), self.settings["steps"])
         if "token gradient" in needs:
-            return token_gradients(observation, target)
+            return token_gradients(observation, target, chain(*self.layers.values()))
         for need in needs:
             if need in ENTERING:
                 way, name = self._way(need)
@@ -324,6 +321,8 @@ class LayerQuery:
     def _components(self, reading: LayerInput, layer: int) -> _Found:
         """The maps of a layer's components; cells that are left out are NaN."""
         options = {option.name: self.settings[option.name] for option in self.entry.options}
+        if options.get("basis", "own") != "own":
+            check_model(options["basis"], self.observation.model.digests)
         found = self.entry(reading, **options)
         left_out = torch.isnan(found.maps)
         cells = reading.on_cells(found.maps.masked_fill(left_out, 0.0))
@@ -454,3 +453,9 @@ def _check_finite(observation: Observation, layer: int, maps: Tensor) -> None:
     raise RecordingError(
         f"{observation.picture.path}: the attention is not finite in {kind}; {advice}"
     )
+
+
+def _high_norms(readings: Mapping[int, LayerInput]) -> dict[int, HighNorm]:
+    """Tokens of high norm of each layer whose tokens are known."""
+    found = {number: high_norm(reading) for number, reading in readings.items()}
+    return {number: each for number, each in found.items() if each is not None}

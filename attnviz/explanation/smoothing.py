@@ -70,22 +70,31 @@ def parse_smoothing(
     return Smoothing("noise", int(noise[1]), SIGMA if sigma is None else sigma, seed)
 
 
-def check_smoothing(methods: Sequence[str], *, words: bool = False) -> None:
+def check_smoothing(
+    smoothing: Smoothing, methods: Sequence[str], *, words: bool = False, relative: bool = False
+) -> None:
     """Refuse to smooth what has no mean.
 
     Args:
+        smoothing: how maps are smoothed.
         methods: names of methods.
         words: whether the model is asked in words.
+        relative: whether maps are divided by those of another prompt.
 
     Raises:
-        UsageError: a method's maps have no mean, or they are of words.
+        UsageError: a method's maps have no mean, or noise has no place.
     """
     parts = next((name for name in methods if METHODS[name].components), None)
     if parts is not None:
         raise UsageError(
             f"--smooth: the parts of {parts} differ from run to run, and have no mean; leave it out"
         )
-    if words:
+    if words and smoothing.kind == "noise":
         raise UsageError(
-            "--smooth: with a prompt the model's own processor makes its input; leave it out"
+            "--smooth noise: with a prompt the model's own processor makes its input; take "
+            "--smooth flips"
+        )
+    if relative:
+        raise UsageError(
+            "--smooth: the maps of --baseline-prompt are ratios; leave one of them out"
         )

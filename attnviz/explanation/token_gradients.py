@@ -1,6 +1,6 @@
 """Goes back from a score to tokens: once, or in several runs of the model along a path."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,27 +56,32 @@ class PathGradients:
         return replace(reading, path=self.of_layers.get(number, ()))
 
 
-def token_gradients(observation: Observation, target: Target) -> TokenGradients:
-    """The gradient of a score at the tokens of every kept layer that is a block of a stack.
+def token_gradients(
+    observation: Observation, target: Target, layers: Iterable[int]
+) -> TokenGradients:
+    """The gradient of a score at the tokens of those of some layers that are blocks of a stack.
+
+    Only the asked layers are gone back to: of the last one that is a small part of the way.
 
     Raises:
         UsageError: the model ran without gradients, or has no such score.
         RecordingError: the score does not depend on these tokens.
     """
-    found: TokenGradients = once(observation, target, "tokens", _token_gradients)
+    asked = frozenset(layers)
+
+    def find(observation: Observation, run: Run, target: Target) -> TokenGradients:
+        scored = score_of(observation, run.output, target)
+        blocks = run.recording.blocks
+        numbers = sorted(blocks.keys() & observation.layers.keys() & asked)
+        tensors = [each for n in numbers for each in (blocks[n].input, blocks[n].output)]
+        slopes = torch.autograd.grad(scored.value, tensors, retain_graph=True, allow_unused=True)
+        if all(slope is None for slope in slopes):
+            raise RecordingError("the score does not depend on the tokens of any block")
+        each = iter([_with_gradient(*pair) for pair in zip(tensors, slopes, strict=True)])
+        return TokenGradients(alone(scored), {n: (next(each), next(each)) for n in numbers})
+
+    found: TokenGradients = once(observation, target, ("tokens", asked), find)
     return found
-
-
-def _token_gradients(observation: Observation, run: Run, target: Target) -> TokenGradients:
-    scored = score_of(observation, run.output, target)
-    blocks = run.recording.blocks
-    numbers = sorted(blocks.keys() & observation.layers.keys())
-    tensors = [each for n in numbers for each in (blocks[n].input, blocks[n].output)]
-    gradients = torch.autograd.grad(scored.value, tensors, retain_graph=True, allow_unused=True)
-    if all(gradient is None for gradient in gradients):
-        raise RecordingError("the score does not depend on the tokens of any block")
-    each = iter([_with_gradient(*pair) for pair in zip(tensors, gradients, strict=True)])
-    return TokenGradients(alone(scored), {n: (next(each), next(each)) for n in numbers})
 
 
 def _with_gradient(tokens: Tensor, gradient: Tensor | None) -> TokenGradient:

@@ -1,6 +1,6 @@
 """Lays tokens of one or more views of a picture, such as tiles and a thumbnail, onto its cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from attnviz.models.processor_places import PictureTensor
 Array = NDArray[np.float64]
 _ALIKE = 0.05
 """Tiles whose sides differ by a smaller share belong to one view."""
+_SAME = 0.1
+"""Views are the same if their sides lie no farther apart, as a share of a cell."""
 _ASTRAY = 0.3
 """The farthest that a token may lie from the middle of its cell, as a share of the cell."""
 
@@ -42,6 +44,15 @@ class View:
         height, width = layout.stride
         right, bottom = layout.left + layout.columns * width, layout.top + layout.rows * height
         return Box(layout.left, layout.top, right, bottom)
+
+    def is_like(self, other: "View") -> bool:
+        """Whether the other one has the same cells in the same part of the picture."""
+        mine, its = self.layout, other.layout
+        if (mine.rows, mine.columns, self.tiles) != (its.rows, its.columns, other.tiles):
+            return False
+        assert mine.stride is not None  # a lattice has one
+        apart = np.abs(np.subtract(self.box, other.box))
+        return bool((apart <= _SAME * min(mine.stride)).all())
 
 
 def places_of(call: AttentionCall, side: str, picture: PictureTensor) -> tuple[Array, Array]:
@@ -97,6 +108,24 @@ def views_of(places: Array, tiles: Array, picture: PictureTensor, whole: Box) ->
         extent = _around(boxes) if boxes else whole
         views.append(View(these, _layout(places, these, extent), max(1, len(numbers))))
     return views
+
+
+def numbered_views(
+    layers: Mapping[int, Sequence[View]],
+) -> tuple[tuple[View, ...], dict[int, dict[int, View]]]:
+    """The different views of all layers, and those of each layer by their numbers among them."""
+    found: list[View] = []
+    of_layers: dict[int, dict[int, View]] = {}
+    for layer, views in layers.items():
+        of_layers[layer] = {}
+        for view in views:
+            mine = of_layers[layer]
+            like = [n for n, each in enumerate(found) if n not in mine and view.is_like(each)]
+            if not like:
+                like = [len(found)]
+                found.append(view)
+            mine[like[0]] = view
+    return tuple(found), of_layers
 
 
 def layout_of(views: Sequence[View], tokens: int) -> Layout:

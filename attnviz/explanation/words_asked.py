@@ -1,17 +1,20 @@
 """Finds the words and tokens that queries name in a prompt and its answer."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnviz.errors import UsageError
 from attnviz.explanation.explanation import Explanation, SeenRow
 from attnviz.explanation.observation import Observation
-from attnviz.geometry.queries import OF_TEXT, Query
+from attnviz.explanation.view_layouts import View
+from attnviz.geometry.queries import OF_TEXT, Kind, Query
 from attnviz.models.targets import Target
-from attnviz.models.transcript import Transcript, named
+from attnviz.models.transcript import Transcript, Word, named
 
 _ON_PICTURE = ("mean", "point", "box", "mask")
 
@@ -36,11 +39,17 @@ def each_word(observation: Observation, queries: Sequence[Query]) -> list[Query]
                 f"--query words: the answer {text.answer!r} has no words; give token:N, with N "
                 f"from {text.prompt_tokens} to {text.tokens - 1}, or another --prompt"
             )
-        counts: dict[str, int] = {}
-        for word in text.words:
-            key = word.word.casefold()
-            counts[key] = counts.get(key, 0) + 1
-            found.append(Query("word", (float(counts[key]),), name=word.word))
+        found += word_queries(text.words)
+    return found
+
+
+def word_queries(words: Sequence[Word], kind: Kind = "word") -> list[Query]:
+    """A query for each word of an answer, or of a prompt: which of its name it is, from 1."""
+    counts: Counter[str] = Counter()
+    found = []
+    for word in words:
+        counts[word.word.casefold()] += 1
+        found.append(Query(kind, (float(counts[word.word.casefold()]),), name=word.word))
     return found
 
 
@@ -113,25 +122,35 @@ def seen_rows(observation: Observation, number: int, query: Query) -> list[SeenR
     has_text = len(words) == text.tokens
     if has_text:
         words[list(text.placeholders)] = False
+    massive = observation.massive.get(number)
+    sinks = None if massive is None else on_picture & massive.tokens
     found = []
     for row in rows:
-        views = []
-        for view in observation.views:
-            of_view = view.layout.summed(np.where(view.tokens, row, 0))
-            shape = view.layout.rows, view.layout.columns
-            views.append(of_view.astype(np.float32).reshape(shape))
-        image, of_text = (float(row[part].sum(dtype=np.float64)) for part in (on_picture, words))
-        found.append(SeenRow(image, of_text if has_text else math.nan, tuple(views)))
+        image, of_text, of_sinks = (
+            math.nan if part is None else float(row[part].sum(dtype=np.float64))
+            for part in (on_picture, words if has_text else None, sinks)
+        )
+        views = {n: _on_cells(row, view) for n, view in observation.views_of_layers[number].items()}
+        found.append(SeenRow(image, of_text, of_sinks, views))
     return found
 
 
+def _on_cells(row: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    """A row's weights on the cells of a view, (rows, columns)."""
+    found = view.layout.summed(np.where(view.tokens, row, 0))
+    return found.astype(np.float32).reshape(view.layout.rows, view.layout.columns)
+
+
 def mean_row(rows: Sequence[SeenRow]) -> SeenRow | None:
-    """The mean of where several rows go; None for none."""
+    """The mean of where several rows go; None for none. A row is 0 on a view that it cannot see."""
     if not rows:
         return None
-    image, text = np.mean([(row.image, row.text) for row in rows], 0)
-    views = tuple(np.mean(each, 0) for each in zip(*(row.views for row in rows), strict=True))
-    return SeenRow(float(image), float(text), views)
+    image, text, sinks = np.mean([(row.image, row.text, row.image_sinks) for row in rows], 0)
+    seen = sorted({number for row in rows for number in row.views})
+    views = {
+        n: np.sum([row.views[n] for row in rows if n in row.views], 0) / len(rows) for n in seen
+    }
+    return SeenRow(float(image), float(text), float(sinks), views)
 
 
 def relative(found: Explanation, baseline: Explanation) -> Explanation:

@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh
 from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput
@@ -11,6 +14,7 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.methods.bases import Basis, TokenSums, load_basis
 from attnviz.methods.rollout import of_itself
 
+Values = NDArray[np.float64]
 _ROUNDS, _STARTS = 200, 4
 _TINY = 1e-12
 
@@ -219,35 +223,35 @@ def _checked(
 
 
 def k_means(x: Tensor, count: int, seed: int) -> Tensor:
-    """The cluster of each of (n, features) points, (n,)."""
+    """The cluster of each of (n, features) points, (n,); all starts go on together."""
     generator = torch.Generator().manual_seed(seed)
-    best, least = torch.zeros(len(x), dtype=torch.long), torch.inf
-    for _ in range(_STARTS):
-        centres = _starts(x, count, generator)
-        places = torch.full((len(x),), -1)
-        for _ in range(_ROUNDS):
-            distances = torch.cdist(x, centres)
-            moved = distances.argmin(1)
-            if torch.equal(moved, places):
-                break
-            places = moved
-            member = torch.nn.functional.one_hot(places, count).to(x.dtype)  # (n, count)
-            sizes = member.sum(0)[:, None]
-            centres = torch.where(sizes > 0, member.T @ x / sizes.clamp_min(1), centres)
-        inertia = float((x - centres[places]).square().sum())
-        if inertia < least:
-            best, least = places, inertia
-    return best
+    points = x.numpy()
+    centres = np.concatenate([starts(x, count, generator).numpy() for _ in range(_STARTS)])
+    places = np.full((_STARTS, len(points)), -1)
+    for _ in range(_ROUNDS):
+        distances = (centres**2).sum(1)[:, None] - 2 * centres @ points.T  # less |x|²
+        moved = distances.reshape(_STARTS, count, -1).argmin(1)
+        if np.array_equal(moved, places):
+            break
+        places = moved
+        member = (places[:, None] == np.arange(count)[:, None]).astype(points.dtype)
+        member = member.reshape(len(centres), -1)  # (starts · count, n)
+        sizes = member.sum(1, keepdims=True)
+        centres = np.where(sizes > 0, member @ points / np.maximum(sizes, 1), centres)
+    each = zip(centres.reshape(_STARTS, count, -1), places, strict=True)
+    inertia = [float(((points - of_start[nearest]) ** 2).sum()) for of_start, nearest in each]
+    return torch.from_numpy(places[int(np.argmin(inertia))])
 
 
-def _starts(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def starts(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """First centres by k-means++: points far from those before are likelier."""
     chosen = [int(torch.randint(len(x), (1,), generator=generator))]
+    squares = (x - x[chosen[0]]).square().sum(1)
     while len(chosen) < count:
-        squares = torch.cdist(x, x[chosen]).amin(1).square()
         if float(squares.sum()) == 0:  # fewer different points than clusters
             squares = torch.ones_like(squares)
         chosen.append(int(torch.multinomial(squares, 1, generator=generator)))
+        squares = torch.minimum(squares, (x - x[chosen[-1]]).square().sum(1))
     return x[chosen].clone()
 
 
@@ -257,29 +261,61 @@ def factorise(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Hierarchical alternating least squares (Cichocki & Phan 2009), begun with the positive parts of
     the singular vectors (Boutsidis & Gallopoulos 2008), so that no chance plays a role.
     """
-    left, values, right = torch.linalg.svd(x, full_matrices=False)
-    above = left.clamp_min(0).norm(dim=0) * right.clamp_min(0).norm(dim=1)
-    below = left.clamp_max(0).norm(dim=0) * right.clamp_max(0).norm(dim=1)
-    signs = torch.where(above < below, -1.0, 1.0)
-    scale = values[:count].sqrt()
-    level = x.mean().sqrt() * 1e-2 + _TINY  # zeros would stay zeros
-    w = (left * signs)[:, :count].clamp_min(0) * scale + level
-    h = (right * signs[:, None])[:count].clamp_min(0) * scale[:, None] + level
+    values = x.numpy()
+    w, h = first_factors(values, count)  # (count, n), (count, features)
+    halves = _Half(w, h, values.T), _Half(h, w, values)
     for _ in range(_ROUNDS):
-        before = w.clone()
-        _sweep(w, x @ h.T, h @ h.T)
-        _sweep(h.T, x.T @ w, w.T @ w)
-        if float((w - before).norm()) <= 1e-4 * float(before.norm()):
+        step = w.copy()
+        for half in halves:
+            half.improve()
+        step -= w
+        if np.vdot(step, step) <= 1e-8 * np.vdot(w, w):
             break
-    length = h.norm(dim=1).clamp_min(_TINY)
-    return w * length, h / length[:, None]
+    length = np.maximum(np.linalg.norm(h, axis=1), _TINY)[:, None]
+    return torch.from_numpy((w * length).T), torch.from_numpy(h / length)
 
 
-def _sweep(w: Tensor, projected: Tensor, gram: Tensor) -> None:
-    """Improve each column of W in place, (n, count), by its exact minimum ≥ 0."""
-    for k in range(w.shape[1]):
-        step = (projected[:, k] - w @ gram[:, k]) / gram[k, k].clamp_min(_TINY)
-        w[:, k] = (w[:, k] + step).clamp_min(0)
+def first_factors(x: Values, count: int) -> tuple[Values, Values]:
+    """The first W, (count, n), and H, (count, features), of X (n, features)."""
+    wide = x.shape[0] < x.shape[1]
+    gram = x @ x.T if wide else x.T @ x
+    squares, near = eigh(gram, subset_by_index=[max(len(gram) - count, 0), len(gram) - 1])
+    lengths, near = np.sqrt(np.maximum(squares[::-1], 0)), near[:, ::-1].T
+    far = near @ (x if wide else x.T) / np.maximum(lengths, _TINY)[:, None]
+    pair = (near, far) if wide else (far, near)  # left and right singular vectors, as rows
+    above, below = (
+        np.multiply(*(np.linalg.norm(part(0, each), axis=1) for each in pair))
+        for part in (np.maximum, np.minimum)
+    )
+    sign, scale = np.where(above < below, -1.0, 1.0)[:, None], np.sqrt(lengths)[:, None]
+    level = np.sqrt(x.mean()) * 1e-2 + _TINY  # zeros would stay zeros
+    w, h = (np.maximum(each * sign, 0) * scale + level for each in pair)
+    return w, h
+
+
+class _Half:
+    """One of both factors, W (count, n), while the other, H (count, features), stays; X is given.
+
+    Arrays and their rows are made once: a round has some thirty short steps, and there are 200.
+    """
+
+    def __init__(self, w: Values, h: Values, x: Values) -> None:
+        self._h, self._x, self._w = h, x, w
+        self._projected, self._gram = np.empty_like(w), np.empty((len(w), len(w)))
+        self._diagonal = self._gram.reshape(-1)[:: len(w) + 1]
+        self._rows = list(zip(self._gram, self._projected, w, strict=True))
+
+    def improve(self) -> None:
+        """Set each row of W in place to its exact minimum ≥ 0."""
+        np.matmul(self._h, self._x, out=self._projected)
+        np.matmul(self._h, self._h.T, out=self._gram)
+        size = np.maximum(self._diagonal, _TINY)[:, None]
+        self._diagonal[:] = 0
+        self._gram /= size
+        self._projected /= size
+        for of_others, of_x, row in self._rows:
+            np.subtract(of_x, of_others.dot(self._w), out=row)
+            np.maximum(row, 0, out=row)
 
 
 def _at_least(x: Tensor, count: int) -> Tensor:

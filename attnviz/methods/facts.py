@@ -45,6 +45,14 @@ FACTS: tuple[Fact, ...] = (
         "token alone; ask from cls, or a lower layer",
         of_class=True,
     ),
+    Fact(
+        ("attcat", "input-gradient", "integrated-gradients"),
+        (),
+        (),
+        "{method} tells little of where an object is: tokens of it weigh hardly more than others; "
+        "for the object of a class ask --method relevance",
+        of_class=True,
+    ),
 )
 """All facts, of models with a class token; each is measured in the page."""
 

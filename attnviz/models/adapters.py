@@ -148,28 +148,38 @@ def find_base(spec: str, adapter: Adapter, given: str | None) -> str:
 
 
 @torch.no_grad()
-def merge(spec: str, adapter: Adapter, whole: nn.Module) -> str:
+def merge(spec: str, adapter: Adapter, whole: nn.Module, *, heads: bool = False) -> str:
     """Merge an adapter into its model, in place; returns a note for the user.
+
+    The tensors of a class head are loaded with the base's weights, unless `heads` is True.
 
     Raises:
         ModelError: something of it has no place in the model.
     """
     modules = dict(whole.named_modules())
     for name, change in adapter.changes.items():
-        weight: Any = getattr(_module(spec, modules, name), "weight", None)
+        module = _module(spec, modules, name)
+        weight: Any = getattr(module, "weight", None)
         try:
-            weight += change.of(weight, transposed=adapter.transposed)
+            _put(module, "weight", weight + change.of(weight, transposed=adapter.transposed))
         except (ValueError, AttributeError, TypeError) as error:
             raise ModelError(f"{spec}: its matrices of {name} do not fit: {error}") from error
     for name, tensor in adapter.tensors.items():
-        if name in adapter.head:
-            continue  # is loaded with the base's weights
+        if name in adapter.head and not heads:
+            continue
         owner, _, leaf = name.rpartition(".")
-        place: Any = getattr(_module(spec, modules, owner), leaf, None)
+        module = _module(spec, modules, owner)
+        place: Any = getattr(module, leaf, None)
         if not isinstance(place, Tensor) or place.shape != tensor.shape:
             raise ModelError(f"{spec}: its {name}, {size(tensor)}, has no place in its base")
-        place.copy_(tensor)
+        _put(module, leaf, tensor.to(place))
     return f"LoRA of {len(adapter.changes)} layers is merged"
+
+
+def _put(module: nn.Module, name: str, value: Tensor) -> None:
+    """Give a module a weight of its own, also where another module had the same one (tied)."""
+    of_weights = isinstance(getattr(module, name), nn.Parameter)
+    setattr(module, name, nn.Parameter(value, requires_grad=False) if of_weights else value)
 
 
 def _module(spec: str, modules: Mapping[str, nn.Module], name: str) -> nn.Module:
@@ -184,7 +194,8 @@ def _module(spec: str, modules: Mapping[str, nn.Module], name: str) -> nn.Module
         own
         for own in modules
         if own and (f".{name}".endswith(f".{own}") or own.endswith(f".{name}"))
-    ]
+    ]  # an older release of transformers had the same modules in another order
+    alike = alike or [own for own in modules if sorted(own.split(".")) == sorted(name.split("."))]
     if len(alike) > 1:
         longest = max(map(len, alike))
         alike = [own for own in alike if len(own) == longest]

@@ -123,12 +123,7 @@ def load(request: ModelRequest) -> Model:
             lambda: measured(request.spec, extractor_of(library, name, revision)),
         )
     if request.head == "words":
-        if adapter is not None:
-            raise ModelError(
-                f"{request.spec}: an adapter is not merged into a model with words; save the "
-                "result of PEFT's merge_and_unload(), and give that folder"
-            )
-        return load_words(request, library, config, (name, revision))
+        return load_words(request, library, config, (name, revision), adapter)
     checkpoint = Checkpoint(library, config, processing, None, adapter=adapter, sound=sound)
     _check_kind(request.spec, checkpoint)
     if adapter is not None and (of_classes := adapter.head.get("classifier.weight")) is not None:

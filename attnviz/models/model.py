@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from attnviz.io.ranges import FULL
 from attnviz.models.clip_input import ClipInput
 from attnviz.models.laying import for_channels, lay_in
 from attnviz.models.sound_input import SoundInput
+from attnviz.models.weights import digests_of
 from attnviz.models.words import WordInput
 
 LUMA = (0.299, 0.587, 0.114)
@@ -199,6 +201,11 @@ class Model:
         values = seen.pixels if bands is None or bands.shape[2] != self.channels else bands
         mean, _ = self.statistics(values.shape[2])
         return lay_in(values, placement, mean.tolist(), self.resample)
+
+    @cached_property
+    def digests(self) -> frozenset[str]:
+        """A digest of each parameter; they tell whether two models have the same weights."""
+        return digests_of(self.module)
 
     def blank_picture(self, placement: Placement) -> LaidPicture:
         """A laid picture without anything on it."""

@@ -1,6 +1,7 @@
 """Weights in memory: number types, devices, and parameters drawn from a seed."""
 
 import contextlib
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,21 @@ def few(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:
 def is_finite(tensor: Tensor) -> bool:
     """Whether no number of a tensor is NaN or infinite; a finite sum proves it quickly."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def digests_of(module: nn.Module) -> frozenset[str]:
+    """A digest of each parameter: of its shape and up to some 4096 of its numbers, as bfloat16.
+
+    So they are the same for the number types float32 and bfloat16, and on every device.
+    """
+    found = set()
+    for parameter in module.state_dict().values():
+        if isinstance(parameter, Tensor) and parameter.is_floating_point():
+            flat = parameter.detach().flatten()
+            some = flat[:: -(-len(flat) // 4096) or 1].to("cpu", torch.bfloat16)
+            text = str(tuple(parameter.shape)).encode() + some.view(torch.int16).numpy().tobytes()
+            found.add(hashlib.sha256(text).hexdigest()[:16])
+    return frozenset(found)
 
 
 _SCALE = re.compile(r"(norm\w*\.weight|\.gamma)$")

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from attnviz.errors import ModelError, UsageError
+from attnviz.models.adapters import Adapter, merge
 from attnviz.models.auto_classes import class_of
 from attnviz.models.checkpoints import Filling, read_checkpoint
 from attnviz.models.failures import tried
@@ -24,9 +25,15 @@ _AUTOS = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
 
 
 def load_words(
-    request: ModelRequest, library: Any, config: Any, named: tuple[str, str | None]
+    request: ModelRequest,
+    library: Any,
+    config: Any,
+    named: tuple[str, str | None],
+    adapter: Adapter | None = None,
 ) -> Model:
     """A model that answers in words, by its config; `named` are its name and revision.
+
+    An adapter is merged into its weights.
 
     Raises:
         ModelError: it does not, its processor cannot be read, or its weights are incomplete.
@@ -49,6 +56,8 @@ def load_words(
         )
     library.logging.disable_progress_bar()  # local files load at once
     module, filling, notes = tried(spec, name, lambda: _module(request, kind, config, named))
+    if adapter is not None and not request.random_weights:
+        notes = (*notes, merge(spec, adapter, module, heads=True))
     with contextlib.suppress(OSError):  # without one, the config's numbers hold
         module.generation_config = library.GenerationConfig.from_pretrained(name, revision=revision)
     device, dtype = find_device(request.device), DTYPES[request.dtype]

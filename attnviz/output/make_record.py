@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 
 from attnviz.drawing.scale import Range
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.layers import Layer
 from attnviz.explanation.naming import others_in_words
 from attnviz.explanation.object_regions import ObjectRegion
-from attnviz.explanation.observation import Observation
-from attnviz.explanation.query_weights import class_token_of
 from attnviz.explanation.smoothing import Smoothing
 from attnviz.geometry.detections import DetectedObject
-from attnviz.geometry.grid import Layout
 from attnviz.geometry.queries import OF_TEXT, Query
 from attnviz.geometry.sound_axes import SoundAxes
 from attnviz.geometry.tiling import TilePlan
@@ -33,10 +29,9 @@ from attnviz.output.record_info import (
     readable,
     text_info,
 )
+from attnviz.output.record_tokens import high_norm_info, layer_info, visual_sinks
 from attnviz.output.record_views import fields_of_view, views_of
-from attnviz.statistics import More
 from attnviz.statistics.maps import describe, of_object
-from attnviz.statistics.tokens import HighNorm, Token
 
 
 def make_record(
@@ -90,18 +85,19 @@ def make_record(
         ],
         animation=animation,
         blends=list(blends) or None,
-        layers=[_layer(observation, number, more) for number, more in explanation.more.items()]
+        layers=[layer_info(observation, number, more) for number, more in explanation.more.items()]
         or None,
         views=views_of(explanation),
         high_norm=[
             records.LayerHighNorm(
                 layer=number, median=each.median, limit=each.limit,
-                tokens=_high_norm(observation, observation.layers[number], each),
+                tokens=high_norm_info(observation, observation.layers[number], each),
             )
             for number, each in explanation.high_norm.items()
             if each.tokens
         ]
         or None,
+        visual_sinks=visual_sinks(observation, explanation.layers) or None,
     )  # fmt: skip
 
 
@@ -135,6 +131,7 @@ def _head(
         points=_points(answer),
         image_mass=None if answer.row is None else answer.row.image,
         text_mass=None if answer.row is None else answer.row.text,
+        image_sink_mass=None if answer.row is None else answer.row.image_sinks,
         component=answer.component,
         share=answer.share,
         **fields_of_view(explanation, answer),
@@ -183,54 +180,6 @@ def _rank(explanation: Explanation, answer: Answer) -> int | None:
         return None
     heads = [(each.layer, each.head) for each in explanation.questions[answer.question].localized]
     return 0 if answer.head is None else 1 + heads.index((answer.layer, answer.head))
-
-
-def _layer(observation: Observation, number: int, more: More) -> records.LayerInfo:
-    """Numbers that compare the heads or the tokens of one layer."""
-    layer, norms = observation.layers[number], more.high_norm
-    high: dict[str, Any] = {}
-    if norms is not None:
-        found = _high_norm(observation, layer, norms)
-        high = {"high_norm": found, "norm_median": norms.median, "norm_limit": norms.limit}
-    return records.LayerInfo(
-        layer=number,
-        cosine=more.cosine.tolist(),
-        jensen_shannon=more.jensen_shannon.tolist(),
-        sinks=[
-            records.Sink(
-                head=token.head,
-                received=token.value,
-                **_token(observation, layer, layer.keys, token),
-            )
-            for token in more.sinks
-            if token.head is not None
-        ],
-        **high,
-    )
-
-
-def _high_norm(
-    observation: Observation, layer: Layer, norms: HighNorm
-) -> list[records.HighNormToken]:
-    return [
-        records.HighNormToken(norm=token.value, **_token(observation, layer, layer.queries, token))
-        for token in norms.tokens
-    ]
-
-
-def _token(observation: Observation, layer: Layer, layout: Layout, token: Token) -> dict[str, Any]:
-    """The kind and number of a token, and the middle of its cell if that lies on the picture."""
-    info: dict[str, Any] = {
-        "token": token.token,
-        "kind": token.kind(class_token=class_token_of(observation, layer)),
-        "window": token.window if layout.windows > 1 else None,
-    }
-    if token.cell >= 0:
-        view, cell = divmod(token.cell, layout.rows * layout.columns)
-        row, column = divmod(cell, layout.columns)
-        if observation.drawn_on(layout)[view, row, column]:
-            info["x"], info["y"] = observation.placed(layout).visible_centre(row, column)
-    return info
 
 
 def _tokens(explanation: Explanation, answer: Answer) -> record_parts.Tokens:

@@ -101,6 +101,11 @@ def text_info(observation: Observation) -> record_parts.TextInfo | None:
             )
             for word in text.words
         ],
+        image_layer=observation.image_layer,
+        layers=[
+            record_parts.LayerMass(layer=number, image_mass=mass)
+            for number, mass in observation.image_mass.items()
+        ],
     )
 
 

@@ -57,7 +57,8 @@ class ViewInfo(RecordPart):
     """A view: one grid over one part of the picture, `x0` to `y1`, that the model saw.
 
     A view of a clip is of the kind `frames`, and covers its frames `frame0` to `frame1`. A view of
-    the kind `tiles` is put together from so many tiles of the picture.
+    the kind `tiles` is put together from so many tiles of the picture. With a prompt, `layers` are
+    the layers whose words attend to it; it is present if they differ from view to view.
     """
 
     view: int
@@ -71,6 +72,7 @@ class ViewInfo(RecordPart):
     frame0: int | None = None
     frame1: int | None = None
     tiles: int | None = None
+    layers: list[int] | None = None
 
 
 class WordInfo(RecordPart):
@@ -87,13 +89,22 @@ class WordInfo(RecordPart):
     logprob: Maybe = None
 
 
+class LayerMass(RecordPart):
+    """The share of attention on the picture in one layer: mean over heads and words."""
+
+    layer: int
+    image_mass: Number
+
+
 class TextInfo(RecordPart):
     """Prompt and answer of a model that answers in words.
 
     `agrees` says whether the recorded run predicts every token that was generated; it is null for a
     given answer. `cut` says whether the answer goes on behind the last word. `baseline_prompt` is
-    present if maps are divided by those after this other prompt. `learned_queries` is present if
-    words see the picture through so many learned queries alone.
+    present if maps are divided by those after this other prompt. `layers` says how much each drawn
+    layer looks at the picture while it says the words, and `image_layer` which does so most; it is
+    null if none stands out. `learned_queries` is present if words see the picture through so many
+    learned queries alone.
     """
 
     prompt: str
@@ -105,6 +116,8 @@ class TextInfo(RecordPart):
     agrees: bool | None = None
     cut: bool = False
     words: list[WordInfo]
+    image_layer: int | None = None
+    layers: list[LayerMass] = Field(default_factory=list)
 
 
 class AnimationInfo(RecordPart):

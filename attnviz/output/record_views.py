@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from attnviz.explanation.explanation import Answer, Explanation
-from attnviz.explanation.view_layouts import View
+from attnviz.explanation.observation import Observation
 from attnviz.output.record_parts import ViewInfo, ViewMoment
 
 
@@ -13,12 +13,12 @@ def views_of(explanation: Explanation) -> list[ViewInfo] | None:
     """The views of all maps; None if all of them show one grid over one picture."""
     clip = explanation.observation.clip
     if explanation.observation.text is not None:
-        return [_info(number, view) for number, view in enumerate(explanation.observation.views)]
+        return _views_of_words(explanation.observation)
     found: dict[tuple[Any, ...], ViewInfo] = {}
     for answer in explanation.answers:
         left, top, right, bottom = answer.placement.source
         rows, columns = answer.values.shape
-        frames = {}
+        frames: dict[str, Any] = {}
         if clip is not None:
             first, last = (clip.frames[n].number for n in (answer.frames[0], answer.frames[-1]))
             frames = {"frame0": first, "frame1": last}
@@ -30,15 +30,21 @@ def views_of(explanation: Explanation) -> list[ViewInfo] | None:
     return list(found.values()) if clip is not None or len(found) > 1 else None
 
 
-def _info(number: int, view: View) -> ViewInfo:
-    """A view of the picture that words attend to."""
-    left, top, right, bottom = view.box
-    several = view.tiles > 1
-    return ViewInfo(
-        view=number, kind="tiles" if several else "whole", rows=view.layout.rows,
-        columns=view.layout.columns, x0=left, y0=top, x1=right, y1=bottom,
-        tiles=view.tiles if several else None,
-    )  # fmt: skip
+def _views_of_words(observation: Observation) -> list[ViewInfo]:
+    """The views of the picture that words attend to; with their layers if these differ."""
+    seen = observation.views_of_layers
+    differ = len({tuple(each) for each in seen.values()}) > 1
+    found = []
+    for number, view in enumerate(observation.views):
+        left, top, right, bottom = view.box
+        several, layers = view.tiles > 1, [n for n, views in seen.items() if number in views]
+        info = ViewInfo(
+            view=number, kind="tiles" if several else "whole", rows=view.layout.rows,
+            columns=view.layout.columns, x0=left, y0=top, x1=right, y1=bottom,
+            tiles=view.tiles if several else None, layers=layers if differ else None,
+        )  # fmt: skip
+        found.append(info)
+    return found
 
 
 def fields_of_view(explanation: Explanation, answer: Answer) -> dict[str, Any]:

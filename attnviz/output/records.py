@@ -115,8 +115,9 @@ class Head(RecordPart):
     `view_mass` is the share of the query's attention in it. `component` and `share` are present for
     methods of components: its number from 1, and what it explains of the variance (`pca`), of the
     tokens (`clusters`) or of all weights (`factors`). `view` is present if `views` is. With a
-    prompt, `image_mass` is the share of a row's attention on tokens of the picture, and `text_mass`
-    that on tokens of text but the first; null where a layer sees no text. The
+    prompt, `image_mass` is the share of a row's attention on tokens of the picture, `text_mass`
+    that on tokens of text but the first, null where a layer sees no text, and `image_sink_mass`
+    that on visual sinks, null where words look across to an encoder. The
     numbers of the table `MORE` are present if they were computed (`--stats all`), and null if they
     are not defined. Numbers that other packages add to `STATISTICS` and `MORE` follow the declared
     fields.
@@ -148,6 +149,7 @@ class Head(RecordPart):
     points: list[PointInfo] | None = None
     image_mass: Maybe = None
     text_mass: Maybe = None
+    image_sink_mass: Maybe = None
     view: int | None = None
     moment: ViewMoment | None = None
     view_mass: Maybe = None
@@ -196,6 +198,14 @@ class LayerHighNorm(RecordPart):
     tokens: list[HighNormToken]
 
 
+class LayerVisualSinks(RecordPart):
+    """The picture's tokens in one layer that are sinks: by massive activations in `dimensions`."""
+
+    layer: int
+    dimensions: list[int]
+    tokens: list[TokenInfo]
+
+
 class LayerInfo(RecordPart):
     """Numbers that compare the heads or the tokens of one layer.
 
@@ -226,6 +236,7 @@ OF_VIEWS = ("view", "moment", "view_mass")
 """Fields of a map about its view; `moment` becomes the columns `frame` and `time`."""
 _OPTIONAL = (
     *("rank", "query", "target", "scale", "file", "points", "image_mass", "text_mass"),
+    "image_sink_mass",
     *("component", "share", *OF_VIEWS),
 )
 """Fields of a map that are left out if they do not apply."""
@@ -245,7 +256,8 @@ class Record(RecordPart):
     then means over tiles, and the maps and their numbers are those of the joined maps. `views` is
     present if maps lie on several grids, or if the model saw several frames of a clip at once. With
     a prompt, `text` has it and the answer, and `views` are the parts of the picture that the words
-    attend to, of which a map is put together.
+    attend to, of which a map is put together; `visual_sinks` are those of their layers, if there
+    are any.
     """
 
     schema_: Literal["attnviz/1"] = "attnviz/1"
@@ -269,6 +281,7 @@ class Record(RecordPart):
     layers: list[LayerInfo] | None = None
     views: list[ViewInfo] | None = None
     high_norm: list[LayerHighNorm] | None = None
+    visual_sinks: list[LayerVisualSinks] | None = None
 
     def data(self) -> dict[str, Any]:
         """As plain data, `schema` first; parts that do not apply are left out."""
@@ -283,17 +296,20 @@ class Record(RecordPart):
         if data["text"] is not None:
             data["text"] = without_missing(data["text"], ("baseline_prompt", "learned_queries"))
         data["tokens"] = without_missing(data["tokens"], ("grids",))
+        for layer in data["visual_sinks"] or ():
+            layer["tokens"] = [defined(token) for token in layer["tokens"]]
         parts = without_missing(
             data,
             (
                 *("moment", "tiles", "preprocessing", "query", "options", "target", "localized"),
                 *("animation", "blends", "views", "text", "high_norm", "smoothing"),
+                "visual_sinks",
             ),
         )
         return {"schema": self.schema_, **parts, "heads": heads, **layers}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row per map: `map.peak_x` becomes `map_peak_x`; the picture, or frame, is first.
+        """A flat row per map: `map.peak_x` becomes `map_peak_x`; picture, prompt, frame first.
 
         All rows have the same columns. If maps differ in their query or target, or look from an
         object, its columns are among them.
@@ -307,6 +323,7 @@ class Record(RecordPart):
         moment = {} if self.moment is None else self.moment.model_dump(include={"frame", "time"})
         heads = [{**(head.pop("moment", None) or {}), **head} for head in heads]
         heads = [{key: head[key] for key in head if key not in LISTS} for head in heads]
-        rows = [{"image": self.image.path, **moment, **flat(head)} for head in heads]
+        asked = {} if self.text is None else {"prompt": self.text.prompt}
+        rows = [{"image": self.image.path, **asked, **moment, **flat(head)} for head in heads]
         columns = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in columns} for row in rows]

@@ -273,7 +273,8 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
     `drawn`: `layer00` (heads, rows, columns), `layer00_heads`, `layer00_drawn`. Of localized heads
     each map has its own array, `map00` (rows, columns) and `map00_drawn`; `layers`, `heads` and,
     with several questions, `questions` have a number for each map. With a prompt `maps_view0` …
-    (maps, rows, columns) are the weights on each view of the picture as they are.
+    (maps, rows, columns) are the weights on each view of the picture as they are; if layers differ
+    in their views, `maps_view0_of` … are the numbers of these maps among all.
 
     Raises:
         OutputError: the file cannot be written.
@@ -294,9 +295,7 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
             arrays[name] = maps.reshape(*several, len(heads), *maps.shape[1:])
             arrays[f"{name}_heads"] = _head_numbers(heads)
             arrays[f"{name}_drawn"] = answers[0].drawn
-    rows = [answer.row for answer in explanation.answers if answer.row is not None]
-    for view in range(len(rows[0].views) if rows else 0):
-        arrays[f"maps_view{view}"] = np.stack([row.views[view] for row in rows])
+    arrays |= _on_views(explanation)
     questions = explanation.questions
     if len(questions) > 1:
         arrays["queries"] = np.array([str(question.query) for question in questions])
@@ -304,6 +303,18 @@ def write_maps(explanation: Explanation, folder: Path) -> Path:
         arrays |= {"targets": np.array(scored)} if scored else {}
     data = encoding.as_npz(**arrays)
     return whole_files.write_whole(whole_files.make_folder(folder) / whole_files.MAPS, data)
+
+
+def _on_views(explanation: Explanation) -> dict[str, NDArray[Any]]:
+    """The weights on each view of the picture, with a prompt."""
+    rows = [answer.row for answer in explanation.answers if answer.row is not None]
+    arrays: dict[str, NDArray[Any]] = {}
+    for view in sorted({number for row in rows for number in row.views}):
+        these = [n for n, row in enumerate(rows) if view in row.views]
+        arrays[f"maps_view{view}"] = np.stack([rows[n].views[view] for n in these])
+        if len(these) < len(rows):
+            arrays[f"maps_view{view}_of"] = np.array(these)
+    return arrays
 
 
 def _single_maps(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:

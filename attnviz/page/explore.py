@@ -16,17 +16,20 @@ from attnviz.attention.sweep import Progress
 from attnviz.drawing.overlay import colour_table
 from attnviz.errors import UsageError
 from attnviz.explanation.observation import Observation
-from attnviz.explanation.query_weights import objects_asked, read, resolve, token_weights
+from attnviz.explanation.query_weights import objects_asked, read
 from attnviz.geometry import queries
-from attnviz.geometry.queries import Query
+from attnviz.geometry.detections import THRESHOLD, check_threshold
 from attnviz.io.picture import Picture, with_pixels
 from attnviz.models import find_path
 from attnviz.output import encoding, whole_files
 from attnviz.output.record_info import check_info, image_info, model_info, readable
 from attnviz.output.schema import tidy
 from attnviz.output.write_pictures import Drawing
-from attnviz.page.page_heads import choose
+from attnviz.page.page_heads import OfLayers, choose
 from attnviz.page.page_layers import Packed, Size, ends, pack_layer, pack_rollouts, questions
+from attnviz.page.page_start import start
+from attnviz.page.page_tokens import objects_data
+from attnviz.page.page_words import PageWord, text_data, words_of
 from attnviz.statistics import STATISTICS
 
 SCHEMA = "attnviz/explore/1"
@@ -82,11 +85,13 @@ class Page:
             _count(heads, "head"),
             "rollout" if self.about["rollout"]["ends"] else "no rollout",
         ]
+        if self.about["text"] is not None:
+            lines[-1] = _count(len(self.about["text"]["words"]), "word")
         return ", ".join(lines)
 
     def summary(self, file: str) -> dict[str, Any]:
         """The page's JSON object for `--json`."""
-        about = self.about
+        about, text = self.about, self.about["text"]
         return {
             "schema": about["schema"],
             "file": readable(file),
@@ -97,6 +102,7 @@ class Page:
                 for layer in about["layers"]
             ],
             "rollout": [end["layer"] for end in about["rollout"]["ends"]],
+            **({} if text is None else {name: text[name] for name in ("prompt", "answer")}),
         }
 
 
@@ -106,11 +112,14 @@ def explore(
     layers: str = "all",
     heads: str = "all",
     query: str = "auto",
+    threshold: float = THRESHOLD,
     localized: int = 3,
     drawing: Drawing | None = None,
     progress: Progress | None = None,
 ) -> Page:
     """An interactive page of one picture: where every head looks from every token.
+
+    Of a model that answers in words, it shows where every head looks from each word.
 
     The page is one file with all its data, and makes no network requests. Equal observations give
     equal pages.
@@ -125,13 +134,15 @@ def explore(
             3 most localized heads of these layers, of all layers those of the upper half.
         localized: how many of the most localized heads for the first query are marked; the page
             opens on the first of them. 0 marks none.
-        query: the first query: `auto`, `cls`, `registerN`, `mean`, `pool` or `X,Y`.
+        query: the first query: `auto`, `cls`, `registerN`, `mean`, `pool`, `X,Y` or `object:cat`;
+            with a prompt `word:cat` or `prompt:cat`, by default the first word of the answer.
+        threshold: objects of a higher score have a box to choose.
         drawing: the first settings of the view; its format is not used.
         progress: is called with (finished query rows, all query rows).
 
     Raises:
         UsageError: an option cannot be read, or names a layer, head or query that does not exist;
-            or the model saw a clip, or answered in words.
+            or the model saw a clip, or its answer has no words.
         RecordingError: the attention is not finite.
         OutputError: the page would be larger than 50 MB.
     """
@@ -140,16 +151,17 @@ def explore(
             f"{observation.picture.name} is a clip, and a page shows one picture; give `attnviz "
             "video`"
         )
-    if observation.text is not None:
-        raise UsageError(
-            f"{observation.model.spec} answers in words, and a page shows none; give `attnviz show`"
-        )
+    check_threshold(threshold, "threshold")
     drawing = drawing or Drawing()
     chosen = sorted(observation.calls.choose(layers))
     observation.require(chosen)
     asked = queries.parse(query)
     if asked.kind == "object":  # the best one of a label
         query = str(objects_asked(observation, asked, chosen, 0.0)[0])
+
+    def size_of(found: OfLayers) -> Size:
+        return Size(observation, found, LIMIT, len(words_of(observation, found, asked)[0]))
+
     of_layers, marked = choose(
         observation,
         chosen,
@@ -157,30 +169,45 @@ def explore(
         heads=heads,
         query=query,
         count=localized,
-        check=lambda found: Size(observation, found, LIMIT).check(),
+        check=lambda found: size_of(found).check(),
     )
-    chosen = list(of_layers)
-    about = _about(observation, drawing)
-    last = chosen[-1]
+    words, no_prompt = words_of(observation, of_layers, asked)
+    last = max(of_layers)
     first = (marked[0].layer, marked[0].head) if marked else (last, of_layers[last][0])
-    about["start"] = start(observation, *first, query, drawing)
+    about = _about(observation, drawing)
+    about["start"] = start(observation, first, query, drawing, words)
     about["localized"] = [{**asdict(each), "score": tidy(each.score)} for each in marked]
-    rolled, why = ends(observation, chosen)
-    size = Size(observation, of_layers, LIMIT)
-    weights_asked = {number: questions(observation, number) for number in chosen}
-    needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
-    readings = read(observation, needed, weights_asked, progress)
-    packed = []
-    for number in chosen:
-        packed.append(pack_layer(observation, number, readings[number], of_layers[number]))
-        size.check(packed)
-    rollouts = pack_rollouts(observation, readings, rolled)
+    about["text"] = text_data(observation, words, no_prompt)
+    about["objects"] = objects_data(observation, list(of_layers), threshold)
+    size = size_of(of_layers)
+    packed, rollouts, why = _packed(observation, of_layers, words, size, progress)
     about["layers"] = [each.description for each in packed]
     about["rollout"] = {"ends": [each.description for each in rollouts], "why": why}
     text = _html(observation, about, [*packed, *rollouts])
     page = Page(text, about, described(observation))
     size.check_whole(page.bytes)
     return page
+
+
+def _packed(
+    observation: Observation,
+    of_layers: OfLayers,
+    words: Sequence[PageWord],
+    size: Size,
+    progress: Progress | None,
+) -> tuple[list[Packed], list[Packed], str | None]:
+    """The layers of the page, its rollouts, and why there are no more of these."""
+    chosen = list(of_layers)
+    rolled, why = ([], "this file has the rows of words alone") if words else \
+        ends(observation, chosen)  # fmt: skip
+    weights_asked = {number: questions(observation, number) for number in chosen}
+    needed = sorted({*chosen, *range(max(rolled, default=-1) + 1)})
+    readings = read(observation, needed, weights_asked, progress)
+    packed: list[Packed] = []
+    for number in chosen:
+        packed.append(pack_layer(observation, number, readings[number], of_layers[number], words))
+        size.check(packed)
+    return packed, pack_rollouts(observation, readings, rolled), why
 
 
 def _html(observation: Observation, about: dict[str, Any], packed: Sequence[Packed]) -> str:
@@ -219,45 +246,6 @@ def _photo(picture: Picture) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=_QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def start(
-    observation: Observation, number: int, head: int, query: str, drawing: Drawing
-) -> dict[str, Any]:
-    """The first view: a head of a layer, looking from a query.
-
-    Raises:
-        UsageError: the query is not a single token, or the layer does not have it.
-    """
-    parsed = queries.parse(query)
-    if parsed.kind in ("box", "mask", "objects"):
-        raise UsageError(
-            f"--query {parsed}: a page looks from single tokens; give X,Y, mean, cls or registerN"
-        )
-    (resolved,) = resolve(observation, parsed, [number])
-    return {
-        "layer": number,
-        "head": head,
-        "query": _place(observation, number, resolved),
-        "scale": drawing.scale,
-        "alpha": drawing.alpha,
-        "interpolation": drawing.interpolation,
-    }
-
-
-def _place(observation: Observation, number: int, query: Query) -> dict[str, Any]:
-    """A resolved query in the page's form."""
-    if query.kind in ("mean", "pool"):
-        return {"kind": query.kind}
-    layout = observation.layers[number].queries
-    token = int(token_weights(observation, observation.layers[number], query, None).argmax())
-    cell = int(layout.cells.ravel()[token])
-    if cell < 0 and layout.windows > 1:  # an object query that samples points of its own
-        return {"kind": "pool"}
-    if cell >= 0:
-        row, column = divmod(cell, layout.columns)
-        return {"kind": "cell", "row": row, "column": column}
-    return {"kind": "prefix", "index": int((layout.cells[0, :token] < 0).sum())}
 
 
 def described(observation: Observation) -> dict[str, Any]:

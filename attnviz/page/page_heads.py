@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from attnviz.errors import AttnvizError
 from attnviz.explanation.explain_observation import rank_heads
 from attnviz.explanation.explanation import LocalizedHead
@@ -44,7 +46,7 @@ def choose(
         of_layers = {number: _heads(observation, wanted, number) for number in numbers}
         check(of_layers)
         return of_layers, _marked(observation, among, query, count, of_layers)
-    ranked = rank_heads(observation, query=query, layers=among, heads=heads)[0]
+    ranked = _ranked(observation, query=query, layers=among, heads=heads)
     marked = list(ranked[: wanted.count])
     places = sorted((each.layer, each.head) for each in marked)
     of_layers = {n: tuple(head for layer, head in places if layer == n) for n, _ in places}
@@ -70,8 +72,24 @@ def _marked(
     if not count or len(observation.calls.drawn) < 2:
         return []
     try:
-        ranked = rank_heads(observation, query=query, layers=among)[0]
+        ranked = _ranked(observation, query=query, layers=among)
     except AttnvizError:  # such as a query that an upper layer does not have
         return []
     on_page = [e for e in ranked if e.head in heads[e.layer] and math.isfinite(e.score)]
     return on_page[:count] if len(on_page) > count else []
+
+
+def _ranked(observation: Observation, **question: str) -> list[LocalizedHead]:
+    """The heads for the first query; for all words of an answer, by the mean of their scores."""
+    of_each = rank_heads(observation, **question)
+    if len(of_each) == 1:
+        return list(of_each[0])
+    scores: dict[tuple[int, int], list[float]] = {}
+    for each in (each for ranked in of_each for each in ranked):
+        scores.setdefault((each.layer, each.head), []).append(each.score)
+    means = {
+        place: float(np.mean(finite)) if len(finite := np.array(of)[np.isfinite(of)]) else math.inf
+        for place, of in scores.items()
+    }
+    order = sorted(means, key=lambda place: (means[place], place))
+    return [LocalizedHead(layer, head, means[layer, head]) for layer, head in order]

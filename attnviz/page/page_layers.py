@@ -20,7 +20,15 @@ from attnviz.geometry.queries import Query
 from attnviz.methods.rollout import fuse, of_itself
 from attnviz.output.schema import tidy
 from attnviz.page.page_tokens import PageTokens, side_of
-from attnviz.page.page_weights import PackedBlock, byte_count, encode, in_bytes, pack
+from attnviz.page.page_weights import (
+    PackedBlock,
+    byte_count,
+    encode,
+    encode_rows,
+    in_bytes,
+    pack,
+)
+from attnviz.page.page_words import PageWord, mean_of_answer, word_rows
 from attnviz.statistics import measure
 
 MEAN = Query("mean")
@@ -42,7 +50,12 @@ class Packed:
 
 
 def questions(observation: Observation, number: int) -> tuple[Query, ...]:
-    """The averages of a layer beside its rows: over all queries, and over those on the picture."""
+    """The averages of a layer beside its rows: over all queries, and over those on the picture.
+
+    Of a model that answers in words, the page computes them of the words.
+    """
+    if observation.text is not None:
+        return (ALL,)
     on_picture = observation.layers[number].queries.on_picture.any()
     return (ALL, MEAN) if on_picture else (ALL,)
 
@@ -52,21 +65,31 @@ def pack_layer(
     number: int,
     reading: LayerInput,
     heads: tuple[int, ...],
+    words: Sequence[PageWord] = (),
 ) -> Packed:
     """A layer of the page, from a reading that answered its `questions`.
+
+    Of a model that answers in words, the queries are its words.
 
     Raises:
         RecordingError: the attention is not finite.
     """
     layer = observation.layers[number]
-    queries, keys = side_of(observation, layer, "queries"), side_of(observation, layer, "keys")
-    averages = _averages(reading, keys, heads)
+    if words:
+        queries, keys, rows = word_rows(observation, number, heads, words)
+        averages = {"received": mean_of_answer(rows, words)}
+    else:
+        queries, keys = side_of(observation, layer, "queries"), side_of(observation, layer, "keys")
+        averages = _averages(reading, keys, heads)
     if not all(np.isfinite(each).all() for each in averages.values()):
         raise RecordingError(
             f"{observation.picture.path}: the attention of layer {number} is not finite in "
             f"{layer.call.query.dtype}; check the model's weights, or take --dtype float32"
         )
-    chosen, arrays = encode(layer.call, heads, queries, keys)
+    if words:
+        chosen, arrays = "weights8", encode_rows(rows, keys)
+    else:
+        chosen, arrays = encode(layer.call, heads, queries, keys)
     block = pack({**arrays, **averages, **queries.arrays(), **keys.arrays()})
     error = observation.errors[number]
     description = {
@@ -194,11 +217,13 @@ class Size:
         observation: the observation that the page shows.
         heads: the heads of the page, by layer.
         limit: the largest size of a page in bytes.
+        words: number of the words that the page looks from; 0 if it looks from tokens.
     """
 
     observation: Observation
     heads: Mapping[int, tuple[int, ...]]
     limit: int
+    words: int = 0
 
     def check(self, packed: Sequence[Packed] = ()) -> None:
         """Check that the page can stay within its limit, given the parts that are packed already.
@@ -226,8 +251,10 @@ class Size:
 
     def _expected(self, number: int) -> float:
         """The size of a layer in base64 without compression, in bytes."""
-        call = self.observation.layers[number].call
-        return byte_count(call, len(self.heads[number])) * 4 / 3
+        layer, heads = self.observation.layers[number], len(self.heads[number])
+        if self.words:
+            return heads * self.words * int(layer.keys.on_picture.sum()) * 4 / 3
+        return byte_count(layer.call, heads) * 4 / 3
 
     def _advice(self, total: float) -> str:
         """An error line that names the estimated size, and options with which the page fits."""
@@ -235,7 +262,8 @@ class Size:
         chosen, most = list(self.heads), max(len(each) for each in self.heads.values())
         layers, heads = math.floor(len(chosen) * share), math.floor(most * share)
         size = math.floor(self.observation.model.size * math.sqrt(share))
-        advice = [f"--size {size} or smaller"]
+        words = max(1, math.floor(self.words * share))
+        advice = [f"--max-words {words}" if self.words else f"--size {size} or smaller"]
         if heads:
             advice.insert(0, f"--heads {heads}")
         if layers:

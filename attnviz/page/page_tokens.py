@@ -1,6 +1,6 @@
 """Describes the tokens of one side of a layer (its queries or its keys) for the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import class_token_of
+from attnviz.geometry.detections import DetectedObject, nothing_over
 from attnviz.geometry.grid import Layout
+from attnviz.output.schema import tidy
 
 Role = Literal["queries", "keys"]
 
@@ -114,7 +116,7 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
     class_token = class_token_of(observation, layer)
     asking = role == "queries" or layer.queries.cells.shape == layout.cells.shape
     objects = {
-        number: f"object {found.index}: {found}"
+        number: name_of(found)
         for number, found in zip(layer.objects, observation.objects, strict=False)
         if asking
     }
@@ -124,7 +126,7 @@ def side_of(observation: Observation, layer: Layer, role: Role) -> PageTokens:
         prefix=_names(layout, class_token=class_token, objects=objects),
         part=part,
         drawn=observation.drawn_on(layout)[0] if on_picture else None,
-        edges=_edges(observation, layout) if on_picture else ([], []),
+        edges=edges_of(observation, layout) if on_picture else ([], []),
     )
 
 
@@ -142,9 +144,13 @@ def order_of(layout: Layout) -> NDArray[np.intp]:
 def _names(
     layout: Layout, *, class_token: int | None, objects: Mapping[int, str]
 ) -> tuple[str, ...]:
-    """Names of the tokens without a place, in their order; `objects` are those of objects."""
+    """Names of the tokens without a place, in their order; `objects` are those of objects.
+
+    Of several windows there are none, unless each is an object query that samples its own points.
+    """
     if layout.windows > 1:
-        return ()
+        alone = layout.cells.shape[1] == 1 and len(objects) == layout.windows
+        return tuple(objects[number] for number in range(layout.windows)) if alone else ()
     on_picture = layout.on_picture[0]
     outside = [int(number) for number in np.flatnonzero(~on_picture)]
     before = int(on_picture.argmax()) if on_picture.any() else 0
@@ -161,6 +167,40 @@ def _names(
     return tuple(objects.get(number, names[number]) for number in outside)
 
 
-def _edges(observation: Observation, layout: Layout) -> tuple[list[float], list[float]]:
+def edges_of(observation: Observation, layout: Layout) -> tuple[list[float], list[float]]:
+    """Borders of the cells in picture pixels, along x and y."""
     x, y = observation.placed(layout).edges()
     return [round(float(each), 4) for each in x], [round(float(each), 4) for each in y]
+
+
+def name_of(found: DetectedObject) -> str:
+    """The name of an object query on the page."""
+    return f"object {found.index}: {found}"
+
+
+def objects_data(
+    observation: Observation, layers: Sequence[int], threshold: float
+) -> dict[str, Any] | None:
+    """The page's data about objects over a threshold, the best first; None if it has none.
+
+    Boxes are in picture pixels; an object with an empty mask has none.
+    """
+    if not any(observation.layers[number].objects for number in layers):
+        return None
+    ranked = sorted(observation.objects, key=lambda found: -found.score)
+    over = [found for found in ranked if found.score > threshold]
+    boxes = {found.index: observation.region(found).box for found in over}
+    return {
+        "why": None if over else nothing_over(ranked[0], threshold),
+        "found": [
+            {
+                "name": name_of(found),
+                "index": found.index,
+                "label": found.label,
+                "score": tidy(found.score),
+                "box": None if box is None else [round(float(side), 2) for side in box],
+            }
+            for found in over
+            for box in [boxes[found.index]]
+        ],
+    }

@@ -94,21 +94,21 @@ def _in_layer_order(values: NDArray[np.bool_], side: PageTokens) -> NDArray[np.b
 def _weights(call: AttentionCall, queries: PageTokens, keys: PageTokens) -> Arrays:
     """The rows of weights as bytes, computed block by block."""
     windows, heads, n, m = call.shape
-    outside = len(keys.prefix)
-    found: Arrays = {
-        "weights": np.empty((windows, heads, n, m - outside), dtype=np.uint8),
-        "maximum": np.empty((windows, heads, n), dtype=np.float32),
-        "prefix": np.empty((windows, heads, n, outside), dtype=np.float32),
-    }
-    drawn = keys.drawn_tokens[:, None, None, outside:]
     step = max(1, _ROWS // (windows * heads * m))
-    for first in range(0, n, step):
-        rows = slice(first, first + step)
-        weights = _rows(call, queries, keys, np.arange(n)[rows])
-        packed = in_bytes(weights[..., outside:], drawn)
-        found["weights"][:, :, rows], found["maximum"][:, :, rows] = packed
-        found["prefix"][:, :, rows] = weights[..., :outside]
-    return found if outside else {name: found[name] for name in ("weights", "maximum")}
+    blocks = [
+        encode_rows(_rows(call, queries, keys, np.arange(n)[first : first + step]), keys)
+        for first in range(0, n, step)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks], 2) for name in blocks[0]}
+
+
+def encode_rows(rows: NDArray[np.float32], keys: PageTokens) -> Arrays:
+    """Rows of weights (windows, heads, n, keys) as bytes; those without a place stay exact."""
+    outside = len(keys.prefix)
+    drawn = keys.drawn_tokens[:, None, None, outside:]
+    weights, maximum = in_bytes(rows[..., outside:], drawn)
+    found: Arrays = {"weights": weights, "maximum": maximum}
+    return {**found, "prefix": rows[..., :outside]} if outside else found
 
 
 def _rows(

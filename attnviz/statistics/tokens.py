@@ -1,10 +1,12 @@
-"""Finds tokens that stand out in their layer: sinks, and tokens of high norm."""
+"""Finds tokens that stand out in their layer: sinks, tokens of high norm, massive activations."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnviz.attention.layer_input import LayerInput, LayerTokens
@@ -12,6 +14,8 @@ from attnviz.attention.token_norms import DEVIATIONS, deviation, median, norm_li
 
 SHARE = 10.0
 """A sink receives more than so many times the mean of all keys."""
+MASSIVE = 20.0
+"""A massive activation is at least so many times the root mean square of its token."""
 
 Kind = Literal["cls", "prefix", "cell", "other"]
 
@@ -55,6 +59,38 @@ class HighNorm:
     tokens: tuple[Token, ...]
     median: float
     limit: float
+
+
+@dataclass(frozen=True, eq=False)
+class MassiveTokens:
+    """Tokens with massive activations in the dimensions where the first token has them.
+
+    Attributes:
+        dimensions: the features where the first token has a massive activation.
+        tokens: (tokens,) boolean, which tokens have one there, too.
+    """
+
+    dimensions: tuple[int, ...]
+    tokens: NDArray[np.bool_]
+
+
+def massive_tokens(hidden: Tensor) -> MassiveTokens:
+    """Tokens that act as sinks, by the tokens (tokens, features) that enter a layer.
+
+    The sink dimensions are those where the first token has |x_d| ≥ `MASSIVE`·rms(x); a token is a
+    sink if it has so in one of them (Kang et al. 2025, 2503.03321: φ ≥ τ = 20).
+
+    >>> massive_tokens(torch.eye(1, 900).repeat(3, 1) + 0.001).dimensions
+    (0,)
+    """
+    with torch.no_grad():
+        first = hidden[0].float()
+        where = (first.abs() >= MASSIVE * first.square().mean().sqrt()).nonzero()[:, 0]
+        found = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        if len(where):
+            size = hidden.float().square().mean(-1).sqrt()
+            found = hidden[:, where].float().abs().amax(-1) >= MASSIVE * size
+        return MassiveTokens(tuple(where.tolist()), found.cpu().numpy())
 
 
 def sinks(reading: LayerInput) -> tuple[Token, ...]:

@@ -329,7 +329,7 @@ def test_the_kernel_says_what_it_misses(monkeypatch: pytest.MonkeyPatch) -> None
     card, call, wide = torch.device("cuda"), random_call(9), random_call(9, dim=512)
     for capability, reason in (((8, 0), None), ((7, 5), "the device's compute capability is")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
-        assert (kernel._missing_on(card) or "None").startswith(str(reason))
+        assert (kernel.missing_on(card) or "None").startswith(str(reason))
     assert kernel.missing(call) is None
     assert kernel.missing(wide) == "a head has 512 features in torch.float32"
     mixed = replace(call, key=call.key.double())

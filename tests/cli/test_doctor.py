@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def test_it_says_versions_devices_parts_and_where_checkpoints_lie(
     assert found["attnviz"]["value"] == attnviz.__version__
     assert found["torch"]["value"].startswith(torch.__version__)
     assert "threads" in found["torch"]["value"]
-    assert {"python", "memory", "cpu", *EXTRAS} <= found.keys()
+    assert {"python", "memory", "cpu", "triton", *EXTRAS} <= found.keys()
     assert found["hub cache"]["value"] == f"{tmp_path}, 2.0 MB"
     assert "HF_HUB_OFFLINE is set" in found["network"]["value"]
     for name, extra in EXTRAS.items():
@@ -34,6 +35,36 @@ def test_it_says_versions_devices_parts_and_where_checkpoints_lie(
             assert found[name]["value"] == f"pip install 'attnviz[{extra}]'"
         else:
             assert found[name]["value"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "cuda", "reason", "compiler", "told"),
+    [
+        (True, True, None, "/usr/bin/cc", ("ok", "3.5.0, statistics on CUDA use its kernels")),
+        (True, True, None, None, ("broken", "3.5.0 finds no C compiler")),
+        (True, True, "too old", "/usr/bin/cc", ("ok", "3.5.0, not used: too old")),
+        (True, False, None, None, ("ok", "3.5.0, not used: there is no CUDA device")),
+        (False, True, None, None, ("missing", "pip install triton")),
+        (False, False, None, None, ("missing", "not needed, since there is no CUDA device")),
+    ],
+)
+def test_it_says_whether_the_kernels_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    installed: bool,
+    cuda: bool,
+    reason: str | None,
+    compiler: str | None,
+    told: tuple[str, str],
+) -> None:
+    doctor = sys.modules["attnviz.cli.doctor"]
+    library = SimpleNamespace(__version__="3.5.0") if installed else None
+    monkeypatch.setattr(doctor, "_import", lambda _: (library, ""))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr("attnviz.attention.kernel.missing_on", lambda _: reason)
+    monkeypatch.setattr("shutil.which", lambda _: compiler)
+    finding = doctor._triton(torch)
+    assert (finding.state, finding.value) == told
 
 
 def test_a_broken_part_is_named_with_its_error(

@@ -74,6 +74,22 @@ def test_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert data["rollout"] == [5]
 
 
+def test_a_model_with_words(capfd: pytest.CaptureFixture[str]) -> None:
+    line = ["cat.png", "-m", "tiny-words", "--answer", "a black mug", "-q", "word:mug"]
+    code, out, err = run(capfd, *line, "--json", "--layers", "1", "-o", "page.html")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert (data["prompt"], data["answer"]) == ("", "a black mug")
+    page = Decoded(Path("page.html").read_text(encoding="utf-8"))
+    assert list(page.layers) == [1]
+    assert page.about["start"]["query"] == {"kind": "prefix", "index": 2}
+    code, out, _ = run(capfd, *line, "-o", "page.html")
+    assert out.endswith("MB, 3 layers, 12 heads, 3 words\n")
+    code, out, err = run(capfd, *line[:-1], "word:dog")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--query word:dog: not in the answer; its words are a, black, mug" in err
+
+
 def test_standard_input(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(Path("cat.png").read_bytes()))
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -102,6 +118,9 @@ def test_what_it_begins_with_and_who_takes_part(capfd: pytest.CaptureFixture[str
         (["cat.png", "-q", "60,3"], 2, "outside the picture, which is 60x40"),
         (["cat.png", "-q", "register4"], 2, "registers"),
         (["cat.png", "--layers", "6"], 2, "the model has 6 layers"),
+        (["cat.png", "--answer", "a mug"], 1, "tiny does not answer in words"),
+        (["cat.png", "-q", "word:cat"], 1, "tiny does not answer in words"),
+        (["cat.png", "--threshold", "2"], 2, "--threshold 2 is no score"),
         (["cat.png", "--heads", "9"], 2, "has 8 heads, numbered 0 to 7"),
         (["cat.png", "--scale", "x"], 2, "--scale 'x' cannot be read"),
         (["cat.png", "--colormap", "x"], 2, "--colormap: unknown colour map 'x'"),

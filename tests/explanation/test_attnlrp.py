@@ -24,6 +24,7 @@ from attnviz.methods import complete_settings
 ROWS, COLUMNS, TARGET = 3, 5, 2
 ViT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
        "layernorm_after", "mlp.fc1", "mlp.fc2")  # fmt: skip
+REGISTERS = ("norm1", *ViT[:4], "norm2", "mlp.fc1", "mlp.fc2")
 CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj",
         "layer_norm2", "mlp.fc1", "mlp.fc2")  # fmt: skip
 
@@ -110,6 +111,48 @@ def test_a_class_by_the_layers_that_are_asked(start: int, last: int, rule: str) 
     assert found.maps.shape == (1, 1, ROWS, COLUMNS)
     close(found.maps[0, 0].ravel(), expected[start][0, 1:])
     assert found.maps.min() < 0 < found.maps.max()
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "cp"])
+@pytest.mark.parametrize("name", ["Dinov2WithRegisters", "IJepa"])
+def test_registers_and_no_class_token(name: str, rule: str, tmp_path: Path) -> None:
+    """The length of the class token, or of the mean of the grid; LayerScale passes relevance on."""
+    torch.manual_seed(4)
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        patch_size=8, image_size=32,
+    )  # fmt: skip
+    built = getattr(transformers, f"{name}Model")(config)
+    for part, parameter in built.named_parameters():
+        if "lambda1" in part:
+            torch.nn.init.uniform_(parameter, 0.5, 2)
+        elif parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.25)
+    built.save_pretrained(tmp_path)
+    seen = attnviz.observe(picture(), attnviz.load_model(str(tmp_path), size=31), gradients=True)
+    state, registers = built.state_dict(), name == "Dinov2WithRegisters"
+    for part in [each for each in state if each.endswith("lambda1")]:
+        block, _, number = part.removesuffix(".lambda1").rpartition("layer_scale")
+        last = block + ("attention.o_proj" if number == "1" else "mlp.fc2")
+        state[f"{last}.weight"] *= state[part][:, None]  # a scale of what they give
+        state[f"{last}.bias"] *= state[part]
+    stack = "encoder.layer.{}." if registers else "layers.{}."
+    names = REGISTERS if registers else ("layernorm_before", *ViT)
+    layers = [oracle.layer(state, [stack.format(i) + each for each in names]) for i in range(2)]
+    norm = state["layernorm.weight"].double(), state["layernorm.bias"].double()
+
+    def head(x: Tensor) -> Tensor:
+        out = oracle.normed(x, norm, config.layer_norm_eps)[0]
+        u = out[0] if registers else out.mean(0)
+        score: Tensor = u @ u.detach() / u.norm().detach()
+        return score
+
+    asked, gamma = RULES[rule]
+    more: dict[str, Any] = {"eps": config.layer_norm_eps, "constant": rule == "cp", "gamma": gamma}
+    _, expected = oracle.relevance(entering(seen), layers, head, heads=4, **more)
+    for start in (0, 1):
+        found = attnviz.explain(seen, method="attnlrp", target="norm", start_layer=start, **asked)
+        close(found.maps[0, 0].ravel(), expected[start][0, -ROWS * COLUMNS :])
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "libra"])

@@ -164,6 +164,29 @@ def test_localized_heads_stay_the_same() -> None:
     assert not np.array_equal(mean.answers[0].values, plain.answers[0].values)
 
 
+def test_words_are_smoothed_with_the_same_answer_before_the_mirror_image() -> None:
+    """The mirrored scene would be described otherwise: its left is the other's right."""
+    words = attnviz.load_model("tiny-words", head="words")
+    scene = attnviz.load_image(CAT.with_name("scene.png"))
+    turned = Picture("scene.png", scene.pixels[:, ::-1].copy())
+    one = attnviz.observe(scene, words, gradients=True)
+    assert one.text is not None
+    other = attnviz.observe(turned, words, answer=one.text.answer, gradients=True)
+    for method in ("attention", "gradient-attention"):
+        found = attnviz.explain(one, method=method, smooth="flips")
+        here, there = (attnviz.explain(each, method=method).maps for each in (one, other))
+        expected = (here + there[..., ::-1]) / 2
+        np.testing.assert_allclose(found.maps, expected, atol=1e-5 * float(expected.max()))
+        assert [question.query for question in found.questions] == [
+            question.query for question in attnviz.explain(one, method=method).questions
+        ]
+    with pytest.raises(UsageError, match="take --smooth flips"):
+        attnviz.explain(one, smooth="noise:2")
+    ratios = attnviz.observe(scene, words, prompt="a", baseline_prompt="an")
+    with pytest.raises(UsageError, match="leave one of them out"):
+        attnviz.explain(ratios, smooth="flips")
+
+
 @pytest.mark.parametrize(
     ("text", "sigma", "told"),
     [

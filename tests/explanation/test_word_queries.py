@@ -17,10 +17,12 @@ from word_models import blip, llava, transformers, trocr
 import attnviz
 from attnviz.errors import ModelError, UsageError
 from attnviz.explanation.observation import Observation
+from attnviz.explanation.words_asked import mean_row
 from attnviz.geometry import queries
 from attnviz.models.model import Model
 from attnviz.models.transcript import find_words
 from attnviz.output.make_record import make_record
+from attnviz.output.write_pictures import write_maps
 
 ANSWER = "a red mat on a box"
 
@@ -287,6 +289,142 @@ def test_the_record_has_text_views_and_words(observation: Observation) -> None:
     assert all(0 < head["image_mass"] < 1 for head in data["heads"])
     chosen = {(each["layer"], each["head"]) for each in data["localized"]}
     assert len(chosen) == 3  # all words have the same heads
+
+
+@pytest.fixture(scope="module")
+def spiked(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with large activations of the first token and some cells in one feature."""
+    made = tmp_path_factory.mktemp("words") / "spiked"
+    kind = transformers.LlavaForConditionalGeneration
+    module = kind.from_pretrained(folder)
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    module.get_input_embeddings().weight.data[:, 7] += 6.0
+    module.model.multi_modal_projector.linear_2.weight.data[7] *= 12.0
+    module.save_pretrained(made)
+    processor.save_pretrained(made)
+    return made
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_shares_of_layers_and_sinks_are_those_of_eager_attention(
+    spiked: Path, monkeypatch: pytest.MonkeyPatch, *, gradients: bool
+) -> None:
+    monkeypatch.setattr("attnviz.statistics.tokens.MASSIVE", 4.0)  # 20 is of thousands of features
+    model = attnviz.load_model(str(spiked), head="words")
+    asked = {"prompt": PROMPT, "answer": ANSWER, "gradients": gradients}
+    seen = attnviz.observe(picture_of(480, 320), model, **asked)  # type: ignore[arg-type]
+    assert model.words is not None
+    assert seen.text is not None
+    kind = transformers.LlavaForConditionalGeneration
+    eager = kind.from_pretrained(spiked, attn_implementation="eager").eval()
+    answered = model.words.answered(
+        model.words.prompted(picture_of(480, 320).image(), PROMPT), ANSWER, 32
+    )
+    with torch.no_grad():
+        truth = eager(**answered.arguments, output_attentions=True, output_hidden_states=True)
+    ids = answered.arguments["input_ids"][0]
+    cells = (ids == eager.config.image_token_id).numpy()
+    found = attnviz.explain(seen, layers="all")
+    record = make_record(found).data()
+    masses, sinks = {}, {}
+    for number, (weights, hidden) in enumerate(zip(truth.attentions, truth.hidden_states)):  # noqa: B905 — one more state
+        x = hidden[0].double().numpy()
+        high = np.abs(x) >= 4.0 * np.sqrt((x**2).mean(-1, keepdims=True))
+        massive = cells & high[:, high[0]].any(-1)
+        rows = weights[0].double().numpy()
+        of_words = [rows[:, [t - 1 for t in word.tokens]].mean(1) for word in seen.text.words]
+        masses[number] = np.mean([row[:, cells].sum(-1) for row in of_words])
+        sinks[number] = np.flatnonzero(massive).tolist()
+        mine = [head for head in record["heads"] if head["layer"] == number]
+        for head, row in zip(mine, np.concatenate(of_words), strict=True):
+            assert abs(head["image_sink_mass"] - row[massive].sum()) < 1e-5
+            assert abs(head["image_mass"] - row[cells].sum()) < 1e-5
+    assert any(0 < len(each) < cells.sum() for each in sinks.values())
+    listed = {n["layer"]: [t["token"] for t in n["tokens"]] for n in record["visual_sinks"]}
+    assert listed == {number: each for number, each in sinks.items() if each}
+    assert 7 in record["visual_sinks"][0]["dimensions"]
+    for layer in record["text"]["layers"]:
+        assert abs(layer["image_mass"] - masses[layer["layer"]]) < 1e-5
+    assert record["text"]["image_layer"] == max(masses, key=lambda number: masses[number])
+
+
+def pools_keys(attention: Any, first: int, side: int) -> Any:
+    """A layer's `forward` whose keys are the picture's cells two by two, and the text."""
+
+    def forward(hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
+        cells = hidden_states[:, first : first + side**2].transpose(1, 2)
+        few = F.avg_pool2d(cells.reshape(1, -1, side, side), 2).flatten(2).transpose(1, 2)
+        text = hidden_states[:, :first], hidden_states[:, first + side**2 :]
+        keys = torch.cat([text[0], few, text[1]], 1)
+        query, key, value = (
+            part(of).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
+            for part, of in (
+                (attention.q_proj, hidden_states),
+                (attention.k_proj, keys),
+                (attention.v_proj, keys),
+            )
+        )
+        out = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        return attention.o_proj(out.transpose(1, 2).flatten(2)), None
+
+    return forward
+
+
+def test_layers_have_views_of_their_own(folder: Path, tmp_path: Path) -> None:
+    model = attnviz.load_model(str(folder), head="words")
+    assert model.words is not None
+    picture = picture_of(480, 320)
+    before = attnviz.observe(picture, model, prompt=PROMPT, answer=ANSWER)
+    assert before.text is not None
+    first = before.text.placeholders[0]
+    attention = model.words.module.model.language_model.layers[1].self_attn
+    attention.forward = pools_keys(attention, first, 6)
+    seen = attnviz.observe(picture, model, prompt=PROMPT, answer=ANSWER)
+    found = attnviz.explain(seen, query="word:box", layers="all")
+    data = make_record(found).data()
+    views = [(view["rows"], view["columns"], view["layers"]) for view in data["views"]]
+    assert views == [(6, 6, [0, 2]), (3, 3, [1])]
+    assert "layers" not in make_record(attnviz.explain(before)).data()["views"][0]
+    rows = list(found.query.tokens)
+    for answer in found.answers:
+        matrix = seen.layers[answer.layer].call.matrix()[0, answer.head, rows].mean(0).double()
+        cells = matrix[first : first + answer.values.size].numpy()
+        assert answer.row is not None
+        (number,) = answer.row.views
+        assert number == (answer.layer == 1)
+        assert np.allclose(answer.row.views[number].ravel(), cells, atol=1e-6)
+        assert np.allclose(answer.row.image, cells.sum(), atol=1e-6)
+        assert math.isnan(answer.row.image_sinks) == (answer.layer == 1)
+    with np.load(write_maps(found, tmp_path)) as arrays:
+        assert arrays["maps_view1"].shape == (4, 3, 3)
+        assert arrays["maps_view1_of"].tolist() == [4, 5, 6, 7]
+    mean = mean_row([each.row for each in found.answers if each.row is not None])
+    assert mean is not None
+    assert math.isclose(sum(view.sum() for view in mean.views.values()), mean.image, rel_tol=1e-5)
+    localized = attnviz.explain(seen, heads="localized:12", layers="all")
+    assert make_record(localized).data()["heads"][-1]["image_mass"] > 0
+
+
+def test_what_is_kept_grows_with_tokens_alone(tmp_path: Path) -> None:
+    """Queries, keys, values, outputs and places of tokens; keys and values of groups once."""
+    of_tokens = []
+    for side in (6, 12):
+        llava(tmp_path / str(side), side)
+        model = attnviz.load_model(str(tmp_path / str(side)), head="words")
+        seen = attnviz.observe(picture_of(480, 320), model, prompt=PROMPT, answer=ANSWER)
+        assert seen.text is not None
+        assert model.words is not None
+        kept = {}
+        for layer in seen.layers.values():
+            assert layer.call.key.untyped_storage().nbytes() == 4 * 2 * 16 * seen.text.tokens
+            for each in vars(layer.call).values():
+                if isinstance(each, Tensor):
+                    kept[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        for weights in model.words.module.parameters():
+            kept.pop(weights.untyped_storage().data_ptr(), None)
+        of_tokens.append(sum(kept.values()) / seen.text.tokens)
+    assert of_tokens[0] == of_tokens[1]
+    assert of_tokens[0] < 1.3 * 3 * 4 * (64 + 32 + 32 + 64)  # places of tokens are the rest
 
 
 def test_a_captioner_looks_across_alone(tmp_path: Path) -> None:

@@ -244,3 +244,31 @@ def test_a_basis_of_several_pictures_is_that_of_their_tokens(tmp_path: Path) -> 
         attnviz.explain(other, method="pca", layers="4", basis=str(path))
     with pytest.raises(UsageError, match="there is no such file"):
         attnviz.explain(observed[1], method="pca", basis="no.npz")
+
+
+def test_a_basis_is_of_the_weights_that_made_it(tmp_path: Path) -> None:
+    """Another head and number type do not matter; another model of the same width does."""
+    picture = attnviz.load_image(SAMPLES / "cat.jpg")
+    model = attnviz.load_model("tiny", size=64)
+    path = tmp_path / "basis.npz"
+    arrays = fit_basis(lambda: [attnviz.observe(picture, model, tokens=True)]).arrays()
+    np.savez(path, **arrays)
+
+    def colours(other: attnviz.Model) -> NDArray[np.float32]:
+        seen = attnviz.observe(picture, other, tokens=True)
+        found: NDArray[np.float32] = attnviz.explain(seen, method="pca", basis=str(path)).maps
+        return found
+
+    headed = attnviz.load_model("tiny", size=64, head="class")
+    halved = attnviz.load_model("tiny", size=64, dtype="bfloat16")
+    np.testing.assert_allclose(colours(headed), colours(model), atol=1e-4)
+    assert colours(halved).shape == colours(model).shape
+    tuned = attnviz.load_model("tiny", size=64)
+    with torch.no_grad():
+        for parameter in list(tuned.module.parameters())[-20:]:
+            parameter.mul_(1.01)
+    with pytest.raises(UsageError, match=r"was made with tiny, whose weights are others .*name"):
+        colours(tuned)
+    np.savez(path, **(arrays | {"format": "attnviz basis 1"}))
+    with pytest.raises(UsageError, match="does not say of which model; remove it"):
+        colours(model)

@@ -32,13 +32,14 @@ def test_every_fact_is_of_methods_and_on_the_page() -> None:
         ("gradient-attention", "point", "-1", "made of the class token alone"),
         ("gradient-attention", "cls", "-1", ""),
         ("attention", "cls", "-1", ""),
+        ("attcat", "cls", "-1", "ask --method relevance"),
     ],
 )
 def test_facts_are_of_their_question(method: str, query: str, layers: str, told: str) -> None:
     found = facts_about([method], [query], layers, of_class=True)
     assert len(found) == bool(told)
     assert all(told in line and PAGE in line for line in found)
-    if method == "gradient-attention":
+    if "gradient" in METHODS[method].needs or "token gradient" in METHODS[method].needs:
         assert not facts_about([method], [query], layers)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import attnviz
 from attnviz.cli import main
 from attnviz.errors import ModelError
+from attnviz.models.adapters import Adapter, LowRankChange, merge
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -88,6 +89,50 @@ def test_a_strength_of_0_changes_nothing(base: Any, tmp_path: Path) -> None:
         merged = attnviz.load_model(str(tmp_path / "lora"), head="none").module(pixels)
         plain = attnviz.load_model(str(tmp_path / "base"), head="none").module(pixels)
     assert torch.equal(merged, plain)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_model_with_words_is_merged(tmp_path: Path, *, older: bool) -> None:
+    """`older` names are those of an earlier transformers, in another order."""
+    from word_models import llava  # noqa: PLC0415
+
+    llava(tmp_path / "base")
+    kind = transformers.LlavaForConditionalGeneration
+    merged = kind.from_pretrained(tmp_path / "base").eval()
+    config = {"peft_type": "LORA", "lora_alpha": 16, "r": 2, "base_model_name_or_path": "../base"}
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    state: dict[str, torch.Tensor] = {}
+    for name, layer in merged.model.language_model.named_modules():
+        if name.endswith(("q_proj", "down_proj")):
+            a, b = torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2)
+            layer.weight.data += 8 * b @ a
+            place = "language_model.model" if older else "model.language_model"
+            state |= {f"base_model.model.{place}.{name}.lora_{side}.weight": each
+                      for side, each in (("A", a), ("B", b))}  # fmt: skip
+    merged.lm_head.weight.data += torch.randn_like(merged.lm_head.weight)
+    state["base_model.model.lm_head.weight"] = merged.lm_head.weight.data
+    save_file(state, tmp_path / "lora" / "adapter_model.safetensors")
+    model = attnviz.load_model(str(tmp_path / "lora"), head="words")
+    assert "LoRA of 6 layers is merged" in model.notes
+    assert model.words is not None
+    prompted = model.words.prompted(attnviz.load_image("sample_images/cat.jpg").image(), "What?")
+    arguments = model.words.answered(prompted, "a red mat", 9).arguments
+    with torch.no_grad():
+        mine, truth = (each(**arguments).logits for each in (model.words.module, merged))
+    torch.testing.assert_close(mine, truth, atol=1e-5, rtol=1e-5)
+
+
+def test_tied_weights_are_changed_apart() -> None:
+    """As in PEFT: what is trained of one layer does not change another that has its weights."""
+    embed, head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5)
+    head.weight = embed.weight
+    before = embed.weight.detach().clone()
+    change = LowRankChange(torch.ones(1, 3), torch.ones(5, 1), 2.0)
+    whole = torch.nn.ModuleDict({"embed": embed, "head": head})
+    merge("lora", Adapter(None, {"head": change}, {}), whole)
+    assert torch.equal(embed.weight, before)
+    assert torch.equal(head.weight, before + 2)
 
 
 def test_the_command_line_shows_it(

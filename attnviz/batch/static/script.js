@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
 const PAGE = 96;
 const BARS = 60;
-const NAME = 0, LINK = 1, THUMBNAIL = 2;
+const NAME = 0, LINK = 1, THUMBNAIL = 2, PROMPT = 3, ANSWER = 4;
 const LOCALIZED = "-1"; // in place of a layer; its heads are ranks
 const state = { filter: "", order: "name", number: "", layer: "", head: "", page: 1 };
 
@@ -13,7 +13,8 @@ const columns = new Map(data.columns.map(([s, layer, head, values]) =>
   [[data.statistics[s][0], layer ?? "", head ?? ""].join("|"), values]));
 const said = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const whole = new Intl.NumberFormat("en");
-const names = data.pictures.map((picture) => picture[NAME].toLowerCase());
+const names = data.pictures.map((picture) =>
+  [picture[NAME], ...picture.slice(PROMPT)].join("\n").toLowerCase());
 
 function count(n, one, several) {
   return `${whole.format(n)} ${n === 1 ? one : several}`;
@@ -96,9 +97,16 @@ function tile(i, numbers, low, high) {
   } else {
     about.append(nameOf(name));
   }
+  about.append(...textsOf(data.pictures[i]));
   if (numbers) about.append(valueOf(numbers[i], low, high));
   item.append(about);
   return item;
+}
+
+// Prompt and answer of a model that answers in words.
+function textsOf(picture) {
+  return [["prompt", picture[PROMPT]], ["answer", picture[ANSWER]]].filter(([, text]) => text)
+    .map(([kind, text]) => Object.assign(element("p", kind, text), { title: text }));
 }
 
 function valueOf(value, low, high) {
@@ -223,6 +231,9 @@ function head() {
     item.append(nameOf(name), element("p", "", error));
     return item;
   }));
+  if (data.pictures.some((picture) => picture.length > PROMPT)) {
+    document.querySelector("label[for=filter]").textContent = "Name, prompt or answer contains";
+  }
   if (!data.pictures.some((picture) => picture[THUMBNAIL])) by("pictures").classList.add("rows");
 }
 

@@ -127,6 +127,7 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths.",
+        help="Folders, patterns in quotes ('photos/*.jpg'), .txt lists of paths, .jsonl or .csv "
+        "lists with columns path, prompt and answer.",
     ),
 ]

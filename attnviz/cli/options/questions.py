@@ -74,19 +74,74 @@ class WhereOptions:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StartOptions(WhereOptions):
+class PromptOptions(WhereOptions):
+    """What a model that answers in words is asked."""
+
+    prompt: str | None = option_field(
+        None,
+        "Question about the picture, for a model that answers in words. Each word of its answer "
+        "has a map.",
+        WHERE,
+        metavar="TEXT",
+    )
+    answer: str | None = option_field(
+        None,
+        "Answer to look at.  [default: what the model says]",
+        WHERE,
+        metavar="TEXT",
+    )
+    max_words: int | None = option_field(
+        None, "The most words of an answer.  [default: 32]", WHERE, min=1, max=4096
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._prompting
+
+    @property
+    def _prompting(self) -> Prompting | None:
+        """What a model that answers in words is asked."""
+        return parse_prompting(self.prompt, self.answer, self.max_words, None, self.queries)
+
+    def of_model(self, spec: str) -> Self:
+        """The same options, of a model by its spec: some describe the picture without a question.
+
+        Raises:
+            UsageError: the spec is unknown.
+        """
+        if self.asks_words or not SOURCES[find_source(spec)].words:
+            return self
+        return replace(self, prompt="")
+
+    @property
+    def asks_words(self) -> bool:
+        """Whether the model is asked in words."""
+        return self._prompting is not None
+
+
+_THRESHOLD: dict[str, Any] = {
+    "default": THRESHOLD,
+    "help": "Score over which a detector's objects are drawn, 0 to 1.",
+    "panel": WHERE,
+}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StartOptions(PromptOptions):
     """The contents of a page, and its first query."""
 
     layers: str = option_field("all", **_LAYERS)
     query: list[str] | None = option_field(
         None,
-        "Query that the page shows first: auto, cls, registerN, mean, pool, X,Y, or object:N or "
-        "object:LABEL of a detector.  [default: auto]",
+        "Query that the page shows first: auto, cls, registerN, mean, pool, X,Y, object:N or "
+        "object:LABEL of a detector, or with a prompt word:cat or prompt:cat.  [default: auto]",
         **_QUERY,
     )
+    threshold: float = option_field(**_THRESHOLD)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_threshold(self.threshold)
         if len(self.queries) > 1:
             raise UsageError("explore takes one --query, which its page shows first; give one")
         asked = queries.parse(self.queries[0])
@@ -101,10 +156,11 @@ class StartOptions(WhereOptions):
         from attnviz.explanation.request import Questions  # noqa: PLC0415 — torch, once options are checked
 
         return Questions(
-            methods=("attention", "rollout"),
+            methods=("attention",) if self.asks_words else ("attention", "rollout"),
             queries=self.queries,
             layers=self.layers,
             heads=self.heads,
+            prompting=self._prompting,
         )
 
 
@@ -219,7 +275,7 @@ def _check(
         others=check_options(setting.settings, stats) if stats else (),
     )
     if setting.smoothing is not None:
-        check_smoothing(names)
+        check_smoothing(setting.smoothing, names)
     merging = [name for name in names if methods.METHODS[name].merges != "nothing"]
     if where.heads != WhereOptions.heads and len(merging) == len(names):
         raise UsageError(f"--heads {where.heads}: {names[0]} merges all heads; leave it out")
@@ -235,9 +291,7 @@ class QuestionsOptions(WhereOptions, SettingOptions):
         complete=method_names,
         metavar="NAME",
     )
-    threshold: float = option_field(
-        THRESHOLD, "Score over which a detector's objects are drawn, 0 to 1.", WHERE
-    )
+    threshold: float = option_field(**_THRESHOLD)
 
     def __post_init__(self) -> None:
         WhereOptions.__post_init__(self)
@@ -273,25 +327,9 @@ class QuestionsOptions(WhereOptions, SettingOptions):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class QuestionOptions(QuestionsOptions):
+class QuestionOptions(PromptOptions, QuestionsOptions):
     """What is computed, and which statistics with it."""
 
-    prompt: str | None = option_field(
-        None,
-        "Question about the picture, for a model that answers in words. Each word of its answer "
-        "has a map.",
-        WHERE,
-        metavar="TEXT",
-    )
-    answer: str | None = option_field(
-        None,
-        "Answer to look at.  [default: what the model says]",
-        WHERE,
-        metavar="TEXT",
-    )
-    max_words: int | None = option_field(
-        None, "The most words of an answer.  [default: 32]", WHERE, min=1, max=4096
-    )
     baseline_prompt: str | None = option_field(
         None,
         'Prompt to compare with, such as "describe the picture": each map is divided by that of '
@@ -304,31 +342,12 @@ class QuestionOptions(QuestionsOptions):
     )
     settings: AllSettings = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self._prompting
-
     @property
     def _prompting(self) -> Prompting | None:
         """What a model that answers in words is asked."""
         return parse_prompting(
             self.prompt, self.answer, self.max_words, self.baseline_prompt, self.queries
         )
-
-    def of_model(self, spec: str) -> Self:
-        """The same options, of a model by its spec: some describe the picture without a question.
-
-        Raises:
-            UsageError: the spec is unknown.
-        """
-        if self.asks_words or not SOURCES[find_source(spec)].words:
-            return self
-        return replace(self, prompt="")
-
-    @property
-    def asks_words(self) -> bool:
-        """Whether the model is asked in words."""
-        return self._prompting is not None
 
     @property
     def _stats(self) -> str:

@@ -13,18 +13,20 @@ function segment(group, value, text) {
 
 /** Where one can look from in a layer: [value, words]. */
 function origins({ queries }) {
-  const names = queries.prefix.map((name) => [name, name.replace("register ", "reg ")]);
+  if (about.text) return []; // words are chosen in the text
+  const names = queries.prefix.filter((name) => !isObject(name)).map((name) => [name, name.replace("register ", "reg ")]);
   return hasGrid(queries) ? [["cell", "token"], ...names, ["mean", "mean"]]
-    : names.length > 1 ? [...names, ["received", "all queries"]] : names;
+    : queries.prefix.length > 1 ? [...names, ["received", "all queries"]] : names;
 }
 
 /** Lays the choices of a layer where another's are. */
 function layOrigins(layer) {
-  const from = by("from"), all = origins(layer), asks = JSON.stringify(all);
+  const from = by("from"), all = origins(layer), objects = layer.queries.prefix.filter(isObject);
+  const asks = JSON.stringify([all, objects]);
   if (from.dataset.origins === asks) return;
   from.dataset.origins = asks;
   const made = all.map(([value, text]) => segment("from", value, text));
-  from.replaceChildren(from.querySelector("legend"), ...made);
+  from.replaceChildren(from.querySelector("legend"), ...made, ...objectChoice(objects));
 }
 
 function check(group, value) {
@@ -39,12 +41,14 @@ function drawControls(layer, query) {
   for (const group of ["show", "merge", "pointer"]) check(group, state[group]);
   const pinnedQuery = askable(layer, queryOf(state[activeView()]));
   check("from", pinnedQuery.kind === "cell" ? "cell" : textOf(pinnedQuery));
+  if (by("object")) by("object").value = isObject(textOf(pinnedQuery)) ? pinnedQuery.name : "";
   const token = by("from").querySelector('[value="cell"] + span');
   if (token) say(token, query.kind === "cell" ? `token ${query.row}, ${query.column}` : "token");
   say(by("this-head"), `head ${state.head}`);
   by("merge").disabled = state.show === "rollout";
   by("from").disabled = state.show === "received";
   by("pointer").disabled = state.show === "received";
+  for (const id of ["from", "pointer"]) by(id).hidden = Boolean(about.text);
   drawWhy();
   for (const key of ["scale", "colours", "drawing", "alpha", "keep", "rows"]) by(key).value = state[key];
   say(by("alpha-said"), `${state.alpha} %`);
@@ -61,8 +65,9 @@ function drawWhy() {
   const can = endOf(state.layer) !== undefined;
   document.querySelector('input[value="rollout"]').disabled = !can;
   const among = ends.map(({ layer }) => layer);
-  say(by("why"), can ? "" : about.rollout.why ? `No rollout: ${about.rollout.why}`
-    : `Rollout is in this file to ${among.length > 1 ? "layers" : "layer"} ${among.join(", ")}.`);
+  const rollout = can ? "" : about.rollout.why ? `No rollout: ${about.rollout.why}.`
+    : `Rollout is in this file to ${among.length > 1 ? "layers" : "layer"} ${among.join(", ")}.`;
+  say(by("why"), [rollout, about.objects?.why && `No boxes: ${about.objects.why}.`].filter(Boolean).join(" "));
 }
 
 /** Looks from somewhere else, in the view whose heads are shown; a token is the last one, or the middle. */

@@ -163,9 +163,13 @@ function paintMap(context, shown, alpha, smooth) {
   context.restore();
 }
 
-/** Outline around a cell, which stays free, seen on light and on dark. */
+/** Outline around a cell. */
 function outline(context, side, { row, column }, unit, dashed) {
-  const [x, y, width, height] = boxes(side, context.canvas.width, context.canvas.height)(row, column);
+  frameAround(context, boxes(side, context.canvas.width, context.canvas.height)(row, column), unit, dashed);
+}
+
+/** Outline around a box, which stays free, seen on light and on dark. */
+function frameAround(context, [x, y, width, height], unit, dashed) {
   context.save();
   for (const [colour, line] of [["rgb(0 0 0 / 75%)", 4 * unit], ["white", 2 * unit]]) {
     context.strokeStyle = colour;

@@ -25,6 +25,17 @@ function bounded(key, step, low) {
 }
 
 const has = (name) => layerOf(state.layer).queries.prefix.includes(name);
+const KEYS_OF_TOKENS = [
+  [["t", "c", "g", "m"], "look from a token, the class token, the next register, the mean",
+    [() => lookFrom("cell"), () => has("class") && lookFrom("class"), nextRegister,
+      () => hasGrid(layerOf(state.layer).queries) && lookFrom("mean")]],
+  [["p"], "the pointer looks from a token, or reads its weight", [turn("pointer", ["looks", "reads"])]],
+  ...(about.objects?.found.length ? [[["w", "W"], "object after, object before", [() => nextObject(1), () => nextObject(-1)]]] : []),
+];
+const KEYS_OF_WORDS = [
+  [["w", "W"], "word after, word before", [() => nextWord(1), () => nextWord(-1)]],
+  [["x"], "choose no cell: words are not shaded", [freeCell]],
+];
 const KEYS = [
   [["[", "]"], "layer before, layer after", [() => nextLayer(-1), () => nextLayer(1)]],
   [[",", "."], "head before, head after", [() => nextHead(-1), () => nextHead(1)]],
@@ -32,11 +43,8 @@ const KEYS = [
     MERGES.map((merge) => () => change({ merge }))],
   [["a", "r", "o"], "show attention, attention received, rollout",
     SHOWS.map((show) => () => (show !== "rollout" || endOf(state.layer)) && change({ show }))],
-  [["t", "c", "g", "m"], "look from a token, the class token, the next register, the mean",
-    [() => lookFrom("cell"), () => has("class") && lookFrom("class"), nextRegister,
-      () => hasGrid(layerOf(state.layer).queries) && lookFrom("mean")]],
-  [["p"], "the pointer looks from a token, or reads its weight", [turn("pointer", ["looks", "reads"])]],
-  [["b", "v"], "compare two tokens, go to the other view",
+  ...(about.text ? KEYS_OF_WORDS : KEYS_OF_TOKENS),
+  [["b", "v"], `compare two ${about.text ? "words" : "tokens"}, go to the other view`,
     [compare, () => state.b && change({ active: next(["a", "b"], state.active) })]],
   [["-", "+"], "opacity", [() => bounded("alpha", -5, 0), () => bounded("alpha", 5, 0)]],
   [["k", "K"], "keep less, or more, of the mass", [() => bounded("keep", -5, 5), () => bounded("keep", 5, 5)]],
@@ -47,8 +55,9 @@ const KEYS = [
 ];
 const ON_GRIDS = [
   [["←", "↑", "→", "↓"],
-    "on the picture: move the token that is looked from; on heads, layers and table: choose"],
-  [["Home", "End"], "on the picture: first and last token of the row"],
+    about.text ? "on the picture: choose a cell, to see which words looked at it; on words, heads, layers and table: choose"
+      : "on the picture: move the token that is looked from; on heads, layers, table and boxes of objects: choose"],
+  [["Home", "End"], `on the picture: first and last ${about.text ? "cell" : "token"} of the row`],
   [["Shift", "← … ↓"], "on the picture: read the weight of another token"],
 ];
 const actions = new Map(KEYS.flatMap(([keys, , acts]) => keys.map((key, i) => [key, acts[i]])));

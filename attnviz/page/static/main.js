@@ -32,6 +32,8 @@ function render() {
   }
   drawBar(shown[view], range, kept[view]);
   drawHeads(layer, query);
+  drawWords(layer);
+  drawBoxes(layer);
   markMatrix();
   drawTable();
   followMatrix(query);
@@ -65,9 +67,9 @@ function summary(shown, view) {
     shown.side.drawn[i] && (best < 0 || value > shown.map[best]) ? i : best, -1);
   const { row, column } = cellOf(shown.side, at);
   const read = readingWords(view, shown);
-  const from = state.show === "received" ? "all queries" : wordsOf(shown.query);
+  const from = state.show === "received" ? ALL_QUERIES : wordsOf(shown.query);
   return [`${wordsOfMap()}, from ${from}`, `most on row ${row}, column ${column}: ${said(shown.map[at])}`,
-    wordsOfRest(shown), read && `read at ${read}`].filter(Boolean).join("; ");
+    wordsOfRest(shown), read && `read at ${read}`, wordsThatLook()].filter(Boolean).join("; ");
 }
 
 function layHeader() {
@@ -86,6 +88,8 @@ function begin() {
   layHeader();
   layHelp();
   layMatrix();
+  layWords();
+  layBoxes();
   recall();
   photo.addEventListener("load", draw);
   photo.src = about.photo;

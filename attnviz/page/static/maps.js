@@ -9,7 +9,7 @@
  */
 
 const looks = new Map(); // the last ones asked, by layer and query
-const KEPT_LOOKS = 96;
+const KEPT_LOOKS = 96 + (about.text?.words.length ?? 0);
 
 /** @returns {Look} */
 function look(layer, query) {

@@ -39,11 +39,9 @@ function paintView(view, shown, range) {
   const how = painted(shown, range);
   context.drawImage(ground(canvas, shown.side), 0, 0);
   paintMap(context, how, state.alpha / 100, state.drawing === "smooth");
-  if (state.show !== "received" && shown.query.kind === "cell") {
-    outline(context, askedSide(), shown.query, unit);
-  }
-  const at = readingCell(view, shown);
-  const same = at && at.row === shown.query.row && at.column === shown.query.column;
+  const marked = markedCell(shown), at = readingCell(view, shown);
+  if (marked) outline(context, ...marked, unit);
+  const same = at && at.row === marked?.[1].row && at.column === marked?.[1].column;
   if (at && !same) outline(context, shown.side, at, 0.75 * unit, true);
   return how.kept;
 }
@@ -51,14 +49,27 @@ function paintView(view, shown, range) {
 /** Where the tokens lie that are looked from. */
 const askedSide = () => (state.show === "rollout" ? endOf(state.layer) : layerOf(state.layer)).queries;
 
-/** The cell whose weight is read in a view: the same place in both. */
+/** The cell that is outlined, with its side: the token that is looked from, or the cell whose words are shaded. */
+function markedCell({ side, query }) {
+  const cell = pinnedCell(side);
+  if (cell) return [side, cell];
+  return state.show !== "received" && query.kind === "cell" ? [askedSide(), query] : null;
+}
+
+/** The cell that is chosen to see which words looked at it, or null: without words there is none. */
+function pinnedCell(side) {
+  const { kind, ...cell } = queryOf(state.cell);
+  return about.text && kind === "cell" && inside(side, cell.row, cell.column) ? cell : null;
+}
+
+/** The cell whose weight is read in a view: the same place in both; else the one that is chosen. */
 function readingCell(view, { side }) {
-  return reading.on ? cellAt(side, reading.x, reading.y) : null;
+  return reading.on ? cellAt(side, reading.x, reading.y) : pinnedCell(side);
 }
 
 function captionView(view, shown) {
   const { words, pin, frame, reading: read } = parts[view];
-  const from = state.show === "received" ? "from all queries" : `from ${wordsOf(shown.query)}`;
+  const from = state.show === "received" ? `from ${ALL_QUERIES}` : `from ${wordsOf(shown.query)}`;
   words.textContent = `${wordsOfMap()} · ${from}`;
   pin.setAttribute("aria-pressed", String(state.active === view));
   pin.setAttribute("aria-label", `View ${view.toUpperCase()}: show its heads`);
@@ -67,7 +78,10 @@ function captionView(view, shown) {
   mark(frame, "aria-label", `Picture ${view.toUpperCase()}, ${tokens}`);
   say(read, readingWords(view, shown));
   const looks = state.pointer === "looks" && state.show !== "received" && hasGrid(layerOf(state.layer).queries);
-  mark(read, "data-hint", looks ? "point to look from a token, click to stay there" : "point to read a weight");
+  const objects = hasBoxes(layerOf(state.layer));
+  mark(read, "data-hint", about.text ? "point to see which words looked there, click to stay"
+    : objects ? `point at ${looks ? "a token or the label of an object" : "an object"}, click to stay`
+    : looks ? "point to look from a token, click to stay there" : "point to read a weight");
 }
 
 function readingWords(view, shown) {
@@ -97,7 +111,7 @@ function pointed(view, event) {
   const [x, y] = placeOf(event, parts[view].frame);
   Object.assign(reading, { view, x, y, on: true });
   const looking = (state.pointer === "looks") !== event.shiftKey || event.pointerType === "touch";
-  preview[view] = looking ? queryAt(x, y) : null;
+  preview[view] = boxQuery(event) ?? (looking ? queryAt(x, y) : null);
   draw();
 }
 
@@ -108,8 +122,11 @@ function left(view) {
 }
 
 function pinned(view, event) {
-  const query = queryAt(...placeOf(event, parts[view].frame));
-  if (query) change({ [view]: textOf(query), active: view });
+  const place = placeOf(event, parts[view].frame);
+  const query = boxQuery(event) ?? queryAt(...place);
+  const cell = about.text && cellAt(layerOf(state.layer).keys, ...place);
+  if (cell) change({ cell: textOf({ kind: "cell", ...cell }), active: view });
+  else if (query) change({ [view]: textOf(query), active: view });
   else if (state.active !== view) change({ active: view });
 }
 
@@ -122,13 +139,21 @@ const STEPS = {
 /** Arrow keys: the next token in that direction that can be asked; with Shift, what is read. */
 function stepped(view, event) {
   const step = STEPS[event.key], layer = layerOf(state.layer);
-  if (!step || !layer.arrays || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target !== parts[view].frame || !step || !layer.arrays || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
+  if (about.text && !event.shiftKey) return stepCell(layer.keys, step);
   if (event.shiftKey || state.show === "received") return readOn(view, step);
   if (!hasGrid(layer.queries)) return;
   const query = queryIn(view), side = layer.queries;
   const next = stepFrom(side, query.kind === "cell" ? query : null, step);
   if (next) change({ [view]: textOf({ kind: "cell", ...next }), active: view });
+}
+
+/** The next cell to see which words looked at it. */
+function stepCell(side, step) {
+  const next = stepFrom(side, pinnedCell(side), step);
+  reading.on = false;
+  if (next) change({ cell: textOf({ kind: "cell", ...next }) });
 }
 
 function stepFrom(side, from, [down, across]) {
@@ -151,7 +176,7 @@ function edgeOf(side, { row }, across, asked) {
 
 function readOn(view, [down, across]) {
   const side = layerOf(state.layer).keys, query = queryIn(view);
-  const from = reading.on ? cellAt(side, reading.x, reading.y) : query.kind === "cell" ? query : null;
+  const from = readingCell(view, { side }) ?? (query.kind === "cell" ? query : null);
   const { row, column } = from ?? { row: side.rows >> 1, column: side.columns >> 1 };
   const within = (at, end) => Math.min(Math.max(at, 0), end - 1);
   const [x, y] = centreOf(side, within(row + down, side.rows), within(column + across, side.columns));

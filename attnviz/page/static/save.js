@@ -38,7 +38,7 @@ function pictureOf(shownViews) {
     paintSaved(mine, its, range);
     context.drawImage(mine, left, 2 * GAP);
     context.fillStyle = ink;
-    const from = state.show === "received" ? "all queries" : wordsOf(its.query);
+    const from = state.show === "received" ? ALL_QUERIES : wordsOf(its.query);
     context.fillText(`${wordsOfMap()}, from ${from}`, left, 1.35 * GAP, width);
     const below = [about.model.spec, wordsOfRest(its)].filter(Boolean).join(" · ");
     context.fillText(below, left, height + 5 * GAP, width);
@@ -51,8 +51,9 @@ function paintSaved(canvas, shown, range) {
   const context = canvas.getContext("2d");
   paintPhoto(context, shown.side);
   paintMap(context, painted(shown, range), state.alpha / 100, state.drawing === "smooth");
-  if (state.show === "received" || shown.query.kind !== "cell") return;
-  outline(context, askedSide(), shown.query, 1);
+  const marked = markedCell(shown), box = boxOf(shown.query, canvas);
+  if (marked) outline(context, ...marked, 1);
+  if (box) frameAround(context, box, 1);
 }
 
 function paintBar(context, range, x, y, width) {

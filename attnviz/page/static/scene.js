@@ -80,12 +80,20 @@ function painted({ side, map }, range) {
   };
 }
 
+const ALL_QUERIES = about.text ? "all words of the answer" : "all queries";
+
 /** A query in words. */
 function wordsOf(query) {
   if (query.kind === "cell") return `token at row ${query.row}, column ${query.column}`;
   if (query.kind === "mean") return "mean of all grid tokens";
-  if (query.kind === "received") return "mean of all queries";
-  return query.name === "class" ? "class token" : query.name;
+  if (query.kind === "received") return `mean of ${ALL_QUERIES}`;
+  return query.name === "class" ? "class token" : wordNamed(query.name) ?? query.name;
+}
+
+/** A word in quotes, and which of its name it is; undefined for another query. */
+function wordNamed(name) {
+  const word = about.text?.words.find((each) => each.name === name), nth = /#(\d+)$/.exec(name);
+  return word && `“${word.word}”${nth ? ` (number ${nth[1]})` : ""}${word.of === "prompt" ? " of the prompt" : ""}`;
 }
 
 /** What is drawn, in words: "layer 11, head 3". */
@@ -104,6 +112,7 @@ function wordsOfRest({ side, beside }) {
 }
 
 function outsideWords(prefix) {
+  if (about.text) return prefix.join(" and ");
   const registers = prefix.filter((name) => name.startsWith("register")).length;
   const others = prefix.length - registers - (prefix.includes("class") ? 1 : 0);
   const several = (count, one, more) => count > 1 ? more : count === 1 && one;

@@ -13,7 +13,7 @@ const defaults = {
   a: startQuery(), b: "", active: "a",
   keep: 100, alpha: Math.round(100 * start.alpha), colours: [...colourTables.keys()][0],
   scale: FIXED ? "fixed" : start.scale, drawing: start.interpolation === "nearest" ? "cells" : "smooth",
-  pointer: "looks", rows: "layer", sort: "",
+  pointer: "looks", rows: "layer", sort: "", cell: "",
 };
 const state = { ...defaults };
 const preview = { a: null, b: null }; // what the pointer looks from, until it leaves
@@ -30,6 +30,7 @@ const readers = {
   active: one(["a", "b"]), keep: share(1), alpha: share(0), colours: one([...colourTables.keys()]),
   scale: one(SCALES), drawing: one(["smooth", "cells"]), pointer: one(["looks", "reads"]),
   rows: one(["layer", "all"]), sort: (text) => text,
+  cell: (text) => /^\d+,\d+$/.test(text) ? text : undefined,
 };
 
 function startQuery() {
@@ -88,6 +89,8 @@ function change(changes) {
 function carry(from, to, pointed) {
   if (state.layer !== to.layer || !from.arrays) return;
   for (const view of views()) state[view] = textOf(carried(queryOf(state[view]), from, to));
+  const cell = pinnedCell(from.keys), there = cell && cellAt(to.keys, ...centreOf(from.keys, cell.row, cell.column));
+  state.cell = there ? textOf({ kind: "cell", ...there }) : "";
   for (const view of pointed) if (reading.on) preview[view] = queryAt(reading.x, reading.y);
   draw();
   remember();

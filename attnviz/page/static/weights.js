@@ -16,7 +16,7 @@ function queryOf(text) {
 /** What a layer is asked instead of what it does not have. */
 function fallback(layer) {
   const [first] = layer.queries.prefix;
-  if (first === "class") return { kind: "prefix", name: first };
+  if (first === "class" || about.text) return { kind: "prefix", name: first };
   if (hasGrid(layer.queries)) return { kind: "mean" };
   return layer.queries.prefix.length === 1 ? { kind: "prefix", name: first } : received;
 }
