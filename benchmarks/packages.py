@@ -3,6 +3,7 @@
     pip install grad-cam captum torchcam scikit-learn timm lxt zennit
     python benchmarks/packages.py
     python benchmarks/packages.py --write     # also RESULTS.md
+    python benchmarks/packages.py --base      # of a ViT-base
 
 A ViT-tiny of timm of 224 pixels with random weights, float32, one thread. Both sides begin with a
 picture of bytes and end with one map of 14 × 14 tokens; ours runs the model recorded, once for all
@@ -80,15 +81,18 @@ def grid(values: Tensor) -> Map:
 class Sides:
     """One model and picture, and each method by us and by a package."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, base: bool) -> None:
         torch.manual_seed(0)
-        self.module = timm.create_model("vit_tiny_patch16_224", num_classes=10).eval()
+        factory = build_base if base else build
+        self.module: Any = factory().eval()
         for name, parameter in self.module.named_parameters():
             if parameter.ndim > 1 and "pos" not in name:
                 nn.init.normal_(parameter, std=0.06)
         noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
         self.picture = Picture("noise.png", noise)
-        self.model = attnviz.load_model(f"py:{Path(__file__).stem}:build", head="class", size=224)
+        self.model = attnviz.load_model(
+            f"py:{Path(__file__).stem}:{factory.__name__}", head="class", size=224
+        )
         self.model.module.load_state_dict(self.module.state_dict())
 
     @property
@@ -179,6 +183,12 @@ def build() -> nn.Module:
     return model
 
 
+def build_base() -> nn.Module:
+    """The larger one."""
+    model: nn.Module = timm.create_model("vit_base_patch16_224", num_classes=10)
+    return model
+
+
 def timed(*sides: Callable[[], Any], rounds: int) -> tuple[list[Any], list[float], float]:
     """Results, median seconds, and the median ratio of the first to the second."""
     taken: list[list[float]] = [[], []]
@@ -204,9 +214,9 @@ def row(name: str, package: str, ours: Any, theirs: Any, *, rounds: int, loss: A
     return f"| {' | '.join(cells)} | {ratio:.2f} |"
 
 
-def rows(rounds: int) -> list[str]:
+def rows(rounds: int, *, base: bool) -> list[str]:
     """All rows."""
-    sides = Sides()
+    sides = Sides(base=base)
     layer = {"layers": str(LAYER)}
     seen = attnviz.observe(sides.picture, sides.model, tokens=True, layers=str(LAYER))
     tokens = seen.layers[LAYER].tokens
@@ -267,9 +277,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--base", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = "\n".join([HEAD, "|---" * 6 + "|", *rows(options.rounds)])
+    table = "\n".join([HEAD, "|---" * 6 + "|", *rows(options.rounds, base=options.base)])
     print(table)
     if options.write:
         start, end = "<!-- packages -->\n", "<!-- /packages -->"

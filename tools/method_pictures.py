@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def _asked(
-    seen: attnviz.Observation, name: str, target: str, heads: str = "all", **options: str
+    seen: attnviz.Observation, name: str, target: str, heads: str = "all", **options: Any
 ) -> attnviz.Explanation:
     """What a method answers, from an eye if it looks for what is alike."""
     query = EYE if name in LIKE else "auto"

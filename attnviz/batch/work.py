@@ -210,8 +210,9 @@ def _explain_words(prepared: Prepared, model: Model, settings: Settings) -> list
     picture = _again(prepared, settings, model)
     assert prepared.job is not None  # stand-ins are not asked
     questions = prepared.job.questions(settings.questions)
-    observation = look(picture, model, questions, fit=settings.fit)
-    return _explain(replace(observation, picture=prepared.picture), settings)
+    found = _explain(look(picture, model, questions, fit=settings.fit), settings)
+    kept = replace(found[0].observation, picture=prepared.picture)
+    return [replace(each, observation=kept) for each in found]
 
 
 def _answered(prepared: Prepared, explained: Callable[[], list[Explanation]]) -> Answered | Outcome:

@@ -226,6 +226,11 @@ def test_the_record_says_what_was_done(tmp_path: Path, capfd: pytest.CaptureFixt
     assert main([*batch, "--pictures", "none"]) == 0
     line = json.loads((tmp_path / "out" / "stats.jsonl").read_text())
     assert line["smoothing"] == {"kind": "flips", "pictures": 2, "sigma": None, "seed": None}
+    Image.open(CAT.with_name("scene.png")).save(tmp_path / "in" / "a.png")
+    words = ["-m", "tiny-words", "--max-words", "9", "--pictures", "none", "--smooth", "flips"]
+    assert main(["batch", str(tmp_path / "in"), "-o", str(tmp_path / "words"), *words]) == 0
+    line = json.loads((tmp_path / "words" / "stats.jsonl").read_text())
+    assert line["smoothing"]["kind"] == "flips"
     capfd.readouterr()
     assert main(["stats", str(CAT), "--smooth", "flips", "--method", "pca"]) == 2
     assert "the parts of pca differ" in capfd.readouterr().err
