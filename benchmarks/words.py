@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import attnviz
-from attnviz.explanation.observe_words import record_run
+from attnviz.explanation.observe_words import record_words
 from attnviz.models.prompts import PromptRun
 from attnviz.models.words import WordInput
 from attnviz.recording import Recording
@@ -67,7 +67,7 @@ def main() -> None:
     pairs = [
         (
             timed(lambda: plain(words, answered)),
-            timed(lambda: record_run(words, answered, gradients=False)),
+            timed(lambda: record_words(words, answered)),
         )
         for _ in range(options.rounds + 1)
     ][1:]
@@ -92,7 +92,7 @@ def memory(words: WordInput, answered: PromptRun, ask: Callable[[], object]) -> 
     plain(words, answered)
     of_plain = peak(lambda: plain(words, answered))
     recordings: list[Recording] = []
-    of_recorded = peak(lambda: recordings.append(record_run(words, answered, gradients=False)[0]))
+    of_recorded = peak(lambda: recordings.append(record_words(words, answered).language))
     calls = list(recordings.pop())
     weights = {each.untyped_storage().data_ptr() for each in words.module.parameters()}
     kept = megabytes(

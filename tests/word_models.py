@@ -390,6 +390,134 @@ def internvl(folder: Path) -> None:
     save(folder, transformers.InternVLForConditionalGeneration, config, processor)
 
 
+def _queried() -> dict[str, Any]:
+    """The numbers of a small Q-Former."""
+    return {**SEEN, "num_hidden_layers": 4, "encoder_hidden_size": WIDTH,
+            "cross_attention_frequency": 2}  # fmt: skip
+
+
+def blip2(folder: Path) -> None:
+    """Eight learned queries read the picture, in every second layer of the Q-Former."""
+    words = tokenizer({}, ("<image>",))
+    image = words.convert_tokens_to_ids("<image>")
+    text = transformers.OPTConfig(
+        vocab_size=len(words) + 64, hidden_size=WIDTH, ffn_dim=96, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=256, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, word_embed_proj_dim=WIDTH,
+    )  # fmt: skip
+    config = transformers.Blip2Config(
+        vision_config={**SEEN, "image_size": 64, "patch_size": 16}, text_config=text,
+        qformer_config={**_queried(), "vocab_size": 64}, num_query_tokens=8,
+        image_token_id=image, image_token_index=image,
+    )  # fmt: skip
+    pictures = transformers.BlipImageProcessorPil(size={"height": 64, "width": 64})
+    processor = transformers.Blip2Processor(pictures, words, num_query_tokens=8)
+    save(folder, transformers.Blip2ForConditionalGeneration, config, processor)
+
+
+def instructblip(folder: Path) -> None:
+    """As BLIP-2, whose queries also attend to the prompt."""
+    words = tokenizer({}, ("<image>",))
+    image = words.convert_tokens_to_ids("<image>")
+    config = transformers.InstructBlipConfig(
+        vision_config={**SEEN, "image_size": 64, "patch_size": 16},
+        qformer_config={**_queried(), "vocab_size": len(words) + 64}, num_query_tokens=8,
+        text_config=transformers.LlamaConfig(**spoken(words)),
+        image_token_id=image, image_token_index=image,
+    )  # fmt: skip
+    pictures = transformers.BlipImageProcessorPil(size={"height": 64, "width": 64})
+    processor = transformers.InstructBlipProcessor(pictures, words, words, num_query_tokens=8)
+    save(folder, transformers.InstructBlipForConditionalGeneration, config, processor)
+
+
+def idefics2(folder: Path) -> None:
+    """Eight learned queries read each of five tiles, in a resampler whose keys they are, too."""
+    words = tokenizer(
+        {"image_token": "<image>", "image_boundary_token": "<fake_token_around_image>",
+         "end_of_utterance_token": "<end_of_utterance>"}
+    )  # fmt: skip
+    pictures = transformers.Idefics2ImageProcessorPil(
+        size={"longest_edge": 96, "shortest_edge": 48}, do_image_splitting=True
+    )
+    config = transformers.Idefics2Config(
+        vision_config={**SEEN, "image_size": 96, "patch_size": 16},
+        perceiver_config={
+            "resampler_n_latents": 8, "resampler_depth": 2, "resampler_n_heads": 4,
+            "num_key_value_heads": 2, "resampler_head_dim": 16, "hidden_size": WIDTH,
+        },
+        text_config=transformers.MistralConfig(**spoken(words)),
+        image_token_id=words.image_token_id, pad_token_id=0,
+    )  # fmt: skip
+    processor = transformers.Idefics2Processor(
+        pictures, words, image_seq_len=8, chat_template=template("<image>")
+    )
+    save(folder, transformers.Idefics2ForConditionalGeneration, config, processor)
+
+
+def kosmos2(folder: Path) -> None:
+    """64 learned queries read the picture in one call, without a residual."""
+    places = tuple(f"<place{number}>" for number in range(64))
+    names = ("</doc>", "<image>", "</image>", "</chunk>", "</line>", "<grounding>")
+    words = tokenizer({}, ("<unk>", *places, *names))
+    words.unk_token = "<unk>"
+    text = {
+        "vocab_size": len(words) + 64, "max_position_embeddings": 256, "embed_dim": WIDTH,
+        "layers": 3, "ffn_dim": 96, "attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2,
+    }  # fmt: skip
+    config = transformers.Kosmos2Config(
+        text_config=text, vision_config={**SEEN, "image_size": 64, "patch_size": 16},
+        latent_query_num=64,
+    )  # fmt: skip
+    pictures = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
+    )
+    processor = transformers.Kosmos2Processor(pictures, words, 4)
+    save(folder, transformers.Kosmos2ForConditionalGeneration, config, processor)
+
+
+def aria(folder: Path) -> None:
+    """As many learned queries as the picture has tokens for."""
+    words = tokenizer({"image_token": "<image>"})
+    text = transformers.AriaTextConfig(
+        **spoken(words), moe_num_experts=2, moe_topk=1, moe_num_shared_experts=1
+    )
+    tower = transformers.Idefics3VisionConfig(**SEEN, image_size=980, patch_size=140)
+    config = transformers.AriaConfig(
+        vision_config=tower, text_config=text, vision_feature_layer=-1,
+        projector_patch_to_query_dict={49: 8}, image_token_index=words.image_token_id,
+        image_token_id=words.image_token_id,
+    )  # fmt: skip
+    pictures = transformers.AriaImageProcessorPil(
+        max_image_size=980, min_image_size=336, split_image=False
+    )
+    processor = transformers.AriaProcessor(
+        pictures, words, chat_template=template("<image>"), size_conversion={490: 8, 980: 8}
+    )
+    save(folder, transformers.AriaForConditionalGeneration, config, processor)
+
+
+def deepseek_vl_hybrid(folder: Path) -> None:
+    """Two encoders, each with its own tensor of the picture; their features lie side by side."""
+    words = tokenizer({"image_token": "<image>"})
+    high = transformers.SamVisionConfig(
+        hidden_size=32, output_channels=32, num_hidden_layers=2, num_attention_heads=4,
+        image_size=128, patch_size=16, mlp_dim=48, global_attn_indexes=[1], window_size=4,
+    )  # fmt: skip
+    config = transformers.DeepseekVLHybridConfig(
+        vision_config=transformers.SiglipVisionConfig(**SEEN, image_size=64, patch_size=16),
+        high_res_vision_config=high, text_config=transformers.LlamaConfig(**spoken(words)),
+        image_token_id=words.image_token_id,
+    )  # fmt: skip
+    pictures = transformers.DeepseekVLHybridImageProcessorPil(
+        size={"height": 64, "width": 64}, high_res_size={"height": 128, "width": 128}
+    )
+    processor = transformers.DeepseekVLHybridProcessor(
+        pictures, words, chat_template=template("<image>"), num_image_tokens=16
+    )
+    save(folder, transformers.DeepseekVLHybridForConditionalGeneration, config, processor)
+
+
 ROTARY = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 
 
@@ -412,7 +540,7 @@ PLAIN: dict[str, Callable[[Path], None]] = {
     made.__name__: made
     for made in (
         *(llava, llava_next, idefics3, gemma3, paligemma, mllama, trocr, donut),
-        *(git, blip, pix2struct, florence2),
+        *(git, blip, pix2struct, florence2, deepseek_vl_hybrid),
     )
 }
 """Families whose processors need no torchvision."""
@@ -420,3 +548,9 @@ WITH_TORCHVISION: dict[str, Callable[[Path], None]] = {
     made.__name__: made for made in (qwen2_5_vl, qwen3_vl, internvl, pixtral)
 }
 """Families whose processors need torchvision."""
+
+
+LEARNED: dict[str, Callable[[Path], None]] = {
+    made.__name__: made for made in (blip2, instructblip, idefics2, kosmos2)
+}
+"""Families whose words see learned queries, which read the picture."""

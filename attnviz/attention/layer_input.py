@@ -25,12 +25,14 @@ class LayerTokens:
         taking_part: (windows, tokens), False for masked tokens.
         cover: of tokens on several grids the numbers of tokens and of cells, and the share of each
             token that lies on the cell, (pairs,) each; None if each token stands for one cell.
+        lie: whether tokens lie where their cells do; learned queries read cells from nowhere.
     """
 
     cells: Tensor
     positions: Tensor
     taking_part: Tensor
     cover: tuple[Tensor, Tensor, Tensor] | None = None
+    lie: bool = True
 
     @classmethod
     def bare(cls, windows: int, tokens: int, device: torch.device) -> "LayerTokens":
@@ -48,6 +50,7 @@ class LayerTokens:
             positions=self.positions.to(device),
             taking_part=self.taking_part.to(device),
             cover=None if self.cover is None else tuple(each.to(device) for each in self.cover),  # type: ignore[arg-type]
+            lie=self.lie,
         )
 
     @cached_property

@@ -231,6 +231,7 @@ _RULES: dict[str, Rule] = {
     "Mul": _multiplied,
     "Div": _divided,
     **{name: _product(*factors) for name, factors in PRODUCTS.items()},
+    "GroupedMm": _product(0, 1),  # experts: a matrix for each group of tokens
     "Convolution": _convolved,
     "NativeBatchNorm": _batch_normed,
     "CudnnBatchNorm": _batch_normed,
@@ -254,6 +255,7 @@ REARRANGED = frozenset({
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle",
     "PixelUnshuffle", "ViewAsComplex", "ViewAsReal", "IndexPut", "IndexAdd", "Scatter",
     "ScatterAdd", "SliceScatter", "SelectScatter", "Im2Col", "Col2Im", "Where", "MaskedFill",
+    "MaskedScatter", "MaskedSelect", "IndexCopy", "Topk", "Sort",
 })  # fmt: skip
 """Operators that rearrange, choose, copy or add up elements as they are."""
 _SOFTMAX = frozenset({"Softmax", "SafeSoftmax"})

@@ -5,7 +5,7 @@ There, the node of the running operator is the last one that was made. Its numbe
 alive, and is enough to find the node again in a score's graph.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,31 @@ def gradients(score: Tensor, traces: Mapping[int, Trace | JoinedTrace | None]) -
 
 _Piece = tuple[int, int]
 """The number of a call, and the number of a piece of it."""
+
+
+def calls_behind(root: Node, traces: Sequence[Trace | JoinedTrace | None], number: int) -> set[int]:
+    """Numbers of the calls that a call's output depends on; those without a node are among them."""
+    of_calls = {n: {leaf.node for leaf in _leaves(trace)} for n, trace in enumerate(traces)}
+    nodes = _nodes(root, set().union(*of_calls.values()) - {None})
+    stack = [node for each in of_calls[number] for node in nodes.get(each, ())]
+    visited = set(stack)
+    while stack:
+        for following, _ in stack.pop().next_functions:
+            if following is not None and following not in visited:
+                visited.add(following)
+                stack.append(following)
+    seen = {node._sequence_nr() for node in visited}  # noqa: SLF001 — torch's own name for it
+    return {
+        n
+        for n, of_call in of_calls.items()
+        if n < number and (not of_call - {None} or not of_call.isdisjoint(seen))
+    }
+
+
+def _leaves(trace: Trace | JoinedTrace | None) -> tuple[Trace, ...]:
+    if trace is None:
+        return ()
+    return trace.leaves if isinstance(trace, JoinedTrace) else (trace,)
 
 
 def _laid_out(score: Tensor, traces: Mapping[_Piece, Trace]) -> dict[_Piece, Tensor]:

@@ -107,6 +107,7 @@ def by_gamma(linear: LinearMap, gamma: float) -> Gradient:
         if bias is not None:
             extra = extra + sign * (sign * bias).relu()
         share = divided(wide(gradient) * z, z + gamma * extra)
+        share = torch.where(z.isfinite(), share, 0.0)  # scores that a mask adds −∞ to
         both = linear.back(share, weight) * (1 + gamma / 2)
         return both + x.sign() * linear.back(sign * share, weight.abs()) * (gamma / 2)
 

@@ -43,6 +43,15 @@ def vec_rollout(fused: MergedHeads, rows: Tensor) -> Tensor:
     return product.add_(shares)
 
 
+def vec_residual(fused: MergedHeads, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """r·rownorm([M I]) where queries and keys may be different tokens.
+
+    Returns:
+        What the keys get, (B, R, Nk), and what the queries keep, (B, R, Nq).
+    """
+    return _products(fused, rows, normalised=True)
+
+
 def mat_vec(fused: MergedHeads, columns: Tensor) -> Tensor:
     """M·u, (B, Nq), for vectors u, (B, Nk)."""
     batch, _, queries, _ = fused.call.shape

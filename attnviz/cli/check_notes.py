@@ -28,7 +28,7 @@ def say_checks(observation: Observation, fit: str, of: str = "the picture") -> N
     for line in of_check(check_info(observation), observation.count, max(observation.layers)):
         console.say(line)
     if observation.text is not None:
-        for line in of_text(observation.text):
+        for line in of_text(observation.text, observation.learned_queries):
             console.say(line)
 
 
@@ -48,9 +48,14 @@ def say_facts(questions: Questions, model: Model, *, quiet: bool) -> None:
         console.say(f"note: {fact}")
 
 
-def of_text(text: Transcript) -> list[str]:
-    """Notes about an answer."""
+def of_text(text: Transcript, learned: int = 0) -> list[str]:
+    """Notes about an answer; `learned` queries read the picture for its words."""
     notes = []
+    if learned:
+        notes.append(
+            f"note: the words see the picture through {learned} learned queries: maps are their "
+            "rows times those of these queries; --method attnlrp goes through all of the model"
+        )
     if text.cut:
         notes.append(
             f"note: the answer is cut after {len(text.words)} words; give --max-words for more"

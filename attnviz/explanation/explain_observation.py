@@ -8,6 +8,7 @@ from typing import Any
 from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
 from attnviz.errors import AttnvizError, UsageError
+from attnviz.explanation.beyond_words import goes_beyond
 from attnviz.explanation.explanation import Explanation, LocalizedHead
 from attnviz.explanation.observation import Observation
 from attnviz.explanation.query_weights import (
@@ -186,7 +187,7 @@ def _request(
     check_request(
         (method,),
         given,
-        query=any(each != "auto" for each in asked),
+        query=observation.text is None and any(each != "auto" for each in asked),
         targets=[goal.option for goal in goals],
         importance=statistics == "all",
         others=check_options(given, statistics),
@@ -216,7 +217,12 @@ def _request(
         observation=observation,
         method=method,
         settings=settings,
-        layers={layer: layers_of(entry, layer, start) for layer in chosen},
+        layers={
+            layer: (layer,)
+            if goes_beyond(observation, entry, start)
+            else layers_of(entry, layer, start)
+            for layer in chosen
+        },
         heads=_heads(observation, heads, chosen, method),
         queries=_resolve_queries(
             observation, asked_queries, chosen, method, threshold=threshold, most=most
@@ -270,7 +276,7 @@ def _resolve_queries(
     asked = each_word(observation, asked)
     if not asked:
         raise UsageError("no query was given; give auto, or leave it out")
-    if not METHODS[name].asks:
+    if not METHODS[name].asks and not _named(observation, name):
         return dict.fromkeys(layers, (ALL,))
     each = [
         one
@@ -280,6 +286,11 @@ def _resolve_queries(
     of_queries = dict.fromkeys(tuple(resolve(observation, query, layers)) for query in each)
     of_layers = zip(*of_queries, strict=True)
     return dict(zip(layers, of_layers, strict=True))
+
+
+def _named(observation: Observation, name: str) -> bool:
+    """Whether queries name the score alone: words do, of methods that look from all tokens."""
+    return observation.text is not None and METHODS[name].scored
 
 
 def suggest_heads(

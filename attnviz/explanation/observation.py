@@ -25,11 +25,28 @@ from attnviz.io.clip_frames import ClipFrames
 from attnviz.io.picture import PictureLike
 from attnviz.models.model import Model
 from attnviz.models.predictions import Predictions
+from attnviz.models.processor_places import PictureTensor
 from attnviz.models.transcript import Transcript
 from attnviz.recording import Recording
 from attnviz.recording.recorded import call_table
 from attnviz.statistics import More
 from attnviz.statistics.tokens import MassiveTokens
+
+
+@dataclass(frozen=True, eq=False)
+class PictureInput:
+    """Where the picture enters a model with words.
+
+    Attributes:
+        source: where the model's tensor of the picture lies in the picture.
+        tokens: what enters the first block of the encoder, (…, features), with its graph; None if
+            it is not known.
+        layout: the cells of these tokens, (1, tokens), in picture pixels.
+    """
+
+    source: PictureTensor
+    tokens: torch.Tensor | None = None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +60,7 @@ class Run:
         predictions: what a detector or segmenter predicts for its object queries; None for other
             models.
         again: runs the model once more in the same way; None if it cannot.
+        seen: where the picture enters a model with words; None for other models.
     """
 
     recording: Recording
@@ -50,6 +68,7 @@ class Run:
     output: Any
     predictions: Predictions | None = None
     again: Callable[[], "Run"] | None = None
+    seen: PictureInput | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +106,8 @@ class Observation:
         objects: what a detector or segmenter predicts for each of its object queries, by number.
         object_masks: (objects, h, w) logits of the masks of a segmenter; they span the input.
         pixels: the model's input for this picture; None if it was asked in words.
+        whole: runs a model with words once more, with the calls of all of its parts.
+        tensors: names of the tensors of the picture that a model with words takes.
     """
 
     picture: PictureLike
@@ -116,11 +137,30 @@ class Observation:
     objects: tuple[DetectedObject, ...] = ()
     object_masks: torch.Tensor | None = None
     pixels: torch.Tensor | None = field(default=None, repr=False)
+    whole: Callable[[], Any] | None = field(default=None, repr=False)
+    tensors: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
         """Number of the model's attention calls, including those that are not drawn."""
         return self.calls.count
+
+    @property
+    def learned_queries(self) -> int:
+        """How many learned queries the words see the picture through; 0 if they see its tokens."""
+        return max((layer.keys.learned for layer in self.layers.values()), default=0)
+
+    def whole_run(self) -> Any:
+        """The `WholeRun` of a model with words, made once.
+
+        Raises:
+            UsageError: it cannot run again.
+        """
+        if "whole" not in self.gradients:
+            if self.whole is None:
+                raise UsageError("the model cannot be run again; take --method attention")
+            self.gradients["whole"] = self.whole()
+        return self.gradients["whole"]
 
     @property
     def image_layer(self) -> int | None:
@@ -267,6 +307,7 @@ class Observation:
             layers={n: layer.without_tensors() for n, layer in self.layers.items()},
             run=None,
             pixels=None,
+            whole=None,
             baseline=None if self.baseline is None else self.baseline.without_run(),
             gradients={},
             numbers={},

@@ -1,6 +1,6 @@
 """Observes a model that answers in words: one recorded run over prompt and answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,12 +20,15 @@ from attnviz.errors import RecordingError, UsageError
 from attnviz.explanation.inspection import Calls
 from attnviz.explanation.lattices import Unplaced
 from attnviz.explanation.layers import Layer
-from attnviz.explanation.observation import Observation, Run
+from attnviz.explanation.learned_queries import learned_queries
+from attnviz.explanation.observation import Observation, PictureInput, Run
+from attnviz.explanation.passing_back import WholeRun
 from attnviz.explanation.prompting import Prompting
 from attnviz.explanation.view_layouts import (
     View,
     layout_of,
     numbered_views,
+    on_the_picture,
     places_of,
     views_of,
 )
@@ -93,53 +96,107 @@ def _observed(
     """Record the run over prompt and answer."""
     words = model.words
     assert words is not None
-    if len(answered.pictures) > 1:
-        raise RecordingError(
-            f"{model.spec} takes {len(answered.pictures)} tensors of the picture "
-            f"({', '.join(answered.pictures)}), and one is followed; give another model"
-        )
+    tensors = tuple(answered.pictures)
+    answered = _with_one_picture(words, answered)
     (source,) = answered.pictures.values()
-    recording, logits, massive = _recorded(words, answered, gradients=gradients)
+    found = record_words(words, answered, whole=gradients, gradients=gradients)
+    recording, logits = found.language, found.logits
     tokens = recording[-1].shape[2] if len(recording) else answered.length
     text = words.transcript(answered, logits.detach(), tokens)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
     placed = [_placed(call, source, whole) for call in recording]
-    pixels = answered.arguments[source.name]
+
+    def run_of(found: RecordedWords) -> Run:
+        pixels = answered.arguments[source.name]
+        return Run(found.language, (pixels,), found.logits, seen=found.seen(source, whole))
 
     def again() -> Run:
-        recording, logits = record_run(words, answered, gradients=True)
-        return Run(recording, (pixels,), logits)
+        return run_of(record_words(words, answered, whole=True, gradients=True))
 
-    run = Run(recording, (pixels,), logits, again=again)
-    found = _observation(picture, model, (recording, text), placed, layers)
+    cached = {}
+    if all(each.call is None for each in placed):
+        run = learned_queries(words, answered, _whole_run(words, answered, whole))
+        placed = [_read_by_queries(run, n, call) for n, call in enumerate(recording)]
+        cached["whole"] = run
+    seen = _observation(picture, model, (recording, text), placed, layers)
+    seen = replace(
+        seen,
+        whole=lambda: _whole_run(words, answered, whole),
+        gradients=cached,
+        tensors=tensors,
+    )
     return replace(
-        found,
-        run=run if gradients else None,
+        seen,
+        run=replace(run_of(found), again=again) if gradients else None,
         image_mass=_image_masses(placed, text),
         massive={
             number: each
-            for number, each in enumerate(massive)
+            for number, each in enumerate(found.massive)
             if each is not None and placed[number].attends_to_itself
         },
     )
 
 
-def record_run(
-    words: WordInput, answered: PromptRun, *, gradients: bool
-) -> tuple[Recording, torch.Tensor]:
+def _with_one_picture(words: WordInput, answered: PromptRun) -> PromptRun:
+    """The run with one tensor of the picture, of several the first by which words reach places."""
+    if len(answered.pictures) == 1:
+        return answered
+    each = [replace(answered, pictures={name: found}) for name, found in answered.pictures.items()]
+    for one in each:
+        if any(_reaches(call) for call in record_words(words, one).language):
+            return one
+    return each[0]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedWords:
+    """A recorded run over prompt and answer.
+
+    Attributes:
+        recording: the recorded calls.
+        logits: the logits, with their graph if there are gradients.
+        numbers: of the calls of the language model, one for each of its blocks.
+        entered: what entered the block of the first call that reaches the picture.
+        massive: for each of these calls the massive tokens before its block, if it had them.
+    """
+
+    recording: Recording
+    logits: torch.Tensor
+    numbers: list[int]
+    entered: "_Entered | None" = None
+    massive: Sequence[MassiveTokens | None] = ()
+
+    @property
+    def language(self) -> Recording:
+        """The calls of the language model."""
+        return self.recording.choose(self.numbers) if len(self.recording) else self.recording
+
+    def seen(self, source: PictureTensor, whole: Box) -> PictureInput:
+        """Where the picture enters the model."""
+        if self.entered is None or self.entered.tokens._version != self.entered.version:  # noqa: SLF001
+            return PictureInput(source)
+        places = self.entered.places.reshape(-1, 2).double().cpu().numpy()
+        places = np.where(np.isfinite(places).all(-1, keepdims=True), places, np.nan)
+        pictures = self.entered.pictures
+        tiles = (
+            np.zeros(len(places)) if pictures is None else pictures.flatten().double().cpu().numpy()
+        )
+        try:
+            views = views_of(on_the_picture(places, tiles, source), tiles, source, whole)
+        except Unplaced:
+            return PictureInput(source)
+        if not views:
+            return PictureInput(source)
+        return PictureInput(source, self.entered.tokens, layout_of(views, len(places)))
+
+
+def record_words(
+    words: WordInput, answered: PromptRun, *, whole: bool = False, gradients: bool = False
+) -> RecordedWords:
     """Record the run over prompt and answer; positions start at the tensor of the picture.
 
-    Returns:
-        A call of each block of the language model, which ends the model, and the logits.
+    The language model ends the model. With `whole` the calls of all other parts are kept, too.
     """
-    recording, logits, _ = _recorded(words, answered, gradients=gradients)
-    return recording, logits
-
-
-def _recorded(
-    words: WordInput, answered: PromptRun, *, gradients: bool
-) -> tuple[Recording, torch.Tensor, list[MassiveTokens | None]]:
-    """See `record_run`; also the massive tokens before the block of each call, if it had them."""
     (source,) = answered.pictures.values()
     tensor, places = answered.arguments[source.name], source.places
     tensor.requires_grad_(gradients)
@@ -148,16 +205,29 @@ def _recorded(
         picture=tensor,
         time=source.dim,
         places=None if places is None else places.to(tensor.device),
-        where=blocks.counts,
+        where=(lambda call: blocks.counts(call) or True) if whole else blocks.counts,
         gradients=gradients,
     )
-    with torch.set_grad_enabled(gradients), blocks.watching(), recorded as recording:
+    with (
+        torch.set_grad_enabled(gradients),
+        recorded as recording,
+        blocks.watching(recording if gradients else None),
+    ):
         logits = words.run(answered)
     if not len(recording):
-        return recording, logits, []
-    numbers = _language_calls(recording, blocks, recording[-1].shape[2])
+        return RecordedWords(recording, logits, [])
+    numbers = _language_calls(recording, blocks)
     massive = [blocks.massive.get(blocks.block(recording[number])) for number in numbers]
-    return recording.choose(numbers), logits, massive
+    return RecordedWords(recording, logits, numbers, blocks.entered, massive)
+
+
+def _whole_run(words: WordInput, answered: PromptRun, whole: Box) -> WholeRun:
+    """The run once more, with all calls, and with a graph that says which depends on which."""
+    (source,) = answered.pictures.values()
+    nothing = torch.empty(0)
+    with torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: nothing):
+        found = record_words(words, answered, whole=True, gradients=True)
+    return WholeRun(found.recording, found.logits, found.numbers, source, whole)
 
 
 def _image_masses(placed: Sequence["_Placed"], text: Transcript) -> dict[int, float]:
@@ -178,24 +248,52 @@ def _image_masses(placed: Sequence["_Placed"], text: Transcript) -> dict[int, fl
 
 
 @dataclass(eq=False)
+class _Entered:
+    """What entered a block of the model.
+
+    Attributes:
+        order: how many blocks were entered before.
+        tokens: the tokens, with their graph.
+        places, pictures: their places (…, 2), and numbers of their pictures if there are several.
+        version: counts what was written into the tokens before.
+        reaches: whether the first call that reaches the picture is one of the block.
+    """
+
+    order: int
+    tokens: torch.Tensor
+    places: torch.Tensor
+    pictures: torch.Tensor | None
+    version: int
+    reaches: bool = False
+
+
+@dataclass(eq=False)
 class _BlockNumbers:
     """Numbers the blocks of the language model while it runs, by the calls that they make.
 
     Attributes:
         module: the model.
         text: number of text tokens: at least so many queries of a call lie nowhere.
+        entered: the tokens that entered the block of the first call that reaches the picture.
         massive: the tokens with massive activations that enter each block, by its identity.
     """
 
     module: nn.Module
     text: int
+    entered: _Entered | None = None
     massive: dict[int | None, MassiveTokens] = field(default_factory=dict)
     _open: list[nn.Module] = field(default_factory=list)
     _of_calls: dict[tuple[int, int], int] = field(default_factory=dict)
+    _entering: list[_Entered | None] = field(default_factory=list)
+    _order: int = 0
+    _reached: bool = False
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch which elements of the model's lists of modules run."""
+    def watching(self, recording: Recording | None) -> Iterator[None]:
+        """Watch which elements of the model's lists of modules run.
+
+        With a recording, the tokens that enter them are noted, too.
+        """
         lists = (part for part in self.module.modules() if isinstance(part, nn.ModuleList))
         elements = {element for each in lists for element in each}
 
@@ -216,11 +314,43 @@ class _BlockNumbers:
             register_module_forward_pre_hook(entered),
             register_module_forward_hook(returned),
         ]
+        if recording is not None:
+            stacks = [p for p in self.module.modules() if isinstance(p, nn.Sequential)]
+            hooks += self._watch_tokens(
+                {*elements, *(each for s in stacks for each in s)}, recording
+            )
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _watch_tokens(self, elements: set[nn.Module], recording: Recording) -> list[Any]:
+        """Note the tokens that enter each of some modules, with their places."""
+
+        def entered(_: nn.Module, given: Any, named: Mapping[str, Any]) -> None:
+            found = None
+            each = (x for x in (*given, *named.values()) if isinstance(x, torch.Tensor))
+            tokens = next((x for x in each if x.is_floating_point()), None)
+            wanted = self.entered is None and tokens is not None
+            if tokens is not None and wanted and tokens.ndim in (2, 3) and tokens.requires_grad:
+                places = recording.places_of(tokens)
+                if places is not None and bool(places[0].isfinite().any()):
+                    version = tokens._version  # noqa: SLF001 — autograd's own count of writes
+                    found = _Entered(self._order, tokens, *places, version)
+                    self._order += 1
+            self._entering.append(found)
+
+        def returned(_: nn.Module, __: Any, ___: Any) -> None:
+            found = self._entering.pop()
+            first = found is not None and (self.entered is None or found.order < self.entered.order)
+            if found is not None and found.reaches and first:
+                self.entered = found
+
+        hooks: list[Any] = [
+            part.register_forward_pre_hook(entered, with_kwargs=True) for part in elements
+        ]
+        return hooks + [part.register_forward_hook(returned) for part in elements]
 
     def counts(self, call: AttentionCall) -> bool:
         """Whether a call may be one of the language model: enough queries lie nowhere.
@@ -229,6 +359,15 @@ class _BlockNumbers:
         """
         if self._open:
             self._of_calls[_memory(call)] = id(self._open[0])
+        if _reaches(call) and not self._reached:
+            self._reached = True
+            for each in self._entering:
+                if each is not None:
+                    each.reaches = True
+        return self.counted(call)
+
+    def counted(self, call: AttentionCall) -> bool:
+        """The same of a call that was recorded."""
         if call.shape[0] != 1 or call.shape[2] < self.text:
             return False
         positions = call.query_positions
@@ -246,14 +385,16 @@ def _memory(call: AttentionCall) -> tuple[int, int]:
     return call.query.data_ptr(), call.key.data_ptr()
 
 
-def _language_calls(recording: Recording, blocks: _BlockNumbers, tokens: int) -> list[int]:
+def _language_calls(recording: Recording, blocks: _BlockNumbers) -> list[int]:
     """Numbers of the calls of the language model, one for each of its blocks.
 
-    Of several calls of a block, the one counts whose keys lie on the picture.
+    It ends the model. Of several calls of a block, the one counts whose keys lie on the picture.
     """
+    counted = [number for number, call in enumerate(recording) if blocks.counted(call)]
     found: dict[Any, int] = {}
-    for number, call in enumerate(recording):
-        if call.shape[2] != tokens:
+    for number in counted:
+        call = recording[number]
+        if call.shape[2] != recording[counted[-1]].shape[2]:
             continue
         block = blocks.block(call)
         at = number if block is None else block
@@ -300,6 +441,16 @@ def _placed(call: AttentionCall, source: PictureTensor, whole: Box) -> _Placed:
     return _Placed(call, layout_of(queries, call.shape[2]), layout_of(keys, call.shape[3]), keys)
 
 
+def _read_by_queries(run: WholeRun, layer: int, call: AttentionCall) -> _Placed:
+    """The layouts of a call some of whose keys are learned queries that read the picture."""
+    keys = run.through_learned(layer)
+    if keys is None:
+        return _Placed(reason="its words do not attend to what reads the picture")
+    views = [View(np.asarray(keys.on_picture[0]), keys)]
+    itself = call.shape[2] == call.shape[3]
+    return _Placed(call, keys if itself else layout_of([], call.shape[2]), keys, views)
+
+
 def _observation(
     picture: PictureLike,
     model: Model,
@@ -313,8 +464,8 @@ def _observation(
     if not calls.drawn:
         why = next(iter(not_drawn.values()), "no attention call was seen in it")
         raise RecordingError(
-            f"{model.spec}: no word looks at the picture directly ({why}): tokens may be learned "
-            "queries that read the picture; leave --prompt out to see what its image encoder does"
+            f"{model.spec}: no word looks at the picture ({why}), nor at learned queries that read "
+            "it; take --method attnlrp, or leave --prompt out to see what its image encoder does"
         )
     kept = {}
     for number in calls.choose(layers):

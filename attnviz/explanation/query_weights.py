@@ -317,6 +317,7 @@ def _side(observation: Observation, layout: Layout) -> LayerTokens:
             torch.from_numpy(cover.cells),
             torch.from_numpy(cover.shares),
         ),
+        lie=not layout.learned,
     )
 
 

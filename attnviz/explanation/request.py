@@ -87,7 +87,7 @@ class Questions:
         check_request(
             self.methods,
             {**self.settings, "start_layer": self.start_layer},
-            query=any(query != "auto" for query in self.queries),
+            query=self.prompting is None and any(query != "auto" for query in self.queries),
             targets=[each.option for each in self.targets],
             importance=self.statistics == "all",
             others=check_options(self.settings, self.statistics),
@@ -317,7 +317,7 @@ def _arguments(questions: Questions, method: str) -> dict[str, Any]:
     names += options_of(questions.statistics) if entry.merges == "nothing" else {}
     options: dict[str, Any] = {name: questions.settings.get(name) for name in names}
     return {
-        "query": questions.queries if entry.asks else "auto",
+        "query": questions.queries if entry.asks or questions.prompting else "auto",
         "method": method,
         "target": questions.targets if entry.scored or questions.statistics == "all" else (),
         "layers": requested_layers(questions.layers, questions.heads),

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnviz.errors import UsageError
+from attnviz.explanation import beyond_words
+from attnviz.explanation.beyond_words import goes_beyond
 from attnviz.explanation.layers import Layer
 from attnviz.explanation.observation import Observation
 from attnviz.geometry.grid import Layout
-from attnviz.methods import ENTERING, METHODS, Method
+from attnviz.methods import ENTERING, METHODS, Method, Need
+
+_ON_PARTS = frozenset[Need]({"path gradient", "integrated gradient"})
 
 
 def layers_of(method: Method, last: int, start: int = 0) -> tuple[int, ...]:
@@ -50,8 +54,14 @@ def _missing(
     of: str = "tokens",
 ) -> str | None:
     """Why a method cannot be used on these layers; None if it can."""
-    if "path gradient" in method.needs and observation.text is not None:
+    if observation.text is not None and not _ON_PARTS.isdisjoint(method.needs):
         return "it runs the model on parts of the picture, and this one takes words, too"
+    if goes_beyond(observation, method, start):
+        of_words = [observation.layers[n] for n in chosen]
+        weights = (_without(method, *each) for each in zip(of_words, chosen, strict=True))
+        return beyond_words.reason_against(observation, method, chosen, start) or next(
+            (reason for reason in weights if reason is not None), None
+        )
     for last in chosen:
         numbers = layers_of(method, last, start)
         not_drawn = observation.calls.not_drawn

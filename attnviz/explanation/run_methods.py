@@ -15,6 +15,12 @@ from attnviz.attention.layer_input import LayerInput
 from attnviz.attention.sweep import Progress
 from attnviz.attention.sweep_together import to_host
 from attnviz.errors import RecordingError, UsageError
+from attnviz.explanation.beyond_words import (
+    goes_beyond,
+    layout_beyond,
+    maps_beyond,
+    word_relevances,
+)
 from attnviz.explanation.explanation import (
     Answer,
     Explanation,
@@ -237,6 +243,11 @@ class LayerQuery:
         return replace(answer, numbers=of_head)
 
     @property
+    def _beyond(self) -> bool:
+        """Whether the method goes from words through all of the model to the picture."""
+        return goes_beyond(self.observation, self.entry, self.settings.get("start_layer", 0))
+
+    @property
     def _all(self) -> bool:
         return self.statistics == "all"
 
@@ -266,6 +277,8 @@ class LayerQuery:
 
     def _backward(self, target: Target) -> Backward:
         needs, observation = self.entry.needs, self.observation
+        if self._beyond and self.entry.scored:
+            return word_relevances(observation, target, self.entry, self.settings)
         if "path gradient" in needs:
             return path_gradients(observation, target, tuple(self.layers), self.settings["steps"])
         if "token gradient" in needs:
@@ -324,8 +337,10 @@ class LayerQuery:
         """Maps of each layer on its cells, (R, heads, views, rows, columns)."""
         entry = self.entry
         options = {option.name: self.settings[option.name] for option in entry.options}
-        cells = []
-        for numbers in self.layers.values():
+        cells = [] if not self._beyond else maps_beyond(
+            self.observation, entry, readings, tuple(self.layers), self.settings
+        )  # fmt: skip
+        for numbers in () if self._beyond else self.layers.values():
             these = [readings[number] for number in numbers]
             values = entry(
                 these if entry.merges == "layers" else these[0], **({} if entry.then else options)
@@ -360,6 +375,8 @@ class LayerQuery:
 
     def _keys(self, layer: int) -> Layout:
         """The layout of a layer's map: that of the keys of the first layer in it."""
+        if self._beyond:
+            return layout_beyond(self.observation, self.entry)
         return self.observation.layers[self.layers[layer][0]].keys
 
     def _answers(self, layer: int, number: int, results: _Found, question: int) -> list[Answer]:

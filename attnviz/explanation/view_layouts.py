@@ -68,15 +68,20 @@ def places_of(call: AttentionCall, side: str, picture: PictureTensor) -> tuple[A
     at = np.where(np.isfinite(at).all(-1, keepdims=True), at, np.nan)
     numbers: Tensor | None = getattr(call, f"{side}_pictures")
     tile = np.zeros(count) if numbers is None else numbers[0].double().cpu().numpy()
+    return on_the_picture(at, tile, picture), tile
+
+
+def on_the_picture(places: Array, tiles: Array, picture: PictureTensor) -> Array:
+    """Places (tokens, 2) in picture pixels, of places in tiles; NaN for nowhere."""
     if picture.places is not None:
-        return at, tile
-    found = np.full_like(at, np.nan)
+        return places
+    found = np.full_like(places, np.nan)
     for number, box in enumerate(picture.tiles):
         if box is not None:
-            these = np.rint(tile) == number
+            these = np.rint(tiles) == number
             scale = box.width / picture.size[1], box.height / picture.size[0]
-            found[these] = at[these] * scale + (box.left, box.top)
-    return found, tile
+            found[these] = places[these] * scale + (box.left, box.top)
+    return found
 
 
 def views_of(places: Array, tiles: Array, picture: PictureTensor, whole: Box) -> list[View]:

@@ -64,7 +64,8 @@ def in_text(observation: Observation, query: Query, layer: int) -> Query:
     """
     text = _text(observation, query)
     if query.kind in _ON_PICTURE:
-        if observation.layers[layer].queries.on_picture.any():
+        queries = observation.layers[layer].queries
+        if queries.on_picture.any() and not queries.learned:
             return query
         raise UsageError(
             f"--query {query}: in layer {layer} only words look at the picture; give words"
@@ -136,8 +137,7 @@ def seen_rows(observation: Observation, number: int, query: Query) -> list[SeenR
 
 def _on_cells(row: NDArray[np.float32], view: View) -> NDArray[np.float32]:
     """A row's weights on the cells of a view, (rows, columns)."""
-    cells = view.layout.cells[0][view.tokens]
-    found = np.bincount(cells, row[view.tokens], minlength=view.layout.size)
+    found = view.layout.summed(np.where(view.tokens, row, 0))
     return found.astype(np.float32).reshape(view.layout.rows, view.layout.columns)
 
 

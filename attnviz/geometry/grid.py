@@ -1,6 +1,6 @@
 """Boxes, grids of cells, and the layout of an attention call's queries or keys on these cells."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -145,6 +145,7 @@ class Layout:
             the cells are those of the finest grid, and `cells` has the one at the token's centre.
         moments: of a clip the middle of each view, in frames from 0: 0.5 for frames 0 and 1. A view
             has rows × columns cells, and the cells of the second follow those of the first.
+        learned: how many tokens are learned queries that read the cells; they lie nowhere.
 
     >>> Layout.whole(TokenGrid(rows=1, columns=2, patch=16, prefix=1)).cells
     array([[-1,  0,  1]])
@@ -160,6 +161,7 @@ class Layout:
     uneven: bool = False
     cover: Cover | None = None
     moments: tuple[float, ...] = ()
+    learned: int = 0
 
     @classmethod
     def whole(cls, grid: TokenGrid) -> "Layout":
@@ -228,6 +230,35 @@ class Layout:
         given = of_cells[cover.cells] * parts / np.where(total, total, 1)[cover.cells]
         found = np.bincount(cover.tokens, given, minlength=self.cells.size)
         return np.asarray(found.reshape(self.cells.shape), dtype=np.float64)
+
+    def summed(self, values: Array) -> Array:
+        """Values of the tokens of one window, (…, tokens), summed by cell: (…, cells).
+
+        A token that covers several cells gives each its share.
+        """
+        flat = values.reshape(-1, values.shape[-1])
+        tokens = np.flatnonzero(self.cells[0] >= 0)
+        cells, given = self.cells[0, tokens], flat[:, tokens]
+        if self.cover is not None:
+            cells, given = self.cover.cells, flat[:, self.cover.tokens] * self.cover.shares
+        found = np.zeros((len(flat), self.size))
+        np.add.at(found.T, cells, given.T)
+        return found.reshape(*values.shape[:-1], self.size)
+
+    def read_by(self, shares: Array, tokens: NDArray[np.int64], count: int) -> "Layout":
+        """The layout of `count` other tokens, of which some read these cells.
+
+        Args:
+            shares: the share of each cell in what each of these reads, (readers, cells).
+            tokens: the numbers of the readers.
+            count: the number of all tokens.
+        """
+        reader, cell = np.nonzero(shares)
+        share = shares[reader, cell]
+        cover = Cover(((self.rows, self.columns),), tokens[reader], cell, share, share)
+        cells = np.full((1, count), -1, dtype=np.int64)
+        cells[0, tokens] = np.where(shares.any(-1), shares.argmax(-1), -1)
+        return replace(self, cells=cells, cover=cover, learned=len(tokens))
 
     def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Count the selected tokens, (windows, tokens), of each cell, (cells,)."""

@@ -15,7 +15,7 @@ from attnviz.registry import Option, Table, TableEntry, complete, load
 Need = Literal[
     "gradient", "block gradient", "token gradient", "path gradient",
     "propagation", "input gradient", "integrated gradient", "output relevance",
-    "projection", "tokens", "keys", "distribution", "features",
+    "projection", "tokens", "keys", "distribution", "features", "encoder",
 ]  # fmt: skip
 ENTERING = frozenset[Need]({"propagation", "input gradient", "integrated gradient"})
 """What goes back to the tokens that enter the first merged layer."""
@@ -36,7 +36,8 @@ class Method(TableEntry):
             picture), relevance of the tokens that enter the first layer (by rules, by the gradient,
             or integrated) or of attention's outputs, the output projection, the tokens after each
             layer, that queries and keys are the same tokens, that rows of weights are
-            distributions, or the tokens after each layer where they are known.
+            distributions, the tokens after each layer where they are known, or, with words, the
+            calls of the encoder that reads the picture.
         asks: whether it looks from a query; other methods look from all tokens alike.
         options: its own options: keyword arguments of its function, or of `then` if it has one.
         then: a function that changes the map on cells; it takes values (…, cells), drawn cells
@@ -95,7 +96,8 @@ USUAL_GAMMA = 0.25
 """The γ of `--rule gamma`: zennit's, as `attribution.propagation.GAMMA`."""
 AT = Option(
     "at", ("tokens", "pixels"), "tokens",
-    "Where relevance ends: at the tokens that enter the first layer, or at the pixels of each.",
+    "Where relevance ends: at the tokens that enter the first layer (of words: of the picture's "
+    "encoder), or at the pixels of each.",
 )  # fmt: skip
 STEPS = Option(
     "steps", int, 20, "Runs of the model in transition and integrated-gradients.",
@@ -139,7 +141,7 @@ _METHODS: dict[str, Method] = {
         "attention multiplied through the layers, from the last one asked back to the first",
         "Abnar & Zuidema 2020, arXiv 2005.00928",
         merges="layers",
-        needs=("distribution",),
+        needs=("distribution", "encoder"),
         options=(FUSION, DISCARD),
     ),
     "gradient-attention": Method(

@@ -148,6 +148,16 @@ def run_arguments(
     grow = module._update_model_kwargs_for_generation  # noqa: SLF001 — what `generate` calls
     for _ in range(sequence.shape[1] - before):
         kept = grow({}, kept, is_encoder_decoder=False, num_new_tokens=1)
+    kept |= {
+        name: torch.nn.functional.pad(each, (0, sequence.shape[1] - before))
+        for name, each in kept.items()
+        if _marks(each) and each.shape == (1, before)  # which of the tokens show the picture
+    }
     names = inspect.signature(module.forward).parameters
     wanted = {**kept, "use_cache": False, "logits_to_keep": count + 1, "input_ids": sequence}
     return {name: each for name, each in wanted.items() if name in names}
+
+
+def _marks(value: Any) -> bool:
+    """Whether a value says yes or no of each token."""
+    return isinstance(value, Tensor) and not value.is_floating_point() and bool(value.max() <= 1)

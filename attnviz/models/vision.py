@@ -239,7 +239,8 @@ def needs_more(config: Any, needs: str) -> str:
     """The error text for a model that needs inputs beside pixels."""
     return (
         f"model type {config.model_type!r} takes more than a picture ({needs}); give a model of "
-        "single pictures (see `attnviz models`)"
+        "single pictures (see `attnviz models`), or a module that fills in the rest, "
+        "py:FILE.py:FACTORY"
     )
 
 

@@ -86,6 +86,7 @@ def text_info(observation: Observation) -> record_parts.TextInfo | None:
         prompt=text.prompt,
         answer=text.answer,
         baseline_prompt=None if baseline is None or baseline.text is None else baseline.text.prompt,
+        learned_queries=observation.learned_queries or None,
         prompt_tokens=text.prompt_tokens,
         tokens=text.tokens,
         agrees=text.agrees,

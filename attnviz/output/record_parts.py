@@ -103,12 +103,14 @@ class TextInfo(RecordPart):
     given answer. `cut` says whether the answer goes on behind the last word. `baseline_prompt` is
     present if maps are divided by those after this other prompt. `layers` says how much each drawn
     layer looks at the picture while it says the words, and `image_layer` which does so most; it is
-    null if none stands out.
+    null if none stands out. `learned_queries` is present if words see the picture through so many
+    learned queries alone.
     """
 
     prompt: str
     answer: str
     baseline_prompt: str | None = None
+    learned_queries: int | None = None
     prompt_tokens: int
     tokens: int
     agrees: bool | None = None

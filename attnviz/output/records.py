@@ -294,7 +294,7 @@ class Record(RecordPart):
         data["check"] = self.check.data()
         data["views"] = None if self.views is None else [defined(one) for one in data["views"]]
         if data["text"] is not None:
-            data["text"] = without_missing(data["text"], ("baseline_prompt",))
+            data["text"] = without_missing(data["text"], ("baseline_prompt", "learned_queries"))
         data["tokens"] = without_missing(data["tokens"], ("grids",))
         for layer in data["visual_sinks"] or ():
             layer["tokens"] = [defined(token) for token in layer["tokens"]]

@@ -83,6 +83,7 @@ def record(
     pictures = [picture] if isinstance(picture, Tensor) else list(picture or ())
     positions = _positions(pictures, time, places) if pictures else None
     watcher = Watcher(store, recording, stack, positions)
+    recording.places_of = watcher.places_of
     learns = model is not None and where is None and places is None and blocks in {None, model}
     try:
         with (

@@ -1,7 +1,7 @@
 """`Recording`, the result of `record`, and its HTML tables for notebooks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, overload
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
-from attnviz.attribution.call_gradients import JoinedTrace, Trace, gradients
+from attnviz.attribution.call_gradients import JoinedTrace, Trace, calls_behind, gradients
 from attnviz.errors import RecordingError, UsageError
 from attnviz.recording.model_blocks import Block, Blocks
 
@@ -27,6 +27,8 @@ class Recording(Sequence[AttentionCall]):
         descriptions: the result of `record(describe=…)` for each call.
         operators: names of operators that lost the positions of tokens. If x of a position is
             infinite, y is an index into this list.
+        places_of: while the model runs: places (…, 2) of tokens (…, features), and numbers of their
+            pictures, if there are several; None if they are not known.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Recording(Sequence[AttentionCall]):
         self.unread: list[str] = []
         self.descriptions: list[Any] = []
         self.operators: list[str] = []
+        self.places_of: Callable[[Tensor], tuple[Tensor, Tensor | None] | None] = _not_recording
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -65,6 +68,21 @@ class Recording(Sequence[AttentionCall]):
         found = Recording([self._calls[number] for number in numbers], chosen)
         found.unread, found.operators = self.unread, self.operators
         return found
+
+    def behind(self, output: Tensor, number: int) -> set[int]:
+        """Numbers of the calls that the output of a call depends on.
+
+        Args:
+            output: a result of the model with its graph; tensors that the graph saves are not used.
+            number: the number of the call.
+
+        Raises:
+            UsageError: the recording was made without `gradients`.
+        """
+        if self._traces is None:
+            raise UsageError("no gradients were asked for; record with record(gradients=True)")
+        assert output.grad_fn is not None
+        return calls_behind(output.grad_fn, self._traces, number)
 
     def is_kept(self, number: int) -> bool:
         """Whether a call's tensors were kept."""
@@ -135,6 +153,10 @@ class Recording(Sequence[AttentionCall]):
             number: gradient if (output := outputs[number]) is None else gradient.to(output.device)
             for number, gradient in found.items()
         }
+
+
+def _not_recording(_: Tensor) -> None:
+    """Nothing is known when no model runs."""
 
 
 Value = str | float | None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from attnviz.attention.call import AttentionCall
 from attnviz.attribution.call_gradients import Trace
@@ -100,6 +100,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return [None] * len(tensors)
         found = [self._positions.get(tensor) for tensor in tensors]
         return [None if each is None else compact(each).clone() for each in found]
+
+    def places_of(self, tokens: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Places (…, 2) of tokens (…, features), and numbers of their pictures; None if unknown.
+
+        Numbers are None if there is one picture. A place is NaN for nowhere.
+        """
+        with _disable_current_modes():
+            found = self._places(tokens.detach(), -1) if self.begun else None
+            if found is None or self._positions is None:
+                return None
+            return self._positions.pictures.apart(torch.view_as_real(found.resolve_conj()))
 
     def follows(self, tensors: Sequence[Tensor]) -> bool:
         """Whether any of these tensors is an output of a call that may still be projected."""

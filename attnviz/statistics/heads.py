@@ -51,7 +51,7 @@ def distance_px(reading: LayerInput) -> Tensor:
     distance = reading.sweep().distance
     assert distance is not None  # every reading has positions
     found = _mean(distance, reading.uniform_grid)
-    return torch.where(reading.queries.on_picture.any(), found, math.nan)
+    return torch.where(reading.queries.on_picture.any() & reading.queries.lie, found, math.nan)
 
 
 def prefix_mass(reading: LayerInput) -> Tensor:
@@ -146,7 +146,8 @@ def value_distance_px(reading: LayerInput) -> Tensor:
     direction of it), or if no query lies on the picture.
     """
     call = reading.call
-    if call.projection is None or not bool(reading.queries.on_picture.any()):
+    lie = reading.queries.lie and bool(reading.queries.on_picture.any())
+    if call.projection is None or not lie:
         return torch.full((call.heads,), math.nan)
     request = SweepRequest(
         query_mask=reading.queries.taking_part,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from attnviz.explanation.prompting import Prompting
     from attnviz.explanation.request import Questions
 
+_OF_TEXT = ("word", "prompt:", "token:")
+"""How queries begin that name a part of a text; of a model with words they name the score, too."""
+
 
 _LAYERS: dict[str, Any] = {
     "help": "Layers: -1 (the last), upper (the upper half), all, or a list (0,5-11). auto is -1, "
@@ -266,7 +269,7 @@ def _check(
     methods.check_request(
         names,
         setting.settings,
-        query=any(query != "auto" for query in where.queries),
+        query=any(query != "auto" and not query.startswith(_OF_TEXT) for query in where.queries),
         targets=[each.option for each in setting.targets],
         importance=stats == "all",
         others=check_options(setting.settings, stats) if stats else (),

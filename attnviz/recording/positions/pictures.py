@@ -116,14 +116,24 @@ class Pictures:
         for side in ("query", "key"):
             positions = getattr(call, f"{side}_positions")
             if positions is not None:
-                number, x = self._by_picture(positions[..., 0])
-                found[f"{side}_positions"] = torch.stack([x, positions[..., 1]], -1)
-                number = number.nan_to_num(-1.0)
+                at, number = self.apart(positions)
+                assert number is not None  # there are several pictures
+                found[f"{side}_positions"] = at
                 found[f"{side}_pictures"] = number if self.frames else number.long()
         if call.points is not None:
             x = self._by_picture(call.points[..., 0])[1]
             found["points"] = torch.stack([x, call.points[..., 1]], -1)
         return replace(call, **found)
+
+    def apart(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Positions (…, 2) in the pictures that they lie in, and numbers of these, −1 for nowhere.
+
+        There are no numbers of one picture.
+        """
+        if self._alone:
+            return positions, None
+        number, x = self._by_picture(positions[..., 0])
+        return torch.stack([x, positions[..., 1]], -1), number.nan_to_num(-1.0)
 
     def _by_picture(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of pictures and x in them, of x in the row of pictures; both NaN for nowhere."""
