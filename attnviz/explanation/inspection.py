@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,9 @@ class CallReport:
     picked: int = 0
 
 
+_PLACES = ("query_positions", "key_positions", "query_pictures", "key_pictures")
+
+
 @dataclass
 class Inspector:
     """Inspects every attention call of a run in its final form.
@@ -63,9 +67,21 @@ class Inspector:
     plain: bool = False
     operators: Sequence[str] = ()
     uneven: bool = field(default=False, init=False)
+    _made: dict[Any, tuple[Any, CallReport]] = field(default_factory=dict, init=False)
+    """Reports by all that they depend on; tensors of positions by `id`, and kept."""
 
     def __call__(self, call: AttentionCall) -> CallReport:
-        """The report on a call."""
+        """The report on a call; calls of one shape whose tokens lie alike have the same."""
+        if call.points is not None:
+            return self._report(call)
+        places = tuple(getattr(call, name) for name in _PLACES)
+        facts = call.shape, call.kind, call.projection is None, len(self.operators)
+        key = facts, tuple(map(id, places))
+        if key not in self._made:
+            self._made[key] = places, self._report(call)
+        return self._made[key][1]
+
+    def _report(self, call: AttentionCall) -> CallReport:
         if not is_even(call, self.pictures):
             self.uneven = True
             return CallReport("its batch is not as many windows of each picture")

@@ -83,6 +83,7 @@ class Learner(TorchFunctionMode):
         self._inputs = tuple(Ref() for _ in leaves)
         self._known = self._outside | dict(zip(map(id, leaves), self._inputs, strict=True))
         self._calls: list[PlannedCall] = []
+        self._places: list[Tensor] = []
         self._projections: dict[int, list[ParameterView]] = {}
         self._blocks: dict[int, PlannedBlock] = {}
         self._entered = False
@@ -184,10 +185,19 @@ class Learner(TorchFunctionMode):
             self.refuse("a kernel that got something else than the function")
             return
         said = {each.name: getattr(call, each.name) for each in fields(call)}
-        said |= {name: said[name].clone() for name in _PLACES if said[name] is not None}
+        said |= {name: self._shared(said[name]) for name in _PLACES if said[name] is not None}
         said |= dict.fromkeys(("query", "key", "value", "bias", "output"))
         offset = None if node is None else node - first_node
         self._calls.append(PlannedCall(options, said, converted, operator, offset))
+
+    def _shared(self, places: Tensor) -> Tensor:
+        """A copy of positions; calls whose tokens lie alike share one."""
+        for each in self._places:
+            alike = each.shape == places.shape and each.dtype == places.dtype
+            if alike and bool(((each == places) | (each.isnan() & places.isnan())).all()):
+                return each
+        self._places.append(places.clone())
+        return self._places[-1]
 
     def kernel(self, call: AttentionCall, operator: str, node: int | None) -> None:
         """Note that a fused kernel ran."""

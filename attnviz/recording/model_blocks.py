@@ -107,14 +107,18 @@ class Blocks:
         HOOKS.remove(self._hooks)
 
     def _entered(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if module not in self._elements or threading.get_ident() != self._thread:
+        if module is self._model or module not in self._elements:
+            return
+        if threading.get_ident() != self._thread:
             return
         tokens = next((each for each in inputs if isinstance(each, Tensor)), None)
         if tokens is not None:
             self._open.append(_Open(module, self._count(), self._copy_before_overwrite(tokens)))
 
     def _returned(self, module: nn.Module, _: Any, result: Any) -> None:
-        if module not in self._elements or threading.get_ident() != self._thread:
+        if not self._open or threading.get_ident() != self._thread:
+            return
+        if module not in self._elements:
             return
         while self._open and self._open[-1].module is not module:
             self._open.pop()  # an exception ended this module, and the model caught it
