@@ -103,8 +103,9 @@ class Sides:
         return ((values - mean) / std)[None]
 
     def ours(self, method: str, **options: Any) -> Map:
-        """Our map."""
-        seen = attnviz.observe(self.picture, self.model, gradients=True, layers="all")
+        """Our map, of a run that keeps what the method needs, as `show` does."""
+        kept = options.get("layers", "all")
+        seen = attnviz.observe(self.picture, self.model, gradients=True, layers=kept)
         found = attnviz.explain(seen, method=method, target=str(CLASS), **options)
         return found.maps.reshape(SIDE, SIDE).astype(np.float64)
 

@@ -132,8 +132,10 @@ def test_show_needs_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert json.loads(capsys.readouterr().out)["query"]["word"] == "bird"
     assert main([*line[:-2], "--max-words", "3"]) == 0
     assert json.loads(capsys.readouterr().out)["text"]["answer"] == "a black mug"
-    assert main(["explore", SCENE, "-m", "tiny-words"]) == 2
-    assert "a page shows none; give `attnviz show`" in capsys.readouterr().err
+    page = tmp_path / "scene.html"
+    assert main(["explore", SCENE, "-m", "tiny-words", "-o", str(page)]) == 0
+    assert SENTENCE in page.read_text()
+    capsys.readouterr()
     assert main(["show", SCENE, "-m", "tiny-words", "--size", "200"]) == 2
     assert "--size 200: tiny-words takes about 144" in capsys.readouterr().err
 
