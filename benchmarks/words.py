@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import attnviz
-from attnviz.explanation.observe_words import record_words
+from attnviz.explanation.record_words import record_words
 from attnviz.models.prompts import PromptRun
 from attnviz.models.words import WordInput
 from attnviz.recording import Recording
