@@ -1,4 +1,4 @@
-"""Records a model that answers in words: one run over prompt and answer, and whose calls are whose."""
+"""Records a model that answers in words: one run over prompt and answer, and its calls by part."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
