@@ -185,9 +185,10 @@ def test_modules_that_pages_name_are_there(page: Path) -> None:
     for module, names in re.findall(r"from (attnviz[\w.]*) import ([\w, ]+)", text):
         if module == "attnviz.monitoring.lightning":
             pytest.importorskip("lightning")
-        imported = __import__(module, fromlist=["_"])
-        for name in names.split(","):
-            assert hasattr(imported, name.strip()), f"{module}.{name}"
+        wanted = [name.strip() for name in names.split(",")]
+        imported = __import__(module, fromlist=wanted)  # submodules, too, as the example does
+        for name in wanted:
+            assert hasattr(imported, name), f"{module}.{name}"
     for path in re.findall(r"`(attnviz/[\w/.]+)(?<!/\d)`", text):  # no schema
         assert (ROOT / path).exists(), path
 
