@@ -331,7 +331,7 @@ def _caption(record: Record) -> str:
         caption += (
             f"\nlayer {record.text.image_layer} looks at the picture most: "
             f"{masses[record.text.image_layer]:.4f} of its attention, mean over heads and words; "
-            f"all layers {sum(masses.values()) / len(masses):.4f}"
+            f"the mean of all layers is {sum(masses.values()) / len(masses):.4f}"
         )
     if record.preprocessing is None:
         return caption

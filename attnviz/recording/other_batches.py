@@ -54,9 +54,10 @@ def plan_for(plan: RunPlan, before: int, now: int) -> RunPlan | None:
         return None
     calls = [_call_for(call, before, now) for call in plan.calls]
     positions = [each if each is None else _repeated(each, before, now) for each in plan.positions]
-    missing = sum(each is None for each in positions) - sum(p is None for p in plan.positions)
+    pairs = zip(plan.positions, positions, strict=True)
+    lost = any(new is None and old is not None for old, new in pairs)
     found = [each for each in calls if each is not None]
-    if len(found) < len(calls) or missing:
+    if len(found) < len(calls) or lost:
         return None
     return replace(plan, calls=found, positions=positions, pictures=(before, now), runs=0)
 
